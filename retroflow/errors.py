@@ -1,0 +1,51 @@
+"""Everything a user can cause, as exceptions that say where, what was given, what is allowed and what to do.
+
+The command line prints the message as it is and exits with the class's `exit_code`; it never shows a traceback
+for one of these. docs/exit-codes.md lists the codes.
+"""
+
+
+class RetroflowError(Exception):
+    """A failure the user can act on. The message carries place, value, allowed values and remedy."""
+
+    exit_code = 1
+
+
+class RecipeError(RetroflowError):
+    """A recipe or a command line that cannot be carried out as written (a missing path in it included)."""
+
+    exit_code = 2
+
+
+class CorpusError(RecipeError):
+    """A corpus that holds no usable text: nothing matched, empty, or smaller than the recipe needs."""
+
+
+class UnknownComponentError(RecipeError):
+    """A name that no registry entry has; the message offers the nearest names."""
+
+
+class DamagedDataError(RetroflowError):
+    """Bytes that are not what they were or ought to be: a broken document, artifact or checkpoint."""
+
+    exit_code = 3
+
+
+class MissingExtraError(RetroflowError):
+    """A component whose library or plugin is not installed; the message is the pip line that installs it."""
+
+    exit_code = 4
+
+
+class InvalidVectorsError(RetroflowError, ValueError):
+    """Vectors or queries of a wrong shape, dtype or with non-finite values, refused before native code runs."""
+
+
+class InvalidShapeError(RetroflowError, ValueError):
+    """Model inputs whose shapes or values do not fit the configuration."""
+
+
+class Preempted(RetroflowError):
+    """Stopped on request with a checkpoint written; the same command with --resume goes on."""
+
+    exit_code = 75

@@ -1,0 +1,135 @@
+"""The contracts between the rooms, in numpy alone: Retriever, Embedder, Neighbours.
+
+A retriever turns embeddings into neighbour ids; an embedder turns text into embeddings. Neither knows recipes,
+stores or models. Third-party packages implement these protocols and enter by the entry-point groups
+`retroflow.retrievers` and `retroflow.embedders` (docs/writing-a-retriever.md).
+
+Shapes: q queries, N vectors, D embedding width, k neighbours.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROTOCOL_VERSION = 1
+
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+
+class Neighbours(NamedTuple):
+    """The answer to a search.
+
+    Attributes:
+        ids: int64 [q, k], rows of the vectors given to `build`, best first, -1 where there is none; the -1s
+            are at the end of a row.
+        scores: float32 [q, k], higher is better, non-increasing along a row, -inf where the id is -1.
+    """
+
+    ids: Int64Array
+    scores: Float32Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a retriever can do, so that nobody has to ask which backend it is.
+
+    Attributes:
+        metric: what `scores` mean: "l2" is minus the squared Euclidean distance, "inner_product" the dot product.
+        queried_by: "vectors" for dense retrievers; "texts" is reserved for lexical ones (BM25), which are given
+            the text of a chunk in place of its embedding.
+        exact: True if the true k nearest are always returned.
+        deterministic: True if two builds on the same machine with the same options answer identically.
+        fork_safe: True if an instance may be used in a forked child after its parent has searched.
+        add: True if vectors can be added after `build`.
+        remove: True if vectors can be removed after `build`.
+        device: where the search runs, "cpu" or "cuda"; "remote" for a served database.
+    """
+
+    metric: Literal["l2", "inner_product"] = "l2"
+    queried_by: Literal["vectors", "texts"] = "vectors"
+    exact: bool = False
+    deterministic: bool = True
+    fork_safe: bool = True
+    add: bool = False
+    remove: bool = False
+    device: str = "cpu"
+
+
+@runtime_checkable
+class VectorSource(Protocol):
+    """Vectors that are read in blocks, so that a build never needs all of them in memory.
+
+    A numpy array, a memory map and the embedding store all satisfy it: `len(source)` is N, `source.shape` is
+    (N, D), and `source[start:stop]` is an array [stop - start, D] of float16 or float32.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.floating]: ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Builds an index over vectors and finds the nearest of them.
+
+    A retriever may assume checked input: the caller (`retroflow.retrieval.checked.CheckedRetriever`) has refused
+    non-finite, wrongly shaped and empty-k input before any of these methods runs, hands `search` C-contiguous
+    float32, never asks an empty index or with zero queries, and checks the answer.
+    """
+
+    capabilities: Capabilities
+
+    def build(self, vectors: VectorSource) -> None:
+        """Build the index over vectors [N, D], replacing what was there; row i gets id i."""
+        ...
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        """Find the k nearest vectors of each of queries float32 [q, D]; pad with -1 / -inf when fewer exist."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the index as files into an existing, empty folder; no absolute path may be stored in them."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, from wherever the folder is now, ready to search."""
+        ...
+
+    def fingerprint(self) -> dict[str, object]:
+        """Build options and library version, as JSON values: whatever changes the built index, nothing else."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns texts into vectors. Frozen: the same text gives the same vector for keys and for queries."""
+
+    dimension: int
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """Learn corpus statistics (document frequencies) if the embedder has any; else do nothing."""
+        ...
+
+    def embed(self, texts: list[str]) -> Float32Array:
+        """Embed texts; returns float32 [len(texts), D], rows in the order given."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `fit` learned into an existing folder; nothing if there is nothing."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, so that live queries take the identical path as the stored keys."""
+        ...
+
+    def fingerprint(self) -> dict[str, object]:
+        """Everything that changes a vector (model hash, special tokens, pooling, lengths), as JSON values."""
+        ...
