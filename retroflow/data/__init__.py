@@ -1,0 +1,7 @@
+"""From artifacts on disk to batches of tensors: which chunks, in which order, with which neighbours."""
+
+from retroflow.data.batch import Batch
+from retroflow.data.dataset import SequenceDataset
+from retroflow.data.sampler import StepBatches
+
+__all__ = ["Batch", "SequenceDataset", "StepBatches"]

@@ -1,0 +1,34 @@
+"""What the model trains and is judged on: one batch of sequences with their retrieved text.
+
+Shapes: b sequences, n tokens of a sequence, m tokens of a chunk, l = n / m chunks, k neighbours, r = 2m retrieved
+tokens of a neighbour (the neighbour, then its continuation).
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+NOT_PREDICTED = -100
+"""Target value of a position whose next token is padding; torch's cross-entropy leaves it out by default."""
+
+
+class Batch(NamedTuple):
+    """Sequences and what was retrieved for each of their chunks.
+
+    Attributes:
+        tokens: int64 [b, n], the decoder's input; padding is the end-of-text token.
+        targets: int64 [b, n], the next token of the store, or `NOT_PREDICTED`.
+        retrieved: int64 [b, l, k, r], retrieved[i, u] belongs to chunk u of row i; None without retrieval.
+        retrieved_mask: bool [b, l, k, r], True where `retrieved` is a real token; None without retrieval.
+        num_bytes: int64 [b], UTF-8 bytes of the text in the row's chunks.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    retrieved: Tensor | None
+    retrieved_mask: Tensor | None
+    num_bytes: Tensor
+
+    def without_retrieval(self) -> "Batch":
+        """The same sequences with nothing retrieved."""
+        return self._replace(retrieved=None, retrieved_mask=None)

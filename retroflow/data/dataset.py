@@ -1,0 +1,126 @@
+"""Whole batches out of memory-mapped artifacts, by numpy indexing alone.
+
+Shapes: b sequences, s chunks of a sequence, m tokens of a chunk, n = s * m, k neighbours, r = 2m; N chunks of the
+split, T chunks of the training split (the retrieval database).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from retroflow.data.batch import NOT_PREDICTED, Batch
+from retroflow.errors import CorpusError
+from retroflow.protocols import Int64Array
+from retroflow.store.chunk_store import ChunkStore
+
+
+class SequenceDataset(Dataset[Batch]):
+    """Sequences of consecutive chunks with the neighbours of each chunk, assembled a batch at a time.
+
+    A sequence may cross documents. A neighbour whose document occurs anywhere in the sequence, or gives its last
+    target, is masked: its text could contain the answer.
+
+    Args:
+        chunks: the split that sequences are cut from, N chunks.
+        sequence_chunks: chunks of a sequence.
+        database: the training split, T chunks, that neighbour ids point into.
+        neighbours: int64 [N, k] rows of `database`, -1 where there is none; None for batches without retrieval.
+
+    Raises:
+        CorpusError: the split is empty.
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        *,
+        sequence_chunks: int,
+        database: ChunkStore | None = None,
+        neighbours: Int64Array | None = None,
+    ) -> None:
+        if len(chunks) == 0:
+            raise CorpusError("a split of the corpus has no chunks; use a larger corpus or another corpus.valid_share")
+        self.chunks = chunks
+        self.sequence_chunks = sequence_chunks
+        self._database = database
+        self._neighbours = neighbours
+
+    def __len__(self) -> int:
+        """Sequences of the split, the last one possibly shorter."""
+        return -(-len(self.chunks) // self.sequence_chunks)
+
+    def __getitem__(self, start: int) -> Batch:
+        return self.assemble([start], self.sequence_chunks)
+
+    def __getitems__(self, starts: list[int]) -> Batch:
+        """The batch of full sequences that begin at the chunks `starts`; the name is torch's for batched reads."""
+        return self.assemble(starts, self.sequence_chunks)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every chunk of the split exactly once, in order; a shorter last sequence is a batch of its own."""
+        full = len(self.chunks) // self.sequence_chunks
+        starts = np.arange(full, dtype=np.int64) * self.sequence_chunks
+        for first in range(0, full, batch_size):
+            yield self.assemble(starts[first : first + batch_size], self.sequence_chunks)
+        if rest := len(self.chunks) - full * self.sequence_chunks:
+            yield self.assemble([full * self.sequence_chunks], rest)
+
+    def assemble(self, starts: Sequence[int] | Int64Array, num_chunks: int) -> Batch:
+        """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b]."""
+        rows = np.asarray(starts, dtype=np.int64)[:, None] + np.arange(num_chunks)  # [b, s]
+        following = np.minimum(rows[:, -1:] + 1, len(self.chunks) - 1)  # [b, 1], the last chunk has none
+        tokens, targets = self._tokens_and_targets(rows, following)
+        retrieved, mask = None, None
+        if self._neighbours is not None and self._database is not None:
+            documents = self.chunks.document_ids[np.concatenate([rows, following], axis=1)]  # [b, s + 1]
+            retrieved, mask = self._retrieved(rows, documents)
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            targets=torch.from_numpy(targets),
+            retrieved=None if retrieved is None else torch.from_numpy(retrieved),
+            retrieved_mask=None if mask is None else torch.from_numpy(mask),
+            num_bytes=torch.from_numpy(self.chunks.num_bytes[rows].sum(axis=1, dtype=np.int64)),
+        )
+
+    def _tokens_and_targets(self, rows: Int64Array, following: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Inputs and next tokens, int64 [b, n] each; see the padding rule in docs/training.md."""
+        chunk_length = self.chunks.chunk_length
+        batch, num_chunks = rows.shape
+        tokens = self.chunks.tokens[rows].astype(np.int64)  # [b, s, m]
+        lengths = self.chunks.lengths[rows].astype(np.int64)[:, :, None]  # [b, s, 1]
+        # The first pad is the end of its document and is predicted; the others carry nothing.
+        predicted = np.arange(chunk_length) <= lengths  # [b, s, m]
+        next_tokens = self.chunks.tokens[following[:, 0], 0].astype(np.int64)  # [b]
+        next_exists = rows[:, -1] + 1 < len(self.chunks)
+        flat_tokens = tokens.reshape(batch, num_chunks * chunk_length)  # [b, n]
+        shifted = np.where(predicted, tokens, NOT_PREDICTED).reshape(flat_tokens.shape)
+        targets = np.concatenate(
+            [shifted[:, 1:], np.where(next_exists, next_tokens, NOT_PREDICTED)[:, None]], axis=1
+        )
+        return flat_tokens, targets
+
+    def _retrieved(self, rows: Int64Array, documents: Int64Array) -> tuple[Int64Array, NDArray[np.bool_]]:
+        """Neighbours then continuations, int64 [b, s, k, r], and which of their tokens are real, bool of that shape.
+
+        Args:
+            rows: int64 [b, s], chunks of the sequences.
+            documents: int64 [b, s + 1], documents whose text must not be retrieved.
+        """
+        assert self._database is not None and self._neighbours is not None
+        database = self._database
+        ids = np.asarray(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
+        safe = np.maximum(ids, 0)
+        neighbour_documents = database.document_ids[safe]
+        own = (neighbour_documents[..., None] == documents[:, None, None, :]).any(axis=-1)
+        legal = (ids >= 0) & ~own  # [b, s, k]
+        after = np.minimum(safe + 1, len(database) - 1)
+        continues = legal & (after > safe) & (database.document_ids[after] == neighbour_documents)
+        pairs = np.stack([safe, after], axis=-1)  # [b, s, k, 2]
+        real = np.arange(database.chunk_length) < database.lengths[pairs].astype(np.int64)[..., None]
+        real &= np.stack([legal, continues], axis=-1)[..., None]  # [b, s, k, 2, m]
+        tokens = np.where(real, database.tokens[pairs].astype(np.int64), database.end_of_text)
+        shape = (*ids.shape, 2 * database.chunk_length)
+        return tokens.reshape(shape), real.reshape(shape)

@@ -1,0 +1,116 @@
+"""The order of the training data: a pure function of (seed, step, rank, world size), with a step as its only state.
+
+The stream of sequences is the concatenation of all epochs; position p is sequence `p % count` of epoch
+`p // count`, shuffled by a keyed permutation that is computed for the asked positions alone, so that neither memory
+nor the time to resume grows with the corpus. Step s takes positions [s * batch_size, (s + 1) * batch_size); ranks and
+accumulation only cut that block into pieces, so changing their number leaves the order as it is.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from retroflow.errors import CorpusError, RecipeError
+from retroflow.protocols import Int64Array
+
+_FEISTEL_ROUNDS = 8
+_UInt64Array = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
+
+
+def permute(positions: Int64Array, count: int, *, key: tuple[int, ...]) -> Int64Array:
+    """Map positions int64 [p] in [0, count) through a permutation of range(count) that is chosen by `key`.
+
+    A Feistel network over the next even power of two, walked until the value falls below `count` again: a bijection
+    whatever the round function is, in O(p) time and memory. Source: Black and Rogaway 2002, "Ciphers with arbitrary
+    finite domains" (cycle walking).
+    """
+    half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
+    round_keys = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64)
+    values = _feistel(positions.astype(np.uint64), half_bits, round_keys)
+    while (outside := values >= count).any():
+        values[outside] = _feistel(values[outside], half_bits, round_keys)
+    return values.astype(np.int64)
+
+
+def _feistel(values: _UInt64Array, half_bits: int, round_keys: _UInt64Array) -> _UInt64Array:
+    mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)
+    left, right = values >> shift, values & mask
+    for round_key in round_keys:
+        left, right = right, left ^ (_mix(right + round_key) & mask)
+    return (left << shift) | right
+
+
+def _mix(values: _UInt64Array) -> _UInt64Array:
+    """Spread every input bit over the word: the finaliser of splitmix64 (Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+class StepBatches(Sampler[list[int]]):
+    """Endless batches of first chunks of training sequences, for one rank.
+
+    Args:
+        num_chunks: chunks of the training split.
+        sequence_chunks: chunks of a sequence.
+        batch_size: sequences of an optimizer step, over all ranks and accumulated pieces.
+        accumulate: pieces that a rank's share of a step is cut into.
+        seed: chooses the order.
+        rank: this process, in [0, world_size).
+        world_size: number of processes.
+        start_step: the optimizer step to begin with, the sampler's whole state.
+
+    Raises:
+        CorpusError: the split is shorter than one sequence.
+        RecipeError: `batch_size` cannot be cut into world_size * accumulate equal pieces.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_chunks: int,
+        sequence_chunks: int,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        if num_chunks < sequence_chunks:
+            raise CorpusError(
+                f"data.sequence_chunks is {sequence_chunks} but the training split has {num_chunks} chunks; "
+                "use a larger corpus or a smaller data.sequence_chunks"
+            )
+        if batch_size % (world_size * accumulate):
+            raise RecipeError(
+                f"trainer.batch_size is {batch_size}, which cannot be shared by {world_size} processes x "
+                f"trainer.accumulate {accumulate}; make it a multiple of {world_size * accumulate}"
+            )
+        self._sequence_chunks, self._batch_size, self._accumulate = sequence_chunks, batch_size, accumulate
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self.step = start_step
+        # Windows move by less than one sequence from epoch to epoch, so that a chunk meets different left contexts.
+        self._num_offsets = sequence_chunks if num_chunks >= 2 * sequence_chunks - 1 else 1
+        self.num_sequences = (num_chunks - self._num_offsets + 1) // sequence_chunks
+
+    def starts(self, step: int) -> Int64Array:
+        """First chunks int64 [batch_size] of the sequences of an optimizer step, over all ranks."""
+        positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size, dtype=np.int64)
+        epochs, within = np.divmod(positions, self.num_sequences)
+        starts = np.empty_like(positions)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            of_epoch = epochs == epoch
+            order = permute(within[of_epoch], self.num_sequences, key=(self._seed, epoch))
+            offset = int(np.random.default_rng([self._seed, epoch]).integers(self._num_offsets))
+            starts[of_epoch] = offset + order * self._sequence_chunks
+        return starts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.step
+        while True:
+            pieces = self.starts(step).reshape(self._accumulate, self._world_size, -1)
+            for piece in pieces[:, self._rank]:
+                yield piece.tolist()
+            step += 1

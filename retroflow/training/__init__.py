@@ -1,0 +1,1 @@
+"""Training by Lightning: the loop, checkpoints, trackers. Nothing below this room knows Lightning."""
