@@ -1,0 +1,1 @@
+"""From a recipe to artifacts on disk: chunks, embeddings, index, neighbours."""
