@@ -1,0 +1,45 @@
+"""Cutting a document's tokens into chunks of a fixed length.
+
+Shapes: t tokens of a document, c chunks of a document, m tokens of a chunk.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroflow.corpus.tokenizer import Encoded
+
+
+class Chunks(NamedTuple):
+    """The chunks of one document, in order.
+
+    Attributes:
+        tokens: int32 [c, m]; the last chunk is filled up with the end-of-text token.
+        lengths: uint16 [c], text tokens of each chunk: m, but for the last one.
+        num_bytes: uint32 [c], UTF-8 bytes of the text each chunk stands for; their sum is the document's.
+    """
+
+    tokens: NDArray[np.int32]
+    lengths: NDArray[np.uint16]
+    num_bytes: NDArray[np.uint32]
+
+
+def chunk_document(encoded: Encoded, *, chunk_length: int, end_of_text: int) -> Chunks:
+    """Cut a document into ceil(t / m) chunks.
+
+    A token that begins in the middle of a character (byte-level tokenizers have them) gives its chunk the bytes
+    from there on, so that nothing is counted twice.
+
+    Args:
+        encoded: the document, t tokens.
+        chunk_length: m, 1 <= m <= 65,535.
+        end_of_text: token that fills up the last chunk.
+    """
+    num_tokens = len(encoded.ids)
+    starts = np.arange(0, num_tokens, chunk_length)
+    tokens = np.full((len(starts), chunk_length), end_of_text, dtype=np.int32)  # [c, m]
+    tokens.reshape(-1)[:num_tokens] = encoded.ids
+    lengths = np.minimum(num_tokens - starts, chunk_length).astype(np.uint16)
+    num_bytes = np.diff(encoded.byte_starts[starts], append=encoded.num_bytes).astype(np.uint32)
+    return Chunks(tokens, lengths, num_bytes)

@@ -1,0 +1,100 @@
+"""Dropping blank documents and exact duplicates from a stream of any length in constant memory."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+
+from retroflow.corpus.documents import Counts, Document
+from retroflow.errors import CorpusError, RetroflowError
+
+# Of the digests seen, this much stays in memory (about half a million documents); the rest is in a temporary file.
+CACHE_KIB = 16 * 1024
+
+
+class SeenTexts:
+    """A set of text digests that lies on disk: memory stays flat however many documents are seen.
+
+    A Python set would take some 100 bytes a document. SQLite's unnamed database is a temporary file that it
+    creates only when the cache is full and removes by itself, even after a kill.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for pragma in (f"cache_size = -{CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+            self._database.execute(f"PRAGMA {pragma}")
+        self._database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, text: str) -> bool:
+        """Remember a text; returns False if it was there already.
+
+        Raises:
+            RetroflowError: the temporary folder is full or cannot be written.
+        """
+        # 128 bits: at 10^12 documents the chance of one wrong drop is below 10^-14.
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        try:
+            return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
+        except sqlite3.Error as error:
+            raise RetroflowError(
+                f"Dropping duplicates: the list of seen documents could not be written to the temporary folder "
+                f"({error}). Free some space there, or set SQLITE_TMPDIR to a folder that has it."
+            ) from error
+
+    def close(self) -> None:
+        """Give the memory and the temporary file back."""
+        self._database.close()
+
+
+def distinct_documents(
+    documents: Iterator[Document], counts: Counts, *, place: str, valid_share: float | None
+) -> Iterator[Document]:
+    """Pass on documents that are neither blank nor a copy of an earlier one, and count the others.
+
+    The first of several copies stays, whichever its split, so that no validation text is also a training text.
+
+    Args:
+        documents: the stream as read.
+        counts: brought up to date as the stream moves on.
+        place: recipe key and value to name when there is nothing, such as 'corpus.path "docs"'.
+        valid_share: the share that was to be held out; None if validation documents have a path of their own.
+
+    Raises:
+        CorpusError: the stream ended without a train document, or without the valid ones asked for.
+    """
+    seen = SeenTexts()
+    try:
+        for document in documents:
+            if not document.text or document.text.isspace():
+                counts.empty += 1
+            elif not seen.add(document.text):
+                counts.duplicates += 1
+            else:
+                if document.split == "valid":
+                    counts.valid += 1
+                else:
+                    counts.train += 1
+                counts.num_bytes += len(document.text.encode())
+                yield document
+    finally:
+        seen.close()
+    _check_splits(counts, place=place, valid_share=valid_share)
+
+
+def _check_splits(counts: Counts, *, place: str, valid_share: float | None) -> None:
+    if counts.train + counts.valid == 0:
+        raise CorpusError(f"{place} holds no text ({counts.summary()}). Point it at files with text in them.")
+    if counts.train == 0:
+        raise CorpusError(
+            f"{place}: all {counts.valid} documents fell into the validation split and none is left for training. "
+            "Lower corpus.valid_share, or give more documents."
+        )
+    if counts.valid == 0 and valid_share is None:
+        raise CorpusError(
+            f"corpus.valid_path holds no document that is not also in {place} ({counts.summary()}). "
+            "Give validation text that is not training text."
+        )
+    if counts.valid == 0 and valid_share:
+        raise CorpusError(
+            f"corpus.valid_share: {valid_share} of {counts.train} documents chose none for validation. "
+            "Raise corpus.valid_share, or set it to 0 for a corpus that is not evaluated."
+        )

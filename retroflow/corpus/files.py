@@ -1,0 +1,123 @@
+"""Finding the files of a corpus in a fixed order, and saying what they are by their content."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from retroflow.errors import CorpusError
+
+WILDCARDS = frozenset("*?[")
+
+
+class FoundFile(NamedTuple):
+    """A file of the corpus: where it is now, and its name relative to the corpus path, with forward slashes."""
+
+    path: Path
+    name: str
+
+
+def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Match the parts of a relative path with those of a glob; `**` stands for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+
+
+def printable(name: str) -> str:
+    """Write a file name that is not UTF-8 with escapes, so that it can be an id."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def walk(folder: Path, patterns: Sequence[str]) -> Iterator[FoundFile]:
+    """Yield the files below a folder that match one of the globs, sorted by name within each folder.
+
+    Hidden files and folders are passed over. One folder's names are in memory at a time, never all of them.
+    """
+    split_patterns = [pattern.split("/") for pattern in patterns]
+
+    def visit(current: str, parts: tuple[str, ...], above: tuple[str, ...]) -> Iterator[FoundFile]:
+        real = os.path.realpath(current)
+        if real in above:  # a symbolic link to a folder above
+            return
+        with os.scandir(current) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+        for name, is_folder in names:
+            below = (*parts, name)
+            if is_folder:
+                yield from visit(os.path.join(current, name), below, (*above, real))
+            elif any(matches(below, pattern) for pattern in split_patterns):
+                yield FoundFile(Path(current, name), printable("/".join(below)))
+
+    yield from visit(str(folder), (), ())
+
+
+def find_files(path: str, *, include: Sequence[str], key: str) -> Iterator[FoundFile]:
+    """Yield the files that a recipe's path names: the file, the matching files of a folder, or those of a glob.
+
+    Args:
+        path: file, folder or glob; relative to the current folder; `~` is the home folder.
+        include: globs for the files of a folder, relative to it.
+        key: recipe key to name in errors.
+
+    Raises:
+        CorpusError: nothing is there, nothing matches, or a folder may not be read.
+    """
+    written = os.path.expanduser(path)
+    root, patterns = Path(written), include
+    if root.is_file():
+        yield FoundFile(root, printable(root.name))
+        return
+    if not root.exists():
+        parts = root.parts
+        first = next((i for i, part in enumerate(parts) if WILDCARDS & set(part)), len(parts))
+        root, patterns = Path(*parts[:first]), ["/".join(parts[first:])]
+        if first == len(parts) or not root.is_dir():
+            missing = Path(written) if first == len(parts) else root
+            raise CorpusError(
+                f'{key}: "{path}" does not exist (looked for {os.path.abspath(missing)}). '
+                "Give a file, a folder or a glob such as docs/**/*.txt; relative paths start at the current folder."
+            )
+    found = False
+    try:
+        for file in walk(root, patterns):
+            found = True
+            yield file
+    except OSError as error:
+        raise CorpusError(
+            f'{key}: "{path}" cannot be listed ({error}). Make it readable, or name the files.'
+        ) from error
+    if not found:
+        raise CorpusError(
+            f'{key}: "{path}" has no file that matches {" or ".join(patterns)} (looked in {os.path.abspath(root)}). '
+            "Name the files by a glob, or give another folder."
+        )
+
+
+def describe_files(files: Iterable[FoundFile]) -> dict[str, object]:
+    """Identify files by name and content: their number, their bytes, and one SHA-256 over all, read in blocks.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
+    together, num_files, num_bytes = hashlib.sha256(), 0, 0
+    for file in files:
+        try:
+            with file.path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256")
+                size = stream.tell()
+        except OSError as error:
+            raise unreadable(file.path, error) from error
+        together.update(f"{file.name}\0{size}\0{content.hexdigest()}\n".encode())
+        num_files += 1
+        num_bytes += size
+    return {"files": num_files, "bytes": num_bytes, "sha256": together.hexdigest()}
+
+
+def unreadable(path: Path, error: OSError) -> CorpusError:
+    """The error for a file that is there and cannot be read."""
+    return CorpusError(f"{path}: cannot be read ({error.strerror or error}). Make it readable, or leave it out.")

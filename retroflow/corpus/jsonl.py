@@ -1,0 +1,170 @@
+"""Documents from JSON Lines files: one `{"id": ..., "text": ..., "meta": {"title": ...}}` a line, plain, .gz or .zst.
+
+corpus: {name: jsonl, path: data/train.jsonl.gz, valid_path: data/valid.jsonl.gz}
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from retroflow.corpus.compressed import read_lines, require
+from retroflow.corpus.documents import Counts, Document, Split, check_positive, check_share
+from retroflow.corpus.duplicates import distinct_documents
+from retroflow.corpus.files import FoundFile, describe_files, find_files
+from retroflow.corpus.split import choose_split
+from retroflow.errors import DamagedDataError
+
+INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")
+DEFAULT_ID_KEY = "id"
+
+
+class JsonlCorpus:
+    """Documents from JSON Lines files.
+
+    Args:
+        path: a file, a folder (all .jsonl, .jsonl.gz and .jsonl.zst below it) or a glob.
+        valid_path: the same for the validation split; None splits `path` by a hash of the document id.
+        valid_share: share of the documents held out when there is no `valid_path`, 0 <= share < 1.
+        text_key: key of the text, with dots for nested objects (`content.body`).
+        id_key: key of the id, a string or whole number; without the key "id" the id is `file:line`.
+        title_key: key of the title; where it is missing, the id is the title.
+        max_document_bytes: the longest line that is read.
+
+    Raises:
+        RecipeError: an option out of range.
+        MissingExtraError: `path` ends in .zst and zstandard is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        valid_path: str | None = None,
+        valid_share: float = 0.05,
+        text_key: str = "text",
+        id_key: str = "id",
+        title_key: str = "meta.title",
+        max_document_bytes: int = 67_108_864,
+    ) -> None:
+        check_share("corpus.valid_share", valid_share, zero=True, one=False)
+        check_positive("corpus.max_document_bytes", max_document_bytes)
+        if f"{path}{valid_path or ''}".endswith(".zst"):
+            require("zstandard", extra="zstd", purpose="corpus.path: reading .zst")
+        self.path, self.valid_path, self.valid_share = path, valid_path, valid_share
+        self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
+        self.max_document_bytes = max_document_bytes
+        self.counts = Counts()
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents; see `Corpus.documents`.
+
+        Raises:
+            CorpusError: no file, or no document in them.
+            DamagedDataError: a line that is not a document, with file and line.
+        """
+        self.counts = Counts()
+        return distinct_documents(
+            self._read(),
+            self.counts,
+            place=f'corpus.path "{self.path}"',
+            valid_share=self.valid_share if self.valid_path is None else None,
+        )
+
+    def fingerprint(self) -> dict[str, object]:
+        """Options and file contents; see `Corpus.fingerprint`."""
+        valid = None if self.valid_path is None else describe_files(self._files(self.valid_path, "corpus.valid_path"))
+        return {
+            "name": "jsonl",
+            "version": 1,
+            "keys": [self.text_key, self.id_key, self.title_key],
+            "valid_share": self.valid_share if valid is None else None,
+            "content": describe_files(self._files(self.path, "corpus.path")),
+            "valid_content": valid,
+        }
+
+    def _files(self, path: str, key: str) -> Iterator[FoundFile]:
+        return find_files(path, include=INCLUDE, key=key)
+
+    def _read(self) -> Iterator[Document]:
+        split: Split | None = None if self.valid_path is None else "train"
+        for file in self._files(self.path, "corpus.path"):
+            yield from self._read_file(file, split)
+        if self.valid_path is not None:
+            for file in self._files(self.valid_path, "corpus.valid_path"):
+                yield from self._read_file(file, "valid")
+
+    def _read_file(self, file: FoundFile, split: Split | None) -> Iterator[Document]:
+        for number, line in read_lines(file.path, self.max_document_bytes):
+            place = f"{file.path}:{number}"
+            record = _parse(line, place)
+            text = _look_up(record, self.text_key)
+            if not isinstance(text, str):
+                raise DamagedDataError(_wrong_text(record, self.text_key, text, place))
+            name = f"{file.name}:{number}"
+            id = self._id(record, name, place)
+            title = _look_up(record, self.title_key)
+            title = title if isinstance(title, str) and title else id
+            _check_unicode(place, (self.text_key, text), (self.id_key, id), (self.title_key, title))
+            yield Document(id, title, text, name, split or choose_split(id, self.valid_share))
+
+    def _id(self, record: dict[str, Any], name: str, place: str) -> str:
+        id = _look_up(record, self.id_key)
+        if isinstance(id, str) or (isinstance(id, int) and not isinstance(id, bool)):
+            return str(id)
+        if id is None and self.id_key == DEFAULT_ID_KEY:
+            return name
+        raise DamagedDataError(
+            f'{place}: "{self.id_key}" is {_kind(id)}, allowed are a string or a whole number. '
+            "Correct the line, or name another key in corpus.id_key."
+        )
+
+
+def _parse(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DamagedDataError(
+            f"{place}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
+            "Convert the file to UTF-8, for example with iconv."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedDataError(
+            f'{place}: not JSON ({error}). Each line must be one object such as {{"id": "a", "text": "..."}}.'
+        ) from error
+    if not isinstance(record, dict):
+        raise DamagedDataError(
+            f'{place}: the line is {_kind(record)}, allowed is an object such as {{"id": "a", "text": "..."}}.'
+        )
+    return record
+
+
+def _look_up(record: dict[str, Any], key: str) -> Any:
+    if key in record:
+        return record[key]
+    value: Any = record
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _wrong_text(record: dict[str, Any], key: str, value: object, place: str) -> str:
+    if value is None:
+        keys = ", ".join(f'"{present}"' for present in list(record)[:12]) or "none"
+        return f'{place}: the object lacks "{key}"; its keys: {keys}. Name the key of the text in corpus.text_key.'
+    return f'{place}: "{key}" is {_kind(value)}, allowed is a string. Correct the line, or name another key in corpus.text_key.'
+
+
+def _check_unicode(place: str, *values: tuple[str, str]) -> None:
+    for key, value in values:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DamagedDataError(
+                f'{place}: "{key}" has half a surrogate pair (\\u{ord(value[error.start]):04x}) at character '
+                f"{error.start + 1}, which no UTF-8 text can hold. Remove it, or repair it where the file was written."
+            ) from error
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,224 @@
+"""Documents from the source files of installed Python packages: real text with real relatives, nothing downloaded.
+
+corpus: {name: python_source, packages: [transformers], include: "models/*/modeling_*.py", share: 0.45}
+
+Files are read where they lie; no package is imported.
+"""
+
+import io
+import platform
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from retroflow.corpus.documents import Counts, Document, check_positive, check_share
+from retroflow.corpus.duplicates import distinct_documents
+from retroflow.corpus.files import FoundFile, describe_files, matches, printable, unreadable, walk
+from retroflow.corpus.split import choose_split, chosen
+from retroflow.errors import CorpusError, RecipeError
+
+# Not the standard library: installed packages, and the test suite, which some distributions leave out.
+NOT_STDLIB = ("site-packages", "dist-packages", "test")
+
+
+@dataclass(frozen=True)
+class SourceTree:
+    """One package, or the standard library, on this machine.
+
+    Attributes:
+        name: what its document ids begin with.
+        folder: where its files are.
+        version: of the distribution it belongs to.
+        only_file: the name of the file, for a package that is a single module.
+        group_parts: leading parts of the path below `folder` that name a group; None = the file's folder.
+    """
+
+    name: str
+    folder: Path
+    version: str
+    only_file: str | None = None
+    group_parts: int | None = None
+
+
+class PythonSourceCorpus:
+    """Documents from the source files of installed Python packages, one document a file.
+
+    Files are kept together in groups (relatives): a group is in one split as a whole, and `share` chooses groups.
+
+    Args:
+        packages: import names of installed packages, such as ["transformers"].
+        python_stdlib: read the standard library too (without its test suite).
+        include: glob of the files, relative to the package's folder.
+        share: share of the groups, chosen by hash; a smaller share is part of every larger one.
+        valid_share: share of the groups held out for validation, 0 <= share < 1.
+        group_by: how many leading parts of the path below the package name a group: 2 makes
+            `models/bert/modeling_bert.py` and `models/bert/tokenization_bert.py` relatives. None: the file's
+            folder, and for the standard library the top-level module or package.
+        max_document_bytes: larger files (generated tables, mostly) are left out and counted.
+
+    Raises:
+        RecipeError: an option out of range, or neither a package nor the standard library named.
+    """
+
+    def __init__(
+        self,
+        *,
+        packages: list[str] | None = None,
+        python_stdlib: bool = False,
+        include: str = "**/*.py",
+        share: float = 1.0,
+        valid_share: float = 0.05,
+        group_by: int | None = None,
+        max_document_bytes: int = 4_194_304,
+    ) -> None:
+        check_share("corpus.share", share, zero=False, one=True)
+        check_share("corpus.valid_share", valid_share, zero=True, one=False)
+        check_positive("corpus.max_document_bytes", max_document_bytes)
+        if group_by is not None:
+            check_positive("corpus.group_by", group_by)
+        if not packages and not python_stdlib:
+            raise RecipeError(
+                "corpus.packages: none given. Name installed packages, such as [transformers], "
+                "or set corpus.python_stdlib to true."
+            )
+        self.packages, self.python_stdlib = tuple(packages or ()), python_stdlib
+        self.include, self.share, self.valid_share, self.group_by = include, share, valid_share, group_by
+        self.max_document_bytes = max_document_bytes
+        self.counts = Counts()
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents; see `Corpus.documents`.
+
+        Raises:
+            CorpusError: a package is not installed or has no source files, or nothing matches.
+        """
+        self.counts = Counts()
+        place = f'corpus.packages {list(self.packages)}, corpus.include "{self.include}"'
+        return distinct_documents(self._read(), self.counts, place=place, valid_share=self.valid_share)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Options, package versions and the content of the chosen files; see `Corpus.fingerprint`."""
+        return {
+            "name": "python_source",
+            "version": 1,
+            "include": self.include,
+            "share": self.share,
+            "valid_share": self.valid_share,
+            "group_by": self.group_by,
+            "max_document_bytes": self.max_document_bytes,
+            "packages": {tree.name: tree.version for tree in self._trees},
+            "content": describe_files(file for _, file, _ in self._files()),
+        }
+
+    @cached_property
+    def _trees(self) -> list[SourceTree]:
+        trees = [_find_package(name, self.group_by) for name in dict.fromkeys(self.packages)]
+        if self.python_stdlib:
+            folder = Path(sysconfig.get_path("stdlib"))
+            trees.append(SourceTree("python", folder, platform.python_version(), group_parts=self.group_by or 1))
+        return trees
+
+    def _files(self) -> Iterator[tuple[SourceTree, FoundFile, str]]:
+        """Yield (package, file named from the package on, group) of the chosen groups."""
+        pattern = self.include.split("/")
+        for tree in self._trees:
+            found = False
+            for file in _walk_tree(tree, self.include):
+                parts = tuple(file.name.split("/"))
+                if not matches(parts, pattern) or (tree.name == "python" and parts[0] in NOT_STDLIB):
+                    continue
+                found = True
+                in_group = parts[:-1] if tree.group_parts is None else parts[: tree.group_parts]
+                group = "/".join((tree.name, *in_group))
+                if chosen(group, self.share):
+                    yield tree, FoundFile(file.path, f"{tree.name}/{file.name}"), group
+            if not found:
+                raise CorpusError(
+                    f'corpus.include: "{self.include}" matches no file of {tree.name} {tree.version} '
+                    f'({tree.folder}). Give a glob relative to that folder, such as "**/*.py".'
+                )
+
+    def _read(self) -> Iterator[Document]:
+        for _, file, group in self._files():
+            text = self._read_source(file.path)
+            if text is not None:
+                yield Document(file.name, file.name, text, file.name, choose_split(group, self.valid_share))
+
+    def _read_source(self, path: Path) -> str | None:
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(self.max_document_bytes + 1)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if len(content) > self.max_document_bytes:
+            self.counts.too_large += 1
+            return None
+        try:
+            return decode_source(content)
+        except (SyntaxError, UnicodeError):
+            self.counts.undecodable += 1
+            return None
+
+
+def decode_source(content: bytes) -> str:
+    """Decode Python source as the interpreter would: by its coding cookie (PEP 263), else as UTF-8.
+
+    Line ends become newlines, as `tokenize.open` makes them.
+
+    Raises:
+        SyntaxError: the cookie names an unknown encoding, or the first lines are not UTF-8.
+        UnicodeDecodeError: the text is not in the encoding named.
+    """
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    text = content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    text.encode()  # a cookie such as utf-7 can smuggle in a lone surrogate
+    return text
+
+
+def _walk_tree(tree: SourceTree, include: str) -> Iterator[FoundFile]:
+    if tree.only_file is not None:
+        yield FoundFile(tree.folder / tree.only_file, printable(tree.only_file))
+        return
+    try:
+        yield from walk(tree.folder, [include])
+    except OSError as error:
+        raise unreadable(tree.folder, error) from error
+
+
+def _find_package(name: str, group_by: int | None) -> SourceTree:
+    """Find a package's folder without importing it: only the finders of the import system are asked."""
+    try:
+        # A dotted name would import its parent; names of packages have no dots here.
+        spec = find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise CorpusError(
+            f'corpus.packages: "{name}" is not the import name of an installed package. '
+            f"Install it (pip install {name}), or name another; parts of a package are chosen by corpus.include."
+        )
+    version = _version(name)
+    locations = list(spec.submodule_search_locations or ())
+    if spec.origin is not None and spec.origin.endswith(".py"):
+        if locations:
+            return SourceTree(name, Path(locations[0]), version, group_parts=group_by)
+        file = Path(spec.origin)
+        return SourceTree(name, file.parent, version, only_file=file.name, group_parts=group_by)
+    kind = "a folder without __init__.py (a namespace package)" if locations else "a compiled module without source"
+    raise CorpusError(
+        f'corpus.packages: "{name}" is {kind}. Name an ordinary package (pip install {name} if it should be one), '
+        "or read the files as text (corpus.name=text)."
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        owners = metadata.packages_distributions().get(name)
+        return metadata.version(owners[0]) if owners else "unknown"

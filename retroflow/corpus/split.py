@@ -1,0 +1,26 @@
+"""Which split a document belongs to, decided by a hash of its id or of its group.
+
+A hash needs no list of documents, gives every machine the same split, and leaves every document where it was when
+others are added. Shares are nested: what is chosen at 0.1 is also chosen at 0.2.
+"""
+
+import hashlib
+
+from retroflow.corpus.documents import Split
+
+
+def hash_fraction(key: str, *, purpose: str) -> float:
+    """Map a key to [0, 1), evenly; different purposes draw independently of each other."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8, person=purpose.encode()).digest()
+    # 53 bits are what a float holds exactly; all 64 could round up to 1.0.
+    return float((int.from_bytes(digest, "big") >> 11) / 2**53)
+
+
+def choose_split(key: str, valid_share: float) -> Split:
+    """Return "valid" for a `valid_share` of all keys, else "train"."""
+    return "valid" if hash_fraction(key, purpose="retroflow-split") < valid_share else "train"
+
+
+def chosen(key: str, share: float) -> bool:
+    """Say whether a key is among a `share` of all keys; independent of `choose_split`."""
+    return hash_fraction(key, purpose="retroflow-share") < share

@@ -1,0 +1,332 @@
+"""Text to tokens and back: a byte-level BPE trained on the corpus, or any fast Hugging Face tokenizer.
+
+Beside its ids, encoding gives the byte at which every token begins, so that losses can be told per byte of text and
+chunks know their size.
+"""
+
+import hashlib
+import heapq
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from retroflow.errors import DamagedDataError, RecipeError
+
+END_OF_TEXT = "<|endoftext|>"
+# Looked for, in this order, where a tokenizer's own configuration names no end-of-text token.
+KNOWN_END_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
+BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+# Long documents are encoded in segments: the library needs some 70 bytes a token while it works, and a segment is
+# what one of its threads takes. A group of segments is what is encoded at a time.
+SEGMENT_CHARACTERS = 1 << 18
+GROUP_CHARACTERS = 1 << 22
+# A place where no tokenizer joins what is left and right: one line break between two characters that are no space.
+SEGMENT_END = re.compile(r"(?<=\S\n)(?=\S)")
+
+TRAIN_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text as tokens.
+
+    Attributes:
+        ids: int32 [t], values in [0, vocabulary_size).
+        byte_starts: int64 [t], non-decreasing, the first 0: where in the text's UTF-8 bytes each token begins.
+        num_bytes: UTF-8 bytes of the text; where the last token ends.
+    """
+
+    ids: NDArray[np.int32]
+    byte_starts: NDArray[np.int64]
+    num_bytes: int
+
+
+class Tokenizer:
+    """A fast tokenizer with an end-of-text token, encoding plain text only.
+
+    Names of special tokens that happen to be in a text are encoded letter by letter, nothing is added at the ends,
+    truncated or padded.
+
+    Args:
+        backend: the library's tokenizer; changed in place.
+        end_of_text: content of its end-of-text token; added as the last token if the tokenizer has none of that name.
+        origin: where it came from, for people.
+
+    Attributes:
+        vocabulary_size: one more than the largest token id.
+        end_of_text: id of the end-of-text token.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, end_of_text: str = END_OF_TEXT, origin: str) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        if backend.token_to_id(end_of_text) is None:
+            backend.add_special_tokens([AddedToken(end_of_text, special=True, normalized=False)])
+        backend.encode_special_tokens = True
+        self.origin = origin
+        self.end_of_text_token = end_of_text
+        self.end_of_text: int = backend.token_to_id(end_of_text)
+        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self._backend = backend
+        self._token_bytes = _token_bytes(backend, self.vocabulary_size)
+
+    def encode(self, text: str) -> Encoded:
+        """Encode one text; see `encode_batch`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode texts, in parallel where the library may (TOKENIZERS_PARALLELISM) and without the GIL.
+
+        Long texts are cut into segments at line ends, so that memory follows the result and not the work.
+
+        Args:
+            texts: Unicode without lone surrogates.
+        """
+        segments = [list(split_segments(text)) for text in texts]
+        encoded = self._encode_segments(segment for of_text in segments for segment in of_text)
+        return [_join([next(encoded) for _ in of_text]) for of_text in segments]
+
+    def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
+        """Turn tokens back into text, special tokens included; a byte-level tokenizer gives the exact text."""
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, batch: Sequence[Sequence[int] | NDArray[np.integer]]) -> list[str]:
+        """Decode several token sequences, in parallel where the library may.
+
+        Where a sequence ends inside a character, that character becomes U+FFFD.
+        """
+        lists = [np.asarray(ids, dtype=np.int64).tolist() for ids in batch]
+        return self._backend.decode_batch(lists, skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json into an existing folder; transformers can load it too."""
+        (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.end_of_text_token}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokenizer's canonical JSON and its end-of-text token, as hexadecimal digits."""
+        content = json.dumps(
+            [json.loads(self._backend.to_str()), self.end_of_text_token],
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+        )
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _encode_segments(self, segments: Iterable[str]) -> Iterator[Encoded]:
+        for group in _groups(segments):
+            if self._token_bytes is None:
+                encodings = self._backend.encode_batch(group, add_special_tokens=False)
+                yield from map(_encoded_by_offsets, encodings, group)
+                continue
+            # The fast call computes no offsets; byte-level tokens say by themselves how many bytes they are.
+            encodings = self._backend.encode_batch_fast(group, add_special_tokens=False)
+            for encoding, segment in zip(encodings, group, strict=True):
+                yield self._encoded_by_lengths(encoding, segment, self._token_bytes)
+
+    def _encoded_by_lengths(self, encoding: tokenizers.Encoding, text: str, token_bytes: NDArray[np.int64]) -> Encoded:
+        ids = np.array(encoding.ids, dtype=np.int32)  # [t]
+        num_bytes = len(text.encode())
+        ends = np.cumsum(token_bytes[ids])  # [t]
+        if (int(ends[-1]) if len(ends) else 0) != num_bytes:
+            # A normaliser, or an added token that swallows spaces, changed the text.
+            return _encoded_by_offsets(self._backend.encode(text, add_special_tokens=False), text)
+        return Encoded(ids, ends - token_bytes[ids], num_bytes)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: int = TRAIN_BYTES) -> Tokenizer:
+    """Train a byte-level BPE with one special token, `<|endoftext|>`; any text round-trips exactly.
+
+    The same texts give the same tokenizer. A small corpus may have fewer merges than asked for; the tokenizer is
+    then smaller than `vocabulary_size`.
+
+    Args:
+        texts: the training texts, read once to the end.
+        vocabulary_size: 257 (256 bytes and the special token) or more.
+        train_bytes: learn from a sample of at most so many bytes, drawn evenly from all texts.
+
+    Raises:
+        RecipeError: a vocabulary size below 257.
+    """
+    smallest = len(BYTE_ALPHABET) + 1
+    if vocabulary_size < smallest:
+        raise RecipeError(
+            f"data.vocabulary_size: given {vocabulary_size}, allowed {smallest} (256 bytes and {END_OF_TEXT}) or more."
+        )
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=BYTE_ALPHABET,
+        show_progress=False,
+    )
+    backend.train_from_iterator(_sample_segments(texts, train_bytes), trainer)
+    return Tokenizer(backend, origin="trained on the corpus")
+
+
+def load_tokenizer(name_or_folder: str) -> Tokenizer:
+    """Load a tokenizer from a folder with a tokenizer.json (or that file), the Hugging Face cache, or the hub.
+
+    They are tried in that order. A tokenizer without an end-of-text token (BERT's) gets `<|endoftext|>` as a new
+    last token.
+
+    Raises:
+        RecipeError: nothing of that name is there or can be reached, or it has no fast version.
+        DamagedDataError: a tokenizer.json that is not one.
+    """
+    path = Path(os.path.expanduser(name_or_folder))
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        return _from_file(file)
+    return _from_transformers(name_or_folder, is_folder=path.is_dir())
+
+
+def _from_file(file: Path) -> Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(file))
+        config_file = file.with_name("tokenizer_config.json")
+        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+        eos_token = config.get("eos_token")
+    except OSError as error:
+        raise RecipeError(f"data.tokenizer: {file} cannot be read ({error.strerror}). Make it readable.") from error
+    except Exception as error:  # the library raises plain Exception for content it cannot parse
+        raise DamagedDataError(
+            f"data.tokenizer: {file} is not a tokenizer of the tokenizers library ({error}). Copy or save it again."
+        ) from error
+    name = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
+    return Tokenizer(backend, end_of_text=_end_of_text(backend, name), origin=str(file))
+
+
+def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
+    tried = [f"the folder {os.path.abspath(os.path.expanduser(name))}"]
+    if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise RecipeError(_not_found(name, [f"{tried[0]} (does not exist)"]))
+    # Imported here because it takes seconds, and a tokenizer.json needs none of it.
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer
+
+    places = [(True, f"the Hugging Face cache {constants.HF_HUB_CACHE}"), (False, "the hub huggingface.co")]
+    tried[0] += " (does not exist)"
+    if is_folder:
+        places = [(True, tried.pop().removesuffix(" (does not exist)"))]
+    for local_files_only, place in places:
+        try:
+            loaded = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+        except Exception as error:  # any of OSError, ValueError, ImportError, httpx and hub errors
+            tried.append(
+                f"{place} ({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})"
+            )
+            continue
+        backend = getattr(loaded, "backend_tokenizer", None)
+        if backend is None:
+            raise RecipeError(
+                f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has, or use "train".'
+            )
+        return Tokenizer(backend, end_of_text=_end_of_text(backend, loaded.eos_token), origin=place)
+    raise RecipeError(_not_found(name, tried))
+
+
+def _not_found(name: str, tried: list[str]) -> str:
+    return (
+        f'data.tokenizer: "{name}" could not be loaded; tried {"; ".join(tried)}. '
+        'Give a folder that holds a tokenizer.json, a name on the hub while there is a network, or "train".'
+    )
+
+
+def _end_of_text(backend: tokenizers.Tokenizer, configured: str | None) -> str:
+    for name in (configured, *KNOWN_END_OF_TEXT):
+        if name is not None and backend.token_to_id(name) is not None:
+            return name
+    return END_OF_TEXT
+
+
+def split_segments(text: str, length: int = SEGMENT_CHARACTERS) -> Iterator[str]:
+    """Cut a long text at line ends into pieces of up to `length` characters (anywhere, if there is no line end)."""
+    start = 0
+    while len(text) - start > length:
+        window = text[start : start + length + 1]
+        # The last good place in the second half of the window; the characters on both sides must be seen.
+        ends = [match.start() for match in SEGMENT_END.finditer(window, length // 2)]
+        cut = ends[-1] if ends else length
+        yield window[:cut]
+        start += cut
+    yield text[start:]
+
+
+def _groups(segments: Iterable[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    size = 0
+    for segment in segments:
+        group.append(segment)
+        size += len(segment)
+        if size >= GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _join(parts: list[Encoded]) -> Encoded:
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(part.num_bytes for part in parts)])
+    starts = [part.byte_starts + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
+    return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate(starts), int(offsets[-1]))
+
+
+def _encoded_by_offsets(encoding: tokenizers.Encoding, text: str) -> Encoded:
+    """Byte starts from character offsets, for tokenizers whose tokens do not spell out their bytes."""
+    ids = np.array(encoding.ids, dtype=np.int32)  # [t]
+    content = np.frombuffer(text.encode(), dtype=np.uint8)
+    # Every byte that does not continue a character begins one; one past the last is the end of the text.
+    character_starts = np.append(np.flatnonzero((content & 0xC0) != 0x80), len(content))
+    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]  # [t]
+    starts = np.maximum.accumulate(character_starts[offsets])
+    # What a normaliser removed at the front belongs to the first token.
+    starts[:1] = 0
+    return Encoded(ids, starts, len(content))
+
+
+def _token_bytes(backend: tokenizers.Tokenizer, vocabulary_size: int) -> NDArray[np.int64] | None:
+    """UTF-8 bytes of each token [vocabulary_size] of a byte-level tokenizer; None for any other."""
+    # The library shows a decoder's type only in its JSON form.
+    decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder else {}
+    if decoder.get("type") != "ByteLevel":
+        return None
+    lengths = np.zeros(vocabulary_size, dtype=np.int64)
+    added = backend.get_added_tokens_decoder()
+    for token, id in backend.get_vocab(with_added_tokens=True).items():
+        # In the byte alphabet every character stands for one byte; added tokens are plain text.
+        lengths[id] = len(added[id].content.encode()) if id in added else len(token)
+    return lengths
+
+
+def _sample_segments(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    """Yield the segments of a sample of the texts, drawn evenly by hash, of at most `max_bytes` together.
+
+    The texts with the smallest hashes are kept, in a heap that lets go of the largest while it is too full: whatever
+    the length and the order of the stream, the same texts are chosen, and memory is bounded by `max_bytes`.
+    """
+    kept: list[tuple[int, int, str]] = []  # (minus the hash, number in the stream, text)
+    total = 0
+    for number, text in enumerate(texts):
+        content = text.encode()
+        digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+        heapq.heappush(kept, (-digest, number, text))
+        total += len(content)
+        while total > max_bytes and len(kept) > 1:
+            total -= len(heapq.heappop(kept)[2].encode())
+    for _, _, text in sorted(kept, key=lambda entry: entry[1]):
+        yield from split_segments(text)
