@@ -37,8 +37,24 @@ class MissingExtraError(RetroflowError):
     exit_code = 4
 
 
+class BrokenPluginError(RetroflowError):
+    """A component that is installed and cannot be loaded, or whose options cannot be read; names its owner."""
+
+    exit_code = 4
+
+
+class ComponentConflictError(RetroflowError):
+    """A name that several installed distributions claim; the message names all of them."""
+
+    exit_code = 4
+
+
 class InvalidVectorsError(RetroflowError, ValueError):
     """Vectors or queries of a wrong shape, dtype or with non-finite values, refused before native code runs."""
+
+
+class RetrieverError(RetroflowError):
+    """A retriever used before it was built, in a forked child, or breaking its contract; names its owner."""
 
 
 class InvalidShapeError(RetroflowError, ValueError):
@@ -49,3 +65,9 @@ class Preempted(RetroflowError):
     """Stopped on request with a checkpoint written; the same command with --resume goes on."""
 
     exit_code = 75
+
+
+class Interrupted(RetroflowError):
+    """Stopped from the keyboard with a checkpoint written; the same command with --resume goes on."""
+
+    exit_code = 130

@@ -1,0 +1,409 @@
+"""The one place where retrieval input is checked and where no backend's answer is believed.
+
+The four libraries disagree about almost every bad input: fewer than k hits is id -1, id 0 or an exception, a wrong
+width is an exception or an out-of-bounds read, NaN is silence or the end of the process. `CheckedRetriever` stands
+in front of every retriever, built-in or plugin, refuses what is wrong before native code sees it, and refuses an
+answer that breaks the contract of `retroflow.protocols`, naming who gave it. It repairs nothing.
+
+Shapes: q queries, N vectors, D embedding width, k neighbours.
+"""
+
+import json
+import operator
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError, RetroflowError
+from retroflow.protocols import (
+    PROTOCOL_VERSION,
+    Capabilities,
+    Float32Array,
+    Int64Array,
+    Neighbours,
+    Retriever,
+    VectorSource,
+)
+
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "retriever.json"
+BACKEND_FOLDER = "backend"
+
+# A squared distance sums D terms of up to (2 x)^2 in float32 (largest 3.4e38): up to this magnitude it stays
+# finite for every D below 8e7.
+LARGEST_MAGNITUDE = 1.0e15
+
+_TENSOR_DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
+
+Scalars = NDArray[np.floating[Any]]
+
+
+class CheckedRetriever:
+    """A retriever that may be called with anything and answers with what the contract promises, or raises.
+
+    Attributes:
+        owner: who provides the retriever, as shown in every message ("faiss (retroflow 0.1.0)").
+        dimension: width D of the vectors, None before `build` or `load`.
+    """
+
+    def __init__(self, retriever: Retriever, *, owner: str) -> None:
+        _check_protocol(retriever, owner)
+        self.owner = owner
+        self.dimension: int | None = None
+        self._retriever = retriever
+        self._count = 0
+        self._process_id = os.getpid()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the retriever declares it can do."""
+        return self._retriever.capabilities
+
+    def __len__(self) -> int:
+        """Number of vectors N in the index, 0 before `build` or `load`."""
+        return self._count
+
+    def build(self, vectors: VectorSource) -> None:
+        """Build the index over vectors [N, D]; N may be 0.
+
+        Args:
+            vectors: a VectorSource, numpy array or torch tensor (any device) of float16, bfloat16, float32 or
+                float64; read in blocks, each checked as it is read.
+
+        Raises:
+            InvalidVectorsError: not two-dimensional, not floating point, width 0, or a value that is NaN,
+                infinite or above 1e15; nothing of the earlier index is usable afterwards.
+            RetrieverError: the backend failed.
+        """
+        source = _CheckedSource(vectors)
+        count, dimension = source.shape
+        self.dimension, self._count = None, 0
+        if count:
+            with self._blame("build"):
+                self._retriever.build(source)
+        self.dimension, self._count, self._process_id = dimension, count, os.getpid()
+
+    def search(self, queries: object, k: SupportsIndex) -> Neighbours:
+        """Find the k nearest vectors of each of queries [q, D].
+
+        Args:
+            queries: numpy array or torch tensor (any device) of float16, bfloat16, float32 or float64; q may be 0.
+            k: an integer of at least 1; more than N is allowed and padded.
+
+        Returns:
+            Neighbours with ids int64 [q, k] and scores float32 [q, k] as `retroflow.protocols.Neighbours` says.
+
+        Raises:
+            InvalidVectorsError: queries of a wrong rank, dtype or width, non-finite values, or a bad k.
+            RetrieverError: nothing built or loaded yet, a forked child of a retriever that is not fork-safe, a
+                backend that failed, or an answer that breaks the contract.
+        """
+        if self.dimension is None:
+            raise RetrieverError(f'{self.owner}: search() before build() or load(); there is no index to search.')
+        k = _checked_k(k)
+        checked = np.ascontiguousarray(_checked_vectors(queries, "queries"), dtype=np.float32)
+        if checked.shape[1] != self.dimension:
+            raise InvalidVectorsError(
+                f"queries have {checked.shape[1]} columns, but the index was built over vectors of {self.dimension}; "
+                "embed queries with the embedder that made the index."
+            )
+        _check_finite(checked, "queries", 0)
+        if self._count == 0 or len(checked) == 0:
+            return _all_padding(len(checked), k)
+        self._check_process()
+        with self._blame("search"):
+            answer = self._retriever.search(checked, k)
+        return self._checked_answer(answer, (len(checked), k))
+
+    def save(self, folder: Path) -> None:
+        """Write the index into folder (made if missing, must be empty): retriever.json and the backend's files.
+
+        Raises:
+            RetrieverError: nothing built, folder not empty, or the backend failed to write.
+        """
+        if self.dimension is None:
+            raise RetrieverError(f"{self.owner}: save() before build() or load(); there is no index to save.")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise RetrieverError(f'{self.owner}: save("{folder}") needs an empty folder, and it holds files.')
+        backend_folder = folder / BACKEND_FOLDER
+        backend_folder.mkdir()
+        if self._count:
+            self._check_process()
+            with self._blame("save"):
+                self._retriever.save(backend_folder)
+        description = {
+            "format_version": FORMAT_VERSION,
+            "protocol_version": PROTOCOL_VERSION,
+            "owner": self.owner,
+            "metric": self.capabilities.metric,
+            "dimension": self.dimension,
+            "count": self._count,
+            "build": self.fingerprint(),
+        }
+        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, from wherever the folder is now.
+
+        Raises:
+            DamagedDataError: a file is missing, truncated or not what `save` writes.
+            RetrieverError: the index was built with another metric.
+        """
+        folder = Path(folder)
+        self.dimension, self._count = None, 0
+        description = _read_description(folder / DESCRIPTION_FILE)
+        if description["metric"] != self.capabilities.metric:
+            raise RetrieverError(
+                f'{self.owner}: the index in "{folder}" was built with metric "{description["metric"]}", and the '
+                f'retriever is set to "{self.capabilities.metric}"; set retriever.build.metric to the first, or rebuild.'
+            )
+        if description["count"]:
+            self._load_backend(folder / BACKEND_FOLDER, written_by=description["owner"])
+        self.dimension, self._count = description["dimension"], description["count"]
+        self._process_id = os.getpid()
+
+    def fingerprint(self) -> dict[str, object]:
+        """The retriever's build identity, checked to be JSON."""
+        values = self._retriever.fingerprint()
+        try:
+            json.dumps(values, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RetrieverError(f"{self.owner}: fingerprint() must hold JSON values only; {error}.") from error
+        return values
+
+    def _load_backend(self, folder: Path, *, written_by: str) -> None:
+        try:
+            self._retriever.load(folder)
+        except (RetroflowError, MemoryError, ImportError):
+            raise
+        except Exception as error:
+            raise DamagedDataError(
+                f'{self.owner} cannot read the index in "{folder}" (written by {written_by}): '
+                f"{type(error).__name__}: {error}. Delete the artifact and run `retroflow prepare` again."
+            ) from error
+
+    def _check_process(self) -> None:
+        if self.capabilities.fork_safe or os.getpid() == self._process_id:
+            return
+        raise RetrieverError(
+            f"{self.owner}: this index was opened in process {self._process_id} and is used in its forked child "
+            f"{os.getpid()}, where the library may hang; call load() in the child, or start it by spawn."
+        )
+
+    @contextmanager
+    def _blame(self, action: str) -> Iterator[None]:
+        """Turn whatever a backend raises in `action` into a RetrieverError that names the owner."""
+        try:
+            yield
+        except (RetroflowError, MemoryError, OSError):
+            raise
+        except Exception as error:
+            raise RetrieverError(f"{self.owner}: {action}() failed: {type(error).__name__}: {error}") from error
+
+    def _checked_answer(self, answer: object, shape: tuple[int, int]) -> Neighbours:
+        fault = _fault_of_answer(answer, shape, self._count)
+        if fault:
+            raise RetrieverError(
+                f"{self.owner}: search() broke the retriever contract: {fault}. This is a bug of the retriever, not "
+                "of the recipe; please report it to its authors (docs/writing-a-retriever.md has the rules)."
+            )
+        ids, scores = answer  # type: ignore[misc]  # _fault_of_answer has seen a pair
+        return Neighbours(ids, scores)
+
+
+class _CheckedSource:
+    """Vectors [N, D] whose every block is checked as it is read: float16 or float32, finite, of width D."""
+
+    def __init__(self, vectors: object) -> None:
+        if isinstance(vectors, np.ndarray) or _is_tensor(vectors):
+            self._vectors: Any = vectors
+        elif isinstance(vectors, VectorSource):
+            self._vectors = vectors
+        else:
+            raise InvalidVectorsError(_wrong_type("vectors", vectors))
+        shape = tuple(int(size) for size in self._vectors.shape)
+        if len(shape) != 2:
+            raise InvalidVectorsError(_wrong_rank("vectors", shape))
+        if shape[1] == 0:
+            raise InvalidVectorsError("vectors have 0 columns; an embedding needs at least one.")
+        self.shape: tuple[int, ...] = shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> Scalars:
+        start, stop, step = rows.indices(len(self))
+        block = _checked_vectors(self._vectors[rows], "vectors")
+        expected = (len(range(start, stop, step)), self.shape[1])
+        if block.shape != expected:
+            raise InvalidVectorsError(
+                f"vectors[{start}:{stop}] has shape {list(block.shape)}, and the source's shape "
+                f"{list(self.shape)} promises {list(expected)}."
+            )
+        _check_finite(block, "vectors", start)
+        return block
+
+
+def _check_protocol(retriever: object, owner: str) -> None:
+    members = ("capabilities", "build", "search", "save", "load", "fingerprint")
+    missing = [name for name in members if not hasattr(retriever, name)]
+    if missing:
+        raise RetrieverError(
+            f"{owner}: {type(retriever).__name__} is not a Retriever, it lacks {', '.join(missing)} "
+            "(the contract: retroflow/protocols.py)."
+        )
+    capabilities = retriever.capabilities  # type: ignore[attr-defined]  # checked above
+    if not isinstance(capabilities, Capabilities):
+        raise RetrieverError(
+            f"{owner}: capabilities must be a retroflow.protocols.Capabilities, not {type(capabilities).__name__}."
+        )
+    if capabilities.queried_by != "vectors":
+        raise RetrieverError(f'{owner}: a retriever queried by "{capabilities.queried_by}" is not supported yet.')
+
+
+def _checked_k(k: SupportsIndex) -> int:
+    try:
+        if isinstance(k, bool | np.bool_):
+            raise TypeError
+        number = operator.index(k)
+    except TypeError:
+        raise InvalidVectorsError(f"k must be an integer, not {k!r} of type {type(k).__name__}.") from None
+    if number < 1:
+        raise InvalidVectorsError(f"k must be at least 1, not {number}.")
+    return number
+
+
+def _is_tensor(value: object) -> bool:
+    # A tensor can only exist where torch is imported already: numpy users do not pay for importing it.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _checked_vectors(value: Any, name: str) -> Scalars:
+    """Return value as an array [rows, D] of float16 or float32, or say what is wrong with it."""
+    if _is_tensor(value):
+        if str(value.dtype) not in _TENSOR_DTYPES:
+            raise InvalidVectorsError(_wrong_dtype(name, str(value.dtype)))
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    if not isinstance(value, np.ndarray):
+        raise InvalidVectorsError(_wrong_type(name, value))
+    if value.ndim != 2:
+        raise InvalidVectorsError(_wrong_rank(name, value.shape))
+    if value.dtype in (np.float16, np.float32):
+        return value
+    if value.dtype == np.float64:
+        with np.errstate(over="ignore"):  # an overflow becomes inf, which the finite check reports with its row
+            return value.astype(np.float32)
+    raise InvalidVectorsError(_wrong_dtype(name, str(value.dtype)))
+
+
+def _check_finite(block: Scalars, name: str, first_row: int) -> None:
+    """Refuse NaN, infinity and magnitudes whose squares overflow; one pass each for minimum and maximum."""
+    if block.size == 0:
+        return
+    largest = max(-float(block.min()), float(block.max()))
+    if largest <= LARGEST_MAGNITUDE:  # False for NaN too
+        return
+    bad = ~(np.abs(block.astype(np.float32)) <= LARGEST_MAGNITUDE)
+    row, column = (int(position[0]) for position in np.nonzero(bad))
+    raise InvalidVectorsError(
+        f"{name}[{first_row + row}, {column}] is {block[row, column]}; every value must be finite and at most "
+        f"{LARGEST_MAGNITUDE:.0e} in magnitude (float32 squares must not overflow). "
+        f"{int(bad.any(axis=1).sum())} row(s) of this block are affected."
+    )
+
+
+def _fault_of_answer(answer: object, shape: tuple[int, int], count: int) -> str | None:
+    """Say which rule of `Neighbours` an answer breaks, or None if it keeps them all."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        return f"it must return Neighbours(ids, scores), not {type(answer).__name__}"
+    fault = _fault_of_array(answer[0], "ids", np.int64, shape) or _fault_of_array(
+        answer[1], "scores", np.float32, shape
+    )
+    if fault:
+        return fault
+    ids: Int64Array = answer[0]
+    scores: Float32Array = answer[1]
+    missing = ids == -1
+    if ids.min() < -1 or ids.max() >= count:
+        worst = int(ids.min() if ids.min() < -1 else ids.max())
+        return f"id {worst} is outside 0..{count - 1} (-1 means none)"
+    if not np.array_equal(missing, scores == -np.inf):
+        return "the score must be -inf exactly where the id is -1"
+    if not np.isfinite(scores[~missing]).all():
+        return "a score is NaN or infinite beside a valid id"
+    if (missing[:, :-1] > missing[:, 1:]).any():
+        return "a valid id follows a -1; padding belongs at the end of a row"
+    if not (scores[:, 1:] <= scores[:, :-1]).all():
+        return "scores increase along a row; the best (highest) comes first"
+    ordered = np.sort(ids, axis=1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if repeated.any():
+        return f"id {int(ordered[:, 1:][repeated][0])} occurs twice in a row"
+    return None
+
+
+def _fault_of_array(array: object, name: str, dtype: type, shape: tuple[int, int]) -> str | None:
+    if not isinstance(array, np.ndarray):
+        return f"{name} must be a numpy array, not {type(array).__name__}"
+    if array.dtype != dtype:
+        return f"{name} must be {np.dtype(dtype).name}, not {array.dtype}"
+    if array.shape != shape:
+        return f"{name} must have shape {list(shape)}, not {list(array.shape)}"
+    return None
+
+
+def _all_padding(rows: int, k: int) -> Neighbours:
+    return Neighbours(np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf, np.float32))
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """Read retriever.json, or say that it is missing, garbage or of another format."""
+    remedy = "Delete the artifact and run `retroflow prepare` again."
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format_version"]
+        sound = (
+            isinstance(description["owner"], str)
+            and isinstance(description["metric"], str)
+            and type(description["dimension"]) is int
+            and type(description["count"]) is int
+            and description["dimension"] >= 1
+            and description["count"] >= 0
+        )
+    except FileNotFoundError as error:
+        raise DamagedDataError(f'"{path}" is missing, so the folder holds no complete index. {remedy}') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedDataError(f'"{path}" is not the description of an index: {error}. {remedy}') from error
+    if version != FORMAT_VERSION:
+        raise DamagedDataError(
+            f'"{path}" has format version {version!r}, and this retroflow reads {FORMAT_VERSION}. {remedy}'
+        )
+    if not sound:
+        raise DamagedDataError(f'"{path}" has values that no index has. {remedy}')
+    return dict(description)
+
+
+def _wrong_type(name: str, value: object) -> str:
+    return (
+        f"{name} must be a numpy array or torch tensor, not {type(value).__name__}; "
+        "convert it with numpy.asarray(values, dtype=numpy.float32)."
+    )
+
+
+def _wrong_rank(name: str, shape: tuple[int, ...]) -> str:
+    hint = "; a single vector v is v[None, :]" if len(shape) == 1 else ""
+    return f"{name} must have 2 dimensions [rows, width], not {len(shape)} (shape {list(shape)}){hint}."
+
+
+def _wrong_dtype(name: str, dtype: str) -> str:
+    return f"{name} must be float16, bfloat16, float32 or float64, not {dtype}; convert them deliberately."

@@ -1,0 +1,201 @@
+"""Exact search by brute force in torch: the reference for every other backend, and enough for small databases.
+
+No index is built: vectors are read in blocks from where they lie (a memory map stays on disk) and scored by matrix
+products in float32, whatever they are stored in. `save` writes them once, in the dtype they came in (float16 from
+an embedding store), so the index folder is as large as the embeddings. Equal scores are ordered by ascending id.
+
+Shapes: q queries, N vectors, D embedding width, k neighbours, s vectors of a block.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
+from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+
+FILE = "vectors.npy"
+COPY_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactBuild:
+    """Options that change what is stored or what a score means.
+
+    Attributes:
+        metric: "l2" (minus the squared distance) or "inner_product".
+    """
+
+    metric: Literal["l2", "inner_product"] = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSearch:
+    """Options that change speed and memory, never the answer.
+
+    Attributes:
+        device: "cpu", "cuda", or "auto": cuda where torch finds one.
+        block_rows: vectors scored at once.
+        query_rows: queries scored at once; query_rows x block_rows x 4 bytes is the largest intermediate.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    block_rows: int = 16_384
+    query_rows: int = 1_024
+
+
+class ExactRetriever:
+    """Brute-force search. O(N D) per query; every answer is the true one up to float32 rounding."""
+
+    def __init__(self, *, build: ExactBuild | None = None, search: ExactSearch | None = None) -> None:
+        self._build = build or ExactBuild()
+        self._search = search or ExactSearch()
+        self._device = _device(self._search.device)
+        self._vectors: VectorSource | None = None
+        self._resident: torch.Tensor | None = None
+        self.capabilities = Capabilities(
+            metric=self._build.metric,
+            exact=True,
+            deterministic=True,
+            # OpenMP of torch does not survive a fork once more than one thread has run in the parent.
+            fork_safe=False,
+            device=self._device,
+        )
+
+    def build(self, vectors: VectorSource) -> None:
+        """Keep a reference to vectors [N, D]; reads each block once, so that bad values are found now."""
+        for start in range(0, len(vectors), COPY_ROWS):
+            vectors[start : start + COPY_ROWS]
+        self._vectors, self._resident = vectors, None
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        """Score queries float32 [q, D] against every vector and keep the k best."""
+        ids = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        with _full_precision(self._device):
+            for start in range(0, len(queries), self._search.query_rows):
+                rows = slice(start, start + self._search.query_rows)
+                best_scores, best_ids = self._nearest(torch.from_numpy(queries[rows]).to(self._device), k)
+                ids[rows, : best_ids.shape[1]] = best_ids.cpu().numpy()
+                scores[rows, : best_scores.shape[1]] = best_scores.cpu().numpy()
+        return Neighbours(ids, scores)
+
+    def save(self, folder: Path) -> None:
+        """Write vectors.npy in the dtype of the source, block by block."""
+        vectors = self._source()
+        dtype = vectors[0:1].dtype
+        file = np.lib.format.open_memmap(folder / FILE, mode="w+", dtype=dtype, shape=tuple(vectors.shape))
+        for start in range(0, len(vectors), COPY_ROWS):
+            file[start : start + COPY_ROWS] = vectors[start : start + COPY_ROWS]
+        file.flush()
+
+    def load(self, folder: Path) -> None:
+        """Memory-map what `save` wrote."""
+        try:
+            vectors = np.load(folder / FILE, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise DamagedDataError(f'exact: "{folder / FILE}" cannot be read: {error}') from error
+        if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
+            raise DamagedDataError(f'exact: "{folder / FILE}" holds {vectors.dtype} {list(vectors.shape)}, not vectors.')
+        self._vectors, self._resident = vectors, None
+
+    def fingerprint(self) -> dict[str, object]:
+        """Build options; the arithmetic does not change with the version of torch."""
+        return {"backend": "exact", "build": asdict(self._build)}
+
+    def _source(self) -> VectorSource:
+        if self._vectors is None:
+            raise RetrieverError("exact: build() or load() comes before search() and save().")
+        return self._vectors
+
+    def _nearest(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scores float32 and ids int64 [q, min(k, N)] of the best vectors of queries [q, D]."""
+        scores = queries.new_empty((len(queries), 0))  # [q, 0]
+        ids = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+        for start, block in self._blocks():
+            block_scores, block_ids = _best_of(self._scores(queries, block), k)  # [q, min(k, s)]
+            scores = torch.cat([scores, block_scores], dim=1)
+            ids = torch.cat([ids, block_ids + start], dim=1)
+            # Stable: what came from an earlier block, with a smaller id, stays first among equals.
+            scores, order = scores.sort(dim=1, descending=True, stable=True)
+            scores, ids = scores[:, :k], ids.gather(1, order[:, :k])
+        if self._build.metric == "l2":
+            scores = (scores - queries.square().sum(dim=1, keepdim=True)).clamp_(max=0.0)
+        return scores, ids
+
+    def _scores(self, queries: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+        """Score queries [q, D] against block [s, D]; l2 leaves out the query's own square, equal along a row."""
+        products = queries @ block.T  # [q, s]
+        if self._build.metric == "inner_product":
+            return products
+        return products.mul_(2.0).sub_(block.square().sum(dim=1))
+
+    def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (first id, float32 block [s, D] on the device); cuda keeps the vectors if half its free memory holds them."""
+        vectors = self._source()
+        if self._device == "cuda" and self._resident is None:
+            self._resident = _upload(vectors)
+        for start in range(0, len(vectors), self._search.block_rows):
+            rows = slice(start, start + self._search.block_rows)
+            if self._resident is not None:
+                yield start, self._resident[rows].float()
+            else:
+                block = np.array(vectors[rows], dtype=np.float32)  # a copy: torch refuses read-only maps
+                yield start, torch.from_numpy(block).to(self._device)
+
+
+def _device(wanted: str) -> str:
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise RecipeError('retriever.search.device is "cuda", but torch finds no CUDA device here; use "auto" or "cpu".')
+    return "cuda" if wanted != "cpu" and available else "cpu"
+
+
+def _upload(vectors: VectorSource) -> torch.Tensor | None:
+    """Copy vectors [N, D] to the GPU in their own dtype, or return None where half the free memory is too small."""
+    free_bytes, _ = torch.cuda.mem_get_info()
+    first = torch.from_numpy(np.array(vectors[0:1]))
+    if len(vectors) * first.numel() * first.element_size() > free_bytes // 2:
+        return None
+    resident = torch.empty(tuple(vectors.shape), dtype=first.dtype, device="cuda")
+    for start in range(0, len(vectors), COPY_ROWS):
+        block = torch.from_numpy(np.array(vectors[start : start + COPY_ROWS]))
+        resident[start : start + len(block)] = block.to("cuda")
+    return resident
+
+
+def _best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k best of scores [q, s] and their columns, best first, equal scores by ascending column.
+
+    torch.topk picks arbitrarily among equals; rows where more than k reach the k-th score are sorted in full.
+    """
+    k = min(k, scores.shape[1])
+    best, columns = scores.topk(k, dim=1)
+    tied = (scores >= best[:, -1:]).sum(dim=1) > k  # [q]
+    columns, order = columns.sort(dim=1)
+    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    if tied.any():
+        full, positions = scores[tied].sort(dim=1, descending=True, stable=True)
+        best[tied], columns[tied] = full[:, :k], positions[:, :k]
+    return best, columns
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """Switch off what would round the products: autocast, and TF32 or bfloat16 matrix products.
+
+    A training run may have set either; a reference that depends on it is none.
+    """
+    precision: Any = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.inference_mode(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
