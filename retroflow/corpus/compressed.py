@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from retroflow.corpus.files import unreadable
 from retroflow.errors import DamagedDataError, MissingExtraError
@@ -45,7 +45,7 @@ class ZstdReader(io.RawIOBase):
         self._pending = b""
 
     def readable(self) -> bool:
-        """A raw stream says so for io.BufferedReader."""
+        """Tell io.BufferedReader that this stream can be read."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
@@ -138,7 +138,7 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
         DamagedDataError: a longer file.
     """
     with open_bytes(path) as stream:
-        content = cast(bytes, stream.read(max_bytes + 1))
+        content = stream.read(max_bytes + 1)
         if len(content) > max_bytes:
             size = len(content)
             while block := stream.read(1 << 20):
@@ -148,7 +148,7 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
 
 
 def too_long(place: str, num_bytes: int, max_bytes: int) -> DamagedDataError:
-    """The error for a document above `max_document_bytes`."""
+    """Make the error for a document above `max_document_bytes`."""
     return DamagedDataError(
         f"{place}: a document of {num_bytes:,} bytes, allowed are {max_bytes:,} (corpus.max_document_bytes). "
         "Split it into several documents, or raise corpus.max_document_bytes if the memory is there."

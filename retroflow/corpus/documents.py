@@ -75,7 +75,7 @@ class Corpus(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Options and content identity as JSON values: whatever changes the documents, and no folder of this machine."""
+        """Options and content identity as JSON values: whatever changes the documents; no path of this machine."""
         ...
 
 

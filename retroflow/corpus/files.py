@@ -119,5 +119,5 @@ def describe_files(files: Iterable[FoundFile]) -> dict[str, object]:
 
 
 def unreadable(path: Path, error: OSError) -> CorpusError:
-    """The error for a file that is there and cannot be read."""
+    """Make the error for a file that is there and cannot be read."""
     return CorpusError(f"{path}: cannot be read ({error.strerror or error}). Make it readable, or leave it out.")

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from retroflow.corpus.compressed import read_lines, require
-from retroflow.corpus.documents import Counts, Document, Split, check_positive, check_share
-from retroflow.corpus.duplicates import distinct_documents
-from retroflow.corpus.files import FoundFile, describe_files, find_files
-from retroflow.corpus.split import choose_split
+from retroflow.corpus.documents import Counts, Document, check_positive
+from retroflow.corpus.files import FoundFile
+from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
 
 INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")
@@ -46,11 +45,10 @@ class JsonlCorpus:
         title_key: str = "meta.title",
         max_document_bytes: int = 67_108_864,
     ) -> None:
-        check_share("corpus.valid_share", valid_share, zero=True, one=False)
         check_positive("corpus.max_document_bytes", max_document_bytes)
-        if f"{path}{valid_path or ''}".endswith(".zst"):
+        self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=INCLUDE)
+        if self.files.mention(".zst"):
             require("zstandard", extra="zstd", purpose="corpus.path: reading .zst")
-        self.path, self.valid_path, self.valid_share = path, valid_path, valid_share
         self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
         self.max_document_bytes = max_document_bytes
         self.counts = Counts()
@@ -63,37 +61,18 @@ class JsonlCorpus:
             DamagedDataError: a line that is not a document, with file and line.
         """
         self.counts = Counts()
-        return distinct_documents(
-            self._read(),
-            self.counts,
-            place=f'corpus.path "{self.path}"',
-            valid_share=self.valid_share if self.valid_path is None else None,
-        )
+        return self.files.distinct(self._read(), self.counts)
 
     def fingerprint(self) -> dict[str, object]:
         """Options and file contents; see `Corpus.fingerprint`."""
-        valid = None if self.valid_path is None else describe_files(self._files(self.valid_path, "corpus.valid_path"))
-        return {
-            "name": "jsonl",
-            "version": 1,
-            "keys": [self.text_key, self.id_key, self.title_key],
-            "valid_share": self.valid_share if valid is None else None,
-            "content": describe_files(self._files(self.path, "corpus.path")),
-            "valid_content": valid,
-        }
-
-    def _files(self, path: str, key: str) -> Iterator[FoundFile]:
-        return find_files(path, include=INCLUDE, key=key)
+        keys = [self.text_key, self.id_key, self.title_key]
+        return {"name": "jsonl", "version": 1, "keys": keys, **self.files.fingerprint()}
 
     def _read(self) -> Iterator[Document]:
-        split: Split | None = None if self.valid_path is None else "train"
-        for file in self._files(self.path, "corpus.path"):
-            yield from self._read_file(file, split)
-        if self.valid_path is not None:
-            for file in self._files(self.valid_path, "corpus.valid_path"):
-                yield from self._read_file(file, "valid")
+        for file, of_valid_path in self.files:
+            yield from self._read_file(file, of_valid_path)
 
-    def _read_file(self, file: FoundFile, split: Split | None) -> Iterator[Document]:
+    def _read_file(self, file: FoundFile, of_valid_path: bool) -> Iterator[Document]:
         for number, line in read_lines(file.path, self.max_document_bytes):
             place = f"{file.path}:{number}"
             record = _parse(line, place)
@@ -105,7 +84,7 @@ class JsonlCorpus:
             title = _look_up(record, self.title_key)
             title = title if isinstance(title, str) and title else id
             _check_unicode(place, (self.text_key, text), (self.id_key, id), (self.title_key, title))
-            yield Document(id, title, text, name, split or choose_split(id, self.valid_share))
+            yield Document(id, title, text, name, self.files.split_of(id, of_valid_path))
 
     def _id(self, record: dict[str, Any], name: str, place: str) -> str:
         id = _look_up(record, self.id_key)
@@ -151,7 +130,10 @@ def _wrong_text(record: dict[str, Any], key: str, value: object, place: str) -> 
     if value is None:
         keys = ", ".join(f'"{present}"' for present in list(record)[:12]) or "none"
         return f'{place}: the object lacks "{key}"; its keys: {keys}. Name the key of the text in corpus.text_key.'
-    return f'{place}: "{key}" is {_kind(value)}, allowed is a string. Correct the line, or name another key in corpus.text_key.'
+    return (
+        f'{place}: "{key}" is {_kind(value)}, allowed is a string. '
+        "Correct the line, or name another key in corpus.text_key."
+    )
 
 
 def _check_unicode(place: str, *values: tuple[str, str]) -> None:

@@ -69,13 +69,15 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, *, end_of_text: str = END_OF_TEXT, origin: str) -> None:
         backend.no_truncation()
         backend.no_padding()
-        if backend.token_to_id(end_of_text) is None:
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        if end_of_text not in vocabulary:
             backend.add_special_tokens([AddedToken(end_of_text, special=True, normalized=False)])
+            vocabulary = backend.get_vocab(with_added_tokens=True)
         backend.encode_special_tokens = True
         self.origin = origin
         self.end_of_text_token = end_of_text
-        self.end_of_text: int = backend.token_to_id(end_of_text)
-        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.end_of_text = vocabulary[end_of_text]
+        self.vocabulary_size = max(vocabulary.values()) + 1
         self._backend = backend
         self._token_bytes = _token_bytes(backend, self.vocabulary_size)
 

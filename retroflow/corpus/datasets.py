@@ -1,0 +1,195 @@
+"""Documents from a Hugging Face data set, streamed from the hub or read from a local copy.
+
+corpus: {name: datasets, path: wikimedia/wikipedia, config_name: 20231101.simple, text_key: text}
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retroflow.corpus.compressed import require, too_long
+from retroflow.corpus.documents import Counts, Document, check_positive, check_share
+from retroflow.corpus.duplicates import distinct_documents
+from retroflow.corpus.files import describe_files, find_files
+from retroflow.corpus.split import choose_split
+from retroflow.errors import CorpusError, DamagedDataError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class DatasetsCorpus:
+    """Documents from the rows of a data set of the `datasets` library.
+
+    Args:
+        path: name on the hub, or a local folder: of data files, or written by `save_to_disk`.
+        config_name: configuration (subset) of the data set.
+        split: split to read.
+        valid_split: split that is the validation split; None holds out a `valid_share` by a hash of the id.
+        valid_share: share of the documents held out when there is no `valid_split`, 0 <= share < 1.
+        revision: commit, branch or tag on the hub; a full commit needs no question to the hub for the fingerprint.
+        text_key: column of the text.
+        id_key: column of the id; without the column "id" the id is `split:row`.
+        title_key: column of the title; without it the id is the title.
+        max_document_bytes: the longest text that is taken.
+
+    Raises:
+        RecipeError: an option out of range.
+        MissingExtraError: datasets is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        config_name: str | None = None,
+        split: str = "train",
+        valid_split: str | None = None,
+        valid_share: float = 0.05,
+        revision: str | None = None,
+        text_key: str = "text",
+        id_key: str = "id",
+        title_key: str = "title",
+        max_document_bytes: int = 67_108_864,
+    ) -> None:
+        require("datasets", extra="datasets", purpose="corpus.name=datasets")
+        check_share("corpus.valid_share", valid_share, zero=True, one=False)
+        check_positive("corpus.max_document_bytes", max_document_bytes)
+        self.path, self.config_name, self.revision = path, config_name, revision
+        self.split, self.valid_split, self.valid_share = split, valid_split, valid_share
+        self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
+        self.max_document_bytes = max_document_bytes
+        self.counts = Counts()
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents; see `Corpus.documents`.
+
+        Raises:
+            CorpusError: the data set, its configuration, split or column is not there or cannot be reached.
+            DamagedDataError: a row without text, or rows that cannot be read.
+        """
+        self.counts = Counts()
+        return distinct_documents(
+            self._read(),
+            self.counts,
+            place=f'corpus.path "{self.path}"',
+            valid_share=self.valid_share if self.valid_split is None else None,
+        )
+
+    def fingerprint(self) -> dict[str, object]:
+        """Options and the commit on the hub, or the content of the local files; see `Corpus.fingerprint`."""
+        content: object = self._commit()
+        if content is None:
+            content = describe_files(find_files(self.path, include=("**/*",), key="corpus.path"))
+        return {
+            "name": "datasets",
+            "version": 1,
+            "config_name": self.config_name,
+            "splits": [self.split, self.valid_split],
+            "valid_share": self.valid_share if self.valid_split is None else None,
+            "keys": [self.text_key, self.id_key, self.title_key],
+            "content": content,
+        }
+
+    def _read(self) -> Iterator[Document]:
+        for split in filter(None, (self.split, self.valid_split)):
+            for number, row in enumerate(self._rows(split), start=1):
+                place = f"{self.path}, {split} split, row {number}"
+                text = self._text(row, place)
+                name = f"{split}:{number}"
+                given = row.get(self.id_key)
+                if given is None and self.id_key != "id":
+                    raise CorpusError(f'corpus.id_key: {place} has no "{self.id_key}"; it has: {_names(row)}.')
+                id = name if given is None else str(given)
+                title = row.get(self.title_key)
+                title = title if isinstance(title, str) and title else id
+                if self.valid_split is None:
+                    yield Document(id, title, text, name, choose_split(id, self.valid_share))
+                else:
+                    yield Document(id, title, text, name, "train" if split == self.split else "valid")
+
+    def _text(self, row: dict[str, Any], place: str) -> str:
+        if self.text_key not in row:
+            raise CorpusError(
+                f'corpus.text_key: {place} has no column "{self.text_key}"; its columns: {_names(row)}. '
+                "Name one of them."
+            )
+        text = row[self.text_key]
+        if not isinstance(text, str):
+            kind = "null" if text is None else type(text).__name__
+            raise DamagedDataError(
+                f'{place}: "{self.text_key}" is {kind}, allowed is a string. '
+                f"Name another column in corpus.text_key (there are: {_names(row)})."
+            )
+        if (num_bytes := len(text.encode())) > self.max_document_bytes:
+            raise too_long(place, num_bytes, self.max_document_bytes)
+        return text
+
+    def _rows(self, split: str) -> Iterator[dict[str, Any]]:
+        rows = iter(self._open(split))
+        number = 0
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:  # readers of a dozen formats, each with errors of its own
+                raise DamagedDataError(
+                    f"{self.path}, {split} split: could not be read after row {number} ({_first_line(error)}). "
+                    "Try again if the network was the reason; else the files are damaged, fetch them again."
+                ) from error
+            if row is None:
+                return
+            number += 1
+            yield row
+
+    def _open(self, split: str) -> Iterable[dict[str, Any]]:
+        """Open one split as an iterable of rows; nothing is downloaded whole."""
+        import datasets
+
+        try:
+            if self._is_saved():
+                saved = datasets.load_from_disk(self.path)
+                rows: Iterable[dict[str, Any]] = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            else:
+                options = {"split": split, "streaming": True, "revision": self._commit()}
+                rows = datasets.load_dataset(self.path, self.config_name, **options)
+        except CorpusError:
+            raise
+        except Exception as error:  # OSError, ValueError, KeyError and the library's and the hub's own
+            raise self._not_opened(error, f"split {split}") from error
+        return rows
+
+    def _is_saved(self) -> bool:
+        return any(Path(self.path, name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+    def _commit(self) -> str | None:
+        """Return the commit on the hub that is read; None for a local folder."""
+        if Path(self.path).exists():
+            return None
+        if self.revision is not None and COMMIT.fullmatch(self.revision):
+            return self.revision
+        from huggingface_hub import HfApi
+
+        try:
+            # Asked once: a data set that changes while it is read would have no fingerprint.
+            self.revision = HfApi().dataset_info(self.path, revision=self.revision).sha
+        except Exception as error:  # no network, no such name, no permission
+            raise self._not_opened(error, f"revision {self.revision or 'main'}") from error
+        return self.revision
+
+    def _not_opened(self, error: Exception, what: str) -> CorpusError:
+        config = f", configuration {self.config_name}" if self.config_name else ""
+        return CorpusError(
+            f'corpus.path: the data set "{self.path}"{config}, {what}, could not be opened: tried the folder '
+            f"{Path(self.path).absolute()} ({'is there' if Path(self.path).exists() else 'does not exist'}) and "
+            f"https://huggingface.co/datasets/{self.path} ({_first_line(error)}). Check the names; without a "
+            "network, set corpus.path to a local copy, a folder with its data files or one made by save_to_disk."
+        )
+
+
+def _names(row: dict[str, Any]) -> str:
+    return ", ".join(f'"{name}"' for name in row)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,140 @@
+"""Documents from Parquet files, one document a row, read in small batches of rows.
+
+corpus: {name: parquet, path: "data/*.parquet", text_key: content}
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from retroflow.corpus.compressed import require, too_long
+from retroflow.corpus.documents import Counts, Document, check_positive
+from retroflow.corpus.files import FoundFile
+from retroflow.corpus.split_files import SplitFiles
+from retroflow.errors import CorpusError, DamagedDataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# Rows in memory at a time. Rows are documents: a few dozen large ones are already much.
+BATCH_ROWS = 64
+
+
+class ParquetCorpus:
+    """Documents from the rows of Parquet files.
+
+    Args:
+        path: a file, a folder (all .parquet below it) or a glob.
+        valid_path: the same for the validation split; None splits `path` by a hash of the document id.
+        valid_share: share of the documents held out when there is no `valid_path`, 0 <= share < 1.
+        text_key: column of the text.
+        id_key: column of the id, strings or whole numbers; without the column "id" the id is `file:row`.
+        title_key: column of the title; without the column "title" the id is the title.
+        max_document_bytes: the longest text that is taken.
+
+    Raises:
+        RecipeError: an option out of range.
+        MissingExtraError: pyarrow is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        valid_path: str | None = None,
+        valid_share: float = 0.05,
+        text_key: str = "text",
+        id_key: str = "id",
+        title_key: str = "title",
+        max_document_bytes: int = 67_108_864,
+    ) -> None:
+        require("pyarrow", extra="parquet", purpose="corpus.name=parquet")
+        check_positive("corpus.max_document_bytes", max_document_bytes)
+        self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=("**/*.parquet",))
+        self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
+        self.max_document_bytes = max_document_bytes
+        self.counts = Counts()
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents; see `Corpus.documents`.
+
+        Raises:
+            CorpusError: no file, a column that is not there or of a wrong type, or no text.
+            DamagedDataError: a file that is not Parquet or is damaged, or a row without text, with file and row.
+        """
+        self.counts = Counts()
+        return self.files.distinct(self._read(), self.counts)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Options and file contents; see `Corpus.fingerprint`."""
+        keys = [self.text_key, self.id_key, self.title_key]
+        return {"name": "parquet", "version": 1, "keys": keys, **self.files.fingerprint()}
+
+    def _read(self) -> Iterator[Document]:
+        for file, of_valid_path in self.files:
+            for row, given, title, text in self._read_rows(file):
+                name = f"{file.name}:{row}"
+                id = name if given is None else given
+                yield Document(id, title or id, text, name, self.files.split_of(id, of_valid_path))
+
+    def _read_rows(self, file: FoundFile) -> Iterator[tuple[int, str | None, str | None, str]]:
+        """Yield (row from 1, id, title, text) of one file."""
+        import pyarrow
+        from pyarrow import parquet
+
+        row = 0
+        try:
+            # Without pre-buffering a row group is read page by page, not at once.
+            with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
+                columns = self._columns(table.schema_arrow, file)
+                for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                    for values in _rows(batch, columns):
+                        row += 1
+                        yield row, *self._check_row(values, f"{file.path}: row {row}")
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DamagedDataError(
+                f"{file.path}: not Parquet, or damaged after row {row} ({str(error).splitlines()[0]}). "
+                "Download or write it again."
+            ) from error
+
+    def _columns(self, schema: "pyarrow.Schema", file: FoundFile) -> list[str]:
+        """Return the columns to read, the text's first, having checked that they are there and of a usable type."""
+        from pyarrow import types
+
+        present = ", ".join(f'"{field.name}" ({field.type})' for field in schema)
+        chosen = []
+        for option, name, default in (
+            ("text_key", self.text_key, None),
+            ("id_key", self.id_key, "id"),
+            ("title_key", self.title_key, "title"),
+        ):
+            if name not in schema.names:
+                if name == default:
+                    continue
+                raise CorpusError(
+                    f'corpus.{option}: {file.path} has no column "{name}"; its columns: {present}. Name one of them.'
+                )
+            kind = schema.field(name).type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+            if not is_text and not (option == "id_key" and types.is_integer(kind)):
+                raise CorpusError(
+                    f'corpus.{option}: column "{name}" of {file.path} holds {kind}, allowed are strings; '
+                    f"its columns: {present}. Name another."
+                )
+            chosen.append(name)
+        return chosen
+
+    def _check_row(self, values: dict[str, Any], place: str) -> tuple[str | None, str | None, str]:
+        text = values[self.text_key]
+        if text is None:
+            raise DamagedDataError(f'{place}: "{self.text_key}" is null, allowed is a string. Remove or fill the row.')
+        if (num_bytes := len(text.encode())) > self.max_document_bytes:
+            raise too_long(place, num_bytes, self.max_document_bytes)
+        id = values.get(self.id_key)
+        return None if id is None else str(id), values.get(self.title_key), text
+
+
+def _rows(batch: "pyarrow.RecordBatch", columns: list[str]) -> Iterator[dict[str, Any]]:
+    arrays = [batch.column(name) for name in columns]
+    for row in range(batch.num_rows):
+        yield {name: array[row].as_py() for name, array in zip(columns, arrays, strict=True)}

@@ -1,0 +1,75 @@
+"""The two paths of a corpus made of files: where its documents are, and where its validation documents are."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from retroflow.corpus.documents import Counts, Document, Split, check_share
+from retroflow.corpus.duplicates import distinct_documents
+from retroflow.corpus.files import FoundFile, describe_files, find_files
+from retroflow.corpus.split import choose_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFiles:
+    """Files with their split.
+
+    Attributes:
+        path: file, folder or glob of the documents.
+        valid_path: the same for validation; None chooses a `valid_share` of the documents of `path` by their ids.
+            A `valid_path` that lies inside the folder `path` is taken out of it.
+        valid_share: 0 <= share < 1.
+        include: globs for the files of a folder.
+    """
+
+    path: str
+    valid_path: str | None
+    valid_share: float
+    include: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        check_share("corpus.valid_share", self.valid_share, zero=True, one=False)
+
+    def mention(self, ending: str) -> bool:
+        """Say whether one of the paths ends so."""
+        return self.path.endswith(ending) or (self.valid_path or "").endswith(ending)
+
+    def files(self) -> Iterator[FoundFile]:
+        """Yield the files of `path`, which are all training files if there is a `valid_path`."""
+        held_out = None if self.valid_path is None else os.path.realpath(os.path.expanduser(self.valid_path))
+        for file in find_files(self.path, include=self.include, key="corpus.path"):
+            if held_out is None or not _is_within(file, held_out):
+                yield file
+
+    def valid_files(self) -> Iterator[FoundFile]:
+        """Yield the files of `valid_path`; nothing without one."""
+        if self.valid_path is not None:
+            yield from find_files(self.valid_path, include=self.include, key="corpus.valid_path")
+
+    def __iter__(self) -> Iterator[tuple[FoundFile, bool]]:
+        """Yield (file, whether it is of `valid_path`), in a fixed order."""
+        yield from ((file, False) for file in self.files())
+        yield from ((file, True) for file in self.valid_files())
+
+    def split_of(self, id: str, of_valid_path: bool) -> Split:
+        """Return the split of a document with this id."""
+        if self.valid_path is None:
+            return choose_split(id, self.valid_share)
+        return "valid" if of_valid_path else "train"
+
+    def distinct(self, documents: Iterator[Document], counts: Counts) -> Iterator[Document]:
+        """Drop what is blank or came before; see `distinct_documents`."""
+        share = self.valid_share if self.valid_path is None else None
+        return distinct_documents(documents, counts, place=f'corpus.path "{self.path}"', valid_share=share)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Content and share as JSON values; the paths are not in it, so that a corpus can be moved."""
+        if self.valid_path is None:
+            return {"valid_share": self.valid_share, "content": describe_files(self.files())}
+        return {"content": describe_files(self.files()), "valid_content": describe_files(self.valid_files())}
+
+
+def _is_within(file: FoundFile, held_out: str) -> bool:
+    real = os.path.realpath(file.path)
+    return real == held_out or real.startswith(held_out + os.sep)

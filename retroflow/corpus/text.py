@@ -1,0 +1,71 @@
+"""Documents from text files, one document a file.
+
+corpus: {name: text, path: docs, include: "**/*.md"}
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from retroflow.corpus.compressed import read_whole
+from retroflow.corpus.documents import Counts, Document, check_positive
+from retroflow.corpus.split_files import SplitFiles
+from retroflow.errors import DamagedDataError
+
+
+class TextCorpus:
+    """Documents from text files in UTF-8; a document's id and title are the file's name below `path`.
+
+    Args:
+        path: a folder, a file or a glob.
+        include: glob of the files of a folder, relative to it: "**/*.md".
+        valid_path: the same as `path` for the validation split; None splits `path` by a hash of the name.
+        valid_share: share of the documents held out when there is no `valid_path`, 0 <= share < 1.
+        max_document_bytes: the largest file that is read.
+
+    Raises:
+        RecipeError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        include: str = "**/*.txt",
+        valid_path: str | None = None,
+        valid_share: float = 0.05,
+        max_document_bytes: int = 67_108_864,
+    ) -> None:
+        check_positive("corpus.max_document_bytes", max_document_bytes)
+        self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=(include,))
+        self.max_document_bytes = max_document_bytes
+        self.counts = Counts()
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents; see `Corpus.documents`.
+
+        Raises:
+            CorpusError: no file, or no text in them.
+            DamagedDataError: a file that is not UTF-8, or too large.
+        """
+        self.counts = Counts()
+        return self.files.distinct(self._read(), self.counts)
+
+    def fingerprint(self) -> dict[str, object]:
+        """File contents and split; see `Corpus.fingerprint`."""
+        return {"name": "text", "version": 1, **self.files.fingerprint()}
+
+    def _read(self) -> Iterator[Document]:
+        for file, of_valid_path in self.files:
+            text = _decode(read_whole(file.path, self.max_document_bytes), file.path)
+            yield Document(file.name, file.name, text, file.name, self.files.split_of(file.name, of_valid_path))
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DamagedDataError(
+            f"{path}:{line}: byte {error.start + 1} of the file (0x{content[error.start]:02x}) is not UTF-8. "
+            "Convert the file to UTF-8, for example with iconv, or leave it out by corpus.include."
+        ) from error
