@@ -1,0 +1,99 @@
+"""Every built-in name on one screen, and how a recipe's block becomes an instance.
+
+To add a component from outside, declare an entry point in one of the groups below (docs/writing-a-retriever.md);
+corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-sources.md).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from retroflow.protocols import Embedder, Retriever
+from retroflow.recipe.binding import bind
+from retroflow.recipe.schema import RecipeSchema, Section, Slot
+from retroflow.registry import Entry, Registry
+
+RETRIEVERS: Registry[type[Retriever]] = Registry(
+    "retriever",
+    "retroflow.retrievers",
+    {
+        "exact": Entry("retroflow.retrieval.exact:ExactRetriever"),
+        "faiss": Entry("retroflow.retrieval.faiss:FaissRetriever", extra="faiss", requires=("faiss",)),
+        "scann": Entry("retroflow.retrieval.scann:ScannRetriever", extra="scann", requires=("scann",)),
+        "hnsw": Entry("retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",)),
+    },
+)
+
+EMBEDDERS: Registry[type[Embedder]] = Registry(
+    "embedder",
+    "retroflow.embedders",
+    {
+        "bert": Entry("retroflow.embedding.bert:BertEmbedder"),
+        "lexical": Entry("retroflow.embedding.lexical:LexicalEmbedder"),
+    },
+)
+
+MODELS: Registry[Any] = Registry(
+    "model",
+    "retroflow.models",
+    {"retro": Entry("retroflow.model.config:RetroConfig")},
+)
+
+TRACKERS: Registry[Any] = Registry(
+    "tracker",
+    "retroflow.trackers",
+    {
+        "none": Entry("retroflow.training.trackers:NoTracker"),
+        "wandb": Entry("retroflow.training.wandb_tracker:WandbTracker", extra="wandb", requires=("wandb",)),
+    },
+)
+
+CORPORA: Registry[Any] = Registry(
+    "corpus",
+    None,
+    {
+        "jsonl": Entry("retroflow.corpus.jsonl:JsonlCorpus"),
+        "text": Entry("retroflow.corpus.text:TextCorpus"),
+        "parquet": Entry("retroflow.corpus.parquet:ParquetCorpus", extra="parquet", requires=("pyarrow",)),
+        "datasets": Entry("retroflow.corpus.datasets:DatasetsCorpus", extra="datasets", requires=("datasets",)),
+        "python_source": Entry("retroflow.corpus.python_source:PythonSourceCorpus"),
+    },
+)
+
+KINDS: tuple[Registry[Any], ...] = (CORPORA, EMBEDDERS, RETRIEVERS, MODELS, TRACKERS)
+
+
+def recipe_schema() -> RecipeSchema:
+    """Return what a recipe may contain; reads the components' source when a recipe names them, imports none."""
+    return RecipeSchema(
+        slots={
+            "corpus": Slot(CORPORA),
+            "embedder": Slot(EMBEDDERS),
+            "retriever": Slot(RETRIEVERS),
+            "model": Slot(MODELS, derived=frozenset({"vocabulary_size", "chunk_length"})),
+            "tracker": Slot(TRACKERS, default="none"),
+        },
+        sections={
+            "neighbours": Section("retroflow.pipeline.options:NeighbourOptions"),
+            "data": Section("retroflow.pipeline.options:DataOptions"),
+            "optimizer": Section("retroflow.training.options:OptimizerOptions"),
+            "trainer": Section("retroflow.training.options:TrainerOptions"),
+        },
+    )
+
+
+def create(registry: Registry[Any], options: Mapping[str, Any], **derived: object) -> Any:
+    """Make the component that a recipe's block names.
+
+    Args:
+        registry: the table the name is looked up in.
+        options: the block with its `name`; nested blocks as mappings, turned into the annotated dataclasses.
+        derived: values that follow from other parts of the recipe (a model's vocabulary size).
+
+    Raises:
+        RecipeError: an option the component does not have, or one it needs and was not given.
+        RetroflowError: as `Registry.get`, and whatever the component refuses.
+    """
+    name = options["name"]
+    component = registry.get(name)
+    given = {key: value for key, value in options.items() if key != "name"}
+    return bind(component, given | derived, where=f'{registry.kind} "{name}" of {registry.origin(name)}')

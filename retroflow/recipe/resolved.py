@@ -1,0 +1,38 @@
+"""Recipe: the resolved values of a recipe, with the origin of each."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. Complete: every default is filled in; derived values are absent.
+
+    Attributes:
+        values: nested plain values (dict, list, str, int, float, bool, None).
+        origins: dotted key of every value that is not a mapping -> "recipes/x.yaml:12", "command line" or "default".
+        path: the file it was read from.
+    """
+
+    values: dict[str, Any]
+    origins: Mapping[str, str]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a copy of one section's values; a slot's include its `name`."""
+        section: dict[str, Any] = copy.deepcopy(self.values[name])
+        return section
+
+    def to_yaml(self) -> str:
+        """Return the values as YAML that loads to an equal recipe, without `extends` and interpolation."""
+        return yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,39 @@
+"""What a recipe may contain: fixed sections, and slots whose options depend on the component they name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from retroflow.registry import Registry
+
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A section whose `name` picks a component; the component's parameters are its options.
+
+    Attributes:
+        registry: where names are looked up.
+        default: the name that is taken if a recipe leaves the section out, None if it may not.
+        derived: parameters that the composition root fills in; not options.
+    """
+
+    registry: Registry[Any]
+    default: str | None = None
+    derived: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section with fixed options: the fields of a dataclass, given as "package.module:Class"."""
+
+    target: str
+
+
+@dataclass(frozen=True)
+class RecipeSchema:
+    """Everything that may stand at the top level of a recipe, next to `recipe_version`, `seed` and `extends`."""
+
+    slots: Mapping[str, Slot]
+    sections: Mapping[str, Section]
