@@ -1,0 +1,76 @@
+"""Files that are there whole or not at all, and failures of the disk said in one line."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from retroflow.errors import RetroflowError
+
+
+def canonical_json(value: object) -> bytes:
+    """Render JSON values in the one way that is hashed: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file by a sibling name, fsync and rename: a reader sees the old content or all of the new.
+
+    The sibling carries the process id, so that two writers never share one; the mode follows the umask.
+    """
+    sibling = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with sibling.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(sibling, path)
+    except BaseException:
+        sibling.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Fsync every file and folder below a folder, for files that other libraries wrote."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(Path(parent))
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what a disk can refuse into a RetroflowError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message = (
+                f'"{folder}": no space is left there ({error.strerror}). Free some, or give another disk with '
+                "data.artifacts_folder=...; what is complete is kept, and the same command goes on from there."
+            )
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            place = error.filename or folder
+            message = (
+                f'"{place}": cannot be written or read ({error.strerror}). Change its permissions, or give another '
+                "folder with data.artifacts_folder=...."
+            )
+        elif error.errno in (errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE):
+            place = error.filename or folder
+            message = f'"{place}": {error.strerror}. Check the disk, or give another folder with data.artifacts_folder=....'
+        else:
+            raise
+        raise RetroflowError(message) from error

@@ -1,0 +1,47 @@
+"""The neighbours of every chunk of one split, memory-mapped.
+
+Shapes: N chunks, k neighbours.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroflow.store.array_file import map_array
+from retroflow.store.artifact import open_artifact
+from retroflow.store.manifest import damaged
+
+
+class NeighbourTable:
+    """One split of a neighbours artifact.
+
+    Attributes:
+        ids: int64 [N, k], rows of the train chunk store, best first, -1 = none.
+        scores: float32 [N, k], higher is better, -inf where there is none.
+        k: neighbours of a chunk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        artifact, split = folder.parent, folder.name
+        manifest = open_artifact(artifact, kind="neighbours")
+        names = (f"{split}/ids.npy", f"{split}/scores.npy")
+        if names[0] not in manifest.files:
+            raise damaged(artifact / "manifest.json", f'it has no split "{split}"', artifact)
+        self.ids: NDArray[np.int64] = map_array(artifact, names[0], manifest.files[names[0]])
+        self.scores: NDArray[np.float32] = map_array(artifact, names[1], manifest.files[names[1]])
+        self.k = int(self.ids.shape[1])
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a split's folder, `neighbours-<fingerprint>/train` or `/valid`, checked.
+
+        Raises:
+            RetroflowError: no such artifact.
+            DamagedDataError: its bytes are not what was written.
+        """
+        return cls(Path(folder).absolute())
+
+    def __len__(self) -> int:
+        return len(self.ids)
