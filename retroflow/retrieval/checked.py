@@ -210,13 +210,12 @@ class CheckedRetriever:
 
     def _checked_answer(self, answer: object, shape: tuple[int, int]) -> Neighbours:
         fault = _fault_of_answer(answer, shape, self._count)
-        if fault:
+        if fault is not None or not isinstance(answer, tuple):
             raise RetrieverError(
                 f"{self.owner}: search() broke the retriever contract: {fault}. This is a bug of the retriever, not "
                 "of the recipe; please report it to its authors (docs/writing-a-retriever.md has the rules)."
             )
-        ids, scores = answer  # type: ignore[misc]  # _fault_of_answer has seen a pair
-        return Neighbours(ids, scores)
+        return Neighbours(*answer)
 
 
 class _CheckedSource:

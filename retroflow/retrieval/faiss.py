@@ -32,6 +32,8 @@ ADD_ROWS = 16_384
 LARGEST_SAMPLE_BYTES = 2**30
 AUTO_RULE_VERSION = 1
 
+_native: Any = faiss  # the type stubs lack the search parameters' arguments
+
 
 @dataclass(frozen=True, kw_only=True)
 class FaissBuild:
@@ -150,6 +152,8 @@ class FaissRetriever:
             inverted.cp.seed = self._build.seed
             inverted.cp.min_points_per_centroid = 1  # fewer than 39 a list is a matter of taste, not a warning
             inverted.cp.max_points_per_centroid = 2**30  # the sample is ours already
+            if isinstance(inverted, faiss.IndexIVFScalarQuantizer) and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16:
+                inverted.by_residual = False  # float16 vectors, as an embedding store has them, are then kept exactly
             if _wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
         try:
@@ -212,17 +216,17 @@ def _parameters(index: Any, search: FaissSearch, k: int) -> Any:
     """Search options as faiss's per-call parameters: options set on the index are state shared by all threads."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=_parameters(index.index, search, k))
+        return _native.SearchParametersPreTransform(index_params=_parameters(index.index, search, k))
     if isinstance(index, faiss.IndexRefine):
         factor = max(1.0, search.refine_candidates / k)
         inner = _parameters(index.base_index, search, max(k, search.refine_candidates))
-        return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=inner)
+        return _native.IndexRefineSearchParameters(k_factor=factor, base_index_params=inner)
     if isinstance(index, faiss.IndexIVF):
         nprobe = min(search.nprobe, index.nlist)
         coarse = _parameters(index.quantizer, search, nprobe)
-        return faiss.SearchParametersIVF(nprobe=nprobe, quantizer_params=coarse)
+        return _native.SearchParametersIVF(nprobe=nprobe, quantizer_params=coarse)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=max(search.ef_search, k))
+        return _native.SearchParametersHNSW(efSearch=max(search.ef_search, k))
     return None
 
 
@@ -245,7 +249,7 @@ def _on_gpu(index: Any, *, required: bool) -> Any:
     """Copy an index to the first GPU; kinds that have no GPU version stay on the CPU unless "cuda" was asked for."""
     try:
         resources = faiss.StandardGpuResources()
-        copied = faiss.index_cpu_to_gpu(resources, 0, index)
+        copied = _native.index_cpu_to_gpu(resources, 0, index)
         copied.retroflow_resources = resources  # must outlive the index
     except RuntimeError as error:
         if required:

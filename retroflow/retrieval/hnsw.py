@@ -1,0 +1,178 @@
+"""hnswlib: a navigable small-world graph over float32 vectors.
+
+Everything particular to hnswlib ends here: an exception where fewer than k are found, no check of the width of a
+query (a wrong one reads past the buffer), files that store neither width nor metric, labels in uint64, `ef` that is
+state of the index.
+
+Shapes: q queries, N vectors, D embedding width, k neighbours.
+"""
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import hnswlib  # type: ignore[import-untyped]
+import numpy as np
+
+from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
+from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+
+FILE = "index.hnsw"
+DESCRIPTION_FILE = "hnsw.json"
+ADD_ROWS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class HnswBuild:
+    """Options that change the index.
+
+    Attributes:
+        metric: "l2" (minus the squared distance) or "inner_product".
+        links: links of a vertex (M of the paper); memory is about 8 links + 4 D bytes a vector.
+        ef_construction: candidates kept while inserting.
+        seed: of the vertices' levels.
+        deterministic: insert with one thread, so that two builds are equal byte by byte.
+    """
+
+    metric: Literal["l2", "inner_product"] = "l2"
+    links: int = 16
+    ef_construction: int = 100
+    seed: int = 1234
+    deterministic: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class HnswSearch:
+    """Options that change recall and speed of a search, never the index.
+
+    Attributes:
+        ef: candidates kept while walking the graph; at least k is used.
+        num_threads: of a search, and of a build that need not be deterministic; -1 = all cores.
+    """
+
+    ef: int = 64
+    num_threads: int = -1
+
+
+class HnswRetriever:
+    """Search by hnswlib. Vectors are kept as float32 in memory, 4 N D bytes and the graph."""
+
+    def __init__(self, *, build: HnswBuild | None = None, search: HnswSearch | None = None) -> None:
+        self._build = build or HnswBuild()
+        self._search = search or HnswSearch()
+        if self._build.links < 2 or self._build.ef_construction < 1:
+            raise RecipeError(
+                f"retriever.build: links must be at least 2 and ef_construction at least 1, not {self._build.links} "
+                f"and {self._build.ef_construction}."
+            )
+        self._index: Any = None
+        self.capabilities = Capabilities(
+            metric=self._build.metric, exact=False, deterministic=self._build.deterministic, fork_safe=True
+        )
+
+    def build(self, vectors: VectorSource) -> None:
+        """Insert vectors [N, D] block by block."""
+        count, dimension = vectors.shape
+        index = hnswlib.Index(self._space(), dimension)
+        index.init_index(
+            max_elements=count,
+            M=self._build.links,
+            ef_construction=self._build.ef_construction,
+            random_seed=self._build.seed,
+        )
+        threads = 1 if self._build.deterministic else self._search.num_threads
+        for start in range(0, count, ADD_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
+            index.add_items(block, np.arange(start, start + len(block)), num_threads=threads)
+        index.set_ef(self._search.ef)
+        self._index = index
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        """Search queries float32 [q, D]; several threads may search at once."""
+        if self._index is None:
+            raise RetrieverError("hnsw: build() or load() comes before search().")
+        available = min(k, self._index.get_current_count())
+        ids = np.full((len(queries), k), -1, np.int64)
+        distances = np.full((len(queries), k), np.inf, np.float32)
+        try:
+            # The library searches with max(ef, k) itself: nothing has to be set here, where threads share the index.
+            ids[:, :available], distances[:, :available] = self._index.knn_query(
+                queries, k=available, num_threads=self._search.num_threads
+            )
+        except RuntimeError:  # one row of the batch reaches fewer vertices than k, and the library gives up on all
+            for row in range(len(queries)):
+                found = self._reachable(queries[row : row + 1], available)
+                ids[row, : len(found[0])], distances[row, : len(found[0])] = found
+        scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else 1.0 - distances
+        return Neighbours(ids, scores)
+
+    def save(self, folder: Path) -> None:
+        """Write index.hnsw, and hnsw.json with the width, metric and count that the library does not store."""
+        if self._index is None:
+            raise RetrieverError("hnsw: build() or load() comes before save().")
+        try:
+            self._index.save_index(str(folder / FILE))
+        except RuntimeError as error:
+            raise OSError(f'hnswlib could not write "{folder / FILE}": {error}') from error
+        description = {
+            "dimension": self._index.dim,
+            "count": self._index.get_current_count(),
+            "crc32": _crc32(folder / FILE),
+            "hnswlib": version("hnswlib"),
+            "build": asdict(self._build),
+        }
+        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; files that are not that raise DamagedDataError."""
+        path = folder / FILE
+        try:
+            description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
+            # hnswlib believes the lengths in its file and reads wherever they point: damage must be found before.
+            if _crc32(path) != description["crc32"]:
+                raise ValueError(f"the checksum of {path.name} differs from the one it was saved with")
+            if description["build"]["metric"] != self._build.metric:
+                raise ValueError(f'it was built with metric "{description["build"]["metric"]}"')
+            index = hnswlib.Index(self._space(), description["dimension"])
+            index.load_index(str(path), max_elements=description["count"])
+            if index.get_current_count() != description["count"]:
+                raise ValueError(f'{path.name} holds {index.get_current_count()} vectors, not {description["count"]}')
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            raise DamagedDataError(f'hnsw: the index in "{folder}" cannot be read: {error}') from error
+        index.set_ef(self._search.ef)
+        self._index = index
+
+    def fingerprint(self) -> dict[str, object]:
+        """Build options and the library version (major.minor)."""
+        return {
+            "backend": "hnsw",
+            "version": ".".join(version("hnswlib").split(".")[:2]),
+            "build": asdict(self._build),
+        }
+
+    def _reachable(self, query: Float32Array, k: int) -> tuple[Any, Any]:
+        """Return labels and distances of up to k vectors for query [1, D]; fewer where the graph is not connected."""
+        low, high, best = 0, k, (np.empty(0, np.int64), np.empty(0, np.float32))
+        while low < high:  # the largest k that hnswlib can answer; below it every k works
+            middle = (low + high + 1) // 2
+            try:
+                labels, distances = self._index.knn_query(query, k=middle, num_threads=1)
+            except RuntimeError:
+                high = middle - 1
+            else:
+                low, best = middle, (labels[0], distances[0])
+        return best
+
+    def _space(self) -> str:
+        return "l2" if self._build.metric == "l2" else "ip"
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
