@@ -3,6 +3,7 @@
 Shapes: N chunks, k neighbours.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from retroflow.store.array_file import map_array
 from retroflow.store.artifact import open_artifact
-from retroflow.store.manifest import damaged
+from retroflow.store.manifest import FileEntry, damaged
 
 
 class NeighbourTable:
@@ -23,14 +24,13 @@ class NeighbourTable:
         k: neighbours of a chunk.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, FileEntry]) -> None:
         artifact, split = folder.parent, folder.name
-        manifest = open_artifact(artifact, kind="neighbours")
         names = (f"{split}/ids.npy", f"{split}/scores.npy")
-        if names[0] not in manifest.files:
+        if names[0] not in files:
             raise damaged(artifact / "manifest.json", f'it has no split "{split}"', artifact)
-        self.ids: NDArray[np.int64] = map_array(artifact, names[0], manifest.files[names[0]])
-        self.scores: NDArray[np.float32] = map_array(artifact, names[1], manifest.files[names[1]])
+        self.ids: NDArray[np.int64] = map_array(artifact, names[0], files[names[0]])
+        self.scores: NDArray[np.float32] = map_array(artifact, names[1], files[names[1]])
         self.k = int(self.ids.shape[1])
 
     @classmethod
@@ -41,7 +41,13 @@ class NeighbourTable:
             RetroflowError: no such artifact.
             DamagedDataError: its bytes are not what was written.
         """
-        return cls(Path(folder).absolute())
+        folder = Path(folder).absolute()
+        return cls(folder, open_artifact(folder.parent, kind="neighbours").files)
+
+    @classmethod
+    def in_progress(cls, folder: Path, files: Mapping[str, FileEntry]) -> Self:
+        """Open a split of an artifact that is still being made, from its entries, unchecked."""
+        return cls(folder.absolute(), files)
 
     def __len__(self) -> int:
         return len(self.ids)

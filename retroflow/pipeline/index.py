@@ -1,0 +1,60 @@
+"""Stage 3: embeddings of the training chunks -> the retriever's index."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroflow.pipeline.fingerprint import Inputs
+from retroflow.pipeline.progress import Advance, progress
+from retroflow.protocols import VectorSource
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.artifact import parent_of
+from retroflow.store.blocks import keep_folder, kept_folder
+from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.store.manifest import Manifest
+
+INDEX_FOLDER = "retriever"
+
+
+def make_index(
+    partial: Path, inputs: Inputs, embeddings_folder: Path, embeddings: Manifest, retriever: CheckedRetriever
+) -> Manifest:
+    """Build and save the index, and read it back: some libraries report no error on a full disk.
+
+    Args:
+        partial: the folder to make it in; half an index of an earlier run is thrown away.
+        inputs: what the artifact is named by.
+        embeddings_folder, embeddings: the embeddings artifact.
+        retriever: holds the index afterwards.
+    """
+    vectors = EmbeddingStore.open(embeddings_folder / "train")
+    files = kept_folder(partial, INDEX_FOLDER)
+    if files is None:
+        shutil.rmtree(partial / INDEX_FOLDER, ignore_errors=True)
+        with progress("build the index", None, "vectors") as advance:
+            retriever.build(_Watched(vectors, advance))
+        retriever.save(partial / INDEX_FOLDER)
+        retriever.load(partial / INDEX_FOLDER)
+        retriever.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
+        files = keep_folder(partial, INDEX_FOLDER)
+    info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": retriever.capabilities.metric}
+    return Manifest("index", inputs, {"embeddings": parent_of(embeddings)}, info, files)
+
+
+class _Watched:
+    """Vectors that tell the progress bar how many of them have been read; a build may read them more than once."""
+
+    def __init__(self, vectors: VectorSource, advance: Advance) -> None:
+        self._vectors, self._advance = vectors, advance
+        self.shape = vectors.shape
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]:
+        block = self._vectors[rows]
+        self._advance(len(block))
+        return block

@@ -1,0 +1,254 @@
+"""prepare: from a recipe to chunks, embeddings, index and neighbours on disk, making only what is missing."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
+from retroflow.corpus.documents import Corpus
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.pipeline import fingerprint
+from retroflow.pipeline.chunks import make_chunks
+from retroflow.pipeline.embeddings import make_embeddings
+from retroflow.pipeline.fingerprint import Inputs
+from retroflow.pipeline.index import INDEX_FOLDER, make_index
+from retroflow.pipeline.neighbours import Sources, check_enough_chunks, make_neighbours
+from retroflow.pipeline.options import DataOptions, NeighbourOptions
+from retroflow.pipeline.progress import say
+from retroflow.protocols import Embedder
+from retroflow.recipe import Recipe
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.artifact import (
+    artifact_folder,
+    building,
+    check_parents,
+    commit,
+    finished_manifest,
+    open_artifact,
+    parent_of,
+)
+from retroflow.store.atomic import disk_errors
+from retroflow.store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artifact of a recipe, made now or found.
+
+    Attributes:
+        folder: where it is.
+        manifest: what is in it.
+        built: made by this call.
+        seconds: time it took to make, or to find and check.
+    """
+
+    folder: Path
+    manifest: Manifest
+    built: bool
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        """chunks, embeddings, index or neighbours."""
+        return self.manifest.kind
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The artifacts of a recipe.
+
+    Attributes:
+        tokenizer: folder of the tokenizer.
+        train_chunks, valid_chunks: for `ChunkStore.open`.
+        train_embeddings, valid_embeddings: for `EmbeddingStore.open`.
+        index: folder for `CheckedRetriever.load`.
+        train_neighbours, valid_neighbours: for `NeighbourTable.open`.
+        fingerprints: kind -> fingerprint of its artifact.
+        built: kinds that were made by this call.
+        stages: all four, in order.
+    """
+
+    tokenizer: Path
+    train_chunks: Path
+    valid_chunks: Path
+    train_embeddings: Path
+    valid_embeddings: Path
+    index: Path
+    train_neighbours: Path
+    valid_neighbours: Path
+    fingerprints: dict[str, str]
+    built: tuple[str, ...]
+    stages: tuple[Stage, ...]
+
+
+def describe(stage: Stage) -> str:
+    """One line about a finished stage."""
+    info = stage.manifest.info
+    counts = {
+        "chunks": lambda: ", ".join(
+            f"{split['chunks']:,} {name} chunks of {split['documents']:,} documents"
+            for name, split in info["splits"].items()
+        ),
+        "embeddings": lambda: (
+            f"{sum(split['chunks'] for split in info['splits'].values()):,} of width {info['dimension']:,}"
+        ),
+        "index": lambda: f"{info['vectors']:,} vectors",
+        "neighbours": lambda: (
+            f"{info['k']} for {sum(info['chunks'].values()):,} chunks, recall@{info['k']} {info['recall']['recall_at_k']:.3f} "
+            f"on {info['recall']['queries']} of them"
+        ),
+    }[stage.kind]()
+    verb = "built" if stage.built else "re-used"
+    return f"{stage.kind}: {verb}, {counts}, {stage.seconds:.1f} s, {stage.folder}"
+
+
+def _say_stage(stage: Stage) -> None:
+    say(describe(stage))
+
+
+def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> Prepared:
+    """Make what is missing of a recipe's artifacts.
+
+    Killed anywhere and called again it goes on where it was; two processes may call it at once.
+
+    Args:
+        recipe: its sections corpus, embedder, retriever, neighbours and data are used.
+        report: called with every stage as it is finished or found.
+
+    Raises:
+        CorpusError: no text, or fewer chunks than `neighbours.k` needs.
+        DamagedDataError: an artifact or a document that is not what it ought to be.
+        RetroflowError: a full disk, a folder that cannot be written, and what the components raise.
+    """
+    data = DataOptions(**recipe.section("data"))
+    options = NeighbourOptions(**recipe.section("neighbours"))
+    artifacts = Path(data.artifacts_folder)
+    with disk_errors(artifacts):
+        artifacts.mkdir(parents=True, exist_ok=True)
+        chunks = _chunks(recipe, data, artifacts)
+        report(chunks)
+        check_enough_chunks(chunks.manifest, options)
+        embeddings = _embeddings(recipe, artifacts, chunks)
+        report(embeddings)
+        retriever = _Retriever(recipe)
+        index = _index(retriever, artifacts, embeddings)
+        report(index)
+        neighbours = _neighbours(retriever, options, artifacts, (chunks, embeddings, index))
+        report(neighbours)
+    return _prepared(chunks, embeddings, index, neighbours)
+
+
+def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
+    corpus: Corpus = create(CORPORA, recipe.section("corpus"))
+    tokenizer: Tokenizer | None = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
+    given = None if tokenizer is None else tokenizer.fingerprint()
+    inputs = fingerprint.chunks_inputs(corpus.fingerprint(), given, data)
+
+    def make(partial: Path) -> Manifest:
+        try:
+            return make_chunks(partial, inputs, corpus, tokenizer, data)
+        except (RecipeError, DamagedDataError):
+            # The corpus has to change before this can go on, and then it is another artifact.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    return _stage(artifacts, "chunks", inputs, {}, make)
+
+
+def _embeddings(recipe: Recipe, artifacts: Path, chunks: Stage) -> Stage:
+    embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
+    inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
+
+    def make(partial: Path) -> Manifest:
+        tokenizer = load_tokenizer(str(chunks.folder / "tokenizer"))
+        return make_embeddings(partial, inputs, chunks.folder, chunks.manifest, embedder, tokenizer)
+
+    return _stage(artifacts, "embeddings", inputs, {"chunks": parent_of(chunks.manifest)}, make)
+
+
+class _Retriever:
+    """The recipe's retriever, with the index in memory only once a stage needs it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        options = recipe.section("retriever")
+        self.name: str = options["name"]
+        self.search_options = {key: value for key, value in options.items() if key not in ("name", "build")}
+        self.checked = CheckedRetriever(
+            create(RETRIEVERS, options), owner=f"{self.name} ({RETRIEVERS.origin(self.name)})"
+        )
+
+    def load(self, index: Path) -> CheckedRetriever:
+        if self.checked.dimension is None:
+            self.checked.load(index / INDEX_FOLDER)
+        return self.checked
+
+
+def _index(retriever: _Retriever, artifacts: Path, embeddings: Stage) -> Stage:
+    inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.checked.fingerprint())
+
+    def make(partial: Path) -> Manifest:
+        return make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.checked)
+
+    return _stage(artifacts, "index", inputs, {"embeddings": parent_of(embeddings.manifest)}, make)
+
+
+def _neighbours(
+    retriever: _Retriever, options: NeighbourOptions, artifacts: Path, before: tuple[Stage, Stage, Stage]
+) -> Stage:
+    chunks, embeddings, index = before
+    inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
+    parents = {
+        "chunks": parent_of(chunks.manifest),
+        "embeddings": parent_of(embeddings.manifest),
+        # An index that was built again may have other bytes (ScaNN) and is as good: its vectors are the same.
+        "index": parent_of(index.manifest, by_content=False),
+    }
+
+    def make(partial: Path) -> Manifest:
+        sources = Sources(chunks.folder, embeddings.folder, parents)
+        return make_neighbours(partial, inputs, sources, retriever.load(index.folder), options)
+
+    return _stage(artifacts, "neighbours", inputs, parents, make)
+
+
+def _stage(
+    artifacts: Path,
+    kind: str,
+    inputs: Inputs,
+    parents: Mapping[str, Mapping[str, str]],
+    make: Callable[[Path], Manifest],
+) -> Stage:
+    """Open the artifact of these inputs, made first if it is not there."""
+    started = time.monotonic()
+    folder = artifact_folder(artifacts, kind, inputs)
+    built = False
+    if not folder.exists():
+        with building(folder, say) as partial:
+            if partial is not None:
+                manifest: Any = finished_manifest(partial) or make(partial)
+                commit(partial, manifest, folder)
+                built = True
+    manifest = open_artifact(folder, kind=kind)
+    check_parents(folder, manifest, parents)
+    return Stage(folder, manifest, built, time.monotonic() - started)
+
+
+def _prepared(*stages: Stage) -> Prepared:
+    chunks, embeddings, index, neighbours = (stage.folder for stage in stages)
+    return Prepared(
+        tokenizer=chunks / "tokenizer",
+        train_chunks=chunks / "train",
+        valid_chunks=chunks / "valid",
+        train_embeddings=embeddings / "train",
+        valid_embeddings=embeddings / "valid",
+        index=index / INDEX_FOLDER,
+        train_neighbours=neighbours / "train",
+        valid_neighbours=neighbours / "valid",
+        fingerprints={stage.kind: stage.manifest.fingerprint for stage in stages},
+        built=tuple(stage.kind for stage in stages if stage.built),
+        stages=stages,
+    )
