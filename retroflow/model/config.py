@@ -1,0 +1,151 @@
+"""Every choice that shapes a Retro, as one dataclass; its fields are the keys of a recipe's `model:` block.
+
+The defaults are the 172M model of Borgeaud et al. 2022 (arXiv:2112.04426, Table 10). The options under "reading
+aids" are not in the paper; they let a model trained for minutes use its neighbours and are off by default
+(docs/model.md has what each is worth).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retroflow.errors import RecipeError
+
+if TYPE_CHECKING:
+    from retroflow.model.retro import Retro
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetroConfig:
+    """Options of the model.
+
+    Attributes:
+        vocabulary_size: entries of the tokenizer; derived from the tokenizer, not a recipe key.
+        chunk_length: tokens of a chunk (m); derived from `data.chunk_length`, not a recipe key.
+        width: features of the decoder's residual stream (d).
+        num_layers: decoder blocks.
+        num_heads: attention heads of the decoder's self-attention.
+        head_width: features of one head, even (rotary positions turn pairs); 0 means width / num_heads.
+        feed_forward_width: hidden features of the decoder's feed-forward layers; 0 means 4 * width.
+        cca_layers: decoder blocks (counted from 1) with chunked cross-attention, the paper's P.
+        cca_heads: heads of chunked cross-attention; 0 means num_heads.
+        cca_positions: rotary positions in chunked cross-attention, d(i, i') = i - i' + m - 1 (eq. 6); without
+            them a query knows what a retrieved token is but not where.
+        encoder_width: features of the neighbour encoder (e, the paper's d').
+        encoder_layers: encoder blocks; 0 encodes neighbours by their embeddings alone.
+        encoder_heads: attention heads of the encoder.
+        encoder_feed_forward_width: hidden features of the encoder's feed-forward layers; 0 means 4 * encoder_width.
+        encoder_cross_attention_layers: encoder blocks (counted from 1) that read the activations of the chunk the
+            neighbours were retrieved for, the paper's P_enc.
+        tie_embeddings: the output matrix is the input embedding.
+        share_encoder_embeddings: the encoder reads the decoder's embedding (through a linear map where the
+            widths differ) instead of a table of its own (Table 13: .823 against .822 bits per byte).
+        dropout: probability on each residual update, 0 to 1.
+        rotary_theta: base of the rotary wavelengths.
+        smear: reading aid; each embedding also carries a learned map of the one before it, in decoder and encoder,
+            so that one attention step can match two tokens in a row.
+        next_token_values: reading aid; the value of a retrieved token is the state of the token after it (what
+            kNN-LM stores: context -> next token), so that attending to a match already says what comes next.
+        copy_initialisation: reading aid; the maps of chunked cross-attention start as the identity (its output
+            as 0.3 of it), so that it copies before it has learned anything.
+        cca_scale: reading aid; above 0, queries and keys of chunked cross-attention are normalised and their
+            product is multiplied by a learned scale per head that starts at this value.
+    """
+
+    vocabulary_size: int
+    chunk_length: int
+    width: int = 896
+    num_layers: int = 12
+    num_heads: int = 16
+    head_width: int = 64
+    feed_forward_width: int = 0
+    cca_layers: tuple[int, ...] = (6, 9, 12)
+    cca_heads: int = 0
+    cca_positions: bool = True
+    encoder_width: int = 896
+    encoder_layers: int = 2
+    encoder_heads: int = 16
+    encoder_feed_forward_width: int = 0
+    encoder_cross_attention_layers: tuple[int, ...] = (1,)
+    tie_embeddings: bool = True
+    share_encoder_embeddings: bool = False
+    dropout: float = 0.0
+    rotary_theta: float = 10000.0
+    smear: bool = False
+    next_token_values: bool = False
+    copy_initialisation: bool = False
+    cca_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = [*self._size_problems(), *self._layer_problems()]
+        if problems:
+            raise RecipeError("\n".join(problems))
+
+    @property
+    def retrieved_length(self) -> int:
+        """Tokens of one retrieved neighbour with its continuation, r = 2m."""
+        return 2 * self.chunk_length
+
+    def build(self) -> "Retro":
+        """Make the model with freshly initialised weights."""
+        from retroflow.model.retro import Retro
+
+        return Retro(self)
+
+    def _size_problems(self) -> list[str]:
+        positive = ("vocabulary_size", "chunk_length", "width", "num_layers", "num_heads", "encoder_width", "encoder_heads")
+        problems = [
+            f"model.{name}: {getattr(self, name)} given; a whole number of at least 1 is needed"
+            for name in positive
+            if getattr(self, name) < 1
+        ]
+        at_least_0 = ("head_width", "feed_forward_width", "cca_heads", "encoder_layers", "encoder_feed_forward_width", "cca_scale")
+        problems += [
+            f"model.{name}: {getattr(self, name)} given; it cannot be negative"
+            for name in at_least_0
+            if getattr(self, name) < 0
+        ]
+        if problems:
+            return problems
+        if not 0.0 <= self.dropout < 1.0:
+            problems.append(f"model.dropout: {self.dropout} given; a probability from 0 to below 1 is needed")
+        if self.head_width == 0 and self.width % self.num_heads:
+            problems.append(
+                f"model.num_heads: {self.num_heads} does not divide model.width {self.width}; "
+                f"choose a divisor or give model.head_width"
+            )
+        if self.encoder_layers and self.encoder_width % (2 * self.encoder_heads):
+            problems.append(
+                f"model.encoder_heads: model.encoder_width {self.encoder_width} / {self.encoder_heads} heads is not an "
+                f"even number; rotary positions turn pairs of features"
+            )
+        if self.resolved_head_width % 2:
+            problems.append(f"model.head_width: {self.resolved_head_width} is odd; rotary positions turn pairs of features")
+        if self.copy_initialisation and not self.share_encoder_embeddings:
+            problems.append(
+                "model.copy_initialisation: it copies the decoder's own embeddings, so it needs "
+                "model.share_encoder_embeddings: true"
+            )
+        return problems
+
+    def _layer_problems(self) -> list[str]:
+        problems = []
+        limits = (("cca_layers", self.num_layers, "num_layers"), ("encoder_cross_attention_layers", self.encoder_layers, "encoder_layers"))
+        for name, count, of in limits:
+            layers = getattr(self, name)
+            wrong = [layer for layer in layers if not 1 <= layer <= count]
+            if wrong:
+                problems.append(
+                    f"model.{name}: {list(layers)} names layer {wrong[0]}; layers are counted from 1 to model.{of} = {count}"
+                )
+            if len(set(layers)) != len(layers):
+                problems.append(f"model.{name}: {list(layers)} names a layer twice")
+        if not self.cca_layers and self.encoder_cross_attention_layers:
+            problems.append(
+                "model.cca_layers: [] makes a decoder without retrieval; give encoder_cross_attention_layers: [] as well"
+            )
+        return problems
+
+    @property
+    def resolved_head_width(self) -> int:
+        """Features of one decoder head."""
+        return self.head_width or self.width // self.num_heads

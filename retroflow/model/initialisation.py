@@ -1,0 +1,57 @@
+"""How fresh weights are drawn: small normal values as in GPT-2, and the copy initialisation of the reading aids.
+
+Shapes: d decoder features, e encoder features.
+"""
+
+import torch
+from torch import nn
+
+from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
+from retroflow.model.layers import FeedForward, Smear
+
+STANDARD_DEVIATION = 0.02
+# The share of the identity with which a copied value enters the residual stream (docs/log.md, 2026-11-21).
+COPY_STRENGTH = 0.3
+
+
+@torch.no_grad()
+def initialise(model: nn.Module) -> None:
+    """Draw all weights of a Retro from the global generator."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=STANDARD_DEVIATION)
+    for module in model.modules():
+        if isinstance(module, Smear):
+            nn.init.eye_(module.previous.weight)
+    _shrink_residual_outputs(model)
+    if model.config.copy_initialisation:
+        _initialise_copying(model)
+
+
+def _shrink_residual_outputs(model: nn.Module) -> None:
+    """Divide the last matrix of each residual update by sqrt(2 * layers) as GPT-2 does: depth adds no variance."""
+    factor = (2 * model.config.num_layers) ** -0.5
+    for name, module in model.named_modules():
+        if isinstance(module, FeedForward):
+            module.contract.weight.mul_(factor)
+        elif name.endswith("attention.output") or name.endswith("cca.output"):
+            module.weight.mul_(factor)
+
+
+def _initialise_copying(model: nn.Module) -> None:
+    """Let chunked cross-attention start as a copier: match equal embeddings, add the matched value.
+
+    A narrower encoder sees the embeddings through an orthonormal map P [e, d]; keys and values start as its
+    transpose, so that they are the embeddings' projections onto the e directions that P keeps.
+    """
+    projection = torch.eye(model.config.width)
+    if model.encoder_input is not None:
+        nn.init.orthogonal_(model.encoder_input.weight)
+        projection = model.encoder_input.weight
+    for module in model.modules():
+        if isinstance(module, ChunkedCrossAttention):
+            nn.init.eye_(module.query.weight)  # [heads * w, d]: the first features where the heads hold fewer than d
+            module.key.weight.copy_(module.query.weight @ projection.T)
+            module.value.weight.copy_(module.key.weight)
+            nn.init.eye_(module.output.weight)
+            module.output.weight.mul_(COPY_STRENGTH)
