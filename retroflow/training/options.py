@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from retroflow.errors import RecipeError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
@@ -28,6 +30,16 @@ class OptimizerOptions:
     epsilon: float = 1.0e-8
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        _within("optimizer.learning_rate", self.learning_rate, 0.0)
+        _within("optimizer.weight_decay", self.weight_decay, 0.0)
+        _within("optimizer.warmup_steps", self.warmup_steps, 0)
+        _within("optimizer.final_share", self.final_share, 0.0, 1.0)
+        _within("optimizer.beta1", self.beta1, 0.0, 1.0)
+        _within("optimizer.beta2", self.beta2, 0.0, 1.0)
+        _within("optimizer.epsilon", self.epsilon, 0.0)
+        _within("optimizer.clip_norm", self.clip_norm, 0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
@@ -44,7 +56,6 @@ class TrainerOptions:
         device: "cpu", "cuda", or "auto": a GPU when there is one.
         compile: compile the loss with torch.compile; pays after some 300 steps.
         num_threads: CPU threads of torch; 0 leaves torch's choice.
-        num_workers: processes that assemble batches; 0 assembles them in the training process.
         log_every: steps between two lines of metrics.
         validate_every: steps between two quick validation estimates; 0 for none.
         validation_batches: batches of a quick estimate.
@@ -64,7 +75,6 @@ class TrainerOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     num_threads: int = 0
-    num_workers: int = 0
     log_every: int = 10
     validate_every: int = 0
     validation_batches: int = 8
@@ -72,3 +82,24 @@ class TrainerOptions:
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     runs_folder: str = "runs"
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "accumulate", "log_every", "validation_batches", "eval_batch_size"):
+            _within(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("max_seconds", "num_threads", "validate_every", "checkpoint_every"):
+            _within(f"trainer.{name}", getattr(self, name), 0)
+        _within("trainer.keep_checkpoints", self.keep_checkpoints, 1)
+        _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)
+        if self.batch_size % self.accumulate:
+            raise RecipeError(
+                f"trainer.accumulate: {self.accumulate} does not divide trainer.batch_size {self.batch_size}; a step is "
+                "cut into equal pieces"
+            )
+        if not self.runs_folder:
+            raise RecipeError("trainer.runs_folder is empty; give a folder, or leave the line out")
+
+
+def _within(key: str, value: float, least: float, most: float = float("inf")) -> None:
+    if not least <= value <= most:
+        allowed = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise RecipeError(f"{key}: {value} given; it must be {allowed}")

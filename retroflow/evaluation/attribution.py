@@ -1,0 +1,36 @@
+"""Opponents of retrieval: the same model, given text that was retrieved for another chunk, or for none.
+
+Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database.
+"""
+
+import numpy as np
+
+from retroflow.protocols import Int64Array
+
+
+def shuffled(neighbours: Int64Array, *, seed: int) -> Int64Array:
+    """Give every chunk the neighbours of another chunk of the split, never its own.
+
+    The rows follow one random cycle through all chunks. A split of one chunk has no other and gets none (-1).
+
+    Args:
+        neighbours: int64 [N, k].
+        seed: chooses the cycle.
+    """
+    count = len(neighbours)
+    if count == 1:
+        return np.full_like(np.asarray(neighbours), -1)
+    cycle = np.random.default_rng([seed, count]).permutation(count)
+    donors = np.empty(count, dtype=np.int64)
+    donors[cycle] = np.roll(cycle, 1)
+    return np.asarray(neighbours)[donors]
+
+
+def at_random(shape: tuple[int, int], *, database_chunks: int, seed: int) -> Int64Array:
+    """Draw int64 [N, k] rows of the database, every chunk of which is equally likely."""
+    return np.random.default_rng([seed, *shape]).integers(database_chunks, size=shape, dtype=np.int64)
+
+
+def share_without_neighbours(neighbours: Int64Array) -> float:
+    """Share of chunks for which nothing was found, 0 to 1."""
+    return float((np.asarray(neighbours) < 0).all(axis=1).mean())

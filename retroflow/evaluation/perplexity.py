@@ -1,0 +1,111 @@
+"""Loss over a whole split, every token once.
+
+Shapes: b sequences, n tokens of a sequence, m tokens of a chunk, N chunks of the split.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+_NOT_PREDICTED = -100
+
+
+class Predicted(Protocol):
+    """What evaluation needs to know of a batch."""
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 [b, n], -100 where nothing is predicted."""
+        ...
+
+    @property
+    def num_bytes(self) -> Tensor:
+        """int64 [b], UTF-8 bytes of the sequences' text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The loss of a model on a split under one way of retrieving.
+
+    Attributes:
+        nats: summed over all predicted tokens.
+        tokens: predicted tokens.
+        bytes: UTF-8 bytes of the text.
+        seconds: time it took.
+        chunk_nats: float64 [N], nats of the tokens of each chunk.
+        chunk_tokens: int64 [N], predicted tokens of each chunk.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+    seconds: float
+    chunk_nats: NDArray[np.float64]
+    chunk_tokens: NDArray[np.int64]
+
+    @property
+    def loss(self) -> float:
+        """Nats per predicted token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Nats / (ln 2 * bytes); comparable between tokenizers."""
+        return self.nats / (math.log(2.0) * self.bytes)
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the loss per token."""
+        return math.exp(min(self.loss, 700.0))
+
+
+def measure[BatchT: Predicted](
+    losses: Callable[[BatchT], Tensor],
+    batches: Iterable[BatchT],
+    *,
+    num_chunks: int,
+    chunk_length: int,
+    advance: Callable[[int], None] = lambda sequences: None,
+) -> Measure:
+    """Sum the loss of a split.
+
+    Args:
+        losses: gives float [b, n] nats of each position of a batch, 0 where nothing is predicted.
+        batches: the split in order, each chunk once.
+        num_chunks: N, chunks of the split.
+        chunk_length: m.
+        advance: told the number of sequences after each batch; may raise to stop.
+    """
+    began = time.perf_counter()
+    # One more row: the last position of the split has no following chunk and nothing to add there.
+    chunk_nats = np.zeros(num_chunks + 1, dtype=np.float64)
+    chunk_tokens = np.zeros(num_chunks + 1, dtype=np.int64)
+    first_chunk, num_bytes = 0, 0
+    for batch in batches:
+        nats = losses(batch).double().cpu().numpy()  # [b, n]
+        predicted = (batch.targets != _NOT_PREDICTED).cpu().numpy()
+        num_rows, length = nats.shape
+        # Position t predicts token t + 1, which opens the next chunk when t is the last position of its own.
+        chunks = first_chunk + (np.arange(num_rows * length) + 1) // chunk_length  # rows follow each other in the split
+        span = slice(first_chunk, first_chunk + num_rows * length // chunk_length + 1)
+        size = span.stop - span.start
+        chunk_nats[span] += np.bincount(chunks - first_chunk, weights=nats.ravel(), minlength=size)
+        chunk_tokens[span] += np.bincount(chunks - first_chunk, weights=predicted.ravel(), minlength=size).astype(np.int64)
+        first_chunk = span.stop - 1
+        num_bytes += int(batch.num_bytes.sum())
+        advance(num_rows)
+    return Measure(
+        nats=float(chunk_nats.sum()),
+        tokens=int(chunk_tokens.sum()),
+        bytes=num_bytes,
+        seconds=time.perf_counter() - began,
+        chunk_nats=chunk_nats[:num_chunks],
+        chunk_tokens=chunk_tokens[:num_chunks],
+    )

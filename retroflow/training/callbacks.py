@@ -1,0 +1,210 @@
+"""What happens around a training step: dropout's seed, metrics, the quick estimate, stopping, checkpoints.
+
+They run in the order of `make_callbacks`, which resuming relies on: at a step, metrics are written before the
+checkpoint, so that a run resumed from it has all lines of the steps before and none after.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from retroflow.errors import RetroflowError
+from retroflow.training.checkpoints import checkpoint_path, sweep
+from retroflow.training.metrics import MetricsLog
+from retroflow.training.options import TrainerOptions
+from retroflow.training.progress import TrainingProgress
+from retroflow.training.run_folder import RunFolder
+from retroflow.training.stopping import StopRequests
+from retroflow.training.trackers import Tracker
+
+
+def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether the batch that just ended was the last piece of an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+class SeedEachBatch(pl.Callback):
+    """Seeds dropout from (seed, batch, rank), so that resuming needs no generator state and ranks may change."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        key = f"{self._seed}/{batch_idx}/{trainer.global_rank}".encode()
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little"))
+
+
+class LogMetrics(pl.Callback):
+    """Averages the loss over `log_every` steps and writes it to the files, the tracker and the progress line.
+
+    The sums of an unfinished window are part of the checkpoint.
+    """
+
+    def __init__(self, log: MetricsLog, tracker: Tracker, progress: TrainingProgress, options: TrainerOptions) -> None:
+        self._log, self._tracker, self._progress, self._options = log, tracker, progress, options
+        self._nats: Tensor = torch.zeros((), dtype=torch.float64)
+        self._window_tokens: Tensor = torch.zeros((), dtype=torch.int64)
+        self._tokens = 0
+        self._clock = time.perf_counter()
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of all steps that were logged."""
+        return self._tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nats": float(self._nats), "window_tokens": int(self._window_tokens), "tokens": self._tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._nats = torch.tensor(state_dict["nats"], dtype=torch.float64)
+        self._window_tokens = torch.tensor(state_dict["window_tokens"])
+        self._tokens = state_dict["tokens"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._nats = self._nats.to(pl_module.device)
+        self._window_tokens = self._window_tokens.to(pl_module.device)
+        self._clock = time.perf_counter()
+        self._progress.start(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._nats += outputs["nats"]
+        self._window_tokens += outputs["tokens"]
+        if not ends_step(trainer, batch_idx):
+            return
+        step = trainer.global_step
+        if step % self._options.log_every == 0 or step == self._options.max_steps:
+            self._write(trainer, pl_module, step)
+        self._progress.advance(step)
+
+    def _write(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
+        nats = float(trainer.strategy.reduce(self._nats, reduce_op="sum"))  # type: ignore[arg-type]
+        tokens = int(trainer.strategy.reduce(self._window_tokens, reduce_op="sum"))  # type: ignore[arg-type]
+        self._tokens += tokens
+        if not math.isfinite(nats):
+            raise RetroflowError(
+                f"the training loss is {nats} at step {step}; lower optimizer.learning_rate, or lengthen "
+                "optimizer.warmup_steps, and go on from the last checkpoint or start anew"
+            )
+        values = {
+            "train/loss": nats / max(1, tokens),
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/gradient_norm": float(pl_module.gradient_norm),
+            "train/tokens": self._tokens,
+        }
+        now = time.perf_counter()
+        speed = {"seconds": now - self._clock, "tokens_per_second": tokens / max(1e-9, now - self._clock)}
+        self._clock = now
+        self._nats.zero_()
+        self._window_tokens.zero_()
+        if trainer.is_global_zero:
+            self._log.append(step, values)
+            self._log.append_throughput(step, speed)
+            self._tracker.log({**values, "train/tokens_per_second": speed["tokens_per_second"]}, step)
+        self._progress.measured(values["train/loss"], speed["tokens_per_second"])
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._progress.stop()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._progress.stop()
+
+
+class EstimateValidation(pl.Callback):
+    """Every `validate_every` steps: loss with and without retrieval on a few fixed batches.
+
+    Not Lightning's validation loop: that one runs after the checkpoint of the same step and is skipped on resume.
+    """
+
+    def __init__(
+        self, estimate: Callable[[], dict[str, float]], log: MetricsLog, tracker: Tracker, progress: TrainingProgress, every: int
+    ) -> None:
+        self._estimate, self._log, self._tracker, self._progress, self._every = estimate, log, tracker, progress, every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if not self._every or step % self._every or not ends_step(trainer, batch_idx):
+            return
+        values = self._estimate()
+        if trainer.is_global_zero:
+            self._log.append(step, values)
+            self._tracker.log(values, step)
+        self._progress.note(step, values)
+
+
+class StopAtStepEnd(pl.Callback):
+    """Ends training at a step boundary when a signal came or `max_seconds` are over, on all ranks together."""
+
+    def __init__(self, requests: StopRequests, max_seconds: float) -> None:
+        self._requests, self._max_seconds = requests, max_seconds
+        self._seconds_at_end = 0.0
+        self._seconds_before = 0.0
+        self._clock = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training until now, those before the last resumption included."""
+        return self._seconds_before + time.perf_counter() - self._clock
+
+    @property
+    def seconds_of_training(self) -> float:
+        """Seconds until the last step ended."""
+        return self._seconds_at_end
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds_at_end}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = self._seconds_at_end = state_dict["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._requests.install()
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not ends_step(trainer, batch_idx):
+            return
+        self._seconds_at_end = self.seconds
+        wanted = self._requests.is_requested or 0 < self._max_seconds <= self._seconds_at_end
+        if trainer.strategy.reduce_boolean_decision(wanted, all=False):
+            trainer.should_stop = True
+
+
+class WriteCheckpoints(pl.Callback):
+    """Writes a checkpoint every `checkpoint_every` steps, at the end, and whenever training is being stopped.
+
+    Args:
+        run: where to.
+        log: brought to the disk first.
+        options: how often, how many to keep.
+        identity: plain values that say what the checkpoint belongs to; stored in it.
+    """
+
+    def __init__(self, run: RunFolder, log: MetricsLog, options: TrainerOptions, identity: dict[str, Any]) -> None:
+        self._run, self._log, self._options, self._identity = run, log, options, identity
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["retroflow"] = self._identity
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, every = trainer.global_step, self._options.checkpoint_every
+        if not ends_step(trainer, batch_idx):
+            return
+        if trainer.should_stop or step >= self._options.max_steps or (every and step % every == 0):
+            self._log.sync()
+            trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))
+            if trainer.is_global_zero:
+                sweep(self._run.checkpoints, keep=self._options.keep_checkpoints)

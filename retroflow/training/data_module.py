@@ -1,0 +1,44 @@
+"""Training batches for Lightning."""
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from retroflow.data import Batch, SequenceDataset, StepBatches
+from retroflow.training.options import TrainerOptions
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """Collate nothing: the dataset assembles whole batches."""
+    return batch
+
+
+class RetroData(pl.LightningDataModule):
+    """Serves the training split in the order of `StepBatches`, from the step the trainer is at.
+
+    Lightning restores `trainer.global_step` before it asks for the loader, so the position in the data needs no
+    state of its own.
+    """
+
+    def __init__(self, dataset: SequenceDataset, options: TrainerOptions, *, seed: int, num_workers: int = 0) -> None:
+        super().__init__()
+        self._dataset, self._options, self._seed, self._num_workers = dataset, options, seed, num_workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        batches = StepBatches(
+            num_chunks=len(self._dataset.chunks),
+            sequence_chunks=self._dataset.sequence_chunks,
+            batch_size=self._options.batch_size,
+            accumulate=self._options.accumulate,
+            seed=self._seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            start_step=self.trainer.global_step,
+        )
+        return DataLoader(
+            self._dataset,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self._num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )

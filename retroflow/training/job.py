@@ -1,0 +1,83 @@
+"""Everything a recipe's training needs, put together in one place: the composition root of this room."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retroflow.components import MODELS, TRACKERS, create
+from retroflow.pipeline.prepare import prepare
+from retroflow.recipe import Recipe
+from retroflow.training.lightning_module import RetroModule
+from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.resuming import identity
+from retroflow.training.splits import Splits, open_splits
+from retroflow.training.strategies import Placement, place
+from retroflow.training.trackers import GuardedTracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe made concrete.
+
+    Attributes:
+        name: the recipe's name.
+        seed: the recipe's seed.
+        options: the trainer section; `retrieval` is False too if the model cannot read neighbours.
+        num_workers: processes that load batches.
+        placement: device and precision.
+        splits: the data.
+        module: the training step, with its model.
+        tracker: where metrics are mirrored.
+        identity: what the run and its checkpoints are bound to.
+    """
+
+    name: str
+    seed: int
+    options: TrainerOptions
+    num_workers: int
+    placement: Placement
+    splits: Splits
+    module: RetroModule
+    tracker: GuardedTracker
+    identity: dict[str, str]
+
+    @property
+    def runs_folder(self) -> Path:
+        return Path(self.options.runs_folder)
+
+
+def make_job(recipe: Recipe) -> Job:
+    """Check the options, prepare what is missing, and put the parts together.
+
+    Raises:
+        RetroflowError: whatever a recipe can get wrong; options are checked before anything is prepared.
+    """
+    options = TrainerOptions(**recipe.section("trainer"))
+    optimizer = OptimizerOptions(**recipe.section("optimizer"))
+    placement = place(options)
+    tracker = create(TRACKERS, recipe.section("tracker"))
+    if options.num_threads:
+        torch.set_num_threads(options.num_threads)
+    prepared = prepare(recipe)
+    data: dict[str, Any] = recipe.section("data")
+    splits = open_splits(prepared, sequence_chunks=data["sequence_chunks"])
+    config = create(
+        MODELS,
+        recipe.section("model"),
+        vocabulary_size=splits.train_chunks.vocabulary_size,
+        chunk_length=splits.train_chunks.chunk_length,
+    )
+    module = RetroModule(model=config, optimizer=optimizer, trainer=options, seed=recipe.values["seed"])
+    return Job(
+        name=recipe.name,
+        seed=recipe.values["seed"],
+        options=replace(options, retrieval=module.retrieves),
+        num_workers=data["num_workers"],
+        placement=placement,
+        splits=splits,
+        module=module,
+        tracker=GuardedTracker(tracker),
+        identity=identity(recipe, prepared),
+    )

@@ -1,0 +1,135 @@
+"""The training step, as Lightning wants it. It has a model; it is not one.
+
+Shapes: b sequences, n tokens of a sequence.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retroflow.data import Batch
+from retroflow.data.batch import NOT_PREDICTED
+from retroflow.model.config import RetroConfig
+from retroflow.training.optimizers import make_optimizer, make_schedule
+from retroflow.training.options import OptimizerOptions, TrainerOptions
+
+_RETRIEVAL_STREAM = 1
+"""Tells the random stream of retrieval dropout from the others that are drawn from the recipe's seed."""
+
+
+def drops_retrieval(seed: int, step: int, share: float) -> bool:
+    """Whether a step trains without retrieved text: a function of seed and step, so all ranks decide alike."""
+    return bool(np.random.default_rng([seed, step, _RETRIEVAL_STREAM]).random() < share)
+
+
+@dataclass(frozen=True)
+class ModelOutline:
+    """What is known of a model before it is built.
+
+    Attributes:
+        sizes: numbers in each parameter, by name.
+        retrieval: names of the parameters that a loss without retrieved text does not reach.
+    """
+
+    sizes: dict[str, int]
+    retrieval: frozenset[str]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(self.sizes.values())
+
+    @property
+    def num_retrieval_parameters(self) -> int:
+        return sum(self.sizes[name] for name in self.retrieval)
+
+
+def outline(config: RetroConfig) -> ModelOutline:
+    """Learn a model's parameters from one backward pass on the meta device, which takes neither memory nor time."""
+    with torch.device("meta"):
+        model = config.build()
+        tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
+        model.loss(tokens, tokens).sum().backward()
+    parameters = dict(model.named_parameters())
+    return ModelOutline(
+        sizes={name: parameter.numel() for name, parameter in parameters.items()},
+        retrieval=frozenset(name for name, parameter in parameters.items() if parameter.grad is None),
+    )
+
+
+class RetroModule(pl.LightningModule):
+    """Trains a Retro.
+
+    Args:
+        model: configuration; `build()` makes the network.
+        optimizer: AdamW and its schedule.
+        trainer: number of steps, retrieval dropout, compile.
+        seed: of the initial weights and of retrieval dropout.
+    """
+
+    def __init__(
+        self, *, model: RetroConfig, optimizer: OptimizerOptions, trainer: TrainerOptions, seed: int
+    ) -> None:
+        super().__init__()
+        self.model: Any = None
+        self.gradient_norm: Tensor = torch.zeros(())
+        self.outline = outline(model)
+        self._config, self._optimizer_options, self._options, self._seed = model, optimizer, trainer, seed
+        self._loss: Any = None
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether retrieved text can change anything: wanted by the recipe, and read by the model."""
+        return self._options.retrieval and bool(self.outline.retrieval)
+
+    def configure_model(self) -> None:
+        """Build the network from the seed; Lightning may call this more than once."""
+        if self.model is not None:
+            return
+        torch.manual_seed(self._seed)
+        self.model = self._config.build()
+        if not self.retrieves:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name not in self.outline.retrieval)
+        self._loss = torch.compile(self.model.loss, dynamic=False) if self._options.compile else self.model.loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.model, self._optimizer_options)
+        schedule = make_schedule(optimizer, self._optimizer_options, max_steps=self._options.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the loss that is minimised, and the sums that are logged.
+
+        The loss is divided by the number of positions and not by the number of targets: a constant weighs every
+        token of the run alike, however the batch is cut over ranks and accumulated pieces (docs/decisions).
+        """
+        off = not self.retrieves or drops_retrieval(
+            self._seed, self.trainer.global_step, self._options.retrieval_dropout
+        )
+        if off:
+            batch = batch.without_retrieval()
+        nats = self._loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask).sum()
+        loss = nats / batch.targets.numel()
+        if off and self.retrieves:
+            loss = loss + self._zero_of_unused()
+        return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
+
+    def _zero_of_unused(self) -> Tensor:
+        """0 that depends on every parameter retrieval alone uses, so that each rank reduces the same gradients."""
+        unused = [value.sum() for name, value in self.model.named_parameters() if name in self.outline.retrieval]
+        return 0.0 * torch.stack(unused).sum()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm and keep the norm before clipping, which Lightning's own clipping discards."""
+        limit = self._optimizer_options.clip_norm or float("inf")
+        trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        self.gradient_norm = nn.utils.clip_grad_norm_(trained, limit)

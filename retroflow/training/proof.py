@@ -1,0 +1,147 @@
+"""Judge a model: validation loss with retrieval on, off, shuffled and random, and by overlap.
+
+Shapes: b sequences, n tokens of a sequence, l chunks of a sequence, m tokens of a chunk, k neighbours, r = 2m, N
+validation chunks, v vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from retroflow.data import Batch, SequenceDataset
+from retroflow.data.batch import NOT_PREDICTED
+from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
+from retroflow.evaluation.leakage import by_overlap, overlaps_of
+from retroflow.evaluation.perplexity import measure
+from retroflow.evaluation.report import Report
+from retroflow.protocols import Int64Array
+from retroflow.training.job import Job
+from retroflow.training.strategies import Placement
+
+_LOGITS_AT_ONCE = 1 << 26
+"""Logits that exist at one time during evaluation, 256 MB in float32."""
+
+_OVERLAP_SEQUENCES = 64
+"""Sequences whose overlap is computed together."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def token_losses(model: Any, placement: Placement) -> Callable[[Batch], Tensor]:
+    """Make the function that gives float32 [b, n], nats of each position of a batch, 0 where nothing is predicted."""
+
+    def losses(batch: Batch) -> Tensor:
+        batch = Batch(*(None if part is None else part.to(placement.device) for part in batch))
+        num_rows, length = batch.tokens.shape
+        rows = max(1, _LOGITS_AT_ONCE // (length * model.config.vocabulary_size))
+        parts = [_losses_of(model, placement, _rows(batch, first, first + rows)) for first in range(0, num_rows, rows)]
+        return torch.cat(parts)
+
+    return losses
+
+
+def _rows(batch: Batch, first: int, stop: int) -> Batch:
+    return Batch(*(None if part is None else part[first:stop] for part in batch))
+
+
+@torch.inference_mode()
+def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
+    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+        logits = model(batch.tokens, batch.retrieved, batch.retrieved_mask)  # [b, n, v]
+    flat = F.cross_entropy(
+        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_PREDICTED, reduction="none"
+    )
+    return flat.view(batch.targets.shape)
+
+
+def estimate(job: Job) -> dict[str, float]:
+    """Estimate loss with and without retrieval on a few validation sequences that are always the same."""
+    options = job.options
+    dataset = job.splits.validation(job.splits.validation_neighbours if options.retrieval else None)
+    full = len(dataset.chunks) // dataset.sequence_chunks
+    wanted = min(full, options.validation_batches * options.eval_batch_size)
+    if wanted == 0:
+        return {}
+    starts = np.linspace(0, full - 1, wanted).astype(np.int64) * dataset.sequence_chunks
+    losses = token_losses(job.module.model, job.placement)
+    nats, tokens = {"on": 0.0, "off": 0.0}, 0
+    with evaluating(job.module.model):
+        for first in range(0, wanted, options.eval_batch_size):
+            batch = dataset.assemble(starts[first : first + options.eval_batch_size], dataset.sequence_chunks)
+            tokens += int((batch.targets != NOT_PREDICTED).sum())
+            nats["off"] += float(losses(batch.without_retrieval()).sum(dtype=torch.float64))
+            if options.retrieval:
+                nats["on"] += float(losses(batch).sum(dtype=torch.float64))
+    modes = ("on", "off") if options.retrieval else ("off",)
+    return {f"validation/loss_{mode}": nats[mode] / max(1, tokens) for mode in modes}
+
+
+def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
+    """Measure a job's model over the whole validation split.
+
+    Args:
+        job: its module's model lies on the placement's device.
+        training: how it was trained, for the report.
+        advance: told how many sequences are done; may raise to stop.
+    """
+    model, splits, options = job.module.model, job.splits, job.options
+    found = splits.validation_neighbours
+    tables: dict[str, Int64Array | None] = {"off": None}
+    if options.retrieval:
+        tables |= {
+            "on": found,
+            "shuffled": shuffled(found, seed=job.seed),
+            "random": at_random(found.shape, database_chunks=len(splits.database), seed=job.seed),
+        }
+    measures = {}
+    with evaluating(model):
+        for mode, table in tables.items():
+            measures[mode] = measure(
+                token_losses(model, job.placement),
+                splits.validation(table).in_order(options.eval_batch_size),
+                num_chunks=len(splits.valid_chunks),
+                chunk_length=splits.valid_chunks.chunk_length,
+                advance=advance,
+            )
+    if not options.retrieval:
+        return Report(measures=measures, training=training)
+    overlaps = overlaps_of(_overlap_parts(splits.validation(found)))
+    return Report(
+        measures=measures,
+        without_neighbours=share_without_neighbours(found),
+        overlap=by_overlap(overlaps, measures["on"], measures["off"]),
+        training=training,
+    )
+
+
+def sequences_to_measure(job: Job) -> int:
+    """How many sequences `prove` evaluates, over all ways of retrieving."""
+    return len(job.splits.validation()) * (4 if job.options.retrieval else 1)
+
+
+def _overlap_parts(
+    dataset: SequenceDataset,
+) -> Iterator[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]:
+    """Chunks of the split in order, with their text lengths and what was retrieved for them."""
+    first = 0
+    for batch in dataset.in_order(_OVERLAP_SEQUENCES):
+        assert batch.retrieved is not None and batch.retrieved_mask is not None
+        tokens = batch.tokens.view(-1, dataset.chunks.chunk_length).numpy()  # [b * l, m]
+        lengths = dataset.chunks.lengths[first : first + len(tokens)].astype(np.int64)
+        first += len(tokens)
+        yield tokens, lengths, batch.retrieved.flatten(0, 1).numpy(), batch.retrieved_mask.flatten(0, 1).numpy()

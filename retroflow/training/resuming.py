@@ -1,0 +1,166 @@
+"""Which run goes on from which checkpoint, and whether the checkpoint belongs to the recipe."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import retroflow
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.pipeline.prepare import Prepared
+from retroflow.recipe import Recipe
+from retroflow.training.checkpoints import checkpoint_step, list_checkpoints, newest_verified, read_checkpoint
+from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_json, write_text
+
+LAST = Path("last")
+"""`--resume` without a path: the last unfinished run of the recipe."""
+
+BINDING_SECTIONS = ("seed", "model", "optimizer")
+BINDING_KEYS = (
+    "data.sequence_chunks",
+    "trainer.max_steps",
+    "trainer.batch_size",
+    "trainer.retrieval",
+    "trainer.retrieval_dropout",
+)
+"""What a run and its checkpoints must agree in beside the artifacts; the rest is the machine's and may change."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
+
+    Attributes:
+        run: the run folder.
+        checkpoint: what to load first, None for a beginning.
+        step: optimizer steps already done.
+    """
+
+    run: RunFolder
+    checkpoint: Path | None = None
+
+    @property
+    def step(self) -> int:
+        return checkpoint_step(self.checkpoint) if self.checkpoint else 0
+
+
+def identity(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
+    """What a run is: its recipe, its artifacts and the version that trains it, as plain strings for a checkpoint."""
+    return {
+        "recipe": recipe.to_yaml(),
+        "values": json.dumps(recipe.values, sort_keys=True, default=str),
+        "fingerprints": json.dumps(prepared.fingerprints, sort_keys=True),
+        "version": retroflow.__version__,
+    }
+
+
+def choose_start(
+    recipe: Recipe, this: dict[str, str], *, runs_folder: Path, resume: Path | None, say: Callable[[str], None]
+) -> Start:
+    """Make a new run, or find the one to go on with.
+
+    Args:
+        recipe: the recipe as given now.
+        this: its `identity`.
+        runs_folder: where runs lie.
+        resume: None for a new run, `LAST`, a run folder, or a checkpoint.
+        say: told what is resumed and what was passed over.
+
+    Raises:
+        RecipeError: there is no such run, or it was made by another recipe.
+        DamagedDataError: the named checkpoint, or every checkpoint of the run, is damaged.
+    """
+    if resume is None:
+        return _begin(recipe, this, runs_folder)
+    if resume != LAST:
+        return _named_start(resume, this, say)
+    unfinished = [run for run in list_runs(runs_folder, recipe.name) if not run.is_finished and run.description.exists()]
+    matching = [run for run in unfinished if not differences(_identity_of(run), this)]
+    if matching:
+        return _continue(matching[0], this, say)
+    if unfinished:
+        refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
+    say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
+    return _begin(recipe, this, runs_folder)
+
+
+def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path) -> Start:
+    run = new_run(runs_folder, recipe.name)
+    write_text(run.recipe, recipe.to_yaml())
+    write_json(run.description, {"identity": this})
+    return Start(run)
+
+
+def _named_start(path: Path, this: dict[str, str], say: Callable[[str], None]) -> Start:
+    if path.is_file():
+        run = RunFolder(path.parent.parent)
+        checkpoint = read_checkpoint(path, lazily=True)
+        refuse_other_recipe(path, checkpoint.get("retroflow", {}), this)
+        return Start(run, path)
+    if not (path / "run.json").exists():
+        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder (it has no run.json)")
+    return _continue(RunFolder(path), this, say)
+
+
+def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) -> Start:
+    path = newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
+    if path is None:
+        refuse_other_recipe(run.path, _identity_of(run), this)
+        say(f"{run.path} has no checkpoint yet; starting it again from step 0")
+        return Start(run)
+    refuse_other_recipe(path, read_checkpoint(path, lazily=True).get("retroflow", {}), this)
+    say(f"going on with {run.path} from step {checkpoint_step(path)}")
+    return Start(run, path)
+
+
+def _identity_of(run: RunFolder) -> dict[str, str]:
+    try:
+        stored: dict[str, str] = json.loads(run.description.read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DamagedDataError(f"{run.description}: cannot be read ({error}); start a new run without --resume") from error
+    return stored
+
+
+def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+    """Raise RecipeError, naming every differing key, unless `stored` may be gone on with as `this`."""
+    if found := differences(stored, this):
+        listed = "\n".join(f"  {line}" for line in found)
+        raise RecipeError(
+            f"{path} belongs to another recipe; these differ:\n{listed}\n"
+            "use the recipe it was made with (recipe.yaml in its run folder), or start a new run without --resume"
+        )
+
+
+def differences(stored: dict[str, str], this: dict[str, str]) -> list[str]:
+    """Lines "key: stored value there, this value here" for all that must be equal and is not."""
+    if not stored:
+        return ["it carries no recipe at all"]
+    there, here = flat(json.loads(stored["values"])), flat(json.loads(this["values"]))
+    prints_there, prints_here = json.loads(stored["fingerprints"]), json.loads(this["fingerprints"])
+    artifacts_differ = prints_there != prints_here
+    prepared_sections = ("corpus", "embedder", "retriever", "neighbours", "data") if artifacts_differ else ()
+    keys = [
+        key
+        for key in sorted(there.keys() | here.keys())
+        if key in BINDING_KEYS or key.split(".")[0] in (*BINDING_SECTIONS, *prepared_sections)
+    ]
+    lines = [
+        f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
+        for key in keys
+        if there.get(key, "absent") != here.get(key, "absent")
+    ]
+    for kind in sorted(prints_there.keys() | prints_here.keys()):
+        if prints_there.get(kind) != prints_here.get(kind):
+            lines.append(f"fingerprint of {kind}: {prints_there.get(kind)} there, {prints_here.get(kind)} here")
+    return lines
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested mappings: {"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

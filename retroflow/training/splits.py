@@ -1,0 +1,72 @@
+"""The prepared artifacts, opened for training: chunks and neighbours of both splits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retroflow.data import SequenceDataset
+from retroflow.errors import CorpusError
+from retroflow.pipeline.prepare import Prepared
+from retroflow.protocols import Int64Array
+from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.neighbour_table import NeighbourTable
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Chunk stores and neighbour tables, memory-mapped.
+
+    Attributes:
+        train_chunks: the training split, which is the retrieval database too.
+        valid_chunks: the validation split.
+        train_neighbours: int64 [N_train, k] rows of `train_chunks`, -1 = none.
+        validation_neighbours: int64 [N_valid, k] rows of `train_chunks`, -1 = none.
+        sequence_chunks: chunks of a sequence.
+    """
+
+    train_chunks: ChunkStore
+    valid_chunks: ChunkStore
+    train_neighbours: Int64Array
+    validation_neighbours: Int64Array
+    sequence_chunks: int
+
+    @property
+    def database(self) -> ChunkStore:
+        """What is retrieved from."""
+        return self.train_chunks
+
+    def training(self, *, retrieval: bool) -> SequenceDataset:
+        """Sequences to train on."""
+        return SequenceDataset(
+            self.train_chunks,
+            sequence_chunks=self.sequence_chunks,
+            database=self.database,
+            neighbours=self.train_neighbours if retrieval else None,
+        )
+
+    def validation(self, neighbours: Int64Array | None = None) -> SequenceDataset:
+        """Sequences to be judged on, with whatever neighbours int64 [N_valid, k] are given to their chunks."""
+        return SequenceDataset(
+            self.valid_chunks, sequence_chunks=self.sequence_chunks, database=self.database, neighbours=neighbours
+        )
+
+
+def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
+    """Open what `prepare` made.
+
+    Raises:
+        CorpusError: the corpus has no validation text.
+    """
+    valid = ChunkStore.open(prepared.valid_chunks)
+    if len(valid) == 0:
+        raise CorpusError(
+            "the corpus has no validation chunks, so nothing could be measured; raise corpus.valid_share or give "
+            "corpus.valid_path"
+        )
+    return Splits(
+        train_chunks=ChunkStore.open(prepared.train_chunks),
+        valid_chunks=valid,
+        train_neighbours=NeighbourTable.open(prepared.train_neighbours).ids,
+        validation_neighbours=np.asarray(NeighbourTable.open(prepared.valid_neighbours).ids),
+        sequence_chunks=sequence_chunks,
+    )

@@ -1,0 +1,62 @@
+"""SIGTERM and SIGINT become a wish that the training loop reads at the next step boundary."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from retroflow.errors import Interrupted, Preempted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequests:
+    """Records the first stop signal while it is entered; a second SIGINT interrupts at once.
+
+    Lightning's own SIGTERM handler writes no checkpoint and hangs several processes, so `install` is called again
+    after Lightning has put its handlers in place.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def is_requested(self) -> bool:
+        return self.signal_number is not None
+
+    def install(self) -> None:
+        """Take both signals; does nothing outside the main thread, where Python allows no handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._record)
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+    def stop_if_requested(self, where: str) -> None:
+        """Raise if a signal has come.
+
+        Args:
+            where: what is safe and how to go on, the error's message.
+
+        Raises:
+            Preempted: SIGTERM came; exit code 75.
+            Interrupted: SIGINT came; exit code 130.
+        """
+        if self.signal_number == signal.SIGINT:
+            raise Interrupted(where)
+        if self.signal_number is not None:
+            raise Preempted(where)
