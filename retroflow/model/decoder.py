@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from retroflow.model.attention import SelfAttention
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
 from retroflow.model.config import RetroConfig
-from retroflow.model.layers import FeedForward
+from retroflow.model.layers import FeedForward, RMSNorm
 
 
 class DecoderBlock(nn.Module):
@@ -16,15 +16,15 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: RetroConfig, *, has_cca: bool) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width)
+        self.attention_norm = RMSNorm(config.width)
         self.attention = SelfAttention(
             config.width, config.num_heads, config.resolved_head_width, theta=config.rotary_theta, causal=True
         )
         self.cca: ChunkedCrossAttention | None = None
         if has_cca:
-            self.cca_norm = nn.RMSNorm(config.width)
+            self.cca_norm = RMSNorm(config.width)
             self.cca = ChunkedCrossAttention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.width)
+        self.feed_forward_norm = RMSNorm(config.width)
         self.feed_forward = FeedForward(config.width, config.feed_forward_width or 4 * config.width)
         self.dropout = nn.Dropout(config.dropout)
 

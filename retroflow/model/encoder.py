@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from retroflow.model.attention import CrossAttention, SelfAttention
 from retroflow.model.config import RetroConfig
-from retroflow.model.layers import FeedForward
+from retroflow.model.layers import FeedForward, RMSNorm
 
 
 class EncoderBlock(nn.Module):
@@ -17,14 +17,14 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: RetroConfig, *, has_cross_attention: bool) -> None:
         super().__init__()
         width, heads = config.encoder_width, config.encoder_heads
-        self.attention_norm = nn.RMSNorm(width)
+        self.attention_norm = RMSNorm(width)
         self.attention = SelfAttention(width, heads, width // heads, theta=config.rotary_theta, causal=False)
         self.cross_attention: CrossAttention | None = None
         if has_cross_attention:
-            self.cross_attention_norm = nn.RMSNorm(width)
-            self.source_norm = nn.RMSNorm(config.width)
+            self.cross_attention_norm = RMSNorm(width)
+            self.source_norm = RMSNorm(config.width)
             self.cross_attention = CrossAttention(width, config.width, heads, width // heads, theta=config.rotary_theta)
-        self.feed_forward_norm = nn.RMSNorm(width)
+        self.feed_forward_norm = RMSNorm(width)
         self.feed_forward = FeedForward(width, config.encoder_feed_forward_width or 4 * width)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -48,7 +48,7 @@ class NeighbourEncoder(nn.Module):
             EncoderBlock(config, has_cross_attention=layer in config.encoder_cross_attention_layers)
             for layer in range(1, config.encoder_layers + 1)
         )
-        self.norm = nn.RMSNorm(config.encoder_width)
+        self.norm = RMSNorm(config.encoder_width)
 
     def forward(self, embedded: Tensor, mask: Tensor, chunks: Tensor) -> Tensor:
         """Encode neighbours.

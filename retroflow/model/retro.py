@@ -13,7 +13,7 @@ from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import NeighbourEncoder
 from retroflow.model.inputs import check_inputs
 from retroflow.model.initialisation import initialise
-from retroflow.model.layers import Smear
+from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
 
 
@@ -28,7 +28,7 @@ class Retro(nn.Module):
         self.blocks = nn.ModuleList(
             DecoderBlock(config, has_cca=layer in config.cca_layers) for layer in range(1, config.num_layers + 1)
         )
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = RMSNorm(config.width)
         self.output: nn.Linear | None = None
         if not config.tie_embeddings:
             self.output = nn.Linear(config.width, config.vocabulary_size, bias=False)

@@ -142,7 +142,7 @@ class Reference:
 
 
 def rms_norm(x, weight):
-    return x / math.sqrt(float(np.mean(x**2)) + np.finfo(np.float64).eps) * weight
+    return x / math.sqrt(float(np.mean(x**2)) + 1e-6) * weight
 
 
 def softmax(logits):
