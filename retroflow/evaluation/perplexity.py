@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ class Predicted(Protocol):
     def num_bytes(self) -> Tensor:
         """int64 [b], UTF-8 bytes of the sequences' text."""
         ...
+
+
+BatchT = TypeVar("BatchT", bound=Predicted)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Measure:
         return math.exp(min(self.loss, 700.0))
 
 
-def measure[BatchT: Predicted](
+def measure(
     losses: Callable[[BatchT], Tensor],
     batches: Iterable[BatchT],
     *,

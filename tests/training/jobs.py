@@ -1,0 +1,97 @@
+"""Tiny jobs on made-up chunks: the parts of `make_job` without artifacts on disk."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from retroflow.model.config import RetroConfig
+from retroflow.recipe import Recipe
+from retroflow.training.job import Job
+from retroflow.training.lightning_module import RetroModule
+from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.splits import Splits
+from retroflow.training.strategies import place
+from retroflow.training.trackers import GuardedTracker, NoTracker
+from tests.data.fakes import make_chunks, random_neighbours
+
+VOCABULARY = 50
+
+
+def tiny_config(**changes):
+    options = {
+        "vocabulary_size": VOCABULARY,
+        "chunk_length": 4,
+        "width": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "head_width": 8,
+        "cca_layers": (2,),
+        "encoder_width": 8,
+        "encoder_layers": 1,
+        "encoder_heads": 2,
+        "dropout": 0.1,
+    }
+    return RetroConfig(**(options | changes))
+
+
+def tiny_splits(documents=30):
+    lengths = [5 + (7 * number) % 23 for number in range(documents)]
+    train = make_chunks(lengths, vocabulary_size=VOCABULARY)
+    valid = make_chunks([9, 16, 3, 22], first_document=documents, vocabulary_size=VOCABULARY, seed=5)
+    return Splits(
+        train_chunks=train,
+        valid_chunks=valid,
+        train_neighbours=random_neighbours(len(train), train),
+        validation_neighbours=random_neighbours(len(valid), train, seed=2),
+        sequence_chunks=3,
+    )
+
+
+def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, optimizer=None, **trainer):
+    """A job whose runs lie in `runs_folder`; `trainer` changes TrainerOptions."""
+    torch.set_num_threads(1)
+    options = TrainerOptions(
+        **(
+            {
+                "max_steps": 12,
+                "batch_size": 4,
+                "precision": "fp32",
+                "device": "cpu",
+                "log_every": 3,
+                "checkpoint_every": 4,
+                "retrieval_dropout": 0.3,
+                "runs_folder": str(runs_folder),
+            }
+            | trainer
+        )
+    )
+    module = RetroModule(
+        model=model or tiny_config(),
+        optimizer=optimizer or OptimizerOptions(warmup_steps=3, learning_rate=0.01),
+        trainer=options,
+        seed=seed,
+    )
+    values = {"seed": seed, "model": {"name": "retro", "width": 16}, "retriever": {"name": "exact"}, "neighbours": {"k": 2}}
+    return Job(
+        name="tiny",
+        seed=seed,
+        options=replace(options, retrieval=module.retrieves),
+        num_workers=0,
+        placement=place(options),
+        splits=splits or tiny_splits(),
+        module=module,
+        tracker=GuardedTracker(tracker or NoTracker()),
+        identity={
+            "recipe": "seed: 1\n",
+            "values": json.dumps(values),
+            "fingerprints": json.dumps({"chunks": "abc", "neighbours": "def"}),
+            "version": "test",
+        },
+    )
+
+
+def tiny_recipe():
+    """What `choose_start` asks of a recipe."""
+    return Recipe(values={"seed": 1}, origins={}, path=Path("tiny.yaml"))

@@ -1,0 +1,196 @@
+"""A run from its first step to its report, stopped and gone on with in every way."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
+from retroflow.training import fit as fit_module
+from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.training.fit import fit
+from retroflow.training.resuming import LAST
+from tests.training.jobs import tiny_job, tiny_recipe
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Fit tiny jobs into a folder of their own: run(folder name, resume=..., **trainer options)."""
+
+    def go(name="runs", *, resume=None, **options):
+        monkeypatch.setattr(fit_module, "make_job", lambda recipe: tiny_job(tmp_path / name, **options))
+        return fit(tiny_recipe(), resume=resume)
+
+    return go
+
+
+def weights(run_folder):
+    newest = list_checkpoints(Path(run_folder) / "checkpoints")[0]
+    return read_checkpoint(newest)
+
+
+def assert_same_run(first, second):
+    """Weights, optimizer state and metric files are equal bit for bit."""
+    one, two = weights(first), weights(second)
+    assert one["global_step"] == two["global_step"]
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
+    for key, state in one["optimizer_states"][0]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, two["optimizer_states"][0]["state"][key][name]), (key, name)
+    for name in ("metrics.jsonl", "metrics.csv"):
+        assert (Path(first) / name).read_bytes() == (Path(second) / name).read_bytes()
+
+
+class StopAfter(pl.Callback):
+    """Does something at the end of a step, before the other callbacks see it."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.act()
+
+
+@pytest.fixture
+def interfere(monkeypatch):
+    """Run `act` when training is at `step`."""
+
+    def install(step, act):
+        original = fit_module.make_trainer
+
+        def make(job, start, callbacks):
+            return original(job, start, [StopAfter(step, act), *callbacks])
+
+        monkeypatch.setattr(fit_module, "make_trainer", make)
+        return lambda: monkeypatch.setattr(fit_module, "make_trainer", original)
+
+    return install
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def kill():
+    raise Killed
+
+
+def test_a_run_leaves_its_folder_as_documented(run):
+    result = run(validate_every=6)
+    folder = result.run_folder
+    assert folder.name == "0001" and result.steps == 12
+    assert {"recipe.yaml", "run.json", "metrics.jsonl", "metrics.csv", "throughput.jsonl", "report.json", "checkpoints"} <= {
+        path.name for path in folder.iterdir()
+    }
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 6, 9, 12, 12]
+    assert {"validation/loss_on", "validation/loss_off"} <= lines[2].keys()
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report["validation"]) == {"on", "off", "shuffled", "random"}
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-00000012.ckpt", "step-00000008.ckpt"]
+    assert not list(folder.rglob("*.part"))
+    assert run().run_folder.name == "0002"
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 8, "accumulate": 2, "validate_every": 4}])
+def test_killed_and_resumed_equals_unbroken(run, interfere, options):
+    unbroken = run("unbroken", **options)
+    undo = interfere(7, kill)
+    with pytest.raises(Killed):
+        run("broken", **options)
+    undo()
+    resumed = run("broken", resume=LAST, **options)
+    assert resumed.run_folder.name == "0001"
+    assert_same_run(unbroken.run_folder, resumed.run_folder)
+    assert unbroken.report.measures["on"].nats == resumed.report.measures["on"].nats
+
+
+def test_killed_before_the_first_checkpoint_starts_again_in_its_folder(run, interfere):
+    unbroken = run("unbroken")
+    undo = interfere(2, kill)
+    with pytest.raises(Killed):
+        run("broken")
+    undo()
+    assert_same_run(unbroken.run_folder, run("broken", resume=LAST).run_folder)
+
+
+@pytest.mark.parametrize(("number", "error", "code"), [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130)])
+def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, number, error, code):
+    undo = interfere(5, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(error, match="stopped at step 6") as caught:
+        run("stopped")
+    assert caught.value.exit_code == code
+    undo()
+    assert_same_run(run("unbroken").run_folder, run("stopped", resume=LAST).run_folder)
+
+
+def test_handlers_are_given_back(run):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_damaged_newest_checkpoint_falls_back_and_says_so(run, interfere, capsys):
+    undo = interfere(10, kill)
+    with pytest.raises(Killed):
+        run("broken")
+    undo()
+    newest = list_checkpoints(next(Path(p) for p in [run.__closure__[1].cell_contents / "broken/tiny/0001/checkpoints"]))[0]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    resumed = run("broken", resume=LAST)
+    assert "step-00000008.ckpt" in capsys.readouterr().err
+    assert_same_run(run("unbroken").run_folder, resumed.run_folder)
+
+
+def test_resume_without_an_unfinished_run_starts_a_new_one(run, capsys):
+    run()
+    assert run(resume=LAST).run_folder.name == "0002"
+    assert "no unfinished run of 'tiny'" in capsys.readouterr().err
+
+
+def test_max_seconds_stops_and_the_report_says_so(run):
+    result = run(max_seconds=1e-6, checkpoint_every=0)
+    assert result.steps == 1
+    assert any("trainer.max_seconds" in sentence for sentence in result.report.findings())
+
+
+def test_without_retrieval_only_off_is_measured_and_retrieval_is_not_trained(run):
+    result = run(retrieval=False, max_steps=4)
+    assert set(result.report.measures) == {"off"}
+    states = weights(result.run_folder)["optimizer_states"][0]
+    trained = sum(len(group["params"]) for group in states["param_groups"])
+    assert trained < len(weights(result.run_folder)["state_dict"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(run):
+    from retroflow.training.options import OptimizerOptions
+
+    with pytest.raises(RetroflowError, match="lower optimizer.learning_rate"):
+        run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
+
+
+def test_the_screen_shows_our_lines_alone(run, capfd):
+    run()
+    shown = "".join(capfd.readouterr())
+    for word in ("Tip", "GPU available", "num_workers", "Warning", "litlogger"):
+        assert word not in shown
+    assert "parameters" in shown and "tokens/s" in shown
+
+
+def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path):
+    from retroflow.training.run_folder import RunFolder
+
+    undone = RunFolder(tmp_path / "runs/tiny/0001")
+    run()
+    with undone.lock():
+        with pytest.raises(RecipeError, match="another process is working on this run"):
+            run(resume=undone.path)
