@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -28,15 +28,26 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
+def may_match_below(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Say whether a path that begins with these folders could match, so that the others need not be walked."""
+    for part, wanted in zip(parts, pattern, strict=False):
+        if wanted == "**":
+            return True
+        if not fnmatchcase(part, wanted):
+            return False
+    return len(parts) < len(pattern)
+
+
 def printable(name: str) -> str:
     """Write a file name that is not UTF-8 with escapes, so that it can be an id."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def walk(folder: Path, patterns: Sequence[str]) -> Iterator[FoundFile]:
+def walk(folder: Path, patterns: Sequence[str], *, without: Container[str] = ()) -> Iterator[FoundFile]:
     """Yield the files below a folder that match one of the globs, sorted by name within each folder.
 
-    Hidden files and folders are passed over. One folder's names are in memory at a time, never all of them.
+    Hidden files and folders are passed over, and what is named in `without` directly below the folder. One folder's
+    names are in memory at a time, never all of them.
     """
     split_patterns = [pattern.split("/") for pattern in patterns]
 
@@ -48,9 +59,11 @@ def walk(folder: Path, patterns: Sequence[str]) -> Iterator[FoundFile]:
             names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
         for name, is_folder in names:
             below = (*parts, name)
-            if is_folder:
+            if not parts and name in without:
+                continue
+            if is_folder and any(may_match_below(below, pattern) for pattern in split_patterns):
                 yield from visit(os.path.join(current, name), below, (*above, real))
-            elif any(matches(below, pattern) for pattern in split_patterns):
+            elif not is_folder and any(matches(below, pattern) for pattern in split_patterns):
                 yield FoundFile(Path(current, name), printable("/".join(below)))
 
     yield from visit(str(folder), (), ())

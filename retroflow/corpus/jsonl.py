@@ -127,7 +127,7 @@ def _look_up(record: dict[str, Any], key: str) -> Any:
 
 
 def _wrong_text(record: dict[str, Any], key: str, value: object, place: str) -> str:
-    if value is None:
+    if value is None and key not in record:
         keys = ", ".join(f'"{present}"' for present in list(record)[:12]) or "none"
         return f'{place}: the object lacks "{key}"; its keys: {keys}. Name the key of the text in corpus.text_key.'
     return (

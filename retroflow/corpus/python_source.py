@@ -36,6 +36,7 @@ class SourceTree:
         version: of the distribution it belongs to.
         only_file: the name of the file, for a package that is a single module.
         group_parts: leading parts of the path below `folder` that name a group; None = the file's folder.
+        without: names directly below `folder` that do not belong to it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SourceTree:
     version: str
     only_file: str | None = None
     group_parts: int | None = None
+    without: tuple[str, ...] = ()
 
 
 class PythonSourceCorpus:
@@ -98,7 +100,7 @@ class PythonSourceCorpus:
             CorpusError: a package is not installed or has no source files, or nothing matches.
         """
         self.counts = Counts()
-        place = f'corpus.packages {list(self.packages)}, corpus.include "{self.include}"'
+        place = f'corpus.packages {list(self.packages)}, corpus.include "{self.include}", corpus.share {self.share}'
         return distinct_documents(self._read(), self.counts, place=place, valid_share=self.valid_share)
 
     def fingerprint(self) -> dict[str, object]:
@@ -120,7 +122,8 @@ class PythonSourceCorpus:
         trees = [_find_package(name, self.group_by) for name in dict.fromkeys(self.packages)]
         if self.python_stdlib:
             folder = Path(sysconfig.get_path("stdlib"))
-            trees.append(SourceTree("python", folder, platform.python_version(), group_parts=self.group_by or 1))
+            version, group_parts = platform.python_version(), self.group_by or 1
+            trees.append(SourceTree("python", folder, version, group_parts=group_parts, without=NOT_STDLIB))
         return trees
 
     def _files(self) -> Iterator[tuple[SourceTree, FoundFile, str]]:
@@ -130,7 +133,7 @@ class PythonSourceCorpus:
             found = False
             for file in _walk_tree(tree, self.include):
                 parts = tuple(file.name.split("/"))
-                if not matches(parts, pattern) or (tree.name == "python" and parts[0] in NOT_STDLIB):
+                if not matches(parts, pattern):
                     continue
                 found = True
                 in_group = parts[:-1] if tree.group_parts is None else parts[: tree.group_parts]
@@ -185,7 +188,7 @@ def _walk_tree(tree: SourceTree, include: str) -> Iterator[FoundFile]:
         yield FoundFile(tree.folder / tree.only_file, printable(tree.only_file))
         return
     try:
-        yield from walk(tree.folder, [include])
+        yield from walk(tree.folder, [include], without=tree.without)
     except OSError as error:
         raise unreadable(tree.folder, error) from error
 

@@ -1,0 +1,65 @@
+"""Globs and the order of files."""
+
+from pathlib import Path
+
+import pytest
+
+from retroflow.corpus.files import describe_files, find_files, matches, may_match_below
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "expected"),
+    [
+        ("a.py", "**/*.py", True),
+        ("a/b/c.py", "**/*.py", True),
+        ("a/b/c.py", "*.py", False),
+        ("models/bert/modeling_bert.py", "models/*/modeling_*.py", True),
+        ("models/a/b/modeling_bert.py", "models/*/modeling_*.py", False),
+        ("models/a/b/modeling_bert.py", "models/**/modeling_*.py", True),
+        ("models/x.py", "models/**/*.py", True),
+        ("a/b", "**", True),
+        ("A.PY", "*.py", False),
+        ("a1", "a[0-9]", True),
+    ],
+)
+def test_a_glob_matches_whole_paths(name: str, pattern: str, expected: bool) -> None:
+    assert matches(name.split("/"), pattern.split("/")) is expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern", "expected"),
+    [
+        ("models", "models/*/*.py", True),
+        ("models/bert", "models/*/*.py", True),
+        ("models/bert/deep", "models/*/*.py", False),
+        ("other", "models/*/*.py", False),
+        ("any/thing", "**/*.py", True),
+        ("models/a/b/c", "models/**/*.py", True),
+        ("other/a", "models/**/*.py", False),
+    ],
+)
+def test_folders_in_which_nothing_can_match_are_not_walked(folder: str, pattern: str, expected: bool) -> None:
+    assert may_match_below(folder.split("/"), pattern.split("/")) is expected
+
+
+def test_files_come_in_one_order_whatever_the_file_system_says(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.txt", "a.txt", "c/a.txt", "a/b/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    names = [file.name for file in find_files(str(tmp_path), include=["**/*"], key="corpus.path")]
+    assert names == ["a/b/c.txt", "a/z.txt", "a.txt", "b.txt", "c/a.txt"]
+
+
+def test_a_path_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("words")
+    (found,) = find_files(str(tmp_path / "a[1].txt"), include=["*"], key="corpus.path")
+    assert found.name == "a[1].txt"
+
+
+def test_the_description_counts_files_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("four")
+    (tmp_path / "b.txt").write_text("seven!!")
+    described = describe_files(find_files(str(tmp_path), include=["*.txt"], key="corpus.path"))
+    assert (described["files"], described["bytes"]) == (2, 11)
+    (tmp_path / "a.txt").write_text("FOUR")
+    assert describe_files(find_files(str(tmp_path), include=["*.txt"], key="corpus.path")) != described

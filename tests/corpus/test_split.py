@@ -1,0 +1,41 @@
+"""Splits by hash: even, stable, nested."""
+
+import pytest
+
+from retroflow.corpus.documents import check_share
+from retroflow.corpus.split import choose_split, chosen, hash_fraction
+from retroflow.errors import RecipeError
+
+SPLIT_OF_A = 0.43114815327656
+KEYS = [f"document {i}" for i in range(4000)]
+
+
+def test_a_share_takes_about_that_share_of_the_keys() -> None:
+    assert sum(choose_split(key, 0.1) == "valid" for key in KEYS) == pytest.approx(400, rel=0.15)
+    assert sum(chosen(key, 0.45) for key in KEYS) == pytest.approx(1800, rel=0.1)
+
+
+def test_shares_are_nested() -> None:
+    small, large = ({key for key in KEYS if chosen(key, share)} for share in (0.3, 0.45))
+    assert small < large
+    assert all(chosen(key, 1.0) for key in KEYS)
+
+
+def test_the_split_does_not_depend_on_being_chosen() -> None:
+    among_chosen = [key for key in KEYS if chosen(key, 0.5)]
+    assert sum(choose_split(key, 0.2) == "valid" for key in among_chosen) == pytest.approx(400, rel=0.2)
+
+
+def test_nothing_is_held_out_at_share_zero() -> None:
+    assert {choose_split(key, 0.0) for key in KEYS} == {"train"}
+
+
+def test_the_hash_is_the_same_for_ever() -> None:
+    """A change here moves documents between splits in every existing run."""
+    assert hash_fraction("a", purpose="retroflow-split") == pytest.approx(SPLIT_OF_A, abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 1.5, float("nan")])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(RecipeError, match=r"corpus\.share: given .* allowed 0 < share <= 1"):
+        check_share("corpus.share", share, zero=False, one=True)
