@@ -65,18 +65,16 @@ KINDS: tuple[Registry[Any], ...] = (CORPORA, EMBEDDERS, RETRIEVERS, MODELS, TRAC
 def recipe_schema() -> RecipeSchema:
     """Return what a recipe may contain; reads the components' source when a recipe names them, imports none."""
     return RecipeSchema(
-        slots={
+        sections={
             "corpus": Slot(CORPORA),
             "embedder": Slot(EMBEDDERS),
             "retriever": Slot(RETRIEVERS),
-            "model": Slot(MODELS, derived=frozenset({"vocabulary_size", "chunk_length"})),
-            "tracker": Slot(TRACKERS, default="none"),
-        },
-        sections={
             "neighbours": Section("retroflow.pipeline.options:NeighbourOptions"),
+            "model": Slot(MODELS, derived=frozenset({"vocabulary_size", "chunk_length"})),
             "data": Section("retroflow.pipeline.options:DataOptions"),
             "optimizer": Section("retroflow.training.options:OptimizerOptions"),
             "trainer": Section("retroflow.training.options:TrainerOptions"),
+            "tracker": Slot(TRACKERS, default="none"),
         },
     )
 

@@ -1,4 +1,135 @@
-"""Stub."""
+"""Load a recipe: read, extend, override, complete, resolve, check; then raise every problem at once."""
 
-def load(path, overrides, *, schema):
-    raise NotImplementedError
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from retroflow.errors import RecipeError, RetroflowError
+from retroflow.recipe.checking import MISSING, ValueCheck, complete
+from retroflow.recipe.interpolation import resolve
+from retroflow.recipe.option_types import REQUIRED, Block, Either, Option, OptionType, Scalar
+from retroflow.recipe.overrides import parse_overrides
+from retroflow.recipe.problems import DEFAULT, Problems
+from retroflow.recipe.resolved import Recipe
+from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
+from retroflow.recipe.signatures import read_block
+from retroflow.recipe.tree import BROKEN, Node, overlay
+from retroflow.recipe.yaml_text import describe, read_file
+
+
+def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recipe:
+    """Load and check a recipe; nothing it names is imported.
+
+    Args:
+        path: the YAML file.
+        overrides: words such as "trainer.max_steps=5", laid over the file.
+        schema: what a recipe may contain.
+
+    Raises:
+        RecipeError: the recipe or an override is wrong; the message lists every problem with its place.
+        RetroflowError: a plugin the recipe names is claimed twice or unreadable, and nothing else is wrong.
+    """
+    problems = Problems()
+    tree = _read_with_parent(path, problems)
+    tree = overlay(tree, parse_overrides(overrides, problems))
+    _check_version(tree, problems)
+    layout = _layout(tree, schema, problems)
+    tree = complete(_checkable(tree, layout, schema), layout)
+    derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
+    check = ValueCheck(problems, _dotted_keys(layout), derived)
+    checked = check.check(resolve(tree, problems), layout, "")
+    problems.raise_if_any(str(path))
+    return Recipe(values=checked.plain(), origins=_origins(checked), path=path)
+
+
+def _read_with_parent(path: Path, problems: Problems) -> Node:
+    """Read a recipe and the one it extends, if any; `extends` itself is not a value and is dropped."""
+    child = read_file(path, problems)
+    extends = child.value.pop("extends", None)
+    _check_version(child, problems, stop=True)
+    if extends is None or extends.value is BROKEN:
+        return child
+    if not isinstance(extends.value, str) or not extends.value:
+        allowed = "allowed: the path of another recipe, relative to this one"
+        problems.add(extends.origin, "extends", f"is {describe(extends.value)}; {allowed}.")
+        return child
+    parent_path = Path(os.path.normpath(path.parent / extends.value))
+    parent = read_file(parent_path, problems, said=extends.origin)
+    further = parent.value.pop("extends", None)
+    if further is not None:
+        text = f"is given in a recipe that {path} extends already; recipes are extended one level deep."
+        problems.add(further.origin, "extends", text)
+    _check_version(parent, problems, stop=True)
+    return overlay(parent, child)
+
+
+def _check_version(tree: Node, problems: Problems, *, stop: bool = False) -> None:
+    """Refuse a version this program does not know; keys may mean something else there, so nothing else is said."""
+    version = tree.value.get("recipe_version")
+    if version is None or type(version.value) is not int or version.value == RECIPE_VERSION:
+        return
+    advice = "Install a newer retroflow." if version.value > RECIPE_VERSION else "Versions start at 1."
+    text = f"is {version.value}; this retroflow reads version {RECIPE_VERSION}. {advice}"
+    if stop:
+        raise RecipeError(f"{version.origin}: recipe_version {text}")
+    problems.add(version.origin, "recipe_version", text)
+
+
+def _layout(tree: Node, schema: RecipeSchema, problems: Problems) -> Block:
+    """Return the options of the whole recipe, those of slots for the components it names."""
+    options = {"recipe_version": Option(Scalar("int")), "seed": Option(Scalar("int"), 1)}
+    for name, section in schema.sections.items():
+        if isinstance(section, Slot):
+            block = _slot_block(tree.value.get(name), name, section, problems)
+        else:
+            block = read_block(section.target, "retroflow")
+        options[name] = Option(block)
+    return Block(options)
+
+
+def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems) -> Block:
+    """Return a slot's options; only `name` if it names nothing that is known."""
+    unnamed = Block({"name": Option(Scalar("str"), slot.default or REQUIRED)})
+    named = node.value.get("name") if node is not None and node.is_mapping else None
+    name = named.value if named is not None else slot.default
+    if not isinstance(name, str) or name == MISSING:
+        return unnamed
+    origin = named.origin if named is not None else DEFAULT
+    try:
+        entry = slot.registry.entry(name)
+        block = read_block(entry.target, entry.owner, slot.derived)
+    except RetroflowError as error:
+        problems.add(origin, f"{section}.name", f'is "{name}". {error}', cause=error)
+        return unnamed
+    return Block(unnamed.options | block.options)
+
+
+def _checkable(tree: Node, layout: Block, schema: RecipeSchema) -> Node:
+    """Add absent sections, empty; cut slots that name nothing known down to `name`, whose problem says enough."""
+    sections = dict(tree.value)
+    for name in schema.sections:
+        sections.setdefault(name, Node({}, tree.origin))
+    for name in schema.slots:
+        node = sections[name]
+        if node.is_mapping and list(layout.options[name].type.options) == ["name"]:
+            sections[name] = Node({key: child for key, child in node.value.items() if key == "name"}, node.origin)
+    return Node(sections, tree.origin)
+
+
+def _dotted_keys(option_type: OptionType, key: str = "") -> list[str]:
+    """Return the dotted key of every option, nested blocks included."""
+    found: list[str] = []
+    for arm in option_type.arms if isinstance(option_type, Either) else (option_type,):
+        for part, option in arm.options.items() if isinstance(arm, Block) else ():
+            dotted = f"{key}.{part}" if key else part
+            found += [dotted, *_dotted_keys(option.type, dotted)]
+    return found
+
+
+def _origins(node: Node, key: str = "") -> dict[str, str]:
+    if not isinstance(node.value, dict):
+        return {key: str(node.origin)}
+    found: dict[str, str] = {}
+    for part, child in node.value.items():
+        found |= _origins(child, f"{key}.{part}" if key else part)
+    return found

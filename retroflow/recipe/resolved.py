@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from retroflow.recipe.yaml_text import dump
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,4 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the values as YAML that loads to an equal recipe, without `extends` and interpolation."""
-        return yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
+        return dump(self.values)

@@ -33,7 +33,11 @@ class Section:
 
 @dataclass(frozen=True)
 class RecipeSchema:
-    """Everything that may stand at the top level of a recipe, next to `recipe_version`, `seed` and `extends`."""
+    """The sections of a recipe in the order they are shown; `recipe_version`, `seed` and `extends` stand beside them."""
 
-    slots: Mapping[str, Slot]
-    sections: Mapping[str, Section]
+    sections: Mapping[str, Slot | Section]
+
+    @property
+    def slots(self) -> dict[str, Slot]:
+        """The sections whose options depend on a name."""
+        return {name: section for name, section in self.sections.items() if isinstance(section, Slot)}

@@ -1,0 +1,164 @@
+"""Check a tree of values against the options they are meant for, and fill in defaults."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, OptionType, Scalar
+from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems, suggest
+from retroflow.recipe.tree import BROKEN, Node, plant
+from retroflow.recipe.yaml_text import describe, parse_scalar
+
+MISSING = "???"  # OmegaConf's sign for "whoever extends this recipe must give a value"
+
+_PYTHON_TYPES: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
+
+
+def complete(node: Node, option_type: OptionType) -> Node:
+    """Return node with the defaults of absent options filled in, blocks inside it included."""
+    block = _block_of(option_type)
+    if block is None or not node.is_mapping:
+        return node
+    items: dict[str, Node] = {}
+    for key, option in block.options.items():
+        if key in node.value:
+            items[key] = complete(node.value[key], option.type)
+        elif option.default is not REQUIRED:
+            items[key] = complete(plant(option.default, DEFAULT), option.type)
+    unknown = {key: child for key, child in node.value.items() if key not in items}
+    return Node(items | unknown, node.origin)
+
+
+class ValueCheck:
+    """Walks a completed tree; returns the values in their final form and notes what does not fit.
+
+    Args:
+        problems: where problems are noted.
+        known_keys: every dotted key of the recipe, so that a key at the wrong level can be sent to the right one.
+        derived: dotted keys that follow from other values and cannot be given.
+    """
+
+    def __init__(self, problems: Problems, known_keys: list[str], derived: frozenset[str]) -> None:
+        self._problems = problems
+        self._known_keys = known_keys
+        self._derived = derived
+
+    def check(self, node: Node, option_type: OptionType, key: str) -> Node:
+        """Return node in the form that option_type asks for."""
+        if node.value is BROKEN:
+            return node
+        if node.value == MISSING:
+            self._problems.add(node.origin, key, f"is ???: it must be given. Allowed: {option_type.describe()}.")
+            return Node(BROKEN, node.origin)
+        fitting = _fitting_arm(node.value, option_type)
+        if fitting is None:
+            self._refuse(node, option_type, key)
+            return Node(BROKEN, node.origin)
+        if isinstance(fitting, Block):
+            return Node(self._block(node, fitting, key), node.origin)
+        if isinstance(fitting, Mapped):
+            items = {part: self.check(child, fitting.value, f"{key}.{part}") for part, child in node.value.items()}
+            return Node(items, node.origin)
+        if isinstance(fitting, Listed | Fixed):
+            return Node(self._list(node, fitting, key), node.origin)
+        if fitting == Scalar("float"):
+            return self._number(node, key)
+        return node
+
+    def _block(self, node: Node, block: Block, key: str) -> dict[str, Node]:
+        checked: dict[str, Node] = {}
+        for part, child in node.value.items():
+            dotted = f"{key}.{part}" if key else part
+            if part in block.options:
+                checked[part] = self.check(child, block.options[part].type, dotted)
+            else:
+                self._problems.add(child.origin, dotted, self._unknown(part, dotted, block, key))
+        for part, option in block.options.items():
+            if part not in node.value:
+                dotted = f"{key}.{part}" if key else part
+                text = f"is missing; it has no default. Allowed: {option.type.describe()}."
+                self._problems.add(node.origin, dotted, text)
+        return checked
+
+    def _unknown(self, part: str, dotted: str, block: Block, key: str) -> str:
+        if dotted in self._derived:
+            return "follows from other parts of the recipe and cannot be given; remove it."
+        if part == "<<":
+            return "is YAML's merge key, which recipes do not have; use `extends:` or write the keys out."
+        if "." in part:
+            return "has dots, which only overrides on the command line have; nest the mappings instead."
+        hint = suggest(part, list(block.options))
+        elsewhere = [known for known in self._known_keys if known.rpartition(".")[2] == part]
+        if not hint and elsewhere:
+            hint = f' Did you mean "{elsewhere[0]}"?'
+        return f"is not a known key.{hint} Keys of {key or 'a recipe'}: {', '.join(block.options)}."
+
+    def _list(self, node: Node, fitting: Listed | Fixed, key: str) -> list[Node]:
+        types = fitting.items if isinstance(fitting, Fixed) else (fitting.item,) * len(node.value)
+        return [self.check(child, one, f"{key}[{i}]") for i, (child, one) in enumerate(zip(node.value, types, strict=True))]
+
+    def _number(self, node: Node, key: str) -> Node:
+        try:
+            value = float(node.value)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            self._problems.add(node.origin, key, f"is {node.value}; allowed: a finite number.")
+            return Node(BROKEN, node.origin)
+        return Node(value, node.origin)
+
+    def _refuse(self, node: Node, option_type: OptionType, key: str) -> None:
+        text = f"is {describe(node.value)}; allowed: {option_type.describe()}."
+        self._problems.add(node.origin, key, text + _hint(node, option_type, key))
+
+
+def _fitting_arm(value: Any, option_type: OptionType) -> OptionType | None:
+    """Return the arm of a type that a value is meant for, by its outer shape; None if there is none."""
+    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
+    for arm in arms:
+        if _fits(value, arm):
+            return arm
+    if isinstance(value, int) and not isinstance(value, bool) and Scalar("float") in arms:
+        return Scalar("float")
+    return None
+
+
+def _fits(value: Any, arm: OptionType) -> bool:
+    if isinstance(arm, Scalar):
+        return type(value) is _PYTHON_TYPES[arm.kind]  # True is an int to isinstance
+    if isinstance(arm, Choice):
+        return any(value == allowed and type(value) is type(allowed) for allowed in arm.values)
+    if isinstance(arm, Fixed):
+        return isinstance(value, list) and len(value) == len(arm.items)
+    return isinstance(value, list if isinstance(arm, Listed) else dict)
+
+
+def _hint(node: Node, option_type: OptionType, key: str) -> str:
+    """Return what to write instead, where that can be guessed."""
+    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
+    value = node.value
+    if isinstance(value, str):
+        for arm in arms:
+            if isinstance(arm, Choice):
+                return suggest(value, [choice for choice in arm.values if isinstance(choice, str)])
+        if any(_fitting_arm(parse_scalar(value), arm) for arm in arms):
+            return " Remove the quotes."
+    scalar = value is not None and not isinstance(value, dict | list)
+    if scalar and Scalar("str") in arms:
+        written = str(value).lower() if isinstance(value, bool) else value
+        return f" Write {key}='\"{written}\"'." if node.origin == COMMAND_LINE else f' Write it in quotes: "{written}".'
+    if scalar and any(isinstance(arm, Listed) and _fits_item(value, arm) for arm in arms):
+        return f" Write [{value}]."
+    block = _block_of(option_type)
+    if isinstance(value, str) and block is not None and "name" in block.options:
+        return f" Write {{name: {value}}}."
+    return ""
+
+
+def _fits_item(value: Any, arm: Listed) -> bool:
+    return _fitting_arm(value, arm.item) is not None
+
+
+def _block_of(option_type: OptionType) -> Block | None:
+    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
+    return next((arm for arm in arms if isinstance(arm, Block)), None)

@@ -1,0 +1,139 @@
+"""References between values, `${data.chunk_length}`, resolved by OmegaConf.
+
+Only references to other keys are let through: OmegaConf's resolvers (`${oc.env:HOME}`) would make a recipe mean
+something else on another machine and would write secrets into stored runs.
+"""
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from retroflow.recipe.problems import Problems, suggest
+from retroflow.recipe.tree import BROKEN, Node, plant
+
+MAX_EXPANDED = 100_000  # characters and values that one reference may grow to
+MAX_CHAIN = 16  # references that lead to references
+
+_REFERENCE = re.compile(r"\$\{\s*([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)\s*\}")
+
+
+def resolve(root: Node, problems: Problems) -> Node:
+    """Return the tree with every reference replaced by what it refers to; broken ones are noted."""
+    written = _leaves(root, "")
+    referring = {key: node for key, node in written.items() if isinstance(node.value, str) and "${" in node.value}
+    if not referring:
+        return root
+    broken = {key for key, node in referring.items() if not _is_sound(key, node, root, problems)}
+    plain = _without(root, broken, "")
+    config = OmegaConf.create(plain)
+    assert isinstance(config, DictConfig)
+    values: dict[str, Any] = {}
+    for key in referring:
+        values[key] = BROKEN if key in broken else _select(config, key, referring[key], problems)
+    return _replace(root, values, "")
+
+
+def _is_sound(key: str, node: Node, root: Node, problems: Problems) -> bool:
+    """Check what OmegaConf would not: form, target, circles, and size after expansion."""
+    text = str(node.value)
+    if "${" in _REFERENCE.sub("", text):
+        problems.add(
+            node.origin,
+            key,
+            f'is "{text[:80]}"; the only form of a reference is ${{section.key}} (no resolvers such as oc.env, '
+            "no nesting).",
+        )
+        return False
+    for target in _REFERENCE.findall(text):
+        if _find(root, target) is None:
+            near = suggest(target, list(_leaves(root, "")))
+            problems.add(node.origin, key, f'refers to "{target}", which the recipe does not have.{near}')
+            return False
+    try:
+        _expanded_size(node, root, (), {})
+    except _EndlessError as error:
+        problems.add(node.origin, key, f'is "{text[:80]}", which {error}.')
+        return False
+    return True
+
+
+class _EndlessError(Exception):
+    """A reference that never ends, or ends in more than memory would like."""
+
+
+def _expanded_size(node: Node, root: Node, chain: tuple[int, ...], known: dict[int, int]) -> int:
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in chain:
+        raise _EndlessError("refers to itself")
+    if len(chain) > MAX_CHAIN:
+        raise _EndlessError(f"leads through more than {MAX_CHAIN} references")
+    size = 1
+    if isinstance(node.value, dict | list):
+        children = node.value.values() if isinstance(node.value, dict) else node.value
+        size += sum(_expanded_size(child, root, (*chain, id(node)), known) for child in children)
+    elif isinstance(node.value, str):
+        size += len(node.value)
+        for target in _REFERENCE.findall(node.value):
+            found = _find(root, target)
+            size += _expanded_size(found, root, (*chain, id(node)), known) if found else 0
+    if size > MAX_EXPANDED:
+        raise _EndlessError(f"grows to more than {MAX_EXPANDED} characters")
+    known[id(node)] = size
+    return size
+
+
+def _find(root: Node, dotted: str) -> Node | None:
+    node = root
+    for part in re.split(r"[.\[]", dotted.replace("]", "")):
+        if isinstance(node.value, dict) and part in node.value:
+            node = node.value[part]
+        elif isinstance(node.value, list) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+        else:
+            return None
+    return node
+
+
+def _select(config: DictConfig, key: str, node: Node, problems: Problems) -> Any:
+    try:
+        value = OmegaConf.select(config, key, throw_on_resolution_failure=True)
+    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        problems.add(node.origin, key, f'is "{str(node.value)[:80]}", which cannot be resolved: {reason}.')
+        return BROKEN
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _leaves(node: Node, key: str) -> dict[str, Node]:
+    """Return every value that is neither mapping nor list by its key: "a.b", "a.c[0]"."""
+    found: dict[str, Node] = {}
+    if isinstance(node.value, dict):
+        for part, child in node.value.items():
+            found |= _leaves(child, f"{key}.{part}" if key else part)
+    elif isinstance(node.value, list):
+        for position, child in enumerate(node.value):
+            found |= _leaves(child, f"{key}[{position}]")
+    else:
+        found[key] = node
+    return found
+
+
+def _without(node: Node, broken: set[str], key: str) -> Any:
+    """Return plain values for OmegaConf, with null for what is broken."""
+    if isinstance(node.value, dict):
+        return {part: _without(child, broken, f"{key}.{part}" if key else part) for part, child in node.value.items()}
+    if isinstance(node.value, list):
+        return [_without(child, broken, f"{key}[{i}]") for i, child in enumerate(node.value)]
+    return None if key in broken or node.value is BROKEN else node.value
+
+
+def _replace(node: Node, values: dict[str, Any], key: str) -> Node:
+    if isinstance(node.value, dict):
+        items = {part: _replace(child, values, f"{key}.{part}" if key else part) for part, child in node.value.items()}
+        return Node(items, node.origin)
+    if isinstance(node.value, list):
+        return Node([_replace(child, values, f"{key}[{i}]") for i, child in enumerate(node.value)], node.origin)
+    return plant(values[key], node.origin) if key in values else node

@@ -1,0 +1,53 @@
+"""Words of the command line, `a.b=value`, as a tree that is laid on a recipe."""
+
+from collections.abc import Sequence
+
+from retroflow.errors import RecipeError
+from retroflow.recipe.problems import COMMAND_LINE, Problems
+from retroflow.recipe.tree import BROKEN, Node, overlay
+from retroflow.recipe.yaml_text import parse_scalar, read
+
+_STARTS_YAML = ("{", "[", '"', "'")
+
+
+def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
+    """Return all overrides as one tree, a later one over an earlier one.
+
+    A value that starts with a bracket, brace or quote is YAML; any other is one plain scalar, so that `path=*.txt`
+    and `include=a: b` need no second layer of quotes.
+    """
+    tree = Node({}, COMMAND_LINE)
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        key, equals, text = word.partition("=")
+        if not equals or not key or key.startswith("-"):
+            problems.add(COMMAND_LINE, "", _misspelt(word, following))
+            continue
+        parts = key.split(".")
+        if not all(part.isidentifier() for part in parts):
+            problems.add(COMMAND_LINE, "", f'"{key}" is not a key; write words joined by dots, such as trainer.max_steps.')
+            continue
+        node = _value(key, text, problems)
+        for part in reversed(parts):
+            node = Node({part: node}, COMMAND_LINE)
+        tree = overlay(tree, node)
+    return tree
+
+
+def _value(key: str, text: str, problems: Problems) -> Node:
+    if not text.startswith(_STARTS_YAML):
+        return Node(parse_scalar(text), COMMAND_LINE)
+    try:
+        return read(text, "", problems, origin=COMMAND_LINE)
+    except RecipeError as error:
+        problems.add(COMMAND_LINE, key, f"is {text}: {str(error).partition(': ')[2]}")
+        return Node(BROKEN, COMMAND_LINE)
+
+
+def _misspelt(word: str, following: str) -> str:
+    key, _, value = word.lstrip("-").partition("=")
+    if word.startswith("-"):
+        if "." in key:
+            value = value or (following if following and "=" not in following else "VALUE")
+            return f'"{word}" is not an option; values of a recipe are set without dashes: {key}={value}.'
+        return f'there is no option "{word.partition("=")[0]}"; --help lists the options.'
+    return f'"{word}" is not an override; write KEY=VALUE, such as trainer.max_steps=100.'

@@ -1,0 +1,77 @@
+"""Problems of a recipe: collected, sorted by place, and raised together."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from retroflow.errors import RecipeError, RetroflowError
+
+
+class Origin(NamedTuple):
+    """Where a value comes from: a file and its line, the command line, or a default."""
+
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+COMMAND_LINE = Origin("command line")
+DEFAULT = Origin("default")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        origin: where it stands.
+        key: dotted key, empty if it concerns the file as a whole.
+        text: what was given, what is allowed, what to do; completes "<origin>: <key> ...".
+        cause: the error of a registry that found it, if one did.
+    """
+
+    origin: Origin
+    key: str
+    text: str
+    cause: RetroflowError | None = None
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.key} {self.text}" if self.key else f"{self.origin}: {self.text}"
+
+
+@dataclass
+class Problems:
+    """Collects problems so that a reader is told all of them at once."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, origin: Origin, key: str, text: str, *, cause: RetroflowError | None = None) -> None:
+        """Note a problem; one that is already noted word for word is not repeated."""
+        problem = Problem(origin, key, text, cause)
+        if problem not in self.found:
+            self.found.append(problem)
+
+    def raise_if_any(self, title: str) -> None:
+        """Raise what was collected, files before the command line and by line within a file.
+
+        Raises:
+            RetroflowError: the registry's error, if that is all there is (its exit code says what is missing).
+            RecipeError: in every other case.
+        """
+        if not self.found:
+            return
+        ordered = sorted(self.found, key=lambda one: (one.origin == COMMAND_LINE, *one.origin, one.key))
+        if len(ordered) == 1:
+            cause = ordered[0].cause
+            raise (type(cause) if cause else RecipeError)(str(ordered[0])) from cause
+        lines = "\n".join(f"  {problem}" for problem in ordered)
+        raise RecipeError(f"{title} has {len(ordered)} errors:\n{lines}")
+
+
+def suggest(given: str, known: list[str]) -> str:
+    """Return ' Did you mean "x"?' for the known word nearest to a given one, empty if none is near."""
+    folded = {word.lower().replace("-", "_"): word for word in reversed(known)}
+    near = get_close_matches(given.lower().replace("-", "_"), list(folded), n=1, cutoff=0.6)
+    return f' Did you mean "{folded[near[0]]}"?' if near else ""
