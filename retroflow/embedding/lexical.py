@@ -1,71 +1,164 @@
-"""Embeddings without weights: hashed token n-grams, TF-IDF weighted, randomly projected."""
+"""Embeddings without weights: hashed n-grams, weighted by TF-IDF, randomly projected; numpy alone.
+
+For tests, for machines where BERT is too slow, and as the opponent that a learned embedder has to beat. Two texts are
+near if they share rare words, word pairs and pieces of words; meaning is not seen.
+"""
 
 import hashlib
-import re
-from collections.abc import Iterable
+import io
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from retroflow.embedding.ngrams import NgramHasher
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.protocols import Float32Array
 
-WORD = re.compile(r"\w+|[^\w\s]")
+# Texts whose n-grams are in memory at once: some 50 MB with chunks of 300 bytes.
+BLOCK_TEXTS = 1024
+# Each bucket adds to this many of the columns, with random signs; one would let two rare words share their only one.
+COLUMNS_PER_BUCKET = 4
+OPTIONS_FILE = "lexical.json"
+FREQUENCIES_FILE = "document_frequencies.npy"
 
 
 class LexicalEmbedder:
-    """Hashed word n-grams, TF-IDF weighted, projected to `dimension`; thin first version."""
+    """Hashed word and character n-grams, TF-IDF weighted, projected to `dimension`, of length 1.
 
-    def __init__(self, *, dimension: int = 256, buckets: int = 1 << 18, seed: int = 0) -> None:
+    A term's weight is (1 + ln count in the text) x (1 + ln((1 + texts) / (1 + texts that have it))); before `fit` every
+    term is equally rare. Terms share `buckets` counters, so memory does not grow with the corpus.
+
+    Args:
+        dimension: width of the vectors.
+        word_ngrams: longest run of words that is a term; 0 for none.
+        character_ngram: length in bytes of the pieces of text that are terms; 0 for none.
+        buckets: number of counters for document frequencies.
+        seed: of the hash and the projection.
+
+    Raises:
+        RecipeError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        dimension: int = 256,
+        word_ngrams: int = 2,
+        character_ngram: int = 5,
+        buckets: int = 262144,
+        seed: int = 0,
+    ) -> None:
+        self._options = {
+            "dimension": dimension,
+            "word_ngrams": word_ngrams,
+            "character_ngram": character_ngram,
+            "buckets": buckets,
+            "seed": seed,
+        }
+        for key, least in (("dimension", 1), ("word_ngrams", 0), ("character_ngram", 0), ("buckets", 1), ("seed", 0)):
+            if self._options[key] < least:
+                raise RecipeError(f"embedder.{key}: {self._options[key]} is out of range; give at least {least}.")
+        if word_ngrams == 0 and character_ngram == 0:
+            raise RecipeError("embedder: word_ngrams and character_ngram are both 0, so no text has a term; set one.")
         self.dimension = dimension
+        self._hasher = NgramHasher(word_ngrams=word_ngrams, character_ngram=character_ngram, seed=seed)
         self._buckets = buckets
-        self._seed = seed
-        self._counts = np.zeros(buckets, dtype=np.int64)
+        self._texts_with_bucket = np.zeros(buckets, dtype=np.int64)
         self._num_texts = 0
-
-    def _terms(self, text: str) -> np.ndarray:
-        words = WORD.findall(text)
-        grams = words + [a + " " + b for a, b in zip(words, words[1:], strict=False)]
-        return np.array([int.from_bytes(hashlib.blake2b(g.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") for g in grams], dtype=np.uint64)
+        generator = np.random.default_rng(seed)
+        size = (COLUMNS_PER_BUCKET, buckets)
+        self._columns = generator.integers(dimension, size=size, dtype=np.int32)
+        self._signs = generator.integers(2, size=size, dtype=np.int8) * 2 - 1
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count in how many texts each bucket occurs."""
-        self._counts[:] = 0
+        """Count in how many texts each bucket occurs, in one pass over texts of any number."""
+        self._texts_with_bucket[:] = 0
         self._num_texts = 0
-        for text in texts:
-            self._counts[np.unique(self._terms(text) % np.uint64(self._buckets)).astype(np.int64)] += 1
-            self._num_texts += 1
+        for block in _blocks(texts):
+            _, buckets, _ = self._terms(block)
+            self._texts_with_bucket += np.bincount(buckets, minlength=self._buckets)
+            self._num_texts += len(block)
 
     def embed(self, texts: list[str]) -> Float32Array:
-        """Embed texts; returns float32 [len(texts), dimension]."""
+        """Embed texts; returns float32 [len(texts), dimension], every row of length 1.
+
+        A text without a term (empty, or shorter than a piece) gets the first unit vector and not zero, which would be
+        nearer to every unrelated text than these are to each other.
+
+        Raises:
+            RecipeError: a text is not a string.
+        """
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise RecipeError(f"embed: texts[{row}] is a {type(text).__name__}, expected str")
-            terms = self._terms(text)
-            if not len(terms):
-                continue
-            buckets = (terms % np.uint64(self._buckets)).astype(np.int64)
-            weight = np.log((1.0 + self._num_texts) / (1.0 + self._counts[buckets])) + 1.0
-            column = ((terms >> np.uint64(20)) % np.uint64(self.dimension)).astype(np.int64)
-            sign = 1.0 - 2.0 * ((terms >> np.uint64(60)) & np.uint64(1)).astype(np.float64)
-            vectors[row] = np.bincount(column, weights=weight * sign, minlength=self.dimension)
-            vectors[row] /= max(float(np.linalg.norm(vectors[row])), 1e-12)
+        rarity = 1.0 + np.log((1.0 + self._num_texts) / (1.0 + self._texts_with_bucket))
+        start = 0
+        for block in _blocks(texts):
+            rows, buckets, counts = self._terms(block)
+            weights = (1.0 + np.log(counts)) * rarity[buckets]
+            places = rows * self.dimension + self._columns[:, buckets]
+            sums = np.bincount(
+                places.ravel(), (weights * self._signs[:, buckets]).ravel(), minlength=len(block) * self.dimension
+            ).reshape(len(block), self.dimension)
+            lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+            sums[lengths[:, 0] == 0.0, 0] = 1.0
+            vectors[start : start + len(block)] = sums / np.where(lengths == 0.0, 1.0, lengths)
+            start += len(block)
         return vectors
 
     def save(self, folder: Path) -> None:
-        """Write the document frequencies."""
-        np.savez(folder / "document_frequencies.npz", counts=self._counts, num_texts=np.int64(self._num_texts))
+        """Write the document frequencies and the options they were learned with."""
+        file = io.BytesIO()
+        np.save(file, self._texts_with_bucket)
+        (folder / FREQUENCIES_FILE).write_bytes(file.getvalue())
+        state = {
+            "options": self._options,
+            "num_texts": self._num_texts,
+            "sha256": hashlib.sha256(file.getvalue()).hexdigest(),
+        }
+        (folder / OPTIONS_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Read the document frequencies."""
-        path = folder / "document_frequencies.npz"
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedDataError: a file is missing or changed.
+            RecipeError: it was written by an embedder with other options.
+        """
+        state_path, counts_path = folder / OPTIONS_FILE, folder / FREQUENCIES_FILE
         try:
-            with np.load(path) as state:
-                self._counts, self._num_texts = state["counts"], int(state["num_texts"])
-        except Exception as error:
-            raise DamagedDataError(f"{path}: cannot be read ({error}); run prepare again") from error
+            state = json.loads(state_path.read_text(encoding="utf-8"))
+            options, num_texts, expected = dict(state["options"]), int(state["num_texts"]), str(state["sha256"])
+            content = counts_path.read_bytes()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedDataError(f"{folder}: not the state of a lexical embedder ({error}). Prepare it again.") from error
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DamagedDataError(f"{counts_path}: its SHA-256 is not the one in {OPTIONS_FILE}. Prepare it again.")
+        if options != self._options:
+            raise RecipeError(
+                f"{state_path}: written by a lexical embedder with {options}, this one has {self._options}. Use the same "
+                "options, or prepare again."
+            )
+        self._texts_with_bucket = np.load(io.BytesIO(content), allow_pickle=False)
+        self._num_texts = num_texts
 
     def fingerprint(self) -> dict[str, object]:
-        """Options that change a vector."""
-        return {"embedder": "lexical", "dimension": self.dimension, "buckets": self._buckets, "seed": self._seed}
+        """The options and the version of the arithmetic; document frequencies follow from these and the corpus."""
+        return {"embedder": "lexical", "arithmetic": 1, **self._options}
+
+    def _terms(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distinct (row, bucket) of the texts with their counts, each int64 [terms]."""
+        rows, hashes = self._hasher.hash_terms(texts)
+        buckets = (hashes % np.uint64(self._buckets)).astype(np.int64)
+        pairs, counts = np.unique(rows * self._buckets + buckets, return_counts=True)
+        return pairs // self._buckets, pairs % self._buckets, counts
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while block := list(islice(remaining, BLOCK_TEXTS)):
+        for text in block:
+            if not isinstance(text, str):
+                raise RecipeError(f"embed: a text is of type {type(text).__name__} ({text!r:.40}); give str.")
+        yield block
