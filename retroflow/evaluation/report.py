@@ -13,10 +13,10 @@ SMALL_GAIN = 0.01
 """Gains below this share are called small: two seeds of a small run differ by about as much."""
 
 MODES = {
-    "on": "the neighbours that retrieval found",
-    "shuffled": "the neighbours that were found for another chunk",
-    "random": "random chunks of the database",
-    "off": "the same weights, nothing retrieved",
+    "on": "neighbours as found",
+    "shuffled": "those of another chunk",
+    "random": "random database chunks",
+    "off": "same weights, none",
 }
 """How text was retrieved in each row of the table, the table's order."""
 
@@ -113,9 +113,9 @@ class Report:
         any_measure = self.measures["off"]
         table = Table(title=f"validation: {any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes", title_justify="left")
         table.add_column("retrieval")
-        for heading in ("nats/token", "bits/byte", "retrieval's gain"):
+        for heading in ("nats/token", "bits/byte", "gain of on"):
             table.add_column(heading, justify="right")
-        table.add_column("meaning")
+        table.add_column("neighbours")
         for mode, meaning in MODES.items():
             if mode in self.measures:
                 gain = "" if mode == "on" or "on" not in self.measures else f"{self.gain(mode):.1%}"

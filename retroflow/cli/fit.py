@@ -1,0 +1,60 @@
+"""`retroflow fit`: prepare what is missing, train, prove."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retroflow.errors import RecipeError
+
+
+def fit(
+    recipe: Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML).")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the recipe's last unfinished run, or with the one named.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
+    from rich.console import Console
+
+    from retroflow.components import recipe_schema
+    from retroflow.recipe import load
+
+    overrides, resumed = split_words(words or [], resume=resume)
+    loaded = load(recipe, overrides, schema=recipe_schema())
+
+    from retroflow.training.fit import fit as fit_recipe
+
+    result = fit_recipe(loaded, resume=resumed)
+    if as_json:
+        print(json.dumps({"run_folder": str(result.run_folder), "steps": result.steps, **result.report.to_json()}))
+    else:
+        Console().print(result.report.render())
+        print(f"report: {result.run_folder / 'report.json'}")
+
+
+def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | None]:
+    """Tell overrides from the path that may follow --resume.
+
+    Returns:
+        The overrides, and what to resume: a path, `Path("last")` without one, None without --resume.
+
+    Raises:
+        RecipeError: more than one path.
+    """
+    if not resume:
+        return words, None
+    paths = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(paths) > 1:
+        raise RecipeError(f"--resume takes one run folder or checkpoint, {len(paths)} given: {', '.join(paths)}")
+    overrides = [word for word in words if word not in paths]
+    return overrides, Path(paths[0]) if paths else Path("last")
