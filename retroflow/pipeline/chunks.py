@@ -6,6 +6,7 @@ piece of their own; when all are there they are joined, train and valid apart.
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from retroflow.corpus.chunking import chunk_document
 from retroflow.corpus.documents import Corpus, Document
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from retroflow.errors import CorpusError, RetroflowError
+from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.progress import progress
@@ -41,17 +42,13 @@ def make_chunks(
         data: the recipe's data section.
 
     Raises:
-        CorpusError: a split without text.
-        RetroflowError: the corpus changed while it was read.
+        CorpusError: a split without text, or a corpus that changed while it was read.
     """
     tokenizer, files = _keep_tokenizer(partial, corpus, tokenizer, data)
     pieces = Pieces(partial)
     num_pieces = _make_pieces(pieces, corpus, tokenizer, data.chunk_length)
     if inputs["corpus"] != corpus.fingerprint():
-        raise RetroflowError(
-            f'the corpus changed while it was read, and "{partial}" holds some of both. Delete that folder and run '
-            "the command again when the corpus is at rest."
-        )
+        raise CorpusError("corpus: it changed while it was read. Run the command again when the corpus is at rest.")
     arrays, splits = _join(partial, pieces, num_pieces, tokenizer, data.chunk_length)
     info = {
         "chunk_length": data.chunk_length,
@@ -73,7 +70,8 @@ def _keep_tokenizer(
         with progress("train the tokenizer", None, "documents") as advance:
             tokenizer = train_tokenizer(_train_texts(corpus, advance), data.vocabulary_size)
     folder = partial / "tokenizer"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     tokenizer.save(folder)
     entries = keep_folder(partial, "tokenizer")
     # What is loaded in every later run is what tokenises now.

@@ -1,5 +1,6 @@
 """Stage 2: chunks -> text -> embeddings, float16."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def _keep_embedder(
     if kept is None:
         with progress("fit the embedder", len(store), "chunks") as advance:
             embedder.fit(_texts(store, tokenizer, advance))
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         embedder.save(folder)
         kept = keep_folder(partial, "embedder")
     embedder.load(folder)

@@ -1,6 +1,7 @@
 """Stage 3: embeddings of the training chunks -> the retriever's index."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ INDEX_FOLDER = "retriever"
 
 
 def make_index(
-    partial: Path, inputs: Inputs, embeddings_folder: Path, embeddings: Manifest, retriever: CheckedRetriever
+    partial: Path,
+    inputs: Inputs,
+    embeddings_folder: Path,
+    embeddings: Manifest,
+    new_retriever: Callable[[], CheckedRetriever],
 ) -> Manifest:
     """Build and save the index, and read it back: some libraries report no error on a full disk.
 
@@ -28,20 +33,27 @@ def make_index(
         partial: the folder to make it in; half an index of an earlier run is thrown away.
         inputs: what the artifact is named by.
         embeddings_folder, embeddings: the embeddings artifact.
-        retriever: holds the index afterwards.
+        new_retriever: makes the recipe's retriever, without an index.
     """
     vectors = EmbeddingStore.open(embeddings_folder / "train")
+    metric = new_retriever().capabilities.metric
     files = kept_folder(partial, INDEX_FOLDER)
     if files is None:
         shutil.rmtree(partial / INDEX_FOLDER, ignore_errors=True)
-        with progress("build the index", None, "vectors") as advance:
-            retriever.build(_Watched(vectors, advance))
-        retriever.save(partial / INDEX_FOLDER)
-        retriever.load(partial / INDEX_FOLDER)
-        retriever.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
+        _build(partial / INDEX_FOLDER, vectors, new_retriever())
+        written = new_retriever()
+        written.load(partial / INDEX_FOLDER)
+        written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
         files = keep_folder(partial, INDEX_FOLDER)
-    info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": retriever.capabilities.metric}
+    info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": metric}
     return Manifest("index", inputs, {"embeddings": parent_of(embeddings)}, info, files)
+
+
+def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -> None:
+    """Build and save; a function of its own, so that this index is out of memory before the next is read."""
+    with progress("build the index", None, "vectors") as advance:
+        retriever.build(_Watched(vectors, advance))
+    retriever.save(folder)
 
 
 class _Watched:

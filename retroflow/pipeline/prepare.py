@@ -171,27 +171,29 @@ def _embeddings(recipe: Recipe, artifacts: Path, chunks: Stage) -> Stage:
 
 
 class _Retriever:
-    """The recipe's retriever, with the index in memory only once a stage needs it."""
+    """The recipe's retriever: a new one for every use, so that an index leaves the memory with its stage."""
 
     def __init__(self, recipe: Recipe) -> None:
         options = recipe.section("retriever")
         self.name: str = options["name"]
         self.search_options = {key: value for key, value in options.items() if key not in ("name", "build")}
-        self.checked = CheckedRetriever(
-            create(RETRIEVERS, options), owner=f"{self.name} ({RETRIEVERS.origin(self.name)})"
-        )
+        self._options = options
+
+    def new(self) -> CheckedRetriever:
+        owner = f"{self.name} ({RETRIEVERS.origin(self.name)})"
+        return CheckedRetriever(create(RETRIEVERS, self._options), owner=owner)
 
     def load(self, index: Path) -> CheckedRetriever:
-        if self.checked.dimension is None:
-            self.checked.load(index / INDEX_FOLDER)
-        return self.checked
+        retriever = self.new()
+        retriever.load(index / INDEX_FOLDER)
+        return retriever
 
 
 def _index(retriever: _Retriever, artifacts: Path, embeddings: Stage) -> Stage:
-    inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.checked.fingerprint())
+    inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.new().fingerprint())
 
     def make(partial: Path) -> Manifest:
-        return make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.checked)
+        return make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
 
     return _stage(artifacts, "index", inputs, {"embeddings": parent_of(embeddings.manifest)}, make)
 

@@ -126,6 +126,8 @@ def building(folder: Path, say: Callable[[str], None]) -> Iterator[Path | None]:
             return
         partial = folder.with_name(f"{folder.name}.partial")
         partial.mkdir(exist_ok=True)
+        for unfinished in partial.glob("*.tmp"):  # of a writer that was killed; the lock is ours
+            unfinished.unlink()
         yield partial
 
 

@@ -55,7 +55,9 @@ class EmbeddingStore:
             raise ValueError(f"rows are read in order: a slice of step 1 is allowed, given {step}")
         stop = max(start, stop)
         vectors = np.empty((stop - start, self.shape[1]), dtype=np.float16)
-        buffer = memoryview(vectors.reshape(-1).view(np.uint8))
+        if start == stop:
+            return vectors
+        buffer = memoryview(vectors).cast("B")
         offset = self._header_bytes + start * self.shape[1] * vectors.itemsize
         descriptor = os.open(self.path, os.O_RDONLY)
         try:

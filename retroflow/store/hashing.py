@@ -5,12 +5,14 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from retroflow.store.manifest import FileEntry
 
 FILE_BLOCK_BYTES = 4 << 20
 MAX_THREADS = 8
+WINDOW_BLOCKS = 64
 
 
 def hash_range(descriptor: int, start: int, stop: int) -> str:
@@ -60,16 +62,18 @@ def first_difference(folder: Path, files: Iterable[tuple[str, FileEntry]]) -> tu
 
 def _hash_blocks(files: list[tuple[Path, FileEntry]]) -> Iterator[tuple[int, str]]:
     """Yield (block, digest) of every block of every file, in order."""
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for path, entry in files:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                blocks = range(len(entry.sha256))
-                # A window of submitted blocks, so that a file of a million blocks is not a million futures.
-                for first in range(0, len(blocks), 64):
-                    window = blocks[first : first + 64]
-                    digests = pool.map(lambda block: hash_range(descriptor, *entry.block_range(block)), window)
-                    yield from zip(window, digests, strict=True)
-            finally:
-                os.close(descriptor)
+            blocks = range(len(entry.sha256))
+            # A window of submitted blocks, so that a file of a million blocks is not a million futures.
+            for first in range(0, len(blocks), WINDOW_BLOCKS):
+                window = blocks[first : first + WINDOW_BLOCKS]
+                yield from zip(window, pool.map(partial(_hash_block, path, entry), window), strict=True)
+
+
+def _hash_block(path: Path, entry: FileEntry, block: int) -> str:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return hash_range(descriptor, *entry.block_range(block))
+    finally:
+        os.close(descriptor)
