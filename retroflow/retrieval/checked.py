@@ -11,14 +11,13 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 import json
 import operator
 import os
-import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError, RetroflowError
 from retroflow.protocols import (
@@ -30,18 +29,11 @@ from retroflow.protocols import (
     Retriever,
     VectorSource,
 )
+from retroflow.retrieval.vectors import CheckedSource, check_finite, checked_vectors
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "retriever.json"
 BACKEND_FOLDER = "backend"
-
-# A squared distance sums D terms of up to (2 x)^2 in float32 (largest 3.4e38): up to this magnitude it stays
-# finite for every D below 8e7.
-LARGEST_MAGNITUDE = 1.0e15
-
-_TENSOR_DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
-
-Scalars = NDArray[np.floating[Any]]
 
 
 class CheckedRetriever:
@@ -81,7 +73,7 @@ class CheckedRetriever:
                 infinite or above 1e15; nothing of the earlier index is usable afterwards.
             RetrieverError: the backend failed.
         """
-        source = _CheckedSource(vectors)
+        source = CheckedSource(vectors)
         count, dimension = source.shape
         self.dimension, self._count = None, 0
         if count:
@@ -105,15 +97,15 @@ class CheckedRetriever:
                 backend that failed, or an answer that breaks the contract.
         """
         if self.dimension is None:
-            raise RetrieverError(f'{self.owner}: search() before build() or load(); there is no index to search.')
+            raise RetrieverError(f"{self.owner}: search() before build() or load(); there is no index to search.")
         k = _checked_k(k)
-        checked = np.ascontiguousarray(_checked_vectors(queries, "queries"), dtype=np.float32)
+        checked = np.ascontiguousarray(checked_vectors(queries, "queries"), dtype=np.float32)
         if checked.shape[1] != self.dimension:
             raise InvalidVectorsError(
                 f"queries have {checked.shape[1]} columns, but the index was built over vectors of {self.dimension}; "
                 "embed queries with the embedder that made the index."
             )
-        _check_finite(checked, "queries", 0)
+        check_finite(checked, "queries", 0)
         if self._count == 0 or len(checked) == 0:
             return _all_padding(len(checked), k)
         self._check_process()
@@ -147,6 +139,7 @@ class CheckedRetriever:
             "dimension": self.dimension,
             "count": self._count,
             "build": self.fingerprint(),
+            "crc32": _checksums(backend_folder),
         }
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -164,6 +157,11 @@ class CheckedRetriever:
             raise RetrieverError(
                 f'{self.owner}: the index in "{folder}" was built with metric "{description["metric"]}", and the '
                 f'retriever is set to "{self.capabilities.metric}"; set retriever.build.metric to the first, or rebuild.'
+            )
+        if _checksums(folder / BACKEND_FOLDER) != description["crc32"]:
+            raise DamagedDataError(
+                f'The files in "{folder / BACKEND_FOLDER}" are not, byte by byte, those that {description["owner"]} '
+                "wrote. Delete the artifact and run `retroflow prepare` again."
             )
         if description["count"]:
             self._load_backend(folder / BACKEND_FOLDER, written_by=description["owner"])
@@ -218,39 +216,6 @@ class CheckedRetriever:
         return Neighbours(*answer)
 
 
-class _CheckedSource:
-    """Vectors [N, D] whose every block is checked as it is read: float16 or float32, finite, of width D."""
-
-    def __init__(self, vectors: object) -> None:
-        if isinstance(vectors, np.ndarray) or _is_tensor(vectors):
-            self._vectors: Any = vectors
-        elif isinstance(vectors, VectorSource):
-            self._vectors = vectors
-        else:
-            raise InvalidVectorsError(_wrong_type("vectors", vectors))
-        shape = tuple(int(size) for size in self._vectors.shape)
-        if len(shape) != 2:
-            raise InvalidVectorsError(_wrong_rank("vectors", shape))
-        if shape[1] == 0:
-            raise InvalidVectorsError("vectors have 0 columns; an embedding needs at least one.")
-        self.shape: tuple[int, ...] = shape
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice, /) -> Scalars:
-        start, stop, step = rows.indices(len(self))
-        block = _checked_vectors(self._vectors[rows], "vectors")
-        expected = (len(range(start, stop, step)), self.shape[1])
-        if block.shape != expected:
-            raise InvalidVectorsError(
-                f"vectors[{start}:{stop}] has shape {list(block.shape)}, and the source's shape "
-                f"{list(self.shape)} promises {list(expected)}."
-            )
-        _check_finite(block, "vectors", start)
-        return block
-
-
 def _check_protocol(retriever: object, owner: str) -> None:
     members = ("capabilities", "build", "search", "save", "load", "fingerprint")
     missing = [name for name in members if not hasattr(retriever, name)]
@@ -278,47 +243,6 @@ def _checked_k(k: SupportsIndex) -> int:
     if number < 1:
         raise InvalidVectorsError(f"k must be at least 1, not {number}.")
     return number
-
-
-def _is_tensor(value: object) -> bool:
-    # A tensor can only exist where torch is imported already: numpy users do not pay for importing it.
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _checked_vectors(value: Any, name: str) -> Scalars:
-    """Return value as an array [rows, D] of float16 or float32, or say what is wrong with it."""
-    if _is_tensor(value):
-        if str(value.dtype) not in _TENSOR_DTYPES:
-            raise InvalidVectorsError(_wrong_dtype(name, str(value.dtype)))
-        value = value.detach().cpu()
-        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    if not isinstance(value, np.ndarray):
-        raise InvalidVectorsError(_wrong_type(name, value))
-    if value.ndim != 2:
-        raise InvalidVectorsError(_wrong_rank(name, value.shape))
-    if value.dtype in (np.float16, np.float32):
-        return value
-    if value.dtype == np.float64:
-        with np.errstate(over="ignore"):  # an overflow becomes inf, which the finite check reports with its row
-            return value.astype(np.float32)
-    raise InvalidVectorsError(_wrong_dtype(name, str(value.dtype)))
-
-
-def _check_finite(block: Scalars, name: str, first_row: int) -> None:
-    """Refuse NaN, infinity and magnitudes whose squares overflow; one pass each for minimum and maximum."""
-    if block.size == 0:
-        return
-    largest = max(-float(block.min()), float(block.max()))
-    if largest <= LARGEST_MAGNITUDE:  # False for NaN too
-        return
-    bad = ~(np.abs(block.astype(np.float32)) <= LARGEST_MAGNITUDE)
-    row, column = (int(position[0]) for position in np.nonzero(bad))
-    raise InvalidVectorsError(
-        f"{name}[{first_row + row}, {column}] is {block[row, column]}; every value must be finite and at most "
-        f"{LARGEST_MAGNITUDE:.0e} in magnitude (float32 squares must not overflow). "
-        f"{int(bad.any(axis=1).sum())} row(s) of this block are affected."
-    )
 
 
 def _fault_of_answer(answer: object, shape: tuple[int, int], count: int) -> str | None:
@@ -378,6 +302,7 @@ def _read_description(path: Path) -> dict[str, Any]:
             and type(description["count"]) is int
             and description["dimension"] >= 1
             and description["count"] >= 0
+            and isinstance(description["crc32"], dict)
         )
     except FileNotFoundError as error:
         raise DamagedDataError(f'"{path}" is missing, so the folder holds no complete index. {remedy}') from error
@@ -392,17 +317,15 @@ def _read_description(path: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def _wrong_type(name: str, value: object) -> str:
-    return (
-        f"{name} must be a numpy array or torch tensor, not {type(value).__name__}; "
-        "convert it with numpy.asarray(values, dtype=numpy.float32)."
-    )
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file below folder: damage is found here, for native readers believe the lengths in a file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _crc32(path) for path in files}
 
 
-def _wrong_rank(name: str, shape: tuple[int, ...]) -> str:
-    hint = "; a single vector v is v[None, :]" if len(shape) == 1 else ""
-    return f"{name} must have 2 dimensions [rows, width], not {len(shape)} (shape {list(shape)}){hint}."
-
-
-def _wrong_dtype(name: str, dtype: str) -> str:
-    return f"{name} must be float16, bfloat16, float32 or float64, not {dtype}; convert them deliberately."
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -80,7 +80,7 @@ class ExactRetriever:
         with _full_precision(self._device):
             for start in range(0, len(queries), self._search.query_rows):
                 rows = slice(start, start + self._search.query_rows)
-                best_scores, best_ids = self._nearest(torch.from_numpy(queries[rows]).to(self._device), k)
+                best_scores, best_ids = self._nearest(torch.tensor(queries[rows]).to(self._device), k)
                 ids[rows, : best_ids.shape[1]] = best_ids.cpu().numpy()
                 scores[rows, : best_scores.shape[1]] = best_scores.cpu().numpy()
         return Neighbours(ids, scores)
@@ -101,7 +101,9 @@ class ExactRetriever:
         except (OSError, ValueError, EOFError, SyntaxError) as error:
             raise DamagedDataError(f'exact: "{folder / FILE}" cannot be read: {error}') from error
         if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
-            raise DamagedDataError(f'exact: "{folder / FILE}" holds {vectors.dtype} {list(vectors.shape)}, not vectors.')
+            raise DamagedDataError(
+                f'exact: "{folder / FILE}" holds {vectors.dtype} {list(vectors.shape)}, not vectors.'
+            )
         self._vectors, self._resident = vectors, None
 
     def fingerprint(self) -> dict[str, object]:
@@ -152,7 +154,9 @@ class ExactRetriever:
 def _device(wanted: str) -> str:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise RecipeError('retriever.search.device is "cuda", but torch finds no CUDA device here; use "auto" or "cpu".')
+        raise RecipeError(
+            'retriever.search.device is "cuda", but torch finds no CUDA device here; use "auto" or "cpu".'
+        )
     return "cuda" if wanted != "cpu" and available else "cpu"
 
 

@@ -152,7 +152,10 @@ class FaissRetriever:
             inverted.cp.seed = self._build.seed
             inverted.cp.min_points_per_centroid = 1  # fewer than 39 a list is a matter of taste, not a warning
             inverted.cp.max_points_per_centroid = 2**30  # the sample is ours already
-            if isinstance(inverted, faiss.IndexIVFScalarQuantizer) and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16:
+            if (
+                isinstance(inverted, faiss.IndexIVFScalarQuantizer)
+                and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16
+            ):
                 inverted.by_residual = False  # float16 vectors, as an embedding store has them, are then kept exactly
             if _wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
@@ -253,7 +256,9 @@ def _on_gpu(index: Any, *, required: bool) -> Any:
         copied.retroflow_resources = resources  # must outlive the index
     except RuntimeError as error:
         if required:
-            raise RecipeError(f'retriever.search.device is "cuda", but this index cannot be copied there: {error}') from error
+            raise RecipeError(
+                f'retriever.search.device is "cuda", but this index cannot be copied there: {error}'
+            ) from error
         return index
     return copied
 

@@ -8,7 +8,6 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
 import json
-import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -120,7 +119,6 @@ class HnswRetriever:
         description = {
             "dimension": self._index.dim,
             "count": self._index.get_current_count(),
-            "crc32": _crc32(folder / FILE),
             "hnswlib": version("hnswlib"),
             "build": asdict(self._build),
         }
@@ -131,15 +129,13 @@ class HnswRetriever:
         path = folder / FILE
         try:
             description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
-            # hnswlib believes the lengths in its file and reads wherever they point: damage must be found before.
-            if _crc32(path) != description["crc32"]:
-                raise ValueError(f"the checksum of {path.name} differs from the one it was saved with")
+            # hnswlib believes the lengths in its file; that the bytes are the saved ones, CheckedRetriever has checked.
             if description["build"]["metric"] != self._build.metric:
                 raise ValueError(f'it was built with metric "{description["build"]["metric"]}"')
             index = hnswlib.Index(self._space(), description["dimension"])
             index.load_index(str(path), max_elements=description["count"])
             if index.get_current_count() != description["count"]:
-                raise ValueError(f'{path.name} holds {index.get_current_count()} vectors, not {description["count"]}')
+                raise ValueError(f"{path.name} holds {index.get_current_count()} vectors, not {description['count']}")
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise DamagedDataError(f'hnsw: the index in "{folder}" cannot be read: {error}') from error
         index.set_ef(self._search.ef)
@@ -168,11 +164,3 @@ class HnswRetriever:
 
     def _space(self) -> str:
         return "l2" if self._build.metric == "l2" else "ip"
-
-
-def _crc32(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            checksum = zlib.crc32(block, checksum)
-    return checksum

@@ -114,6 +114,7 @@ class ScannRetriever:
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; files that are not that raise DamagedDataError."""
         try:
+            _check_files(folder / FOLDER)
             is_tree = bool(json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))["is_tree"])
             searcher = scann.scann_ops_pybind.load_searcher(str(folder / FOLDER))
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -143,3 +144,11 @@ class ScannRetriever:
             )
             .reorder(100)  # only a default: each search says how many
         )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what the library would repair or unpickle; this backend writes neither."""
+    if not (folder / "scann_assets.pbtxt").is_file():
+        raise ValueError("scann_assets.pbtxt is missing")
+    if (folder / "scann_docids.pkl").exists():
+        raise ValueError("it holds a scann_docids.pkl, a pickle that retroflow never writes and never reads")

@@ -1,0 +1,124 @@
+"""usearch as a retriever for retroflow: an HNSW graph whose vectors may be half precision, opened by memory map.
+
+Everything particular to usearch ends here: id 0 with NaN where there is no neighbour, keys in uint64, an answer of
+another type for one query, rows that must be C-contiguous.
+
+Shapes: q queries, N vectors, D embedding width, k neighbours.
+"""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from usearch.index import Index
+
+from retroflow.errors import DamagedDataError, RetrieverError
+from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+
+FILE = "index.usearch"
+ADD_ROWS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsearchBuild:
+    """Options that change the index.
+
+    Attributes:
+        metric: "l2" (minus the squared distance) or "inner_product".
+        dtype: how vectors are kept; "f16" is what an embedding store holds, at half the bytes of "f32".
+        connectivity: links of a vertex (M of the HNSW paper).
+        expansion_add: candidates kept while inserting.
+        num_threads: inserting threads; only 1 makes two builds equal.
+    """
+
+    metric: Literal["l2", "inner_product"] = "l2"
+    dtype: Literal["f32", "f16", "bf16"] = "f16"
+    connectivity: int = 16
+    expansion_add: int = 128
+    num_threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsearchSearch:
+    """Options that change recall and speed of a search, never the index.
+
+    Attributes:
+        expansion_search: candidates kept while walking the graph; at least k is used.
+        num_threads: searching threads; 0 = all cores.
+    """
+
+    expansion_search: int = 64
+    num_threads: int = 0
+
+
+class UsearchRetriever:
+    """Search by usearch."""
+
+    def __init__(self, *, build: UsearchBuild | None = None, search: UsearchSearch | None = None) -> None:
+        self._build = build or UsearchBuild()
+        self._search = search or UsearchSearch()
+        self._index: Any = None
+        self.capabilities = Capabilities(
+            metric=self._build.metric, exact=False, deterministic=self._build.num_threads == 1, fork_safe=True
+        )
+
+    def build(self, vectors: VectorSource) -> None:
+        """Insert vectors [N, D] block by block."""
+        count, dimension = vectors.shape
+        index = Index(
+            ndim=dimension,
+            metric="l2sq" if self._build.metric == "l2" else "ip",
+            dtype=self._build.dtype,
+            connectivity=self._build.connectivity,
+            expansion_add=self._build.expansion_add,
+            expansion_search=self._search.expansion_search,
+        )
+        for start in range(0, count, ADD_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
+            keys = np.arange(start, start + len(block), dtype=np.uint64)
+            index.add(keys, block, threads=self._build.num_threads)
+        self._index = index
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        """Search queries float32 [q, D]; several threads may search at once."""
+        if self._index is None:
+            raise RetrieverError("usearch: build() or load() comes before search().")
+        found = self._index.search(queries, k, threads=self._search.num_threads)
+        ids = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        # One query gives Matches, as long as what was found; several give BatchMatches, padded with key 0 and NaN.
+        counts = [len(found)] if len(queries) == 1 else found.counts
+        valid = np.arange(k) < np.reshape(counts, (-1, 1))
+        keys, distances = (
+            (found.keys, found.distances) if len(queries) == 1 else (found.keys[valid], found.distances[valid])
+        )
+        ids[valid] = keys
+        scores[valid] = np.minimum(-distances, 0.0) if self._build.metric == "l2" else 1.0 - distances
+        return Neighbours(ids, scores)
+
+    def save(self, folder: Path) -> None:
+        """Write index.usearch."""
+        if self._index is None:
+            raise RetrieverError("usearch: build() or load() comes before save().")
+        self._index.save(str(folder / FILE))
+
+    def load(self, folder: Path) -> None:
+        """Memory-map what `save` wrote."""
+        try:
+            index = Index.restore(str(folder / FILE), view=True)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise DamagedDataError(f'usearch: "{folder / FILE}" cannot be read: {error}') from error
+        if index is None:
+            raise DamagedDataError(f'usearch: "{folder / FILE}" is no index of usearch.')
+        index.expansion_search = self._search.expansion_search
+        self._index = index
+
+    def fingerprint(self) -> dict[str, object]:
+        """Build options and the library version (major.minor)."""
+        return {
+            "backend": "usearch",
+            "version": ".".join(version("usearch").split(".")[:2]),
+            "build": asdict(self._build),
+        }

@@ -1,0 +1,22 @@
+"""Test suites for authors of plugins: subclass one, say how to make your component, run pytest.
+
+Imported lazily, so that a suite needs nothing that the others need.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retroflow.testing.retriever_contract import RetrieverContract
+
+_SUITES = {
+    "RetrieverContract": "retroflow.testing.retriever_contract",
+}
+
+__all__ = ["RetrieverContract"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SUITES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_SUITES[name]), name)

@@ -1,0 +1,67 @@
+"""Every built-in retriever keeps the contract that plugins are held to."""
+
+import pytest
+
+from retroflow.protocols import Retriever
+from retroflow.testing import RetrieverContract
+
+
+class TestExactRetriever(RetrieverContract):
+    score_tolerance = 1e-5
+
+    def make_retriever(self) -> Retriever:
+        from retroflow.retrieval.exact import ExactRetriever
+
+        return ExactRetriever()
+
+    def make_retriever_searching_differently(self) -> Retriever:
+        from retroflow.retrieval.exact import ExactRetriever, ExactSearch
+
+        return ExactRetriever(search=ExactSearch(block_rows=100, query_rows=7))
+
+
+class TestFaissRetriever(RetrieverContract):
+    def make_retriever(self) -> Retriever:
+        pytest.importorskip("faiss")
+        from retroflow.retrieval.faiss import FaissRetriever
+
+        return FaissRetriever()
+
+    def make_retriever_searching_differently(self) -> Retriever:
+        from retroflow.retrieval.faiss import FaissRetriever, FaissSearch
+
+        return FaissRetriever(search=FaissSearch(nprobe=3, num_threads=1))
+
+
+class TestScannRetriever(RetrieverContract):
+    def make_retriever(self) -> Retriever:
+        pytest.importorskip("scann")
+        from retroflow.retrieval.scann import ScannBuild, ScannRetriever
+
+        return ScannRetriever(build=ScannBuild(brute_force_below=1_000))
+
+    def make_retriever_searching_differently(self) -> Retriever:
+        from retroflow.retrieval.scann import ScannBuild, ScannRetriever, ScannSearch
+
+        return ScannRetriever(build=ScannBuild(brute_force_below=1_000), search=ScannSearch(leaves_to_search=5))
+
+
+class TestScannRetrieverByBruteForce(RetrieverContract):
+    def make_retriever(self) -> Retriever:
+        pytest.importorskip("scann")
+        from retroflow.retrieval.scann import ScannBuild, ScannRetriever
+
+        return ScannRetriever(build=ScannBuild(metric="inner_product"))
+
+
+class TestHnswRetriever(RetrieverContract):
+    def make_retriever(self) -> Retriever:
+        pytest.importorskip("hnswlib")
+        from retroflow.retrieval.hnsw import HnswRetriever
+
+        return HnswRetriever()
+
+    def make_retriever_searching_differently(self) -> Retriever:
+        from retroflow.retrieval.hnsw import HnswRetriever, HnswSearch
+
+        return HnswRetriever(search=HnswSearch(ef=20, num_threads=1))
