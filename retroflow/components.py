@@ -5,14 +5,16 @@ corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-so
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from retroflow.protocols import Embedder, Retriever
 from retroflow.recipe.binding import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
 from retroflow.registry import Entry, Registry
 
-RETRIEVERS: Registry[type[Retriever]] = Registry(
+if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
+    from retroflow.protocols import Embedder, Retriever
+
+RETRIEVERS: "Registry[type[Retriever]]" = Registry(
     "retriever",
     "retroflow.retrievers",
     {
@@ -23,7 +25,7 @@ RETRIEVERS: Registry[type[Retriever]] = Registry(
     },
 )
 
-EMBEDDERS: Registry[type[Embedder]] = Registry(
+EMBEDDERS: "Registry[type[Embedder]]" = Registry(
     "embedder",
     "retroflow.embedders",
     {
@@ -35,7 +37,7 @@ EMBEDDERS: Registry[type[Embedder]] = Registry(
 MODELS: Registry[Any] = Registry(
     "model",
     "retroflow.models",
-    {"retro": Entry("retroflow.model.config:RetroConfig")},
+    {"retro": Entry("retroflow.model.config:RetroConfig", light=True)},
 )
 
 TRACKERS: Registry[Any] = Registry(
@@ -70,7 +72,9 @@ def recipe_schema() -> RecipeSchema:
             "embedder": Slot(EMBEDDERS),
             "retriever": Slot(RETRIEVERS),
             "neighbours": Section("retroflow.pipeline.options:NeighbourOptions"),
-            "model": Slot(MODELS, derived=frozenset({"vocabulary_size", "chunk_length"})),
+            "model": Slot(
+                MODELS, derived={"vocabulary_size": "data.vocabulary_size", "chunk_length": "data.chunk_length"}
+            ),
             "data": Section("retroflow.pipeline.options:DataOptions"),
             "optimizer": Section("retroflow.training.options:OptimizerOptions"),
             "trainer": Section("retroflow.training.options:TrainerOptions"),

@@ -8,7 +8,7 @@ claimed twice) is told to whoever asks for that name, and to nobody else.
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import metadata
@@ -33,12 +33,14 @@ class Entry:
         target: "package.module:Attribute".
         extra: the extra of retroflow that installs what the component needs, None if nothing is needed.
         requires: modules that must be importable for the component, as imported ("faiss", not "faiss-cpu").
+        light: importing it loads no library, so that a recipe's values can be tried out while it is checked.
         owner: distribution and version, as "retroflow-usearch 0.1.0"; filled in by the registry.
     """
 
     target: str
     extra: str | None = None
     requires: tuple[str, ...] = ()
+    light: bool = False
     owner: str = ""
 
     @property
@@ -136,7 +138,7 @@ class Registry(Generic[T]):
         """Every name with its claims. Read once: installing a plugin does not change a running process."""
         own = f"retroflow {retroflow.__version__}"
         claims = {
-            name: [Entry(entry.target, entry.extra, entry.requires, own)] for name, entry in self._builtin.items()
+            name: [replace(entry, owner=own)] for name, entry in self._builtin.items()
         }
         for name, entry in sorted(self._plugins(), key=lambda item: (item[0], item[1].owner)):
             same_name = claims.setdefault(name, [])

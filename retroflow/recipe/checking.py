@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, OptionType, Scalar
+from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, Option, OptionType, Scalar
 from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems, suggest
 from retroflow.recipe.tree import BROKEN, Node, plant
 from retroflow.recipe.yaml_text import describe, parse_scalar
@@ -24,9 +24,21 @@ def complete(node: Node, option_type: OptionType) -> Node:
         if key in node.value:
             items[key] = complete(node.value[key], option.type)
         elif option.default is not REQUIRED:
-            items[key] = complete(plant(option.default, DEFAULT), option.type)
+            items[key] = complete(plant(_default(option), DEFAULT), option.type)
     unknown = {key: child for key, child in node.value.items() if key not in items}
     return Node(items | unknown, node.origin)
+
+
+def _default(option: Option) -> Any:
+    """Return an option's default. For `build: Build | None = None`, null stands for the block's own defaults.
+
+    They are written out, so that a stored recipe still says what a run did when a default changes.
+    """
+    block = _block_of(option.type)
+    if option.default is None and block is not None:
+        inner = [one.default for one in block.options.values()]
+        return None if any(default is REQUIRED for default in inner) else {}
+    return option.default
 
 
 class ValueCheck:

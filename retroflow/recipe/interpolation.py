@@ -7,9 +7,6 @@ something else on another machine and would write secrets into stored runs.
 import re
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from retroflow.recipe.problems import Problems, suggest
 from retroflow.recipe.tree import BROKEN, Node, plant
 
@@ -26,13 +23,27 @@ def resolve(root: Node, problems: Problems) -> Node:
     if not referring:
         return root
     broken = {key for key, node in referring.items() if not _is_sound(key, node, root, problems)}
-    plain = _without(root, broken, "")
-    config = OmegaConf.create(plain)
-    assert isinstance(config, DictConfig)
-    values: dict[str, Any] = {}
-    for key in referring:
-        values[key] = BROKEN if key in broken else _select(config, key, referring[key], problems)
+    sound = {key: node for key, node in referring.items() if key not in broken}
+    values = dict.fromkeys(broken, BROKEN) | _resolve_sound(_without(root, broken, ""), sound, problems)
     return _replace(root, values, "")
+
+
+def _resolve_sound(plain: dict[str, Any], referring: dict[str, Node], problems: Problems) -> dict[str, Any]:
+    """Return the resolved values by key."""
+    from omegaconf import OmegaConf  # here, because it takes a tenth of a second and few recipes need it
+    from omegaconf.errors import OmegaConfBaseException
+
+    config = OmegaConf.create(plain)
+    values: dict[str, Any] = {}
+    for key, node in referring.items():
+        try:
+            value = OmegaConf.select(config, key, throw_on_resolution_failure=True)
+            values[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problems.add(node.origin, key, f'is "{str(node.value)[:80]}", which cannot be resolved: {reason}.')
+            values[key] = BROKEN
+    return values
 
 
 def _is_sound(key: str, node: Node, root: Node, problems: Problems) -> bool:
@@ -95,16 +106,6 @@ def _find(root: Node, dotted: str) -> Node | None:
         else:
             return None
     return node
-
-
-def _select(config: DictConfig, key: str, node: Node, problems: Problems) -> Any:
-    try:
-        value = OmegaConf.select(config, key, throw_on_resolution_failure=True)
-    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        problems.add(node.origin, key, f'is "{str(node.value)[:80]}", which cannot be resolved: {reason}.')
-        return BROKEN
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _leaves(node: Node, key: str) -> dict[str, Node]:

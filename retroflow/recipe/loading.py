@@ -13,6 +13,7 @@ from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.resolved import Recipe
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.signatures import read_block
+from retroflow.recipe.trial import try_out
 from retroflow.recipe.tree import BROKEN, Node, overlay
 from retroflow.recipe.yaml_text import describe, read_file
 
@@ -39,7 +40,10 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
     check = ValueCheck(problems, _dotted_keys(layout), derived)
     checked = check.check(resolve(tree, problems), layout, "")
     problems.raise_if_any(str(path))
-    return Recipe(values=checked.plain(), origins=_origins(checked), path=path)
+    recipe = Recipe(values=checked.plain(), origins=_origins(checked), path=path)
+    try_out(recipe, schema, problems)
+    problems.raise_if_any(str(path))
+    return recipe
 
 
 def _read_with_parent(path: Path, problems: Problems) -> Node:
@@ -97,7 +101,7 @@ def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems)
     origin = named.origin if named is not None else DEFAULT
     try:
         entry = slot.registry.entry(name)
-        block = read_block(entry.target, entry.owner, slot.derived)
+        block = read_block(entry.target, entry.owner, frozenset(slot.derived))
     except RetroflowError as error:
         problems.add(origin, f"{section}.name", f'is "{name}". {error}', cause=error)
         return unnamed

@@ -17,10 +17,13 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
     and `include=a: b` need no second layer of quotes.
     """
     tree = Node({}, COMMAND_LINE)
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    explained = ""  # the 5 of `--trainer.max_steps 5`
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         key, equals, text = word.partition("=")
         if not equals or not key or key.startswith("-"):
-            problems.add(COMMAND_LINE, "", _misspelt(word, following))
+            if word != explained:
+                problems.add(COMMAND_LINE, "", _misspelt(word, following))
+            explained = following if word.startswith("-") and "." in word else ""
             continue
         parts = key.split(".")
         if not all(part.isidentifier() for part in parts):
@@ -39,7 +42,8 @@ def _value(key: str, text: str, problems: Problems) -> Node:
     try:
         return read(text, "", problems, origin=COMMAND_LINE)
     except RecipeError as error:
-        problems.add(COMMAND_LINE, key, f"is {text}: {str(error).partition(': ')[2]}")
+        reason = str(error).partition(": ")[2]
+        problems.add(COMMAND_LINE, key, f"is {text}: {reason} In a shell, quote the whole word: '{key}={{a: 1}}'.")
         return Node(BROKEN, COMMAND_LINE)
 
 

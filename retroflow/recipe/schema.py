@@ -1,7 +1,7 @@
 """What a recipe may contain: fixed sections, and slots whose options depend on the component they name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from retroflow.registry import Registry
@@ -16,12 +16,13 @@ class Slot:
     Attributes:
         registry: where names are looked up.
         default: the name that is taken if a recipe leaves the section out, None if it may not.
-        derived: parameters that the composition root fills in; not options.
+        derived: parameters that the composition root fills in, so that they are no options; each with the key
+            whose value stands in for it while a recipe is checked.
     """
 
     registry: Registry[Any]
     default: str | None = None
-    derived: frozenset[str] = frozenset()
+    derived: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

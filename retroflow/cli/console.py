@@ -1,0 +1,79 @@
+"""What a failed command prints, and its exit code (docs/exit-codes.md)."""
+
+import errno
+import os
+import sys
+import traceback
+
+from retroflow.errors import RetroflowError
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full. Free space or choose another folder, and run the same command again.",
+    errno.EDQUOT: "The disk quota is used up. Free space or choose another folder, and run the same command again.",
+    errno.EROFS: "The file system is read-only. Choose another folder (data.artifacts_folder, trainer.runs_folder).",
+    errno.EACCES: "You may not use this path. Change its permissions or choose another folder "
+    "(data.artifacts_folder, trainer.runs_folder).",
+    errno.EMFILE: "Too many files are open. Raise the limit with `ulimit -n`.",
+}
+_REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
+
+
+def exit_code_of(error: BaseException, *, show_traceback: bool) -> int:
+    """Print an error on stderr and return the exit code it stands for.
+
+    What a user caused is one message; what nobody foresaw is a bug and keeps its traceback.
+    """
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        print_error("interrupted.")
+        return INTERRUPTED
+    if show_traceback:
+        traceback.print_exception(error)
+    if isinstance(error, RetroflowError):
+        print_error(str(error))
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno is not None:
+        print_error(describe_os_error(error))
+        return FAILURE
+    if isinstance(error, MemoryError):
+        print_error("out of memory. Lower trainer.batch_size or raise trainer.accumulate; --traceback shows where.")
+        return FAILURE
+    # typer's usage errors; their classes moved from click into typer, their shape did not change
+    format_message = getattr(error, "format_message", None)
+    if callable(format_message):
+        _print_usage_error(error, str(format_message()))
+        return USAGE
+    if not show_traceback:
+        traceback.print_exception(error)
+    print_error("this is a bug in retroflow or in a plugin; please report it with the traceback above.")
+    return FAILURE
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return path, reason and remedy of a failed file operation in one line."""
+    path = error.filename2 or error.filename
+    place = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
+    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    remedy = _REMEDIES.get(error.errno or 0, "--traceback shows where it happened.")
+    return f"{place}{error.strerror or error}. {remedy}{notes}"
+
+
+def print_error(message: str) -> None:
+    """Print `error: message` on stderr, in colour only where a person sees it and NO_COLOR is not set."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
+    print(f"{label} {message}", file=sys.stderr)
+
+
+def silence_broken_pipe() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush does not complain about the closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_usage_error(error: BaseException, message: str) -> None:
+    if not message:  # a command without words has shown its help
+        return
+    context = getattr(error, "ctx", None)
+    hint = f" Try: {context.command_path} --help" if context is not None else ""
+    print_error((message if message.endswith((".", "?")) else f"{message}.") + hint)

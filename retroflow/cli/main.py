@@ -1,0 +1,94 @@
+"""`retroflow`: find the command, run it, turn what went wrong into one message and an exit code.
+
+Command files import typer and the standard library at the top and their room inside the function, so that `--help`
+loads no torch; only the file of the command that was typed is imported at all.
+"""
+
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+import retroflow
+from retroflow.cli.console import exit_code_of, silence_broken_pipe
+
+# Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
+RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
+GROUPS = ("recipe",)
+OTHER_COMMANDS = ("components",)
+
+# Dashes are left to the override parser, which knows that `--trainer.max_steps 5` is meant as trainer.max_steps=5.
+OVERRIDES_FOLLOW = {"ignore_unknown_options": True}
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Run one command line.
+
+    Args:
+        words: what stands after `retroflow`.
+
+    Returns:
+        The exit code (docs/exit-codes.md).
+    """
+    words, show_traceback = _without_traceback_flag(words)
+    try:
+        command = typer.main.get_command(build_app(words))
+        code = command.main(args=words, prog_name="retroflow", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_broken_pipe()
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_code_of(error, show_traceback=show_traceback)
+    return code if isinstance(code, int) else 0
+
+
+def build_app(words: list[str]) -> typer.Typer:
+    """Return the application: with one command if `words` names it, with all commands otherwise."""
+    app = typer.Typer(
+        help="Train, evaluate and run retrieval-enhanced language models.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.callback()(_global_options)
+    every = (*RECIPE_COMMANDS, *GROUPS, *OTHER_COMMANDS)
+    first = words[0] if words else ""
+    for name in (first,) if first in every else every:
+        module = importlib.import_module(f"retroflow.cli.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            settings = OVERRIDES_FOLLOW if name in RECIPE_COMMANDS else {}
+            app.command(name, context_settings=settings)(getattr(module, name))
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"retroflow {retroflow.__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show Python's traceback of an error, too; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Options that stand before the command; both are dealt with before this runs."""
+
+
+def _without_traceback_flag(words: list[str]) -> tuple[list[str], bool]:
+    kept = [word for word in words if word != "--traceback"]
+    return kept, len(kept) < len(words)
+
+

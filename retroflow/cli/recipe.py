@@ -1,0 +1,73 @@
+"""`retroflow recipe show` and `retroflow recipe check`: what a recipe says, and whether it can be carried out."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from retroflow.recipe import Recipe
+
+app = typer.Typer(help="Look at a recipe: every value with its origin, or every error at once.", no_args_is_help=True)
+
+RecipePath = Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML).", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as neighbours.k=4.")]
+
+
+@app.command("show", context_settings={"ignore_unknown_options": True})
+def show(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print every value of a recipe with its origin, defaults included."""
+    loaded = _load(recipe, overrides)
+    if as_json:
+        shown = {"recipe": str(loaded.path), "values": loaded.values, "origins": dict(loaded.origins)}
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    rows = [(key, _written(_value_at(loaded.values, key)), origin) for key, origin in loaded.origins.items()]
+    key_width = max(len(key) for key, _, _ in rows)
+    value_width = max(min(len(value), 40) for _, value, _ in rows)
+    section = ""
+    for key, value, origin in rows:
+        if "." in key and key.partition(".")[0] != section:
+            section = key.partition(".")[0]
+            print()
+        print(f"{key:<{key_width}}  {value:<{value_width}}  {origin}")
+
+
+@app.command("check", context_settings={"ignore_unknown_options": True})
+def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check a recipe without importing what it names; all errors at once, exit code 2."""
+    from retroflow import components
+
+    loaded = _load(recipe, overrides)
+    given = sum(origin != "default" for origin in loaded.origins.values())
+    defaults = len(loaded.origins) - given
+    named = [f"{registry.kind} {loaded.values[registry.kind]['name']}" for registry in components.KINDS]
+    print(f"{loaded.path}: OK: {', '.join(named)}; {given} values given, {defaults} defaults.")
+    for registry in components.KINDS:
+        remedy = registry.remedy(loaded.values[registry.kind]["name"])
+        if remedy:
+            print(f"  to run it here: {remedy}")
+
+
+def _load(recipe: Path, overrides: list[str] | None) -> "Recipe":
+    from retroflow.components import recipe_schema
+    from retroflow.recipe import load
+
+    return load(recipe, overrides or [], schema=recipe_schema())
+
+
+def _value_at(values: dict[str, Any], dotted: str) -> Any:
+    value: Any = values
+    for part in dotted.split("."):
+        value = value[part]
+    return value
+
+
+def _written(value: Any) -> str:
+    """Return a value as one line of YAML flow style, which JSON is."""
+    return value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, ensure_ascii=False)
