@@ -150,7 +150,10 @@ class DatasetsCorpus:
                 saved = datasets.load_from_disk(self.path)
                 rows: Iterable[dict[str, Any]] = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
             else:
-                options = {"split": split, "streaming": True, "revision": self._commit()}
+                if not Path(self.path).exists():
+                    # Without a network the loader would try for most of a minute; this asks once, and pins the commit.
+                    self.revision = self._ask_hub()
+                options = {"split": split, "streaming": True, "revision": self.revision}
                 rows = datasets.load_dataset(self.path, self.config_name, **options)
         except CorpusError:
             raise
@@ -165,16 +168,19 @@ class DatasetsCorpus:
         """Return the commit on the hub that is read; None for a local folder."""
         if Path(self.path).exists():
             return None
-        if self.revision is not None and COMMIT.fullmatch(self.revision):
-            return self.revision
+        if self.revision is None or not COMMIT.fullmatch(self.revision):
+            # Pinned from here on: a data set that changes while it is read would have no fingerprint.
+            self.revision = self._ask_hub()
+        return self.revision
+
+    def _ask_hub(self) -> str | None:
+        """Return the commit that the revision stands for; fails at once without a network, or if there is none."""
         from huggingface_hub import HfApi
 
         try:
-            # Asked once: a data set that changes while it is read would have no fingerprint.
-            self.revision = HfApi().dataset_info(self.path, revision=self.revision).sha
+            return HfApi().dataset_info(self.path, revision=self.revision).sha
         except Exception as error:  # no network, no such name, no permission
             raise self._not_opened(error, f"revision {self.revision or 'main'}") from error
-        return self.revision
 
     def _not_opened(self, error: Exception, what: str) -> CorpusError:
         config = f", configuration {self.config_name}" if self.config_name else ""

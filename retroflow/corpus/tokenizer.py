@@ -216,7 +216,7 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
     if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise RecipeError(_not_found(name, [f"{tried[0]} (does not exist)"]))
     # Imported here because it takes seconds, and a tokenizer.json needs none of it.
-    from huggingface_hub import constants
+    from huggingface_hub import HfApi, constants
     from transformers import AutoTokenizer
 
     places = [(True, f"the Hugging Face cache {constants.HF_HUB_CACHE}"), (False, "the hub huggingface.co")]
@@ -225,6 +225,9 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
         places = [(True, tried.pop().removesuffix(" (does not exist)"))]
     for local_files_only, place in places:
         try:
+            if not local_files_only:
+                # Fails at once without a network, where the loader would try for most of a minute.
+                HfApi().model_info(name)
             loaded = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
         except Exception as error:  # any of OSError, ValueError, ImportError, httpx and hub errors
             tried.append(

@@ -209,21 +209,29 @@ def test_a_folder_that_does_not_exist_is_named() -> None:
         load_tokenizer("./no/such/folder")
 
 
-def test_a_name_that_cannot_be_reached_says_all_that_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", [False, True])
+def test_a_name_that_cannot_be_reached_says_all_that_was_tried(monkeypatch: pytest.MonkeyPatch, network: bool) -> None:
+    from huggingface_hub import HfApi
     from transformers import AutoTokenizer
 
     asked = []
 
-    def refuse(name: str, *, local_files_only: bool) -> None:
+    def load(name: str, *, local_files_only: bool) -> None:
         asked.append(local_files_only)
-        raise OSError("cannot reach it\nmore lines")
+        raise OSError("no such tokenizer\nmore lines")
 
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    def look_up(api: HfApi, name: str) -> None:
+        if not network:
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", load)
+    monkeypatch.setattr(HfApi, "model_info", look_up)
     with pytest.raises(RecipeError) as caught:
         load_tokenizer("nobody/nothing")
     message = str(caught.value)
-    assert asked == [True, False]
-    for part in ("the folder", "(does not exist)", "Hugging Face cache", "the hub huggingface.co (cannot reach it)"):
+    assert asked == ([True, False] if network else [True])
+    reason = "no such tokenizer" if network else "no network"
+    for part in ("the folder", "(does not exist)", "Hugging Face cache", f"the hub huggingface.co ({reason})"):
         assert part in message
     assert "more lines" not in message and '"train"' in message
 
