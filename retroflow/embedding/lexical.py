@@ -132,7 +132,9 @@ class LexicalEmbedder:
             options, num_texts, expected = dict(state["options"]), int(state["num_texts"]), str(state["sha256"])
             content = counts_path.read_bytes()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedDataError(f"{folder}: not the state of a lexical embedder ({error}). Prepare it again.") from error
+            raise DamagedDataError(
+                f"{folder}: not the state of a lexical embedder ({error}). Prepare it again."
+            ) from error
         if hashlib.sha256(content).hexdigest() != expected:
             raise DamagedDataError(f"{counts_path}: its SHA-256 is not the one in {OPTIONS_FILE}. Prepare it again.")
         if options != self._options:

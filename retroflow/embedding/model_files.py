@@ -64,7 +64,7 @@ def find_model_files(model: str, *, weights_sha256: str | None = None) -> ModelF
     if expected is not None and hashes.get("model.safetensors") != expected.lower():
         raise DamagedDataError(
             f"{folder / 'model.safetensors'}: SHA-256 is {hashes.get('model.safetensors')}, expected {expected}. The "
-            f"weights of embedder.model \"{model}\" (from the {source}) are damaged or are another model's: install or "
+            f'weights of embedder.model "{model}" (from the {source}) are damaged or are another model\'s: install or '
             "download them again."
         )
     logger.info("embedder model %s: using the %s", model, source)

@@ -7,13 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retroflow.testing.embedder_contract import EmbedderContract
     from retroflow.testing.retriever_contract import RetrieverContract
 
 _SUITES = {
+    "EmbedderContract": "retroflow.testing.embedder_contract",
     "RetrieverContract": "retroflow.testing.retriever_contract",
 }
 
-__all__ = ["RetrieverContract"]
+__all__ = ["EmbedderContract", "RetrieverContract"]
 
 
 def __getattr__(name: str) -> Any:
