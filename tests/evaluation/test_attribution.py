@@ -1,0 +1,34 @@
+"""The opponents of retrieval are what they are called."""
+
+import numpy as np
+import pytest
+
+from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 101])
+def test_shuffled_gives_every_chunk_anothers_neighbours_and_loses_none(count):
+    neighbours = np.arange(2 * count).reshape(count, 2)
+    found = shuffled(neighbours, seed=4)
+    assert (found[:, 0] != neighbours[:, 0]).all()
+    assert sorted(found[:, 0].tolist()) == neighbours[:, 0].tolist()
+    assert (found[:, 1] == found[:, 0] + 1).all()
+
+
+def test_shuffled_is_fixed_by_its_seed():
+    neighbours = np.arange(40).reshape(20, 2)
+    assert (shuffled(neighbours, seed=1) == shuffled(neighbours, seed=1)).all()
+    assert (shuffled(neighbours, seed=1) != shuffled(neighbours, seed=2)).any()
+
+
+def test_a_single_chunk_has_no_other():
+    assert shuffled(np.array([[3, 4]]), seed=0).tolist() == [[-1, -1]]
+
+
+def test_random_rows_cover_the_database():
+    found = at_random((500, 2), database_chunks=7, seed=0)
+    assert set(found.ravel().tolist()) == set(range(7)) and found.dtype == np.int64
+
+
+def test_share_without_neighbours_counts_chunks_that_got_none():
+    assert share_without_neighbours(np.array([[-1, -1], [3, -1], [1, 2], [-1, -1]])) == 0.5

@@ -1,0 +1,54 @@
+"""Overlap equals a literal search for the longest common run."""
+
+import numpy as np
+
+from retroflow.evaluation.leakage import by_overlap, longest_common_runs, overlaps_of
+from retroflow.evaluation.perplexity import Measure
+
+
+def literal(tokens, length, retrieved, real):
+    best = 0
+    for text, mask in zip(retrieved, real, strict=True):
+        for i in range(length):
+            for j in range(len(text)):
+                run = 0
+                while i + run < length and j + run < len(text) and mask[j + run] and tokens[i + run] == text[j + run]:
+                    run += 1
+                best = max(best, run)
+    return best
+
+
+def test_longest_common_runs_equals_a_literal_search():
+    generator = np.random.default_rng(0)
+    tokens, retrieved = generator.integers(0, 3, (40, 6)), generator.integers(0, 3, (40, 2, 12))
+    lengths, real = generator.integers(1, 7, 40), generator.random((40, 2, 12)) < 0.8
+    expected = [literal(*row) for row in zip(tokens, lengths, retrieved, real, strict=True)]
+    assert longest_common_runs(tokens, lengths, retrieved, real).tolist() == expected
+    assert len(set(expected)) > 3
+
+
+def test_a_copied_chunk_overlaps_wholly_and_nothing_retrieved_not_at_all():
+    tokens = np.arange(8)[None]
+    retrieved = np.concatenate([np.full(5, 99), np.arange(8), np.full(3, 99)])[None, None]
+    real = np.ones_like(retrieved, dtype=bool)
+    full = np.array([8])
+    assert overlaps_of([(tokens, full, retrieved, real), (tokens, full, retrieved, ~real)]).tolist() == [1.0, 0.0]
+
+
+def make_measure(chunk_nats, tokens):
+    return Measure(
+        nats=float(np.sum(chunk_nats)),
+        tokens=int(np.sum(tokens)),
+        bytes=100,
+        seconds=0.0,
+        chunk_nats=np.array(chunk_nats, dtype=float),
+        chunk_tokens=np.array(tokens),
+    )
+
+
+def test_buckets_part_all_tokens_and_leave_empty_ones_out():
+    tokens = [10, 20, 30, 40]
+    on, off = make_measure([10, 10, 15, 4], tokens), make_measure([10, 20, 30, 40], tokens)
+    buckets = by_overlap(np.array([0.0, 0.125, 0.2, 1.0]), on, off)
+    assert [(bucket.above, bucket.chunks, bucket.tokens) for bucket in buckets] == [(0.0, 2, 30), (0.125, 1, 30), (0.5, 1, 40)]
+    assert buckets[0].loss_on == 20 / 30 and buckets[-1].loss_off == 1.0

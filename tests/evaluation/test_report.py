@@ -1,0 +1,66 @@
+"""The report says what was measured, and when it means little."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from retroflow.evaluation.leakage import OverlapBucket
+from retroflow.evaluation.report import Report
+from tests.evaluation.test_leakage import make_measure
+
+
+def make_report(on=80.0, shuffled=95.0, random=97.0, off=100.0, **changes):
+    nats = {"off": off, "on": on, "shuffled": shuffled, "random": random}
+    return Report(measures={mode: make_measure([value], [50]) for mode, value in nats.items()}, **changes)
+
+
+def rendered(report):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(report.render())
+    return console.file.getvalue()
+
+
+def test_gains_are_shares_of_the_opponents_loss():
+    report = make_report()
+    assert report.gain("off") == pytest.approx(0.2)
+    assert "20.0%" in rendered(report) and "15.8%" in rendered(report)
+    assert report.findings() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shuffled": 80.5}, "The gain is small: retrieval is only 0.6% better than another chunk's neighbours."),
+        ({"on": 110.0, "shuffled": 110.0}, "Retrieval hurts: the loss is 10.0% higher than without it."),
+        ({"without_neighbours": 0.25}, "Nothing was retrieved for 25.0% of the validation chunks."),
+        (
+            {"overlap": [OverlapBucket(above=0.0, up_to=0.125, chunks=1, tokens=9, loss_on=1.0, loss_off=1.001)]},
+            "The gain comes from copying",
+        ),
+        (
+            {"training": {"stopped_by_time": True, "steps": 7, "max_steps": 9}},
+            "stopped by trainer.max_seconds after 7 of 9 steps",
+        ),
+    ],
+)
+def test_findings_warn_of_what_the_table_does_not_show(changes, words):
+    report = make_report(**changes)
+    assert any(words in sentence for sentence in report.findings())
+    assert words[:30] in rendered(report)
+
+
+def test_json_holds_definitions_counts_and_all_modes():
+    value = json.loads(json.dumps(make_report().to_json()))
+    assert list(value["validation"]) == ["on", "shuffled", "random", "off"]
+    assert value["predicted_tokens"] == 50 and value["bytes"] == 100
+    assert value["gain_over_shuffled"] == pytest.approx(1 - 80 / 95)
+    assert "bits_per_byte" in value["definitions"]
+
+
+def test_a_model_without_retrieval_is_called_an_opponent():
+    report = Report(measures={"off": make_measure([5.0], [5])})
+    assert "opponent" in report.findings()[0]
+    assert "gain_over_off" not in report.to_json() and report.headline()
+    assert "off" in rendered(report)
