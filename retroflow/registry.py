@@ -137,9 +137,7 @@ class Registry(Generic[T]):
     def _claims(self) -> dict[str, list[Entry]]:
         """Every name with its claims. Read once: installing a plugin does not change a running process."""
         own = f"retroflow {retroflow.__version__}"
-        claims = {
-            name: [replace(entry, owner=own)] for name, entry in self._builtin.items()
-        }
+        claims = {name: [replace(entry, owner=own)] for name, entry in self._builtin.items()}
         for name, entry in sorted(self._plugins(), key=lambda item: (item[0], item[1].owner)):
             same_name = claims.setdefault(name, [])
             if entry not in same_name:  # a distribution found twice on the path is one owner

@@ -90,5 +90,3 @@ def _global_options(
 def _without_traceback_flag(words: list[str]) -> tuple[list[str], bool]:
     kept = [word for word in words if word != "--traceback"]
     return kept, len(kept) < len(words)
-
-

@@ -40,7 +40,7 @@ def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: st
 
 
 def _hints(component: Callable[..., Any]) -> dict[str, Any]:
-    annotated = component.__init__ if inspect.isclass(component) else component  # type: ignore[misc]
+    annotated = component.__init__ if inspect.isclass(component) else component
     return typing.get_type_hints(annotated)
 
 

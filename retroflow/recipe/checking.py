@@ -4,7 +4,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, Option, OptionType, Scalar
+from retroflow.recipe.option_types import (
+    REQUIRED,
+    Block,
+    Choice,
+    Either,
+    Fixed,
+    Listed,
+    Mapped,
+    Option,
+    OptionType,
+    Scalar,
+)
 from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems, suggest
 from retroflow.recipe.tree import BROKEN, Node, plant
 from retroflow.recipe.yaml_text import describe, parse_scalar
@@ -107,7 +118,8 @@ class ValueCheck:
 
     def _list(self, node: Node, fitting: Listed | Fixed, key: str) -> list[Node]:
         types = fitting.items if isinstance(fitting, Fixed) else (fitting.item,) * len(node.value)
-        return [self.check(child, one, f"{key}[{i}]") for i, (child, one) in enumerate(zip(node.value, types, strict=True))]
+        pairs = zip(node.value, types, strict=True)
+        return [self.check(child, one, f"{key}[{i}]") for i, (child, one) in enumerate(pairs)]
 
     def _number(self, node: Node, key: str) -> Node:
         try:

@@ -13,8 +13,8 @@ from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.resolved import Recipe
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.signatures import read_block
-from retroflow.recipe.trial import try_out
 from retroflow.recipe.tree import BROKEN, Node, overlay
+from retroflow.recipe.trial import try_out
 from retroflow.recipe.yaml_text import describe, read_file
 
 
@@ -114,8 +114,8 @@ def _checkable(tree: Node, layout: Block, schema: RecipeSchema) -> Node:
     for name in schema.sections:
         sections.setdefault(name, Node({}, tree.origin))
     for name in schema.slots:
-        node = sections[name]
-        if node.is_mapping and list(layout.options[name].type.options) == ["name"]:
+        node, block = sections[name], layout.options[name].type
+        if node.is_mapping and isinstance(block, Block) and list(block.options) == ["name"]:
             sections[name] = Node({key: child for key, child in node.value.items() if key == "name"}, node.origin)
     return Node(sections, tree.origin)
 

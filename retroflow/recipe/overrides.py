@@ -27,7 +27,8 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
             continue
         parts = key.split(".")
         if not all(part.isidentifier() for part in parts):
-            problems.add(COMMAND_LINE, "", f'"{key}" is not a key; write words joined by dots, such as trainer.max_steps.')
+            text = f'"{key}" is not a key; write words joined by dots, such as trainer.max_steps.'
+            problems.add(COMMAND_LINE, "", text)
             continue
         node = _value(key, text, problems)
         for part in reversed(parts):

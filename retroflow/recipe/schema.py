@@ -34,7 +34,7 @@ class Section:
 
 @dataclass(frozen=True)
 class RecipeSchema:
-    """The sections of a recipe in the order they are shown; `recipe_version`, `seed` and `extends` stand beside them."""
+    """The sections of a recipe in the order they are shown; `recipe_version`, `seed` and `extends` come on top."""
 
     sections: Mapping[str, Slot | Section]
 

@@ -11,7 +11,18 @@ from functools import lru_cache
 from typing import Any
 
 from retroflow.errors import BrokenPluginError
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, Option, OptionType, Scalar
+from retroflow.recipe.option_types import (
+    REQUIRED,
+    Block,
+    Choice,
+    Either,
+    Fixed,
+    Listed,
+    Mapped,
+    Option,
+    OptionType,
+    Scalar,
+)
 from retroflow.recipe.source import Definition, UnreadableSourceError, find_definition
 
 _SCALARS = {"int", "float", "str", "bool", "None"}
@@ -98,7 +109,9 @@ def _fields(definition: Definition) -> Iterator[Parameter]:
         for member in owner.node.body:
             if not (isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name)):
                 continue
-            if _last_name(member.annotation) in ("ClassVar", "KW_ONLY") or _field_keyword(member.value, "init") is False:
+            if _last_name(member.annotation) in ("ClassVar", "KW_ONLY"):
+                continue
+            if _field_keyword(member.value, "init") is False:
                 continue
             yield member.target.id, member.annotation, member.value, owner.module
 

@@ -59,9 +59,7 @@ def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
     """Return a module's statements, those under `if` and `try` included."""
     found: list[ast.stmt] = []
     for node in body:
-        if isinstance(node, ast.If):
-            found += _top_level(node.body) + _top_level(node.orelse)
-        elif isinstance(node, ast.Try):
+        if isinstance(node, ast.If | ast.Try):
             found += _top_level(node.body) + _top_level(node.orelse)
         else:
             found.append(node)

@@ -35,7 +35,7 @@ _SCALARS = {_TAG + name for name, _, _ in _IMPLICIT} | {_TAG + "str"}
 class _Loader(yaml.SafeLoader):
     """Composes with the implicit types above."""
 
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (declared so by PyYAML)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -44,7 +44,7 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_list(self, data: Any) -> yaml.Node:
+    def represent_list(self, data: Any) -> yaml.SequenceNode:
         plain = not any(isinstance(item, dict | list | tuple) for item in data)
         return self.represent_sequence(_TAG + "seq", data, flow_style=plain)
 
@@ -116,7 +116,8 @@ def read(text: str, source: str, problems: Problems, *, origin: Origin | None = 
         raise RecipeError(f"{place}: this is not YAML: {_yaml_reason(error)}.") from None
     except yaml.reader.ReaderError as error:
         place = origin or Origin(source, text.count("\n", 0, error.position) + 1)
-        raise RecipeError(f"{place}: this is not YAML: it holds the control character U+{error.character:04X}.") from None
+        character = f"U+{ord(error.character):04X}" if isinstance(error.character, str) else f"U+{error.character:04X}"
+        raise RecipeError(f"{place}: this is not YAML: it holds the control character {character}.") from None
     except RecursionError:
         raise RecipeError(f"{origin or source}: this is nested too deeply for a recipe.") from None
     if composed is None:
@@ -140,7 +141,7 @@ class _Conversion:
         if self._left < 0:
             raise RecipeError(f"{origin}: {key}: more than {MAX_NODES} values; a recipe is not this large.")
         if depth > MAX_DEPTH:
-            raise RecipeError(f"{origin}: {key}: nested more than {MAX_DEPTH} levels deep, or an alias contains itself.")
+            raise RecipeError(f"{origin}: {key[:60]}: nested more than {MAX_DEPTH} levels; does an alias hold itself?")
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return Node(self._mapping(node, key, depth), origin)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
@@ -164,7 +165,8 @@ class _Conversion:
             key = f"{parent}.{key_node.value}" if parent else key_node.value
             if key_node.value in items:
                 first = items[key_node.value].origin
-                self._problems.add(origin, key, f"is given twice, first in line {first.line or 1}; remove one of them.")
+                text = f"is given twice, first in line {first.line or 1}; remove one of them."
+                self._problems.add(origin, key, text)
                 continue
             items[key_node.value] = self.convert(value_node, key, depth + 1, line)
         return items
@@ -174,7 +176,7 @@ class _Conversion:
         try:
             if kind == "int" and len(text) > MAX_DIGITS:
                 raise ValueError
-            return {"str": str, "null": lambda _: None, "bool": _to_bool, "int": int, "float": _to_float}[kind](text)
+            return _converted(kind, text)
         except ValueError:
             self._problems.add(origin, key, f'is "{text[:40]}", which cannot be read as {kind}.')
             return BROKEN
@@ -186,7 +188,7 @@ def parse_scalar(text: str) -> Any:
         return text
     for name, pattern, _ in _IMPLICIT:
         if re.match(pattern, text):
-            return {"null": lambda _: None, "bool": _to_bool, "int": int, "float": _to_float}[name](text)
+            return _converted(name, text)
     return text
 
 
@@ -207,10 +209,21 @@ def describe(value: Any) -> str:
     return f'"{value if len(value) <= 60 else value[:57] + "..."}" (text)'
 
 
-def _to_bool(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
+def _converted(kind: str, text: str) -> Any:
+    """Return a scalar's text as its kind.
+
+    Raises:
+        ValueError: an explicit tag (`!!int x`) promised what the text does not hold.
+    """
+    if kind == "bool":
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return _to_float(text)
+    return None if kind == "null" else text
 
 
 def _to_float(text: str) -> float:
