@@ -156,7 +156,7 @@ class CheckedRetriever:
         if description["metric"] != self.capabilities.metric:
             raise RetrieverError(
                 f'{self.owner}: the index in "{folder}" was built with metric "{description["metric"]}", and the '
-                f'retriever is set to "{self.capabilities.metric}"; set retriever.build.metric to the first, or rebuild.'
+                f'retriever is set to "{self.capabilities.metric}"; set retriever.build.metric, or rebuild.'
             )
         if _checksums(folder / BACKEND_FOLDER) != description["crc32"]:
             raise DamagedDataError(

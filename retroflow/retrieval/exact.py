@@ -138,7 +138,7 @@ class ExactRetriever:
         return products.mul_(2.0).sub_(block.square().sum(dim=1))
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (first id, float32 block [s, D] on the device); cuda keeps the vectors if half its free memory holds them."""
+        """Yield (first id, float32 block [s, D] on the device), kept there if half its free memory is enough."""
         vectors = self._source()
         if self._device == "cuda" and self._resident is None:
             self._resident = _upload(vectors)

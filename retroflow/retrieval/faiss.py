@@ -146,8 +146,9 @@ class FaissRetriever:
         return {"backend": "faiss", "version": version, "build": asdict(self._build), **rule}
 
     def _train(self, index: Any, factory: str, vectors: VectorSource) -> None:
-        inverted = faiss.try_extract_index_ivf(index)
-        lists = inverted.nlist if inverted is not None else 0
+        found = faiss.try_extract_index_ivf(index)
+        inverted: Any = None if found is None else faiss.downcast_index(found)
+        lists = 0 if found is None else found.nlist
         if inverted is not None:
             inverted.cp.seed = self._build.seed
             inverted.cp.min_points_per_centroid = 1  # fewer than 39 a list is a matter of taste, not a warning

@@ -356,7 +356,7 @@ class RetrieverContract:
         expected = "ok" if self.make_retriever().capabilities.fork_safe else RetrieverError.__name__
         outcome = self._run("fork", tmp_path, vectors, queries)
         assert outcome.get("child") == expected, (
-            f"in a forked child: {outcome or 'no answer'}; declare fork_safe=False if the library does not survive a fork"
+            f"in a forked child: {outcome or 'no answer'}; a library that does not survive it: fork_safe=False"
         )
 
     def _checked(self) -> CheckedRetriever:

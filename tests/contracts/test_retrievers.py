@@ -2,11 +2,17 @@
 
 import pytest
 
-from retroflow.protocols import Retriever
+from retroflow.protocols import Float32Array, Retriever
 from retroflow.testing import RetrieverContract
+from tests.retrieval.real_text import hashed_embeddings
 
 
-class TestExactRetriever(RetrieverContract):
+class RealText(RetrieverContract):
+    def embeddings(self) -> Float32Array | None:
+        return hashed_embeddings()
+
+
+class TestExactRetriever(RealText):
     score_tolerance = 1e-5
 
     def make_retriever(self) -> Retriever:
@@ -20,7 +26,7 @@ class TestExactRetriever(RetrieverContract):
         return ExactRetriever(search=ExactSearch(block_rows=100, query_rows=7))
 
 
-class TestFaissRetriever(RetrieverContract):
+class TestFaissRetriever(RealText):
     def make_retriever(self) -> Retriever:
         pytest.importorskip("faiss")
         from retroflow.retrieval.faiss import FaissRetriever
@@ -33,7 +39,7 @@ class TestFaissRetriever(RetrieverContract):
         return FaissRetriever(search=FaissSearch(nprobe=3, num_threads=1))
 
 
-class TestScannRetriever(RetrieverContract):
+class TestScannRetriever(RealText):
     def make_retriever(self) -> Retriever:
         pytest.importorskip("scann")
         from retroflow.retrieval.scann import ScannBuild, ScannRetriever
@@ -54,7 +60,7 @@ class TestScannRetrieverByBruteForce(RetrieverContract):
         return ScannRetriever(build=ScannBuild(metric="inner_product"))
 
 
-class TestHnswRetriever(RetrieverContract):
+class TestHnswRetriever(RealText):
     def make_retriever(self) -> Retriever:
         pytest.importorskip("hnswlib")
         from retroflow.retrieval.hnsw import HnswRetriever

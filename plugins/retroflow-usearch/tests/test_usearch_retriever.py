@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from retroflow_usearch import UsearchBuild, UsearchRetriever, UsearchSearch
 
 from retroflow.protocols import Retriever
 from retroflow.testing import RetrieverContract
-from retroflow_usearch import UsearchBuild, UsearchRetriever, UsearchSearch
 
 
 class TestUsearchRetriever(RetrieverContract):

@@ -1,0 +1,223 @@
+"""CheckedRetriever: what it refuses, what it says, and whom it blames."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError
+from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.retrieval.checked import CheckedRetriever
+
+INF = float("inf")
+
+
+class Scripted:
+    """A retriever that answers what it was told to, whatever it is asked."""
+
+    def __init__(self, answer: object = None, *, fork_safe: bool = True) -> None:
+        self.answer = answer
+        self.capabilities = Capabilities(fork_safe=fork_safe)
+        self.asked: list[tuple[int, ...]] = []
+
+    def build(self, vectors: VectorSource) -> None:
+        for start in range(0, len(vectors), 4):
+            vectors[start : start + 4]
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        assert type(k) is int and queries.dtype == np.float32 and queries.flags.c_contiguous
+        self.asked.append(queries.shape)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer  # type: ignore[return-value]
+
+    def save(self, folder: Path) -> None:
+        (folder / "data").write_bytes(b"1234")
+
+    def load(self, folder: Path) -> None:
+        if (folder / "data").read_bytes() == b"":
+            raise RuntimeError("native")
+
+    def fingerprint(self) -> dict[str, object]:
+        return {"backend": "scripted"}
+
+
+def answer(ids: object, scores: object) -> Neighbours:
+    return Neighbours(np.array(ids, dtype=np.int64), np.array(scores, dtype=np.float32))
+
+
+def built(retriever: Scripted, count: int = 10) -> CheckedRetriever:
+    checked = CheckedRetriever(retriever, owner="scripted (acme 1.0)")
+    checked.build(np.zeros((count, 3), np.float32))
+    return checked
+
+
+GOOD = answer([[4, 2, -1]], [[-0.5, -1.0, -INF]])
+BROKEN = {
+    "not float16": "not a pair",
+    "must return Neighbours": [GOOD.ids, GOOD.scores],
+    "ids must be a numpy array, not list": ([[1, 2, 3]], GOOD.scores),
+    "ids must be int64, not int32": (GOOD.ids.astype(np.int32), GOOD.scores),
+    "scores must be float32, not float64": (GOOD.ids, GOOD.scores.astype(np.float64)),
+    r"ids must have shape \[1, 3\], not \[1, 2\]": (GOOD.ids[:, :2], GOOD.scores),
+    r"scores must have shape \[1, 3\]": (GOOD.ids, GOOD.scores[:, :2]),
+    r"id 10 is outside 0\.\.9": answer([[10, 2, -1]], [[-0.5, -1.0, -INF]]),
+    r"id -2 is outside 0\.\.9": answer([[4, -2, -1]], [[-0.5, -1.0, -INF]]),
+    "-inf exactly where": answer([[4, 2, -1]], [[-0.5, -1.0, -9.0]]),
+    "-inf exactly where the id": answer([[4, 2, 1]], [[-0.5, -1.0, -INF]]),
+    "NaN or infinite": answer([[4, 2, -1]], [[-0.5, float("nan"), -INF]]),
+    "NaN or infinite beside": answer([[4, 2, -1]], [[INF, -1.0, -INF]]),
+    "padding belongs at the end": answer([[4, -1, 2]], [[-0.5, -INF, -1.0]]),
+    "scores increase": answer([[4, 2, -1]], [[-1.0, -0.5, -INF]]),
+    "id 4 occurs twice": answer([[4, 4, -1]], [[-0.5, -0.5, -INF]]),
+}
+del BROKEN["not float16"]
+
+
+def test_a_good_answer_passes_untouched() -> None:
+    given = built(Scripted(GOOD)).search(np.zeros((1, 3)), 3)
+    assert given.ids is GOOD.ids and given.scores is GOOD.scores
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_answer_names_its_owner_and_the_rule(fault: str) -> None:
+    with pytest.raises(RetrieverError, match=rf"scripted \(acme 1\.0\): search\(\) broke the .*{fault}"):
+        built(Scripted(BROKEN[fault])).search(np.zeros((1, 3)), 3)
+
+
+def test_an_exception_of_a_backend_names_its_owner() -> None:
+    with pytest.raises(RetrieverError, match=r"scripted \(acme 1\.0\): search\(\) failed: ValueError: native"):
+        built(Scripted(ValueError("native"))).search(np.zeros((1, 3)), 3)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.zeros(3, np.float32), r"2 dimensions \[rows, width\], not 1 .*v\[None, :\]"),
+        (np.zeros((3, 0), np.float32), "0 columns"),
+        (np.zeros((3, 2), np.int64), "float16, bfloat16, float32 or float64, not int64"),
+        ([[1.0, 2.0]], r"not list; convert it with numpy\.asarray"),
+        (np.array([[0.0, 1.0]] * 6 + [[0.0, np.nan]]), r"vectors\[6, 1\] is nan; every value must be finite"),
+        (np.array([[0.0, 1e300]]), r"vectors\[0, 1\] is inf"),
+        (np.array([[0.0, -1e16]]), r"at most 1e\+15 in magnitude"),
+    ],
+)
+def test_build_says_what_is_wrong_and_where(vectors: object, message: str) -> None:
+    with pytest.raises(InvalidVectorsError, match=message):
+        CheckedRetriever(Scripted(), owner="x").build(vectors)  # type: ignore[arg-type]
+
+
+def test_a_failed_build_leaves_no_index_behind() -> None:
+    checked = built(Scripted(GOOD))
+    with pytest.raises(InvalidVectorsError):
+        checked.build(np.full((4, 3), np.nan))
+    with pytest.raises(RetrieverError, match=r"search\(\) before build\(\) or load\(\)"):
+        checked.search(np.zeros((1, 3)), 3)
+
+
+def test_a_source_shorter_than_it_says_is_refused() -> None:
+    class Short:
+        shape = (10, 3)
+
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, rows: slice, /) -> Float32Array:
+            return np.zeros((4, 3), np.float32)[rows]
+
+    with pytest.raises(InvalidVectorsError, match=r"vectors\[4:8\] has shape \[0, 3\]"):
+        CheckedRetriever(Scripted(), owner="x").build(Short())
+
+
+def test_queries_of_another_width_are_told_the_width_of_the_index() -> None:
+    with pytest.raises(InvalidVectorsError, match="queries have 5 columns, .* vectors of 3"):
+        built(Scripted(GOOD)).search(np.zeros((1, 5)), 3)
+
+
+def test_an_empty_index_and_no_queries_never_reach_the_backend() -> None:
+    retriever = Scripted(ValueError("asked"))
+    assert (built(retriever, count=0).search(np.zeros((2, 3)), 4).ids == -1).all()
+    assert built(retriever).search(np.zeros((0, 3)), 4).ids.shape == (0, 4)
+    assert retriever.asked == []
+
+
+def test_bfloat16_tensors_are_read_exactly() -> None:
+    torch = pytest.importorskip("torch")
+    retriever = Scripted(GOOD)
+    built(retriever).search(torch.ones((1, 3), dtype=torch.bfloat16, requires_grad=True), 3)
+    assert retriever.asked == [(1, 3)]
+    with pytest.raises(InvalidVectorsError, match=r"not torch\.int64"):
+        built(retriever).search(torch.ones((1, 3), dtype=torch.int64), 3)
+
+
+def test_a_changed_process_is_refused_unless_fork_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    unsafe, safe = built(Scripted(GOOD, fork_safe=False)), built(Scripted(GOOD))
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    safe.search(np.zeros((1, 3)), 3)
+    with pytest.raises(RetrieverError, match=r"used in its forked child 1.*call load\(\) in the child"):
+        unsafe.search(np.zeros((1, 3)), 3)
+
+
+def test_save_needs_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RetrieverError, match="needs an empty folder"):
+        built(Scripted()).save(tmp_path)
+
+
+def test_load_refuses_another_metric(tmp_path: Path) -> None:
+    built(Scripted()).save(tmp_path / "index")
+    retriever = Scripted()
+    retriever.capabilities = Capabilities(metric="inner_product")
+    with pytest.raises(RetrieverError, match='built with metric "l2", .* set to "inner_product"'):
+        CheckedRetriever(retriever, owner="x").load(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 9}, "format version 9"),
+        ({"dimension": 0}, "values that no index has"),
+        ({"count": "many"}, "values that no index has"),
+        ({"crc32": {"data": 1}}, "not, byte by byte, those that scripted"),
+    ],
+)
+def test_load_refuses_a_description_that_is_not_true(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    built(Scripted()).save(tmp_path / "index")
+    file = tmp_path / "index" / "retriever.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DamagedDataError, match=message):
+        CheckedRetriever(Scripted(), owner="x").load(tmp_path / "index")
+
+
+def test_an_unreadable_index_of_a_plugin_is_damaged_data(tmp_path: Path) -> None:
+    class Leaking(Scripted):
+        def load(self, folder: Path) -> None:
+            raise RuntimeError("native")
+
+    built(Scripted()).save(tmp_path / "index")
+    with pytest.raises(
+        DamagedDataError, match=r"acme cannot read the index .*written by scripted.*RuntimeError: native"
+    ):
+        CheckedRetriever(Leaking(), owner="acme").load(tmp_path / "index")
+
+
+def test_a_fingerprint_that_is_no_json_is_refused() -> None:
+    class Pathy(Scripted):
+        def fingerprint(self) -> dict[str, object]:
+            return {"path": Path("x")}
+
+    with pytest.raises(RetrieverError, match="must hold JSON values"):
+        CheckedRetriever(Pathy(), owner="x").fingerprint()
+
+
+def test_what_is_no_retriever_is_told_what_it_lacks() -> None:
+    with pytest.raises(RetrieverError, match="object is not a Retriever, it lacks capabilities, build, search"):
+        CheckedRetriever(object(), owner="x")  # type: ignore[arg-type]
+
+
+def test_retrievers_queried_by_text_are_refused_until_they_are_supported() -> None:
+    retriever = Scripted()
+    retriever.capabilities = Capabilities(queried_by="texts")
+    with pytest.raises(RetrieverError, match='queried by "texts" is not supported yet'):
+        CheckedRetriever(retriever, owner="x")

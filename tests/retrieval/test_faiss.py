@@ -1,0 +1,127 @@
+"""What is particular to faiss: factory strings, the choice by size, per-call options, threads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retroflow.errors import RecipeError
+from retroflow.retrieval.exact import ExactBuild, ExactRetriever
+from retroflow.testing.clustered import clustered_vectors
+
+faiss = pytest.importorskip("faiss")
+ours = pytest.importorskip("retroflow.retrieval.faiss")
+
+VECTORS = clustered_vectors(3_000, 32)
+QUERIES = clustered_vectors(3_100, 32)[3_000:]
+
+
+def made(factory: str = "auto", metric: str = "l2", **search: object) -> "ours.FaissRetriever":
+    return ours.FaissRetriever(build=ours.FaissBuild(factory=factory, metric=metric), search=ours.FaissSearch(**search))
+
+
+def recall(given: np.ndarray, metric: str = "l2", k: int = 5) -> float:
+    exact = ExactRetriever(build=ExactBuild(metric=metric))
+    exact.build(VECTORS)
+    expected = exact.search(QUERIES, k).ids
+    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(given, expected, strict=True)]))
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize(
+    "factory", ["auto", "IVF32,SQfp16", "HNSW16", "IVF32,PQ16x4fs,RFlat", "IVF32_HNSW8,Flat", "L2norm,IVF32,Flat"]
+)
+def test_any_factory_string_works_and_takes_the_search_options(factory: str, metric: str, tmp_path: Path) -> None:
+    retriever = made(factory, metric, nprobe=32, ef_search=100, refine_candidates=200)
+    retriever.build(VECTORS)
+    ids = retriever.search(QUERIES, 5).ids
+    assert recall(ids, metric) >= 0.95
+    retriever.save(tmp_path)
+    opened = made(factory, metric, nprobe=32, ef_search=100, refine_candidates=200)
+    opened.load(tmp_path)
+    assert np.array_equal(opened.search(QUERIES, 5).ids, ids)
+
+
+def test_search_options_are_per_call_and_not_state_of_the_index() -> None:
+    narrow = made("IVF64,Flat", nprobe=1)
+    narrow.build(VECTORS)
+    wide = made("IVF64,Flat", nprobe=64)
+    wide._index = narrow._index
+    before = recall(narrow.search(QUERIES, 5).ids)
+    assert recall(wide.search(QUERIES, 5).ids) == 1.0 > before
+    assert recall(narrow.search(QUERIES, 5).ids) == before
+
+
+def test_float16_sources_are_kept_exactly_by_the_default_lists() -> None:
+    half = VECTORS.astype(np.float16)
+    retriever = made("IVF16,SQfp16", nprobe=16)
+    retriever.build(half)
+    ids, scores = retriever.search(half[:50].astype(np.float32), 1)
+    assert np.array_equal(ids[:, 0], np.arange(50)) and (scores == 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "factory"),
+    [
+        (1, "Flat"),
+        (9_999, "Flat"),
+        (40_000, "IVF1024,SQfp16"),
+        (400_000, "IVF2048,SQfp16"),
+        (5_000_000, "IVF16384_HNSW32,SQfp16"),
+        (100_000_000, "IVF65536_HNSW32,SQfp16"),
+        (2_000_000_000, "IVF131072_HNSW32,SQfp16"),
+    ],
+)
+def test_auto_chooses_by_the_number_of_vectors(count: int, factory: str) -> None:
+    assert ours.auto_factory(count)[0] == factory
+
+
+def test_the_choice_is_explained_beside_the_index_and_named_by_the_fingerprint(tmp_path: Path) -> None:
+    retriever = made()
+    retriever.build(VECTORS)
+    retriever.save(tmp_path)
+    assert json.loads((tmp_path / "faiss.json").read_text())["explanation"].startswith("Flat: 3000 vectors are few")
+    assert retriever.fingerprint()["auto_rule"] == ours.AUTO_RULE_VERSION
+    assert "auto_rule" not in made("Flat").fingerprint()
+
+
+@pytest.mark.parametrize("factory", ["nonsense", "IVF,", "PQ7"])
+def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
+    with pytest.raises(RecipeError, match=f'retriever.build.factory.*"{factory}"'):
+        made(factory).build(VECTORS)
+
+
+def test_too_few_vectors_to_train_on_is_an_error_of_the_recipe() -> None:
+    with pytest.raises(RecipeError, match='"IVF64,Flat" cannot be trained on 10 vectors'):
+        made("IVF64,Flat").build(VECTORS[:10])
+
+
+def test_the_training_sample_is_spread_over_the_source_and_read_in_blocks() -> None:
+    rows = np.arange(50_000, dtype=np.float32)[:, None]
+    sample = ours._training_sample(rows, 1_000, 0)[:, 0]
+    assert len(sample) == len(np.unique(sample)) == 1_000
+    assert sample[0] == 0 and sample[-1] >= 49_900 and np.diff(sample).max() <= 51
+
+
+def test_threads_are_set_for_the_call_and_put_back() -> None:
+    before = faiss.omp_get_max_threads()
+    with ours._threads(1):
+        assert faiss.omp_get_max_threads() == 1
+    assert faiss.omp_get_max_threads() == before
+
+
+def test_reading_sets_the_allocation_limit_and_puts_it_back(tmp_path: Path) -> None:
+    before = faiss.get_deserialization_vector_byte_limit()
+    with ours._allocation_limit(5_000_000):
+        assert faiss.get_deserialization_vector_byte_limit() == 5_000_000
+    assert faiss.get_deserialization_vector_byte_limit() == before
+
+
+@pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="has faiss-gpu")
+def test_cuda_without_faiss_gpu_is_an_error_of_the_recipe() -> None:
+    with pytest.raises(RecipeError, match=r'retriever\.search\.device is "cuda", but this faiss has no GPU'):
+        made(device="cuda")
+    trained_there = ours.FaissRetriever(build=ours.FaissBuild(factory="IVF16,Flat", device="cuda"))
+    with pytest.raises(RecipeError, match=r'retriever\.build\.device is "cuda"'):
+        trained_there.build(VECTORS)
