@@ -3,13 +3,14 @@
 corpus: {name: datasets, path: wikimedia/wikipedia, config_name: 20231101.simple, text_key: text}
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import Counts, Document, check_positive, check_share
+from retroflow.corpus.documents import Counts, Document, check_positive, check_share, check_unicode
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import describe_files, find_files
 from retroflow.corpus.split import choose_split
@@ -38,7 +39,7 @@ class DatasetsCorpus:
         MissingExtraError: datasets is not installed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of a recipe, one a key
         self,
         *,
         path: str,
@@ -55,7 +56,10 @@ class DatasetsCorpus:
         require("datasets", extra="datasets", purpose="corpus.name=datasets")
         check_share("corpus.valid_share", valid_share, zero=True, one=False)
         check_positive("corpus.max_document_bytes", max_document_bytes)
-        self.path, self.config_name, self.revision = path, config_name, revision
+        local = os.path.expanduser(path)
+        self.is_local = os.path.isdir(local)
+        self.path = local if self.is_local else path
+        self.config_name, self.revision = config_name, revision
         self.split, self.valid_split, self.valid_share = split, valid_split, valid_share
         self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
         self.max_document_bytes = max_document_bytes
@@ -103,6 +107,7 @@ class DatasetsCorpus:
                 id = name if given is None else str(given)
                 title = row.get(self.title_key)
                 title = title if isinstance(title, str) and title else id
+                check_unicode(place, (self.id_key, id), (self.title_key, title))
                 if self.valid_split is None:
                     yield Document(id, title, text, name, choose_split(id, self.valid_share))
                 else:
@@ -121,6 +126,7 @@ class DatasetsCorpus:
                 f'{place}: "{self.text_key}" is {kind}, allowed is a string. '
                 f"Name another column in corpus.text_key (there are: {_names(row)})."
             )
+        check_unicode(place, (self.text_key, text))
         if (num_bytes := len(text.encode())) > self.max_document_bytes:
             raise too_long(place, num_bytes, self.max_document_bytes)
         return text
@@ -150,7 +156,7 @@ class DatasetsCorpus:
                 saved = datasets.load_from_disk(self.path)
                 rows: Iterable[dict[str, Any]] = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
             else:
-                if not Path(self.path).exists():
+                if not self.is_local:
                     # Without a network the loader would try for most of a minute; this asks once, and pins the commit.
                     self.revision = self._ask_hub()
                 options = {"split": split, "streaming": True, "revision": self.revision}
@@ -166,7 +172,7 @@ class DatasetsCorpus:
 
     def _commit(self) -> str | None:
         """Return the commit on the hub that is read; None for a local folder."""
-        if Path(self.path).exists():
+        if self.is_local:
             return None
         if self.revision is None or not COMMIT.fullmatch(self.revision):
             # Pinned from here on: a data set that changes while it is read would have no fingerprint.
@@ -186,7 +192,7 @@ class DatasetsCorpus:
         config = f", configuration {self.config_name}" if self.config_name else ""
         return CorpusError(
             f'corpus.path: the data set "{self.path}"{config}, {what}, could not be opened: tried the folder '
-            f"{Path(self.path).absolute()} ({'is there' if Path(self.path).exists() else 'does not exist'}) and "
+            f"{Path(self.path).absolute()} ({'is there' if self.is_local else 'does not exist'}) and "
             f"https://huggingface.co/datasets/{self.path} ({_first_line(error)}). Check the names; without a "
             "network, set corpus.path to a local copy, a folder with its data files or one made by save_to_disk."
         )

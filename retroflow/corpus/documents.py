@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from retroflow.errors import RecipeError
+from retroflow.errors import DamagedDataError, RecipeError
 
 Split = Literal["train", "valid"]
 
@@ -91,3 +91,15 @@ def check_positive(key: str, number: int) -> None:
     """Refuse a count below one."""
     if number < 1:
         raise RecipeError(f"{key}: given {number}, allowed 1 or more.")
+
+
+def check_unicode(place: str, *values: tuple[str, str]) -> None:
+    """Refuse (key, value) pairs in whose value there is a lone surrogate, which JSON can write and UTF-8 cannot."""
+    for key, value in values:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DamagedDataError(
+                f'{place}: "{key}" has half a surrogate pair (\\u{ord(value[error.start]):04x}) at character '
+                f"{error.start + 1}, which no UTF-8 text can hold. Remove it, or repair it where the file was written."
+            ) from error

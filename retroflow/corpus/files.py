@@ -82,14 +82,14 @@ def find_files(path: str, *, include: Sequence[str], key: str) -> Iterator[Found
     """
     written = os.path.expanduser(path)
     root, patterns = Path(written), include
-    if root.is_file():
+    if os.path.isfile(written):
         yield FoundFile(root, printable(root.name))
         return
-    if not root.exists():
+    if not os.path.exists(written):
         parts = root.parts
         first = next((i for i, part in enumerate(parts) if WILDCARDS & set(part)), len(parts))
         root, patterns = Path(*parts[:first]), ["/".join(parts[first:])]
-        if first == len(parts) or not root.is_dir():
+        if first == len(parts) or not os.path.isdir(root):
             missing = Path(written) if first == len(parts) else root
             raise CorpusError(
                 f'{key}: "{path}" does not exist (looked for {os.path.abspath(missing)}). '

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from retroflow.corpus.compressed import read_lines, require
-from retroflow.corpus.documents import Counts, Document, check_positive
+from retroflow.corpus.documents import Counts, Document, check_positive, check_unicode
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
@@ -83,7 +83,7 @@ class JsonlCorpus:
             id = self._id(record, name, place)
             title = _look_up(record, self.title_key)
             title = title if isinstance(title, str) and title else id
-            _check_unicode(place, (self.text_key, text), (self.id_key, id), (self.title_key, title))
+            check_unicode(place, (self.text_key, text), (self.id_key, id), (self.title_key, title))
             yield Document(id, title, text, name, self.files.split_of(id, of_valid_path))
 
     def _id(self, record: dict[str, Any], name: str, place: str) -> str:
@@ -134,17 +134,6 @@ def _wrong_text(record: dict[str, Any], key: str, value: object, place: str) -> 
         f'{place}: "{key}" is {_kind(value)}, allowed is a string. '
         "Correct the line, or name another key in corpus.text_key."
     )
-
-
-def _check_unicode(place: str, *values: tuple[str, str]) -> None:
-    for key, value in values:
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise DamagedDataError(
-                f'{place}: "{key}" has half a surrogate pair (\\u{ord(value[error.start]):04x}) at character '
-                f"{error.start + 1}, which no UTF-8 text can hold. Remove it, or repair it where the file was written."
-            ) from error
 
 
 def _kind(value: object) -> str:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -81,6 +82,10 @@ class Tokenizer:
         self._backend = backend
         self._token_bytes = _token_bytes(backend, self.vocabulary_size)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The library's own pickling forgets that special tokens in a text are letters.
+        return _rebuilt, (self._backend.to_str(), self.end_of_text_token, self.origin)
+
     def encode(self, text: str) -> Encoded:
         """Encode one text; see `encode_batch`."""
         return self.encode_batch([text])[0]
@@ -146,6 +151,10 @@ class Tokenizer:
         return Encoded(ids, ends - token_bytes[ids], num_bytes)
 
 
+def _rebuilt(content: str, end_of_text: str, origin: str) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(content), end_of_text=end_of_text, origin=origin)
+
+
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: int = TRAIN_BYTES) -> Tokenizer:
     """Train a byte-level BPE with one special token, `<|endoftext|>`; any text round-trips exactly.
 
@@ -188,11 +197,12 @@ def load_tokenizer(name_or_folder: str) -> Tokenizer:
         RecipeError: nothing of that name is there or can be reached, or it has no fast version.
         DamagedDataError: a tokenizer.json that is not one.
     """
-    path = Path(os.path.expanduser(name_or_folder))
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if file.is_file():
-        return _from_file(file)
-    return _from_transformers(name_or_folder, is_folder=path.is_dir())
+    path = os.path.expanduser(name_or_folder)
+    is_folder = os.path.isdir(path)
+    file = os.path.join(path, "tokenizer.json") if is_folder else path
+    if os.path.isfile(file):
+        return _from_file(Path(file))
+    return _from_transformers(path if is_folder else name_or_folder, is_folder=is_folder)
 
 
 def _from_file(file: Path) -> Tokenizer:
@@ -230,9 +240,8 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
                 HfApi().model_info(name)
             loaded = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
         except Exception as error:  # any of OSError, ValueError, ImportError, httpx and hub errors
-            tried.append(
-                f"{place} ({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})"
-            )
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            tried.append(f"{place} ({lines[0]})")
             continue
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:

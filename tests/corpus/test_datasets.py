@@ -55,6 +55,12 @@ def test_a_row_that_is_no_text_or_too_long_is_named(tmp_path: Path) -> None:
         read(tmp_path, max_document_bytes=2)
 
 
+def test_a_lone_surrogate_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [{"text": "a\ud800"}])
+    with pytest.raises(DamagedDataError, match=r'train split, row 1: "text" has half a surrogate pair'):
+        read(tmp_path)
+
+
 def test_files_that_cannot_be_parsed_are_damage(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": ')
     with pytest.raises((DamagedDataError, CorpusError), match=str(tmp_path)):

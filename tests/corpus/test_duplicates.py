@@ -48,7 +48,7 @@ def test_memory_stays_flat_however_many_texts_are_seen(monkeypatch: pytest.Monke
     def peak(number: int) -> int:
         seen = SeenTexts()
         tracemalloc.start()
-        assert all([seen.add(str(i)) for i in range(100)])
+        assert all(seen.add(str(i)) for i in range(100))
         tracemalloc.reset_peak()
         for i in range(100, number):
             seen.add(str(i))

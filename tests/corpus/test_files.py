@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.corpus.files import describe_files, find_files, matches, may_match_below
+from retroflow.errors import CorpusError
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,12 @@ def test_a_path_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
     (tmp_path / "a[1].txt").write_text("words")
     (found,) = find_files(str(tmp_path / "a[1].txt"), include=["*"], key="corpus.path")
     assert found.name == "a[1].txt"
+
+
+@pytest.mark.parametrize("path", ["no/such\0file", "x" * 5000, ""])
+def test_a_path_that_cannot_exist_is_refused_like_a_missing_one(path: str) -> None:
+    with pytest.raises(CorpusError, match=r"corpus\.path: "):
+        list(find_files(path, include=["*.jsonl"], key="corpus.path"))
 
 
 def test_the_description_counts_files_and_bytes(tmp_path: Path) -> None:

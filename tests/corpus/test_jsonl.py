@@ -233,6 +233,7 @@ def test_any_bytes_are_documents_or_a_named_refusal(
     path = tmp_path_factory.mktemp("fuzz") / "a.jsonl"
     path.write_bytes(line("a", "good") + (b'{"text": "' + content + b'"}' if in_text else content))
     try:
-        assert "good" in texts(path)
+        outcome = texts(path)[0]
     except DamagedDataError as error:
-        assert "a.jsonl:" in str(error)
+        outcome = str(error)
+    assert outcome == "good" or "a.jsonl:" in outcome

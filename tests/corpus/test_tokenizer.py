@@ -1,7 +1,9 @@
 """The tokenizer: exact round trips, byte positions, loading, and the same result every time."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +155,12 @@ def test_saved_and_loaded_it_is_the_same(trained: Tokenizer, tmp_path: Path) -> 
         assert (loaded.end_of_text, loaded.vocabulary_size) == (trained.end_of_text, trained.vocabulary_size)
         assert np.array_equal(loaded.encode(TEXTS[1]).ids, trained.encode(TEXTS[1]).ids)
     assert loaded.origin == str(tmp_path / "tokenizer.json")
+
+
+def test_copies_and_pickles_keep_special_tokens_apart_from_text(trained: Tokenizer) -> None:
+    for same in (copy.deepcopy(trained), pickle.loads(pickle.dumps(trained))):
+        assert same.fingerprint() == trained.fingerprint()
+        assert same.end_of_text not in same.encode(END_OF_TEXT).ids
 
 
 def test_the_fingerprint_follows_the_content(trained: Tokenizer) -> None:
