@@ -4,8 +4,10 @@ Shapes: b sequences, n tokens of a sequence, m tokens of a chunk, l = n / m chun
 tokens of a neighbour (the neighbour, then its continuation).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 NOT_PREDICTED = -100
@@ -28,6 +30,23 @@ class Batch(NamedTuple):
     retrieved: Tensor | None
     retrieved_mask: Tensor | None
     num_bytes: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return self._each(lambda part: part.to(device))
+
+    def rows(self, first: int, stop: int) -> "Batch":
+        """Sequences first to stop (not included)."""
+        return self._each(lambda part: part[first:stop])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(
+            tokens=change(self.tokens),
+            targets=change(self.targets),
+            retrieved=None if self.retrieved is None else change(self.retrieved),
+            retrieved_mask=None if self.retrieved_mask is None else change(self.retrieved_mask),
+            num_bytes=change(self.num_bytes),
+        )
 
     def without_retrieval(self) -> "Batch":
         """The same sequences with nothing retrieved."""

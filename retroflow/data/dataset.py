@@ -97,9 +97,7 @@ class SequenceDataset(Dataset[Batch]):
         next_exists = rows[:, -1] + 1 < len(self.chunks)
         flat_tokens = tokens.reshape(batch, num_chunks * chunk_length)  # [b, n]
         shifted = np.where(predicted, tokens, NOT_PREDICTED).reshape(flat_tokens.shape)
-        targets = np.concatenate(
-            [shifted[:, 1:], np.where(next_exists, next_tokens, NOT_PREDICTED)[:, None]], axis=1
-        )
+        targets = np.concatenate([shifted[:, 1:], np.where(next_exists, next_tokens, NOT_PREDICTED)[:, None]], axis=1)
         return flat_tokens, targets
 
     def _retrieved(self, rows: Int64Array, documents: Int64Array) -> tuple[Int64Array, NDArray[np.bool_]]:

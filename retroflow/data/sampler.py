@@ -9,13 +9,14 @@ accumulation only cut that block into pieces, so changing their number leaves th
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from retroflow.errors import CorpusError, RecipeError
 from retroflow.protocols import Int64Array
 
 _FEISTEL_ROUNDS = 8
-_UInt64Array = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
+_UInt64Array = NDArray[np.uint64]
 
 
 def permute(positions: Int64Array, count: int, *, key: tuple[int, ...]) -> Int64Array:
@@ -26,7 +27,7 @@ def permute(positions: Int64Array, count: int, *, key: tuple[int, ...]) -> Int64
     finite domains" (cycle walking).
     """
     half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
-    round_keys = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64)
+    round_keys = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64).astype(np.uint64)
     values = _feistel(positions.astype(np.uint64), half_bits, round_keys)
     while (outside := values >= count).any():
         values[outside] = _feistel(values[outside], half_bits, round_keys)

@@ -100,7 +100,9 @@ def measure(
         span = slice(first_chunk, first_chunk + num_rows * length // chunk_length + 1)
         size = span.stop - span.start
         chunk_nats[span] += np.bincount(chunks - first_chunk, weights=nats.ravel(), minlength=size)
-        chunk_tokens[span] += np.bincount(chunks - first_chunk, weights=predicted.ravel(), minlength=size).astype(np.int64)
+        chunk_tokens[span] += np.bincount(chunks - first_chunk, weights=predicted.ravel(), minlength=size).astype(
+            np.int64
+        )
         first_chunk = span.stop - 1
         num_bytes += int(batch.num_bytes.sum())
         advance(num_rows)

@@ -89,7 +89,9 @@ class Report:
     def to_json(self) -> dict[str, object]:
         """Everything but the per-chunk losses, as JSON values."""
         modes = {mode: _measure_json(self.measures[mode]) for mode in MODES if mode in self.measures}
-        gains = {f"gain_over_{mode}": self.gain(mode) for mode in ("off", "shuffled", "random") if "on" in self.measures}
+        gains = {
+            f"gain_over_{mode}": self.gain(mode) for mode in ("off", "shuffled", "random") if "on" in self.measures
+        }
         any_measure = self.measures["off"]
         return {
             "report_version": 1,
@@ -106,12 +108,16 @@ class Report:
 
     def render(self) -> Group:
         """The report for a terminal or a file, by rich."""
-        rows = [self._table(), *([self._overlap_table()] if self.overlap else []), *map(Text, self.findings())]
-        return Group(*rows)
+        parts: list[Table | Text] = [self._table()]
+        if self.overlap:
+            parts.append(self._overlap_table())
+        return Group(*parts, *map(Text, self.findings()))
 
     def _table(self) -> Table:
         any_measure = self.measures["off"]
-        table = Table(title=f"validation: {any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes", title_justify="left")
+        table = Table(
+            title=f"validation: {any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes", title_justify="left"
+        )
         table.add_column("retrieval")
         for heading in ("nats/token", "bits/byte", "gain of on"):
             table.add_column(heading, justify="right")

@@ -35,7 +35,9 @@ class SeedEachBatch(pl.Callback):
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         key = f"{self._seed}/{batch_idx}/{trainer.global_rank}".encode()
         torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little"))
 
@@ -72,9 +74,7 @@ class LogMetrics(pl.Callback):
         self._clock = time.perf_counter()
         self._progress.start(trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._nats += outputs["nats"]
         self._window_tokens += outputs["tokens"]
         if not ends_step(trainer, batch_idx):
@@ -85,8 +85,8 @@ class LogMetrics(pl.Callback):
         self._progress.advance(step)
 
     def _write(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
-        nats = float(trainer.strategy.reduce(self._nats, reduce_op="sum"))  # type: ignore[arg-type]
-        tokens = int(trainer.strategy.reduce(self._window_tokens, reduce_op="sum"))  # type: ignore[arg-type]
+        nats = float(trainer.strategy.reduce(self._nats, reduce_op="sum"))
+        tokens = int(trainer.strategy.reduce(self._window_tokens, reduce_op="sum"))
         self._tokens += tokens
         if not math.isfinite(nats):
             raise RetroflowError(
@@ -124,7 +124,12 @@ class EstimateValidation(pl.Callback):
     """
 
     def __init__(
-        self, estimate: Callable[[], dict[str, float]], log: MetricsLog, tracker: Tracker, progress: TrainingProgress, every: int
+        self,
+        estimate: Callable[[], dict[str, float]],
+        log: MetricsLog,
+        tracker: Tracker,
+        progress: TrainingProgress,
+        every: int,
     ) -> None:
         self._estimate, self._log, self._tracker, self._progress, self._every = estimate, log, tracker, progress, every
 
@@ -194,7 +199,9 @@ class WriteCheckpoints(pl.Callback):
     def __init__(self, run: RunFolder, log: MetricsLog, options: TrainerOptions, identity: dict[str, Any]) -> None:
         self._run, self._log, self._options, self._identity = run, log, options, identity
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["retroflow"] = self._identity
 
     def on_train_batch_end(

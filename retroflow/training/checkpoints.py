@@ -52,7 +52,7 @@ class _HashedFile:
         self._file.flush()
 
 
-def _replace_synced(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def _replace_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a sibling of `path`, sync it, and give it its name; on failure nothing of it stays."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -93,7 +93,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, hashed)  # type: ignore[arg-type]
         line = f"{hashed.digest.hexdigest()}  {path.name}\n".encode()
         path.unlink(missing_ok=True)  # an older checkpoint of this name must never meet the new checksum
-        _replace_synced(checksum_path(path), lambda checksum: checksum.write(line) and None)
+        _replace_synced(checksum_path(path), lambda checksum: checksum.write(line))
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,9 @@ def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
         else:
             return path
     if paths:
-        raise DamagedDataError(f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run without --resume")
+        raise DamagedDataError(
+            f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run without --resume"
+        )
     return None
 
 
@@ -191,7 +193,9 @@ class AtomicIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write_checkpoint(checkpoint, Path(path))
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:

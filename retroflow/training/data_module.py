@@ -1,5 +1,7 @@
 """Training batches for Lightning."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
@@ -7,8 +9,8 @@ from retroflow.data import Batch, SequenceDataset, StepBatches
 from retroflow.training.options import TrainerOptions
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    """Collate nothing: the dataset assembles whole batches."""
+def _as_it_is(batch: Any) -> Any:
+    """Collate nothing: the dataset assembles whole batches (torch types the argument as a list of samples)."""
     return batch
 
 

@@ -99,8 +99,8 @@ def train(job: Job, start: Start, requests: StopRequests) -> Record:
     try:
         trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except (SIGTERMException, SystemExit):
-        # A signal between Lightning's set-up and the first step meets its own handlers; nothing was trained yet.
-        requests.stop_if_requested("stopped before the first step; go on with --resume")
+        # A second SIGINT, or a signal before the first step, which meets the handlers of Lightning.
+        requests.stop_if_requested("stopped at once; --resume goes on from the last checkpoint")
         raise
     finally:
         progress.stop()

@@ -52,7 +52,7 @@ def outline(config: RetroConfig) -> ModelOutline:
     with torch.device("meta"):
         model = config.build()
         tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
-        model.loss(tokens, tokens).sum().backward()
+        torch.autograd.backward(model.loss(tokens, tokens).sum())
     parameters = dict(model.named_parameters())
     return ModelOutline(
         sizes={name: parameter.numel() for name, parameter in parameters.items()},
@@ -70,9 +70,7 @@ class RetroModule(pl.LightningModule):
         seed: of the initial weights and of retrieval dropout.
     """
 
-    def __init__(
-        self, *, model: RetroConfig, optimizer: OptimizerOptions, trainer: TrainerOptions, seed: int
-    ) -> None:
+    def __init__(self, *, model: RetroConfig, optimizer: OptimizerOptions, trainer: TrainerOptions, seed: int) -> None:
         super().__init__()
         self.model: Any = None
         self.gradient_norm: Tensor = torch.zeros(())

@@ -15,7 +15,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
     A parameter is a matrix if at least two of its axes are longer than 1: a scale per head, stored as [h, 1, 1] to
     broadcast, is not one.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

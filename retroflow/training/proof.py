@@ -46,17 +46,13 @@ def token_losses(model: Any, placement: Placement) -> Callable[[Batch], Tensor]:
     """Make the function that gives float32 [b, n], nats of each position of a batch, 0 where nothing is predicted."""
 
     def losses(batch: Batch) -> Tensor:
-        batch = Batch(*(None if part is None else part.to(placement.device) for part in batch))
+        batch = batch.to(placement.device)
         num_rows, length = batch.tokens.shape
         rows = max(1, _LOGITS_AT_ONCE // (length * model.config.vocabulary_size))
-        parts = [_losses_of(model, placement, _rows(batch, first, first + rows)) for first in range(0, num_rows, rows)]
+        parts = [_losses_of(model, placement, batch.rows(first, first + rows)) for first in range(0, num_rows, rows)]
         return torch.cat(parts)
 
     return losses
-
-
-def _rows(batch: Batch, first: int, stop: int) -> Batch:
-    return Batch(*(None if part is None else part[first:stop] for part in batch))
 
 
 @torch.inference_mode()

@@ -75,7 +75,9 @@ def choose_start(
         return _begin(recipe, this, runs_folder)
     if resume != LAST:
         return _named_start(resume, this, say)
-    unfinished = [run for run in list_runs(runs_folder, recipe.name) if not run.is_finished and run.description.exists()]
+    unfinished = [
+        run for run in list_runs(runs_folder, recipe.name) if not run.is_finished and run.description.exists()
+    ]
     matching = [run for run in unfinished if not differences(_identity_of(run), this)]
     if matching:
         return _continue(matching[0], this, say)
@@ -118,7 +120,9 @@ def _identity_of(run: RunFolder) -> dict[str, str]:
     try:
         stored: dict[str, str] = json.loads(run.description.read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError) as error:
-        raise DamagedDataError(f"{run.description}: cannot be read ({error}); start a new run without --resume") from error
+        raise DamagedDataError(
+            f"{run.description}: cannot be read ({error}); start a new run without --resume"
+        ) from error
     return stored
 
 

@@ -1,12 +1,12 @@
 """One run, one folder: `<runs_folder>/<recipe name>/<number>/`.
 
-    recipe.yaml         the resolved recipe
-    run.json            fingerprints of the artifacts, versions, device, precision
-    metrics.jsonl       what the run computed; resuming cuts it back to the checkpoint, so that a resumed run ends
-    metrics.csv         with the same bytes as an unbroken one
-    throughput.jsonl    how fast it went, which differs every time
-    checkpoints/        see checkpoints.py
-    report.json         the proof; its presence means that the run is finished
+recipe.yaml         the resolved recipe
+run.json            fingerprints of the artifacts, versions, device, precision
+metrics.jsonl       what the run computed; resuming cuts it back to the checkpoint, so that a resumed run ends
+metrics.csv         with the same bytes as an unbroken one
+throughput.jsonl    how fast it went, which differs every time
+checkpoints/        see checkpoints.py
+report.json         the proof; its presence means that the run is finished
 """
 
 import json
@@ -55,7 +55,9 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise RecipeError(f"{self.path}: another process is working on this run; wait for it, or start a new run") from error
+            raise RecipeError(
+                f"{self.path}: another process is working on this run; wait for it, or start a new run"
+            ) from error
         return lock
 
 

@@ -60,5 +60,5 @@ def bf16_pays(device: str) -> bool:
     bfloat16 is emulated. Not timed at start: a run and its resumption must decide alike.
     """
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -21,7 +21,9 @@ def summarise(job: Job, start: Start) -> str:
     step_tokens = options.batch_size * sequence_tokens
     corpus_tokens = len(splits.train_chunks) * splits.train_chunks.chunk_length
     passes = options.max_steps * step_tokens / corpus_tokens
-    retrieval = f"{outline.num_retrieval_parameters:,} of them for retrieval" if options.retrieval else "retrieval not used"
+    retrieval = (
+        f"{outline.num_retrieval_parameters:,} of them for retrieval" if options.retrieval else "retrieval not used"
+    )
     lines = [
         f"model      {outline.num_parameters:,} parameters, {retrieval}",
         f"data       {len(splits.train_chunks):,} training chunks, {len(splits.valid_chunks):,} validation chunks",

@@ -1,9 +1,12 @@
 """Weights & Biases as a mirror of metrics.jsonl, through Lightning's logger."""
 
 import json
+import netrc
 import os
 import secrets
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
@@ -13,6 +16,21 @@ from retroflow.training.run_folder import write_json
 from retroflow.training.trackers import TrackedRun
 
 _ID_FILE = "wandb.json"
+
+
+def has_key() -> bool:
+    """Whether W&B would find credentials here: its environment variables or an entry in the netrc file.
+
+    Asked without wandb's own functions, which prompt or warn, differently from version to version.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 class WandbTracker:
@@ -48,8 +66,10 @@ class WandbTracker:
     def start(self, run: TrackedRun) -> None:
         """Begin, or continue, the W&B run; where the server cannot be reached the run is kept offline."""
         offline = self._mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
-        if self._mode == "auto" and not offline and not wandb.api.api_key:
-            say("wandb has no key here: writing its offline files into the run folder (wandb login, or wandb sync later)")
+        if self._mode == "auto" and not offline and not has_key():
+            say(
+                "wandb has no key here: writing its offline files into the run folder (wandb login, or wandb sync later)"
+            )
             offline = True
         try:
             self._logger = self._open(run, offline=offline)

@@ -24,7 +24,12 @@ class FakeChunks:
 
 
 def make_chunks(
-    document_lengths: list[int], *, chunk_length: int = 4, first_document: int = 0, vocabulary_size: int = 1000, seed: int = 0
+    document_lengths: list[int],
+    *,
+    chunk_length: int = 4,
+    first_document: int = 0,
+    vocabulary_size: int = 1000,
+    seed: int = 0,
 ) -> FakeChunks:
     """Make a store whose documents have `document_lengths` random tokens; every token has 2 bytes."""
     generator = np.random.default_rng(seed)
@@ -46,7 +51,9 @@ def make_chunks(
     )
 
 
-def random_neighbours(count: int, database: FakeChunks, *, k: int = 2, missing: float = 0.2, seed: int = 1) -> np.ndarray:
+def random_neighbours(
+    count: int, database: FakeChunks, *, k: int = 2, missing: float = 0.2, seed: int = 1
+) -> np.ndarray:
     """Random neighbour ids [count, k], a share of them missing."""
     generator = np.random.default_rng(seed)
     ids = generator.integers(len(database), size=(count, k))

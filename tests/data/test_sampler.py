@@ -52,7 +52,11 @@ def test_a_start_step_goes_on_exactly_there():
 def test_ranks_and_accumulation_share_the_same_global_steps(world_size, accumulate):
     for step in range(5):
         pieces = [
-            list(itertools.islice(batches(rank=rank, world_size=world_size, accumulate=accumulate, start_step=step), accumulate))
+            list(
+                itertools.islice(
+                    batches(rank=rank, world_size=world_size, accumulate=accumulate, start_step=step), accumulate
+                )
+            )
             for rank in range(world_size)
         ]
         together = [start for piece in range(accumulate) for rank in range(world_size) for start in pieces[rank][piece]]

@@ -23,9 +23,14 @@ def make_batches():
     targets[[3, 10, 11, 27]] = -100
     nats = torch.rand(28, generator=generator).where(targets >= 0, 0.0)
     cuts = [(0, 16, 2), (16, 24, 1), (24, 28, 1)]
-    return targets, nats, [
-        FakeBatch(targets[a:b].view(rows, -1), torch.full((rows,), 10), nats[a:b].view(rows, -1)) for a, b, rows in cuts
-    ]
+    return (
+        targets,
+        nats,
+        [
+            FakeBatch(targets[a:b].view(rows, -1), torch.full((rows,), 10), nats[a:b].view(rows, -1))
+            for a, b, rows in cuts
+        ],
+    )
 
 
 def test_measure_equals_a_literal_loop_over_tokens():
@@ -46,7 +51,9 @@ def test_measure_equals_a_literal_loop_over_tokens():
 
 def test_the_units_are_those_of_their_names():
     _, _, batches = make_batches()
-    found = measure(lambda batch: torch.where(batch.targets >= 0, math.log(2.0), 0.0), batches, num_chunks=7, chunk_length=4)
+    found = measure(
+        lambda batch: torch.where(batch.targets >= 0, math.log(2.0), 0.0), batches, num_chunks=7, chunk_length=4
+    )
     assert found.loss == pytest.approx(math.log(2.0))
     assert found.perplexity == pytest.approx(2.0)
     assert found.bits_per_byte == pytest.approx(24 / 40)

@@ -73,7 +73,12 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
         trainer=options,
         seed=seed,
     )
-    values = {"seed": seed, "model": {"name": "retro", "width": 16}, "retriever": {"name": "exact"}, "neighbours": {"k": 2}}
+    values = {
+        "seed": seed,
+        "model": {"name": "retro", "width": 16},
+        "retriever": {"name": "exact"},
+        "neighbours": {"k": 2},
+    }
     return Job(
         name="tiny",
         seed=seed,

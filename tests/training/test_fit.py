@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,9 +11,12 @@ import torch
 
 from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
 from retroflow.training import fit as fit_module
+from retroflow.training import verdict
 from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.training.fit import fit
+from retroflow.training.options import OptimizerOptions
 from retroflow.training.resuming import LAST
+from retroflow.training.run_folder import RunFolder
 from tests.training.jobs import tiny_job, tiny_recipe
 
 
@@ -86,15 +88,24 @@ def test_a_run_leaves_its_folder_as_documented(run):
     result = run(validate_every=6)
     folder = result.run_folder
     assert folder.name == "0001" and result.steps == 12
-    assert {"recipe.yaml", "run.json", "metrics.jsonl", "metrics.csv", "throughput.jsonl", "report.json", "checkpoints"} <= {
-        path.name for path in folder.iterdir()
-    }
+    assert {
+        "recipe.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "metrics.csv",
+        "throughput.jsonl",
+        "report.json",
+        "checkpoints",
+    } <= {path.name for path in folder.iterdir()}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 6, 9, 12, 12]
     assert {"validation/loss_on", "validation/loss_off"} <= lines[2].keys()
     report = json.loads((folder / "report.json").read_text())
     assert set(report["validation"]) == {"on", "off", "shuffled", "random"}
-    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-00000012.ckpt", "step-00000008.ckpt"]
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == [
+        "step-00000012.ckpt",
+        "step-00000008.ckpt",
+    ]
     assert not list(folder.rglob("*.part"))
     assert run().run_folder.name == "0002"
 
@@ -121,7 +132,9 @@ def test_killed_before_the_first_checkpoint_starts_again_in_its_folder(run, inte
     assert_same_run(unbroken.run_folder, run("broken", resume=LAST).run_folder)
 
 
-@pytest.mark.parametrize(("number", "error", "code"), [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130)])
+@pytest.mark.parametrize(
+    ("number", "error", "code"), [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130)]
+)
 def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, number, error, code):
     undo = interfere(5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(error, match="stopped at step 6") as caught:
@@ -137,12 +150,12 @@ def test_handlers_are_given_back(run):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_a_damaged_newest_checkpoint_falls_back_and_says_so(run, interfere, capsys):
+def test_a_damaged_newest_checkpoint_falls_back_and_says_so(run, interfere, capsys, tmp_path):
     undo = interfere(10, kill)
     with pytest.raises(Killed):
         run("broken")
     undo()
-    newest = list_checkpoints(next(Path(p) for p in [run.__closure__[1].cell_contents / "broken/tiny/0001/checkpoints"]))[0]
+    newest = list_checkpoints(tmp_path / "broken/tiny/0001/checkpoints")[0]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
@@ -172,8 +185,6 @@ def test_without_retrieval_only_off_is_measured_and_retrieval_is_not_trained(run
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(run):
-    from retroflow.training.options import OptimizerOptions
-
     with pytest.raises(RetroflowError, match="lower optimizer.learning_rate"):
         run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
 
@@ -187,10 +198,34 @@ def test_the_screen_shows_our_lines_alone(run, capfd):
 
 
 def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path):
-    from retroflow.training.run_folder import RunFolder
-
     undone = RunFolder(tmp_path / "runs/tiny/0001")
     run()
     with undone.lock():
         with pytest.raises(RecipeError, match="another process is working on this run"):
             run(resume=undone.path)
+
+
+def test_a_signal_while_evaluating_leaves_an_unfinished_run_that_is_judged_on_resume(run, monkeypatch):
+    original = verdict.prove
+
+    def interrupted(job, *, training, advance):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(job, training=training, advance=advance)
+
+    monkeypatch.setattr(verdict, "prove", interrupted)
+    with pytest.raises(Preempted, match="stopped while evaluating"):
+        run()
+    monkeypatch.setattr(verdict, "prove", original)
+    resumed = run(resume=LAST)
+    assert (resumed.run_folder.name, resumed.steps) == ("0001", 12)
+    assert resumed.run_folder.joinpath("report.json").exists()
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(run, interfere):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interfere(2, twice)
+    with pytest.raises(Interrupted):
+        run()

@@ -1,0 +1,152 @@
+"""A checkpoint is whole or not there, and is verified before it is used."""
+
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from retroflow.errors import DamagedDataError, RetroflowError
+from retroflow.training import checkpoints
+from retroflow.training.checkpoints import (
+    checkpoint_path,
+    checkpoint_step,
+    checksum_path,
+    discard_after,
+    list_checkpoints,
+    newest_verified,
+    read_checkpoint,
+    sweep,
+    verify_checkpoint,
+    write_checkpoint,
+)
+
+
+def write(folder, step, value=1.0):
+    path = checkpoint_path(folder, step)
+    write_checkpoint({"step": step, "weights": torch.full((1000,), value)}, path)
+    return path
+
+
+def flip(path, place=100):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = write(tmp_path, 12, 3.0)
+    assert checkpoint_step(path) == 12
+    for lazily in (False, True):
+        assert read_checkpoint(path, lazily=lazily)["weights"].tolist() == [3.0] * 1000
+    assert {entry.name for entry in tmp_path.iterdir()} == {"step-00000012.ckpt", "step-00000012.ckpt.sha256"}
+
+
+def test_others_may_read_a_checkpoint_as_the_umask_says(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(write(tmp_path, 1).stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_writing_again_replaces(tmp_path):
+    write(tmp_path, 5, 1.0)
+    assert read_checkpoint(write(tmp_path, 5, 2.0))["weights"][0] == 2.0
+
+
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_a_flipped_byte_is_found(tmp_path, place):
+    path = write(tmp_path, 1)
+    flip(path, place)
+    with pytest.raises(DamagedDataError, match="do not match") as caught:
+        verify_checkpoint(path)
+    assert caught.value.exit_code == 3
+
+
+def test_a_missing_checksum_counts_as_damage(tmp_path):
+    path = write(tmp_path, 1)
+    checksum_path(path).unlink()
+    with pytest.raises(DamagedDataError, match="cannot be read"):
+        verify_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_refused(tmp_path):
+    path = checkpoint_path(tmp_path, 1)
+    write_checkpoint({"object": checkpoints.AtomicIO()}, path)
+    with pytest.raises(DamagedDataError, match="not a checkpoint that can be loaded safely"):
+        read_checkpoint(path)
+
+
+def test_the_newest_intact_checkpoint_is_chosen_and_damage_is_said(tmp_path):
+    paths = [write(tmp_path, step) for step in (10, 20, 100)]
+    flip(paths[2])
+    said = []
+    assert newest_verified(tmp_path, say=said.append) == paths[1]
+    assert len(said) == 1 and "step-00000100" in said[0]
+
+
+def test_no_intact_checkpoint_is_an_error(tmp_path):
+    flip(write(tmp_path, 10))
+    with pytest.raises(DamagedDataError, match="none of the 1 checkpoints is intact"):
+        newest_verified(tmp_path, say=lambda text: None)
+    assert newest_verified(tmp_path / "empty", say=print) is None
+
+
+def test_sweep_keeps_the_newest_and_clears_leftovers(tmp_path):
+    for step in (1, 2, 10):
+        write(tmp_path, step)
+    (tmp_path / ".step-00000011.ckpt.x.part").touch()
+    (tmp_path / "step-00000011.ckpt.sha256").touch()
+    sweep(tmp_path, keep=2)
+    assert sorted(entry.name for entry in tmp_path.glob("*")) == [
+        "step-00000002.ckpt",
+        "step-00000002.ckpt.sha256",
+        "step-00000010.ckpt",
+        "step-00000010.ckpt.sha256",
+    ]
+    discard_after(tmp_path, 2)
+    assert [checkpoint_step(path) for path in list_checkpoints(tmp_path)] == [2]
+
+
+def test_a_failed_write_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(RetroflowError, match=r"No space left on device.*trainer.runs_folder"):
+        write(tmp_path, 2)
+    monkeypatch.undo()
+    assert newest_verified(tmp_path, say=print) == checkpoint_path(tmp_path, 1)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_kill_at_any_moment_leaves_an_intact_newest_checkpoint(tmp_path):
+    script = f"""
+import torch, itertools
+from pathlib import Path
+from retroflow.training.checkpoints import checkpoint_path, write_checkpoint, sweep
+for step in itertools.count(1):
+    write_checkpoint({{"step": step, "weights": torch.full((2_000_000,), float(step))}}, checkpoint_path(Path({str(tmp_path)!r}), step))
+    sweep(Path({str(tmp_path)!r}), keep=2)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 60
+        while not list_checkpoints(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(20):
+            process.send_signal(signal.SIGSTOP)  # a stopped process is what a kill at this moment leaves behind
+            for path in list_checkpoints(tmp_path):
+                assert read_checkpoint(path)["weights"][-1] == checkpoint_step(path)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.013)
+    finally:
+        process.kill()
+        process.wait()
+    assert newest_verified(tmp_path, say=print) is not None
+    sweep(tmp_path, keep=1)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,71 @@
+"""Which run goes on, and that a checkpoint of another recipe is refused by name of what differs."""
+
+import json
+
+import pytest
+
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.training.resuming import LAST, choose_start, differences
+from tests.training.jobs import tiny_recipe
+
+
+def identity(fingerprints=None, **sections):
+    values = {"seed": 1, "model": {"width": 16}, "corpus": {"share": 0.5}, "trainer": {"max_steps": 9, "device": "cpu"}}
+    return {
+        "recipe": "seed: 1\n",
+        "values": json.dumps(values | sections),
+        "fingerprints": json.dumps(fingerprints or {"chunks": "a"}),
+        "version": "1",
+    }
+
+
+def start(tmp_path, this, resume=None, said=None):
+    say = (lambda text: None) if said is None else said.append
+    chosen = choose_start(tiny_recipe(), this, runs_folder=tmp_path, resume=resume, say=say)
+    (chosen.run.path / "run.json").write_text(json.dumps({"identity": this}))
+    return chosen
+
+
+def test_what_the_machine_decides_may_change():
+    assert differences(identity(), identity(trainer={"max_steps": 9, "device": "cuda"})) == []
+
+
+def test_differing_values_and_artifacts_are_named():
+    other = identity(
+        {"chunks": "b"}, model={"width": 32}, corpus={"share": 0.6}, trainer={"max_steps": 8, "device": "cpu"}
+    )
+    assert differences(identity(), other) == [
+        "corpus.share: 0.5 there, 0.6 here",
+        "model.width: 16 there, 32 here",
+        "trainer.max_steps: 9 there, 8 here",
+        "fingerprint of chunks: a there, b here",
+    ]
+
+
+def test_the_last_unfinished_run_of_this_recipe_goes_on(tmp_path):
+    first, second = start(tmp_path, identity()), start(tmp_path, identity(model={"width": 32}))
+    assert start(tmp_path, identity(), LAST).run == first.run
+    second.run.report.write_text("{}")
+    assert start(tmp_path, identity(), LAST).run == first.run
+    first.run.report.write_text("{}")
+    assert start(tmp_path, identity(), LAST).run.path.name == "0003"
+
+
+def test_another_recipes_run_is_refused(tmp_path):
+    run = start(tmp_path, identity()).run
+    for resume in (LAST, run.path):
+        with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here") as caught:
+            start(tmp_path, identity(model={"width": 32}), resume)
+        assert caught.value.exit_code == 2
+
+
+def test_a_path_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
+        start(tmp_path, identity(), tmp_path / "nowhere")
+
+
+def test_a_broken_run_description_is_damage(tmp_path):
+    run = start(tmp_path, identity()).run
+    run.description.write_text("{")
+    with pytest.raises(DamagedDataError, match="run.json"):
+        start(tmp_path, identity(), LAST)
