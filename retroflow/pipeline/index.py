@@ -1,13 +1,17 @@
 """Stage 3: embeddings of the training chunks -> the retriever's index."""
 
+import errno
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.errors import RetroflowError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.progress import Advance, progress
 from retroflow.protocols import VectorSource
@@ -18,6 +22,7 @@ from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import Manifest
 
 INDEX_FOLDER = "retriever"
+NO_ROOM_BYTES = 64 << 10
 
 
 def make_index(
@@ -40,10 +45,11 @@ def make_index(
     files = kept_folder(partial, INDEX_FOLDER)
     if files is None:
         shutil.rmtree(partial / INDEX_FOLDER, ignore_errors=True)
-        _build(partial / INDEX_FOLDER, vectors, new_retriever())
-        written = new_retriever()
-        written.load(partial / INDEX_FOLDER)
-        written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
+        with _full_disk_told(partial):
+            _build(partial / INDEX_FOLDER, vectors, new_retriever())
+            written = new_retriever()
+            written.load(partial / INDEX_FOLDER)
+            written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
         files = keep_folder(partial, INDEX_FOLDER)
     info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": metric}
     return Manifest("index", inputs, {"embeddings": parent_of(embeddings)}, info, files)
@@ -54,6 +60,17 @@ def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -
     with progress("build the index", None, "vectors") as advance:
         retriever.build(_Watched(vectors, advance))
     retriever.save(folder)
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Blame a disk without room for what a library makes of it: an error of its own, or half an index."""
+    try:
+        yield
+    except (OSError, RetroflowError) as error:
+        if shutil.disk_usage(folder).free < NO_ROOM_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 class _Watched:

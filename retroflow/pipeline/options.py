@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from retroflow.errors import RecipeError
 
+LONGEST_CHUNK = 65_535  # lengths are stored in 16 bits
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
@@ -28,6 +30,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         _at_least("data.vocabulary_size", self.vocabulary_size, 258)  # 256 bytes, end of text, one merge
         _at_least("data.chunk_length", self.chunk_length, 2)
+        if self.chunk_length > LONGEST_CHUNK:
+            raise RecipeError(f"data.chunk_length is {self.chunk_length}; it must be {LONGEST_CHUNK} or less.")
         _at_least("data.sequence_chunks", self.sequence_chunks, 1)
         _at_least("data.num_workers", self.num_workers, 0)
         for key in ("tokenizer", "artifacts_folder"):

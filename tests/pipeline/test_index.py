@@ -1,0 +1,61 @@
+"""The index stage: saved, read back, and honest about a full disk."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retroflow.components import RETRIEVERS, create
+from retroflow.pipeline.index import INDEX_FOLDER, make_index
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.array_file import ArraySpec
+from retroflow.store.artifact import artifact_folder, building, commit
+from retroflow.store.blocks import BlockedArrays
+from retroflow.store.manifest import Manifest
+
+
+def embeddings_in(folder: Path, rows: int) -> tuple[Path, Manifest]:
+    artifact = artifact_folder(folder, "embeddings", {})
+    spec = ArraySpec("train/embeddings.npy", np.dtype(np.float16), (rows, 32))
+    with building(artifact, print) as partial:
+        assert partial is not None
+        with BlockedArrays(partial, "train", [spec], rows) as blocks:
+            blocks.write(0, {spec.name: np.random.default_rng(0).normal(size=spec.shape)})
+            manifest = Manifest("embeddings", {}, files=blocks.entries())
+        commit(partial, manifest, artifact)
+    return artifact, manifest
+
+
+def new(name: str) -> CheckedRetriever:
+    return CheckedRetriever(create(RETRIEVERS, {"name": name}), owner=name)
+
+
+@pytest.mark.parametrize("name", ["faiss", "hnsw", "scann"])
+def test_an_index_on_a_full_disk_is_told_as_such(tmp_path: Path, name: str) -> None:
+    pytest.importorskip({"hnsw": "hnswlib"}.get(name, name))
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    artifact, manifest = embeddings_in(tmp_path, 3000)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            make_index(disk, {}, artifact, manifest, lambda: new(name))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_half_an_index_is_thrown_away_and_a_whole_one_kept(tmp_path: Path) -> None:
+    artifact, manifest = embeddings_in(tmp_path, 200)
+    partial = tmp_path / "index.partial"
+    (partial / INDEX_FOLDER / "backend").mkdir(parents=True)
+    (partial / INDEX_FOLDER / "backend" / "index.faiss").write_bytes(b"half")
+    first = make_index(partial, {}, artifact, manifest, lambda: new("faiss"))
+    written = {path: path.stat().st_mtime_ns for path in partial.rglob("*") if path.is_file()}
+    assert make_index(partial, {}, artifact, manifest, lambda: new("faiss")) == first
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    assert first.info == {"vectors": 200, "dimension": 32, "metric": "l2"}

@@ -1,0 +1,138 @@
+"""Neighbours outside the own document, against a loop-written reference."""
+
+import numpy as np
+import pytest
+
+from retroflow.pipeline import legal_search
+from retroflow.pipeline.legal_search import LegalSearch, Queries
+from retroflow.protocols import Capabilities, Float32Array, Neighbours
+from retroflow.retrieval.checked import CheckedRetriever
+
+
+class LoopRetriever:
+    """Exact search that may be lazy: it never gives more than `most` candidates."""
+
+    def __init__(self, metric: str = "l2", most: int = 10**9) -> None:
+        self.capabilities = Capabilities(metric=metric)  # type: ignore[arg-type]
+        self.most = most
+        self.fetched: list[tuple[int, int]] = []
+
+    def build(self, vectors) -> None:
+        self.vectors = np.asarray(vectors[0 : len(vectors)], np.float32)
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        self.fetched.append((len(queries), k))
+        ids = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        for row, query in enumerate(queries):
+            all_scores = score(query, self.vectors, self.capabilities.metric)
+            order = np.argsort(-all_scores, kind="stable")[: min(k, self.most)]
+            ids[row, : len(order)], scores[row, : len(order)] = order, all_scores[order]
+        return Neighbours(ids, scores)
+
+    def save(self, folder) -> None: ...
+
+    def load(self, folder) -> None: ...
+
+    def fingerprint(self) -> dict[str, object]:
+        return {}
+
+
+def score(query: np.ndarray, vectors: np.ndarray, metric: str) -> np.ndarray:
+    return vectors @ query if metric == "inner_product" else -((vectors - query) ** 2).sum(axis=1)
+
+
+def wanted(queries: Queries, vectors: np.ndarray, keys: np.ndarray, k: int, metric: str) -> np.ndarray:
+    best = np.full((len(queries.vectors), k), -np.inf, np.float32)
+    for row, query in enumerate(queries.vectors):
+        scores = score(query, vectors, metric)
+        if queries.excluded is not None:
+            scores = scores[keys != queries.excluded[row]]
+        scores = np.sort(scores)[::-1][:k]
+        best[row, : len(scores)] = scores
+    return best
+
+
+@pytest.fixture
+def clustered() -> tuple[np.ndarray, np.ndarray]:
+    """300 vectors in 12 documents of 25 that lie close together: the nearest ones are all illegal."""
+    rng = np.random.default_rng(0)
+    documents = np.repeat(np.arange(12), 25)
+    vectors = rng.normal(size=(12, 8))[documents] + 0.01 * rng.normal(size=(300, 8))
+    return vectors.astype(np.float32), documents
+
+
+def search_over(retriever: LoopRetriever, vectors: np.ndarray, keys: np.ndarray | None, overfetch: int) -> LegalSearch:
+    checked = CheckedRetriever(retriever, owner="loop")
+    checked.build(vectors)
+    return LegalSearch(checked, vectors, keys, overfetch)
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize("most", [10**9, 26, 1])
+def test_neighbours_are_the_best_of_other_documents_however_deep(clustered, metric: str, most: int) -> None:
+    vectors, documents = clustered
+    retriever = LoopRetriever(metric, most)
+    search = search_over(retriever, vectors, documents, overfetch=4)
+    queries = Queries(vectors[::3], documents[::3])
+    found = search.search(queries, 3)
+    np.testing.assert_allclose(found.scores, wanted(queries, vectors, documents, 3, metric), rtol=1e-4, atol=1e-4)
+    assert (documents[found.ids] != queries.excluded[:, None]).all()
+    assert search.recall(queries, found) == 1.0
+    assert (search.num_exact > 0) == (most < 100)
+
+
+def test_only_starved_queries_are_searched_again_with_twice_the_candidates(clustered) -> None:
+    vectors, documents = clustered
+    documents = documents.copy()
+    documents[:150] = np.arange(1000, 1150)  # half the queries find others at once
+    retriever = LoopRetriever()
+    search_over(retriever, vectors, documents, overfetch=8).search(Queries(vectors, documents), 2)
+    assert retriever.fetched[0] == (300, 8)
+    assert retriever.fetched[1] == (150, 16)
+    assert retriever.fetched[2][1] == 32
+
+
+def test_missing_neighbours_are_minus_one_when_the_database_is_exhausted() -> None:
+    vectors, documents = np.eye(4, dtype=np.float32), np.array([0, 0, 0, 1])
+    found = search_over(LoopRetriever(), vectors, documents, 2).search(Queries(vectors, documents), 2)
+    assert found.ids.tolist() == [[3, -1], [3, -1], [3, -1], [0, 1]]
+    assert np.isneginf(found.scores[:3, 1]).all()
+
+
+def test_without_document_exclusion_only_the_chunk_itself_is_left_out() -> None:
+    vectors = np.ones((3, 2), np.float32)
+    found = search_over(LoopRetriever(), vectors, None, 1).search(Queries(vectors, np.arange(3)), 2)
+    assert [sorted(row) for row in found.ids.tolist()] == [[1, 2], [0, 2], [0, 1]]
+
+
+def test_validation_queries_may_have_any_chunk(clustered) -> None:
+    vectors, documents = clustered
+    retriever = LoopRetriever()
+    found = search_over(retriever, vectors, documents, 16).search(Queries(vectors[:5], None), 2)
+    assert found.ids[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert retriever.fetched == [(5, 2)]
+
+
+def test_exact_search_in_small_blocks_is_the_same(clustered, monkeypatch) -> None:
+    vectors, documents = clustered
+    search, queries = search_over(LoopRetriever(), vectors, documents, 4), Queries(vectors, documents)
+    whole = search.exact(queries, 3)
+    monkeypatch.setattr(legal_search, "EXACT_VECTORS", 2)
+    monkeypatch.setattr(legal_search, "EXACT_QUERIES", 7)
+    monkeypatch.setattr(legal_search, "MAX_CANDIDATES", 50)
+    np.testing.assert_allclose(search.exact(queries, 3).scores, whole.scores, atol=1e-5)
+    np.testing.assert_allclose(search.search(queries, 3).scores, whole.scores, atol=1e-5)
+
+
+def test_recall_counts_what_was_not_found_and_takes_equal_copies() -> None:
+    vectors = np.array([[0, 0], [0, 1], [0, 1], [5, 5]], np.float32)
+    search = search_over(LoopRetriever(), vectors, None, 4)
+    queries = Queries(vectors[:1], np.array([0]))
+
+    def recall(*ids: int) -> float:
+        return search.recall(queries, Neighbours(np.array([ids], np.int64), np.zeros((1, len(ids)), np.float32)))
+
+    assert recall(1) == recall(2) == 1.0
+    assert recall(3) == recall(-1) == 0.0
+    assert recall(1, -1) == 0.5

@@ -1,0 +1,48 @@
+"""Memory of prepare does not follow the corpus: peaks of fresh processes over corpora of one and of ten sizes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.recipes import write_corpus
+
+STATUS = Path("/proc/self/status")
+
+# A quantised index, so that what is measured is the stages and not the size of a backend's own index: the vectors
+# of a flat one are in memory by its nature.
+PREPARE = f"""
+import sys
+from pathlib import Path
+from retroflow.pipeline.prepare import prepare
+from tests.pipeline.recipes import small_recipe
+retriever = {{"name": "faiss", "build": {{"factory": "IVF64,PQ8", "train_sample": 4096}}, "search": {{"nprobe": 8}}}}
+prepare(small_recipe(Path(sys.argv[1]), retriever=retriever, embedder={{"name": "lexical", "dimension": 256}},
+                     data={{"vocabulary_size": 500}}))
+print(next(line.split()[1] for line in open("{STATUS}") if line.startswith("VmHWM")))
+"""
+
+
+def peak(folder: Path, num_documents: int) -> int:
+    """Peak resident kB of preparing so many documents in a fresh process."""
+    folder.mkdir()
+    write_corpus(folder / "corpus.jsonl", num_documents, words=1500)
+    run = subprocess.run(
+        [sys.executable, "-c", PREPARE, str(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout.split()[-1])
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="the peak of a process is read from /proc")
+@pytest.mark.parametrize("documents", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_ten_times_the_corpus_costs_less_than_a_third_more_memory(tmp_path: Path, documents: int) -> None:
+    small, large = peak(tmp_path / "small", documents), peak(tmp_path / "large", 10 * documents)
+    print(f"peak {small / 1024:.0f} MB and {large / 1024:.0f} MB")
+    assert large < 1.3 * small

@@ -1,0 +1,305 @@
+"""prepare: what is made, what is re-used, what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.errors import CorpusError, DamagedDataError, InvalidVectorsError, RecipeError, RetroflowError
+from retroflow.pipeline import chunks as chunks_stage
+from retroflow.pipeline import embeddings as embeddings_stage
+from retroflow.pipeline import prepare as prepare_module
+from retroflow.pipeline.options import DataOptions, NeighbourOptions
+from retroflow.pipeline.prepare import Prepared, describe, prepare
+from retroflow.recipe import Recipe
+from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.store.neighbour_table import NeighbourTable
+from tests.pipeline.recipes import EXACT_FAISS, small_recipe, write_corpus
+
+ALL = ("chunks", "embeddings", "index", "neighbours")
+
+
+def quietly(recipe: Recipe) -> Prepared:
+    return prepare(recipe, report=lambda stage: None)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return quietly(small_recipe(tmp_path_factory.mktemp("prepared")))
+
+
+def texts_of(store: ChunkStore, tokenizer: Any) -> dict[str, str]:
+    """Document id -> text, out of the chunks."""
+    texts: dict[str, str] = {}
+    for row in range(len(store)):
+        name = store.document(store.document_ids[row]).id
+        texts[name] = texts.get(name, "") + tokenizer.decode(store.tokens[row][: store.lengths[row]])
+    return texts
+
+
+def test_the_chunks_hold_every_document_byte_for_byte(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    done = quietly(recipe)
+    tokenizer = load_tokenizer(str(done.tokenizer))
+    train, valid = ChunkStore.open(done.train_chunks), ChunkStore.open(done.valid_chunks)
+    wanted = {}
+    for line in (tmp_path / "corpus.jsonl").read_text().splitlines():
+        document = json.loads(line)
+        wanted[document["id"]] = document["text"]
+    assert texts_of(train, tokenizer) | texts_of(valid, tokenizer) == wanted
+    assert train.tokens.dtype == np.uint16 and train.chunk_length == 16
+    assert train.vocabulary_size == tokenizer.vocabulary_size and train.end_of_text == tokenizer.end_of_text
+    assert int(train.num_bytes.sum() + valid.num_bytes.sum()) == sum(len(text.encode()) for text in wanted.values())
+    for store in (train, valid):
+        assert (np.diff(store.document_ids) >= 0).all()
+        filled = np.arange(16)[None, :] >= store.lengths[:, None]
+        assert (store.tokens[filled] == store.end_of_text).all()
+    assert valid.document_ids[0] == train.document_ids[-1] + 1 == train.num_documents
+    assert valid.document(valid.document_ids[0]).source.startswith("corpus.jsonl")
+    with pytest.raises(IndexError, match="is not in this split"):
+        train.document(int(valid.document_ids[0]))
+
+
+def test_the_neighbours_are_the_nearest_chunks_of_other_documents(prepared: Prepared) -> None:
+    database = ChunkStore.open(prepared.train_chunks)
+    keys = EmbeddingStore.open(prepared.train_embeddings)[:].astype(np.float32)
+    for split in ("train", "valid"):
+        store = ChunkStore.open(getattr(prepared, f"{split}_chunks"))
+        queries = EmbeddingStore.open(getattr(prepared, f"{split}_embeddings"))[:].astype(np.float32)
+        table = NeighbourTable.open(getattr(prepared, f"{split}_neighbours"))
+        assert table.k == 2 and len(table) == len(store) and table.ids.dtype == np.int64
+        for row in range(len(store)):
+            distances = ((keys - queries[row]) ** 2).sum(axis=1)
+            distances[database.document_ids == store.document_ids[row]] = np.inf
+            best = np.sort(distances)[:2]
+            np.testing.assert_allclose(-table.scores[row], best, atol=1e-4)
+            np.testing.assert_allclose(distances[table.ids[row]], best, atol=1e-4)
+    assert prepared.stages[3].manifest.info["recall"]["recall_at_k"] == 1.0
+
+
+def test_a_second_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = quietly(small_recipe(tmp_path))
+    assert first.built == ALL
+    for name in ("make_chunks", "make_embeddings", "make_index", "make_neighbours"):
+        monkeypatch.setattr(prepare_module, name, lambda *given: pytest.fail("made again"))
+    second = quietly(small_recipe(tmp_path))
+    assert second.built == () and second.fingerprints == first.fingerprints
+
+
+@pytest.mark.parametrize(
+    ("change", "built"),
+    [
+        ({"retriever": {"name": "faiss", "build": {"factory": "HNSW8"}}}, ("index", "neighbours")),
+        ({"retriever": EXACT_FAISS | {"search": {"nprobe": 3}}}, ("neighbours",)),
+        ({"neighbours": {"k": 3}}, ("neighbours",)),
+        ({"neighbours": {"exclude_same_document": False}}, ("neighbours",)),
+        ({"neighbours": {"overfetch": 5}}, ("neighbours",)),
+        ({"embedder": {"name": "lexical", "dimension": 16}}, ("embeddings", "index", "neighbours")),
+        ({"data": {"chunk_length": 32}}, ALL),
+        ({"data": {"vocabulary_size": 300}}, ALL),
+        ({"data": {"sequence_chunks": 2, "num_workers": 1}}, ()),
+    ],
+)
+def test_a_change_remakes_what_depends_on_it_and_nothing_else(
+    prepared: Prepared, change: dict[str, Any], built: tuple[str, ...]
+) -> None:
+    folder = prepared.tokenizer.parents[2]
+    assert quietly(small_recipe(folder, **change)).built == built
+
+
+def test_a_changed_corpus_is_prepared_anew(tmp_path: Path) -> None:
+    quietly(small_recipe(tmp_path))
+    write_corpus(tmp_path / "corpus.jsonl", 41)
+    assert quietly(small_recipe(tmp_path)).built == ALL
+
+
+def test_a_given_tokenizer_is_used_and_known_by_its_content(prepared: Prepared, tmp_path: Path) -> None:
+    data = {"tokenizer": str(prepared.tokenizer), "vocabulary_size": 999}
+    done = quietly(small_recipe(tmp_path, data=data))
+    assert load_tokenizer(str(done.tokenizer)).fingerprint() == load_tokenizer(str(prepared.tokenizer)).fingerprint()
+    assert quietly(small_recipe(tmp_path, data=data | {"vocabulary_size": 300})).built == ()
+
+
+def test_any_flipped_byte_is_found_before_use(tmp_path: Path) -> None:
+    done = quietly(small_recipe(tmp_path))
+    files = [path for stage in done.stages for path in sorted(stage.folder.rglob("*")) if path.is_file()]
+    assert len(files) > 20
+    for path in files:
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(DamagedDataError, match="Delete the folder") as caught:
+            quietly(small_recipe(tmp_path))
+        assert str(path) in str(caught.value) and caught.value.exit_code == 3
+        path.write_bytes(content)
+    assert quietly(small_recipe(tmp_path)).built == ()
+
+
+def test_an_artifact_made_from_other_bytes_of_its_parent_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    import shutil
+
+    first = quietly(small_recipe(tmp_path))
+    shutil.rmtree(first.stages[0].folder)
+    # Another version of a library, say: the same inputs give other tokens.
+    original = chunks_stage.train_tokenizer
+    monkeypatch.setattr(chunks_stage, "train_tokenizer", lambda texts, size: original(texts, size - 50))
+    with pytest.raises(DamagedDataError, match="another chunks-.* than the present one.*Delete the folder.*embeddings-"):
+        quietly(small_recipe(tmp_path))
+
+
+def test_a_corpus_smaller_than_k_is_refused_with_its_numbers(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", 12, words=10)
+    with pytest.raises(CorpusError, match=r"neighbours\.k=500 needs at least 500") as caught:
+        quietly(small_recipe(tmp_path, neighbours={"k": 500}))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_split_without_text_is_refused_and_leaves_nothing(tmp_path: Path, split: str) -> None:
+    corpus = {"name": "jsonl", "path": str(tmp_path / "corpus.jsonl"), "valid_share": 0.0}
+    recipe = small_recipe(tmp_path, corpus=corpus)
+    if split == "train":
+        (tmp_path / "corpus.jsonl").write_text("")
+    with pytest.raises(CorpusError):
+        quietly(recipe)
+    assert [path.name for path in (tmp_path / "artifacts").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = chunks_stage._make_pieces
+
+    def change_then_read(*given: Any) -> int:
+        write_corpus(tmp_path / "corpus.jsonl", 50)
+        return original(*given)
+
+    monkeypatch.setattr(chunks_stage, "_make_pieces", change_then_read)
+    with pytest.raises(CorpusError, match="changed while it was read"):
+        quietly(small_recipe(tmp_path))
+
+
+def test_a_broken_line_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    with (tmp_path / "corpus.jsonl").open("a") as stream:
+        stream.write("{not json\n")
+    with pytest.raises(DamagedDataError, match=r"corpus\.jsonl:41"):
+        quietly(recipe)
+    assert not list((tmp_path / "artifacts").glob("chunks-*"))
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e6])
+def test_embeddings_that_float16_cannot_hold_are_refused(value: float) -> None:
+    vectors = np.ones((3, 2), np.float32)
+    vectors[1, 1] = value
+    with pytest.raises(InvalidVectorsError, match="train chunk 11 has values that are not finite"):
+        embeddings_stage._checked(vectors, (3, 2), "train", 10)
+    with pytest.raises(InvalidVectorsError, match="shape"):
+        embeddings_stage._checked(vectors, (3, 4), "train", 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: DataOptions(chunk_length=1), r"data\.chunk_length is 1; it must be 2"),
+        (lambda: DataOptions(vocabulary_size=100), r"data\.vocabulary_size is 100"),
+        (lambda: DataOptions(sequence_chunks=0), r"data\.sequence_chunks is 0"),
+        (lambda: DataOptions(tokenizer=""), r"data\.tokenizer is empty"),
+        (lambda: DataOptions(chunk_length=70_000), r"data\.chunk_length is 70000; it must be 65535 or less"),
+        (lambda: NeighbourOptions(k=0), r"neighbours\.k is 0"),
+        (lambda: NeighbourOptions(overfetch=0), r"neighbours\.overfetch is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_key(make: Any, key: str) -> None:
+    with pytest.raises(RecipeError, match=key):
+        make()
+
+
+def test_an_artifacts_folder_that_is_a_file_or_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RetroflowError, match="data.artifacts_folder") as caught:
+        quietly(small_recipe(tmp_path, data={"artifacts_folder": str(tmp_path / "file")}))
+    assert caught.value.exit_code == 1
+    with pytest.raises(RetroflowError, match="data.artifacts_folder"):
+        quietly(small_recipe(tmp_path, data={"artifacts_folder": str(tmp_path / "file" / "below")}))
+
+
+def mount(folder: Path, options: str) -> None:
+    folder.mkdir(exist_ok=True)
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small or read-only disk needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    sizes = ("36k", "120k", "200k", "300k", "450k")
+    mount(disk, f"size={sizes[0]}")
+    try:
+        refused = 0
+        for size in sizes:
+            subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+            try:
+                quietly(small_recipe(tmp_path, data={"artifacts_folder": str(disk)}))
+            except RetroflowError as error:
+                assert "no space is left" in str(error) and error.exit_code == 1
+                refused += 1
+        assert refused >= 2
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        on_disk = quietly(small_recipe(tmp_path, data={"artifacts_folder": str(disk)}))
+        elsewhere = quietly(small_recipe(tmp_path))
+        for here, there in zip(on_disk.stages, elsewhere.stages, strict=True):
+            assert here.manifest.render() == there.manifest.render()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_read_only_folder_can_be_used_and_is_told_when_something_is_missing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    mount(disk, "size=50m")
+    try:
+        recipe = small_recipe(tmp_path, data={"artifacts_folder": str(disk)})
+        quietly(recipe)
+        subprocess.run(["rm", "-r", disk / ".verified"], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert quietly(recipe).built == ()
+        other = small_recipe(tmp_path, data={"artifacts_folder": str(disk)}, neighbours={"k": 3})
+        with pytest.raises(RetroflowError, match="Read-only file system.*data.artifacts_folder") as caught:
+            quietly(other)
+        assert caught.value.exit_code == 1
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+CONCURRENT = """
+import sys
+from pathlib import Path
+from retroflow.pipeline.prepare import prepare
+from tests.pipeline.recipes import small_recipe
+print(",".join(prepare(small_recipe(Path(sys.argv[1]))).built))
+"""
+
+
+def test_two_processes_share_the_work_without_harm(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", 300)
+    command = [sys.executable, "-c", CONCURRENT, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    results = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    built = [kind for output, _ in results for kind in output.strip().split(",") if kind]
+    assert sorted(built) == sorted(ALL)
+    assert "waiting until it is done" in results[0][1] + results[1][1]
+
+
+def test_a_stage_is_described_in_one_line_with_counts_and_folder(prepared: Prepared) -> None:
+    lines = [describe(stage) for stage in prepared.stages]
+    assert [line.partition(":")[0] for line in lines] == list(ALL)
+    assert all("built" in line and str(prepared.stages[0].folder.parent) in line for line in lines)
+    assert "train chunks" in lines[0] and "recall@2 1.000" in lines[3]
