@@ -6,6 +6,7 @@ continuations. Source: Borgeaud et al. 2022, section 2.6.
 Shapes: N chunks, m tokens of a chunk, k neighbours, r = 2m retrieved tokens.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class OverlapBucket:
 def by_overlap(overlaps: NDArray[np.float64], on: Measure, off: Measure) -> list[OverlapBucket]:
     """Sort the chunks' losses into buckets of overlap float64 [N], 0 to 1; empty buckets are left out."""
     buckets = []
-    for above, up_to in zip(BUCKET_EDGES[:-1], BUCKET_EDGES[1:], strict=True):
+    for above, up_to in itertools.pairwise(BUCKET_EDGES):
         inside = (overlaps > above) & (overlaps <= up_to)
         if above == BUCKET_EDGES[0]:
             inside |= overlaps == above

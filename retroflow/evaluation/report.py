@@ -67,8 +67,8 @@ class Report:
             gain = 1.0 - low.loss_on / low.loss_off
             if gain < SMALL_GAIN:
                 sentences.append(
-                    f"The gain comes from copying: on chunks that share at most {low.up_to:.1%} of their tokens in a row "
-                    f"with the retrieved text it is {gain:.1%}."
+                    f"The gain comes from copying: on chunks that share at most {low.up_to:.1%} of their tokens in a "
+                    f"row with the retrieved text it is {gain:.1%}."
                 )
         if self.without_neighbours > 0.0:
             sentences.append(f"Nothing was retrieved for {self.without_neighbours:.1%} of the validation chunks.")

@@ -92,8 +92,8 @@ class TrainerOptions:
         _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)
         if self.batch_size % self.accumulate:
             raise RecipeError(
-                f"trainer.accumulate: {self.accumulate} does not divide trainer.batch_size {self.batch_size}; a step is "
-                "cut into equal pieces"
+                f"trainer.accumulate: {self.accumulate} does not divide trainer.batch_size {self.batch_size}; a step "
+                "is cut into equal pieces"
             )
         if not self.runs_folder:
             raise RecipeError("trainer.runs_folder is empty; give a folder, or leave the line out")

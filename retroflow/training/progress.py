@@ -53,7 +53,8 @@ class TrainingProgress:
             self._last_line = now
             left = (now - self._start) / max(1, step - self._start_step) * (self._max_steps - step)
             print(
-                f"step {step}/{self._max_steps}  loss {self._loss:.4f}  {self._rate:,.0f} tokens/s  {_clock(left)} left",
+                f"step {step}/{self._max_steps}  loss {self._loss:.4f}  {self._rate:,.0f} tokens/s  "
+                f"{_clock(left)} left",
                 file=sys.stderr,
                 flush=True,
             )

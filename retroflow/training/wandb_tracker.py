@@ -68,7 +68,8 @@ class WandbTracker:
         offline = self._mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
         if self._mode == "auto" and not offline and not has_key():
             say(
-                "wandb has no key here: writing its offline files into the run folder (wandb login, or wandb sync later)"
+                "wandb has no key here: writing its offline files into the run folder "
+                "(use wandb login, or wandb sync afterwards)"
             )
             offline = True
         try:

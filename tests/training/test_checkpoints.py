@@ -129,9 +129,10 @@ def test_a_kill_at_any_moment_leaves_an_intact_newest_checkpoint(tmp_path):
 import torch, itertools
 from pathlib import Path
 from retroflow.training.checkpoints import checkpoint_path, write_checkpoint, sweep
+folder = Path({str(tmp_path)!r})
 for step in itertools.count(1):
-    write_checkpoint({{"step": step, "weights": torch.full((2_000_000,), float(step))}}, checkpoint_path(Path({str(tmp_path)!r}), step))
-    sweep(Path({str(tmp_path)!r}), keep=2)
+    write_checkpoint({{"step": step, "weights": torch.full((2_000_000,), float(step))}}, checkpoint_path(folder, step))
+    sweep(folder, keep=2)
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     try:
