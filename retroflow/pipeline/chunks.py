@@ -92,7 +92,7 @@ def _train_texts(corpus: Corpus, advance: Any) -> Iterator[str]:
 def _make_pieces(pieces: Pieces, corpus: Corpus, tokenizer: Tokenizer, chunk_length: int) -> int:
     num_pieces = 0
     with progress("cut documents into chunks", None, "documents") as advance:
-        for num_pieces, block in enumerate(document_blocks(corpus.documents()), start=1):  # noqa: B007
+        for num_pieces, block in enumerate(document_blocks(corpus.documents()), start=1):
             piece = num_pieces - 1
             if not pieces.has(piece):
                 pieces.write(piece, _chunk_block(block, tokenizer, chunk_length))
@@ -119,10 +119,13 @@ def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int)
     arrays: dict[str, Array] = {}
     encoded = tokenizer.encode_batch([document.text for document in block])
     for split in SPLITS:
-        members = [(document, tokens) for document, tokens in zip(block, encoded, strict=True) if document.split == split]
+        members = [
+            (document, tokens) for document, tokens in zip(block, encoded, strict=True) if document.split == split
+        ]
         members = [(document, tokens) for document, tokens in members if len(tokens.ids)]
         chunks = [
-            chunk_document(tokens, chunk_length=chunk_length, end_of_text=tokenizer.end_of_text) for _, tokens in members
+            chunk_document(tokens, chunk_length=chunk_length, end_of_text=tokenizer.end_of_text)
+            for _, tokens in members
         ]
         records = [json.dumps([document.id, document.title, document.source]).encode() for document, _ in members]
         counts = [len(each.lengths) for each in chunks]

@@ -42,13 +42,14 @@ def make_embeddings(
     for split, store in stores.items():
         with progress(f"embed {split} chunks", len(store), "chunks") as advance:
             files |= _embed_split(partial, split, store, embedder, tokenizer, advance)
-    info = {"dimension": embedder.dimension, "splits": {split: {"chunks": len(store)} for split, store in stores.items()}}
+    info = {
+        "dimension": embedder.dimension,
+        "splits": {split: {"chunks": len(store)} for split, store in stores.items()},
+    }
     return Manifest("embeddings", inputs, {"chunks": parent_of(chunks)}, info, files)
 
 
-def _keep_embedder(
-    partial: Path, embedder: Embedder, store: ChunkStore, tokenizer: Tokenizer
-) -> dict[str, FileEntry]:
+def _keep_embedder(partial: Path, embedder: Embedder, store: ChunkStore, tokenizer: Tokenizer) -> dict[str, FileEntry]:
     """Fit the embedder and keep its state, or load the state that an earlier run kept."""
     kept = kept_folder(partial, "embedder")
     folder = partial / "embedder"
@@ -90,7 +91,9 @@ def _embed_split(
         for block in missing:
             rows = blocks.rows(block)
             vectors = embedder.embed(chunk_texts(store, tokenizer, rows))
-            blocks.write(block, {name: _checked(vectors, (rows.stop - rows.start, embedder.dimension), split, rows.start)})
+            blocks.write(
+                block, {name: _checked(vectors, (rows.stop - rows.start, embedder.dimension), split, rows.start)}
+            )
             advance(rows.stop - rows.start)
         return blocks.entries()
 

@@ -13,9 +13,9 @@ from retroflow.protocols import Float32Array, Int64Array, Neighbours, VectorSour
 from retroflow.retrieval.checked import CheckedRetriever
 
 MAX_FETCH = 4096  # beyond it the exact search below costs less than a backend's
-MAX_CANDIDATES = 1 << 20  # of one call to the backend: 12 MB of ids and scores
-EXACT_QUERIES = 512
-EXACT_VECTORS = 8192
+MAX_CANDIDATES = 1 << 18  # of one call to the backend: some 8 MB with what is computed from them
+EXACT_QUERIES = 256
+EXACT_VECTORS = 4096
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class LegalSearch:
         num_exact: queries so far that the backend had too few legal candidates for, searched exactly.
     """
 
-    def __init__(self, retriever: CheckedRetriever, vectors: VectorSource, keys: Int64Array | None, overfetch: int) -> None:
+    def __init__(
+        self, retriever: CheckedRetriever, vectors: VectorSource, keys: Int64Array | None, overfetch: int
+    ) -> None:
         self.num_exact = 0
         self._retriever, self._vectors, self._keys = retriever, vectors, keys
         self._overfetch = overfetch
@@ -120,7 +122,12 @@ class LegalSearch:
             return float(not (exact.ids >= 0).any())
         vectors = np.concatenate([self._vectors[row : row + 1] for row in wanted.tolist()]).astype(np.float32)
         answered = vectors[np.searchsorted(wanted, np.maximum(answer.ids, wanted[0]))]  # [q, k, D]
-        scores = np.stack([_similarity(queries.vectors[row : row + 1], answered[row], self._metric)[0] for row in range(len(answered))])
+        scores = np.stack(
+            [
+                _similarity(queries.vectors[row : row + 1], answered[row], self._metric)[0]
+                for row in range(len(answered))
+            ]
+        )
         worst = np.where(exact.ids >= 0, exact.scores, np.inf).min(axis=1, keepdims=True)
         tolerance = 1e-4 * np.maximum(1.0, np.abs(worst))
         found = ((answer.ids >= 0) & (scores >= worst - tolerance)).sum()
@@ -144,9 +151,7 @@ class LegalSearch:
         return best
 
 
-def _similarity(
-    queries: Float32Array, vectors: Float32Array, metric: Literal["l2", "inner_product"]
-) -> Float32Array:
+def _similarity(queries: Float32Array, vectors: Float32Array, metric: Literal["l2", "inner_product"]) -> Float32Array:
     products: Float32Array = queries @ vectors.T  # [q, block]
     if metric == "inner_product":
         return products

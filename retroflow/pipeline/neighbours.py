@@ -39,7 +39,9 @@ def check_enough_chunks(chunks: Manifest, options: NeighbourOptions) -> None:
         CorpusError: fewer than k training chunks outside the largest document (or outside the chunk itself).
     """
     train = chunks.info["splits"]["train"]
-    own, whose = (train["largest_document"], "its largest document") if options.exclude_same_document else (1, "a chunk itself")
+    own, whose = (
+        (train["largest_document"], "its largest document") if options.exclude_same_document else (1, "a chunk itself")
+    )
     outside = train["chunks"] - own
     if outside < options.k:
         raise CorpusError(

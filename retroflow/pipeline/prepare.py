@@ -98,8 +98,8 @@ def describe(stage: Stage) -> str:
         ),
         "index": lambda: f"{info['vectors']:,} vectors",
         "neighbours": lambda: (
-            f"{info['k']} for {sum(info['chunks'].values()):,} chunks, recall@{info['k']} {info['recall']['recall_at_k']:.3f} "
-            f"on {info['recall']['queries']} of them"
+            f"{info['k']} for {sum(info['chunks'].values()):,} chunks, "
+            f"recall@{info['k']} {info['recall']['recall_at_k']:.3f} on {info['recall']['queries']} of them"
         ),
     }[stage.kind]()
     verb = "built" if stage.built else "re-used"

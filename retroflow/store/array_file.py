@@ -68,13 +68,13 @@ class ArrayWriter:
         data = np.ascontiguousarray(rows, dtype=self.spec.dtype)
         if data.shape[1:] != self.spec.shape[1:] or first_row + len(data) > self.spec.shape[0]:
             raise ValueError(f"rows {first_row} + {data.shape} do not fit into {self.spec}")
-        write_at(self.descriptor, data.reshape(-1).view(np.uint8).data, self.header_bytes + first_row * self.spec.row_bytes)
+        write_at(
+            self.descriptor, data.reshape(-1).view(np.uint8).data, self.header_bytes + first_row * self.spec.row_bytes
+        )
 
     def entry(self, block_bytes: int, digests: tuple[str, ...]) -> FileEntry:
         """The file's manifest entry."""
-        return FileEntry(
-            self.num_bytes, self.header_bytes, block_bytes, digests, self.spec.dtype.str, self.spec.shape
-        )
+        return FileEntry(self.num_bytes, self.header_bytes, block_bytes, digests, self.spec.dtype.str, self.spec.shape)
 
     def sync(self) -> None:
         """Wait until what was written is on the disk."""

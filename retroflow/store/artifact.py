@@ -110,7 +110,9 @@ def check_parents(folder: Path, manifest: Manifest, parents: Mapping[str, Mappin
     """Refuse an artifact that was made from parents with other bytes than those there are now."""
     for kind, parent in parents.items():
         if manifest.parents.get(kind) != parent:
-            raise damaged(folder, f'it was made from another {kind}-{parent["fingerprint"]} than the present one', folder)
+            raise damaged(
+                folder, f"it was made from another {kind}-{parent['fingerprint']} than the present one", folder
+            )
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class EmbeddingStore:
         vectors = np.empty((stop - start, self.shape[1]), dtype=np.float16)
         if start == stop:
             return vectors
-        buffer = memoryview(vectors).cast("B")
+        buffer = memoryview(vectors.reshape(-1).view(np.uint8).data)
         offset = self._header_bytes + start * self.shape[1] * vectors.itemsize
         descriptor = os.open(self.path, os.O_RDONLY)
         try:

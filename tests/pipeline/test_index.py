@@ -46,7 +46,7 @@ def test_an_index_on_a_full_disk_is_told_as_such(tmp_path: Path, name: str) -> N
         with pytest.raises(OSError, match="No space left"):
             make_index(disk, {}, artifact, manifest, lambda: new(name))
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_half_an_index_is_thrown_away_and_a_whole_one_kept(tmp_path: Path) -> None:

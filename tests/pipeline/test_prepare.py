@@ -151,7 +151,9 @@ def test_an_artifact_made_from_other_bytes_of_its_parent_is_refused(tmp_path: Pa
     # Another version of a library, say: the same inputs give other tokens.
     original = chunks_stage.train_tokenizer
     monkeypatch.setattr(chunks_stage, "train_tokenizer", lambda texts, size: original(texts, size - 50))
-    with pytest.raises(DamagedDataError, match="another chunks-.* than the present one.*Delete the folder.*embeddings-"):
+    with pytest.raises(
+        DamagedDataError, match="another chunks-.* than the present one.*Delete the folder.*embeddings-"
+    ):
         quietly(small_recipe(tmp_path))
 
 
@@ -240,25 +242,21 @@ def mount(folder: Path, options: str) -> None:
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    sizes = ("36k", "120k", "200k", "300k", "450k")
+    sizes = ("36k", "100k", "160k", "200k")
     mount(disk, f"size={sizes[0]}")
     try:
-        refused = 0
         for size in sizes:
             subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
-            try:
+            with pytest.raises(RetroflowError, match="no space is left") as caught:
                 quietly(small_recipe(tmp_path, data={"artifacts_folder": str(disk)}))
-            except RetroflowError as error:
-                assert "no space is left" in str(error) and error.exit_code == 1
-                refused += 1
-        assert refused >= 2
+            assert caught.value.exit_code == 1
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         on_disk = quietly(small_recipe(tmp_path, data={"artifacts_folder": str(disk)}))
         elsewhere = quietly(small_recipe(tmp_path))
         for here, there in zip(on_disk.stages, elsewhere.stages, strict=True):
             assert here.manifest.render() == there.manifest.render()
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_read_only_folder_can_be_used_and_is_told_when_something_is_missing(tmp_path: Path) -> None:
@@ -275,7 +273,7 @@ def test_a_read_only_folder_can_be_used_and_is_told_when_something_is_missing(tm
             quietly(other)
         assert caught.value.exit_code == 1
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 CONCURRENT = """
