@@ -1,0 +1,23 @@
+"""docs/writing-a-retriever.md is followed literally: its blocks become files, and its plugin passes the suite."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+GUIDE = Path(__file__).parents[2] / "docs" / "writing-a-retriever.md"
+FILES = ("pyproject.toml", "retroflow_hyperplanes.py", "test_hyperplanes.py")
+
+
+def test_the_plugin_of_the_guide_passes_the_contract_suite(tmp_path: Path) -> None:
+    blocks = re.findall(r"```(?:toml|python)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == len(FILES), "the guide shows one block a file, in this order"
+    for name, text in zip(FILES, blocks, strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
