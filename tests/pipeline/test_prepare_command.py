@@ -1,0 +1,39 @@
+"""`retroflow prepare` end to end: lines, JSON, exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retroflow.cli.main import run
+from tests.pipeline.recipes import small_recipe
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    values = small_recipe(tmp_path).to_yaml()
+    file = tmp_path / "small.yaml"
+    file.write_text("recipe_version: 1\nmodel: {name: retro}\n" + values)
+    return file
+
+
+def test_one_line_a_stage_and_json(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["chunks:", "embeddings:", "index:", "neighbours:"]
+    assert all("built" in line for line in lines)
+    assert run(["prepare", "--recipe", str(recipe_file), "--json", "neighbours.k=3"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert [stage["built"] for stage in stages] == [False, False, False, True]
+    assert stages[3]["info"]["k"] == 3
+
+
+def test_damage_and_a_small_corpus_have_their_exit_codes(recipe_file: Path, capsys) -> None:
+    assert run(["prepare", "--recipe", str(recipe_file), "neighbours.k=100000"]) == 2
+    assert "neighbours.k=100000 needs" in capsys.readouterr().err
+    (chunks,) = (recipe_file.parent / "artifacts").glob("chunks-*")
+    with (chunks / "train" / "tokens.npy").open("r+b") as stream:
+        stream.seek(200)
+        stream.write(b"\xff\xff")
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 3
+    assert "tokens.npy" in capsys.readouterr().err
