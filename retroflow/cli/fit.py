@@ -53,8 +53,12 @@ def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | No
     """
     if not resume:
         return words, None
-    paths = [word for word in words if "=" not in word or Path(word).exists()]
+    paths, overrides = [], []
+    for before, word in zip(["", *words], words, strict=False):
+        # `--key value` is an override in two words.
+        is_value = before.startswith("--") and "=" not in before
+        is_override = is_value or word.startswith("--") or ("=" in word and not Path(word).exists())
+        (overrides if is_override else paths).append(word)
     if len(paths) > 1:
         raise RecipeError(f"--resume takes one run folder or checkpoint, {len(paths)} given: {', '.join(paths)}")
-    overrides = [word for word in words if word not in paths]
     return overrides, Path(paths[0]) if paths else Path("last")

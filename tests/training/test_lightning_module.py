@@ -57,7 +57,7 @@ def test_losses_of_parts_add_up_to_the_loss_of_the_whole(tmp_path):
     dataset = job.splits.training(retrieval=True)
     whole = module.training_step(dataset.assemble([0, 3], 3), 0)
     parts = [module.training_step(dataset.assemble([start], 3), 0) for start in (0, 3)]
-    assert float(whole["loss"]) == pytest.approx(sum(float(part["loss"]) for part in parts) / 2, rel=1e-6)
+    assert whole["loss"].item() == pytest.approx(sum(part["loss"].item() for part in parts) / 2, rel=1e-6)
     assert int(whole["tokens"]) == sum(int(part["tokens"]) for part in parts)
 
 
