@@ -43,7 +43,7 @@ class FaissBuild:
         factory: a faiss factory string such as "IVF1024,SQfp16" or "HNSW32", or "auto": chosen by N
             (`auto_factory`).
         metric: "l2" (minus the squared distance) or "inner_product".
-        train_sample: vectors that k-means and quantisers are trained on, spread over the source; 0 = 64 per list,
+        train_sample: vectors that k-means and quantisers are trained on, spread over the source; 0 = 40 per list,
             at least 65,536, at most 1 GiB of float32.
         seed: of k-means.
         device: where k-means runs; "auto" uses a GPU where faiss-gpu is installed and finds one.
@@ -181,7 +181,7 @@ class FaissRetriever:
 def auto_factory(count: int) -> tuple[str, str]:
     """Choose a factory string by the number of vectors N; returns it and the reason.
 
-    Source: BACKENDS measurements in docs/retrievers.md; list counts after the faiss wiki (4 sqrt N) and autofaiss.
+    Source: measurements in docs/retrievers.md up to 1,000,000; above, unmeasured, list counts after the faiss wiki (4 sqrt N) and autofaiss.
     """
     if count < 10_000:
         return "Flat", f"{count} vectors are few: exact search is fast enough"
@@ -206,7 +206,7 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
 def _training_sample(vectors: VectorSource, wanted: int, lists: int) -> Float32Array:
     """Read up to `wanted` rows spread evenly over vectors [N, D], block by block."""
     count, dimension = vectors.shape
-    size = wanted or min(max(64 * lists, 65_536), LARGEST_SAMPLE_BYTES // (4 * dimension))
+    size = wanted or min(max(40 * lists, 65_536), LARGEST_SAMPLE_BYTES // (4 * dimension))
     rows = np.linspace(0, count, min(size, count), endpoint=False).astype(np.int64)
     sample = np.empty((len(rows), dimension), np.float32)
     for start in range(0, count, ADD_ROWS):
