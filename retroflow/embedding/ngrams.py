@@ -38,7 +38,8 @@ class NgramHasher:
     """Terms of texts as 64-bit hashes.
 
     A word is a run of letters, digits, underscores and non-ASCII bytes, or a single punctuation mark; ASCII case is
-    folded, as the uncased BERT does. Terms are runs of 1 to `word_ngrams` words and all byte pieces of `character_ngram`.
+    folded, as the uncased BERT does. Terms are runs of 1 to `word_ngrams` words, and all pieces of `character_ngram`
+    bytes.
     """
 
     def __init__(self, *, word_ngrams: int, character_ngram: int, seed: int) -> None:

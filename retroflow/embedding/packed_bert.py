@@ -2,7 +2,7 @@
 
 transformers pads each batch, masks it, and its attention on a CPU without AMX spends a fifth of the time outside
 the multiplications that count. Here the linear layers see one packed matrix and attention sees runs of texts of equal
-length, so there is nothing to pad or mask; query, key and value are one multiplication. docs/embedders.md has the rates.
+length, so there is nothing to pad or mask; query, key and value are one multiplication. Rates: docs/embedders.md.
 
 Shapes: t packed wordpieces, s texts of a run, w wordpieces of a text, d width, h heads.
 """
