@@ -53,7 +53,8 @@ def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | No
     """
     if not resume:
         return words, None
-    paths, overrides = [], []
+    paths: list[str] = []
+    overrides: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
         # `--key value` is an override in two words.
         is_value = before.startswith("--") and "=" not in before
