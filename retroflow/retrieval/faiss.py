@@ -98,7 +98,7 @@ class FaissRetriever:
         count, dimension = vectors.shape
         factory, self.explanation = self._build.factory, "given by the recipe"
         if factory == "auto":
-            factory, self.explanation = auto_factory(count)
+            factory, self.explanation = auto_factory(count, dimension)
         index = _empty_index(factory, dimension, self._build)
         with _threads(self._search.num_threads):
             if not index.is_trained:
@@ -178,10 +178,10 @@ class FaissRetriever:
         return self._gpu_index
 
 
-def auto_factory(count: int) -> tuple[str, str]:
-    """Choose a factory string by the number of vectors N; returns it and the reason.
+def auto_factory(count: int, dimension: int) -> tuple[str, str]:
+    """Choose a factory string by the number N and width D of the vectors; returns it and the reason.
 
-    Source: measurements in docs/retrievers.md up to 1,000,000; above, unmeasured, list counts after the faiss wiki (4 sqrt N) and autofaiss.
+    Source: docs/retrievers.md, measured at N = 40,696; list counts after the faiss wiki (4 sqrt N) and autofaiss.
     """
     if count < 10_000:
         return "Flat", f"{count} vectors are few: exact search is fast enough"
@@ -189,7 +189,10 @@ def auto_factory(count: int) -> tuple[str, str]:
     if count < 1_000_000:
         return f"IVF{lists},SQfp16", f"4 sqrt(N) lists for {count} vectors, 2 bytes a number"
     lists = 16_384 if count < 10_000_000 else 65_536 if count < 300_000_000 else 131_072
-    return f"IVF{lists}_HNSW32,SQfp16", f"{count} vectors: an HNSW graph finds the lists"
+    coarse, reason = f"IVF{lists}_HNSW32", f"{count} vectors: an HNSW graph finds the lists"
+    if dimension % 2:  # product quantisers need equal parts
+        return f"{coarse},SQfp16", reason
+    return f"{coarse},PQ{dimension // 2}x4fs,Refine(SQfp16)", f"{reason}, 4-bit codes scan them, float16 ranks the best"
 
 
 def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:

@@ -1,6 +1,7 @@
 """What is particular to faiss: factory strings, the choice by size, per-call options, threads."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,15 @@ def recall(given: np.ndarray, metric: str = "l2", k: int = 5) -> float:
 
 @pytest.mark.parametrize("metric", ["l2", "inner_product"])
 @pytest.mark.parametrize(
-    "factory", ["auto", "IVF32,SQfp16", "HNSW16", "IVF32,PQ16x4fs,RFlat", "IVF32_HNSW8,Flat", "L2norm,IVF32,Flat"]
+    "factory",
+    [
+        "auto",
+        "IVF32,SQfp16",
+        "HNSW16",
+        "IVF32,PQ16x4fs,RFlat",
+        "IVF32_HNSW32,PQ16x4fs,Refine(SQfp16)",
+        "L2norm,IVF32,Flat",
+    ],
 )
 def test_any_factory_string_works_and_takes_the_search_options(factory: str, metric: str, tmp_path: Path) -> None:
     retriever = made(factory, metric, nprobe=32, ef_search=100, refine_candidates=200)
@@ -68,13 +77,14 @@ def test_float16_sources_are_kept_exactly_by_the_default_lists() -> None:
         (9_999, "Flat"),
         (40_000, "IVF1024,SQfp16"),
         (400_000, "IVF2048,SQfp16"),
-        (5_000_000, "IVF16384_HNSW32,SQfp16"),
-        (100_000_000, "IVF65536_HNSW32,SQfp16"),
-        (2_000_000_000, "IVF131072_HNSW32,SQfp16"),
+        (5_000_000, "IVF16384_HNSW32,PQ192x4fs,Refine(SQfp16)"),
+        (100_000_000, "IVF65536_HNSW32,PQ192x4fs,Refine(SQfp16)"),
+        (2_000_000_000, "IVF131072_HNSW32,PQ192x4fs,Refine(SQfp16)"),
     ],
 )
 def test_auto_chooses_by_the_number_of_vectors(count: int, factory: str) -> None:
-    assert ours.auto_factory(count)[0] == factory
+    assert ours.auto_factory(count, 384)[0] == factory
+    assert ours.auto_factory(count, 383)[0] == re.sub("PQ.*", "SQfp16", factory)
 
 
 def test_the_choice_is_explained_beside_the_index_and_named_by_the_fingerprint(tmp_path: Path) -> None:
