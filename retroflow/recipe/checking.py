@@ -110,11 +110,12 @@ class ValueCheck:
             return "is YAML's merge key, which recipes do not have; use `extends:` or write the keys out."
         if "." in part:
             return "has dots, which only overrides on the command line have; nest the mappings instead."
-        hint = suggest(part, list(block.options))
-        elsewhere = [known for known in self._known_keys if known.rpartition(".")[2] == part]
+        known = [*block.options, *([] if key else ["extends"])]
+        hint = suggest(part, known)
+        elsewhere = [dotted for dotted in self._known_keys if dotted.rpartition(".")[2] == part]
         if not hint and elsewhere:
             hint = f' Did you mean "{elsewhere[0]}"?'
-        return f"is not a known key.{hint} Keys of {key or 'a recipe'}: {', '.join(block.options)}."
+        return f"is not a known key.{hint} Keys of {key or 'a recipe'}: {', '.join(known)}."
 
     def _list(self, node: Node, fitting: Listed | Fixed, key: str) -> list[Node]:
         types = fitting.items if isinstance(fitting, Fixed) else (fitting.item,) * len(node.value)

@@ -10,7 +10,7 @@ from typing import Any
 from retroflow.recipe.problems import Problems, suggest
 from retroflow.recipe.tree import BROKEN, Node, plant
 
-MAX_EXPANDED = 100_000  # characters and values that one reference may grow to
+MAX_EXPANDED = 10_000  # characters that all references together may grow to; OmegaConf resolves some 10,000 a second
 MAX_CHAIN = 16  # references that lead to references
 
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)\s*\}")
@@ -22,7 +22,17 @@ def resolve(root: Node, problems: Problems) -> Node:
     referring = {key: node for key, node in written.items() if isinstance(node.value, str) and "${" in node.value}
     if not referring:
         return root
-    broken = {key for key, node in referring.items() if not _is_sound(key, node, root, problems)}
+    sizes: dict[int, int] = {}
+    broken: set[str] = set()
+    total = 0
+    for key, node in referring.items():
+        size = _sound_size(key, node, root, sizes, problems)
+        total += size
+        if not size:
+            broken.add(key)
+    if total > MAX_EXPANDED:
+        problems.add(root.origin, "", f"its references grow to more than {MAX_EXPANDED} characters; write values out.")
+        broken = set(referring)
     sound = {key: node for key, node in referring.items() if key not in broken}
     values = dict.fromkeys(broken, BROKEN) | _resolve_sound(_without(root, broken, ""), sound, problems)
     return _replace(root, values, "")
@@ -46,8 +56,8 @@ def _resolve_sound(plain: dict[str, Any], referring: dict[str, Node], problems: 
     return values
 
 
-def _is_sound(key: str, node: Node, root: Node, problems: Problems) -> bool:
-    """Check what OmegaConf would not: form, target, circles, and size after expansion."""
+def _sound_size(key: str, node: Node, root: Node, sizes: dict[int, int], problems: Problems) -> int:
+    """Check what OmegaConf would not: form, target, circles. Return the size after expansion, 0 if unsound."""
     text = str(node.value)
     if "${" in _REFERENCE.sub("", text):
         problems.add(
@@ -56,18 +66,17 @@ def _is_sound(key: str, node: Node, root: Node, problems: Problems) -> bool:
             f'is "{text[:80]}"; the only form of a reference is ${{section.key}} (no resolvers such as oc.env, '
             "no nesting).",
         )
-        return False
+        return 0
     for target in _REFERENCE.findall(text):
         if _find(root, target) is None:
             near = suggest(target, list(_leaves(root, "")))
             problems.add(node.origin, key, f'refers to "{target}", which the recipe does not have.{near}')
-            return False
+            return 0
     try:
-        _expanded_size(node, root, (), {})
+        return _expanded_size(node, root, (), sizes)
     except _EndlessError as error:
         problems.add(node.origin, key, f'is "{text[:80]}", which {error}.')
-        return False
-    return True
+        return 0
 
 
 class _EndlessError(Exception):

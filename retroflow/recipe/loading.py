@@ -30,7 +30,7 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
         RecipeError: the recipe or an override is wrong; the message lists every problem with its place.
         RetroflowError: a plugin the recipe names is claimed twice or unreadable, and nothing else is wrong.
     """
-    problems = Problems()
+    problems = Problems(str(path))
     tree = _read_with_parent(path, problems)
     tree = overlay(tree, parse_overrides(overrides, problems))
     _check_version(tree, problems)
@@ -39,10 +39,10 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
     derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
     check = ValueCheck(problems, _dotted_keys(layout), derived)
     checked = check.check(resolve(tree, problems), layout, "")
-    problems.raise_if_any(str(path))
+    problems.raise_if_any()
     recipe = Recipe(values=checked.plain(), origins=_origins(checked), path=path)
     try_out(recipe, schema, problems)
-    problems.raise_if_any(str(path))
+    problems.raise_if_any()
     return recipe
 
 

@@ -30,6 +30,9 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
             text = f'"{key}" is not a key; write words joined by dots, such as trainer.max_steps.'
             problems.add(COMMAND_LINE, "", text)
             continue
+        if key == "extends":
+            problems.add(COMMAND_LINE, key, "belongs into the file of the recipe; here, write out what is to change.")
+            continue
         node = _value(key, text, problems)
         for part in reversed(parts):
             node = Node({part: node}, COMMAND_LINE)

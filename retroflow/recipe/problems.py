@@ -17,6 +17,8 @@ class Origin(NamedTuple):
         return f"{self.source}:{self.line}" if self.line else self.source
 
 
+MAX_PROBLEMS = 100  # nobody reads more, and a file that is no recipe can hold a problem in every line
+
 COMMAND_LINE = Origin("command line")
 DEFAULT = Origin("default")
 
@@ -43,17 +45,28 @@ class Problem:
 
 @dataclass
 class Problems:
-    """Collects problems so that a reader is told all of them at once."""
+    """Collects problems so that a reader is told all of them at once.
 
+    Attributes:
+        title: what has the problems, for the first line of the message.
+    """
+
+    title: str = "The recipe"
     found: list[Problem] = field(default_factory=list)
 
     def add(self, origin: Origin, key: str, text: str, *, cause: RetroflowError | None = None) -> None:
-        """Note a problem; one that is already noted word for word is not repeated."""
+        """Note a problem; one that is already noted word for word is not repeated.
+
+        Raises:
+            RecipeError: there are too many to go on.
+        """
         problem = Problem(origin, key, text, cause)
         if problem not in self.found:
             self.found.append(problem)
+        if len(self.found) >= MAX_PROBLEMS:
+            self.raise_if_any()
 
-    def raise_if_any(self, title: str) -> None:
+    def raise_if_any(self) -> None:
         """Raise what was collected, files before the command line and by line within a file.
 
         Raises:
@@ -67,7 +80,8 @@ class Problems:
             cause = ordered[0].cause
             raise (type(cause) if cause else RecipeError)(str(ordered[0])) from cause
         lines = "\n".join(f"  {problem}" for problem in ordered)
-        raise RecipeError(f"{title} has {len(ordered)} errors:\n{lines}")
+        more = " or more" if len(ordered) >= MAX_PROBLEMS else ""
+        raise RecipeError(f"{self.title} has {len(ordered)}{more} errors:\n{lines}")
 
 
 def suggest(given: str, known: list[str]) -> str:

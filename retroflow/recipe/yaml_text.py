@@ -16,7 +16,7 @@ from retroflow.errors import RecipeError
 from retroflow.recipe.problems import Origin, Problems
 from retroflow.recipe.tree import BROKEN, Node
 
-MAX_FILE_BYTES = 256 * 1024  # PyYAML reads some 100 KB/s; a recipe is a few KB
+MAX_FILE_BYTES = 64 * 1024  # a recipe is a few KB; PyYAML takes seconds for nested brackets of this size
 MAX_NODES = 20_000  # counted after expanding aliases, so that ten lines cannot become a billion values
 MAX_DEPTH = 32
 MAX_DIGITS = 300  # Python refuses to read integers of more than 4,300 digits

@@ -1,0 +1,97 @@
+import errno
+import os
+from collections.abc import Callable
+
+import pytest
+
+from retroflow import errors
+from retroflow.cli.console import exit_code_of, print_error
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.RetroflowError("x"), 1),
+        (errors.RecipeError("x"), 2),
+        (errors.CorpusError("x"), 2),
+        (errors.UnknownComponentError("x"), 2),
+        (errors.DamagedDataError("x"), 3),
+        (errors.MissingExtraError("x"), 4),
+        (errors.BrokenPluginError("x"), 4),
+        (errors.ComponentConflictError("x"), 4),
+        (errors.Preempted("x"), 75),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code_and_no_traceback(error: Exception, code: int, capsys: Capture) -> None:
+    assert exit_code_of(error, show_traceback=False) == code
+    assert capsys.readouterr().err == "error: x\n"
+
+
+def test_every_exit_code_is_documented() -> None:
+    from pathlib import Path
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "exit-codes.md").read_text()
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    for code in {kind.exit_code for kind in kinds} | {0, 130}:
+        assert f"| {code} |" in page
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "The disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permissions"),
+        (errno.EPERM, "permissions"),
+        (errno.EIO, "--traceback shows where"),
+    ],
+)
+def test_a_failed_file_operation_is_one_line_with_path_and_remedy(number: int, remedy: str, capsys: Capture) -> None:
+    assert exit_code_of(OSError(number, os.strerror(number), "/some/file"), show_traceback=False) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: /some/file: ")
+    assert remedy in line
+    assert line.count("\n") == 1
+
+
+def test_a_write_without_a_path_still_says_what_to_do(capsys: Capture) -> None:
+    exit_code_of(OSError(errno.ENOSPC, "No space left on device"), show_traceback=False)
+    assert capsys.readouterr().err.startswith("error: No space left on device. The disk is full.")
+
+
+def test_an_interrupt_is_130(capsys: Capture) -> None:
+    assert exit_code_of(KeyboardInterrupt(), show_traceback=False) == 130
+    assert capsys.readouterr().err == "error: interrupted.\n"
+
+
+def test_a_bug_keeps_its_traceback(capsys: Capture) -> None:
+    assert exit_code_of(_raised(lambda: 1 // 0), show_traceback=False) == 1
+    shown = capsys.readouterr().err
+    assert "ZeroDivisionError" in shown
+    assert shown.splitlines()[-1].startswith("error: this is a bug")
+
+
+def test_out_of_memory_names_the_remedy(capsys: Capture) -> None:
+    assert exit_code_of(MemoryError(), show_traceback=False) == 1
+    assert "trainer.batch_size" in capsys.readouterr().err
+
+
+def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_error("x")
+    assert "\x1b[" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_error("x")
+    assert "\x1b[" not in capsys.readouterr().err
+
+
+def _raised(function: Callable[[], object]) -> Exception:
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError

@@ -1,0 +1,109 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retroflow.cli.main import run
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = str(ROOT / "recipes" / "retro_small.yaml")
+HEAVY = ("torch", "numpy", "lightning", "transformers", "faiss", "scann", "wandb", "datasets")
+
+
+def retroflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", "from retroflow.cli.main import main; main()", *words]
+    environ = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["fit", "--help"], ["--version"], ["recipe", "check", "--recipe", RECIPE], ["components"]],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> None:
+    program = (
+        "import sys, time; started = time.perf_counter()\n"
+        "from retroflow.cli.main import run; code = run(sys.argv[1:])\n"
+        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(code, loaded, time.perf_counter() - started, file=sys.stderr)"
+    )
+    # The fastest of three: other work on the machine is not what is measured.
+    results = [
+        subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=True)
+        for _ in range(3)
+    ]
+    code, *loaded, _ = results[0].stderr.split()
+    assert code == "0"
+    assert loaded == ["[]"]
+    assert min(float(result.stderr.split()[-1]) for result in results) < 0.5
+
+
+def test_every_command_is_listed_and_has_a_sentence() -> None:
+    listed = retroflow("--help").stdout
+    for name in ("fit", "prepare", "evaluate", "recipe", "components", "--traceback"):
+        assert name in listed
+
+
+def test_a_mistyped_command_offers_the_nearest() -> None:
+    result = retroflow("fitt")
+    assert result.returncode == 2
+    assert result.stderr == "error: No such command 'fitt'. Did you mean 'fit'? Try: retroflow --help\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["fit"], 2, "error: Missing option '--recipe'. Try: retroflow fit --help"),
+        (["fit", "--recipe", "nowhere.yaml"], 2, "error: There is no recipe at nowhere.yaml."),
+        (["fit", "--recipe", RECIPE, "--trainer.max_steps", "5"], 2, "set without dashes: trainer.max_steps=5."),
+        (["prepare", "--recipe", RECIPE, "trainer.max_stepz=5"], 2, 'Did you mean "max_steps"?'),
+        (["recipe", "check", "--recipe", RECIPE, "retriever.name=fais"], 2, 'Did you mean "faiss"?'),
+        (["recipe", "chek"], 2, "No such command 'chek'"),
+        (["components", "x"], 2, "unexpected extra argument"),
+    ],
+)
+def test_a_mistake_is_one_message_without_a_traceback(words: list[str], code: int, message: str) -> None:
+    result = retroflow(*words)
+    assert result.returncode == code
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: ")
+
+
+def test_traceback_is_shown_on_request_wherever_the_flag_stands() -> None:
+    for words in (["--traceback", "fit", "--recipe", "x.yaml"], ["fit", "--recipe", "x.yaml", "--traceback"]):
+        result = retroflow(*words)
+        assert result.returncode == 2
+        assert "Traceback" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("error: There is no recipe at x.yaml.")
+
+
+def test_overrides_may_stand_before_and_after_options() -> None:
+    result = retroflow("recipe", "show", "neighbours.k=4", "--json", "--recipe", RECIPE, "seed=7")
+    shown = json.loads(result.stdout)
+    assert shown["values"]["neighbours"]["k"] == 4
+    assert shown["origins"]["seed"] == "command line"
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    program = "import sys; sys.argv = ['retroflow', 'components']; from retroflow.cli.main import main; main()"
+    command = f'{sys.executable} -c "{program}" | true'
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == ""
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    shown = capsys.readouterr()
+    assert "Usage: retroflow" in shown.out
+    assert shown.err == ""
+
+
+def test_no_color_is_honoured() -> None:
+    result = retroflow("--help", NO_COLOR="1", FORCE_COLOR="1")
+    assert "\x1b[3" not in result.stdout

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from retroflow.cli.main import run
+
+RECIPE = str(Path(__file__).resolve().parents[2] / "recipes" / "retro_small.yaml")
+Capture = pytest.CaptureFixture[str]
+
+
+def test_show_prints_each_value_with_its_origin_in_columns(capsys: Capture) -> None:
+    assert run(["recipe", "show", "--recipe", RECIPE, "neighbours.k=4"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert rows["neighbours.k"].split()[1:] == ["4", "command", "line"]
+    assert rows["neighbours.exclude_same_document"].split()[1:] == ["true", "default"]
+    assert f"{RECIPE}:" in rows["corpus.name"]
+    assert rows["neighbours.k"].index("4") == rows["seed"].index("1")
+
+
+def test_show_as_json_holds_values_and_origins(capsys: Capture) -> None:
+    assert run(["recipe", "show", "--recipe", RECIPE, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["recipe"] == RECIPE
+    assert shown["values"]["recipe_version"] == 1
+    assert shown["origins"]["tracker.name"] == "default" or shown["origins"]["tracker.name"].startswith(RECIPE)
+
+
+def test_check_says_ok_and_what_the_recipe_names(capsys: Capture) -> None:
+    assert run(["recipe", "check", "--recipe", RECIPE]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(f"{RECIPE}: OK: corpus python_source, embedder bert, retriever faiss, model retro")
+
+
+def test_check_adds_what_must_be_installed_to_run_it(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retroflow.registry.missing_modules", lambda entry: list(entry.requires))
+    assert run(["recipe", "check", "--recipe", RECIPE, "retriever.name=scann"]) == 0
+    assert 'to run it here: retriever "scann"' in capsys.readouterr().out
+
+
+def test_check_lists_all_errors_and_exits_with_2(capsys: Capture) -> None:
+    assert run(["recipe", "check", "--recipe", RECIPE, "seed=x", "trainer.max_steps=x", "data.chunk=1"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "has 3 errors:" in shown.err
+
+
+def test_ranges_are_checked_with_the_place_of_the_value(capsys: Capture) -> None:
+    assert run(["recipe", "check", "--recipe", RECIPE, "neighbours.k=0"]) == 2
+    assert "command line: neighbours.k is 0; it must be 1 or more." in capsys.readouterr().err

@@ -1,0 +1,180 @@
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from retroflow.errors import BrokenPluginError
+from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, Option, Scalar
+from retroflow.recipe.signatures import read_block
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write_module(name: str, source: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("import library_that_nobody_has\n" + textwrap.dedent(source))
+
+    return write_module
+
+
+def options(target: str) -> dict[str, Option]:
+    return read_block(target, "owner 1.0").options
+
+
+def test_every_annotation_that_yaml_can_express(write) -> None:
+    write(
+        "sig.py",
+        """
+        import typing
+        from typing import Annotated, Literal, Optional, Sequence, Union
+        Alias = int | None
+        def make(*, a: int, b: float, c: str, d: bool, e: list[int], f: tuple[int, ...], g: tuple[int, str],
+                 h: dict[str, float], i: typing.Literal["x", 2], j: Optional[str], k: Union[int, str], l: "int | None",
+                 m: Alias, n: Annotated[int, "doc"], o: Sequence[str], p: list[list[int]], q: dict[str, int] | None): ...
+        """,
+    )
+    none = Scalar("None")
+    types = {key: option.type for key, option in options("sig:make").items()}
+    assert types == {
+        "a": Scalar("int"),
+        "b": Scalar("float"),
+        "c": Scalar("str"),
+        "d": Scalar("bool"),
+        "e": Listed(Scalar("int")),
+        "f": Listed(Scalar("int")),
+        "g": Fixed((Scalar("int"), Scalar("str"))),
+        "h": Mapped(Scalar("float")),
+        "i": Choice(("x", 2)),
+        "j": Either((Scalar("str"), none)),
+        "k": Either((Scalar("int"), Scalar("str"))),
+        "l": Either((Scalar("int"), none)),
+        "m": Either((Scalar("int"), none)),
+        "n": Scalar("int"),
+        "o": Listed(Scalar("str")),
+        "p": Listed(Listed(Scalar("int"))),
+        "q": Either((Mapped(Scalar("int")), none)),
+    }
+    assert all(option.default is REQUIRED for option in options("sig:make").values())
+
+
+def test_every_default_that_is_written_out(write) -> None:
+    write(
+        "defs.py",
+        """
+        from dataclasses import dataclass, field, KW_ONLY
+        from typing import ClassVar
+        LIMIT = 4
+        @dataclass
+        class Inner:
+            x: int = 1
+            y: str = "y"
+        @dataclass
+        class Outer:
+            a: int = -3
+            b: tuple[int, ...] = (1, 2)
+            c: int = LIMIT
+            d: list[int] = field(default_factory=lambda: [7])
+            e: list[int] = field(default_factory=list)
+            f: Inner = field(default_factory=Inner)
+            g: Inner = Inner(x=5)
+            h: str = field(default="h", repr=False)
+            seen: ClassVar[int] = 3
+            hidden: int = field(default=0, init=False)
+        """,
+    )
+    assert {key: option.default for key, option in options("defs:Outer").items()} == {
+        "a": -3,
+        "b": [1, 2],
+        "c": 4,
+        "d": [7],
+        "e": [],
+        "f": {"x": 1, "y": "y"},
+        "g": {"x": 5, "y": "y"},
+        "h": "h",
+    }
+    assert options("defs:Outer")["f"].type == Block(
+        {"x": Option(Scalar("int"), 1), "y": Option(Scalar("str"), "y")}
+    )
+
+
+def test_inherited_options_count(write) -> None:
+    write(
+        "heirs.py",
+        """
+        from dataclasses import dataclass
+        class Parent:
+            def __init__(self, *, a: int = 1): ...
+        class Child(Parent, Generic[T]):
+            pass
+        @dataclass
+        class Old:
+            a: int = 1
+            b: int = 2
+        @dataclass
+        class New(Old):
+            b: int = 3
+            c: int = 4
+        class Nothing: pass
+        """,
+    )
+    assert list(options("heirs:Child")) == ["a"]
+    assert {key: option.default for key, option in options("heirs:New").items()} == {"a": 1, "b": 3, "c": 4}
+    assert options("heirs:Nothing") == {}
+
+
+def test_names_are_followed_through_packages_without_importing_them(write) -> None:
+    write("pack/__init__.py", "from .deep.inner import Thing as Renamed")
+    write("pack/deep/__init__.py", "raise RuntimeError('imported')")
+    write(
+        "pack/deep/inner.py",
+        """
+        from dataclasses import dataclass
+        from ..options import Build
+        if True:
+            class Thing:
+                def __init__(self, *, build: Build): ...
+        """,
+    )
+    write("pack/options.py", "from dataclasses import dataclass\n@dataclass\nclass Build:\n    x: int = 0\n")
+    assert options("pack:Renamed")["build"].type == Block({"x": Option(Scalar("int"), 0)})
+    assert not [name for name in sys.modules if name == "pack" or name.startswith("pack.")]
+
+
+def test_a_parameter_that_yaml_cannot_express_is_no_option_if_it_has_a_default(write) -> None:
+    write("odd.py", "class A:\n    def __init__(self, *, client: Client | None = None, path: str | Path = 'x', **more): ...\n")
+    assert options("odd:A") == {"path": Option(Scalar("str"), "x")}
+
+
+def test_derived_parameters_are_no_options(write) -> None:
+    write("der.py", "def f(*, a: int, b: Whatever): ...\n")
+    assert list(read_block("der:f", "", frozenset({"b"})).options) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def g(): ...", 'module "bad" does not define "f"'),
+        ("def f(*, a): ...", 'parameter "a" of f has no annotation and no default'),
+        ("def f(*, a: Client): ...", 'parameter "a" of f has the annotation Client'),
+        ("def f(:", 'module "bad" is not valid Python'),
+        ("f = 3", '"f = 3" is neither a class nor a function'),
+        ("from bad import f", "lead in a circle"),
+        ("from nowhere_at_all import f", 'there is no module "nowhere_at_all"'),
+        ("from dataclasses import dataclass\n@dataclass\nclass f:\n    a: 'f'\n", "nested in itself"),
+    ],
+)
+def test_options_that_cannot_be_read_name_the_owner(write, source: str, message: str) -> None:
+    write("bad.py", source)
+    with pytest.raises(BrokenPluginError) as raised:
+        read_block("bad:f", "plugin 2.0")
+    assert message in str(raised.value)
+    assert "(plugin 2.0)" in str(raised.value)
+
+
+def test_a_module_without_source_is_named() -> None:
+    with pytest.raises(BrokenPluginError, match='module "_socket" has no Python source|there is no module'):
+        read_block("_socket:socket", "x 1")
