@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 from retroflow.errors import RetroflowError
 
@@ -20,10 +21,15 @@ _REMEDIES = {
 _REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
 
 
-def exit_code_of(error: BaseException, *, show_traceback: bool) -> int:
+def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[str] = ()) -> int:
     """Print an error on stderr and return the exit code it stands for.
 
     What a user caused is one message; what nobody foresaw is a bug and keeps its traceback.
+
+    Args:
+        error: what ended the command.
+        show_traceback: print the traceback of a user's error as well.
+        words: the command line, for a hint at what was meant.
     """
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         print_error("interrupted.")
@@ -42,7 +48,7 @@ def exit_code_of(error: BaseException, *, show_traceback: bool) -> int:
     # typer's usage errors; their classes moved from click into typer, their shape did not change
     format_message = getattr(error, "format_message", None)
     if callable(format_message):
-        _print_usage_error(error, str(format_message()))
+        _print_usage_error(error, str(format_message()), words)
         return USAGE
     if not show_traceback:
         traceback.print_exception(error)
@@ -71,9 +77,12 @@ def silence_broken_pipe() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_usage_error(error: BaseException, message: str) -> None:
+def _print_usage_error(error: BaseException, message: str, words: Sequence[str]) -> None:
     if not message:  # a command without words has shown its help
         return
     context = getattr(error, "ctx", None)
     hint = f" Try: {context.command_path} --help" if context is not None else ""
+    recipes = [word for word in words if word.endswith((".yaml", ".yml"))]
+    if "--recipe" in message and recipes:
+        hint = f" Write: --recipe {recipes[0]}"
     print_error((message if message.endswith((".", "?")) else f"{message}.") + hint)

@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
         silence_broken_pipe()
         return 1
     except (Exception, KeyboardInterrupt) as error:
-        return exit_code_of(error, show_traceback=show_traceback)
+        return exit_code_of(error, show_traceback=show_traceback, words=words)
     return code if isinstance(code, int) else 0
 
 

@@ -16,7 +16,7 @@ from retroflow.recipe.option_types import (
     OptionType,
     Scalar,
 )
-from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems, suggest
+from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems, nearest, suggest
 from retroflow.recipe.tree import BROKEN, Node, plant
 from retroflow.recipe.yaml_text import describe, parse_scalar
 
@@ -111,10 +111,9 @@ class ValueCheck:
         if "." in part:
             return "has dots, which only overrides on the command line have; nest the mappings instead."
         known = [*block.options, *([] if key else ["extends"])]
-        hint = suggest(part, known)
-        elsewhere = [dotted for dotted in self._known_keys if dotted.rpartition(".")[2] == part]
-        if not hint and elsewhere:
-            hint = f' Did you mean "{elsewhere[0]}"?'
+        elsewhere = {known_key.rpartition(".")[2]: known_key for known_key in reversed(self._known_keys)}
+        near = elsewhere.get(part) or nearest(part, known) or elsewhere.get(nearest(part, elsewhere) or "")
+        hint = f' Did you mean "{near}"?' if near else ""
         return f"is not a known key.{hint} Keys of {key or 'a recipe'}: {', '.join(known)}."
 
     def _list(self, node: Node, fitting: Listed | Fixed, key: str) -> list[Node]:
@@ -176,7 +175,7 @@ def _hint(node: Node, option_type: OptionType, key: str) -> str:
         return f" Write [{value}]."
     block = _block_of(option_type)
     if isinstance(value, str) and block is not None and "name" in block.options:
-        return f" Write {{name: {value}}}."
+        return f" Write {key}.name={value}." if node.origin == COMMAND_LINE else f" Write {{name: {value}}}."
     return ""
 
 

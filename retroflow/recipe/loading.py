@@ -7,7 +7,7 @@ from pathlib import Path
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.recipe.checking import MISSING, ValueCheck, complete
 from retroflow.recipe.interpolation import resolve
-from retroflow.recipe.option_types import REQUIRED, Block, Either, Option, OptionType, Scalar
+from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Option, OptionType, Scalar
 from retroflow.recipe.overrides import parse_overrides
 from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.resolved import Recipe
@@ -93,19 +93,19 @@ def _layout(tree: Node, schema: RecipeSchema, problems: Problems) -> Block:
 
 def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems) -> Block:
     """Return a slot's options; only `name` if it names nothing that is known."""
-    unnamed = Block({"name": Option(Scalar("str"), slot.default or REQUIRED)})
     named = node.value.get("name") if node is not None and node.is_mapping else None
     name = named.value if named is not None else slot.default
     if not isinstance(name, str) or name == MISSING:
-        return unnamed
-    origin = named.origin if named is not None else DEFAULT
+        return Block({"name": Option(Choice(tuple(slot.registry.names())))})
+    name_option = Option(Scalar("str"), slot.default or REQUIRED)
     try:
         entry = slot.registry.entry(name)
-        block = read_block(entry.target, entry.owner, frozenset(slot.derived))
+        options = read_block(entry.target, entry.owner, frozenset(slot.derived)).options
     except RetroflowError as error:
+        origin = named.origin if named is not None else DEFAULT
         problems.add(origin, f"{section}.name", f'is "{name}". {error}', cause=error)
-        return unnamed
-    return Block(unnamed.options | block.options)
+        options = {}
+    return Block({"name": name_option} | options)
 
 
 def _checkable(tree: Node, layout: Block, schema: RecipeSchema) -> Node:

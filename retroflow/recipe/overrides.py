@@ -17,13 +17,13 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
     and `include=a: b` need no second layer of quotes.
     """
     tree = Node({}, COMMAND_LINE)
-    explained = ""  # the 5 of `--trainer.max_steps 5`
-    for word, following in zip(words, [*words, ""][1:], strict=True):
+    explained: tuple[str, ...] = ()
+    for position, (word, following) in enumerate(zip(words, [*words, ""][1:], strict=True)):
         key, equals, text = word.partition("=")
         if not equals or not key or key.startswith("-"):
-            if word != explained:
+            if word not in explained:
                 problems.add(COMMAND_LINE, "", _misspelt(word, following))
-            explained = following if word.startswith("-") and "." in word else ""
+                explained = _taken_along(words[position:])
             continue
         parts = key.split(".")
         if not all(part.isidentifier() for part in parts):
@@ -58,4 +58,15 @@ def _misspelt(word: str, following: str) -> str:
             value = value or (following if following and "=" not in following else "VALUE")
             return f'"{word}" is not an option; values of a recipe are set without dashes: {key}={value}.'
         return f'there is no option "{word.partition("=")[0]}"; --help lists the options.'
+    if following.startswith("="):
+        return f'"{word} {following}" is more than one word; write {word}=VALUE without spaces.'
     return f'"{word}" is not an override; write KEY=VALUE, such as trainer.max_steps=100.'
+
+
+def _taken_along(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that the message about the first one speaks for: the 5 of `--trainer.max_steps 5`."""
+    if words[0].startswith("-"):
+        return tuple(words[1:2]) if "." in words[0] else ()
+    if tuple(words[1:2]) == ("=",):
+        return tuple(words[1:3])
+    return tuple(words[1:2]) if words[1:2] and words[1].startswith("=") else ()

@@ -1,5 +1,6 @@
 """Problems of a recipe: collected, sorted by place, and raised together."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -84,8 +85,20 @@ class Problems:
         raise RecipeError(f"{self.title} has {len(ordered)}{more} errors:\n{lines}")
 
 
-def suggest(given: str, known: list[str]) -> str:
-    """Return ' Did you mean "x"?' for the known word nearest to a given one, empty if none is near."""
-    folded = {word.lower().replace("-", "_"): word for word in reversed(known)}
-    near = get_close_matches(given.lower().replace("-", "_"), list(folded), n=1, cutoff=0.6)
-    return f' Did you mean "{folded[near[0]]}"?' if near else ""
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """Return the known word nearest to a given one, None if none is near; initials count ("lr" is learning_rate)."""
+    folded = {_folded(word): word for word in reversed(list(known))}
+    close = get_close_matches(_folded(given), list(folded), n=1, cutoff=0.6)
+    if close:
+        return folded[close[0]]
+    return {"".join(part[:1] for part in word.split("_")): word for word in folded.values() if "_" in word}.get(given)
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean "x"?' for the nearest known word, empty if none is near."""
+    near = nearest(given, known)
+    return f' Did you mean "{near}"?' if near else ""
+
+
+def _folded(word: str) -> str:
+    return word.lower().replace("-", "_")

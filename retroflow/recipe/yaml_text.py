@@ -234,8 +234,8 @@ def _to_float(text: str) -> float:
 
 
 def _yaml_reason(error: yaml.MarkedYAMLError) -> str:
-    parts = [part for part in (error.context, error.problem) if part]
-    return ", ".join(parts).replace("\n", " ")
+    reason = ", ".join(part for part in (error.context, error.problem) if part).replace("\n", " ")
+    return f"{reason} (indent with spaces, not tabs)" if r"'\t'" in reason else reason
 
 
 def _offer(path: Path) -> str:

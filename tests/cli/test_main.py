@@ -58,6 +58,7 @@ def test_a_mistyped_command_offers_the_nearest() -> None:
     ("words", "code", "message"),
     [
         (["fit"], 2, "error: Missing option '--recipe'. Try: retroflow fit --help"),
+        (["fit", RECIPE], 2, f"Write: --recipe {RECIPE}"),
         (["fit", "--recipe", "nowhere.yaml"], 2, "error: There is no recipe at nowhere.yaml."),
         (["fit", "--recipe", RECIPE, "--trainer.max_steps", "5"], 2, "set without dashes: trainer.max_steps=5."),
         (["prepare", "--recipe", RECIPE, "trainer.max_stepz=5"], 2, 'Did you mean "max_steps"?'),

@@ -5,6 +5,7 @@ import pytest
 
 from retroflow.errors import RecipeError, UnknownComponentError
 from retroflow.recipe import load
+from retroflow.recipe.problems import nearest
 from tests.recipe.parts import Load, make_schema
 
 OAK = "recipe_version: 1\ntree: {name: oak}\n"
@@ -74,6 +75,19 @@ def test_a_key_at_the_wrong_level_is_sent_to_the_right_one(load_text: Load) -> N
         load_text(OAK + "factory: x\n")
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [("run.leaves=1", "tree.leaves"), ("run.leafs=1", "tree.leaves"), ("STEPS=1", "run.steps"), ("run.Steps=1", "steps")],
+)
+def test_a_key_in_the_wrong_section_or_case_is_found(load_text: Load, override: str, meant: str) -> None:
+    with pytest.raises(RecipeError, match=f'Did you mean "{meant}"'):
+        load_text(OAK, override)
+
+
+def test_initials_are_understood() -> None:
+    assert nearest("lr", ["beta1", "learning_rate"]) == "learning_rate"
+
+
 def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
     with pytest.raises(RecipeError, match="tree.height follows from other parts of the recipe"):
         load_text(OAK, "tree.height=3")
@@ -82,7 +96,7 @@ def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("recipe_version: 1\n", "r.yaml:1: tree.name is missing; it has no default. Allowed: text."),
+        ("recipe_version: 1\n", "r.yaml:1: tree.name is missing; it has no default. Allowed: \"oak\" or \"elm\"."),
         ("tree: {name: oak}\n", "r.yaml:1: recipe_version is missing"),
         ("recipe_version: 1\ntree: {leaves: 3}\n", "r.yaml:2: tree.name is missing"),
         ("recipe_version: 1\ntree: {name: elm}\n", "r.yaml:2: tree.path is missing; it has no default. Allowed: text."),

@@ -50,6 +50,9 @@ def test_null_is_a_value(load_text: Load) -> None:
         (["--run.steps"], "without dashes: run.steps=VALUE."),
         (["--recip", "x=y"], 'there is no option "--recip"; --help lists the options.'),
         (["run.steps"], '"run.steps" is not an override; write KEY=VALUE'),
+        (["run.steps", "=", "5"], '"run.steps =" is more than one word; write run.steps=VALUE without spaces.'),
+        (["run.steps", "=5"], "without spaces."),
+        (["tree=oak"], "Write tree.name=oak."),
         (["=3"], '"=3" is not an override'),
         (["run..steps=3"], '"run..steps" is not a key'),
         (["run.steps =3"], '"run.steps " is not a key'),
@@ -76,6 +79,7 @@ def test_a_wrong_override_is_refused_with_what_to_write(load_text: Load, words: 
 
 
 def test_dashes_before_a_key_are_one_error_with_their_value(load_text: Load) -> None:
-    with pytest.raises(RecipeError) as raised:
-        load_text(OAK, "--run.steps", "5")
-    assert "errors" not in str(raised.value)
+    for words in (["--run.steps", "5"], ["run.steps", "=", "5"], ["run.steps", "=5"]):
+        with pytest.raises(RecipeError) as raised:
+            load_text(OAK, *words)
+        assert "errors" not in str(raised.value)
