@@ -9,9 +9,9 @@ the first seed. Prints one line a variant: mean and spread of bits per byte over
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, name: str, words: list[str], seed: int) -
 
 
 def command(verb: str) -> list[str]:
-    return [shutil.which("retroflow") or "retroflow", verb, "--recipe", str(RECIPE)]
+    return [str(Path(sys.executable).with_name("retroflow")), verb, "--recipe", str(RECIPE)]
 
 
 def folders(arguments: argparse.Namespace) -> list[str]:
