@@ -1,0 +1,7 @@
+"""Settings of every test run, made before torch is imported."""
+
+import os
+
+# Tests compute on tiny tensors, where a second thread costs more than it brings: tests/model, tests/training and
+# tests/data took 22 s with one thread and 29 s with two on 2 shared cores, 38 s and 72 s when those were busy (2026-11-21).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
