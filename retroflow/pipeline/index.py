@@ -59,7 +59,7 @@ def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -
     """Build and save; a function of its own, so that this index is out of memory before the next is read."""
     with progress("build the index", None, "vectors") as advance:
         retriever.build(_Watched(vectors, advance))
-    retriever.save(folder)
+        retriever.save(folder)  # some read the vectors only now
 
 
 @contextmanager

@@ -18,9 +18,10 @@ import torch
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
 FILE = "vectors.npy"
-COPY_ROWS = 65_536
+COPY_ROWS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +87,14 @@ class ExactRetriever:
         return Neighbours(ids, scores)
 
     def save(self, folder: Path) -> None:
-        """Write vectors.npy in the dtype of the source, block by block."""
+        """Write vectors.npy in the dtype of the source, block by block; a full disk raises OSError before any."""
         vectors = self._source()
-        dtype = vectors[0:1].dtype
-        file = np.lib.format.open_memmap(folder / FILE, mode="w+", dtype=dtype, shape=tuple(vectors.shape))
-        for start in range(0, len(vectors), COPY_ROWS):
-            file[start : start + COPY_ROWS] = vectors[start : start + COPY_ROWS]
-        file.flush()
+        writer = ArrayWriter(folder, ArraySpec(FILE, vectors[0:1].dtype, tuple(vectors.shape)))
+        try:
+            for start in range(0, len(vectors), COPY_ROWS):
+                writer.write(start, vectors[start : start + COPY_ROWS])
+        finally:
+            writer.close()
 
     def load(self, folder: Path) -> None:
         """Memory-map what `save` wrote."""
@@ -148,6 +150,8 @@ class ExactRetriever:
                 yield start, self._resident[rows].float()
             else:
                 block = np.array(vectors[rows], dtype=np.float32)  # a copy: torch refuses read-only maps
+                if isinstance(vectors, np.memmap):
+                    release_pages(vectors)  # a whole pass would leave all of the file in memory
                 yield start, torch.from_numpy(block).to(self._device)
 
 

@@ -3,6 +3,10 @@
 Everything particular to faiss ends here: its id -1 with a distance of 3.4e38, k that must be a Python int, search
 options that would otherwise be state of the index, squared L2 distances where lower is better.
 
+Where an index is plain inverted lists, as "auto" chooses up to a million vectors, the lists are never in memory as
+a whole: `build` only says which list each vector belongs to, `save` reads the vectors again and writes every list
+where it belongs, `load` maps the file, and `search` goes through it list by list for many queries at once.
+
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
@@ -10,6 +14,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,15 +27,31 @@ if sys.platform == "darwin":
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, Float32Array, Int64Array, Neighbours, VectorSource
+from retroflow.retrieval.inverted_lists import (
+    ID_BYTES,
+    copy_mapped,
+    empty_section,
+    groups_of_lists,
+    merge_nearest,
+    release_mapped,
+    section_header,
+    write_lists,
+)
 
 FILE = "index.faiss"
 DESCRIPTION_FILE = "faiss.json"
-ADD_ROWS = 16_384
+ADD_ROWS = 4_096
+QUERY_ROWS = 1_024
+GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
+MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are given back
 LARGEST_SAMPLE_BYTES = 2**30
+LISTS_SAMPLE_BYTES = 24 << 20  # of an index whose lists are on disk
 AUTO_RULE_VERSION = 1
+SAMPLE_RULE_VERSION = 2
 
 _native: Any = faiss  # the type stubs lack the search parameters' arguments
 
@@ -44,7 +65,7 @@ class FaissBuild:
             (`auto_factory`).
         metric: "l2" (minus the squared distance) or "inner_product".
         train_sample: vectors that k-means and quantisers are trained on, spread over the source; 0 = 40 per list,
-            at least 65,536, at most 1 GiB of float32.
+            at least 65,536, at most 1 GiB of float32; for plain inverted lists at most 24 MiB, or 8 per list.
         seed: of k-means.
         device: where k-means runs; "auto" uses a GPU where faiss-gpu is installed and finds one.
     """
@@ -83,6 +104,11 @@ class FaissRetriever:
         self._search = search or FaissSearch()
         self._index: Any = None
         self._gpu_index: Any = None
+        self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
+        self._filling = threading.Lock()
+        self._list_bytes: Int64Array | None = None
+        self._mapped: tuple[int, int] | None = None  # address and bytes of the mapped file
+        self._bytes_since_release = 0
         self.explanation = ""
         self.capabilities = Capabilities(
             metric=self._build.metric,
@@ -94,7 +120,11 @@ class FaissRetriever:
         )
 
     def build(self, vectors: VectorSource) -> None:
-        """Train on a sample of vectors [N, D], then add them block by block."""
+        """Train on a sample of vectors [N, D], then add them block by block.
+
+        With plain inverted lists a reference to the vectors is kept until `save` has written them; they must not
+        change before.
+        """
         count, dimension = vectors.shape
         factory, self.explanation = self._build.factory, "given by the recipe"
         if factory == "auto":
@@ -103,16 +133,24 @@ class FaissRetriever:
         with _threads(self._search.num_threads):
             if not index.is_trained:
                 self._train(index, factory, vectors)
-            for start in range(0, count, ADD_ROWS):
-                index.add(_float32(vectors[start : start + ADD_ROWS]))
-        self._index, self._gpu_index = index, None
+            self._use(index)
+            if _is_plain_lists(index):
+                self._unwritten = vectors, _lists_of(index, vectors)
+            else:
+                _add(index, vectors)
         self.explanation = f"{factory}: {self.explanation}"
 
     def search(self, queries: Float32Array, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
         index = self._searchable()
         with _threads(self._search.num_threads):
-            distances, ids = index.search(queries, int(k), params=_parameters(index, self._search, int(k)))
+            if index is self._index and _is_plain_lists(index):
+                parts = [
+                    self._search_lists(queries[at : at + QUERY_ROWS], k) for at in range(0, len(queries), QUERY_ROWS)
+                ]
+                distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
+            else:
+                distances, ids = index.search(queries, int(k), params=_parameters(index, self._search, int(k)))
         scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else distances
         scores[ids < 0] = -np.inf
         return Neighbours(ids, scores)
@@ -121,27 +159,34 @@ class FaissRetriever:
         """Write index.faiss, and faiss.json with the factory string and why it was chosen."""
         if self._index is None:
             raise RetrieverError("faiss: build() or load() comes before save().")
-        try:
-            faiss.write_index(self._index, str(folder / FILE))
-        except RuntimeError as error:
-            raise OSError(f'faiss could not write "{folder / FILE}": {error}') from error
+        if self._unwritten is not None:
+            _write_lists(folder / FILE, self._index, *self._unwritten)
+        elif self._mapped is not None:
+            copy_mapped(*self._mapped, folder / FILE)
+        else:
+            try:
+                faiss.write_index(self._index, str(folder / FILE))
+            except RuntimeError as error:
+                raise OSError(f'faiss could not write "{folder / FILE}": {error}') from error
         description = {"explanation": self.explanation, "faiss": faiss.__version__, "build": asdict(self._build)}
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Read index.faiss; a file that is not one raises DamagedDataError."""
+        """Read index.faiss, mapping inverted lists; a file that is not one raises DamagedDataError."""
         path = folder / FILE
         try:
             with _allocation_limit(path.stat().st_size):
-                index = faiss.read_index(str(path))
+                index, mapped = _read(path, map_lists=self.capabilities.device == "cpu")
             self.explanation = str(json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))["explanation"])
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise DamagedDataError(f'faiss: the index in "{folder}" cannot be read: {error}') from error
-        self._index, self._gpu_index = index, None
+        self._use(index, mapped)
 
     def fingerprint(self) -> dict[str, object]:
-        """Build options, the version of the rule behind "auto" and of faiss's file format (major.minor)."""
+        """Build options, the versions of the rules behind "auto" and a sample of 0, and faiss's (major.minor)."""
         rule = {"auto_rule": AUTO_RULE_VERSION} if self._build.factory == "auto" else {}
+        if self._build.train_sample == 0:
+            rule["sample_rule"] = SAMPLE_RULE_VERSION
         version = ".".join(faiss.__version__.split(".")[:2])
         return {"backend": "faiss", "version": version, "build": asdict(self._build), **rule}
 
@@ -160,22 +205,57 @@ class FaissRetriever:
                 inverted.by_residual = False  # float16 vectors, as an embedding store has them, are then kept exactly
             if _wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
+        wanted = self._build.train_sample or _sample_size(lists, vectors.shape[1], on_disk=_is_plain_lists(index))
         try:
-            index.train(_training_sample(vectors, self._build.train_sample, lists))
+            index.train(_training_sample(vectors, wanted))
         except RuntimeError as error:
             raise RecipeError(
                 f'retriever.build.factory "{factory}" cannot be trained on {len(vectors)} vectors: {error}. '
                 'Use fewer lists, or "auto", which chooses by the number of vectors.'
             ) from error
 
+    def _use(self, index: Any, mapped: tuple[int, int] | None = None) -> None:
+        """Take an index in place of the one before, with the map its lists are in."""
+        self._index, self._mapped = index, mapped
+        self._gpu_index = self._unwritten = self._list_bytes = None
+        self._bytes_since_release = 0
+
     def _searchable(self) -> Any:
         if self._index is None:
             raise RetrieverError("faiss: build() or load() comes before search().")
-        if self.capabilities.device != "cuda":
-            return self._index
-        if self._gpu_index is None:
-            self._gpu_index = _on_gpu(self._index, required=self._search.device == "cuda")
-        return self._gpu_index
+        with self._filling:
+            if self._unwritten is not None:  # searched before it is saved: only then are the lists in memory
+                _add(self._index, self._unwritten[0])
+                self._unwritten = None
+            if self.capabilities.device != "cuda":
+                return self._index
+            if self._gpu_index is None:
+                self._gpu_index = _on_gpu(self._index, required=self._search.device == "cuda")
+            return self._gpu_index
+
+    def _search_lists(self, queries: Float32Array, k: int) -> tuple[Float32Array, Int64Array]:
+        """Find distances and ids [q, k] by going through the lists in order, a range of them for all queries."""
+        index: Any = faiss.downcast_index(self._index)
+        if self._list_bytes is None:
+            sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
+            self._list_bytes = sizes * (index.code_size + ID_BYTES)
+        nprobe = min(self._search.nprobe, index.nlist)
+        coarse, probed = index.quantizer.search(
+            queries, nprobe, params=_parameters(index.quantizer, self._search, nprobe)
+        )  # [q, p] each
+        descending = index.metric_type == faiss.METRIC_INNER_PRODUCT
+        distances, ids = np.zeros((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
+        for first, stop, num_bytes in groups_of_lists(probed, self._list_bytes, GROUP_BYTES):
+            here = (probed >= first) & (probed < stop)
+            rows = np.flatnonzero(here.any(axis=1))
+            lists = np.where(here[rows], probed[rows], -1)
+            found = _search_preassigned(index, queries[rows], k, lists, coarse[rows])
+            distances[rows], ids[rows] = merge_nearest((distances[rows], ids[rows]), found, descending=descending)
+            self._bytes_since_release += num_bytes
+            if self._mapped is not None and self._bytes_since_release >= MAPPED_BYTES:
+                release_mapped(*self._mapped)
+                self._bytes_since_release = 0
+        return distances, ids
 
 
 def auto_factory(count: int, dimension: int) -> tuple[str, str]:
@@ -206,10 +286,89 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
         ) from error
 
 
-def _training_sample(vectors: VectorSource, wanted: int, lists: int) -> Float32Array:
-    """Read up to `wanted` rows spread evenly over vectors [N, D], block by block."""
+def _is_plain_lists(index: Any) -> bool:
+    """Say whether an index is inverted lists and nothing after them, of codes that stand one after the other."""
+    return type(faiss.downcast_index(index)) in (
+        faiss.IndexIVFFlat,
+        faiss.IndexIVFScalarQuantizer,
+        faiss.IndexIVFPQ,
+    )
+
+
+def _add(index: Any, vectors: VectorSource) -> None:
+    for start in range(0, len(vectors), ADD_ROWS):
+        index.add(_float32(vectors[start : start + ADD_ROWS]))
+
+
+def _lists_of(index: Any, vectors: VectorSource) -> NDArray[np.int32]:
+    """Return the list that each of vectors [N, D] belongs to, int32 [N]."""
+    lists = np.empty(len(vectors), np.int32)
+    for start in range(0, len(vectors), ADD_ROWS):
+        _, nearest = index.quantizer.search(_float32(vectors[start : start + ADD_ROWS]), 1)
+        lists[start : start + ADD_ROWS] = np.maximum(nearest[:, 0], 0)  # a graph may answer -1
+    return lists
+
+
+def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray[np.int32]) -> None:
+    """Write the file that faiss would write with vectors added, without ever having them all in memory."""
+    index: Any = faiss.downcast_index(empty)
+    index.ntotal = len(vectors)
+    try:
+        header = bytes(faiss.serialize_index(index).data)
+    finally:
+        index.ntotal = 0
+    tail = empty_section(index.nlist, index.code_size)
+    if not header.endswith(tail):
+        raise RetrieverError(f"faiss {faiss.__version__} writes inverted lists in a way that retroflow does not know.")
+    sizes = np.bincount(list_of, minlength=index.nlist)
+    header = header[: -len(tail)] + section_header(sizes, index.code_size)
+
+    def encode(block: Float32Array, lists: NDArray[np.int32]) -> NDArray[np.uint8]:
+        codes = np.empty((len(block), index.code_size), np.uint8)
+        numbers = lists.astype(np.int64)
+        pointer = _native.swig_ptr
+        index.encode_vectors(len(block), pointer(block), pointer(numbers), pointer(codes))
+        return codes
+
+    write_lists(path, header, sizes, list_of, vectors, encode)
+
+
+def _read(path: Path, *, map_lists: bool) -> tuple[Any, tuple[int, int] | None]:
+    """Read an index; plain inverted lists are mapped, and the map's address and bytes returned."""
+    with path.open("rb") as file:
+        is_lists = file.read(4) in (b"IwFl", b"IwSq", b"IwPQ")
+    if not (map_lists and is_lists and os.name == "posix"):
+        return faiss.read_index(str(path)), None
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    lists: Any = _native.downcast_InvertedLists(faiss.downcast_index(index).invlists)
+    if not isinstance(lists, _native.OnDiskInvertedLists):
+        return index, None
+    return index, (int(lists.ptr), lists.totsize)
+
+
+def _search_preassigned(
+    index: Any, queries: Float32Array, k: int, lists: Int64Array, coarse: Float32Array
+) -> tuple[Float32Array, Int64Array]:
+    """Search queries [q, D] in given lists [q, p] (-1: none), at these distances from the lists' centroids."""
+    queries, lists, coarse = (np.ascontiguousarray(array) for array in (queries, lists, coarse))
+    distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    pointers = [_native.swig_ptr(array) for array in (lists, coarse, distances, ids)]
+    parameters = _native.SearchParametersIVF(nprobe=lists.shape[1])
+    index.search_preassigned_c(len(queries), _native.swig_ptr(queries), k, *pointers, False, parameters)
+    return distances, ids
+
+
+def _sample_size(lists: int, dimension: int, *, on_disk: bool) -> int:
+    """Vectors to train on; on_disk: the index is inverted lists that will not be in memory either."""
+    allowed = (
+        max(LISTS_SAMPLE_BYTES // (4 * dimension), 8 * lists) if on_disk else LARGEST_SAMPLE_BYTES // (4 * dimension)
+    )
+    return min(max(40 * lists, 65_536), allowed)
+
+
+def _training_sample(vectors: VectorSource, size: int) -> Float32Array:
+    """Read up to `size` rows spread evenly over vectors [N, D], block by block."""
     count, dimension = vectors.shape
-    size = wanted or min(max(40 * lists, 65_536), LARGEST_SAMPLE_BYTES // (4 * dimension))
     rows = np.linspace(0, count, min(size, count), endpoint=False).astype(np.int64)
     sample = np.empty((len(rows), dimension), np.float32)
     for start in range(0, count, ADD_ROWS):

@@ -1,0 +1,123 @@
+"""Inverted lists that never lie in memory as a whole: written in place from a source, searched list by list.
+
+The file has the layout of faiss's own index files, of which faiss writes everything before the lists. Which library
+reads it is not known here.
+
+Shapes: N vectors, D embedding width, q queries, p lists probed by a query, k neighbours.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroflow.protocols import Float32Array, Int64Array, VectorSource
+from retroflow.store.array_file import allocate, write_at
+
+ID_BYTES = 8
+WRITE_BYTES = 8 << 20  # of codes, read and written at a time
+
+Encode = Callable[[Float32Array, NDArray[np.int32]], NDArray[np.uint8]]
+
+
+def section_header(sizes: Int64Array, code_bytes: int) -> bytes:
+    """What faiss writes before the lists themselves, for lists of these sizes [lists]."""
+    numbers = np.array([len(sizes), code_bytes], "<u8").tobytes()
+    return b"ilar" + numbers + b"full" + np.array([len(sizes)], "<u8").tobytes() + sizes.astype("<u8").tobytes()
+
+
+def empty_section(lists: int, code_bytes: int) -> bytes:
+    """What faiss writes for so many lists when all are empty."""
+    return b"ilar" + np.array([lists, code_bytes], "<u8").tobytes() + b"sprs" + bytes(8)
+
+
+def write_lists(
+    path: Path, header: bytes, sizes: Int64Array, list_of: NDArray[np.int32], vectors: VectorSource, encode: Encode
+) -> None:
+    """Write an index file whose lists hold vectors [N, D], reading them once and in order.
+
+    Args:
+        path: the file to write.
+        header: everything before the lists, which `section_header` ends.
+        sizes: int64 [lists], how many vectors each list holds.
+        list_of: int32 [N], the list that each vector belongs to; its entries in a list are in order of their ids.
+        vectors: what to encode.
+        encode: turns vectors float32 [s, D] and their lists [s] into codes uint8 [s, code bytes].
+
+    Raises:
+        OSError: no room for the whole file, known before any list is written.
+    """
+    code_bytes = encode(np.asarray(vectors[0:1], np.float32), list_of[:1]).shape[1]
+    starts = len(header) + (code_bytes + ID_BYTES) * (np.cumsum(sizes) - sizes)  # [lists], bytes
+    filled = np.zeros(len(sizes), np.int64)
+    step = max(1, WRITE_BYTES // code_bytes)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        allocate(descriptor, len(header) + (code_bytes + ID_BYTES) * len(list_of))
+        write_at(descriptor, header, 0)
+        for first in range(0, len(list_of), step):
+            lists = list_of[first : first + step]
+            codes = encode(np.ascontiguousarray(vectors[first : first + step], dtype=np.float32), lists)
+            order = np.argsort(lists, kind="stable")
+            codes, ids = codes[order], (order + first).astype("<i8")
+            present, at, counts = np.unique(lists[order], return_index=True, return_counts=True)
+            for number, row, count in zip(present.tolist(), at.tolist(), counts.tolist(), strict=True):
+                before, start = int(filled[number]), int(starts[number])
+                write_at(descriptor, codes[row : row + count].data.cast("B"), start + before * code_bytes)
+                ids_start = start + int(sizes[number]) * code_bytes
+                write_at(descriptor, ids[row : row + count].data.cast("B"), ids_start + before * ID_BYTES)
+            filled[present] += counts
+    finally:
+        os.close(descriptor)
+
+
+def groups_of_lists(probed: Int64Array, list_bytes: Int64Array, budget: int) -> Iterator[tuple[int, int, int]]:
+    """Cut the lists that queries probe [q, p] (-1: none) into ranges of at most `budget` bytes, at least one list.
+
+    Yields:
+        First list, list after the last, and the bytes of those that are probed.
+    """
+    wanted = np.unique(probed[probed >= 0])
+    ends = np.cumsum(list_bytes[wanted])
+    start = 0
+    while start < len(wanted):
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + budget, side="right")))
+        yield int(wanted[start]), int(wanted[stop - 1]) + 1, int(ends[stop - 1]) - done
+        start = stop
+
+
+def merge_nearest(
+    best: tuple[Float32Array, Int64Array], found: tuple[Float32Array, Int64Array], *, descending: bool
+) -> tuple[Float32Array, Int64Array]:
+    """Return the k best of two answers (distances and ids [q, k] each, id -1: none), best first."""
+    distances = np.concatenate([best[0], found[0]], axis=1)
+    ids = np.concatenate([best[1], found[1]], axis=1)
+    keys = np.where(ids < 0, np.inf, -distances if descending else distances)
+    order = np.argsort(keys, axis=1, kind="stable")[:, : best[0].shape[1]]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
+
+
+def release_mapped(address: int, num_bytes: int) -> None:
+    """Give back the pages of a read-only map of a file; where the system cannot, they stay until it needs them."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        library: Any = ctypes.CDLL(None)
+        library.madvise(ctypes.c_void_p(address), ctypes.c_size_t(num_bytes), ctypes.c_int(mmap.MADV_DONTNEED))
+
+
+def copy_mapped(address: int, num_bytes: int, path: Path) -> None:
+    """Write a mapped file to another path."""
+    mapped = memoryview((ctypes.c_ubyte * num_bytes).from_address(address)).cast("B")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        allocate(descriptor, num_bytes)
+        for start in range(0, num_bytes, WRITE_BYTES):
+            write_at(descriptor, mapped[start : start + WRITE_BYTES], start)
+            release_mapped(address, num_bytes)
+    finally:
+        os.close(descriptor)
