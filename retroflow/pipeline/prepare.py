@@ -229,7 +229,7 @@ def _stage(
     folder = artifact_folder(artifacts, kind, inputs)
     built = False
     if not folder.exists():
-        with building(folder, say) as partial:
+        with building(folder, say, parents) as partial:
             if partial is not None:
                 manifest: Any = finished_manifest(partial) or make(partial)
                 commit(partial, manifest, folder)

@@ -116,21 +116,38 @@ def check_parents(folder: Path, manifest: Manifest, parents: Mapping[str, Mappin
 
 
 @contextmanager
-def building(folder: Path, say: Callable[[str], None]) -> Iterator[Path | None]:
+def building(
+    folder: Path, say: Callable[[str], None], parents: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[Path | None]:
     """Hold the lock of an artifact and give the `.partial` folder to make it in.
 
     Gives None if another process finished the artifact while this one waited for the lock. What an earlier, killed
-    process left in the partial folder is still there.
+    process left in the partial folder is still there, unless it was made from parents with other bytes.
+
+    Args:
+        folder: the artifact's folder.
+        say: told who holds the lock if it has to be waited for.
+        parents: what the artifact is made from, as in its manifest.
     """
     with _locked(folder, say):
         if folder.exists():
             yield None
             return
         partial = folder.with_name(f"{folder.name}.partial")
-        partial.mkdir(exist_ok=True)
+        _throw_away_work_from_other_parents(partial, canonical_json(parents or {}))
         for unfinished in partial.glob("*.tmp"):  # of a writer that was killed; the lock is ours
             unfinished.unlink()
         yield partial
+
+
+def _throw_away_work_from_other_parents(partial: Path, parents: bytes) -> None:
+    """Make the partial folder, empty if what is in it comes from parents that have since been built differently."""
+    marker = partial / BLOCKS_FOLDER / "parents.json"
+    if marker.exists() and marker.read_bytes() != parents:
+        shutil.rmtree(partial)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    if not marker.exists():
+        write_file(marker, parents)
 
 
 def commit(partial: Path, manifest: Manifest, folder: Path) -> None:
