@@ -19,7 +19,7 @@ from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenize
 from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
-from retroflow.pipeline.progress import progress
+from retroflow.pipeline.progress import progress, say
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.manifest import FileEntry, Manifest
@@ -49,6 +49,7 @@ def make_chunks(
     num_pieces = _make_pieces(pieces, corpus, tokenizer, data.chunk_length)
     if inputs["corpus"] != corpus.fingerprint():
         raise CorpusError("corpus: it changed while it was read. Run the command again when the corpus is at rest.")
+    say(f"corpus: {corpus.counts.summary()}")
     arrays, splits = _join(partial, pieces, num_pieces, tokenizer, data.chunk_length)
     info = {
         "chunk_length": data.chunk_length,

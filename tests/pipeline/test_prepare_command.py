@@ -28,6 +28,15 @@ def test_one_line_a_stage_and_json(recipe_file: Path, capsys: pytest.CaptureFixt
     assert stages[3]["info"]["k"] == 3
 
 
+def test_what_is_left_out_of_the_corpus_is_told(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = recipe_file.with_name("corpus.jsonl")
+    first, *_ = corpus.read_text().splitlines()
+    corpus.write_text(f'{corpus.read_text()}{first}\n{{"text": " "}}\n')
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corpus: ")]
+    assert line.endswith("; left out: 1 exact duplicates, 1 empty")
+
+
 def test_damage_and_a_small_corpus_have_their_exit_codes(recipe_file: Path, capsys) -> None:
     assert run(["prepare", "--recipe", str(recipe_file), "neighbours.k=100000"]) == 2
     assert "neighbours.k=100000 needs" in capsys.readouterr().err
