@@ -16,7 +16,7 @@ class DataOptions:
         vocabulary_size: tokens in a trained vocabulary; not used with a given tokenizer.
         chunk_length: tokens in a chunk (m in the paper, 64).
         sequence_chunks: chunks in a training sequence.
-        artifacts_folder: where prepared artifacts are kept, relative to the current folder.
+        artifacts_folder: where prepared artifacts are kept, relative to the current folder; `~` is the home folder.
         num_workers: processes that load batches during training.
     """
 

@@ -1,5 +1,6 @@
 """prepare: from a recipe to chunks, embeddings, index and neighbours on disk, making only what is missing."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -126,7 +127,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
     """
     data = DataOptions(**recipe.section("data"))
     options = NeighbourOptions(**recipe.section("neighbours"))
-    artifacts = Path(data.artifacts_folder)
+    artifacts = Path(os.path.expanduser(data.artifacts_folder))
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts)

@@ -1,5 +1,6 @@
 """Everything a recipe's training needs, put together in one place: the composition root of this room."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Job:
 
     @property
     def runs_folder(self) -> Path:
-        return Path(self.options.runs_folder)
+        return Path(os.path.expanduser(self.options.runs_folder))
 
 
 def make_job(recipe: Recipe) -> Job:

@@ -62,7 +62,7 @@ class TrainerOptions:
         eval_batch_size: sequences of a batch during evaluation.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: newest checkpoints that stay.
-        runs_folder: where run folders are made.
+        runs_folder: where run folders are made; `~` is the home folder.
     """
 
     max_steps: int = 1000

@@ -37,6 +37,15 @@ def test_what_is_left_out_of_the_corpus_is_told(recipe_file: Path, capsys: pytes
     assert line.endswith("; left out: 1 exact duplicates, 1 empty")
 
 
+def test_a_tilde_is_the_home_folder(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert run(["prepare", "--recipe", str(recipe_file), "data.artifacts_folder=~/artifacts"]) == 0
+    assert list((tmp_path / "home" / "artifacts").glob("neighbours-*")) and not (tmp_path / "~").exists()
+
+
 def test_damage_and_a_small_corpus_have_their_exit_codes(recipe_file: Path, capsys) -> None:
     assert run(["prepare", "--recipe", str(recipe_file), "neighbours.k=100000"]) == 2
     assert "neighbours.k=100000 needs" in capsys.readouterr().err
