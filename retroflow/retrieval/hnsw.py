@@ -16,8 +16,9 @@ from typing import Any, Literal
 import hnswlib  # type: ignore[import-untyped]
 import numpy as np
 
-from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
+from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.retrieval.ranges import check_least
 
 FILE = "index.hnsw"
 DESCRIPTION_FILE = "hnsw.json"
@@ -62,11 +63,8 @@ class HnswRetriever:
     def __init__(self, *, build: HnswBuild | None = None, search: HnswSearch | None = None) -> None:
         self._build = build or HnswBuild()
         self._search = search or HnswSearch()
-        if self._build.links < 2 or self._build.ef_construction < 1:
-            raise RecipeError(
-                f"retriever.build: links must be at least 2 and ef_construction at least 1, not {self._build.links} "
-                f"and {self._build.ef_construction}."
-            )
+        check_least("build", self._build, {"links": 2, "ef_construction": 1, "seed": 0})
+        check_least("search", self._search, {"ef": 1, "num_threads": -1})
         self._index: Any = None
         self.capabilities = Capabilities(
             metric=self._build.metric, exact=False, deterministic=self._build.deterministic, fork_safe=True

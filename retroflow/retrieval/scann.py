@@ -19,11 +19,15 @@ import scann  # type: ignore[import-untyped]
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.retrieval.ranges import check_least
 
 FOLDER = "searcher"
 DESCRIPTION_FILE = "scann.json"
 COPY_ROWS = 65_536
 LARGEST_COUNT = 2**32 - 1
+# Below these ScaNN fails while it builds, or searches with another number than was asked for.
+LEAST_BUILD = {"num_leaves": 0, "dimensions_per_block": 1, "train_sample": 1, "num_threads": 1}
+LEAST_SEARCH = {"leaves_to_search": 1, "reorder": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class ScannRetriever:
     def __init__(self, *, build: ScannBuild | None = None, search: ScannSearch | None = None) -> None:
         self._build = build or ScannBuild()
         self._search = search or ScannSearch()
+        check_least("build", self._build, LEAST_BUILD)
+        check_least("search", self._search, LEAST_SEARCH)
         self._searcher: Any = None
         self._is_tree = False
         self.capabilities = Capabilities(metric=self._build.metric, exact=False, deterministic=False, fork_safe=True)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,14 @@ def test_metadata_that_does_not_fit_is_damaged_data(tmp_path: Path, change: dict
         HnswRetriever().load(tmp_path)
 
 
-def test_too_few_links_are_an_error_of_the_recipe() -> None:
-    with pytest.raises(RecipeError, match="links must be at least 2"):
-        HnswRetriever(build=HnswBuild(links=1))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"build": HnswBuild(links=1)}, "retriever.build.links is 1; it must be 2 or more"),
+        ({"build": HnswBuild(seed=-1)}, "retriever.build.seed is -1; it must be 0 or more"),
+        ({"search": HnswSearch(ef=0)}, "retriever.search.ef is 0; it must be 1 or more"),
+    ],
+)
+def test_options_that_are_too_small_are_errors_of_the_recipe(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        HnswRetriever(**options)
