@@ -128,14 +128,17 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
     data = DataOptions(**recipe.section("data"))
     options = NeighbourOptions(**recipe.section("neighbours"))
     artifacts = Path(os.path.expanduser(data.artifacts_folder))
+    # First of all, so that a missing library or a bad option is not told after minutes of embedding.
+    embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
+    retriever = _Retriever(recipe)
+    retriever.new()
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
-        embeddings = _embeddings(recipe, artifacts, chunks)
+        embeddings = _embeddings(embedder, artifacts, chunks)
         report(embeddings)
-        retriever = _Retriever(recipe)
         index = _index(retriever, artifacts, embeddings)
         report(index)
         neighbours = _neighbours(retriever, options, artifacts, (chunks, embeddings, index))
@@ -160,8 +163,7 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
     return _stage(artifacts, "chunks", inputs, {}, make)
 
 
-def _embeddings(recipe: Recipe, artifacts: Path, chunks: Stage) -> Stage:
-    embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
+def _embeddings(embedder: Embedder, artifacts: Path, chunks: Stage) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
 
     def make(partial: Path) -> Manifest:

@@ -1,6 +1,7 @@
 """`retroflow prepare` end to end: lines, JSON, exit codes."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_a_tilde_is_the_home_folder(
     monkeypatch.chdir(tmp_path)
     assert run(["prepare", "--recipe", str(recipe_file), "data.artifacts_folder=~/artifacts"]) == 0
     assert list((tmp_path / "home" / "artifacts").glob("neighbours-*")) and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("retriever={name: hnsw}", 4, 'pip install "retroflow[hnsw]"'),
+        ("embedder.dimension=0", 2, "embedder.dimension"),
+    ],
+)
+def test_components_are_made_before_anything_is_prepared(
+    recipe_file: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, override: str, code: int, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "hnswlib", None)
+    assert run(["prepare", "--recipe", str(recipe_file), override]) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_damage_and_a_small_corpus_have_their_exit_codes(recipe_file: Path, capsys) -> None:
