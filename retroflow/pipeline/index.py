@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retroflow.errors import RetroflowError
 from retroflow.pipeline.fingerprint import Inputs
+from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.progress import Advance, progress
 from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
@@ -47,6 +48,7 @@ def make_index(
         shutil.rmtree(partial / INDEX_FOLDER, ignore_errors=True)
         with _full_disk_told(partial):
             _build(partial / INDEX_FOLDER, vectors, new_retriever())
+            give_back()
             written = new_retriever()
             written.load(partial / INDEX_FOLDER)
             written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)

@@ -17,6 +17,7 @@ from retroflow.pipeline.chunks import make_chunks
 from retroflow.pipeline.embeddings import make_embeddings
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.index import INDEX_FOLDER, make_index
+from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.neighbours import Sources, check_enough_chunks, make_neighbours
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.progress import say
@@ -146,7 +147,23 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
     return _prepared(chunks, embeddings, index, neighbours)
 
 
+def _check_held_out(options: Mapping[str, Any]) -> None:
+    """Refuse a corpus without validation text before it is read rather than after.
+
+    Raises:
+        RecipeError: valid_share is 0, and no validation documents have a place of their own.
+    """
+    own = [key for key in ("valid_path", "valid_split") if key in options]
+    if options.get("valid_share") == 0 and all(options[key] is None for key in own):
+        instead = "".join(f", or give corpus.{key}" for key in own)
+        raise RecipeError(
+            f"corpus.valid_share: given 0, allowed 0 < share < 1{' without ' + own[0] if own else ''}: a model is "
+            f"always evaluated on text that it was not trained on. Leave it out (0.05){instead}."
+        )
+
+
 def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
+    _check_held_out(recipe.section("corpus"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
     tokenizer: Tokenizer | None = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
     given = None if tokenizer is None else tokenizer.fingerprint()
@@ -237,6 +254,7 @@ def _stage(
                 manifest: Any = finished_manifest(partial) or make(partial)
                 commit(partial, manifest, folder)
                 built = True
+        give_back()
     manifest = open_artifact(folder, kind=kind)
     check_parents(folder, manifest, parents)
     return Stage(folder, manifest, built, time.monotonic() - started)

@@ -11,7 +11,6 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
 import json
-import math
 import os
 import sys
 import threading
@@ -31,14 +30,14 @@ from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, Neighbours, VectorSource
+from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
 from retroflow.retrieval.inverted_lists import (
     ID_BYTES,
     copy_mapped,
-    empty_section,
-    groups_of_lists,
-    merge_nearest,
+    filled_header,
+    lists_of,
+    nearest_by_list,
     release_mapped,
-    section_header,
     write_lists,
 )
 
@@ -46,10 +45,7 @@ FILE = "index.faiss"
 DESCRIPTION_FILE = "faiss.json"
 ADD_ROWS = 4_096
 QUERY_ROWS = 1_024
-GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
 MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are given back
-LARGEST_SAMPLE_BYTES = 2**30
-LISTS_SAMPLE_BYTES = 24 << 20  # of an index whose lists are on disk
 AUTO_RULE_VERSION = 1
 SAMPLE_RULE_VERSION = 2
 
@@ -135,7 +131,7 @@ class FaissRetriever:
                 self._train(index, factory, vectors)
             self._use(index)
             if _is_plain_lists(index):
-                self._unwritten = vectors, _lists_of(index, vectors)
+                self._unwritten = vectors, lists_of(lambda block: index.quantizer.search(block, 1)[1], vectors)
             else:
                 _add(index, vectors)
         self.explanation = f"{factory}: {self.explanation}"
@@ -205,9 +201,9 @@ class FaissRetriever:
                 inverted.by_residual = False  # float16 vectors, as an embedding store has them, are then kept exactly
             if _wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
-        wanted = self._build.train_sample or _sample_size(lists, vectors.shape[1], on_disk=_is_plain_lists(index))
+        wanted = self._build.train_sample or sample_size(lists, vectors.shape[1], on_disk=_is_plain_lists(index))
         try:
-            index.train(_training_sample(vectors, wanted))
+            index.train(training_sample(vectors, wanted))
         except RuntimeError as error:
             raise RecipeError(
                 f'retriever.build.factory "{factory}" cannot be trained on {len(vectors)} vectors: {error}. '
@@ -243,36 +239,20 @@ class FaissRetriever:
         coarse, probed = index.quantizer.search(
             queries, nprobe, params=_parameters(index.quantizer, self._search, nprobe)
         )  # [q, p] each
-        descending = index.metric_type == faiss.METRIC_INNER_PRODUCT
-        distances, ids = np.zeros((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
-        for first, stop, num_bytes in groups_of_lists(probed, self._list_bytes, GROUP_BYTES):
-            here = (probed >= first) & (probed < stop)
-            rows = np.flatnonzero(here.any(axis=1))
-            lists = np.where(here[rows], probed[rows], -1)
-            found = _search_preassigned(index, queries[rows], k, lists, coarse[rows])
-            distances[rows], ids[rows] = merge_nearest((distances[rows], ids[rows]), found, descending=descending)
-            self._bytes_since_release += num_bytes
-            if self._mapped is not None and self._bytes_since_release >= MAPPED_BYTES:
-                release_mapped(*self._mapped)
-                self._bytes_since_release = 0
-        return distances, ids
 
+        def search(rows: NDArray[np.int64], lists: Int64Array) -> tuple[Float32Array, Int64Array]:
+            return _search_preassigned(index, queries[rows], k, lists, coarse[rows])
 
-def auto_factory(count: int, dimension: int) -> tuple[str, str]:
-    """Choose a factory string by the number N and width D of the vectors; returns it and the reason.
+        return nearest_by_list(
+            probed, k, self._list_bytes, search, self._after_reading, descending=self._build.metric != "l2"
+        )
 
-    Source: docs/retrievers.md, measured at N = 40,696; list counts after the faiss wiki (4 sqrt N) and autofaiss.
-    """
-    if count < 10_000:
-        return "Flat", f"{count} vectors are few: exact search is fast enough"
-    lists = 2 ** round(math.log2(4 * math.sqrt(count)))
-    if count < 1_000_000:
-        return f"IVF{lists},SQfp16", f"4 sqrt(N) lists for {count} vectors, 2 bytes a number"
-    lists = 16_384 if count < 10_000_000 else 65_536 if count < 300_000_000 else 131_072
-    coarse, reason = f"IVF{lists}_HNSW32", f"{count} vectors: an HNSW graph finds the lists"
-    if dimension % 2:  # product quantisers need equal parts
-        return f"{coarse},SQfp16", reason
-    return f"{coarse},PQ{dimension // 2}x4fs,Refine(SQfp16)", f"{reason}, 4-bit codes scan them, float16 ranks the best"
+    def _after_reading(self, num_bytes: int) -> None:
+        """Give mapped pages back now and then: every page that was read would count as memory of the process."""
+        self._bytes_since_release += num_bytes
+        if self._mapped is not None and self._bytes_since_release >= MAPPED_BYTES:
+            release_mapped(*self._mapped)
+            self._bytes_since_release = 0
 
 
 def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
@@ -300,15 +280,6 @@ def _add(index: Any, vectors: VectorSource) -> None:
         index.add(_float32(vectors[start : start + ADD_ROWS]))
 
 
-def _lists_of(index: Any, vectors: VectorSource) -> NDArray[np.int32]:
-    """Return the list that each of vectors [N, D] belongs to, int32 [N]."""
-    lists = np.empty(len(vectors), np.int32)
-    for start in range(0, len(vectors), ADD_ROWS):
-        _, nearest = index.quantizer.search(_float32(vectors[start : start + ADD_ROWS]), 1)
-        lists[start : start + ADD_ROWS] = np.maximum(nearest[:, 0], 0)  # a graph may answer -1
-    return lists
-
-
 def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray[np.int32]) -> None:
     """Write the file that faiss would write with vectors added, without ever having them all in memory."""
     index: Any = faiss.downcast_index(empty)
@@ -317,11 +288,7 @@ def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray
         header = bytes(faiss.serialize_index(index).data)
     finally:
         index.ntotal = 0
-    tail = empty_section(index.nlist, index.code_size)
-    if not header.endswith(tail):
-        raise RetrieverError(f"faiss {faiss.__version__} writes inverted lists in a way that retroflow does not know.")
     sizes = np.bincount(list_of, minlength=index.nlist)
-    header = header[: -len(tail)] + section_header(sizes, index.code_size)
 
     def encode(block: Float32Array, lists: NDArray[np.int32]) -> NDArray[np.uint8]:
         codes = np.empty((len(block), index.code_size), np.uint8)
@@ -330,7 +297,7 @@ def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray
         index.encode_vectors(len(block), pointer(block), pointer(numbers), pointer(codes))
         return codes
 
-    write_lists(path, header, sizes, list_of, vectors, encode)
+    write_lists(path, filled_header(header, sizes, index.code_size), sizes, list_of, vectors, encode)
 
 
 def _read(path: Path, *, map_lists: bool) -> tuple[Any, tuple[int, int] | None]:
@@ -340,7 +307,8 @@ def _read(path: Path, *, map_lists: bool) -> tuple[Any, tuple[int, int] | None]:
     if not (map_lists and is_lists and os.name == "posix"):
         return faiss.read_index(str(path)), None
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-    lists: Any = _native.downcast_InvertedLists(faiss.downcast_index(index).invlists)
+    plain: Any = faiss.downcast_index(index)
+    lists: Any = _native.downcast_InvertedLists(plain.invlists)
     if not isinstance(lists, _native.OnDiskInvertedLists):
         return index, None
     return index, (int(lists.ptr), lists.totsize)
@@ -350,32 +318,12 @@ def _search_preassigned(
     index: Any, queries: Float32Array, k: int, lists: Int64Array, coarse: Float32Array
 ) -> tuple[Float32Array, Int64Array]:
     """Search queries [q, D] in given lists [q, p] (-1: none), at these distances from the lists' centroids."""
-    queries, lists, coarse = (np.ascontiguousarray(array) for array in (queries, lists, coarse))
+    queries, lists, coarse = np.ascontiguousarray(queries), np.ascontiguousarray(lists), np.ascontiguousarray(coarse)
     distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     pointers = [_native.swig_ptr(array) for array in (lists, coarse, distances, ids)]
     parameters = _native.SearchParametersIVF(nprobe=lists.shape[1])
     index.search_preassigned_c(len(queries), _native.swig_ptr(queries), k, *pointers, False, parameters)
     return distances, ids
-
-
-def _sample_size(lists: int, dimension: int, *, on_disk: bool) -> int:
-    """Vectors to train on; on_disk: the index is inverted lists that will not be in memory either."""
-    allowed = (
-        max(LISTS_SAMPLE_BYTES // (4 * dimension), 8 * lists) if on_disk else LARGEST_SAMPLE_BYTES // (4 * dimension)
-    )
-    return min(max(40 * lists, 65_536), allowed)
-
-
-def _training_sample(vectors: VectorSource, size: int) -> Float32Array:
-    """Read up to `size` rows spread evenly over vectors [N, D], block by block."""
-    count, dimension = vectors.shape
-    rows = np.linspace(0, count, min(size, count), endpoint=False).astype(np.int64)
-    sample = np.empty((len(rows), dimension), np.float32)
-    for start in range(0, count, ADD_ROWS):
-        first, last = np.searchsorted(rows, [start, start + ADD_ROWS])
-        if first < last:
-            sample[first:last] = vectors[start : start + ADD_ROWS][rows[first:last] - start]
-    return sample
 
 
 def _parameters(index: Any, search: FaissSearch, k: int) -> Any:

@@ -16,24 +16,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.errors import RetrieverError
 from retroflow.protocols import Float32Array, Int64Array, VectorSource
 from retroflow.store.array_file import allocate, write_at
 
 ID_BYTES = 8
-WRITE_BYTES = 8 << 20  # of codes, read and written at a time
+READ_ROWS = 4_096
+GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
+WRITE_BYTES = 2 << 20  # of codes, read and written at a time
 
 Encode = Callable[[Float32Array, NDArray[np.int32]], NDArray[np.uint8]]
 
 
-def section_header(sizes: Int64Array, code_bytes: int) -> bytes:
-    """What faiss writes before the lists themselves, for lists of these sizes [lists]."""
-    numbers = np.array([len(sizes), code_bytes], "<u8").tobytes()
-    return b"ilar" + numbers + b"full" + np.array([len(sizes)], "<u8").tobytes() + sizes.astype("<u8").tobytes()
+def lists_of(nearest: Callable[[Float32Array], Int64Array], vectors: VectorSource) -> NDArray[np.int32]:
+    """Return the list that each of vectors [N, D] belongs to, int32 [N].
+
+    Args:
+        nearest: finds the list [s, 1] nearest to each of float32 [s, D].
+        vectors: read in blocks.
+    """
+    lists = np.empty(len(vectors), np.int32)
+    for start in range(0, len(vectors), READ_ROWS):
+        block = np.ascontiguousarray(vectors[start : start + READ_ROWS], dtype=np.float32)
+        lists[start : start + READ_ROWS] = np.maximum(nearest(block)[:, 0], 0)  # a graph may answer -1
+    return lists
 
 
-def empty_section(lists: int, code_bytes: int) -> bytes:
-    """What faiss writes for so many lists when all are empty."""
-    return b"ilar" + np.array([lists, code_bytes], "<u8").tobytes() + b"sprs" + bytes(8)
+def filled_header(empty: bytes, sizes: Int64Array, code_bytes: int) -> bytes:
+    """Turn what faiss writes for an index of empty lists into what it writes before lists of sizes [lists].
+
+    Raises:
+        RetrieverError: a version of faiss that writes something else.
+    """
+    start = b"ilar" + np.array([len(sizes), code_bytes], "<u8").tobytes()
+    ending = start + b"sprs" + bytes(8)
+    if not empty.endswith(ending):
+        raise RetrieverError("This version of faiss writes inverted lists in a way that retroflow does not know yet.")
+    return empty.removesuffix(ending) + start + b"full" + np.array([len(sizes), *sizes], "<u8").tobytes()
 
 
 def write_lists(
@@ -43,7 +62,7 @@ def write_lists(
 
     Args:
         path: the file to write.
-        header: everything before the lists, which `section_header` ends.
+        header: everything before the lists, as `filled_header` makes it.
         sizes: int64 [lists], how many vectors each list holds.
         list_of: int32 [N], the list that each vector belongs to; its entries in a list are in order of their ids.
         vectors: what to encode.
@@ -90,6 +109,37 @@ def groups_of_lists(probed: Int64Array, list_bytes: Int64Array, budget: int) -> 
         stop = max(start + 1, int(np.searchsorted(ends, done + budget, side="right")))
         yield int(wanted[start]), int(wanted[stop - 1]) + 1, int(ends[stop - 1]) - done
         start = stop
+
+
+def nearest_by_list(
+    probed: Int64Array,
+    k: int,
+    list_bytes: Int64Array,
+    search: Callable[[Int64Array, Int64Array], tuple[Float32Array, Int64Array]],
+    after_reading: Callable[[int], None],
+    *,
+    descending: bool,
+) -> tuple[Float32Array, Int64Array]:
+    """Find the k nearest of every query by going through the lists in order, each range for all queries.
+
+    Args:
+        probed: int64 [q, p], the lists that each query visits, -1 for none.
+        list_bytes: int64 [lists], what each takes.
+        search: distances and ids [r, k] of some queries [r] in some of their lists [r, p], -1 for none.
+        after_reading: told the bytes of every range.
+        descending: the largest distances are the best.
+
+    Returns:
+        distances float32 [q, k], 0 where there is none, and ids int64 [q, k], -1 where there is none.
+    """
+    distances, ids = np.zeros((len(probed), k), np.float32), np.full((len(probed), k), -1, np.int64)
+    for first, stop, num_bytes in groups_of_lists(probed, list_bytes, GROUP_BYTES):
+        here = (probed >= first) & (probed < stop)
+        rows = np.flatnonzero(here.any(axis=1))
+        found = search(rows, np.where(here[rows], probed[rows], -1))
+        distances[rows], ids[rows] = merge_nearest((distances[rows], ids[rows]), found, descending=descending)
+        after_reading(num_bytes)
+    return distances, ids
 
 
 def merge_nearest(

@@ -32,9 +32,9 @@ def new(name: str) -> CheckedRetriever:
     return CheckedRetriever(create(RETRIEVERS, {"name": name}), owner=name)
 
 
-@pytest.mark.parametrize("name", ["faiss", "hnsw", "scann"])
+@pytest.mark.parametrize("name", ["exact", "faiss", "hnsw", "scann"])
 def test_an_index_on_a_full_disk_is_told_as_such(tmp_path: Path, name: str) -> None:
-    pytest.importorskip({"hnsw": "hnswlib"}.get(name, name))
+    pytest.importorskip({"exact": "torch", "hnsw": "hnswlib"}.get(name, name))
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     artifact, manifest = embeddings_in(tmp_path, 3000)

@@ -11,16 +11,17 @@ from tests.pipeline.recipes import write_corpus
 
 STATUS = Path("/proc/self/status")
 
-# A small index trained on a fixed sample: what is measured are the stages, not what a backend holds in memory.
+# Few chunks make a small index, trained on a fixed sample; many the one that a recipe gets by default.
 PREPARE = f"""
 import sys
 from pathlib import Path
 from retroflow.pipeline import chunks, embeddings
 from retroflow.pipeline.prepare import prepare
 from tests.pipeline.recipes import small_recipe
+retriever = {{"name": "faiss"}}
 if sys.argv[2] == "small blocks":  # so that one of the smaller corpus is full
     chunks.BLOCK_TEXT_BYTES, embeddings.ROWS_PER_BLOCK = 100_000, 512
-retriever = {{"name": "faiss", "build": {{"factory": "IVF16,SQ8", "train_sample": 1024}}, "search": {{"nprobe": 8}}}}
+    retriever |= {{"build": {{"factory": "IVF16,SQ8", "train_sample": 1024}}, "search": {{"nprobe": 8}}}}
 prepare(small_recipe(Path(sys.argv[1]), retriever=retriever, embedder={{"name": "lexical", "dimension": 256}},
                      data={{"vocabulary_size": 500, "chunk_length": 64}}))
 print(next(line.split()[1] for line in open("{STATUS}") if line.startswith("VmHWM")))

@@ -1,11 +1,14 @@
 """ExactRetriever against a float64 reference, and where its answer must not depend on its surroundings."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retroflow.errors import RecipeError
+from retroflow.store import array_file
 from retroflow.testing.clustered import clustered_vectors
 
 torch = pytest.importorskip("torch")
@@ -70,6 +73,22 @@ def test_keeps_the_dtype_of_the_source_and_maps_it_from_disk(tmp_path: Path) -> 
     assert (tmp_path / "vectors.npy").stat().st_size == 128 + half.nbytes
     assert isinstance(opened._vectors, np.memmap)
     assert np.array_equal(opened.search(QUERIES, 3).ids, retriever.search(QUERIES, 3).ids)
+
+
+def test_a_file_that_has_no_room_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write through a map would end the process (SIGBUS); tests/pipeline/test_index.py does it on a real disk."""
+
+    def no_room(descriptor: int, num_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(array_file, "allocate", no_room)
+    retriever = exact.ExactRetriever()
+    retriever.build(VECTORS)
+    with pytest.raises(OSError, match="No space left"):
+        retriever.save(tmp_path)
+    assert (tmp_path / "vectors.npy").stat().st_size == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

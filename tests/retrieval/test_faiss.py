@@ -109,7 +109,7 @@ def test_too_few_vectors_to_train_on_is_an_error_of_the_recipe() -> None:
 
 def test_the_training_sample_is_spread_over_the_source_and_read_in_blocks() -> None:
     rows = np.arange(50_000, dtype=np.float32)[:, None]
-    sample = ours._training_sample(rows, 1_000)[:, 0]
+    sample = ours.training_sample(rows, 1_000)[:, 0]
     assert len(sample) == len(np.unique(sample)) == 1_000
     assert sample[0] == 0 and sample[-1] >= 49_900 and np.diff(sample).max() <= 51
 
