@@ -96,5 +96,5 @@ def _check_splits(counts: Counts, *, place: str, valid_share: float | None) -> N
     if counts.valid == 0 and valid_share:
         raise CorpusError(
             f"corpus.valid_share: {valid_share} of {counts.train} documents chose none for validation. "
-            "Raise corpus.valid_share, or set it to 0 for a corpus that is not evaluated."
+            "Raise corpus.valid_share, or give more documents; a model is always evaluated on text that is held out."
         )

@@ -57,7 +57,7 @@ class PythonSourceCorpus:
         python_stdlib: read the standard library too (without its test suite).
         include: glob of the files, relative to the package's folder.
         share: share of the groups, chosen by hash; a smaller share is part of every larger one.
-        valid_share: share of the groups held out for validation, 0 <= share < 1.
+        valid_share: share of the groups held out for validation, 0 <= share < 1; `prepare` refuses 0.
         group_by: how many leading parts of the path below the package name a group: 2 makes
             `models/bert/modeling_bert.py` and `models/bert/tokenization_bert.py` relatives. None: the file's
             folder, and for the standard library the top-level module or package.

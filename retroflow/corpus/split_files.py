@@ -18,7 +18,7 @@ class SplitFiles:
         path: file, folder or glob of the documents.
         valid_path: the same for validation; None chooses a `valid_share` of the documents of `path` by their ids.
             A `valid_path` that lies inside the folder `path` is taken out of it.
-        valid_share: 0 <= share < 1.
+        valid_share: 0 <= share < 1; `prepare` refuses 0 without a `valid_path`.
         include: globs for the files of a folder.
     """
 

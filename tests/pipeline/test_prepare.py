@@ -164,15 +164,22 @@ def test_a_corpus_smaller_than_k_is_refused_with_its_numbers(tmp_path: Path) -> 
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_a_split_without_text_is_refused_and_leaves_nothing(tmp_path: Path, split: str) -> None:
-    corpus = {"name": "jsonl", "path": str(tmp_path / "corpus.jsonl"), "valid_share": 0.0}
-    recipe = small_recipe(tmp_path, corpus=corpus)
-    if split == "train":
-        (tmp_path / "corpus.jsonl").write_text("")
+def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text("")
     with pytest.raises(CorpusError):
         quietly(recipe)
     assert [path.name for path in (tmp_path / "artifacts").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_corpus_without_validation_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    corpus = {"name": "jsonl", "path": str(tmp_path / "missing.jsonl"), "valid_path": None, "valid_share": 0.0}
+    with pytest.raises(RecipeError, match=r"corpus\.valid_share: given 0, .*or give corpus\.valid_path") as caught:
+        quietly(small_recipe(tmp_path, corpus=corpus))
+    assert caught.value.exit_code == 2
+    write_corpus(tmp_path / "valid.jsonl", 8, seed=1)
+    own = {"name": "jsonl", "path": str(tmp_path / "corpus.jsonl"), "valid_path": str(tmp_path / "valid.jsonl")}
+    assert quietly(small_recipe(tmp_path, corpus=own | {"valid_share": 0.0})).built
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
