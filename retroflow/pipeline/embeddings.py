@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.progress import Advance, progress
+from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.protocols import Embedder
 from retroflow.store.array_file import ArraySpec
 from retroflow.store.artifact import parent_of
@@ -31,12 +31,15 @@ def make_embeddings(
         partial: the folder to make them in; blocks that an earlier run finished are kept.
         inputs: what the artifact is named by.
         chunks_folder, chunks: the chunks artifact.
-        embedder: is fitted on the training chunks first.
+        embedder: is fitted on the training chunks first; where its weights are from, if it has a `source`, is said.
         tokenizer: the chunks' own.
 
     Raises:
         InvalidVectorsError: the embedder gave vectors of a wrong shape, or values that float16 cannot hold.
     """
+    source = getattr(embedder, "source", None)
+    if source is not None:
+        say(f"embedder: the model of the {source}")
     stores = {split: ChunkStore.open(chunks_folder / split) for split in ("train", "valid")}
     files = _keep_embedder(partial, embedder, stores["train"], tokenizer)
     for split, store in stores.items():

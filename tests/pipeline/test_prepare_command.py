@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.cli.main import run
+from retroflow.embedding.lexical import LexicalEmbedder
 from tests.pipeline.recipes import small_recipe
 
 
@@ -36,6 +37,14 @@ def test_what_is_left_out_of_the_corpus_is_told(recipe_file: Path, capsys: pytes
     assert run(["prepare", "--recipe", str(recipe_file)]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corpus: ")]
     assert line.endswith("; left out: 1 exact duplicates, 1 empty")
+
+
+def test_where_the_embedder_found_its_model_is_told(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LexicalEmbedder, "source", "folder /models/tiny", raising=False)
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
+    assert "embedder: the model of the folder /models/tiny\n" in capsys.readouterr().err
 
 
 def test_a_tilde_is_the_home_folder(
