@@ -25,7 +25,8 @@ def has_key() -> bool:
     """
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    # The default server differs between versions of wandb.
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
         return netrc.netrc(path).authenticators(host) is not None
@@ -78,6 +79,7 @@ class WandbTracker:
             if offline:
                 raise
             say(f"wandb cannot be reached ({error}); writing its offline files into the run folder")
+            wandb.teardown()  # its service still holds the run id of the failed attempt, and would refuse it
             self._logger = self._open(run, offline=True)
 
     def _open(self, run: TrackedRun, *, offline: bool) -> WandbLogger:

@@ -14,6 +14,9 @@ def no_account(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)  # Lightning's logger sets it for good when it is offline
+    yield
+    wandb.teardown()  # its service remembers the settings of the first run
 
 
 @pytest.fixture
@@ -37,6 +40,28 @@ def test_without_a_key_the_run_is_kept_offline_under_one_id(tmp_path, tracker, c
     folders = list(tmp_path.glob("wandb/offline-run-*"))
     assert folders and all(folder.name.endswith(run_id) for folder in folders)
     assert "wandb has no key here" in capsys.readouterr().err
+
+
+def test_a_key_without_a_network_keeps_the_run_offline_under_its_id(tmp_path, tracker, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody answers
+    mirror = tracker(init_seconds=1.0)
+    mirror.start(tracked(tmp_path))
+    mirror.log({"train/loss": 2.0}, 10)
+    mirror.finish({"validation/gain_over_off": 0.1})
+    run_id = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert [folder.name.endswith(run_id) for folder in tmp_path.glob("wandb/offline-run-*")] == [True]
+    assert "wandb cannot be reached" in capsys.readouterr().err
+
+
+def test_a_login_to_the_server_that_wandb_uses_by_default_counts_as_a_key(tmp_path, tracker, monkeypatch):
+    from retroflow.training.wandb_tracker import has_key
+
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    host = wandb.Settings().base_url.removeprefix("https://")
+    assert not has_key()
+    (tmp_path / "netrc").write_text(f"machine {host} login user password {'a' * 40}\n")
+    assert has_key()
 
 
 class Broken:
