@@ -35,8 +35,10 @@ class OptimizerOptions:
         _within("optimizer.weight_decay", self.weight_decay, 0.0)
         _within("optimizer.warmup_steps", self.warmup_steps, 0)
         _within("optimizer.final_share", self.final_share, 0.0, 1.0)
-        _within("optimizer.beta1", self.beta1, 0.0, 1.0)
-        _within("optimizer.beta2", self.beta2, 0.0, 1.0)
+        for name in ("beta1", "beta2"):
+            _within(f"optimizer.{name}", getattr(self, name), 0.0, 1.0)
+            if getattr(self, name) == 1.0:
+                raise RecipeError(f"optimizer.{name}: 1.0 given; it must be below 1, or the mean never moves")
         _within("optimizer.epsilon", self.epsilon, 0.0)
         _within("optimizer.clip_norm", self.clip_norm, 0.0)
 

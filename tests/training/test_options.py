@@ -23,7 +23,7 @@ def test_trainer_options_refuse(changes, message):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"learning_rate": -1.0}, {"final_share": 2.0}, {"beta2": -0.1}, {"warmup_steps": -1}]
+    "changes", [{"learning_rate": -1.0}, {"final_share": 2.0}, {"beta2": -0.1}, {"beta1": 1.0}, {"warmup_steps": -1}]
 )
 def test_optimizer_options_refuse(changes):
     key, value = next(iter(changes.items()))
