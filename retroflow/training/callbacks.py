@@ -90,8 +90,8 @@ class LogMetrics(pl.Callback):
         self._tokens += tokens
         if not math.isfinite(nats):
             raise RetroflowError(
-                f"the training loss is {nats} at step {step}; lower optimizer.learning_rate, or lengthen "
-                "optimizer.warmup_steps, and go on from the last checkpoint or start anew"
+                f"the training loss is {nats} at step {step}; start a new run with a lower optimizer.learning_rate or "
+                "more optimizer.warmup_steps"
             )
         values = {
             "train/loss": nats / max(1, tokens),

@@ -185,7 +185,7 @@ def test_without_retrieval_only_off_is_measured_and_retrieval_is_not_trained(run
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(run):
-    with pytest.raises(RetroflowError, match="lower optimizer.learning_rate"):
+    with pytest.raises(RetroflowError, match="start a new run with a lower optimizer.learning_rate"):
         run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
 
 
