@@ -26,6 +26,9 @@ VERIFIED_FOLDER = ".verified"
 LOCKS_FOLDER = ".locks"
 BLOCKS_FOLDER = "blocks"  # markers and pieces of the work in progress; never part of an artifact
 
+# What could not be written to VERIFIED_FOLDER: a read-only folder is hashed once in a process, not at every opening.
+_verified_here: dict[Path, dict[str, Any]] = {}
+
 
 def artifact_folder(artifacts: Path, kind: str, inputs: Mapping[str, Any]) -> Path:
     """Where the artifact made from these inputs is, or will be."""
@@ -83,8 +86,9 @@ def _verified_file(folder: Path) -> Path:
 
 
 def _read_verified(folder: Path, manifest: Manifest) -> Mapping[str, Any]:
+    file = _verified_file(folder)
     try:
-        values = json.loads(_verified_file(folder).read_bytes())
+        values = _verified_here.get(file.absolute()) or json.loads(file.read_bytes())
         files = values["files"] if values["content"] == manifest.content else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # only a memory of work done: without it the files are hashed again
@@ -93,11 +97,14 @@ def _read_verified(folder: Path, manifest: Manifest) -> Mapping[str, Any]:
 
 def _remember_verified(folder: Path, manifest: Manifest, states: dict[str, list[int]]) -> None:
     file = _verified_file(folder)
+    values = {"content": manifest.content, "files": states}
     try:
         file.parent.mkdir(exist_ok=True)
-        write_file(file, canonical_json({"content": manifest.content, "files": states}))
-    except OSError:
-        pass  # a read-only folder can be used all the same; it is hashed at every start
+        write_file(file, canonical_json(values))
+    except OSError:  # a read-only folder can be used all the same; it is hashed at every start
+        _verified_here[file.absolute()] = values
+    else:
+        _verified_here.pop(file.absolute(), None)
 
 
 def parent_of(manifest: Manifest, *, by_content: bool = True) -> dict[str, str]:

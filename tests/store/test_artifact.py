@@ -140,6 +140,24 @@ def test_bytes_are_hashed_once_and_again_when_a_file_is_touched(tmp_path: Path, 
     assert len(hashed) == 3
 
 
+def test_bytes_in_a_read_only_folder_are_hashed_once_in_a_process(tmp_path: Path, monkeypatch) -> None:
+    folder = make(tmp_path)
+    hashed: list[int] = []
+    original = artifact.first_difference
+    monkeypatch.setattr(artifact, "first_difference", lambda *given: (hashed.append(1), original(*given))[1])
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(artifact, "write_file", refuse)
+    open_artifact(folder)
+    open_artifact(folder)
+    assert len(hashed) == 1
+    flip(folder / "train/tokens.npy", -1)
+    with pytest.raises(DamagedDataError, match=r"train/tokens\.npy"):
+        open_artifact(folder)
+
+
 def test_an_artifact_moves_with_its_artifacts_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     folder = make(tmp_path / "a")
