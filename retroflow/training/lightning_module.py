@@ -94,6 +94,18 @@ class RetroModule(pl.LightningModule):
                 parameter.requires_grad_(name not in self.outline.retrieval)
         self._loss = torch.compile(self.model.loss, dynamic=False) if self._options.compile else self.model.loss
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count the batches of the finished steps anew: `trainer.accumulate` may differ from the checkpoint's.
+
+        Lightning ends a step at every multiple of it, counted from the first batch of the run.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = checkpoint["global_step"] * self._options.accumulate
+        # Checkpoints are written before Lightning counts their last batch as completed.
+        counts = {"ready": batches, "started": batches, "processed": batches, "completed": batches - 1}
+        for span in ("total", "current"):
+            progress[span].update(counts)
+
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self._optimizer_options)
         schedule = make_schedule(optimizer, self._optimizer_options, max_steps=self._options.max_steps)

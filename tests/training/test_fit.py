@@ -17,7 +17,7 @@ from retroflow.training.fit import fit
 from retroflow.training.options import OptimizerOptions
 from retroflow.training.resuming import LAST
 from retroflow.training.run_folder import RunFolder
-from tests.training.jobs import tiny_job, tiny_recipe
+from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
 
 
 @pytest.fixture
@@ -34,6 +34,10 @@ def run(tmp_path, monkeypatch):
 def weights(run_folder):
     newest = list_checkpoints(Path(run_folder) / "checkpoints")[0]
     return read_checkpoint(newest)
+
+
+def read(run_folder):
+    return (Path(run_folder) / "metrics.jsonl").read_text().splitlines()
 
 
 def assert_same_run(first, second):
@@ -121,6 +125,19 @@ def test_killed_and_resumed_equals_unbroken(run, interfere, options):
     assert resumed.run_folder.name == "0001"
     assert_same_run(unbroken.run_folder, resumed.run_folder)
     assert unbroken.report.measures["on"].nats == resumed.report.measures["on"].nats
+
+
+def test_resumed_with_another_accumulate_the_steps_stay_whole(run, interfere):
+    steady = {"model": tiny_config(dropout=0.0), "checkpoint_every": 3, "log_every": 1}
+    unbroken = run("unbroken", **steady)
+    undo = interfere(4, kill)
+    with pytest.raises(Killed):
+        run("broken", **steady)
+    undo()
+    resumed = run("broken", resume=LAST, accumulate=2, **steady)
+    first, second = ([json.loads(line) for line in read(run.run_folder)] for run in (unbroken, resumed))
+    assert [line["train/tokens"] for line in first] == [line["train/tokens"] for line in second]
+    assert [line["train/loss"] for line in first] == pytest.approx([line["train/loss"] for line in second], rel=1e-4)
 
 
 def test_killed_before_the_first_checkpoint_starts_again_in_its_folder(run, interfere):
