@@ -97,6 +97,10 @@ def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path) -> Start:
 def _named_start(path: Path, this: dict[str, str], say: Callable[[str], None]) -> Start:
     if path.is_file():
         run = RunFolder(path.parent.parent)
+        if path.parent != run.checkpoints or not run.description.exists():
+            raise RecipeError(
+                f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
+            )
         checkpoint = read_checkpoint(path, lazily=True)
         refuse_other_recipe(path, checkpoint.get("retroflow", {}), this)
         return Start(run, path)

@@ -6,7 +6,7 @@ metrics.jsonl       what the run computed; resuming cuts it back to the checkpoi
 metrics.csv         with the same bytes as an unbroken one
 throughput.jsonl    how fast it went, which differs every time
 checkpoints/        see checkpoints.py
-report.json         the proof; its presence means that the run is finished
+report.json         the proof; one of the last step means that the run is finished
 """
 
 import json
@@ -43,7 +43,12 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        return self.report.exists()
+        """Whether it was trained to its end and judged; an unfinished run can have a report by `evaluate`."""
+        try:
+            training = json.loads(self.report.read_text(encoding="utf-8"))["training"]
+            return bool(training["steps"] >= training["max_steps"] or training["stopped_by_time"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def lock(self) -> FileLock:
         """Take the run for this process; the operating system gives it back however the process ends.

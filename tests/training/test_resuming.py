@@ -26,6 +26,10 @@ def start(tmp_path, this, resume=None, said=None):
     return chosen
 
 
+def finish(run, steps=9):
+    run.report.write_text(json.dumps({"training": {"steps": steps, "max_steps": 9, "stopped_by_time": False}}))
+
+
 def test_what_the_machine_decides_may_change():
     assert differences(identity(), identity(trainer={"max_steps": 9, "device": "cuda"})) == []
 
@@ -45,9 +49,11 @@ def test_differing_values_and_artifacts_are_named():
 def test_the_last_unfinished_run_of_this_recipe_goes_on(tmp_path):
     first, second = start(tmp_path, identity()), start(tmp_path, identity(model={"width": 32}))
     assert start(tmp_path, identity(), LAST).run == first.run
-    second.run.report.write_text("{}")
+    finish(second.run)
     assert start(tmp_path, identity(), LAST).run == first.run
-    first.run.report.write_text("{}")
+    finish(first.run, steps=5)  # by `evaluate`, half way
+    assert start(tmp_path, identity(), LAST).run == first.run
+    finish(first.run)
     assert start(tmp_path, identity(), LAST).run.path.name == "0003"
 
 
@@ -62,6 +68,13 @@ def test_another_recipes_run_is_refused(tmp_path):
 def test_a_path_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
         start(tmp_path, identity(), tmp_path / "nowhere")
+
+
+def test_a_checkpoint_outside_of_a_run_folder_is_refused(tmp_path):
+    path = tmp_path / "step-00000001.ckpt"
+    path.touch()
+    with pytest.raises(RecipeError, match=r"not in a run folder; give <run folder>/checkpoints/"):
+        start(tmp_path, identity(), path)
 
 
 def test_a_broken_run_description_is_damage(tmp_path):
