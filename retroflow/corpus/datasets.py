@@ -78,6 +78,7 @@ class DatasetsCorpus:
             self.counts,
             place=f'corpus.path "{self.path}"',
             valid_share=self.valid_share if self.valid_split is None else None,
+            valid_key="corpus.valid_split",
         )
 
     def fingerprint(self) -> dict[str, object]:

@@ -46,7 +46,12 @@ class SeenTexts:
 
 
 def distinct_documents(
-    documents: Iterator[Document], counts: Counts, *, place: str, valid_share: float | None
+    documents: Iterator[Document],
+    counts: Counts,
+    *,
+    place: str,
+    valid_share: float | None,
+    valid_key: str = "corpus.valid_path",
 ) -> Iterator[Document]:
     """Pass on documents that are neither blank nor a copy of an earlier one, and count the others.
 
@@ -57,6 +62,7 @@ def distinct_documents(
         counts: brought up to date as the stream moves on.
         place: recipe key and value to name when there is nothing, such as 'corpus.path "docs"'.
         valid_share: the share that was to be held out; None if validation documents have a path of their own.
+        valid_key: recipe key of that path.
 
     Raises:
         CorpusError: the stream ended without a train document, or without the valid ones asked for.
@@ -77,12 +83,16 @@ def distinct_documents(
                 yield document
     finally:
         seen.close()
-    _check_splits(counts, place=place, valid_share=valid_share)
+    _check_splits(counts, place=place, valid_share=valid_share, valid_key=valid_key)
 
 
-def _check_splits(counts: Counts, *, place: str, valid_share: float | None) -> None:
+def _check_splits(counts: Counts, *, place: str, valid_share: float | None, valid_key: str) -> None:
     if counts.train + counts.valid == 0:
         raise CorpusError(f"{place} holds no text ({counts.summary()}). Point it at files with text in them.")
+    if counts.train == 0 and valid_share is None:
+        raise CorpusError(
+            f"{place} holds no document for training that is not of {valid_key}. Let the two name different text."
+        )
     if counts.train == 0:
         raise CorpusError(
             f"{place}: all {counts.valid} documents fell into the validation split and none is left for training. "
@@ -90,7 +100,7 @@ def _check_splits(counts: Counts, *, place: str, valid_share: float | None) -> N
         )
     if counts.valid == 0 and valid_share is None:
         raise CorpusError(
-            f"corpus.valid_path holds no document that is not also in {place} ({counts.summary()}). "
+            f"{valid_key} holds no document that is not also in {place} ({counts.summary()}). "
             "Give validation text that is not training text."
         )
     if counts.valid == 0 and valid_share:

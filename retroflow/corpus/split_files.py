@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from retroflow.corpus.documents import Counts, Document, Split, check_share
 from retroflow.corpus.duplicates import distinct_documents
-from retroflow.corpus.files import FoundFile, describe_files, find_files
+from retroflow.corpus.files import FoundFile, describe_files, find_files, matches
 from retroflow.corpus.split import choose_split
 
 
@@ -17,7 +18,7 @@ class SplitFiles:
     Attributes:
         path: file, folder or glob of the documents.
         valid_path: the same for validation; None chooses a `valid_share` of the documents of `path` by their ids.
-            A `valid_path` that lies inside the folder `path` is taken out of it.
+            What `valid_path` names inside the folder `path`, by a glob too, is taken out of it.
         valid_share: 0 <= share < 1; `prepare` refuses 0 without a `valid_path`.
         include: globs for the files of a folder.
     """
@@ -72,4 +73,6 @@ class SplitFiles:
 
 def _is_within(file: FoundFile, held_out: str) -> bool:
     real = os.path.realpath(file.path)
-    return real == held_out or real.startswith(held_out + os.sep)
+    if os.path.exists(held_out):
+        return real == held_out or real.startswith(held_out + os.sep)
+    return matches(Path(real).parts, Path(held_out).parts)

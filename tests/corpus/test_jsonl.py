@@ -192,10 +192,11 @@ def test_an_option_out_of_range_names_its_key(tmp_path: Path, options: dict[str,
         corpus(tmp_path, **options)
 
 
-def test_valid_path_is_the_validation_split_and_is_taken_out_of_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("valid_path", ["valid.jsonl", "v*.jsonl", "**/valid.jsonl"])
+def test_valid_path_is_the_validation_split_and_is_taken_out_of_path(tmp_path: Path, valid_path: str) -> None:
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_bytes(line(name, f"text of {name}"))
-    documents = list(corpus(tmp_path, valid_path=str(tmp_path / "valid.jsonl")).documents())
+    documents = list(corpus(tmp_path, valid_path=str(tmp_path / valid_path)).documents())
     assert [(document.id, document.split) for document in documents] == [("train", "train"), ("valid", "valid")]
 
 
@@ -204,6 +205,12 @@ def test_validation_text_that_is_training_text_is_dropped(tmp_path: Path) -> Non
     (tmp_path / "valid.jsonl").write_bytes(line("c", "same"))
     with pytest.raises(CorpusError, match=r"corpus\.valid_path holds no document that is not also in"):
         texts(tmp_path / "train.jsonl", valid_path=str(tmp_path / "valid.jsonl"))
+
+
+def test_a_valid_path_that_leaves_nothing_to_train_on_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(line("a", "good"))
+    with pytest.raises(CorpusError, match=r"no document for training that is not of corpus\.valid_path"):
+        texts(tmp_path, valid_path=str(tmp_path))
 
 
 def test_the_fingerprint_follows_content_and_options_but_not_the_place(
