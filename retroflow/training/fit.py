@@ -60,8 +60,8 @@ def fit(recipe: Recipe, *, resume: Path | None = None) -> FitResult:
         RetroflowError: whatever else a user can cause; see each step.
     """
     with StopRequests() as requests, quiet_lightning():
-        job = make_job(recipe)
-        requests.stop_if_requested("stopped while preparing; the same command goes on where it stopped")
+        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
+            job = make_job(recipe)
         start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say)
         with start.run.lock():
             describe(job, start)

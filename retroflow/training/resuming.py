@@ -140,6 +140,18 @@ def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]
         )
 
 
+def refuse_other_weights(path: Path, this: dict[str, str]) -> None:
+    """Raise RecipeError unless the model and the tokens of `this` are those the checkpoint was trained with."""
+    stored = read_checkpoint(path, lazily=True).get("retroflow", {})
+    found = differences(stored, this)
+    if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
+        listed = "\n".join(f"  {line}" for line in found)
+        raise RecipeError(
+            f"{path} was trained with another model or other chunks; these differ:\n{listed}\n"
+            "leave these overrides out; the packages a corpus is read from must have the same versions"
+        )
+
+
 def differences(stored: dict[str, str], this: dict[str, str]) -> list[str]:
     """Lines "key: stored value there, this value here" for all that must be equal and is not."""
     if not stored:

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,7 +13,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """Records the first stop signal while it is entered; a second SIGINT interrupts at once.
+    """Records the first stop signal while it is entered; a second SIGINT, and any within `at_once`, interrupts.
 
     Lightning's own SIGTERM handler writes no checkpoint and hangs several processes, so `install` is called again
     after Lightning has put its handlers in place.
@@ -20,6 +22,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._before: dict[int, Any] = {}
+        self._waits = True
 
     @property
     def is_requested(self) -> bool:
@@ -44,9 +47,26 @@ class StopRequests:
             signal.signal(number, handler)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None and number == signal.SIGINT:
+        again = self.signal_number is not None and number == signal.SIGINT
+        self.signal_number = self.signal_number or number
+        if again or not self._waits:
             raise KeyboardInterrupt
-        self.signal_number = number
+
+    @contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """Stop at a signal without waiting for a step to end, in work that may be killed anywhere.
+
+        Args:
+            where: as in `stop_if_requested`, which says what is raised.
+        """
+        self._waits = False
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.stop_if_requested(where)
+            raise
+        finally:
+            self._waits = True
 
     def stop_if_requested(self, where: str) -> None:
         """Raise if a signal has come.

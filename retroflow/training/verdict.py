@@ -14,7 +14,7 @@ from retroflow.training.checkpoints import newest_verified, read_checkpoint
 from retroflow.training.job import Job, make_job
 from retroflow.training.proof import prove, sequences_to_measure
 from retroflow.training.quiet import quiet_lightning
-from retroflow.training.resuming import Start
+from retroflow.training.resuming import Start, refuse_other_weights
 from retroflow.training.run_folder import RunFolder, write_json
 from retroflow.training.stopping import StopRequests
 
@@ -125,7 +125,9 @@ def evaluate(run_folder: Path, overrides: Sequence[str] = ()) -> Report:
         checkpoint = newest_verified(run.checkpoints, say=say)
         if checkpoint is None:
             raise RecipeError(f"{run_folder}: has no checkpoint yet; go on training with --resume {run_folder}")
-        job = make_job(recipe)
+        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
+            job = make_job(recipe)
+        refuse_other_weights(checkpoint, job.identity)
         record = load_trained(job, Start(run, checkpoint), as_it_is=True)
         assert record is not None
         return judge(job, record, run, requests)

@@ -238,6 +238,17 @@ def test_a_signal_while_evaluating_leaves_an_unfinished_run_that_is_judged_on_re
     assert resumed.run_folder.joinpath("report.json").exists()
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)])
+def test_a_signal_while_preparing_does_not_wait_for_its_end(monkeypatch, number, error):
+    def prepare_for_long(recipe):
+        os.kill(os.getpid(), number)
+        pytest.fail("the signal was not heard")
+
+    monkeypatch.setattr(fit_module, "make_job", prepare_for_long)
+    with pytest.raises(error, match="stopped while preparing; the same command goes on"):
+        fit(tiny_recipe())
+
+
 def test_a_second_interrupt_does_not_wait_for_the_step(run, interfere):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from retroflow.errors import DamagedDataError, RecipeError
-from retroflow.training.resuming import LAST, choose_start, differences
+from retroflow.training.checkpoints import checkpoint_path, write_checkpoint
+from retroflow.training.resuming import LAST, choose_start, differences, refuse_other_weights
 from tests.training.jobs import tiny_recipe
 
 
@@ -63,6 +64,16 @@ def test_another_recipes_run_is_refused(tmp_path):
         with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here") as caught:
             start(tmp_path, identity(model={"width": 32}), resume)
         assert caught.value.exit_code == 2
+
+
+def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):
+    path = checkpoint_path(tmp_path, 1)
+    write_checkpoint({"retroflow": identity({"chunks": "a", "neighbours": "b"})}, path)
+    refuse_other_weights(path, identity({"chunks": "a", "neighbours": "c"}, corpus={"share": 0.6}))
+    with pytest.raises(RecipeError, match="another model or other chunks.*\n  model.width: 16 there, 32 here"):
+        refuse_other_weights(path, identity({"chunks": "a", "neighbours": "b"}, model={"width": 32}))
+    with pytest.raises(RecipeError, match="  corpus.share: 0.5 there, 0.6 here\n  fingerprint of chunks: a there, d"):
+        refuse_other_weights(path, identity({"chunks": "d", "neighbours": "b"}, corpus={"share": 0.6}))
 
 
 def test_a_path_that_is_no_run_is_refused(tmp_path):
