@@ -8,17 +8,17 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from retroflow.embedding.ngrams import NgramHasher
+from retroflow.embedding.ngrams import MOST_BYTES, NgramHasher
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.protocols import Float32Array
 
-# Texts whose n-grams are in memory at once: some 50 MB with chunks of 300 bytes.
+# Texts whose n-grams are in memory at once: some 50 MB with chunks of 300 bytes, 150 MB with long ones.
 BLOCK_TEXTS = 1024
+BLOCK_CHARACTERS = 1 << 20
 # Each bucket adds to this many of the columns, with random signs; one would let two rare words share their only one.
 COLUMNS_PER_BUCKET = 4
 OPTIONS_FILE = "lexical.json"
@@ -158,9 +158,15 @@ class LexicalEmbedder:
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while block := list(islice(remaining, BLOCK_TEXTS)):
-        for text in block:
-            if not isinstance(text, str):
-                raise RecipeError(f"embed: a text is of type {type(text).__name__} ({text!r:.40}); give str.")
+    block: list[str] = []
+    size = 0
+    for text in texts:
+        if not isinstance(text, str):
+            raise RecipeError(f"embed: a text is of type {type(text).__name__} ({text!r:.40}); give str.")
+        block.append(text)
+        size += min(len(text), MOST_BYTES)
+        if len(block) == BLOCK_TEXTS or size >= BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
         yield block

@@ -1,5 +1,6 @@
 """LexicalEmbedder: the contract, and what is its own."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,15 @@ def test_an_option_out_of_range_is_named(key: str) -> None:
 def test_no_terms_at_all_is_refused() -> None:
     with pytest.raises(RecipeError, match="no text has a term"):
         LexicalEmbedder(word_ngrams=0, character_ngram=0)
+
+
+def test_memory_follows_a_block_of_text_and_not_the_number_of_long_texts() -> None:
+    embedder = LexicalEmbedder(dimension=16, buckets=1024)
+    texts = [f"text {number} " * 10_000 for number in range(40)]  # 4 MB
+    tracemalloc.start()
+    try:
+        vectors = embedder.embed(texts)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(vectors[-1:], embedder.embed(texts[-1:]))
