@@ -13,6 +13,7 @@ from retroflow.recipe import Recipe
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.resuming import identity
+from retroflow.training.run_folder import check_runs_folder
 from retroflow.training.splits import Splits, open_splits
 from retroflow.training.strategies import Placement, place
 from retroflow.training.trackers import GuardedTracker
@@ -46,7 +47,12 @@ class Job:
 
     @property
     def runs_folder(self) -> Path:
-        return Path(os.path.expanduser(self.options.runs_folder))
+        return runs_folder_of(self.options)
+
+
+def runs_folder_of(options: TrainerOptions) -> Path:
+    """Where run folders are made, `~` resolved."""
+    return Path(os.path.expanduser(options.runs_folder))
 
 
 def make_job(recipe: Recipe) -> Job:
@@ -58,6 +64,7 @@ def make_job(recipe: Recipe) -> Job:
     options = TrainerOptions(**recipe.section("trainer"))
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options)
+    check_runs_folder(runs_folder_of(options))
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)

@@ -10,6 +10,7 @@ report.json         the proof; one of the last step means that the run is finish
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,20 @@ class RunFolder:
                 f"{self.path}: another process is working on this run; wait for it, or start a new run"
             ) from error
         return lock
+
+
+def check_runs_folder(runs_folder: Path) -> None:
+    """Find out before an hour of preparation, and without making anything, whether runs can be kept there.
+
+    Raises:
+        RetroflowError: the folder, or the nearest one above it that exists, cannot be written.
+    """
+    existing = next(path for path in (runs_folder.absolute(), *runs_folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "cannot be written" if existing.is_dir() else "is not a folder"
+        raise RetroflowError(
+            f"trainer.runs_folder '{runs_folder}': {existing} {reason}; choose a folder that can be written"
+        )
 
 
 def new_run(runs_folder: Path, recipe_name: str) -> RunFolder:
