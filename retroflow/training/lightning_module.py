@@ -117,9 +117,7 @@ class RetroModule(pl.LightningModule):
         The loss is divided by the number of positions and not by the number of targets: a constant weighs every
         token of the run alike, however the batch is cut over ranks and accumulated pieces (docs/decisions).
         """
-        off = not self.retrieves or drops_retrieval(
-            self._seed, self.trainer.global_step, self._options.retrieval_dropout
-        )
+        off = not self.retrieves or self._drops_this_step()
         if off:
             batch = batch.without_retrieval()
         nats = self._loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask).sum()
@@ -127,6 +125,9 @@ class RetroModule(pl.LightningModule):
         if off and self.retrieves:
             loss = loss + self._zero_of_unused()
         return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
+
+    def _drops_this_step(self) -> bool:
+        return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)
 
     def _zero_of_unused(self) -> Tensor:
         """0 that depends on every parameter retrieval alone uses, so that each rank reduces the same gradients."""
@@ -139,7 +140,16 @@ class RetroModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm and keep the norm before clipping, which Lightning's own clipping discards."""
+        """Clip by the global norm and keep the norm before clipping, which Lightning's own clipping discards.
+
+        In a step without retrieval its parameters have zeros for gradients, which made the ranks reduce alike and
+        have then done their work: for AdamW a zero is not "no gradient", it would go on along the last ones. Taken
+        seven times within 26 early steps such steps kept a model from ever using its neighbours (docs/log.md).
+        """
+        if self.retrieves and self._drops_this_step():
+            for name, parameter in self.model.named_parameters():
+                if name in self.outline.retrieval:
+                    parameter.grad = None
         limit = self._optimizer_options.clip_norm or float("inf")
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         self.gradient_norm = nn.utils.clip_grad_norm_(trained, limit)

@@ -1,5 +1,6 @@
 """What the loss is divided by, when retrieval is dropped, and that every rank reduces the same gradients."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,25 @@ def test_every_parameter_gets_a_gradient_with_and_without_retrieval(tmp_path, sh
     assert all(gradient is not None for gradient in gradients.values())
     encoder = torch.stack([gradients[name].abs().sum() for name in module.outline.retrieval]).sum()
     assert bool(encoder == 0.0) == (share == 1.0)
+
+
+def test_a_step_without_retrieval_leaves_its_parameters_as_they_were(tmp_path):
+    job, module = make_module(tmp_path, retrieval_dropout=0.0)
+    batch = job.splits.training(retrieval=True).assemble([0, 3], 3)
+    optimizer = module.configure_optimizers()["optimizer"]
+
+    def step():
+        optimizer.zero_grad()
+        module.training_step(batch, 0)["loss"].backward()
+        module.configure_gradient_clipping(optimizer)
+        optimizer.step()
+        return {name: parameter.detach().clone() for name, parameter in module.model.named_parameters()}
+
+    before = step()  # AdamW has a direction to go on in now
+    module._options = dataclasses.replace(module._options, retrieval_dropout=1.0)
+    after = step()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not moved & module.outline.retrieval
 
 
 def test_losses_of_parts_add_up_to_the_loss_of_the_whole(tmp_path):
