@@ -1,6 +1,6 @@
 """What each reading aid is worth, and what the same decoder reaches without retrieval: 3 seeds of a recipe.
 
-    python tests/benchmarks/ablate_reading_aids.py --folder /tmp/ablation --seeds 1 2 3 --jobs 2
+    python tests/benchmarks/ablate_reading_aids.py --folder ablation --seeds 1 2 3 --jobs 2
 
 Every run is `retroflow fit` with overrides, one thread each so that runs side by side take equal time; artifacts are
 shared. The equal-time opponent gets as many steps as the time of `all aids` allows, by the measured step times of
