@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from retroflow.model.retro import Retro
 
 
+_POSITIVE = ("vocabulary_size", "chunk_length", "width", "num_layers", "num_heads", "encoder_width", "encoder_heads")
+_NOT_NEGATIVE = (
+    "head_width",
+    "feed_forward_width",
+    "cca_heads",
+    "encoder_layers",
+    "encoder_feed_forward_width",
+    "cca_scale",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetroConfig:
     """Options of the model.
@@ -92,16 +103,14 @@ class RetroConfig:
         return Retro(self)
 
     def _size_problems(self) -> list[str]:
-        positive = ("vocabulary_size", "chunk_length", "width", "num_layers", "num_heads", "encoder_width", "encoder_heads")
         problems = [
             f"model.{name}: {getattr(self, name)} given; a whole number of at least 1 is needed"
-            for name in positive
+            for name in _POSITIVE
             if getattr(self, name) < 1
         ]
-        at_least_0 = ("head_width", "feed_forward_width", "cca_heads", "encoder_layers", "encoder_feed_forward_width", "cca_scale")
         problems += [
             f"model.{name}: {getattr(self, name)} given; it cannot be negative"
-            for name in at_least_0
+            for name in _NOT_NEGATIVE
             if getattr(self, name) < 0
         ]
         if problems:
@@ -115,11 +124,13 @@ class RetroConfig:
             )
         if self.encoder_layers and self.encoder_width % (2 * self.encoder_heads):
             problems.append(
-                f"model.encoder_heads: model.encoder_width {self.encoder_width} / {self.encoder_heads} heads is not an "
-                f"even number; rotary positions turn pairs of features"
+                f"model.encoder_heads: model.encoder_width {self.encoder_width} / {self.encoder_heads} heads is not "
+                f"an even number; rotary positions turn pairs of features"
             )
         if self.resolved_head_width % 2:
-            problems.append(f"model.head_width: {self.resolved_head_width} is odd; rotary positions turn pairs of features")
+            problems.append(
+                f"model.head_width: {self.resolved_head_width} is odd; rotary positions turn pairs of features"
+            )
         if self.copy_initialisation and not self.share_encoder_embeddings:
             problems.append(
                 "model.copy_initialisation: it copies the decoder's own embeddings, so it needs "
@@ -129,19 +140,23 @@ class RetroConfig:
 
     def _layer_problems(self) -> list[str]:
         problems = []
-        limits = (("cca_layers", self.num_layers, "num_layers"), ("encoder_cross_attention_layers", self.encoder_layers, "encoder_layers"))
+        limits = (
+            ("cca_layers", self.num_layers, "num_layers"),
+            ("encoder_cross_attention_layers", self.encoder_layers, "encoder_layers"),
+        )
         for name, count, of in limits:
             layers = getattr(self, name)
             wrong = [layer for layer in layers if not 1 <= layer <= count]
             if wrong:
                 problems.append(
-                    f"model.{name}: {list(layers)} names layer {wrong[0]}; layers are counted from 1 to model.{of} = {count}"
+                    f"model.{name}: {list(layers)} names layer {wrong[0]}; layers are counted from 1 to "
+                    f"model.{of} = {count}"
                 )
             if len(set(layers)) != len(layers):
                 problems.append(f"model.{name}: {list(layers)} names a layer twice")
         if not self.cca_layers and self.encoder_cross_attention_layers:
             problems.append(
-                "model.cca_layers: [] makes a decoder without retrieval; give encoder_cross_attention_layers: [] as well"
+                "model.cca_layers: [] makes a decoder without retrieval; give encoder_cross_attention_layers: [] too"
             )
         return problems
 

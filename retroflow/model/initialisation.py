@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
+from retroflow.model.config import RetroConfig
 from retroflow.model.layers import FeedForward, Smear
 
 STANDARD_DEVIATION = 0.02
@@ -15,39 +16,45 @@ COPY_STRENGTH = 0.3
 
 
 @torch.no_grad()
-def initialise(model: nn.Module) -> None:
-    """Draw all weights of a Retro from the global generator."""
+def initialise(model: nn.Module, config: RetroConfig, *, encoder_input: nn.Linear | None) -> None:
+    """Draw all weights of a Retro from the global generator.
+
+    Args:
+        model: the Retro.
+        config: its configuration.
+        encoder_input: its map [e, d] from the decoder's embeddings into the encoder, if it has one.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=STANDARD_DEVIATION)
     for module in model.modules():
         if isinstance(module, Smear):
             nn.init.eye_(module.previous.weight)
-    _shrink_residual_outputs(model)
-    if model.config.copy_initialisation:
-        _initialise_copying(model)
+    _shrink_residual_outputs(model, config.num_layers)
+    if config.copy_initialisation:
+        _initialise_copying(model, config.width, encoder_input)
 
 
-def _shrink_residual_outputs(model: nn.Module) -> None:
+def _shrink_residual_outputs(model: nn.Module, num_layers: int) -> None:
     """Divide the last matrix of each residual update by sqrt(2 * layers) as GPT-2 does: depth adds no variance."""
-    factor = (2 * model.config.num_layers) ** -0.5
+    factor: float = (2 * num_layers) ** -0.5
     for name, module in model.named_modules():
         if isinstance(module, FeedForward):
             module.contract.weight.mul_(factor)
-        elif name.endswith("attention.output") or name.endswith("cca.output"):
+        elif isinstance(module, nn.Linear) and name.endswith(("attention.output", "cca.output")):
             module.weight.mul_(factor)
 
 
-def _initialise_copying(model: nn.Module) -> None:
+def _initialise_copying(model: nn.Module, width: int, encoder_input: nn.Linear | None) -> None:
     """Let chunked cross-attention start as a copier: match equal embeddings, add the matched value.
 
     A narrower encoder sees the embeddings through an orthonormal map P [e, d]; keys and values start as its
     transpose, so that they are the embeddings' projections onto the e directions that P keeps.
     """
-    projection = torch.eye(model.config.width)
-    if model.encoder_input is not None:
-        nn.init.orthogonal_(model.encoder_input.weight)
-        projection = model.encoder_input.weight
+    projection = torch.eye(width)
+    if encoder_input is not None:
+        nn.init.orthogonal_(encoder_input.weight)
+        projection = encoder_input.weight
     for module in model.modules():
         if isinstance(module, ChunkedCrossAttention):
             nn.init.eye_(module.query.weight)  # [heads * w, d]: the first features where the heads hold fewer than d

@@ -41,8 +41,9 @@ def check_inputs(
     ):
         raise InvalidShapeError(
             f"retrieved: int64 [{num_rows}, {num_chunks}, k, {config.retrieved_length}] is needed for tokens of shape "
-            f"{list(tokens.shape)} ({length} tokens hold {num_chunks} whole chunks of {config.chunk_length}; a neighbour "
-            f"and its continuation are {config.retrieved_length}), {retrieved.dtype} {list(retrieved.shape)} given"
+            f"{list(tokens.shape)} ({length} tokens hold {num_chunks} whole chunks of {config.chunk_length}; a "
+            f"neighbour and its continuation are {config.retrieved_length}), {retrieved.dtype} "
+            f"{list(retrieved.shape)} given"
         )
     _check_values("retrieved", retrieved, config)
     mask = _full_mask(retrieved, retrieved_mask)

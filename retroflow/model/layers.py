@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 # torch's default is the machine epsilon of x's dtype: 0.008 in bfloat16, twenty times the mean square of a fresh
 # embedding (0.02 squared), which would all but switch the norm off.
 RMS_EPSILON = 1e-6

@@ -4,15 +4,16 @@ Shapes: b batch, n tokens of a sequence, m tokens of a chunk, l = n // m whole c
 r = 2m tokens of a neighbour with its continuation, d decoder features, e encoder features, v vocabulary.
 """
 
-import torch
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import NeighbourEncoder
-from retroflow.model.inputs import check_inputs
 from retroflow.model.initialisation import initialise
+from retroflow.model.inputs import check_inputs
 from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
 
@@ -33,16 +34,18 @@ class Retro(nn.Module):
         if not config.tie_embeddings:
             self.output = nn.Linear(config.width, config.vocabulary_size, bias=False)
         self.first_cca_layer = min(config.cca_layers, default=0)
+        self.encoder: NeighbourEncoder | None = None
+        self.encoder_embedding: nn.Embedding | None = None
+        self.encoder_input: nn.Linear | None = None
+        self.encoder_smear: Smear | None = None
         if config.cca_layers:
             self.encoder = NeighbourEncoder(config)
-            self.encoder_embedding: nn.Embedding | None = None
-            self.encoder_input: nn.Linear | None = None
             if not config.share_encoder_embeddings:
                 self.encoder_embedding = nn.Embedding(config.vocabulary_size, config.encoder_width)
             elif config.width != config.encoder_width:
                 self.encoder_input = nn.Linear(config.width, config.encoder_width, bias=False)
             self.encoder_smear = Smear(config.encoder_width) if config.smear else None
-        initialise(self)
+        initialise(self, config, encoder_input=self.encoder_input)
 
     def forward(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
         """Predict every next token.
@@ -96,7 +99,8 @@ class Retro(nn.Module):
         if self.smear is not None:
             x = self.smear(x)
         encoded: Tensor | None = None
-        for layer, block in enumerate(self.blocks, start=1):
+        for layer, module in enumerate(self.blocks, start=1):
+            block = cast(DecoderBlock, module)  # torch types the items of a ModuleList as Module
             x = block.attend(x)
             if mask is not None and retrieved is not None:
                 if layer == self.first_cca_layer:
@@ -109,11 +113,14 @@ class Retro(nn.Module):
 
     def _encode(self, retrieved: Tensor, mask: Tensor, x: Tensor) -> Tensor:
         """Encode retrieved int64 [b, l, k, r] given decoder states x [b, n, d]; returns [b, l, k, r, e]."""
+        assert self.encoder is not None
         num_chunks, m = retrieved.shape[1], self.config.chunk_length
         chunks = x[:, : num_chunks * m].unflatten(1, (num_chunks, m))
-        return self.encoder(self._embed_retrieved(retrieved), mask, chunks)
+        encoded: Tensor = self.encoder(self._embed_retrieved(retrieved), mask, chunks)
+        return encoded
 
     def _embed_retrieved(self, retrieved: Tensor) -> Tensor:
+        x: Tensor
         if self.encoder_embedding is not None:
             x = self.encoder_embedding(retrieved)
         else:
