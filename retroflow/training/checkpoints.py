@@ -43,10 +43,15 @@ class _HashedFile:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -90,7 +95,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
     def save(file: IO[bytes]) -> None:
         hashed = _HashedFile(file)
-        torch.save(checkpoint, hashed)  # type: ignore[arg-type]
+        try:
+            torch.save(checkpoint, hashed)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # torch's zip writer hides what stopped it, such as a full disk, behind an assertion of its own.
+            raise hashed.failure or error from None
         line = f"{hashed.digest.hexdigest()}  {path.name}\n".encode()
         path.unlink(missing_ok=True)  # an older checkpoint of this name must never meet the new checksum
         _replace_synced(checksum_path(path), lambda checksum: checksum.write(line))
@@ -100,7 +109,6 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         _replace_synced(path, save)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        # torch reports a full disk as RuntimeError from its zip writer.
         raise RetroflowError(
             f"{path}: the checkpoint could not be written ({error}); free space there or choose another "
             "trainer.runs_folder, then go on with --resume"

@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there, and is verified before it is used."""
 
+import resource
 import signal
 import stat
 import subprocess
@@ -122,6 +123,17 @@ def test_a_failed_write_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch
     monkeypatch.undo()
     assert newest_verified(tmp_path, say=print) == checkpoint_path(tmp_path, 1)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_disk_that_is_full_half_way_is_named_as_the_cause(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # bytes of a file, of the 4,000 that are needed
+    try:
+        with pytest.raises(RetroflowError, match=r"could not be written \(\[Errno 27\] File too large\); free space"):
+            write(tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_kill_at_any_moment_leaves_an_intact_newest_checkpoint(tmp_path):
