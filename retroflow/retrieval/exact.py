@@ -18,6 +18,7 @@ import torch
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.retrieval.ranges import check_least
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
 FILE = "vectors.npy"
@@ -56,6 +57,7 @@ class ExactRetriever:
     def __init__(self, *, build: ExactBuild | None = None, search: ExactSearch | None = None) -> None:
         self._build = build or ExactBuild()
         self._search = search or ExactSearch()
+        check_least("search", self._search, {"block_rows": 1, "query_rows": 1})
         self._device = _device(self._search.device)
         self._vectors: VectorSource | None = None
         self._resident: torch.Tensor | None = None

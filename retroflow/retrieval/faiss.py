@@ -1,12 +1,10 @@
 """faiss: the default backend. Any index of its factory language, or one chosen by the number of vectors.
 
-Everything particular to faiss ends here: its id -1 with a distance of 3.4e38, k that must be a Python int, search
-options that would otherwise be state of the index, squared L2 distances where lower is better.
+Everything particular to faiss ends here: id -1 with a distance of 3.4e38, a k that must be a Python int, search
+options as state of the index, squared distances where lower is better.
 
-Where an index is plain inverted lists, as "auto" chooses up to a million vectors, the lists are never in memory as
-a whole: `build` only says which list each vector belongs to, `save` reads the vectors again and writes every list
-where it belongs, `load` maps the file, and `search` goes through it list by list for many queries at once.
-
+Plain inverted lists ("auto" up to a million vectors) are never in memory as a whole: `build` notes each vector's
+list, `save` writes the lists, `load` maps the file, `search` goes through it list by list for many queries at once.
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
@@ -40,9 +38,9 @@ from retroflow.retrieval.inverted_lists import (
     release_mapped,
     write_lists,
 )
+from retroflow.retrieval.ranges import check_least
 
-FILE = "index.faiss"
-DESCRIPTION_FILE = "faiss.json"
+FILE, DESCRIPTION_FILE = "index.faiss", "faiss.json"
 ADD_ROWS = 4_096
 QUERY_ROWS = 1_024
 MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are given back
@@ -98,6 +96,8 @@ class FaissRetriever:
     def __init__(self, *, build: FaissBuild | None = None, search: FaissSearch | None = None) -> None:
         self._build = build or FaissBuild()
         self._search = search or FaissSearch()
+        check_least("build", self._build, {"train_sample": 0})
+        check_least("search", self._search, {"nprobe": 1, "ef_search": 1, "refine_candidates": 1, "num_threads": 0})
         self._index: Any = None
         self._gpu_index: Any = None
         self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
