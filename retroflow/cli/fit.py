@@ -14,7 +14,7 @@ def fit(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[OVERRIDES]...",
+            metavar="KEY=VALUE",
             help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint.",
         ),
     ] = None,
