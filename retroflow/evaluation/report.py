@@ -56,8 +56,9 @@ class Report:
         against_shuffled, against_off = self.gain("shuffled"), self.gain("off")
         sentences = []
         if against_shuffled < SMALL_GAIN:
+            better = f"only {against_shuffled:.1%}" if against_shuffled >= 0.001 else "no"
             sentences.append(
-                f"The gain is small: retrieval is only {against_shuffled:.1%} better than another chunk's neighbours. "
+                f"The gain is small: retrieval is {better} better than another chunk's neighbours. "
                 "Related text may be scarce in this corpus, or the model has not learned to read it yet."
             )
         if against_off < 0:

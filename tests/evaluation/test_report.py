@@ -33,6 +33,7 @@ def test_gains_are_shares_of_the_opponents_loss():
     ("changes", "words"),
     [
         ({"shuffled": 80.5}, "The gain is small: retrieval is only 0.6% better than another chunk's neighbours."),
+        ({"shuffled": 79.0}, "The gain is small: retrieval is no better than another chunk's neighbours."),
         ({"on": 110.0, "shuffled": 110.0}, "Retrieval hurts: the loss is 10.0% higher than without it."),
         ({"without_neighbours": 0.25}, "Nothing was retrieved for 25.0% of the validation chunks."),
         (
