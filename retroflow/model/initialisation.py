@@ -33,14 +33,14 @@ def initialise(model: nn.Module, config: RetroConfig, *, encoder_input: nn.Linea
     for module in model.modules():
         if isinstance(module, Smear):
             nn.init.eye_(module.previous.weight)
-    _shrink_residual_outputs(model, config.num_layers)
+    # A copier has to see bare embeddings: fresh updates of decoder and encoder would drown them.
+    _scale_residual_outputs(model, 0.0 if config.copy_initialisation else (2 * config.num_layers) ** -0.5)
     if config.copy_initialisation:
         _initialise_copying(model, config.width, encoder_input)
 
 
-def _shrink_residual_outputs(model: nn.Module, num_layers: int) -> None:
-    """Divide the last matrix of each residual update by sqrt(2 * layers) as GPT-2 does: depth adds no variance."""
-    factor: float = (2 * num_layers) ** -0.5
+def _scale_residual_outputs(model: nn.Module, factor: float) -> None:
+    """Scale the last matrix of each residual update; GPT-2's 1 / sqrt(2 * layers) keeps depth from adding variance."""
     for name, module in model.named_modules():
         if isinstance(module, FeedForward):
             module.contract.weight.mul_(factor)
