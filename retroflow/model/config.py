@@ -2,7 +2,7 @@
 
 The defaults are the 172M model of Borgeaud et al. 2022 (arXiv:2112.04426, Table 10). The options under "reading
 aids" are not in the paper; they let a model trained for minutes use its neighbours and are off by default
-(docs/model.md has what each is worth).
+(docs/model.md).
 """
 
 from dataclasses import dataclass
