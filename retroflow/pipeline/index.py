@@ -17,12 +17,11 @@ from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.progress import Advance, progress
 from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.store.artifact import parent_of
+from retroflow.store.artifact import INDEX_FOLDER, parent_of
 from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import Manifest
 
-INDEX_FOLDER = "retriever"
 NO_ROOM_BYTES = 64 << 10
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from retroflow.pipeline import fingerprint
 from retroflow.pipeline.chunks import make_chunks
 from retroflow.pipeline.embeddings import make_embeddings
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.index import INDEX_FOLDER, make_index
+from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.neighbours import Sources, check_enough_chunks, make_neighbours
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
@@ -25,6 +25,7 @@ from retroflow.protocols import Embedder
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import (
+    INDEX_FOLDER,
     artifact_folder,
     building,
     check_parents,
@@ -138,7 +139,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
         chunks = _chunks(recipe, data, artifacts)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
-        embeddings = _embeddings(embedder, artifacts, chunks)
+        embeddings = _embeddings(embedder, recipe.section("embedder"), artifacts, chunks)
         report(embeddings)
         index = _index(retriever, artifacts, embeddings)
         report(index)
@@ -180,12 +181,13 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
     return _stage(artifacts, "chunks", inputs, {}, make)
 
 
-def _embeddings(embedder: Embedder, artifacts: Path, chunks: Stage) -> Stage:
+def _embeddings(embedder: Embedder, options: Mapping[str, Any], artifacts: Path, chunks: Stage) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
 
     def make(partial: Path) -> Manifest:
         tokenizer = load_tokenizer(str(chunks.folder / "tokenizer"))
-        return make_embeddings(partial, inputs, chunks.folder, chunks.manifest, embedder, tokenizer)
+        made = make_embeddings(partial, inputs, chunks.folder, chunks.manifest, embedder, tokenizer)
+        return replace(made, component=options)
 
     return _stage(artifacts, "embeddings", inputs, {"chunks": parent_of(chunks.manifest)}, make)
 
@@ -197,11 +199,11 @@ class _Retriever:
         options = recipe.section("retriever")
         self.name: str = options["name"]
         self.search_options = {key: value for key, value in options.items() if key not in ("name", "build")}
-        self._options = options
+        self.options = options
 
     def new(self) -> CheckedRetriever:
         owner = f"{self.name} ({RETRIEVERS.origin(self.name)})"
-        return CheckedRetriever(create(RETRIEVERS, self._options), owner=owner)
+        return CheckedRetriever(create(RETRIEVERS, self.options), owner=owner)
 
     def load(self, index: Path) -> CheckedRetriever:
         retriever = self.new()
@@ -213,7 +215,8 @@ def _index(retriever: _Retriever, artifacts: Path, embeddings: Stage) -> Stage:
     inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.new().fingerprint())
 
     def make(partial: Path) -> Manifest:
-        return make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
+        made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
+        return replace(made, component=retriever.options)
 
     return _stage(artifacts, "index", inputs, {"embeddings": parent_of(embeddings.manifest)}, make)
 

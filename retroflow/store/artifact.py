@@ -24,6 +24,7 @@ from retroflow.store.manifest import Manifest, damaged, fingerprint_of, read_man
 
 VERIFIED_FOLDER = ".verified"
 LOCKS_FOLDER = ".locks"
+INDEX_FOLDER = "retriever"  # of an index artifact, for `CheckedRetriever.load`
 BLOCKS_FOLDER = "blocks"  # markers and pieces of the work in progress; never part of an artifact
 
 # What could not be written to VERIFIED_FOLDER: a read-only folder is hashed once in a process, not at every opening.

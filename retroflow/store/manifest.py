@@ -1,6 +1,7 @@
 """What an artifact is: its kind, what it was made from, and the size and hashes of every file in it.
 
-A manifest holds no time, host or absolute path: the same inputs give the same bytes.
+A manifest holds no time or host, and no path but what a recipe gave as an option of a component (decision 0040): the
+same recipe gives the same bytes.
 """
 
 import hashlib
@@ -85,6 +86,8 @@ class Manifest:
             the parent's own `content`, left out where the parent may be built twice with different bytes.
         info: what readers need to know (lengths, counts) and what was measured, as JSON values.
         files: path inside the artifact, with "/", to its entry.
+        component: the recipe's block that made it, so that it can be opened without the recipe (embeddings and
+            index). Options that change no byte are in it, so it is no part of `content`.
     """
 
     kind: str
@@ -92,6 +95,7 @@ class Manifest:
     parents: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+    component: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +109,7 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Hash of everything in the artifact, through the hashes of its files."""
+        """Hash of everything in the artifact, through the hashes of its files; `component` is left out."""
         return hashlib.sha256(canonical_json(self._body())).hexdigest()
 
     def _body(self) -> dict[str, Any]:
@@ -121,7 +125,10 @@ class Manifest:
 
     def render(self) -> bytes:
         """The bytes of manifest.json; there is one rendering, so that every one of its bytes is checked."""
-        body = self._body() | {"sha256": self.content}
+        body = self._body()
+        if self.component:
+            body["component"] = dict(self.component)
+        body["sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
         return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
     def write(self, folder: Path) -> None:
@@ -149,6 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
             parents=values["parents"],
             info=values["info"],
             files={name: FileEntry.from_json(entry) for name, entry in values["files"].items()},
+            component=values.get("component", {}),
         )
         same = manifest.render() == raw
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

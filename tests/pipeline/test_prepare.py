@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_the_neighbours_are_the_nearest_chunks_of_other_documents(prepared: Prep
             np.testing.assert_allclose(-table.scores[row], best, atol=1e-4)
             np.testing.assert_allclose(distances[table.ids[row]], best, atol=1e-4)
     assert prepared.stages[3].manifest.info["recall"]["recall_at_k"] == 1.0
+
+
+def test_embeddings_and_index_say_how_they_are_opened_and_are_known_without_it(prepared: Prepared) -> None:
+    _, embeddings, index, _ = (stage.manifest for stage in prepared.stages)
+    assert embeddings.component == {"name": "lexical", "dimension": 32}
+    assert index.component == EXACT_FAISS
+    # An embedder given another device makes the same vectors: its children still fit.
+    moved = replace(embeddings, component={"name": "lexical", "dimension": 32, "device": "cpu"})
+    assert moved.fingerprint == embeddings.fingerprint and moved.content == embeddings.content
+    assert moved.render() != embeddings.render()
+    without = replace(embeddings, component={})
+    assert b"component" not in without.render() and without.content in without.render().decode()
 
 
 def test_a_second_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,8 @@ def make(artifacts: Path, inputs: dict[str, object] = INPUTS) -> Path:
         (partial / "tokenizer").mkdir()
         (partial / "tokenizer" / "tokenizer.json").write_text('{"a": 1}')
         files |= keep_folder(partial, "tokenizer")
-        commit(partial, Manifest("chunks", inputs, info={"n": 5}, files=files), folder)
+        manifest = Manifest("chunks", inputs, info={"n": 5}, files=files, component={"name": "some", "k": 1})
+        commit(partial, manifest, folder)
     return folder
 
 
