@@ -8,16 +8,42 @@ Which position sees which neighbours, with m = 4 tokens in a chunk and positions
 The last token of chunk u already predicts the first token of chunk u + 1, so it reads the neighbours of chunk u,
 which are known by then; the first m - 1 positions read nothing.
 
-Shapes: b batch, n tokens of a sequence, m tokens of a chunk, l = n // m whole chunks, k neighbours, r = 2m tokens of
-a neighbour with its continuation, d decoder features, e encoder features, h heads, w features of one head.
+Shapes: b batch, n tokens of a sequence, m tokens of a chunk, s tokens between two lookups (m in training),
+W windows (whole chunks), k neighbours, r tokens of a neighbour, d decoder features, e encoder features, h heads,
+w features of one head, g groups of positions that read the same neighbours (b * W of them in a whole sequence).
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroflow.model.attention import attend
 from retroflow.model.config import RetroConfig
-from retroflow.model.layers import Rotary, merge_heads, split_heads
+from retroflow.model.layers import merge_heads, split_heads
+from retroflow.model.positions import make_positions
+
+
+class ReadyNeighbours(NamedTuple):
+    """The neighbours of g groups, projected for one CCA layer.
+
+    Attributes:
+        key: float [g, h, k * r, w].
+        value: float [g, h, k * r, w].
+        mask: bool [g, k * r], True where a retrieved token exists; None where all do.
+        num_neighbours: k.
+    """
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    num_neighbours: int
+
+    def select(self, rows: Tensor) -> "ReadyNeighbours":
+        """The groups int64 [c]."""
+        mask = None if self.mask is None else self.mask[rows]
+        return ReadyNeighbours(self.key[rows], self.value[rows], mask, self.num_neighbours)
 
 
 class ChunkedCrossAttention(nn.Module):
@@ -33,56 +59,79 @@ class ChunkedCrossAttention(nn.Module):
         self.key = nn.Linear(config.encoder_width, inner_width, bias=False)
         self.value = nn.Linear(config.encoder_width, inner_width, bias=False)
         self.output = nn.Linear(inner_width, config.width, bias=False)
-        self.rotary = Rotary(head_width, config.rotary_theta) if config.cca_positions else None
+        self.positions = None
+        if config.cca_positions:
+            self.positions = make_positions(
+                config.positions,
+                width=config.width,
+                num_heads=self.num_heads,
+                head_width=head_width,
+                theta=config.rotary_theta,
+            )
         self.next_token_values = config.next_token_values
         self.scale = nn.Parameter(torch.full((self.num_heads, 1, 1), config.cca_scale)) if config.cca_scale else None
 
-    def forward(self, x: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
-        """Compute the residual update.
+    def forward(self, x: Tensor, encoded: Tensor, mask: Tensor | None = None, step: int | None = None) -> Tensor:
+        """Compute the residual update of whole sequences.
 
         Args:
             x: float [b, n, d], normalised activations; n may end inside a chunk.
-            encoded: float [b, l, k, r, e], the encoded neighbours of every whole chunk of x.
-            mask: bool [b, l, k, r], True where a retrieved token exists.
+            encoded: float [b, W, k, r, e], the encoded neighbours of every window (whole chunk) of x.
+            mask: bool [b, W, k, r], True where a retrieved token exists; None where all do.
+            step: s, tokens between two lookups; None means m.
 
         Returns:
             float [b, n, d]; zero for the first m - 1 positions and wherever a chunk has no neighbour at all.
         """
-        (num_rows, length, _), num_chunks, m = x.shape, encoded.shape[1], self.chunk_length
-        attending = x[:, m - 1 :]
-        attending = F.pad(attending, (0, 0, 0, num_chunks * m - attending.shape[1]))
-        query = split_heads(self.query(attending).unflatten(1, (num_chunks, m)), self.num_heads)  # [b, l, h, m, w]
-        key, value, mask = self._keys_and_values(encoded, mask)
-        if self.rotary is not None:
-            query = self.rotary(query, first_position=m - 1)
-            key = self.rotary(key)
-        key = key.transpose(2, 3).flatten(3, 4)  # [b, l, h, k * r, w]
-        value = value.transpose(2, 3).flatten(3, 4)
-        query, key, scale = self._scaled(query, key)
-        mask = mask.flatten(2)  # [b, l, k * r]
-        found = mask.any(-1)
-        # A chunk without neighbours would be a softmax over nothing; it attends to all and is zeroed afterwards.
-        mixed = F.scaled_dot_product_attention(
-            query.flatten(0, 1),
-            key.flatten(0, 1),
-            value.flatten(0, 1),
-            attn_mask=(mask | ~found[..., None]).flatten(0, 1)[:, None, None, :],
-            scale=scale,
-        )
-        mixed = merge_heads(mixed).unflatten(0, (num_rows, num_chunks)) * found[..., None, None]
-        update = self.output(mixed).flatten(1, 2)[:, : length - m + 1]
-        return F.pad(update, (0, 0, m - 1, 0))
+        (num_rows, length, _), num_windows, m = x.shape, encoded.shape[1], self.chunk_length
+        step = step or m
+        attending = F.pad(x[:, m - 1 :], (0, 0, 0, num_windows * step - (length - m + 1)))
+        groups = attending.unflatten(1, (num_windows, step)).flatten(0, 1)
+        ready = self.prepare(encoded.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
+        update = self.read(groups, ready).unflatten(0, (num_rows, num_windows)).flatten(1, 2)
+        return F.pad(update[:, : length - m + 1], (0, 0, m - 1, 0))
 
-    def _keys_and_values(self, encoded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to keys and values [b, l, k, h, r, w]; with next-token values the last token has none."""
+    def prepare(self, encoded: Tensor, mask: Tensor | None) -> ReadyNeighbours:
+        """Project encoded float [g, k, r, e] under mask bool [g, k, r] to keys and values, to be read many times."""
         if not self.next_token_values:
             key, value = self.key(encoded), self.value(encoded)
-        else:
+        else:  # the last token has no next one
             key, value = self.key(encoded[..., :-1, :]), self.value(encoded[..., 1:, :])
-            mask = mask[..., :-1] & mask[..., 1:]
-        return split_heads(key, self.num_heads), split_heads(value, self.num_heads), mask
+            mask = None if mask is None else mask[..., :-1] & mask[..., 1:]
+        key, value = split_heads(key, self.num_heads), split_heads(value, self.num_heads)  # [g, k, h, r, w]
+        if self.positions is not None:
+            key = self.positions.place_keys(key)
+        key = key.transpose(1, 2).flatten(2, 3)  # [g, h, k * r, w]
+        if self.scale is not None:
+            key = F.normalize(key, dim=-1)
+        value = value.transpose(1, 2).flatten(2, 3)
+        return ReadyNeighbours(key, value, None if mask is None else mask.flatten(1), encoded.shape[1])
 
-    def _scaled(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float | None]:
-        if self.scale is None:
-            return query, key, None
-        return F.normalize(query, dim=-1) * self.scale, F.normalize(key, dim=-1), 1.0
+    def read(self, x: Tensor, ready: ReadyNeighbours, offset: int = 0) -> Tensor:
+        """Compute the residual update of positions that all read the same neighbours.
+
+        Args:
+            x: float [g, t, d], normalised activations of consecutive positions.
+            ready: the neighbours of each group.
+            offset: how many positions before x's first one the neighbours came in.
+
+        Returns:
+            float [g, t, d].
+        """
+        query = split_heads(self.query(x), self.num_heads)  # [g, h, t, w]
+        first, bias, scale = self.chunk_length - 1 + offset, None, None
+        if self.positions is not None:
+            query = self.positions.place_queries(query, first)
+        if self.scale is not None:
+            query, scale = F.normalize(query, dim=-1) * self.scale, 1.0
+        if self.positions is not None:
+            bias = self.positions.bias(query, first, ready.key.shape[2] // ready.num_neighbours)
+            bias = None if bias is None else bias.repeat(1, 1, 1, ready.num_neighbours)
+        if ready.mask is None:
+            mixed = attend(query, ready.key, ready.value, bias=bias, scale=scale)
+            return self.output(merge_heads(mixed))
+        found = ready.mask.any(-1)[:, None]
+        # A chunk without neighbours would be a softmax over nothing; it attends to all and is zeroed afterwards.
+        mask = (ready.mask | ~found)[:, None, None]
+        mixed = attend(query, ready.key, ready.value, mask=mask, bias=bias, scale=scale)
+        return self.output(merge_heads(mixed) * found[..., None])

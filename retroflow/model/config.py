@@ -6,7 +6,7 @@ aids" are not in the paper; they let a model trained for minutes use its neighbo
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from retroflow.errors import RecipeError
 
@@ -20,6 +20,7 @@ _NOT_NEGATIVE = (
     "feed_forward_width",
     "cca_heads",
     "encoder_layers",
+    "encoder_head_width",
     "encoder_feed_forward_width",
     "cca_scale",
 )
@@ -39,19 +40,24 @@ class RetroConfig:
         feed_forward_width: hidden features of the decoder's feed-forward layers; 0 means 4 * width.
         cca_layers: decoder blocks (counted from 1) with chunked cross-attention, the paper's P.
         cca_heads: heads of chunked cross-attention; 0 means num_heads.
-        cca_positions: rotary positions in chunked cross-attention, d(i, i') = i - i' + m - 1 (eq. 6); without
+        positions: how every attention knows distances: "rotary", or "relative", the paper's learned logits
+            (appendix B), which keep torch from its fastest kernels.
+        cca_positions: positions in chunked cross-attention, d(i, i') = i - i' + m - 1 (eq. 6); without
             them a query knows what a retrieved token is but not where.
         encoder_width: features of the neighbour encoder (e, the paper's d').
         encoder_layers: encoder blocks; 0 encodes neighbours by their embeddings alone.
         encoder_heads: attention heads of the encoder.
+        encoder_head_width: features of one head of the encoder, even; 0 means encoder_width / encoder_heads.
         encoder_feed_forward_width: hidden features of the encoder's feed-forward layers; 0 means 4 * encoder_width.
         encoder_cross_attention_layers: encoder blocks (counted from 1) that read the activations of the chunk the
             neighbours were retrieved for, the paper's P_enc.
+        retrieved_part: what is read of the retrieved text: "both", the matched "neighbour" alone, or its
+            "continuation" alone (Table 13: .822, .950 and .895 bits per byte); positions count from its first token.
         tie_embeddings: the output matrix is the input embedding.
         share_encoder_embeddings: the encoder reads the decoder's embedding (through a linear map where the
             widths differ) instead of a table of its own (Table 13: .823 against .822 bits per byte).
         dropout: probability on each residual update, 0 to 1.
-        rotary_theta: base of the rotary wavelengths.
+        rotary_theta: base of the wavelengths of rotary and relative positions.
         smear: reading aid; each embedding also carries a learned map of the one before it, in decoder and encoder,
             so that one attention step can match two tokens in a row.
         next_token_values: reading aid; the value of a retrieved token is the state of the token after it (what
@@ -71,12 +77,15 @@ class RetroConfig:
     feed_forward_width: int = 0
     cca_layers: tuple[int, ...] = (6, 9, 12)
     cca_heads: int = 0
+    positions: Literal["rotary", "relative"] = "rotary"
     cca_positions: bool = True
     encoder_width: int = 896
     encoder_layers: int = 2
     encoder_heads: int = 16
+    encoder_head_width: int = 0
     encoder_feed_forward_width: int = 0
     encoder_cross_attention_layers: tuple[int, ...] = (1,)
+    retrieved_part: Literal["both", "neighbour", "continuation"] = "both"
     tie_embeddings: bool = True
     share_encoder_embeddings: bool = False
     dropout: float = 0.0
@@ -87,7 +96,7 @@ class RetroConfig:
     cca_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        problems = [*self._size_problems(), *self._layer_problems()]
+        problems = [*self._size_problems(), *self._layer_problems(), *self._choice_problems()]
         if problems:
             raise RecipeError("\n".join(problems))
 
@@ -95,6 +104,12 @@ class RetroConfig:
     def retrieved_length(self) -> int:
         """Tokens of one retrieved neighbour with its continuation, r = 2m."""
         return 2 * self.chunk_length
+
+    @property
+    def part_read(self) -> slice:
+        """The tokens of a retrieved neighbour that are read."""
+        m = self.chunk_length
+        return {"both": slice(0, 2 * m), "neighbour": slice(0, m), "continuation": slice(m, 2 * m)}[self.retrieved_part]
 
     def build(self) -> "Retro":
         """Make the model with freshly initialised weights."""
@@ -122,10 +137,14 @@ class RetroConfig:
                 f"model.num_heads: {self.num_heads} does not divide model.width {self.width}; "
                 f"choose a divisor or give model.head_width"
             )
-        if self.encoder_layers and self.encoder_width % (2 * self.encoder_heads):
+        if self.encoder_layers and not self.encoder_head_width and self.encoder_width % (2 * self.encoder_heads):
             problems.append(
                 f"model.encoder_heads: model.encoder_width {self.encoder_width} / {self.encoder_heads} heads is not "
                 f"an even number; rotary positions turn pairs of features"
+            )
+        if self.encoder_head_width % 2:
+            problems.append(
+                f"model.encoder_head_width: {self.encoder_head_width} is odd; rotary positions turn pairs of features"
             )
         if self.resolved_head_width % 2:
             problems.append(
@@ -137,6 +156,14 @@ class RetroConfig:
                 "model.share_encoder_embeddings: true"
             )
         return problems
+
+    def _choice_problems(self) -> list[str]:
+        choices = {"positions": ("rotary", "relative"), "retrieved_part": ("both", "neighbour", "continuation")}
+        return [
+            f"model.{name}: {getattr(self, name)!r} given; {', '.join(allowed)} are allowed"
+            for name, allowed in choices.items()
+            if getattr(self, name) not in allowed
+        ]
 
     def _layer_problems(self) -> list[str]:
         problems = []
@@ -164,3 +191,8 @@ class RetroConfig:
     def resolved_head_width(self) -> int:
         """Features of one decoder head."""
         return self.head_width or self.width // self.num_heads
+
+    @property
+    def resolved_encoder_head_width(self) -> int:
+        """Features of one encoder head."""
+        return self.encoder_head_width or self.encoder_width // self.encoder_heads

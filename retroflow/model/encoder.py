@@ -1,14 +1,29 @@
 """The neighbour encoder: reads every neighbour in both directions, conditioned on the chunk it was found for.
 
-Shapes: b batch, l chunks, k neighbours, r tokens of a neighbour with its continuation, m tokens of a chunk,
-d decoder features, e encoder features.
+Shapes: b batch, W windows (whole chunks), k neighbours, r tokens of a neighbour with its continuation, m tokens of a
+chunk, d decoder features, e encoder features.
 """
+
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from retroflow.model.attention import CrossAttention, SelfAttention
 from retroflow.model.config import RetroConfig
 from retroflow.model.layers import FeedForward, RMSNorm
+from retroflow.model.positions import Positions, make_positions
+
+
+class Masks(NamedTuple):
+    """Who may look at whom in the encoder; None where nothing is missing.
+
+    Attributes:
+        retrieved: bool [b * W * k, 1, 1, r], for the neighbours' self-attention.
+        chunks: bool [b * W, 1, 1, m], for their look at the chunk.
+    """
+
+    retrieved: Tensor | None
+    chunks: Tensor | None
 
 
 class EncoderBlock(nn.Module):
@@ -17,24 +32,31 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: RetroConfig, *, has_cross_attention: bool) -> None:
         super().__init__()
         width, heads = config.encoder_width, config.encoder_heads
+        head_width = config.resolved_encoder_head_width
+
+        def positions() -> Positions:
+            return make_positions(
+                config.positions, width=width, num_heads=heads, head_width=head_width, theta=config.rotary_theta
+            )
+
         self.attention_norm = RMSNorm(width)
-        self.attention = SelfAttention(width, heads, width // heads, theta=config.rotary_theta, causal=False)
+        self.attention = SelfAttention(width, heads, head_width, positions=positions(), causal=False)
         self.cross_attention: CrossAttention | None = None
         if has_cross_attention:
             self.cross_attention_norm = RMSNorm(width)
             self.source_norm = RMSNorm(config.width)
-            self.cross_attention = CrossAttention(width, config.width, heads, width // heads, theta=config.rotary_theta)
+            self.cross_attention = CrossAttention(width, config.width, heads, head_width, positions=positions())
         self.feed_forward_norm = RMSNorm(width)
         self.feed_forward = FeedForward(width, config.encoder_feed_forward_width or 4 * width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, chunks: Tensor) -> Tensor:
-        """Update x float [b * l, k, r, e]; mask is bool [b * l, k, r], chunks float [b * l, m, d]."""
+    def forward(self, x: Tensor, chunks: Tensor, masks: Masks) -> Tensor:
+        """Update x float [b * W, k, r, e]; chunks is float [b * W, m, d]."""
         num_neighbours = x.shape[1]
-        flat = self.attention(self.attention_norm(x).flatten(0, 1), mask.flatten(0, 1))
+        flat = self.attention(self.attention_norm(x).flatten(0, 1), masks.retrieved)
         x = x + self.dropout(flat.unflatten(0, (-1, num_neighbours)))
         if self.cross_attention is not None:
-            update = self.cross_attention(self.cross_attention_norm(x), self.source_norm(chunks))
+            update = self.cross_attention(self.cross_attention_norm(x), self.source_norm(chunks), masks.chunks)
             x = x + self.dropout(update)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -50,20 +72,35 @@ class NeighbourEncoder(nn.Module):
         )
         self.norm = RMSNorm(config.encoder_width)
 
-    def forward(self, embedded: Tensor, mask: Tensor, chunks: Tensor) -> Tensor:
+    def forward(
+        self, embedded: Tensor, chunks: Tensor, mask: Tensor | None = None, chunk_mask: Tensor | None = None
+    ) -> Tensor:
         """Encode neighbours.
 
         Args:
-            embedded: float [b, l, k, r, e], embeddings of the retrieved tokens.
-            mask: bool [b, l, k, r], True where a retrieved token exists; the others are never attended to.
-            chunks: float [b, l, m, d], decoder activations of each chunk (H_u).
+            embedded: float [b, W, k, r, e], embeddings of the retrieved tokens.
+            chunks: float [b, W, m, d], decoder activations of each chunk (H_u).
+            mask: bool [b, W, k, r], True where a retrieved token exists; the others are never attended to.
+            chunk_mask: bool [b, W, m], True where a chunk has a token and not padding.
 
         Returns:
-            float [b, l, k, r, e].
+            float [b, W, k, r, e].
         """
         num_rows = embedded.shape[0]
-        x, mask, chunks = embedded.flatten(0, 1), mask.flatten(0, 1), chunks.flatten(0, 1)
+        masks = Masks(_key_mask(mask, 2), _key_mask(chunk_mask, 1))
+        x, chunks = embedded.flatten(0, 1), chunks.flatten(0, 1)
         for block in self.blocks:
-            x = block(x, mask, chunks)
+            x = block(x, chunks, masks)
         out: Tensor = self.norm(x).unflatten(0, (num_rows, -1))
         return out
+
+
+def _key_mask(mask: Tensor | None, last_batch_axis: int) -> Tensor | None:
+    """Turn bool [..., s] into [batch, 1, 1, s]; a row without any True is left open, so that it stays finite.
+
+    Its reader masks such a row out as a whole.
+    """
+    if mask is None:
+        return None
+    mask = mask.flatten(0, last_batch_axis)
+    return (mask | ~mask.any(-1, keepdim=True))[:, None, None, :]

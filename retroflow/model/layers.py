@@ -1,4 +1,4 @@
-"""Norm, feed-forward, smear and rotary positions: the small parts that decoder and encoder share.
+"""Norm, feed-forward and smear: the small parts that decoder and encoder share.
 
 Shapes: b batch, t tokens, d features, h heads, w features of one head.
 """
@@ -46,40 +46,15 @@ class Smear(nn.Module):
         super().__init__()
         self.previous = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map float [b, t, d] to float [b, t, d]; position t sees t and t - 1 only."""
-        return x + F.pad(self.previous(x[:, :-1]), (0, 0, 1, 0))
+    def forward(self, x: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Map float [b, t, d] to float [b, t, d]; position t sees t and t - 1 only.
 
-
-class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864): the product of two turned vectors knows their distance.
-
-    The tables are float64, grow on demand and are rounded to the dtype of x at use, so that a float64 model can be
-    held against the literal reference.
-    """
-
-    def __init__(self, head_width: int, theta: float) -> None:
-        super().__init__()
-        self.head_width, self.theta = head_width, theta
-        # Plain attributes, not buffers: model.bfloat16() would round the angles' tables, a checkpoint would carry them.
-        self.cosine = self.sine = torch.empty(0, head_width // 2, dtype=torch.float64)
-
-    def forward(self, x: Tensor, first_position: int = 0) -> Tensor:
-        """Turn x float [..., t, w] by the positions first_position .. first_position + t - 1."""
-        end = first_position + x.shape[-2]
-        if end > self.cosine.shape[0] or self.cosine.device != x.device:
-            self._grow(end, x)
-        cosine = self.cosine[first_position:end].to(x.dtype)
-        sine = self.sine[first_position:end].to(x.dtype)
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
-
-    def _grow(self, end: int, like: Tensor) -> None:
-        length = max(64, 1 << (end - 1).bit_length())
-        exponents = torch.arange(0, self.head_width, 2, dtype=torch.float64) / self.head_width
-        angles = torch.outer(torch.arange(length, dtype=torch.float64), self.theta**-exponents)
-        self.cosine = angles.cos().to(like.device)
-        self.sine = angles.sin().to(like.device)
+        Args:
+            x: the embeddings.
+            previous: float [b, 1, d], the embedding before x's first; None at the beginning of a text.
+        """
+        before = F.pad(x[:, :-1], (0, 0, 1, 0)) if previous is None else torch.cat((previous, x[:, :-1]), dim=1)
+        return x + self.previous(before)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

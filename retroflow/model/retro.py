@@ -1,21 +1,24 @@
 """Retro: the decoder, the neighbour encoder and what joins them (Borgeaud et al. 2022, Algorithm 1).
 
-Shapes: b batch, n tokens of a sequence, m tokens of a chunk, l = n // m whole chunks, k neighbours,
-r = 2m tokens of a neighbour with its continuation, d decoder features, e encoder features, v vocabulary.
+Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, W windows (whole chunks, W = n // m, unless
+neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour with its continuation, d decoder
+features, e encoder features, v vocabulary.
 """
 
-from typing import cast
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroflow.model.cache import CachedReading, FirstReading, RetroCache
 from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import NeighbourEncoder
 from retroflow.model.initialisation import initialise
-from retroflow.model.inputs import check_inputs
+from retroflow.model.inputs import check_padding, check_retrieved, check_tokens
 from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
+from retroflow.model.reading import Reading, Retrieved, SequenceReading
+from retroflow.model.windows import checked_step, num_windows
 
 
 class Retro(nn.Module):
@@ -26,14 +29,11 @@ class Retro(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.smear = Smear(config.width) if config.smear else None
-        self.blocks = nn.ModuleList(
-            DecoderBlock(config, has_cca=layer in config.cca_layers) for layer in range(1, config.num_layers + 1)
-        )
+        self.blocks = nn.ModuleList(DecoderBlock(config, layer=layer) for layer in range(1, config.num_layers + 1))
         self.norm = RMSNorm(config.width)
         self.output: nn.Linear | None = None
         if not config.tie_embeddings:
             self.output = nn.Linear(config.width, config.vocabulary_size, bias=False)
-        self.first_cca_layer = min(config.cca_layers, default=0)
         self.encoder: NeighbourEncoder | None = None
         self.encoder_embedding: nn.Embedding | None = None
         self.encoder_input: nn.Linear | None = None
@@ -47,24 +47,44 @@ class Retro(nn.Module):
             self.encoder_smear = Smear(config.encoder_width) if config.smear else None
         initialise(self, config, encoder_input=self.encoder_input)
 
-    def forward(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+        *,
+        padding: Tensor | None = None,
+        retrieval_step: int | None = None,
+    ) -> Tensor:
         """Predict every next token.
 
         Args:
             tokens: int64 [b, n], values in [0, v), n >= 1; n need not be a multiple of m.
-            retrieved: int64 [b, l, k, r] with l = n // m: for each whole chunk its neighbours, each followed by its
+            retrieved: int64 [b, W, k, r] with W = n // m: for each whole chunk its neighbours, each followed by its
                 continuation; None switches retrieval off.
-            retrieved_mask: bool [b, l, k, r], or [b, l, k] for whole neighbours, True where a token was
+            retrieved_mask: bool [b, W, k, r], or [b, W, k] for whole neighbours, True where a token was
                 retrieved; None means all were.
+            padding: int64 [b], tokens at the left of each row that are padding: no other position sees them, and
+                a chunk that is padding alone has no neighbours. None for no padding.
+            retrieval_step: s, tokens between two lookups, 1 to m; None means m, the paper's. With s < m there are
+                W = (n - m) // s + 1 windows instead of chunks (`retroflow.model.windows`).
 
         Returns:
             float [b, n, v] logits; position t is independent of tokens after t, and of the neighbours of chunk u
-            (from 0) unless t >= (u + 1) * m - 1.
+            (from 0) unless t >= (u + 1) * m - 1. Those of padding mean nothing.
 
         Raises:
-            InvalidShapeError: shapes, dtypes or token values that do not fit the configuration.
+            InvalidShapeError: shapes, dtypes or values that do not fit the configuration.
         """
-        hidden = self._hidden(tokens, retrieved, retrieved_mask)
+        step = checked_step(retrieval_step, self.config.chunk_length)
+        check_tokens(self.config, tokens)
+        check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
+        found = self._checked(tokens, retrieved, retrieved_mask, step)
+        given = mask = None
+        if padding is not None:
+            state = self._empty_cache(step, padding)
+            given, mask = state.given(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
+        hidden = self._run(self._embed(tokens, given), self._sequence_reading(found, step, given), mask)
         return F.linear(hidden, self._output_matrix())
 
     def loss(
@@ -88,35 +108,138 @@ class Retro(nn.Module):
         Raises:
             InvalidShapeError: as in `forward`.
         """
-        hidden = self._hidden(tokens, retrieved, retrieved_mask)
+        check_tokens(self.config, tokens)
+        step = self.config.chunk_length
+        reading = self._sequence_reading(self._checked(tokens, retrieved, retrieved_mask, step), step, None)
+        hidden = self._run(self._embed(tokens), reading)
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
 
-    def _hidden(self, tokens: Tensor, retrieved: Tensor | None, retrieved_mask: Tensor | None) -> Tensor:
-        """Run all blocks; returns the normalised last states float [b, n, d]."""
-        mask = check_inputs(self.config, tokens, retrieved, retrieved_mask)
-        x = self.embedding(tokens)
-        if self.smear is not None:
-            x = self.smear(x)
-        encoded: Tensor | None = None
-        for layer, module in enumerate(self.blocks, start=1):
-            block = cast(DecoderBlock, module)  # torch types the items of a ModuleList as Module
-            x = block.attend(x)
-            if mask is not None and retrieved is not None:
-                if layer == self.first_cca_layer:
-                    encoded = self._encode(retrieved, mask, x)
-                if encoded is not None and block.cca is not None:
-                    x = block.read_neighbours(x, encoded, mask)
-            x = block.feed(x)
+    def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetroCache:
+        """Begin generation; the answer is given to `extend` with each call's new tokens.
+
+        Args:
+            padding: int64 [b], as in `forward`.
+            retrieval_step: as in `forward`.
+
+        Raises:
+            InvalidShapeError: a retrieval step outside 1 to m.
+        """
+        return self._empty_cache(checked_step(retrieval_step, self.config.chunk_length), padding)
+
+    @torch.no_grad()
+    def extend(
+        self,
+        tokens: Tensor,
+        cache: RetroCache,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict what follows more tokens: `forward` on all tokens so far, at the price of the new ones.
+
+        Args:
+            tokens: int64 [b, t], t >= 1, those that follow what the cache has seen.
+            cache: from `new_cache`; advanced by t tokens.
+            retrieved: int64 [b, W, k, r] for the W = `cache.num_new_windows(t)` windows that these tokens close; None
+                where nothing was looked up.
+            retrieved_mask: as in `forward`.
+
+        Returns:
+            float [b, t, v] logits.
+
+        Raises:
+            InvalidShapeError: as in `forward`.
+        """
+        check_tokens(self.config, tokens)
+        check_padding(cache.padding, num_rows=tokens.shape[0], length=None)
+        count = cache.num_new_windows(tokens.shape[1])
+        reason = f"{tokens.shape[1]} tokens after {cache.length} close {count} windows"
+        found = check_retrieved(
+            self.config, retrieved, retrieved_mask, num_rows=tokens.shape[0], num_windows=count, reason=reason
+        )
+        if cache.length == 0:
+            hidden = self._begin(tokens, cache, found)
+        else:
+            hidden = self._go_on(tokens, cache, found)
+        return F.linear(hidden, self._output_matrix())
+
+    def _begin(self, tokens: Tensor, cache: RetroCache, found: Retrieved | None) -> Tensor:
+        """Run the first tokens int64 [b, t] as a whole sequence; returns float [b, t, d]."""
+        if found is not None:
+            reading: Reading = FirstReading(found, self._encode, cache, tokens.shape[1])
+        else:
+            reading = CachedReading(cache, closes=False, retrieved=None, encode=self._encode)
+        return self._advance(tokens, cache, reading)
+
+    def _go_on(self, tokens: Tensor, cache: RetroCache, found: Retrieved | None) -> Tensor:
+        """Run further tokens int64 [b, t] a segment at a time; returns float [b, t, d]."""
+        hidden, window = [], 0
+        for part in tokens.split(cache.segments(tokens.shape[1]), dim=1):
+            closes = cache.num_new_windows(1) == 1
+            retrieved = found.window(window) if closes and found is not None else None
+            window += closes
+            reading = CachedReading(cache, closes=closes, retrieved=retrieved, encode=self._encode)
+            hidden.append(self._advance(part, cache, reading))
+        return torch.cat(hidden, dim=1)
+
+    def _advance(self, tokens: Tensor, cache: RetroCache, reading: Reading) -> Tensor:
+        end = cache.length + tokens.shape[1]
+        mask = cache.attention_mask(tokens.shape[1])
+        x = self._embed(tokens, cache.given(cache.length, end), cache)
+        hidden = self._run(x, reading, mask, cache)
+        cache.length = end
+        return hidden
+
+    def _empty_cache(self, step: int, padding: Tensor | None) -> RetroCache:
+        c = self.config
+        return RetroCache(c.num_layers, chunk_length=c.chunk_length, step=step, padding=padding)
+
+    def _embed(self, tokens: Tensor, given: Tensor | None = None, cache: RetroCache | None = None) -> Tensor:
+        """Embed tokens int64 [b, t], those where `given` bool [b, t] is False as zeros; returns float [b, t, d]."""
+        x: Tensor = self.embedding(tokens)
+        if given is not None:
+            x = x * given[..., None]
+        if self.smear is None:
+            return x
+        previous = None if cache is None else cache.previous
+        if cache is not None:
+            cache.previous = x[:, -1:]
+        return self.smear(x, previous)
+
+    def _run(
+        self, x: Tensor, reading: Reading | None, mask: Tensor | None = None, cache: RetroCache | None = None
+    ) -> Tensor:
+        """Run all blocks on x float [b, t, d]; returns the normalised last states float [b, t, d]."""
+        for index, block in enumerate(self.blocks):
+            x = block(x, reading, mask, None if cache is None else cache.layers[index])
         hidden: Tensor = self.norm(x)
         return hidden
 
-    def _encode(self, retrieved: Tensor, mask: Tensor, x: Tensor) -> Tensor:
-        """Encode retrieved int64 [b, l, k, r] given decoder states x [b, n, d]; returns [b, l, k, r, e]."""
+    def _checked(
+        self, tokens: Tensor, retrieved: Tensor | None, retrieved_mask: Tensor | None, step: int
+    ) -> Retrieved | None:
+        num_rows, length = tokens.shape
+        m = self.config.chunk_length
+        count = num_windows(length, m, step)
+        what = f"{count} whole chunks of {m}" if step == m else f"{count} windows of {m} at a retrieval step of {step}"
+        return check_retrieved(
+            self.config,
+            retrieved,
+            retrieved_mask,
+            num_rows=num_rows,
+            num_windows=count,
+            reason=f"tokens of shape {list(tokens.shape)}: {length} tokens hold {what}",
+        )
+
+    def _sequence_reading(self, found: Retrieved | None, step: int, given: Tensor | None) -> Reading | None:
+        if found is None:
+            return None
+        return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)
+
+    def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
+        """Encode retrieved text given chunks float [b, W, m, d]; returns float [b, W, k, r, e]."""
         assert self.encoder is not None
-        num_chunks, m = retrieved.shape[1], self.config.chunk_length
-        chunks = x[:, : num_chunks * m].unflatten(1, (num_chunks, m))
-        encoded: Tensor = self.encoder(self._embed_retrieved(retrieved), mask, chunks)
+        encoded: Tensor = self.encoder(self._embed_retrieved(retrieved.tokens), chunks, retrieved.mask, chunk_mask)
         return encoded
 
     def _embed_retrieved(self, retrieved: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def files(folder: str, pattern: str) -> list[Path]:
 
 def texts() -> list[Path]:
     """Return everything in the repository that a person reads."""
-    top = [path for path in ROOT.iterdir() if path.is_file()]
+    top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a file in a work tree
     folders = ("retroflow", "plugins", "recipes", "tests", "docs", ".ci")
     inner = [path for folder in folders for path in files(folder, "*") if path.is_file()]
     return [path for path in (*top, *inner) if path.suffix in TEXT and path.name != "LICENSE"]

@@ -229,7 +229,8 @@ CHANGES = {
     "feed_forward_width": 24, "cca_layers": (4,), "cca_heads": 1, "cca_positions": False, "encoder_width": 8,
     "encoder_layers": 3, "encoder_heads": 1, "encoder_feed_forward_width": 20, "encoder_cross_attention_layers": (2,),
     "tie_embeddings": False, "share_encoder_embeddings": True, "dropout": 0.5, "rotary_theta": 100.0, "smear": True,
-    "next_token_values": True, "copy_initialisation": True, "cca_scale": 5.0,
+    "next_token_values": True, "copy_initialisation": True, "cca_scale": 5.0, "positions": "relative",
+    "encoder_head_width": 4, "retrieved_part": "continuation",
 }  # fmt: skip
 
 

@@ -1,0 +1,178 @@
+"""What generation keeps between calls, so that each new token costs one token's work.
+
+Kept are the keys and values of every self-attention, the last m activations that queries of the encoder are made of
+(H_u), and the newest window's neighbours, encoded once and projected once for each CCA layer: older windows are read
+by no later position.
+
+Shapes: b batch, t new tokens, m tokens of a chunk, s tokens between two lookups, k neighbours, r tokens of a
+neighbour, d decoder features, e encoder features.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from retroflow.model.attention import KeyValues
+from retroflow.model.chunked_cross_attention import ChunkedCrossAttention, ReadyNeighbours
+from retroflow.model.reading import Encode, Retrieved, SequenceReading
+from retroflow.model.windows import num_windows
+
+
+@dataclass
+class Window:
+    """The newest window that closed.
+
+    Attributes:
+        end: tokens that were known when it closed, T(w).
+        encoded: float [b, k, r, e], its neighbours.
+        mask: bool [b, k, r]; None where all tokens exist.
+        ready: the same, projected for the CCA layers that have read it.
+    """
+
+    end: int
+    encoded: Tensor
+    mask: Tensor | None
+    ready: dict[ChunkedCrossAttention, ReadyNeighbours] = field(default_factory=dict)
+
+    def select(self, rows: Tensor) -> "Window":
+        """The rows int64 [c] of the batch."""
+        ready = {cca: neighbours.select(rows) for cca, neighbours in self.ready.items()}
+        return Window(self.end, self.encoded[rows], None if self.mask is None else self.mask[rows], ready)
+
+
+class RetroCache:
+    """The state of generation for a batch of sequences; made by `new_cache`, advanced by `extend`.
+
+    Attributes:
+        layers: one for each decoder block.
+        chunk_length: m.
+        step: s.
+        padding: int64 [b], padding at the left of each row; None without any.
+        length: tokens seen so far, padding counted.
+        recent: float [b, up to m, d], the last activations after the self-attention of the first CCA layer; None
+            before the first token.
+        previous: float [b, 1, d], the last token's embedding before smear; None before the first token.
+        window: the newest window with neighbours; None before the first, or after one without any.
+    """
+
+    def __init__(self, num_layers: int, *, chunk_length: int, step: int, padding: Tensor | None) -> None:
+        self.layers = [KeyValues() for _ in range(num_layers)]
+        self.chunk_length, self.step, self.padding = chunk_length, step, padding
+        self.length = 0
+        self.recent: Tensor | None = None
+        self.previous: Tensor | None = None
+        self.window: Window | None = None
+
+    def num_new_windows(self, num_tokens: int) -> int:
+        """Count the windows that the next `num_tokens` tokens close; `extend` takes neighbours for exactly these."""
+        before, after = self.length, self.length + num_tokens
+        m, s = self.chunk_length, self.step
+        return num_windows(after, m, s) - num_windows(before, m, s)
+
+    def segments(self, num_tokens: int) -> list[int]:
+        """Cut the next tokens where windows close: a segment's positions read the same neighbours.
+
+        Returns:
+            Lengths that add up to `num_tokens`; a window can close at the first token of a segment only.
+        """
+        lengths, done = [], 0
+        while done < num_tokens:
+            known = self.length + done  # a segment from here on ends before the token that closes the next window
+            next_end = self.chunk_length + num_windows(known + 1, self.chunk_length, self.step) * self.step
+            lengths.append(min(num_tokens - done, next_end - 1 - known))
+            done += lengths[-1]
+        return lengths
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the rows int64 [c] of the batch, in this order."""
+        for layer in self.layers:
+            layer.select(rows)
+        self.padding = None if self.padding is None else self.padding[rows]
+        self.recent = None if self.recent is None else self.recent[rows]
+        self.previous = None if self.previous is None else self.previous[rows]
+        self.window = None if self.window is None else self.window.select(rows)
+
+    def given(self, start: int, stop: int) -> Tensor | None:
+        """Which of the positions start .. stop - 1 hold tokens and not padding: bool [b, stop - start], or None."""
+        if self.padding is None:
+            return None
+        return torch.arange(start, stop, device=self.padding.device) >= self.padding[:, None]
+
+    def attention_mask(self, num_tokens: int) -> Tensor | None:
+        """Who of the next tokens sees which position: bool [b or 1, 1, t, length + t]; None for plain causality."""
+        start, end = self.length, self.length + num_tokens
+        if self.padding is None and (start == 0 or num_tokens == 1):
+            return None
+        device = self.layers[0].device if self.padding is None else self.padding.device
+        keys = torch.arange(end, device=device)
+        queries = torch.arange(start, end, device=device)[:, None]
+        seen = (keys <= queries)[None]
+        if self.padding is not None:
+            # Padding sees itself, so that its softmax is over something; nobody else sees it.
+            seen = seen & ((keys >= self.padding[:, None, None]) | (keys == queries))
+        return seen[:, None]
+
+    def remember(self, x: Tensor) -> None:
+        """Keep what the encoder will be given of activations x float [b, t, d]."""
+        recent = x if self.recent is None else torch.cat((self.recent, x), dim=1)
+        self.recent = recent[:, -self.chunk_length :]
+
+
+class FirstReading(SequenceReading):
+    """A whole sequence read while the cache is filled: as in training, and the last window stays for later tokens."""
+
+    def __init__(self, retrieved: Retrieved, encode: Encode, cache: RetroCache, length: int) -> None:
+        super().__init__(
+            retrieved, encode, chunk_length=cache.chunk_length, step=cache.step, given=cache.given(0, length)
+        )
+        self._cache = cache
+
+    def encode(self, x: Tensor) -> None:
+        super().encode(x)
+        cache = self._cache
+        cache.remember(x)
+        last = self.encoded.shape[1] - 1
+        mask = self.retrieved.mask
+        end = cache.chunk_length + last * cache.step
+        cache.window = Window(end, self.encoded[:, last], None if mask is None else mask[:, last])
+
+
+class CachedReading:
+    """A few tokens after a cache, all of which read the same window; it may close at the first of them.
+
+    Args:
+        cache: its `length` is that before these tokens.
+        closes: whether a window closes at the first token.
+        retrieved: for that window, W = 1; None if nothing was looked up for it.
+        encode: the model's encoder.
+    """
+
+    def __init__(self, cache: RetroCache, *, closes: bool, retrieved: Retrieved | None, encode: Encode) -> None:
+        self._cache, self._closes, self._retrieved, self._encode = cache, closes, retrieved, encode
+
+    def encode(self, x: Tensor) -> None:
+        cache = self._cache
+        if self._closes:
+            cache.window = self._new_window(x)
+        cache.remember(x)
+
+    def read(self, cca: ChunkedCrossAttention, x: Tensor) -> Tensor:
+        window = self._cache.window
+        if window is None:
+            return torch.zeros_like(x)
+        if cca not in window.ready:
+            window.ready[cca] = cca.prepare(window.encoded, window.mask)
+        return cca.read(x, window.ready[cca], offset=self._cache.length + 1 - window.end)
+
+    def _new_window(self, x: Tensor) -> Window | None:
+        if self._retrieved is None:
+            return None
+        cache = self._cache
+        end = cache.length + 1
+        chunk = x[:, :1] if cache.recent is None else torch.cat((cache.recent, x[:, :1]), dim=1)
+        given = cache.given(end - cache.chunk_length, end)
+        chunk_mask = None if given is None else given[:, None]
+        retrieved = self._retrieved.without_empty_windows(chunk_mask)
+        encoded = self._encode(retrieved, chunk[:, None, -cache.chunk_length :], chunk_mask)
+        return Window(end, encoded[:, 0], None if retrieved.mask is None else retrieved.mask[:, 0])
