@@ -25,6 +25,10 @@ class UnknownComponentError(RecipeError):
     """A name that no registry entry has; the message offers the nearest names."""
 
 
+class GenerationError(RecipeError, ValueError):
+    """A prompt, an option of generation or a database that the model cannot generate with."""
+
+
 class DamagedDataError(RetroflowError):
     """Bytes that are not what they were or ought to be: a broken document, artifact or checkpoint."""
 

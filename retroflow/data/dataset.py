@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from retroflow.data.batch import NOT_PREDICTED, Batch
+from retroflow.data.retrieved import read_retrieved
 from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
 from retroflow.store.chunk_store import ChunkStore
@@ -110,15 +111,6 @@ class SequenceDataset(Dataset[Batch]):
         assert self._database is not None and self._neighbours is not None
         database = self._database
         ids = np.asarray(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
-        safe = np.maximum(ids, 0)
-        neighbour_documents = database.document_ids[safe]
+        neighbour_documents = database.document_ids[np.maximum(ids, 0)]
         own = (neighbour_documents[..., None] == documents[:, None, None, :]).any(axis=-1)
-        legal = (ids >= 0) & ~own  # [b, s, k]
-        after = np.minimum(safe + 1, len(database) - 1)
-        continues = legal & (after > safe) & (database.document_ids[after] == neighbour_documents)
-        pairs = np.stack([safe, after], axis=-1)  # [b, s, k, 2]
-        real = np.arange(database.chunk_length) < database.lengths[pairs].astype(np.int64)[..., None]
-        real &= np.stack([legal, continues], axis=-1)[..., None]  # [b, s, k, 2, m]
-        tokens = np.where(real, database.tokens[pairs].astype(np.int64), database.end_of_text)
-        shape = (*ids.shape, 2 * database.chunk_length)
-        return tokens.reshape(shape), real.reshape(shape)
+        return read_retrieved(database, ids, (ids >= 0) & ~own)

@@ -1,0 +1,224 @@
+"""A retrieval database opened for text that did not exist before: window -> text -> embedding -> neighbours.
+
+A query takes the path that the keys took: its tokens are decoded to text by the same tokenizer, embedded by the
+same embedder with the state that was saved beside the keys, and rounded to float16. The text of a stored chunk
+therefore finds that chunk at distance 0.
+
+Shapes: q queries, k neighbours, m tokens of a chunk, r = 2m tokens of a neighbour with its continuation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from retroflow.components import EMBEDDERS, RETRIEVERS, create
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.data.retrieved import read_retrieved
+from retroflow.errors import DamagedDataError, GenerationError
+from retroflow.generation.retrieved import Retrieved, Source
+from retroflow.generation.run_description import RUN_FILE, read_run
+from retroflow.protocols import Embedder, Neighbours
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
+from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.manifest import MANIFEST_NAME, Manifest
+
+INDEX_FOLDERS = "index-*"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an index is, and the recipe blocks that open it if they are known from elsewhere than its manifests."""
+
+    index: Path
+    embedder: Mapping[str, Any] | None = None
+    retriever: Mapping[str, Any] | None = None
+
+
+class RetrievalDatabase:
+    """Chunks, embedder and index, ready to be searched with new text; a `LiveRetriever`.
+
+    Attributes:
+        fingerprint: of the index; names the database.
+        metric: what scores mean, "l2" for minus the squared distance, or "inner_product".
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        tokenizer: Tokenizer,
+        embedder: Embedder,
+        retriever: CheckedRetriever,
+        *,
+        fingerprint: str,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.metric = retriever.capabilities.metric
+        self._chunks, self._tokenizer = chunks, tokenizer
+        self._embedder, self._retriever = embedder, retriever
+
+    @classmethod
+    def open(cls, folder: Path, *, tokenizer: Tokenizer, chunk_length: int) -> Self:
+        """Open a database for a model.
+
+        Args:
+            folder: an index folder (`index-<fingerprint>`, with the chunks and embeddings it was made from beside it),
+                a folder of artifacts that holds a single index, or a run folder.
+            tokenizer: the model's.
+            chunk_length: the model's m.
+
+        Raises:
+            GenerationError: no such database, or one that was made with another tokenizer, chunk length or embedder.
+            DamagedDataError: its bytes are not what was written.
+            RetroflowError: its embedder or retriever cannot be made here.
+        """
+        place = _find(Path(folder))
+        index = open_artifact(place.index, kind="index")
+        embeddings_folder = _beside(place.index, index, "embeddings")
+        embeddings = open_artifact(embeddings_folder, kind="embeddings")
+        check_parents(place.index, index, {"embeddings": parent_of(embeddings)})
+        chunks_folder = _beside(place.index, embeddings, "chunks")
+        chunks = open_artifact(chunks_folder, kind="chunks")
+        check_parents(embeddings_folder, embeddings, {"chunks": parent_of(chunks)})
+        _check_fits(place.index, chunks, tokenizer, chunk_length)
+        store = ChunkStore.open(chunks_folder / "train")
+        embedder = _open_embedder(embeddings_folder, embeddings, place.embedder)
+        retriever = _open_retriever(place.index, index, place.retriever)
+        if len(retriever) != len(store):
+            raise DamagedDataError(
+                f'"{place.index}": it holds {len(retriever):,} vectors for {len(store):,} chunks. Delete the folder; '
+                "the next prepare builds it again."
+            )
+        own = load_tokenizer(str(chunks_folder / "tokenizer"))
+        return cls(store, own, embedder, retriever, fingerprint=index.fingerprint)
+
+    def __len__(self) -> int:
+        """Chunks of the database."""
+        return len(self._chunks)
+
+    def retrieve(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Retrieved:
+        """Find the neighbours of windows; see `LiveRetriever.retrieve`.
+
+        End-of-text tokens are no text: a window of nothing else finds nothing.
+        """
+        ids = np.full((len(queries), num_neighbours), -1, dtype=np.int64)
+        scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+        texts = self._texts(queries)
+        asked = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
+        if len(asked):
+            ids[asked], scores[asked] = self._search([texts[row] for row in asked.tolist()], num_neighbours)
+        tokens, mask = read_retrieved(self._chunks, ids, ids >= 0)
+        sources = [
+            tuple(
+                self._source(int(chunk), float(score), tokens[row, place][mask[row, place]].tolist())
+                for place, (chunk, score) in enumerate(zip(ids[row], scores[row], strict=True))
+                if chunk >= 0
+            )
+            for row in range(len(queries))
+        ]
+        return Retrieved(tokens, mask, sources)
+
+    def _texts(self, queries: Sequence[Sequence[int]]) -> list[str]:
+        end_of_text = self._tokenizer.end_of_text
+        return self._tokenizer.decode_batch([[token for token in query if token != end_of_text] for query in queries])
+
+    def _search(self, texts: list[str], num_neighbours: int) -> Neighbours:
+        vectors = self._embedder.embed(texts)
+        # float16 is how keys are stored; a query is rounded in the same way.
+        return self._retriever.search(vectors.astype(np.float16).astype(np.float32), num_neighbours)
+
+    def _source(self, chunk: int, score: float, tokens: list[int]) -> Source:
+        record = self._chunks.document(int(self._chunks.document_ids[chunk]))
+        text = self._tokenizer.decode(tokens)
+        return Source(record.id, record.title, record.source, text, score, chunk)
+
+
+def _find(folder: Path) -> _Place:
+    if not folder.is_dir():
+        raise GenerationError(
+            f'--database: there is no folder "{folder}"; give an index folder (index-... in the artifacts that '
+            "`retroflow prepare` made) or a run folder."
+        )
+    if (folder / RUN_FILE).is_file():
+        run = read_run(folder)
+        return _Place(run.artifact("index"), run.values["embedder"], run.values["retriever"])
+    if (folder / MANIFEST_NAME).is_file():
+        return _Place(folder.absolute())
+    indexes = sorted(path for path in folder.glob(INDEX_FOLDERS) if path.is_dir() and path.suffix != ".partial")
+    if len(indexes) == 1:
+        return _Place(indexes[0].absolute())
+    held = f"{len(indexes)} databases: {', '.join(path.name for path in indexes)}" if indexes else "no database"
+    raise GenerationError(
+        f'--database: "{folder}" holds {held}; give one index folder (index-... in the artifacts that '
+        "`retroflow prepare` made) or a run folder."
+    )
+
+
+def _beside(index: Path, manifest: Manifest, kind: str) -> Path:
+    """Where the artifact is that another was made from.
+
+    Raises:
+        GenerationError: it is not beside it.
+    """
+    folder = index.parent / f"{kind}-{manifest.parents[kind]['fingerprint']}"
+    if not folder.is_dir():
+        raise GenerationError(
+            f'--database: "{index.name}" was made from "{folder.name}", which is not beside it in "{index.parent}". '
+            "Copy it there too, or prepare the database again."
+        )
+    return folder
+
+
+def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_length: int) -> None:
+    """Refuse a database whose chunks the model cannot read.
+
+    Raises:
+        GenerationError: another tokenizer or another chunk length.
+    """
+    how = f"data.tokenizer={Path(tokenizer.origin).parent} data.chunk_length={chunk_length}"
+    remedy = f"Prepare one for this model: retroflow prepare --recipe YOUR_RECIPE {how}"
+    theirs, ours = chunks.info["tokenizer"], tokenizer.fingerprint()
+    if theirs != ours:
+        raise GenerationError(
+            f'--database: "{index}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
+            f"({ours[:16]}), so its tokens mean other text. {remedy}"
+        )
+    if chunks.info["chunk_length"] != chunk_length:
+        raise GenerationError(
+            f'--database: "{index}" holds chunks of {chunks.info["chunk_length"]} tokens, and the model reads chunks '
+            f"of {chunk_length}. {remedy}"
+        )
+
+
+def _block_of(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    block = given or manifest.component
+    if not block:
+        raise GenerationError(
+            f'--database: "{folder}" was prepared by an older retroflow and does not say how it is opened. Give the '
+            "run folder it was made for, or delete it and prepare it again."
+        )
+    return block
+
+
+def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> Embedder:
+    block = _block_of(folder, manifest, given)
+    embedder: Embedder = create(EMBEDDERS, block)
+    if embedder.fingerprint() != manifest.inputs["embedder"]:
+        raise GenerationError(
+            f'--database: the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
+            f'the one that made the keys of "{folder}" ({manifest.inputs["embedder"]}), so queries would not meet '
+            "them. Install that model or version again, or prepare the database anew."
+        )
+    embedder.load(folder / "embedder")
+    return embedder
+
+
+def _open_retriever(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedRetriever:
+    block = _block_of(folder, manifest, given)
+    owner = f"{block['name']} ({RETRIEVERS.origin(block['name'])})"
+    retriever = CheckedRetriever(create(RETRIEVERS, block), owner=owner)
+    retriever.load(folder / INDEX_FOLDER)
+    return retriever

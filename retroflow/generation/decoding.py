@@ -1,0 +1,272 @@
+"""Generate text: prompts in, one token of every row at a time, neighbours as soon as a window ends.
+
+Rows are padded at the left to one length at which a window ends (`GenerationOptions.align`). Each row keeps the
+windows that it has alone: a longer prompt beside it adds padding, and windows in that added padding are not looked
+up, so no row's text depends on the others.
+
+Shapes: b rows, t tokens of a call, m tokens of a chunk, s tokens between two retrievals, w windows that a call ends,
+k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.errors import GenerationError, RetrieverError
+from retroflow.generation.options import GenerationOptions
+from retroflow.generation.retrieved import LiveRetriever, Retrieval, Retrieved
+from retroflow.generation.rows import Generation, Piece, Row, aligned_length
+from retroflow.generation.sampling import Sampler
+from retroflow.model.windows import num_windows
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits that exist at one time while prompts are read, 128 MB in float32."""
+
+Prompt = str | Sequence[int]
+
+
+class GenerativeModel(Protocol):
+    """What generation needs of a model: `Retro` and models fitted with retrieval have it.
+
+    `config` has chunk_length, retrieved_length and vocabulary_size.
+    """
+
+    config: Any
+
+    def new_cache(
+        self, batch_size: int, *, padding: Tensor | None = None, retrieval_step: int | None = None
+    ) -> Any: ...
+
+    def extend(
+        self, tokens: Tensor, cache: Any, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None
+    ) -> Tensor: ...
+
+
+def generate(
+    model: GenerativeModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    retriever: LiveRetriever | None = None,
+    options: GenerationOptions | None = None,
+) -> list[Generation]:
+    """Generate a continuation of every prompt.
+
+    Args:
+        model: on any device; dropout is switched off while it generates.
+        tokenizer: the model's.
+        prompts: texts, or their tokens.
+        retriever: where neighbours come from, such as a `RetrievalDatabase`; None switches retrieval off.
+        options: None for the defaults: greedy, 128 tokens.
+
+    Returns:
+        One generation a prompt, in their order.
+
+    Raises:
+        GenerationError: a prompt without tokens or with tokens that the vocabulary lacks, or options that do not fit.
+        RetroflowError: whatever the retriever or the model raises.
+    """
+    finished = stream(model, tokenizer, prompts, retriever=retriever, options=options)
+    generations = [piece.generation for piece in finished if piece.generation is not None]
+    return sorted(generations, key=lambda generation: generation.number)
+
+
+def stream(
+    model: GenerativeModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    retriever: LiveRetriever | None = None,
+    options: GenerationOptions | None = None,
+) -> Iterator[Piece]:
+    """Generate as `generate` does, giving out text as soon as it is decided.
+
+    Raises:
+        GenerationError: as `generate`, at once.
+    """
+    options = options or GenerationOptions()
+    step = options.step_for(model.config.chunk_length)
+    if tokenizer.vocabulary_size > model.config.vocabulary_size:
+        raise GenerationError(
+            f"tokenizer: it has {tokenizer.vocabulary_size} tokens, and the model {model.config.vocabulary_size}; "
+            "give the tokenizer that the model was trained with."
+        )
+    rows = [
+        Row(number, prompt, tokens, tokenizer, options.stop)
+        for number, (prompt, tokens) in enumerate(_encoded(tokenizer, prompts))
+    ]
+    return _stream_batches(_Decoding(model, tokenizer, retriever, options, step), rows)
+
+
+def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:
+    """Every prompt as text and tokens.
+
+    Raises:
+        GenerationError: no token, or one that is not in the vocabulary.
+    """
+    if isinstance(prompts, str):
+        raise GenerationError(f"prompts: one text given ({prompts!r:.60}); a list of prompts is needed.")
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
+        else:
+            tokens = [int(token) for token in prompt]
+            wrong = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
+            if wrong:
+                raise GenerationError(
+                    f"prompts[{number}]: token {wrong[0]} given; the vocabulary has {tokenizer.vocabulary_size} "
+                    f"entries, 0 to {tokenizer.vocabulary_size - 1}."
+                )
+            text = tokenizer.decode(tokens)
+        if not tokens:
+            raise GenerationError(
+                f"prompts[{number}]: {prompt!r} has no token; give at least one, since the first new token is "
+                "predicted from the prompt."
+            )
+        yield text, tokens
+
+
+def _stream_batches(decoder: "_Decoding", rows: list[Row]) -> Iterator[Piece]:
+    """Rows of like length together: the shorter ones are padded, which costs time and changes nothing."""
+    rows = sorted(rows, key=lambda row: len(row.tokens))
+    first = 0
+    while first < len(rows):
+        batch = rows[first : first + decoder.options.batch_size]
+        if not decoder.options.align:  # without padding only rows of one length can share their windows
+            batch = [row for row in batch if len(row.tokens) == len(batch[0].tokens)]
+        first += len(batch)
+        yield from decoder.stream(batch)
+
+
+class _Decoding:
+    """Decodes batches of rows with one model."""
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        tokenizer: Tokenizer,
+        retriever: LiveRetriever | None,
+        options: GenerationOptions,
+        step: int,
+    ) -> None:
+        self.options = options
+        self._model, self._tokenizer, self._retriever, self._step = model, tokenizer, retriever, step
+        self._device = _device_of(model)
+
+    def stream(self, rows: list[Row]) -> Iterator[Piece]:
+        """Decode a batch until all its rows have ended."""
+        options, module = self.options, self._model
+        sampler = Sampler(
+            options,
+            [row.tokens for row in rows],
+            [options.seed + row.number for row in rows],
+            vocabulary_size=self._tokenizer.vocabulary_size,
+            device=self._device,
+        )
+        was_training = isinstance(module, torch.nn.Module) and module.training
+        if was_training:
+            module.eval()  # type: ignore[attr-defined]  # an nn.Module, seen above
+        try:
+            cache, tokens = self._start(rows)
+            while True:
+                logits = self._extend(rows, cache, tokens)
+                chosen = sampler.choose(logits).tolist()
+                for row, token in zip(rows, chosen, strict=True):
+                    if row.is_running:
+                        yield self._take(row, token)
+                if not any(row.is_running for row in rows):
+                    return
+                tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=self._device)  # [b, 1]
+        finally:
+            if was_training:
+                module.train()  # type: ignore[attr-defined]
+
+    def _take(self, row: Row, token: int) -> Piece:
+        text = row.take(token)
+        if self.options.stop_at_end_of_text and token == self._tokenizer.end_of_text:
+            row.end("end_of_text")
+        elif row.met_stop:
+            row.end("stop")
+        elif row.num_new == self.options.max_new_tokens:
+            row.end("length")
+        if row.is_running:
+            return Piece(row.number, text, None)
+        return Piece(row.number, text + row.rest, row.generation())
+
+    def _start(self, rows: list[Row]) -> tuple[Any, Tensor]:
+        """Lay rows out at the right of int64 [b, t], and make their cache."""
+        chunk_length = self._model.config.chunk_length
+        for row in rows:
+            length = len(row.tokens)
+            row.padding = aligned_length(length, chunk_length, self._step) - length if self.options.align else 0
+        length = max(len(row.tokens) + row.padding for row in rows)
+        filler = self._tokenizer.end_of_text
+        for row in rows:
+            row.added_padding = length - len(row.tokens) - row.padding
+        padded = [[filler] * (length - len(row.tokens)) + row.tokens for row in rows]
+        padding = torch.tensor([row.padding + row.added_padding for row in rows], device=self._device)
+        cache = self._model.new_cache(len(rows), padding=padding, retrieval_step=self._step)
+        return cache, torch.tensor(padded, device=self._device)
+
+    @torch.inference_mode()
+    def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
+        """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
+        at_once = max(1, LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size))
+        logits = tokens.new_empty(0)
+        for first in range(0, tokens.shape[1], at_once):
+            part = tokens[:, first : first + at_once]
+            retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
+            logits = self._model.extend(part, cache, retrieved, mask)
+        return logits[:, -1]
+
+    def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
+        """Look up the windows that `num_tokens` tokens after the first `length` end, for rows that still run.
+
+        Returns:
+            int64 and bool [b, w, k, r]; None twice if there is nothing to read.
+        """
+        if self._retriever is None:
+            return None, None
+        chunk_length, step = self._model.config.chunk_length, self._step
+        first = num_windows(length, chunk_length, step)
+        count = num_windows(length + num_tokens, chunk_length, step) - first
+        places, queries = [], []
+        for window in range(count):
+            end = chunk_length + (first + window) * step
+            for place, row in enumerate(rows):
+                query = row.window(end, chunk_length) if row.is_running else []
+                if query:
+                    places.append((place, window, row, end))
+                    queries.append(query)
+        if not queries:
+            return None, None
+        found = self._checked(self._retriever.retrieve(queries, self.options.num_neighbours), len(queries))
+        shape = (len(rows), count, *found.tokens.shape[1:])
+        retrieved = torch.full(shape, self._tokenizer.end_of_text, dtype=torch.int64)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        for number, (place, window, row, end) in enumerate(places):
+            retrieved[place, window] = torch.from_numpy(found.tokens[number])
+            mask[place, window] = torch.from_numpy(found.mask[number])
+            text = self._tokenizer.decode(queries[number])
+            row.retrievals.append(Retrieval(row.own_length(end), text, tuple(found.sources[number])))
+        return retrieved.to(self._device), mask.to(self._device)
+
+    def _checked(self, found: Retrieved, num_queries: int) -> Retrieved:
+        shape = (num_queries, self.options.num_neighbours, self._model.config.retrieved_length)
+        given = (found.tokens.shape, found.mask.shape, len(found.sources))
+        if given != (shape, shape, num_queries):
+            raise RetrieverError(
+                f"generate: {type(self._retriever).__name__}.retrieve gave tokens {list(given[0])}, mask "
+                f"{list(given[1])} and {given[2]} lists of sources; {list(shape)} twice and {num_queries} are needed "
+                "(queries, neighbours, tokens of a neighbour with its continuation)."
+            )
+        return found
+
+
+def _device_of(model: GenerativeModel) -> torch.device:
+    if isinstance(model, torch.nn.Module):
+        return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return torch.device("cpu")

@@ -1,0 +1,75 @@
+"""What a live retriever is asked and what it answers.
+
+Shapes: q queries, k neighbours, m tokens of a chunk, r = 2m tokens of a neighbour with its continuation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroflow.protocols import Int64Array
+
+
+@dataclass(frozen=True)
+class Source:
+    """One retrieved chunk: where it is from, and what the model read of it.
+
+    Attributes:
+        document: id of its document.
+        title, source: of the document, empty if the corpus had none.
+        text: the chunk and its continuation.
+        score: the retriever's, higher is better (its `Capabilities.metric` says what it measures).
+        chunk: its row in the database.
+    """
+
+    document: str
+    title: str
+    source: str
+    text: str
+    score: float
+    chunk: int
+
+
+class Retrieved(NamedTuple):
+    """The answer to q queries.
+
+    Attributes:
+        tokens: int64 [q, k, r], each neighbour followed by its continuation.
+        mask: bool [q, k, r], True where a token was retrieved.
+        sources: for each query its neighbours, best first; fewer than k where fewer exist.
+    """
+
+    tokens: Int64Array
+    mask: NDArray[np.bool_]
+    sources: Sequence[Sequence[Source]]
+
+
+class LiveRetriever(Protocol):
+    """Finds neighbours for text that did not exist before. `RetrievalDatabase` is one."""
+
+    def retrieve(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Retrieved:
+        """Find the neighbours of windows.
+
+        Args:
+            queries: each the tokens of one window, 1 to m of them, without padding.
+            num_neighbours: k.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One retrieval of one row.
+
+    Attributes:
+        end: tokens of the row, prompt included, that were known; the neighbours are read from the last of them on.
+        query: text of the window that was searched with.
+        sources: what was found, best first.
+    """
+
+    end: int
+    query: str
+    sources: tuple[Source, ...]

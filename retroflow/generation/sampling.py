@@ -1,0 +1,113 @@
+"""Choose the next token of every row from its logits.
+
+Every row has its own stream of random numbers and draws one of them a token, so that no row depends on which others
+are computed beside it.
+
+Shapes: b rows, v vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retroflow.errors import DamagedDataError
+from retroflow.generation.options import GenerationOptions
+
+
+class Sampler:
+    """Chooses tokens for a batch of rows.
+
+    Args:
+        options: temperature, top_k, top_p, repetition_penalty.
+        prompts: the tokens of each row's prompt, which repetition_penalty counts as said.
+        seeds: one for each row.
+        vocabulary_size: tokens that may be chosen; a model may have more logits than its tokenizer has tokens.
+        device: where the logits are.
+    """
+
+    def __init__(
+        self,
+        options: GenerationOptions,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        *,
+        vocabulary_size: int,
+        device: torch.device,
+    ) -> None:
+        self._options = options
+        self._streams = [np.random.default_rng(seed) for seed in seeds]
+        self._said: Tensor | None = None
+        if options.repetition_penalty != 1:
+            self._said = torch.zeros(len(prompts), vocabulary_size, dtype=torch.bool, device=device)
+            for row, prompt in enumerate(prompts):
+                self._said[row, torch.tensor(list(prompt), device=device)] = True
+        self._vocabulary_size = vocabulary_size
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Choose a token for every row.
+
+        Args:
+            logits: float [b, v] of the next token.
+
+        Returns:
+            int64 [b].
+
+        Raises:
+            DamagedDataError: logits that are not numbers: the weights are damaged, or overflow in this precision.
+        """
+        logits = logits[:, : self._vocabulary_size]
+        if logits.dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
+        if not logits.amax(-1).isfinite().all():
+            raise DamagedDataError(
+                "generate: the model gave logits that are not finite; its weights are damaged, or too large for "
+                f"{logits.dtype}. Load them again, or compute in float32."
+            )
+        if self._said is not None:
+            logits = penalised(logits, self._said, self._options.repetition_penalty)
+        if self._options.temperature == 0:
+            chosen = logits.argmax(-1)
+        else:
+            drawn = torch.tensor([stream.random() for stream in self._streams], dtype=logits.dtype)
+            chosen = drawn_from(logits, drawn.to(logits.device), self._options)
+        if self._said is not None:
+            self._said.scatter_(1, chosen[:, None], True)
+        return chosen
+
+
+def penalised(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
+    """Make tokens that were said less likely: logits [b, v] where said [b, v] divided, if negative multiplied."""
+    return torch.where(said, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def drawn_from(logits: Tensor, drawn: Tensor, options: GenerationOptions) -> Tensor:
+    """Turn one number a row into a token, by the inverse of the cumulative distribution.
+
+    Args:
+        logits: float [b, v].
+        drawn: float [b], uniform in [0, 1).
+        options: temperature above 0, top_k, top_p.
+
+    Returns:
+        int64 [b].
+    """
+    scaled = logits / options.temperature
+    ids: Tensor | None = None
+    if 0 < options.top_k < scaled.shape[-1]:
+        scaled, ids = scaled.topk(options.top_k, dim=-1)  # [b, top_k], likeliest first
+    elif options.top_p < 1:
+        scaled, ids = scaled.sort(dim=-1, descending=True, stable=True)  # [b, v]
+    probabilities = scaled.softmax(-1)
+    if options.top_p < 1:
+        # A token stays if those before it do not have the mass yet: the one that crosses top_p is the last.
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities * (before < options.top_p)
+    cumulative = probabilities.cumsum(-1)
+    place = (cumulative <= drawn[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
+    # Rounding may put the drawn number at the very end, beyond the last token that has a probability.
+    positions = torch.arange(scaled.shape[-1], device=scaled.device)
+    last = torch.where(probabilities > 0, positions, 0).amax(-1, keepdim=True)
+    place = torch.minimum(place, last)
+    return (place if ids is None else ids.gather(-1, place)).squeeze(-1)
