@@ -36,9 +36,7 @@ class GenerativeModel(Protocol):
 
     config: Any
 
-    def new_cache(
-        self, batch_size: int, *, padding: Tensor | None = None, retrieval_step: int | None = None
-    ) -> Any: ...
+    def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> Any: ...
 
     def extend(
         self, tokens: Tensor, cache: Any, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None
@@ -177,8 +175,14 @@ class _Decoding:
                 for row, token in zip(rows, chosen, strict=True):
                     if row.is_running:
                         yield self._take(row, token)
-                if not any(row.is_running for row in rows):
+                running = [place for place, row in enumerate(rows) if row.is_running]
+                if not running:
                     return
+                if 2 * len(running) <= len(rows):  # carrying ended rows along costs less than copying for each
+                    rows = [rows[place] for place in running]
+                    kept = torch.tensor(running, device=self._device)
+                    cache.select(kept)
+                    sampler.select(running)
                 tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=self._device)  # [b, 1]
         finally:
             if was_training:
@@ -207,8 +211,10 @@ class _Decoding:
         for row in rows:
             row.added_padding = length - len(row.tokens) - row.padding
         padded = [[filler] * (length - len(row.tokens)) + row.tokens for row in rows]
-        padding = torch.tensor([row.padding + row.added_padding for row in rows], device=self._device)
-        cache = self._model.new_cache(len(rows), padding=padding, retrieval_step=self._step)
+        paddings = [row.padding + row.added_padding for row in rows]
+        # Without padding attention needs no mask, which is faster.
+        padding = torch.tensor(paddings, device=self._device) if any(paddings) else None
+        cache = self._model.new_cache(padding=padding, retrieval_step=self._step)
         return cache, torch.tensor(padded, device=self._device)
 
     @torch.inference_mode()

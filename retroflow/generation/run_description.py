@@ -35,8 +35,8 @@ class RunDescription:
         folder = artifacts / f"{kind}-{self.fingerprints[kind]}"
         if not folder.is_dir():
             raise GenerationError(
-                f'"{self.folder}": its {kind} are not at "{folder.absolute()}". Run this where the run was started, or '
-                f"make them again there with: retroflow prepare --recipe {self.folder / 'recipe.yaml'}"
+                f'"{self.folder}": what it was trained with is not at "{folder.absolute()}". Run this where the run was '
+                f"started, or make it again there with: retroflow prepare --recipe {self.folder / 'recipe.yaml'}"
             )
         return folder
 

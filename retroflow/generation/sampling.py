@@ -45,6 +45,12 @@ class Sampler:
                 self._said[row, torch.tensor(list(prompt), device=device)] = True
         self._vocabulary_size = vocabulary_size
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep some of the rows, in this order."""
+        self._streams = [self._streams[row] for row in rows]
+        if self._said is not None:
+            self._said = self._said[list(rows)]
+
     def choose(self, logits: Tensor) -> Tensor:
         """Choose a token for every row.
 
