@@ -3,12 +3,18 @@
 import errno
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from retroflow.errors import RetroflowError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+EXIT_SECONDS = 90.0
+"""How long exit handlers of libraries may take; W&B's waits for what it has not sent."""
 
 _REMEDIES = {
     errno.ENOSPC: "The disk is full. Free space or choose another folder, and run the same command again.",
@@ -70,6 +76,17 @@ def print_error(message: str) -> None:
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     print(f"{label} {message}", file=sys.stderr)
+
+
+def end_within(code: int, *, seconds: float = EXIT_SECONDS) -> NoReturn:
+    """Exit, even if an exit handler of a library hangs; results are written and flushed by now."""
+
+    def give_up() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=give_up, daemon=True).start()
+    sys.exit(code)
 
 
 def silence_broken_pipe() -> None:

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retroflow.errors import RecipeError
+
+if TYPE_CHECKING:
+    from retroflow.training.fit import FitResult
 
 
 def fit(
@@ -24,8 +27,6 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
-    from rich.console import Console
-
     from retroflow.components import recipe_schema
     from retroflow.recipe import load
 
@@ -34,12 +35,19 @@ def fit(
 
     from retroflow.training.fit import fit as fit_recipe
 
-    result = fit_recipe(loaded, resume=resumed)
-    if as_json:
-        print(json.dumps({"run_folder": str(result.run_folder), "steps": result.steps, **result.report.to_json()}))
-    else:
-        Console().print(result.report.render())
-        print(f"report: {result.run_folder / 'report.json'}")
+    fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
+
+
+def _print_json(result: "FitResult") -> None:
+    values = {"run_folder": str(result.run_folder), "steps": result.steps, **result.report.to_json()}
+    print(json.dumps(values), flush=True)
+
+
+def _print_tables(result: "FitResult") -> None:
+    from rich.console import Console
+
+    Console().print(result.report.render())
+    print(f"report: {result.run_folder / 'report.json'}", flush=True)
 
 
 def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | None]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import retroflow
-from retroflow.cli.console import exit_code_of, silence_broken_pipe
+from retroflow.cli.console import end_within, exit_code_of, silence_broken_pipe
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
 RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
@@ -24,7 +24,7 @@ OVERRIDES_FOLLOW = {"ignore_unknown_options": True}
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    sys.exit(run(sys.argv[1:]))
+    end_within(run(sys.argv[1:]))
 
 
 def run(words: list[str]) -> int:

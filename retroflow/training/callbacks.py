@@ -16,12 +16,13 @@ from torch import Tensor
 
 from retroflow.errors import RetroflowError
 from retroflow.training.checkpoints import checkpoint_path, sweep
+from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.metrics import MetricsLog
 from retroflow.training.options import TrainerOptions
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.run_folder import RunFolder
 from retroflow.training.stopping import StopRequests
-from retroflow.training.trackers import Tracker
+from retroflow.training.throughput import Throughput
 
 
 def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:
@@ -45,15 +46,24 @@ class SeedEachBatch(pl.Callback):
 class LogMetrics(pl.Callback):
     """Averages the loss over `log_every` steps and writes it to the files, the tracker and the progress line.
 
-    The sums of an unfinished window are part of the checkpoint.
+    The sums of an unfinished window are part of the checkpoint. The first step of a process is shown to the person who
+    waits for it, too, and written nowhere.
     """
 
-    def __init__(self, log: MetricsLog, tracker: Tracker, progress: TrainingProgress, options: TrainerOptions) -> None:
+    def __init__(
+        self,
+        log: MetricsLog,
+        tracker: GuardedTracker,
+        progress: TrainingProgress,
+        throughput: Throughput,
+        options: TrainerOptions,
+    ) -> None:
         self._log, self._tracker, self._progress, self._options = log, tracker, progress, options
+        self._throughput = throughput
         self._nats: Tensor = torch.zeros((), dtype=torch.float64)
         self._window_tokens: Tensor = torch.zeros((), dtype=torch.int64)
         self._tokens = 0
-        self._clock = time.perf_counter()
+        self._clock, self._clock_step, self._is_first = time.perf_counter(), 0, True
 
     @property
     def tokens(self) -> int:
@@ -71,7 +81,7 @@ class LogMetrics(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._nats = self._nats.to(pl_module.device)
         self._window_tokens = self._window_tokens.to(pl_module.device)
-        self._clock = time.perf_counter()
+        self._clock, self._clock_step = time.perf_counter(), trainer.global_step
         self._progress.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -80,6 +90,9 @@ class LogMetrics(pl.Callback):
         if not ends_step(trainer, batch_idx):
             return
         step = trainer.global_step
+        if self._is_first:
+            self._is_first = False
+            self._progress.first_step_done(step, float(self._nats) / max(1, int(self._window_tokens)))
         if step % self._options.log_every == 0 or step == self._options.max_steps:
             self._write(trainer, pl_module, step)
         self._progress.advance(step)
@@ -100,14 +113,14 @@ class LogMetrics(pl.Callback):
             "train/tokens": self._tokens,
         }
         now = time.perf_counter()
-        speed = {"seconds": now - self._clock, "tokens_per_second": tokens / max(1e-9, now - self._clock)}
-        self._clock = now
+        speed = self._throughput.reading(self._clock_step, step, tokens=tokens, seconds=now - self._clock)
+        self._clock, self._clock_step = now, step
         self._nats.zero_()
         self._window_tokens.zero_()
         if trainer.is_global_zero:
             self._log.append(step, values)
             self._log.append_throughput(step, speed)
-            self._tracker.log({**values, "train/tokens_per_second": speed["tokens_per_second"]}, step)
+            self._tracker.log(values | {f"train/{name}": value for name, value in speed.items()}, step)
         self._progress.measured(values["train/loss"], speed["tokens_per_second"])
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -127,7 +140,7 @@ class EstimateValidation(pl.Callback):
         self,
         estimate: Callable[[], dict[str, float]],
         log: MetricsLog,
-        tracker: Tracker,
+        tracker: GuardedTracker,
         progress: TrainingProgress,
         every: int,
     ) -> None:

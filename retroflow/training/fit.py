@@ -3,6 +3,7 @@
 `fit` is the story, `train` the loop; one training step is `RetroModule.training_step`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from retroflow.training.checkpoints import AtomicIO, discard_after
 from retroflow.training.data_module import RetroData
 from retroflow.training.job import Job, make_job
 from retroflow.training.metrics import MetricsLog
+from retroflow.training.neighbour_examples import neighbour_examples
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.proof import estimate
 from retroflow.training.quiet import quiet_lightning
 from retroflow.training.resuming import Start, choose_start
 from retroflow.training.stopping import StopRequests
-from retroflow.training.summary import describe, summarise, tracked_run
+from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
 from retroflow.training.verdict import Record, judge, load_trained, record_of
 
 
@@ -47,12 +49,17 @@ class FitResult:
     report: Report
 
 
-def fit(recipe: Recipe, *, resume: Path | None = None) -> FitResult:
+def show_nothing(result: FitResult) -> None:
+    """Show nothing of a result."""
+
+
+def fit(recipe: Recipe, *, resume: Path | None = None, show: Callable[[FitResult], None] = show_nothing) -> FitResult:
     """Turn a recipe into a trained and judged model.
 
     Args:
         recipe: the checked recipe.
         resume: a run folder, a checkpoint, or `resuming.LAST` for the recipe's last unfinished run; None starts anew.
+        show: called with the result before the tracker is waited for, which may still have to send something.
 
     Raises:
         Preempted: SIGTERM came; a checkpoint is written.
@@ -67,11 +74,17 @@ def fit(recipe: Recipe, *, resume: Path | None = None) -> FitResult:
             describe(job, start)
             say(summarise(job, start))
             job.tracker.start(tracked_run(job, start))
+            if job.options.retrieval and start.step == 0:
+                job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
             record = load_trained(job, start) or train(job, start, requests)
             requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; go on with --resume")
             report = judge(job, record, start.run, requests)
-            job.tracker.finish(report.headline())
-    return FitResult(run_folder=start.run.path, steps=record.steps, report=report)
+            result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
+            show(result)
+            if job.options.retrieval:
+                job.tracker.show_neighbours(neighbour_examples(job.splits, report), record.steps)
+            job.tracker.finish(final_summary(report, start.run))
+    return result
 
 
 def train(job: Job, start: Start, requests: StopRequests) -> Record:
@@ -83,7 +96,7 @@ def train(job: Job, start: Start, requests: StopRequests) -> Record:
     discard_after(start.run.checkpoints, start.step)
     log = MetricsLog(start.run.path, step=start.step)
     progress = TrainingProgress(job.options.max_steps)
-    metrics = LogMetrics(log, job.tracker, progress, job.options)
+    metrics = LogMetrics(log, job.tracker, progress, throughput_of(job), job.options)
     stop = StopAtStepEnd(requests, job.options.max_seconds)
     callbacks: list[pl.Callback] = [
         SeedEachBatch(job.seed),

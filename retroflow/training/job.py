@@ -10,13 +10,13 @@ import torch
 from retroflow.components import MODELS, TRACKERS, create
 from retroflow.pipeline.prepare import prepare
 from retroflow.recipe import Recipe
+from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.resuming import identity
 from retroflow.training.run_folder import check_runs_folder
 from retroflow.training.splits import Splits, open_splits
 from retroflow.training.strategies import Placement, place
-from retroflow.training.trackers import GuardedTracker
 
 
 @dataclass(frozen=True)

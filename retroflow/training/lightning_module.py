@@ -79,6 +79,11 @@ class RetroModule(pl.LightningModule):
         self._loss: Any = None
 
     @property
+    def config(self) -> RetroConfig:
+        """What the model is built from."""
+        return self._config
+
+    @property
     def retrieves(self) -> bool:
         """Whether retrieved text can change anything: wanted by the recipe, and read by the model."""
         return self._options.retrieval and bool(self.outline.retrieval)

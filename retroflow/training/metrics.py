@@ -21,6 +21,7 @@ COLUMNS = (
     "train/tokens",
     "validation/loss_on",
     "validation/loss_off",
+    "validation/retrieval_gap",
 )
 """Columns of metrics.csv; a line of metrics.jsonl has those that were measured then. Losses are nats per token."""
 

@@ -58,6 +58,7 @@ class TrainerOptions:
         device: "cpu", "cuda", or "auto": a GPU when there is one.
         compile: compile the loss with torch.compile; pays after some 300 steps.
         num_threads: CPU threads of torch; 0 leaves torch's choice.
+        peak_flops: dense FLOP/s of one device in the precision used, for MFU; 0 looks the GPU's name up.
         log_every: steps between two lines of metrics.
         validate_every: steps between two quick validation estimates; 0 for none.
         validation_batches: batches of a quick estimate.
@@ -77,6 +78,7 @@ class TrainerOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     num_threads: int = 0
+    peak_flops: float = 0.0
     log_every: int = 10
     validate_every: int = 0
     validation_batches: int = 8
@@ -88,7 +90,7 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulate", "log_every", "validation_batches", "eval_batch_size"):
             _within(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("max_seconds", "num_threads", "validate_every", "checkpoint_every"):
+        for name in ("max_seconds", "num_threads", "peak_flops", "validate_every", "checkpoint_every"):
             _within(f"trainer.{name}", getattr(self, name), 0)
         _within("trainer.keep_checkpoints", self.keep_checkpoints, 1)
         _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)

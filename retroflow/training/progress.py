@@ -1,16 +1,18 @@
 """What a person sees while a model trains: a live line on a terminal, plain lines elsewhere, always on stderr."""
 
-import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-_PLAIN_SECONDS = 5.0
+from retroflow.pipeline.progress import say
+
+_SHORTEST, _LONGEST, _SHARE = 5.0, 60.0, 0.05
+"""Seconds between plain lines: a twentieth of the time since the start, within these limits."""
 
 
 class TrainingProgress:
-    """Shows step, loss, tokens per second and time left.
+    """Shows step, loss, tokens per second and time left; the first step at once, since it is what is waited for.
 
     Args:
         max_steps: the step training ends at.
@@ -21,22 +23,37 @@ class TrainingProgress:
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._loss, self._rate = float("nan"), float("nan")
-        self._start_step, self._start, self._last_line = 0, 0.0, 0.0
+        self._loss: float | None = None
+        self._rate: float | None = None
+        self._first_step, self._began, self._last_line = 0, 0.0, 0.0
 
     def start(self, step: int) -> None:
-        self._start_step, self._start, self._last_line = step, time.perf_counter(), time.perf_counter()
+        """Begin at `step` finished steps."""
+        self._first_step, self._began = step, time.perf_counter()
+        self._last_line = self._began
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[reading]}"),
-                TimeRemainingColumn(),
+                TimeElapsedColumn(),
                 console=self._console,
             )
-            self._task = self._bar.add_task("training", total=self._max_steps, completed=step, reading="")
+            self._task = self._bar.add_task("training", total=self._max_steps, completed=step, reading="first step ...")
             self._bar.start()
+
+    def first_step_done(self, step: int, loss: float) -> None:
+        """Show the first step of this process.
+
+        What follows is timed from here: the first step holds what happens only once (compiling, reading files in).
+        """
+        took = time.perf_counter() - self._began
+        self._loss = loss
+        self._first_step, self._began = step, time.perf_counter()
+        self._last_line = self._began
+        if self._bar is None:
+            say(f"step {step:,}/{self._max_steps:,}  loss {loss:.4f}  first step took {took:.1f} s")
 
     def measured(self, loss: float, tokens_per_second: float) -> None:
         """Take the newest reading."""
@@ -45,34 +62,42 @@ class TrainingProgress:
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
         if self._bar is not None:
-            reading = "" if self._rate != self._rate else f"loss {self._loss:.3f}  {self._rate:,.0f} tokens/s"
-            self._bar.update(self._task, completed=step, reading=reading)
+            self._bar.update(self._task, completed=step, reading=self._reading(step))
             return
         now = time.perf_counter()
-        if self._rate == self._rate and (now - self._last_line >= _PLAIN_SECONDS or step == self._max_steps):
+        wait = min(_LONGEST, max(_SHORTEST, _SHARE * (now - self._began)))
+        is_last = step == self._max_steps and self._rate is not None
+        if now - self._last_line >= wait or is_last:
             self._last_line = now
-            left = (now - self._start) / max(1, step - self._start_step) * (self._max_steps - step)
-            print(
-                f"step {step}/{self._max_steps}  loss {self._loss:.4f}  {self._rate:,.0f} tokens/s  "
-                f"{_clock(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"step {step:,}/{self._max_steps:,}  {self._reading(step)}")
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """Show a quick validation estimate."""
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         if self._bar is not None:
-            self._bar.console.print(f"step {step}  {text}")
+            self._bar.console.print(f"step {step:,}  {text}")
         else:
-            print(f"step {step}/{self._max_steps}  {text}", file=sys.stderr, flush=True)
+            say(f"step {step:,}/{self._max_steps:,}  {text}")
 
     def stop(self) -> None:
+        """Take the live line away."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
+    def _reading(self, step: int) -> str:
+        parts = []
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4f}")
+        if self._rate is not None:
+            parts.append(f"{self._rate:,.0f} tokens/s")
+        if step > self._first_step:
+            left = (time.perf_counter() - self._began) / (step - self._first_step) * (self._max_steps - step)
+            parts.append(f"{clock(left)} left")
+        return "  ".join(parts)
 
-def _clock(seconds: float) -> str:
+
+def clock(seconds: float) -> str:
+    """Write seconds as 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

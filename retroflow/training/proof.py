@@ -66,7 +66,7 @@ def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
 
 
 def estimate(job: Job) -> dict[str, float]:
-    """Estimate loss with and without retrieval on a few validation sequences that are always the same."""
+    """Estimate loss with and without retrieval, and the gap, on a few validation sequences that are always the same."""
     options = job.options
     dataset = job.splits.validation(job.splits.validation_neighbours if options.retrieval else None)
     full = len(dataset.chunks) // dataset.sequence_chunks
@@ -84,7 +84,10 @@ def estimate(job: Job) -> dict[str, float]:
             if options.retrieval:
                 nats["on"] += float(losses(batch).sum(dtype=torch.float64))
     modes = ("on", "off") if options.retrieval else ("off",)
-    return {f"validation/loss_{mode}": nats[mode] / max(1, tokens) for mode in modes}
+    values = {f"validation/loss_{mode}": nats[mode] / max(1, tokens) for mode in modes}
+    if options.retrieval:
+        values["validation/retrieval_gap"] = values["validation/loss_off"] - values["validation/loss_on"]
+    return values
 
 
 def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:

@@ -1,8 +1,10 @@
 """The prepared artifacts, opened for training: chunks and neighbours of both splits."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retroflow.data import SequenceDataset
 from retroflow.errors import CorpusError
@@ -22,6 +24,8 @@ class Splits:
         train_neighbours: int64 [N_train, k] rows of `train_chunks`, -1 = none.
         validation_neighbours: int64 [N_valid, k] rows of `train_chunks`, -1 = none.
         sequence_chunks: chunks of a sequence.
+        validation_scores: float32 [N_valid, k], higher is better, -inf = none; None if they are not known.
+        tokenizer: its folder; None where the tokens stand for no text.
     """
 
     train_chunks: ChunkStore
@@ -29,6 +33,8 @@ class Splits:
     train_neighbours: Int64Array
     validation_neighbours: Int64Array
     sequence_chunks: int
+    validation_scores: NDArray[np.float32] | None = None
+    tokenizer: Path | None = None
 
     @property
     def database(self) -> ChunkStore:
@@ -63,10 +69,13 @@ def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
             "the corpus has no validation chunks, so nothing could be measured; raise corpus.valid_share or give "
             "corpus.valid_path"
         )
+    valid_neighbours = NeighbourTable.open(prepared.valid_neighbours)
     return Splits(
         train_chunks=ChunkStore.open(prepared.train_chunks),
         valid_chunks=valid,
         train_neighbours=NeighbourTable.open(prepared.train_neighbours).ids,
-        validation_neighbours=np.asarray(NeighbourTable.open(prepared.valid_neighbours).ids),
+        validation_neighbours=np.asarray(valid_neighbours.ids),
         sequence_chunks=sequence_chunks,
+        validation_scores=valid_neighbours.scores,
+        tokenizer=prepared.tokenizer,
     )

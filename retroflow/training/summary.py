@@ -8,10 +8,16 @@ import lightning
 import torch
 
 import retroflow
+from retroflow.evaluation.report import Report
+from retroflow.model.config import RetroConfig
+from retroflow.model.costs import training_flops
+from retroflow.training.checkpoints import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.training.job import Job
+from retroflow.training.lightning_module import drops_retrieval
 from retroflow.training.resuming import Start
-from retroflow.training.run_folder import write_json
-from retroflow.training.trackers import TrackedRun
+from retroflow.training.run_folder import RunFolder, write_json
+from retroflow.training.throughput import Throughput, peak_flops_of
+from retroflow.training.trackers import Summary, TrackedRun
 
 
 def summarise(job: Job, start: Start) -> str:
@@ -74,4 +80,35 @@ def tracked_run(job: Job, start: Start) -> TrackedRun:
         name=f"{job.name}-{retriever}-k{k}-{start.run.path.name}",
         group=job.name,
         description={key: value for key, value in description(job).items() if key != "identity"},
+    )
+
+
+def final_summary(report: Report, run: RunFolder) -> Summary:
+    """What the tracker is told at the end: the report's headline, and where the last checkpoint is."""
+    values: Summary = {**report.headline()}
+    for path in list_checkpoints(run.checkpoints)[:1]:
+        values["checkpoint/path"] = str(path.absolute())
+        values["checkpoint/step"] = checkpoint_step(path)
+        if checksum_path(path).exists():
+            values["checkpoint/sha256"] = checksum_path(path).read_text(encoding="utf-8").split()[0]
+    return values
+
+
+def throughput_of(job: Job) -> Throughput:
+    """Make the measure of a job's speed; models of plugins have no formula for their FLOPs."""
+    config, options, splits = job.module.config, job.options, job.splits
+    flops_on, flops_off = None, None
+    if isinstance(config, RetroConfig):
+        length = splits.sequence_chunks * splits.train_chunks.chunk_length
+        k = splits.validation_neighbours.shape[1] if options.retrieval else 0
+        flops_on = float(options.batch_size * training_flops(config, length, k))
+        flops_off = float(options.batch_size * training_flops(config, length, 0))
+    peak = options.peak_flops
+    if not peak and job.placement.accelerator == "cuda" and job.placement.uses_bf16:
+        peak = peak_flops_of(torch.cuda.get_device_name()) or 0.0
+    return Throughput(
+        step_flops=flops_on,
+        step_flops_off=flops_off,
+        is_off=lambda step: options.retrieval and drops_retrieval(job.seed, step, options.retrieval_dropout),
+        peak_flops=peak * job.placement.devices if peak else None,
     )

@@ -1,9 +1,11 @@
 """Where metrics are mirrored beside the run folder's own files, which are always written."""
 
-import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+Summary = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,48 @@ class TrackedRun:
     description: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class NeighbourExample:
+    """One neighbour of one validation chunk, for a person to look at.
+
+    Attributes:
+        chunk: row of the chunk in the validation split.
+        chunk_source: document the chunk is from.
+        rank: 0 for the best neighbour.
+        neighbour: row of the neighbour in the database, -1 where none was found.
+        neighbour_source: document the neighbour is from, empty where there is none.
+        score: the retriever's, higher is better, -inf where there is none.
+        loss_on: nats per predicted token of the chunk with its neighbours; None before the model was judged.
+        loss_off: the same without retrieval.
+        chunk_text, neighbour_text, continuation_text: None unless the tracker may see text.
+    """
+
+    chunk: int
+    chunk_source: str
+    rank: int
+    neighbour: int
+    neighbour_source: str
+    score: float
+    loss_on: float | None = None
+    loss_off: float | None = None
+    chunk_text: str | None = None
+    neighbour_text: str | None = None
+    continuation_text: str | None = None
+
+
+MakeExamples = Callable[[int, bool], Sequence[NeighbourExample]]
+"""(most rows, whether text may be in them) -> examples."""
+
+
 class Tracker(Protocol):
-    """Mirrors a run somewhere; whatever it raises never stops the run."""
+    """Mirrors a run somewhere; it is called from a thread of its own, and whatever it does never stops the run.
+
+    A tracker may also have
+        show_neighbours(examples, step): shows `NeighbourExample`s; called when a run begins and when it was judged,
+        table_rows: int, most rows of it (0 for none),
+        log_text: bool, whether the text of chunks may be given to it; without the attribute it gets none,
+        finish_seconds: float, how long `finish` is waited for.
+    """
 
     def start(self, run: TrackedRun) -> None:
         """Begin, or go on with, the mirror of `run`."""
@@ -34,7 +76,7 @@ class Tracker(Protocol):
         """Mirror values measured at `step`."""
         ...
 
-    def finish(self, summary: dict[str, float]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Mirror the final values and close."""
         ...
 
@@ -48,31 +90,5 @@ class NoTracker:
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Do nothing."""
 
-    def finish(self, summary: dict[str, float]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Do nothing."""
-
-
-class GuardedTracker:
-    """A tracker whose first failure is reported once and ends the mirroring, never the run."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker: Tracker | None = tracker
-
-    def start(self, run: TrackedRun) -> None:
-        self._call("start", run)
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self._call("log", metrics, step)
-
-    def finish(self, summary: dict[str, float]) -> None:
-        self._call("finish", summary)
-
-    def _call(self, method: str, *arguments: object) -> None:
-        if self._tracker is None:
-            return
-        try:
-            getattr(self._tracker, method)(*arguments)
-        except Exception as error:  # a mirror of whatever kind must not stop a run
-            name = type(self._tracker).__name__
-            self._tracker = None
-            print(f"{name} failed in {method} ({error}); the run goes on without it", file=sys.stderr)

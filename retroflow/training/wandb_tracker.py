@@ -1,9 +1,11 @@
 """Weights & Biases as a mirror of metrics.jsonl, through Lightning's logger."""
 
 import json
+import math
 import netrc
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -13,9 +15,15 @@ from lightning.pytorch.loggers import WandbLogger
 
 from retroflow.pipeline.progress import say
 from retroflow.training.run_folder import write_json
-from retroflow.training.trackers import TrackedRun
+from retroflow.training.trackers import NeighbourExample, Summary, TrackedRun
 
 _ID_FILE = "wandb.json"
+
+_STEP = "trainer/global_step"
+"""The axis of every chart, named as by Lightning's logger."""
+
+NEIGHBOUR_COLUMNS = ("chunk", "chunk_source", "rank", "neighbour", "neighbour_source", "score", "loss_on", "loss_off")
+TEXT_COLUMNS = ("chunk_text", "neighbour_text", "continuation_text")
 
 
 def has_key() -> bool:
@@ -45,11 +53,14 @@ class WandbTracker:
         group: runs shown together; empty for the recipe's name.
         job_type: W&B job type.
         tags: labels of the run.
-        mode: "online", "offline", or "auto": online if W&B has a key here, else offline.
+        mode: "online", "offline", or "auto": online if W&B has a key here, else offline. WANDB_MODE goes before it.
+        log_text: send the text of chunks and neighbours in the validation table; without it ids, sources and scores.
+        table_rows: most rows of the table of neighbours; 0 for no table.
         init_seconds: how long to wait for W&B's server at the start.
+        finish_seconds: how long to wait at the end for what has not been sent yet.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a component's parameters are its options
         self,
         *,
         project: str = "retroflow",
@@ -58,15 +69,23 @@ class WandbTracker:
         job_type: str = "train",
         tags: tuple[str, ...] = (),
         mode: Literal["auto", "online", "offline"] = "auto",
+        log_text: bool = False,
+        table_rows: int = 50,
         init_seconds: float = 30.0,
+        finish_seconds: float = 60.0,
     ) -> None:
         self._project, self._entity, self._group, self._job_type = project, entity, group, job_type
         self._tags, self._mode, self._init_seconds = tags, mode, init_seconds
+        self.log_text, self.table_rows, self.finish_seconds = log_text, table_rows, finish_seconds
         self._logger: WandbLogger | None = None
 
     def start(self, run: TrackedRun) -> None:
         """Begin, or continue, the W&B run; where the server cannot be reached the run is kept offline."""
-        offline = self._mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
+        wished = os.environ.get("WANDB_MODE", "")
+        if wished == "disabled":
+            say("WANDB_MODE is 'disabled': nothing is mirrored to W&B")
+            return
+        offline = wished in ("offline", "dryrun") or (self._mode == "offline" and wished != "online")
         if self._mode == "auto" and not offline and not has_key():
             say(
                 "wandb has no key here: writing its offline files into the run folder "
@@ -83,42 +102,86 @@ class WandbTracker:
             self._logger = self._open(run, offline=True)
 
     def _open(self, run: TrackedRun, *, offline: bool) -> WandbLogger:
-        logger = WandbLogger(
+        if wandb.run is not None:  # of a run that failed in this process; both would be written into one
+            say(f"closing the W&B run {wandb.run.id} that was still open in this process")
+            wandb.run.finish()
+        experiment = wandb.init(
             project=self._project,
             entity=self._entity or None,
             name=run.name,
             group=self._group or run.group,
             job_type=self._job_type,
             tags=list(self._tags),
-            save_dir=run.folder,
+            dir=str(run.folder),
             id=self._run_id(run),
             resume="allow",
-            offline=offline,
+            mode="offline" if offline else "online",
             config=run.description,
-            settings=wandb.Settings(init_timeout=self._init_seconds, silent=True),
+            settings=self._settings(),
         )
-        # Steps that are run again after a crash would be dropped by W&B's own step counter; Lightning's logger plots
-        # against trainer/global_step, which may repeat.
-        _ = logger.experiment
-        return logger
+        experiment.define_metric(_STEP)
+        experiment.define_metric("*", step_metric=_STEP, step_sync=True)
+        return WandbLogger(experiment=experiment)
+
+    def _settings(self) -> wandb.Settings:
+        settings: dict[str, Any] = {
+            "init_timeout": self._init_seconds,
+            "silent": True,
+            "console": "off",  # what is printed stays here
+            "disable_code": True,
+        }
+        if "finish_timeout" in wandb.Settings.model_fields:  # not in older versions
+            settings["finish_timeout"] = self.finish_seconds
+        return wandb.Settings(**settings)
 
     def _run_id(self, run: TrackedRun) -> str:
         path = run.folder / _ID_FILE
         if path.exists():
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return str(stored["id"])
-        run_id = secrets.token_hex(4)
+        # The agent of a sweep has chosen the id of the run it starts.
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         write_json(path, {"id": run_id, "project": self._project, "entity": self._entity})
         return run_id
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Mirror values measured at `step`."""
-        if self._logger is not None:
-            self._logger.log_metrics(metrics, step)
+        self._log(dict(metrics), step)
 
-    def finish(self, summary: dict[str, float]) -> None:
-        """Mirror the report's headline and close."""
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        """Add to the row of `step`.
+
+        W&B's own step is the optimizer step, so that the pieces of a resumed run fit together whether they are sent
+        at once or by `wandb sync`. Of steps that are trained again after a crash the server keeps the first row, which
+        is as good: an exact resumption computes the same.
+        """
         if self._logger is not None:
-            self._logger.experiment.summary.update(summary)
-            self._logger.experiment.finish()
-            self._logger = None
+            self._logger.experiment.log({**values, _STEP: step}, step=step)
+
+    def show_neighbours(self, examples: Sequence[NeighbourExample], step: int) -> None:
+        """Log a table of neighbours; text only with `log_text`."""
+        if self._logger is None:
+            return
+        columns = [*NEIGHBOUR_COLUMNS, *(TEXT_COLUMNS if self.log_text else ())]
+        rows = [[_cell(getattr(example, column)) for column in columns] for example in examples[: self.table_rows]]
+        self._log({"validation/neighbours": wandb.Table(columns=columns, data=rows)}, step)
+
+    def finish(self, summary: Summary) -> None:
+        """Mirror the report's headline and where the last checkpoint is, and close."""
+        if self._logger is None:
+            return
+        experiment = self._logger.experiment
+        experiment.summary.update(summary)
+        if (path := Path(str(summary.get("checkpoint/path", "")))).is_absolute() and path.exists():
+            metadata = {key: value for key, value in summary.items() if key.startswith("checkpoint/")}
+            checkpoint = wandb.Artifact(f"checkpoint-{experiment.id}", type="model", metadata=metadata)
+            # A reference: where it lies, not its bytes, which may be private and are large.
+            checkpoint.add_reference(path.as_uri(), checksum=False)
+            experiment.log_artifact(checkpoint)
+        experiment.finish()
+        self._logger = None
+
+
+def _cell(value: object) -> object:
+    """A value as a W&B table takes it: JSON knows no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -95,3 +97,15 @@ def _raised(function: Callable[[], object]) -> Exception:
     except Exception as error:
         return error
     raise AssertionError
+
+
+def test_a_hanging_exit_handler_does_not_keep_the_process() -> None:
+    program = (
+        "import atexit, threading\n"
+        "from retroflow.cli.console import end_within\n"
+        "atexit.register(threading.Event().wait)\n"
+        "print('result')\n"
+        "end_within(3, seconds=0.5)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout) == (3, "result\n")

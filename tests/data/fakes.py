@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retroflow.store.chunk_store import DocumentRecord
+
 END_OF_TEXT = 0
 
 
@@ -21,6 +23,9 @@ class FakeChunks:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def document(self, document_id: int) -> DocumentRecord:
+        return DocumentRecord(id=str(document_id), title=f"document {document_id}", source=f"{document_id}.txt")
 
 
 def make_chunks(

@@ -8,12 +8,13 @@ import torch
 
 from retroflow.model.config import RetroConfig
 from retroflow.recipe import Recipe
+from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.splits import Splits
 from retroflow.training.strategies import place
-from retroflow.training.trackers import GuardedTracker, NoTracker
+from retroflow.training.trackers import NoTracker
 from tests.data.fakes import make_chunks, random_neighbours
 
 VOCABULARY = 50
