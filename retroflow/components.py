@@ -37,7 +37,10 @@ EMBEDDERS: "Registry[type[Embedder]]" = Registry(
 MODELS: Registry[Any] = Registry(
     "model",
     "retroflow.models",
-    {"retro": Entry("retroflow.model.config:RetroConfig", light=True)},
+    {
+        "retro": Entry("retroflow.model.config:RetroConfig", light=True),
+        "retrofit": Entry("retroflow.integrations.retrofit_config:RetrofitConfig", light=True),
+    },
 )
 
 TRACKERS: Registry[Any] = Registry(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
+from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
 from retroflow.training.optimizers import make_optimizer, make_schedule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
@@ -32,15 +33,21 @@ class ModelOutline:
 
     Attributes:
         sizes: numbers in each parameter, by name.
-        retrieval: names of the parameters that a loss without retrieved text does not reach.
+        retrieval: names of the trained parameters that a loss without retrieved text does not reach.
+        frozen: names of the parameters that are not trained, such as those of a base that is RETRO-fitted.
     """
 
     sizes: dict[str, int]
     retrieval: frozenset[str]
+    frozen: frozenset[str] = frozenset()
 
     @property
     def num_parameters(self) -> int:
         return sum(self.sizes.values())
+
+    @property
+    def num_trained_parameters(self) -> int:
+        return sum(size for name, size in self.sizes.items() if name not in self.frozen)
 
     @property
     def num_retrieval_parameters(self) -> int:
@@ -52,11 +59,15 @@ def outline(config: RetroConfig) -> ModelOutline:
     with torch.device("meta"):
         model = config.build()
         tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
-        torch.autograd.backward(model.loss(tokens, tokens).sum())
+        loss = model.loss(tokens, tokens).sum()
+        if loss.requires_grad:  # not if all that works without retrieval is frozen
+            torch.autograd.backward(loss)
     parameters = dict(model.named_parameters())
+    frozen = frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
     return ModelOutline(
         sizes={name: parameter.numel() for name, parameter in parameters.items()},
-        retrieval=frozenset(name for name, parameter in parameters.items() if parameter.grad is None),
+        retrieval=frozenset(name for name, parameter in parameters.items() if parameter.grad is None) - frozen,
+        frozen=frozen,
     )
 
 
@@ -75,6 +86,11 @@ class RetroModule(pl.LightningModule):
         self.model: Any = None
         self.gradient_norm: Tensor = torch.zeros(())
         self.outline = outline(model)
+        if not trainer.retrieval and self.outline.frozen | self.outline.retrieval == self.outline.sizes.keys():
+            raise RecipeError(
+                "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), so "
+                "that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
+            )
         self._config, self._optimizer_options, self._options, self._seed = model, optimizer, trainer, seed
         self._loss: Any = None
 
@@ -96,7 +112,8 @@ class RetroModule(pl.LightningModule):
         self.model = self._config.build()
         if not self.retrieves:
             for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(name not in self.outline.retrieval)
+                if name in self.outline.retrieval:
+                    parameter.requires_grad_(False)
         self._loss = torch.compile(self.model.loss, dynamic=False) if self._options.compile else self.model.loss
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,195 @@
+"""Which Hugging Face models can be a base, where their files come from, and what identifies their weights.
+
+The order of places is that of every model here: a local folder, the Hugging Face cache, the hub. Weights are
+safetensors only, and no code of a repository is ever run.
+"""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+
+FILE_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family names its parts.
+
+    Attributes:
+        title: what people call it.
+        layers: path from the causal language model to the list of its layers.
+        attention: attribute of a layer with its self-attention, whose output is added to the layer's input.
+        parallel: whether a config adds attention and feed-forward to the same input.
+        max_length: positions that a config's learned position table holds; None where positions are rotary.
+    """
+
+    title: str
+    layers: str
+    attention: str
+    parallel: Callable[[Any], bool] = lambda config: False
+    max_length: Callable[[Any], int | None] = lambda config: None
+
+
+# model_type -> family; whatever else the code needs, every family has under the same name.
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family("GPT-2", "transformer.h", "attn", max_length=lambda config: int(config.n_positions)),
+    "gpt_neox": Family(
+        "GPT-NeoX", "gpt_neox.layers", "attention", parallel=lambda config: bool(config.use_parallel_residual)
+    ),
+    "llama": Family("Llama", "model.layers", "self_attn"),
+    "mistral": Family("Mistral", "model.layers", "self_attn"),
+    "qwen2": Family("Qwen", "model.layers", "self_attn"),
+    "qwen3": Family("Qwen", "model.layers", "self_attn"),
+}
+
+
+def family_of(config: PretrainedConfig, base: str) -> Family:
+    """Look up the family of a base.
+
+    Raises:
+        RecipeError: it is not one of `FAMILIES`.
+    """
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        known = ", ".join(f"{family.title} ({name})" for name, family in FAMILIES.items())
+        raise RecipeError(
+            f'model.base: "{base}" is of the family "{config.model_type}", which cannot be RETRO-fitted. Supported '
+            f"families (model_type in config.json): {known}. Choose a base of one of them."
+        )
+    return family
+
+
+def layers_of(model: PreTrainedModel, family: Family) -> list[nn.Module]:
+    """The decoder layers of a base, first to last."""
+    return list(cast(nn.ModuleList, model.get_submodule(family.layers)))
+
+
+def find_base(base: str) -> Path:
+    """Find the folder with a base's config and weights.
+
+    Args:
+        base: a folder, or a repository on the Hugging Face hub.
+
+    Raises:
+        RecipeError: it is in none of the places, or holds no safetensors; the message says where was looked.
+    """
+    local = Path(base).expanduser()
+    if local.is_dir():
+        return _checked(local, base)
+    if local.is_absolute() or base.startswith((".", "~")):
+        raise RecipeError(
+            f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, or a '
+            "name on the Hugging Face hub."
+        )
+    from huggingface_hub import snapshot_download
+
+    failures = [f'folder: "{base}" is not one']
+    for place, local_only in (("Hugging Face cache", True), ("Hugging Face hub", False)):
+        try:
+            folder = Path(snapshot_download(base, allow_patterns=FILE_PATTERNS, local_files_only=local_only))
+            return _checked(folder, base)
+        # huggingface_hub raises its own classes, OSError, ValueError and, with httpx, others that it does not wrap.
+        except Exception as error:
+            failures.append(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+    raise RecipeError(
+        f'model.base: "{base}" was not found. Tried: {"; ".join(failures)}. Check the name and the network, or give a '
+        "folder that holds the model."
+    )
+
+
+def _checked(folder: Path, base: str) -> Path:
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any(folder.glob("model*.safetensors")):
+        missing.append("model.safetensors (pickled weights such as pytorch_model.bin are refused: they can run code)")
+    if missing:
+        raise RecipeError(
+            f'model.base: the folder {folder} (given as "{base}") is not a model: it lacks {", ".join(missing)}. Give '
+            "a folder written by save_pretrained of transformers."
+        )
+    return folder
+
+
+def read_config(folder: Path, base: str) -> PretrainedConfig:
+    """Read a base's configuration.
+
+    Raises:
+        RecipeError: transformers does not know the model without running code of its repository.
+        DamagedDataError: config.json cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except OSError as error:
+        raise DamagedDataError(f"{folder / 'config.json'}: cannot be read ({error}). Copy the model again.") from error
+    except (ValueError, KeyError) as error:
+        known = ", ".join(FAMILIES)
+        raise RecipeError(
+            f'model.base: transformers cannot open "{base}" without code from elsewhere, which is never run '
+            f"({' '.join(str(error).split())[:200]}). Choose a base whose model_type is one of {known}."
+        ) from error
+    return cast(PretrainedConfig, config)
+
+
+def load_base(base: str) -> PreTrainedModel:
+    """Load a base with its weights in float32; on the meta device with its config alone.
+
+    Raises:
+        RecipeError: it cannot be found, or is of a family that cannot be RETRO-fitted.
+        DamagedDataError: its weights do not fit its config, or cannot be read.
+    """
+    folder = find_base(base)
+    config = read_config(folder, base)
+    family_of(config, base)
+    if torch.get_default_device().type == "meta":
+        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors and transformers raise a dozen classes for broken files
+        raise DamagedDataError(
+            f"model.base: the weights in {folder} cannot be loaded ({' '.join(str(error).split())[:200]}). Copy the "
+            "model again."
+        ) from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise DamagedDataError(
+            f"model.base: the weights in {folder} lack {', '.join(wrong[:3])} ({len(wrong)} in all) of its config.json. "
+            "Copy the model again."
+        )
+    return cast(PreTrainedModel, model)
+
+
+def fingerprint(model: nn.Module) -> Tensor:
+    """SHA-256 over names, shapes, dtypes and bytes of a model's weights, as uint8 [32].
+
+    Of the weights and not of their files: it is the same however they are cut into files, and it would show if
+    training had changed one bit.
+    """
+
+    def digest(item: tuple[str, Tensor]) -> bytes:
+        name, value = item
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        header = f"{name} {list(value.shape)} {value.dtype}\n".encode()
+        return hashlib.sha256(header + hashlib.sha256(content).digest()).digest()
+
+    named = sorted(model.state_dict().items())
+    if any(value.device.type == "meta" for _, value in named):
+        raise RetroflowError("a model on the meta device has no weights to take a fingerprint of; load them first")
+    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+        digests = list(pool.map(digest, named))
+    return torch.frombuffer(bytearray(hashlib.sha256(b"".join(digests)).digest()), dtype=torch.uint8)

@@ -1,0 +1,177 @@
+"""What a RETRO-fit adds to its base: encoder and chunked cross-attention, and how they are called from within it.
+
+The base keeps its own code. Its forward passes unknown keyword arguments down to every attention module, so one of
+ours travels with them; hooks on the chosen layers find it there and add chunked cross-attention to what their
+self-attention gives to the residual stream:
+
+    h = x + ATTN(x)            becomes       h = x + (ATTN(x) + CCA(x + ATTN(x), E))
+
+Without that argument the hooks do nothing, and everything of a call is in it: no module holds state between calls.
+
+Shapes: b batch, t tokens, d features of the base, e encoder features, v vocabulary; windows as in
+retroflow/model/windows.py.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
+from retroflow.model.config import RetroConfig
+from retroflow.model.encoder import NeighbourEncoder
+from retroflow.model.initialisation import initialise
+from retroflow.model.layers import RMSNorm, Smear
+from retroflow.model.reading import Reading, Retrieved
+
+ARGUMENT = "retroflow_call"
+"""The keyword argument that travels through the base."""
+
+
+class NeighbourReader(nn.Module):
+    """Chunked cross-attention for one layer of a base, zero at step 0.
+
+    Args:
+        config: of the new parts.
+    """
+
+    def __init__(self, config: RetroConfig) -> None:
+        super().__init__()
+        self.cca_norm = RMSNorm(config.width)
+        self.cca = ChunkedCrossAttention(config)
+        self.token_norm = RMSNorm(config.width) if config.smear else None
+        self.gate = nn.Parameter(torch.zeros(config.width)) if config.copy_initialisation else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, reading: Reading, asked: Tensor | None) -> Tensor:
+        """Compute the residual update.
+
+        Args:
+            x: float [b, t, d], the base's activations after self-attention.
+            reading: the neighbours.
+            asked: float [b, t, d], the embeddings of the positions' own tokens, smeared; None without smear.
+
+        Returns:
+            float [b, t, d].
+        """
+        query = self.cca_norm(x)
+        if self.token_norm is not None and asked is not None:
+            query = query + self.token_norm(asked)
+        update = reading.read(self.cca, query)
+        if self.gate is not None:
+            update = update * self.gate
+        dropped: Tensor = self.dropout(update)
+        return dropped
+
+
+class RetrievalParts(nn.Module):
+    """Every weight that a RETRO-fit adds to its base.
+
+    Args:
+        config: of the new parts, for the width, depth and vocabulary of the base.
+    """
+
+    def __init__(self, config: RetroConfig) -> None:
+        super().__init__()
+        self.encoder = NeighbourEncoder(config)
+        self.encoder_embedding: nn.Embedding | None = None
+        self.encoder_input: nn.Linear | None = None
+        if not config.share_encoder_embeddings:
+            self.encoder_embedding = nn.Embedding(config.vocabulary_size, config.encoder_width)
+        elif config.width != config.encoder_width:
+            self.encoder_input = nn.Linear(config.width, config.encoder_width, bias=False)
+        self.encoder_smear = Smear(config.encoder_width) if config.smear else None
+        self.smear = Smear(config.width) if config.smear else None
+        self.readers = nn.ModuleDict({str(layer): NeighbourReader(config) for layer in config.cca_layers})
+        self.first_layer = min(config.cca_layers)
+        initialise(self, config, encoder_input=self.encoder_input)
+        self._close(config)
+
+    @torch.no_grad()
+    def _close(self, config: RetroConfig) -> None:
+        """Let every reader give zero: by its gate if it starts as a copier, else by its output matrix."""
+        for reader in self.readers.values():
+            assert isinstance(reader, NeighbourReader)
+            if reader.gate is None:
+                reader.cca.output.weight.zero_()
+            elif reader.token_norm is not None:
+                # A copier matches tokens; what the base's activations add to the question is learned from nothing.
+                reader.cca_norm.weight.zero_()
+
+    def embed_retrieved(self, tokens: Tensor, embedding: nn.Module) -> Tensor:
+        """Embed tokens int64 [b, W, k, r], with the base's `embedding` where there is no table of our own."""
+        x: Tensor = (self.encoder_embedding or embedding)(tokens)
+        if self.encoder_input is not None:
+            x = self.encoder_input(x)
+        if self.encoder_smear is not None:
+            x = self.encoder_smear(x.flatten(0, 2)).view_as(x)
+        return x
+
+    def encode(self, embedding: nn.Module, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
+        """Encode retrieved text given chunks float [b, W, m, d]; returns float [b, W, k, r, e]."""
+        embedded = self.embed_retrieved(retrieved.tokens, embedding)
+        encoded: Tensor = self.encoder(embedded, chunks, retrieved.mask, chunk_mask)
+        return encoded
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a RETRO-fit, as it travels through the base.
+
+    Attributes:
+        parts: the weights.
+        reading: the neighbours.
+        asked: float [b, t, d], smeared embeddings of the call's tokens; None without smear.
+        x: float [b, t, d], the input of the layer that the call is in; None outside of layers that read.
+        layer: number of that layer, from 1.
+    """
+
+    parts: RetrievalParts
+    reading: Reading
+    asked: Tensor | None = None
+    x: Tensor | None = None
+    layer: int = 0
+
+    def update(self, attended: Tensor) -> Tensor:
+        """Compute CCA's update for a layer whose self-attention gave float [b, t, d]; of the same shape and dtype."""
+        assert self.x is not None
+        hidden = self.x + attended
+        if self.layer == self.parts.first_layer:
+            self.reading.encode(hidden)
+        update: Tensor = self.parts.readers[str(self.layer)](hidden, self.reading, self.asked)
+        return update.to(attended.dtype)
+
+
+def attach(layers: list[nn.Module], attention: str, numbers: tuple[int, ...]) -> None:
+    """Let the layers of a base with these numbers (from 1) read neighbours whenever a `Call` travels through it.
+
+    Args:
+        layers: of the base, changed in place.
+        attention: attribute of a layer with its self-attention.
+        numbers: which layers.
+    """
+    for number in numbers:
+        layer = layers[number - 1]
+        layer.register_forward_pre_hook(partial(_enter_layer, number), with_kwargs=True)
+        layer.get_submodule(attention).register_forward_hook(_after_attention, with_kwargs=True)
+
+
+def _enter_layer(
+    number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    call: Call | None = kwargs.get(ARGUMENT)
+    if call is None:
+        return None
+    x = args[0] if args else kwargs["hidden_states"]
+    return args, kwargs | {ARGUMENT: Call(call.parts, call.reading, call.asked, x, number)}
+
+
+def _after_attention(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    call: Call | None = kwargs.get(ARGUMENT)
+    if call is None or call.x is None:
+        return None
+    if isinstance(output, tuple):
+        return (output[0] + call.update(output[0]), *output[1:])
+    return output + call.update(output)

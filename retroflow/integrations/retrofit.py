@@ -1,0 +1,381 @@
+"""RETRO-fitting: a pretrained Hugging Face decoder learns to read neighbours (Borgeaud et al. 2022, section 4.2).
+
+Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, W windows (whole chunks, W = n // m, unless
+neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour with its continuation, d features of
+the base, e encoder features, v vocabulary of the base.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+
+from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.integrations.base_models import family_of, fingerprint, layers_of, load_base
+from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
+from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.model.cache import CachedReading, FirstReading, RetroCache
+from retroflow.model.config import RetroConfig
+from retroflow.model.inputs import check_padding, check_retrieved, check_tokens
+from retroflow.model.loss import token_losses
+from retroflow.model.reading import Reading, Retrieved, SequenceReading
+from retroflow.model.windows import checked_step, num_windows
+
+FINGERPRINT = "base_fingerprint"
+"""Key of a frozen base's fingerprint in the state dict, where its weights would be."""
+
+
+class RetrofitCache(RetroCache):
+    """The state of generation: the base's own cache, and the window that chunked cross-attention reads.
+
+    Attributes:
+        past: keys and values of the base's self-attention.
+    """
+
+    def __init__(self, config: PretrainedConfig, *, chunk_length: int, step: int, padding: Tensor | None) -> None:
+        super().__init__(0, chunk_length=chunk_length, step=step, padding=padding)
+        self.past = DynamicCache(config=config)
+
+    def select(self, rows: Tensor) -> None:
+        super().select(rows)
+        self.past.batch_select_indices(rows)
+
+
+class RetrofitModel(nn.Module):
+    """A base that reads neighbours. Used like a Retro: the same `config`, `forward`, `loss`, `new_cache`, `extend`.
+
+    The base is an ordinary transformers model in `base`, whose own calls give what they always gave; all that is new
+    is in `retrieval`. A frozen base (the default) stays in evaluation mode, and the state dict has its fingerprint
+    instead of its weights: loading it into a RETRO-fit of another base is refused.
+
+    Args:
+        options: of the recipe.
+        base: a causal language model of one of the families in `base_models.FAMILIES`; hooks are attached to it.
+
+    Attributes:
+        config: the sizes, in the words of a Retro.
+
+    Raises:
+        RecipeError: the options do not fit the base.
+    """
+
+    def __init__(self, options: RetrofitConfig, base: PreTrainedModel) -> None:
+        super().__init__()
+        family = family_of(base.config, options.base)
+        self.options = options
+        self.config = reading_config(options, base)
+        self.base = base
+        self.retrieval = RetrievalParts(self.config)
+        self.max_length = family.max_length(base.config)
+        attach(layers_of(base, family), family.attention, self.config.cca_layers)
+        self._fingerprint: Tensor | None = None
+        if not options.unfreeze:
+            base.requires_grad_(False)
+            base.eval()
+            self.register_state_dict_post_hook(_leave_out_base)
+            self.register_load_state_dict_pre_hook(_put_in_base)
+
+    @classmethod
+    def build(cls, options: RetrofitConfig) -> "RetrofitModel":
+        """Load the base and attach fresh parts to it.
+
+        Raises:
+            RecipeError: there is no such base, or the options do not fit it.
+            DamagedDataError: its files cannot be read.
+        """
+        return cls(options, load_base(options.base))
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The base's decoder layers, for sharding and activation checkpointing."""
+        return layers_of(self.base, family_of(self.base.config, self.options.base))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The neighbour encoder, for sharding."""
+        return self.retrieval.encoder
+
+    @property
+    def base_fingerprint(self) -> Tensor:
+        """SHA-256 of the base's weights, uint8 [32]; of a frozen base they are taken once."""
+        if self.options.unfreeze:
+            return fingerprint(self.base)
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.base)
+        return self._fingerprint
+
+    def train(self, mode: bool = True) -> "RetrofitModel":
+        """Switch to training, but for a frozen base: its dropout stays off."""
+        super().train(mode)
+        if not self.options.unfreeze:
+            self.base.eval()
+        return self
+
+    def forward(
+        self,
+        tokens: Tensor,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+        *,
+        padding: Tensor | None = None,
+        retrieval_step: int | None = None,
+    ) -> Tensor:
+        """Predict every next token.
+
+        Args:
+            tokens: int64 [b, n], values in [0, v), n >= 1; n need not be a multiple of m.
+            retrieved: int64 [b, W, k, r] with W = n // m: for each whole chunk its neighbours, each followed by its
+                continuation; None switches retrieval off, which gives the base's logits, bit for bit.
+            retrieved_mask: bool [b, W, k, r], or [b, W, k] for whole neighbours, True where a token was
+                retrieved; None means all were.
+            padding: int64 [b], tokens at the left of each row that are padding; None for none.
+            retrieval_step: s, tokens between two lookups, 1 to m; None means m, the paper's.
+
+        Returns:
+            float [b, n, v] logits; those of padding mean nothing.
+
+        Raises:
+            InvalidShapeError: shapes, dtypes or values that do not fit the configuration.
+        """
+        step = checked_step(retrieval_step, self.config.chunk_length)
+        self._check(tokens, 0)
+        check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
+        found = self._checked(tokens, retrieved, retrieved_mask, step)
+        given, arguments = None, {}
+        if padding is not None:
+            state = self._empty_cache(step, padding)
+            given, arguments = state.given(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
+        call = self._call(tokens, self._sequence_reading(found, step, given), given)
+        logits: Tensor = self.base(input_ids=tokens, use_cache=False, **arguments, **call).logits
+        return logits
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Sum the loss of each sequence.
+
+        Args:
+            tokens: as in `forward`.
+            targets: int64 [b, n], the token to predict at each position, -100 where none is.
+            retrieved: as in `forward`.
+            retrieved_mask: as in `forward`.
+
+        Returns:
+            float32 [b], nats summed over the positions with a target.
+
+        Raises:
+            InvalidShapeError: as in `forward`.
+        """
+        self._check(tokens, 0)
+        step = self.config.chunk_length
+        found = self._checked(tokens, retrieved, retrieved_mask, step)
+        call = self._call(tokens, self._sequence_reading(found, step, None), None)
+        hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **call).last_hidden_state
+        losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
+        return losses.view(targets.shape).sum(-1)
+
+    def new_cache(
+        self, batch_size: int = 0, *, padding: Tensor | None = None, retrieval_step: int | None = None
+    ) -> RetrofitCache:
+        """Begin generation; the answer is given to `extend` with each call's new tokens.
+
+        Args:
+            batch_size: rows of the calls to come; the first call decides.
+            padding: int64 [b], as in `forward`.
+            retrieval_step: as in `forward`.
+
+        Raises:
+            InvalidShapeError: a retrieval step outside 1 to m.
+        """
+        return self._empty_cache(checked_step(retrieval_step, self.config.chunk_length), padding)
+
+    @torch.no_grad()
+    def extend(
+        self,
+        tokens: Tensor,
+        cache: RetrofitCache,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict what follows more tokens: `forward` on all tokens so far, at the price of the new ones.
+
+        Args:
+            tokens: int64 [b, t], t >= 1, those that follow what the cache has seen.
+            cache: from `new_cache`; advanced by t tokens.
+            retrieved: int64 [b, W, k, r] for the W = `cache.num_new_windows(t)` windows that these tokens close; None
+                where nothing was looked up.
+            retrieved_mask: as in `forward`.
+
+        Returns:
+            float [b, t, v] logits.
+
+        Raises:
+            InvalidShapeError: as in `forward`.
+        """
+        self._check(tokens, cache.length)
+        check_padding(cache.padding, num_rows=tokens.shape[0], length=None)
+        count = cache.num_new_windows(tokens.shape[1])
+        reason = f"{tokens.shape[1]} tokens after {cache.length} close {count} windows"
+        found = check_retrieved(
+            self.config, retrieved, retrieved_mask, num_rows=tokens.shape[0], num_windows=count, reason=reason
+        )
+        if cache.length == 0 and found is not None:
+            return self._advance(tokens, cache, FirstReading(found, self._encode, cache, tokens.shape[1]))
+        return self._go_on(tokens, cache, found)
+
+    def _go_on(self, tokens: Tensor, cache: RetrofitCache, found: Retrieved | None) -> Tensor:
+        """Run tokens int64 [b, t] a segment at a time; returns float [b, t, v]."""
+        lengths = [tokens.shape[1]] if cache.length == 0 else cache.segments(tokens.shape[1])
+        logits, window = [], 0
+        for part in tokens.split(lengths, dim=1):
+            closes = cache.length > 0 and cache.num_new_windows(1) == 1
+            retrieved = found.window(window) if closes and found is not None else None
+            window += closes
+            reading = CachedReading(cache, closes=closes, retrieved=retrieved, encode=self._encode)
+            logits.append(self._advance(part, cache, reading))
+        return torch.cat(logits, dim=1)
+
+    def _advance(self, tokens: Tensor, cache: RetrofitCache, reading: Reading) -> Tensor:
+        length, end = tokens.shape[1], cache.length + tokens.shape[1]
+        arguments = padded_arguments(cache, length)
+        call = self._call(tokens, reading, cache.given(cache.length, end), cache)
+        output = self.base(input_ids=tokens, past_key_values=cache.past, use_cache=True, **arguments, **call)
+        cache.length = end
+        logits: Tensor = output.logits
+        return logits
+
+    def _call(
+        self, tokens: Tensor, reading: Reading | None, given: Tensor | None, cache: RetrofitCache | None = None
+    ) -> dict[str, Any]:
+        """Make the argument that travels through the base; none at all for retrieval off."""
+        if reading is None:
+            return {}
+        asked = None
+        if self.retrieval.smear is not None:
+            embedded = self._embedding()(tokens)
+            if given is not None:
+                embedded = embedded * given[..., None]
+            asked = self.retrieval.smear(embedded, None if cache is None else cache.previous)
+            if cache is not None:
+                cache.previous = embedded[:, -1:]
+        return {ARGUMENT: Call(self.retrieval, reading, asked)}
+
+    def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
+        return self.retrieval.encode(self._embedding(), retrieved, chunks, chunk_mask)
+
+    def _embedding(self) -> nn.Module:
+        return cast(nn.Module, self.base.get_input_embeddings())
+
+    def _output_matrix(self) -> Tensor:
+        return cast(nn.Linear, self.base.get_output_embeddings()).weight
+
+    def _empty_cache(self, step: int, padding: Tensor | None) -> RetrofitCache:
+        return RetrofitCache(self.base.config, chunk_length=self.config.chunk_length, step=step, padding=padding)
+
+    def _check(self, tokens: Tensor, before: int) -> None:
+        """Check tokens int64 [b, t] that follow `before` others."""
+        check_tokens(self.config, tokens)
+        if self.max_length is not None and before + tokens.shape[1] > self.max_length:
+            raise InvalidShapeError(
+                f"tokens: {before + tokens.shape[1]} in a row given; the base has learned positions for "
+                f"{self.max_length}. Use shorter sequences (data.sequence_chunks * data.chunk_length), or a base with "
+                "rotary positions"
+            )
+
+    def _checked(
+        self, tokens: Tensor, retrieved: Tensor | None, retrieved_mask: Tensor | None, step: int
+    ) -> Retrieved | None:
+        num_rows, length = tokens.shape
+        m = self.config.chunk_length
+        count = num_windows(length, m, step)
+        what = f"{count} whole chunks of {m}" if step == m else f"{count} windows of {m} at a retrieval step of {step}"
+        return check_retrieved(
+            self.config,
+            retrieved,
+            retrieved_mask,
+            num_rows=num_rows,
+            num_windows=count,
+            reason=f"tokens of shape {list(tokens.shape)}: {length} tokens hold {what}",
+        )
+
+    def _sequence_reading(self, found: Retrieved | None, step: int, given: Tensor | None) -> Reading | None:
+        if found is None:
+            return None
+        return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)
+
+
+def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:
+    """What the base is told about padding in the next tokens; nothing where there is none."""
+    if cache.padding is None:
+        return {}
+    end = cache.length + num_tokens
+    seen = cache.given(0, end)
+    assert seen is not None
+    positions = torch.arange(cache.length, end, device=seen.device) - cache.padding[:, None]
+    return {"attention_mask": seen.long(), "position_ids": positions.clamp(min=0)}
+
+
+def reading_config(options: RetrofitConfig, base: PreTrainedModel) -> RetroConfig:
+    """Describe the new parts for a base.
+
+    Raises:
+        RecipeError: its layers, heads or vocabulary do not fit the options.
+    """
+    config: Any = base.config
+    num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
+    wrong = [layer for layer in options.cca_layers or () if not 1 <= layer <= num_layers]
+    if wrong:
+        raise RecipeError(
+            f"model.cca_layers: {list(options.cca_layers or ())} names layer {wrong[0]}; the base \"{options.base}\" has "
+            f"layers 1 to {num_layers}. Leave the line out for every third from the sixth."
+        )
+    vocabulary_size = int(cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
+    if options.vocabulary_size > vocabulary_size:
+        raise RecipeError(
+            f"data.tokenizer: it has {options.vocabulary_size} tokens; the base \"{options.base}\" has embeddings for "
+            f"{vocabulary_size}. Leave data.tokenizer out to use the base's own."
+        )
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    if head_width % 2 and not options.cca_heads:
+        raise RecipeError(
+            f"model.cca_heads: the base's {num_heads} heads have {head_width} features each, an odd number, and rotary "
+            "positions turn pairs; give a number of heads that makes them even"
+        )
+    return options.reading_config(
+        width=config.hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_width=head_width,
+        vocabulary_size=vocabulary_size,
+    )
+
+
+def _leave_out_base(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    assert isinstance(model, RetrofitModel)
+    for name in [name for name in state if name.startswith(f"{prefix}base.")]:
+        del state[name]
+    state[prefix + FINGERPRINT] = model.base_fingerprint
+
+
+def _put_in_base(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(model, RetrofitModel)
+    stored = state.pop(prefix + FINGERPRINT, None)
+    if stored is None:
+        return
+    own = model.base_fingerprint
+    if not torch.equal(stored.cpu(), own):
+        raise RecipeError(
+            f"model.base: \"{model.options.base}\" has other weights (fingerprint {_hex(own)}) than the base that these "
+            f"weights were trained on ({_hex(stored)}). Give the base they were trained on."
+        )
+    state |= {f"{prefix}base.{name}": value for name, value in model.base.state_dict().items()}
+
+
+def _hex(digest: Tensor) -> str:
+    return bytes(digest.cpu().tolist()).hex()[:16]

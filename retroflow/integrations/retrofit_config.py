@@ -1,0 +1,123 @@
+"""Every choice of a RETRO-fit as one dataclass; its fields are the keys of a recipe's `model: {name: retrofit}` block.
+
+No torch and no transformers here: `retroflow recipe check` tries these values out. What depends on the base (layer
+numbers, families, the size of its vocabulary) is checked when the base is opened.
+"""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
+
+from retroflow.errors import RecipeError
+from retroflow.model.config import RetroConfig
+
+if TYPE_CHECKING:
+    from retroflow.integrations.retrofit import RetrofitModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrofitConfig:
+    """Options of a RETRO-fit (Borgeaud et al. 2022, section 4.2): a pretrained decoder that learns to read neighbours.
+
+    Attributes:
+        vocabulary_size: entries of the tokenizer; derived from the tokenizer, not a recipe key.
+        chunk_length: tokens of a chunk (m); derived from `data.chunk_length`, not a recipe key.
+        base: the decoder: a folder written by `save_pretrained` of transformers, or a name on the Hugging Face hub.
+            Its tokenizer is the recipe's too.
+        unfreeze: also train the base's own weights; they stay as they are otherwise, to the last bit.
+        cca_layers: layers of the base (counted from 1) that get chunked cross-attention; null for every third from
+            the sixth (section 4.2), or from the middle of a base with fewer than six layers.
+        cca_heads: heads of chunked cross-attention, which share the base's width; 0 means the base's heads.
+        cca_positions: rotary positions in chunked cross-attention (eq. 6).
+        encoder_width: features of the neighbour encoder (e, the paper's d').
+        encoder_layers: encoder blocks; 0 encodes neighbours by their embeddings alone.
+        encoder_heads: attention heads of the encoder.
+        encoder_feed_forward_width: hidden features of the encoder's feed-forward layers; 0 means 4 * encoder_width.
+        encoder_cross_attention_layers: encoder blocks (counted from 1) that read the activations of the chunk the
+            neighbours were retrieved for.
+        share_encoder_embeddings: the encoder reads the base's token embeddings (through a linear map where the
+            widths differ) instead of a table of its own; with a large vocabulary far fewer weights to train.
+        dropout: probability on each residual update of the new parts, 0 to 1; the base's own dropout is its own.
+        rotary_theta: base of the rotary wavelengths of the new parts.
+        smear: reading aid; neighbours are embedded with a learned map of the token before added to each token, and
+            the base's positions ask with the same pair of their own tokens beside their activations.
+        next_token_values: reading aid; the value of a retrieved token is the state of the token after it.
+        copy_initialisation: reading aid; the maps of chunked cross-attention start as the identity, behind a gate
+            that starts closed, so that step 0 is still the base.
+        cca_scale: reading aid; above 0, queries and keys of chunked cross-attention are normalised and their
+            product is multiplied by a learned scale per head that starts at this value.
+    """
+
+    tokenizer_option: ClassVar[str] = "base"
+    """The option whose value is also the tokenizer's name; retroflow/pipeline/prepare.py asks every model for it."""
+
+    vocabulary_size: int
+    chunk_length: int
+    base: str
+    unfreeze: bool = False
+    cca_layers: tuple[int, ...] | None = None
+    cca_heads: int = 0
+    cca_positions: bool = True
+    encoder_width: int = 896
+    encoder_layers: int = 2
+    encoder_heads: int = 16
+    encoder_feed_forward_width: int = 0
+    encoder_cross_attention_layers: tuple[int, ...] = (1,)
+    share_encoder_embeddings: bool = False
+    dropout: float = 0.0
+    rotary_theta: float = 10000.0
+    smear: bool = False
+    next_token_values: bool = False
+    copy_initialisation: bool = False
+    cca_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            raise RecipeError(
+                "model.base: is empty; give a folder written by save_pretrained of transformers, or a name on the "
+                "Hugging Face hub, such as openai-community/gpt2"
+            )
+        if self.cca_layers is not None and not self.cca_layers:
+            raise RecipeError(
+                "model.cca_layers: [] leaves nothing that could read neighbours; name layers of the base, or leave the "
+                "line out for the default"
+            )
+        # A stand-in as deep as the deepest layer named: what is left to find out needs the base itself.
+        deepest = max(self.cca_layers or (1,))
+        self.reading_config(width=64, num_layers=max(1, deepest), num_heads=1, vocabulary_size=self.vocabulary_size)
+
+    @property
+    def retrieved_length(self) -> int:
+        """Tokens of one retrieved neighbour with its continuation, r = 2m."""
+        return 2 * self.chunk_length
+
+    def reading_config(
+        self, *, width: int, num_layers: int, num_heads: int, vocabulary_size: int, head_width: int = 0
+    ) -> RetroConfig:
+        """Describe the new parts for a base of these sizes in the words of a Retro, which they are parts of.
+
+        Raises:
+            RecipeError: values that do not fit each other or the base.
+        """
+        own = {field.name for field in fields(self)} & {field.name for field in fields(RetroConfig)}
+        shared = {name: getattr(self, name) for name in own - {"vocabulary_size", "cca_layers"}}
+        return RetroConfig(
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            head_width=head_width,
+            vocabulary_size=vocabulary_size,
+            cca_layers=default_cca_layers(num_layers) if self.cca_layers is None else self.cca_layers,
+            **shared,
+        )
+
+    def build(self) -> "RetrofitModel":
+        """Open the base and attach fresh parts to it; on the meta device nothing but the base's config is read."""
+        from retroflow.integrations.retrofit import RetrofitModel
+
+        return RetrofitModel.build(self)
+
+
+def default_cca_layers(num_layers: int) -> tuple[int, ...]:
+    """Every third layer from the sixth; a base with fewer than six layers reads from its middle on."""
+    first = 6 if num_layers >= 6 else num_layers // 2 + 1
+    return tuple(range(first, num_layers + 1, 3))
