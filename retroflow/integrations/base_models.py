@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.model.config import RetroConfig
 
 FILE_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
@@ -138,6 +140,17 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
     return cast(PretrainedConfig, config)
 
 
+def check_base(options: RetrofitConfig) -> None:
+    """Find out without loading weights whether a base is there and fits the options.
+
+    Raises:
+        RecipeError: as `load_base` and `reading_config`.
+    """
+    config = read_config(find_base(options.base), options.base)
+    family_of(config, options.base)
+    reading_config(options, config)
+
+
 def load_base(base: str) -> PreTrainedModel:
     """Load a base with its weights in float32; on the meta device with its config alone.
 
@@ -151,7 +164,7 @@ def load_base(base: str) -> PreTrainedModel:
     if torch.get_default_device().type == "meta":
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -165,13 +178,48 @@ def load_base(base: str) -> PreTrainedModel:
             f"model.base: the weights in {folder} cannot be loaded ({' '.join(str(error).split())[:200]}). Copy the "
             "model again."
         ) from error
+    model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise DamagedDataError(
-            f"model.base: the weights in {folder} lack {', '.join(wrong[:3])} ({len(wrong)} in all) of its config.json. "
-            "Copy the model again."
+            f"model.base: the weights in {folder} lack {', '.join(wrong[:3])} ({len(wrong)} in all) of its "
+            "config.json. Copy the model again."
         )
     return cast(PreTrainedModel, model)
+
+
+def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
+    """Describe the new parts for a base with this configuration.
+
+    Raises:
+        RecipeError: its layers, heads or vocabulary do not fit the options.
+    """
+    num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
+    wrong = [layer for layer in options.cca_layers or () if not 1 <= layer <= num_layers]
+    if wrong:
+        raise RecipeError(
+            f'model.cca_layers: {list(options.cca_layers or ())} names layer {wrong[0]}; the base "{options.base}" has '
+            f"layers 1 to {num_layers}. Leave the line out for every third from the sixth."
+        )
+    vocabulary_size: int = config.vocab_size
+    if options.vocabulary_size > vocabulary_size:
+        raise RecipeError(
+            f'data.tokenizer: it has {options.vocabulary_size} tokens; the base "{options.base}" has embeddings for '
+            f"{vocabulary_size}. Leave data.tokenizer out to use the base's own."
+        )
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    if head_width % 2 and not options.cca_heads:
+        raise RecipeError(
+            f"model.cca_heads: the base's {num_heads} heads have {head_width} features each, an odd number, and rotary "
+            "positions turn pairs; give a number of heads that makes them even"
+        )
+    return options.reading_config(
+        width=config.hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_width=head_width,
+        vocabulary_size=vocabulary_size,
+    )
 
 
 def fingerprint(model: nn.Module) -> Tensor:
@@ -183,7 +231,7 @@ def fingerprint(model: nn.Module) -> Tensor:
 
     def digest(item: tuple[str, Tensor]) -> bytes:
         name, value = item
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         header = f"{name} {list(value.shape)} {value.dtype}\n".encode()
         return hashlib.sha256(header + hashlib.sha256(content).digest()).digest()
 

@@ -8,16 +8,14 @@ the base, e encoder features, v vocabulary of the base.
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from retroflow.errors import InvalidShapeError, RecipeError
-from retroflow.integrations.base_models import family_of, fingerprint, layers_of, load_base
+from retroflow.integrations.base_models import family_of, fingerprint, layers_of, load_base, reading_config
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.cache import CachedReading, FirstReading, RetroCache
-from retroflow.model.config import RetroConfig
 from retroflow.model.inputs import check_padding, check_retrieved, check_tokens
 from retroflow.model.loss import token_losses
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
@@ -65,7 +63,7 @@ class RetrofitModel(nn.Module):
         super().__init__()
         family = family_of(base.config, options.base)
         self.options = options
-        self.config = reading_config(options, base)
+        self.config = reading_config(options, base.config)
         self.base = base
         self.retrieval = RetrievalParts(self.config)
         self.max_length = family.max_length(base.config)
@@ -96,6 +94,10 @@ class RetrofitModel(nn.Module):
     def encoder(self) -> nn.Module:
         """The neighbour encoder, for sharding."""
         return self.retrieval.encoder
+
+    def retrieval_parameters(self) -> set[str]:
+        """Names of the parameters that a loss without retrieved text does not reach."""
+        return {name for name, _ in self.named_parameters() if name.startswith("retrieval.")}
 
     @property
     def base_fingerprint(self) -> Tensor:
@@ -180,13 +182,10 @@ class RetrofitModel(nn.Module):
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
 
-    def new_cache(
-        self, batch_size: int = 0, *, padding: Tensor | None = None, retrieval_step: int | None = None
-    ) -> RetrofitCache:
+    def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
         """Begin generation; the answer is given to `extend` with each call's new tokens.
 
         Args:
-            batch_size: rows of the calls to come; the first call decides.
             padding: int64 [b], as in `forward`.
             retrieval_step: as in `forward`.
 
@@ -270,7 +269,7 @@ class RetrofitModel(nn.Module):
         return self.retrieval.encode(self._embedding(), retrieved, chunks, chunk_mask)
 
     def _embedding(self) -> nn.Module:
-        return cast(nn.Module, self.base.get_input_embeddings())
+        return self.base.get_input_embeddings()
 
     def _output_matrix(self) -> Tensor:
         return cast(nn.Linear, self.base.get_output_embeddings()).weight
@@ -321,41 +320,6 @@ def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:
     return {"attention_mask": seen.long(), "position_ids": positions.clamp(min=0)}
 
 
-def reading_config(options: RetrofitConfig, base: PreTrainedModel) -> RetroConfig:
-    """Describe the new parts for a base.
-
-    Raises:
-        RecipeError: its layers, heads or vocabulary do not fit the options.
-    """
-    config: Any = base.config
-    num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
-    wrong = [layer for layer in options.cca_layers or () if not 1 <= layer <= num_layers]
-    if wrong:
-        raise RecipeError(
-            f"model.cca_layers: {list(options.cca_layers or ())} names layer {wrong[0]}; the base \"{options.base}\" has "
-            f"layers 1 to {num_layers}. Leave the line out for every third from the sixth."
-        )
-    vocabulary_size = int(cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
-    if options.vocabulary_size > vocabulary_size:
-        raise RecipeError(
-            f"data.tokenizer: it has {options.vocabulary_size} tokens; the base \"{options.base}\" has embeddings for "
-            f"{vocabulary_size}. Leave data.tokenizer out to use the base's own."
-        )
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    if head_width % 2 and not options.cca_heads:
-        raise RecipeError(
-            f"model.cca_heads: the base's {num_heads} heads have {head_width} features each, an odd number, and rotary "
-            "positions turn pairs; give a number of heads that makes them even"
-        )
-    return options.reading_config(
-        width=config.hidden_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        head_width=head_width,
-        vocabulary_size=vocabulary_size,
-    )
-
-
 def _leave_out_base(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
     assert isinstance(model, RetrofitModel)
     for name in [name for name in state if name.startswith(f"{prefix}base.")]:
@@ -371,7 +335,7 @@ def _put_in_base(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
     own = model.base_fingerprint
     if not torch.equal(stored.cpu(), own):
         raise RecipeError(
-            f"model.base: \"{model.options.base}\" has other weights (fingerprint {_hex(own)}) than the base that these "
+            f'model.base: "{model.options.base}" has other weights (fingerprint {_hex(own)}) than the base that these '
             f"weights were trained on ({_hex(stored)}). Give the base they were trained on."
         )
     state |= {f"{prefix}base.{name}": value for name, value in model.base.state_dict().items()}

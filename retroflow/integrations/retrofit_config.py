@@ -110,6 +110,16 @@ class RetrofitConfig:
             **shared,
         )
 
+    def check(self) -> None:
+        """Find out, before anything is prepared, whether the base is there and fits these options.
+
+        Raises:
+            RecipeError: it is not, or does not.
+        """
+        from retroflow.integrations.base_models import check_base
+
+        check_base(self)
+
     def build(self) -> "RetrofitModel":
         """Open the base and attach fresh parts to it; on the meta device nothing but the base's config is read."""
         from retroflow.integrations.retrofit import RetrofitModel

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from retroflow.errors import RecipeError
 
+TRAINED = "train"  # data.tokenizer's word for a tokenizer that is trained on the corpus
 LONGEST_CHUNK = 65_535  # lengths are stored in 16 bits
 
 
@@ -12,7 +13,8 @@ class DataOptions:
     """How text becomes chunks and sequences, and where the artifacts are kept.
 
     Attributes:
-        tokenizer: "train" for a byte-level BPE trained on the corpus, else a Hugging Face tokenizer's name or folder.
+        tokenizer: "train" for a byte-level BPE trained on the corpus, else a Hugging Face tokenizer's name or folder;
+            null for the one that the model brings along (model.base of a RETRO-fit), "train" where it brings none.
         vocabulary_size: tokens in a trained vocabulary; not used with a given tokenizer.
         chunk_length: tokens in a chunk (m in the paper, 64).
         sequence_chunks: chunks in a training sequence.
@@ -20,7 +22,7 @@ class DataOptions:
         num_workers: processes that load batches during training.
     """
 
-    tokenizer: str = "train"
+    tokenizer: str | None = None
     vocabulary_size: int = 8192
     chunk_length: int = 64
     sequence_chunks: int = 8
@@ -35,7 +37,7 @@ class DataOptions:
         _at_least("data.sequence_chunks", self.sequence_chunks, 1)
         _at_least("data.num_workers", self.num_workers, 0)
         for key in ("tokenizer", "artifacts_folder"):
-            if not getattr(self, key):
+            if getattr(self, key) == "":
                 raise RecipeError(f"data.{key} is empty; give a name or a folder, or leave the line out.")
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
 from retroflow.corpus.documents import Corpus
-from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
 from retroflow.pipeline.chunks import make_chunks
 from retroflow.pipeline.embeddings import make_embeddings
 from retroflow.pipeline.fingerprint import Inputs
+from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.neighbours import Sources, check_enough_chunks, make_neighbours
@@ -119,7 +120,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
     Killed anywhere and called again it goes on where it was; two processes may call it at once.
 
     Args:
-        recipe: its sections corpus, embedder, retriever, neighbours and data are used.
+        recipe: its sections corpus, embedder, retriever, neighbours and data are used; of model, whether it brings
+            a tokenizer.
         report: called with every stage as it is finished or found.
 
     Raises:
@@ -166,7 +168,7 @@ def _check_held_out(options: Mapping[str, Any]) -> None:
 def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
     _check_held_out(recipe.section("corpus"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
-    tokenizer: Tokenizer | None = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
+    tokenizer = given_tokenizer(recipe, data)
     given = None if tokenizer is None else tokenizer.fingerprint()
     inputs = fingerprint.chunks_inputs(corpus.fingerprint(), given, data)
 

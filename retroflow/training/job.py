@@ -65,6 +65,7 @@ def make_job(recipe: Recipe) -> Job:
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options)
     check_runs_folder(runs_folder_of(options))
+    _check_model(recipe)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
@@ -89,3 +90,12 @@ def make_job(recipe: Recipe) -> Job:
         tracker=GuardedTracker(tracker),
         identity=identity(recipe, prepared),
     )
+
+
+def _check_model(recipe: Recipe) -> None:
+    """Let a model that starts from files of its own look for them before minutes of preparing."""
+    section = recipe.section("model")
+    config = create(MODELS, section, vocabulary_size=1, chunk_length=recipe.section("data")["chunk_length"])
+    check = getattr(config, "check", None)
+    if check is not None:
+        check()

@@ -55,20 +55,26 @@ class ModelOutline:
 
 
 def outline(config: RetroConfig) -> ModelOutline:
-    """Learn a model's parameters from one backward pass on the meta device, which takes neither memory nor time."""
+    """Learn a model's parameters on the meta device, which takes neither memory nor time."""
     with torch.device("meta"):
         model = config.build()
-        tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
-        loss = model.loss(tokens, tokens).sum()
-        if loss.requires_grad:  # not if all that works without retrieval is frozen
-            torch.autograd.backward(loss)
+        retrieval = _retrieval_parameters(model, config)
     parameters = dict(model.named_parameters())
-    frozen = frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
     return ModelOutline(
         sizes={name: parameter.numel() for name, parameter in parameters.items()},
-        retrieval=frozenset(name for name, parameter in parameters.items() if parameter.grad is None) - frozen,
-        frozen=frozen,
+        retrieval=frozenset(retrieval),
+        frozen=frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad),
     )
+
+
+def _retrieval_parameters(model: Any, config: RetroConfig) -> set[str]:
+    """Names of the parameters that a loss without retrieved text does not reach."""
+    if hasattr(model, "retrieval_parameters"):  # a model of another library may not run on the meta device
+        known: set[str] = model.retrieval_parameters()
+        return known
+    tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
+    torch.autograd.backward(model.loss(tokens, tokens).sum())
+    return {name for name, parameter in model.named_parameters() if parameter.grad is None}
 
 
 class RetroModule(pl.LightningModule):
@@ -88,8 +94,8 @@ class RetroModule(pl.LightningModule):
         self.outline = outline(model)
         if not trainer.retrieval and self.outline.frozen | self.outline.retrieval == self.outline.sizes.keys():
             raise RecipeError(
-                "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), so "
-                "that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
+                "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), "
+                "so that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
             )
         self._config, self._optimizer_options, self._options, self._seed = model, optimizer, trainer, seed
         self._loss: Any = None

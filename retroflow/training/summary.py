@@ -30,6 +30,9 @@ def summarise(job: Job, start: Start) -> str:
     retrieval = (
         f"{outline.num_retrieval_parameters:,} of them for retrieval" if options.retrieval else "retrieval not used"
     )
+    if outline.frozen:
+        share = outline.num_trained_parameters / outline.num_parameters
+        retrieval += f", {outline.num_trained_parameters:,} ({share:.1%}) trained"
     lines = [
         f"model      {outline.num_parameters:,} parameters, {retrieval}",
         f"data       {len(splits.train_chunks):,} training chunks, {len(splits.valid_chunks):,} validation chunks",

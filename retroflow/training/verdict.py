@@ -31,6 +31,7 @@ class Record:
         stopped_by_time: whether `trainer.max_seconds` ended training before `max_steps`.
         retrieval: whether the model was trained with retrieved text.
         num_parameters: of the model.
+        num_trained_parameters: of these, not frozen.
         device: "cpu" or "cuda".
         precision: Lightning's word for it.
         seed: the recipe's.
@@ -43,6 +44,7 @@ class Record:
     stopped_by_time: bool
     retrieval: bool
     num_parameters: int
+    num_trained_parameters: int
     device: str
     precision: str
     seed: int
@@ -58,6 +60,7 @@ def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
         stopped_by_time=steps < job.options.max_steps and 0 < job.options.max_seconds <= seconds,
         retrieval=job.options.retrieval,
         num_parameters=job.module.outline.num_parameters,
+        num_trained_parameters=job.module.outline.num_trained_parameters,
         device=job.placement.accelerator,
         precision=job.placement.precision,
         seed=job.seed,

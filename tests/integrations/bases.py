@@ -10,6 +10,7 @@ VOCABULARY = 60
 CHUNK = 4
 DEEP = 6  # deep enough for the default layers
 
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 ROTARY = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -20,7 +21,7 @@ ROTARY = {
 }
 GROUPED = {**ROTARY, "num_attention_heads": 4, "num_key_value_heads": 2}
 CONFIGS = {
-    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": DEEP, "n_head": 2, "n_positions": 64},
+    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": DEEP, "n_head": 2, "n_positions": 64} | NO_DROPOUT,
     "gpt_neox": ROTARY,
     "gpt_neox_sequential": {**ROTARY, "use_parallel_residual": False},
     "llama": GROUPED,

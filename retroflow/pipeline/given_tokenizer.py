@@ -1,0 +1,63 @@
+"""Which tokenizer a recipe gets: the one it names, the one its model brings along, or a trained one.
+
+A model that starts from pretrained weights can only read the tokens it was trained on, so its configuration class
+names the option that is a tokenizer too (`tokenizer_option`; docs/decisions/0050-retro-fitting.md).
+"""
+
+from typing import Any
+
+from retroflow.components import MODELS
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.errors import RecipeError
+from retroflow.pipeline.options import TRAINED, DataOptions
+from retroflow.recipe import Recipe
+
+
+def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
+    """Find a recipe's tokenizer.
+
+    Args:
+        recipe: its model may bring a tokenizer.
+        data: the recipe's data section.
+
+    Returns:
+        None for one that is still to be trained.
+
+    Raises:
+        RecipeError: it cannot be found, or is not the one that the model brings.
+    """
+    brought = _brought(recipe.values.get("model"))
+    if brought is None:
+        return None if data.tokenizer in (None, TRAINED) else load_tokenizer(data.tokenizer)
+    key, name = brought
+    remedy = f'Leave data.tokenizer out: "{name}" brings its own.'
+    if data.tokenizer == TRAINED:
+        raise RecipeError(
+            f'data.tokenizer: "{TRAINED}" given, but {key} "{name}" can only read the tokens of its own. {remedy}'
+        )
+    try:
+        own = load_tokenizer(name)
+    except RecipeError as error:
+        if data.tokenizer is not None:
+            return load_tokenizer(data.tokenizer)  # a folder with weights alone; its vocabulary is still compared
+        raise RecipeError(
+            f'{key}: "{name}" has no tokenizer that can be loaded, so that one must be given as data.tokenizer, or be '
+            f"saved into its folder. ({error})"
+        ) from error
+    if data.tokenizer is None:
+        return own
+    given = load_tokenizer(data.tokenizer)
+    if given.fingerprint() != own.fingerprint():
+        raise RecipeError(
+            f'data.tokenizer: "{data.tokenizer}" given ({given.vocabulary_size} tokens), which is not the tokenizer of '
+            f'{key} "{name}" ({own.vocabulary_size} tokens). {remedy}'
+        )
+    return given
+
+
+def _brought(options: dict[str, Any] | None) -> tuple[str, str] | None:
+    """The dotted key and value of the model's option that names a tokenizer, None if it has none."""
+    if options is None:
+        return None
+    option = getattr(MODELS.get(options["name"]), "tokenizer_option", None)
+    return None if option is None else (f"model.{option}", options[option])

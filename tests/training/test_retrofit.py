@@ -1,0 +1,111 @@
+"""A RETRO-fit trained: not one bit of a frozen base changes, only the new weights reach the optimizer and the disk."""
+
+import pytest
+import torch
+
+from retroflow.errors import RecipeError
+from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.training.fit import train
+from retroflow.training.lightning_module import outline
+from retroflow.training.resuming import choose_start
+from retroflow.training.stopping import StopRequests
+from retroflow.training.verdict import load_trained
+from tests.integrations.bases import make_base, make_options
+from tests.training.jobs import VOCABULARY, tiny_job, tiny_recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def base(tmp_path):
+    make_base("gpt2", vocab_size=VOCABULARY + 3).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def make_job(tmp_path, base, *, unfreeze=False, seed=1, **trainer):
+    config = make_options(base=str(base), vocabulary_size=VOCABULARY, unfreeze=unfreeze, cca_layers=(2, 5), dropout=0.1)
+    return tiny_job(tmp_path / "runs", model=config, seed=seed, **trainer)
+
+
+def run(job):
+    start = choose_start(tiny_recipe(), job.identity, runs_folder=job.runs_folder, resume=None, say=print)
+    with StopRequests() as requests:
+        record = train(job, start, requests)
+    return start, record
+
+
+def state_of(job):
+    return {name: value.detach().clone() for name, value in job.module.model.named_parameters()}
+
+
+def test_not_one_bit_of_a_frozen_base_changes(tmp_path, base):
+    job = make_job(tmp_path, base)
+    before = fingerprint(load_base(str(base)))
+    _, record = run(job)
+    assert record.steps == 12
+    assert torch.equal(fingerprint(job.module.model.base), before)
+    fresh = make_job(tmp_path, base).module
+    fresh.configure_model()
+    trained = state_of(job)
+    moved = {name for name, value in fresh.model.named_parameters() if not torch.equal(value, trained[name])}
+    assert moved == {name for name in trained if name.startswith("retrieval.")}
+
+
+def test_only_what_is_trained_reaches_the_optimizer_the_clipping_and_the_checkpoint(tmp_path, base):
+    job = make_job(tmp_path, base)
+    start, record = run(job)
+    model, found = job.module.model, job.module.outline
+    trained = sum(parameter.numel() for parameter in model.retrieval.parameters())
+    assert record.num_trained_parameters == found.num_trained_parameters == trained < record.num_parameters
+    optimizer = job.module.configure_optimizers()["optimizer"]
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == trained
+    assert all(parameter.grad is None for parameter in model.base.parameters())
+    checkpoint = read_checkpoint(list_checkpoints(start.run.checkpoints)[0])
+    assert not any(".base." in name for name in checkpoint["state_dict"])
+    assert len(checkpoint["optimizer_states"][0]["state"]) == len(list(model.retrieval.parameters()))
+
+
+def test_unfreezing_moves_the_base(tmp_path, base):
+    job = make_job(tmp_path, base, unfreeze=True)
+    _, record = run(job)
+    assert record.num_trained_parameters == record.num_parameters
+    assert not torch.equal(fingerprint(job.module.model.base), fingerprint(load_base(str(base))))
+
+
+@pytest.mark.parametrize("unfreeze", [False, True])
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base, unfreeze):
+    whole = make_job(tmp_path, base, unfreeze=unfreeze)
+    start, _ = run(whole)
+    first = sorted(start.run.checkpoints.glob("*.ckpt"))[0]
+    again = make_job(tmp_path, base, unfreeze=unfreeze)
+    resumed = choose_start(tiny_recipe(), again.identity, runs_folder=again.runs_folder, resume=first, say=print)
+    with StopRequests() as requests:
+        train(again, resumed, requests)
+    wanted, found = state_of(whole), state_of(again)
+    assert resumed.step == 8 and all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_checkpoint_is_refused_by_another_base(tmp_path, base):
+    job = make_job(tmp_path, base)
+    start, _ = run(job)
+    finished = choose_start(tiny_recipe(), job.identity, runs_folder=job.runs_folder, resume=start.run.path, say=print)
+    assert load_trained(make_job(tmp_path, base), finished) is not None
+    torch.manual_seed(5)
+    make_base("gpt2", vocab_size=VOCABULARY + 3, n_inner=20).save_pretrained(base)
+    with pytest.raises(RecipeError, match="has other weights"):
+        load_trained(make_job(tmp_path, base), finished)
+
+
+def test_nothing_to_train_is_refused(tmp_path, base):
+    with pytest.raises(RecipeError, match=r"trainer\.retrieval: false given.*model\.unfreeze: true"):
+        make_job(tmp_path, base, retrieval=False)
+    make_job(tmp_path, base, retrieval=False, unfreeze=True)
+
+
+def test_outline_of_a_retrofit(base):
+    frozen = outline(make_options(base=str(base), vocabulary_size=VOCABULARY))
+    assert {name.split(".")[0] for name in frozen.retrieval} == {"retrieval"}
+    assert {name.split(".")[0] for name in frozen.frozen} == {"base"}
+    unfrozen = outline(make_options(base=str(base), vocabulary_size=VOCABULARY, unfreeze=True))
+    assert unfrozen.frozen == frozenset() and unfrozen.retrieval == frozen.retrieval
