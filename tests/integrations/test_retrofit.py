@@ -300,14 +300,19 @@ def test_only_the_chosen_layers_read():
     tokens, retrieved, mask = make_batch()
     model = make_retrofit(cca_layers=(3,))
     states = model.base(tokens, output_hidden_states=True).hidden_states
-    call = {ARGUMENT: model._call(tokens, model._sequence_reading(model._checked(tokens, retrieved, mask, CHUNK), CHUNK, None), None)[ARGUMENT]}
+    call = {
+        ARGUMENT: model._call(
+            tokens, model._sequence_reading(model._checked(tokens, retrieved, mask, CHUNK), CHUNK, None), None
+        )[ARGUMENT]
+    }
     reading = model.base(tokens, output_hidden_states=True, **call).hidden_states
     assert all(torch.equal(states[layer], reading[layer]) for layer in range(3))
     assert not torch.equal(states[3], reading[3])
 
 
 @pytest.mark.parametrize(
-    ("layers", "wanted"), [(1, (1,)), (2, (2,)), (3, (2,)), (5, (3,)), (6, (6,)), (12, (6, 9, 12)), (32, tuple(range(6, 33, 3)))]
+    ("layers", "wanted"),
+    [(1, (1,)), (2, (2,)), (3, (2,)), (5, (3,)), (6, (6,)), (12, (6, 9, 12)), (32, tuple(range(6, 33, 3)))],
 )
 def test_default_layers(layers, wanted):
     assert default_cca_layers(layers) == wanted

@@ -52,7 +52,9 @@ def test_another_tokenizer_is_refused(base, tmp_path):
 
 
 def test_training_one_is_refused(base):
-    with pytest.raises(RecipeError, match=r'data\.tokenizer: "train" given, but model\.base.*Leave data\.tokenizer out'):
+    with pytest.raises(
+        RecipeError, match=r'data\.tokenizer: "train" given, but model\.base.*Leave data\.tokenizer out'
+    ):
         given_tokenizer(recipe_of(name="retrofit", base=base), DataOptions(tokenizer="train"))
 
 
