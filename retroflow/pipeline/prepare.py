@@ -1,6 +1,7 @@
 """prepare: from a recipe to chunks, embeddings, index and neighbours on disk, making only what is missing."""
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -89,6 +90,19 @@ class Prepared:
     stages: tuple[Stage, ...]
 
 
+@dataclass(frozen=True)
+class _Artifacts:
+    """Where artifacts are.
+
+    Attributes:
+        folder: all of them.
+        command: what makes a missing one, for the message that refuses to; empty to make it here.
+    """
+
+    folder: Path
+    command: str = ""
+
+
 def describe(stage: Stage) -> str:
     """One line about a finished stage."""
     info = stage.manifest.info
@@ -114,7 +128,22 @@ def _say_stage(stage: Stage) -> None:
     say(describe(stage))
 
 
-def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> Prepared:
+def find_prepared(recipe: Recipe) -> Prepared:
+    """Open a recipe's artifacts without making any: one of many processes must not begin to.
+
+    Raises:
+        RecipeError: one is missing; the message is the command that makes it.
+    """
+    return prepare(recipe, report=lambda stage: None, make_missing=False)
+
+
+def prepare_command(recipe: Recipe) -> str:
+    """Return the command line that prepares a recipe, with the overrides that it was loaded with."""
+    words = ["retroflow", "prepare", "--recipe", str(recipe.path), *recipe.overrides()]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, make_missing: bool = True) -> Prepared:
     """Make what is missing of a recipe's artifacts.
 
     Killed anywhere and called again it goes on where it was; two processes may call it at once.
@@ -123,6 +152,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
         recipe: its sections corpus, embedder, retriever, neighbours and data are used; of model, whether it brings
             a tokenizer.
         report: called with every stage as it is finished or found.
+        make_missing: False refuses to make anything.
 
     Raises:
         CorpusError: no text, or fewer chunks than `neighbours.k` needs.
@@ -131,13 +161,15 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage) -> 
     """
     data = DataOptions(**recipe.section("data"))
     options = NeighbourOptions(**recipe.section("neighbours"))
-    artifacts = Path(os.path.expanduser(data.artifacts_folder))
+    artifacts = _Artifacts(
+        Path(os.path.expanduser(data.artifacts_folder)), "" if make_missing else prepare_command(recipe)
+    )
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
     retriever = _Retriever(recipe)
     retriever.new()
-    with disk_errors(artifacts):
-        artifacts.mkdir(parents=True, exist_ok=True)
+    with disk_errors(artifacts.folder):
+        artifacts.folder.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
@@ -165,7 +197,7 @@ def _check_held_out(options: Mapping[str, Any]) -> None:
         )
 
 
-def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
+def _chunks(recipe: Recipe, data: DataOptions, artifacts: _Artifacts) -> Stage:
     _check_held_out(recipe.section("corpus"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
     tokenizer = given_tokenizer(recipe, data)
@@ -183,7 +215,7 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path) -> Stage:
     return _stage(artifacts, "chunks", inputs, {}, make)
 
 
-def _embeddings(embedder: Embedder, options: Mapping[str, Any], artifacts: Path, chunks: Stage) -> Stage:
+def _embeddings(embedder: Embedder, options: Mapping[str, Any], artifacts: _Artifacts, chunks: Stage) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
 
     def make(partial: Path) -> Manifest:
@@ -213,7 +245,7 @@ class _Retriever:
         return retriever
 
 
-def _index(retriever: _Retriever, artifacts: Path, embeddings: Stage) -> Stage:
+def _index(retriever: _Retriever, artifacts: _Artifacts, embeddings: Stage) -> Stage:
     inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.new().fingerprint())
 
     def make(partial: Path) -> Manifest:
@@ -224,7 +256,7 @@ def _index(retriever: _Retriever, artifacts: Path, embeddings: Stage) -> Stage:
 
 
 def _neighbours(
-    retriever: _Retriever, options: NeighbourOptions, artifacts: Path, before: tuple[Stage, Stage, Stage]
+    retriever: _Retriever, options: NeighbourOptions, artifacts: _Artifacts, before: tuple[Stage, Stage, Stage]
 ) -> Stage:
     chunks, embeddings, index = before
     inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
@@ -243,7 +275,7 @@ def _neighbours(
 
 
 def _stage(
-    artifacts: Path,
+    artifacts: _Artifacts,
     kind: str,
     inputs: Inputs,
     parents: Mapping[str, Mapping[str, str]],
@@ -251,8 +283,13 @@ def _stage(
 ) -> Stage:
     """Open the artifact of these inputs, made first if it is not there."""
     started = time.monotonic()
-    folder = artifact_folder(artifacts, kind, inputs)
+    folder = artifact_folder(artifacts.folder, kind, inputs)
     built = False
+    if not folder.exists() and artifacts.command:
+        raise RecipeError(
+            f"{folder}: the {kind} of this recipe are not prepared, and several processes must not do it at once. "
+            f"First run\n  {artifacts.command}"
+        )
     if not folder.exists():
         with building(folder, say, parents) as partial:
             if partial is not None:

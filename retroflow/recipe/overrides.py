@@ -7,7 +7,7 @@ from retroflow.recipe.problems import COMMAND_LINE, Problems
 from retroflow.recipe.tree import BROKEN, Node, overlay
 from retroflow.recipe.yaml_text import parse_scalar, read
 
-_STARTS_YAML = ("{", "[", '"', "'")
+STARTS_YAML = ("{", "[", '"', "'")
 
 
 def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
@@ -41,7 +41,7 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
 
 
 def _value(key: str, text: str, problems: Problems) -> Node:
-    if not text.startswith(_STARTS_YAML):
+    if not text.startswith(STARTS_YAML):
         return Node(parse_scalar(text), COMMAND_LINE)
     try:
         return read(text, "", problems, origin=COMMAND_LINE)

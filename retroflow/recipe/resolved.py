@@ -1,12 +1,15 @@
 """Recipe: the resolved values of a recipe, with the origin of each."""
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retroflow.recipe.yaml_text import dump
+from retroflow.recipe.overrides import STARTS_YAML
+from retroflow.recipe.problems import COMMAND_LINE
+from retroflow.recipe.yaml_text import dump, parse_scalar
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,22 @@ class Recipe:
         section: dict[str, Any] = copy.deepcopy(self.values[name])
         return section
 
+    def overrides(self) -> list[str]:
+        """Return the `key=value` words that it was loaded with, resolved."""
+        words = []
+        for key, origin in self.origins.items():
+            if origin == str(COMMAND_LINE):
+                value: Any = self.values
+                for part in key.split("."):
+                    value = value[part]
+                words.append(f"{key}={_as_override(value)}")
+        return words
+
     def to_yaml(self) -> str:
         """Return the values as YAML that loads to an equal recipe, without `extends` and interpolation."""
         return dump(self.values)
+
+
+def _as_override(value: Any) -> str:
+    is_plain = isinstance(value, str) and parse_scalar(value) == value and not value.startswith(STARTS_YAML)
+    return str(value) if is_plain else json.dumps(value)  # JSON is YAML

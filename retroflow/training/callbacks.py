@@ -20,6 +20,7 @@ from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.metrics import MetricsLog
 from retroflow.training.options import TrainerOptions
 from retroflow.training.progress import TrainingProgress
+from retroflow.training.ranks import Ranks
 from retroflow.training.run_folder import RunFolder
 from retroflow.training.stopping import StopRequests
 from retroflow.training.throughput import Throughput
@@ -46,20 +47,23 @@ class SeedEachBatch(pl.Callback):
 class LogMetrics(pl.Callback):
     """Averages the loss over `log_every` steps and writes it to the files, the tracker and the progress line.
 
-    The sums of an unfinished window are part of the checkpoint. The first step of a process is shown to the person who
-    waits for it, too, and written nowhere.
+    The sums of an unfinished window are part of the checkpoint, those of every rank by itself: added together they
+    would round differently after a resumption. The first step of a process is shown to the person who waits for it,
+    too, and written nowhere.
     """
 
     def __init__(
         self,
-        log: MetricsLog,
+        log: MetricsLog | None,
         tracker: GuardedTracker,
         progress: TrainingProgress,
         throughput: Throughput,
         options: TrainerOptions,
+        ranks: Ranks,
     ) -> None:
         self._log, self._tracker, self._progress, self._options = log, tracker, progress, options
         self._throughput = throughput
+        self._ranks = ranks
         self._nats: Tensor = torch.zeros((), dtype=torch.float64)
         self._window_tokens: Tensor = torch.zeros((), dtype=torch.int64)
         self._tokens = 0
@@ -71,11 +75,17 @@ class LogMetrics(pl.Callback):
         return self._tokens
 
     def state_dict(self) -> dict[str, Any]:
-        return {"nats": float(self._nats), "window_tokens": int(self._window_tokens), "tokens": self._tokens}
+        windows = self._ranks.gather([float(self._nats), float(self._window_tokens)])
+        return {"windows": windows, "tokens": self._tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._nats = torch.tensor(state_dict["nats"], dtype=torch.float64)
-        self._window_tokens = torch.tensor(state_dict["window_tokens"])
+        windows = state_dict["windows"]
+        if len(windows) == self._ranks.world_size:
+            nats, tokens = windows[self._ranks.rank]
+        else:
+            nats, tokens = [sum(column) if self._ranks.is_first else 0.0 for column in zip(*windows, strict=True)]
+        self._nats = torch.tensor(nats, dtype=torch.float64)
+        self._window_tokens = torch.tensor(int(tokens))
         self._tokens = state_dict["tokens"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -98,8 +108,8 @@ class LogMetrics(pl.Callback):
         self._progress.advance(step)
 
     def _write(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
-        nats = float(trainer.strategy.reduce(self._nats, reduce_op="sum"))
-        tokens = int(trainer.strategy.reduce(self._window_tokens, reduce_op="sum"))
+        nats, counted = self._ranks.total([float(self._nats), float(self._window_tokens)])
+        tokens = int(counted)
         self._tokens += tokens
         if not math.isfinite(nats):
             raise RetroflowError(
@@ -117,7 +127,7 @@ class LogMetrics(pl.Callback):
         self._clock, self._clock_step = now, step
         self._nats.zero_()
         self._window_tokens.zero_()
-        if trainer.is_global_zero:
+        if self._log is not None:
             self._log.append(step, values)
             self._log.append_throughput(step, speed)
             self._tracker.log(values | {f"train/{name}": value for name, value in speed.items()}, step)
@@ -139,7 +149,7 @@ class EstimateValidation(pl.Callback):
     def __init__(
         self,
         estimate: Callable[[], dict[str, float]],
-        log: MetricsLog,
+        log: MetricsLog | None,
         tracker: GuardedTracker,
         progress: TrainingProgress,
         every: int,
@@ -153,7 +163,7 @@ class EstimateValidation(pl.Callback):
         if not self._every or step % self._every or not ends_step(trainer, batch_idx):
             return
         values = self._estimate()
-        if trainer.is_global_zero:
+        if self._log is not None:
             self._log.append(step, values)
             self._tracker.log(values, step)
         self._progress.note(step, values)
@@ -162,8 +172,8 @@ class EstimateValidation(pl.Callback):
 class StopAtStepEnd(pl.Callback):
     """Ends training at a step boundary when a signal came or `max_seconds` are over, on all ranks together."""
 
-    def __init__(self, requests: StopRequests, max_seconds: float) -> None:
-        self._requests, self._max_seconds = requests, max_seconds
+    def __init__(self, requests: StopRequests, max_seconds: float, ranks: Ranks) -> None:
+        self._requests, self._max_seconds, self._ranks = requests, max_seconds, ranks
         self._seconds_at_end = 0.0
         self._seconds_before = 0.0
         self._clock = time.perf_counter()
@@ -194,8 +204,11 @@ class StopAtStepEnd(pl.Callback):
         if not ends_step(trainer, batch_idx):
             return
         self._seconds_at_end = self.seconds
-        wanted = self._requests.is_requested or 0 < self._max_seconds <= self._seconds_at_end
-        if trainer.strategy.reduce_boolean_decision(wanted, all=False):
+        is_over = 0 < self._max_seconds <= self._seconds_at_end
+        wishes = self._ranks.gather([self._requests.signal_number or 0, is_over])
+        if signals := [int(number) for number, _ in wishes if number]:
+            self._requests.adopt(signals[0])
+        if any(wish for wishes_of_rank in wishes for wish in wishes_of_rank):
             trainer.should_stop = True
 
 
@@ -204,12 +217,14 @@ class WriteCheckpoints(pl.Callback):
 
     Args:
         run: where to.
-        log: brought to the disk first.
+        log: brought to the disk first; None on ranks other than 0.
         options: how often, how many to keep.
         identity: plain values that say what the checkpoint belongs to; stored in it.
     """
 
-    def __init__(self, run: RunFolder, log: MetricsLog, options: TrainerOptions, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, run: RunFolder, log: MetricsLog | None, options: TrainerOptions, identity: dict[str, Any]
+    ) -> None:
         self._run, self._log, self._options, self._identity = run, log, options, identity
 
     def on_save_checkpoint(
@@ -224,7 +239,8 @@ class WriteCheckpoints(pl.Callback):
         if not ends_step(trainer, batch_idx):
             return
         if trainer.should_stop or step >= self._options.max_steps or (every and step % every == 0):
-            self._log.sync()
+            if self._log is not None:
+                self._log.sync()
             trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))
             if trainer.is_global_zero:
                 sweep(self._run.checkpoints, keep=self._options.keep_checkpoints)

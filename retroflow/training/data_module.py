@@ -1,17 +1,28 @@
 """Training batches for Lightning."""
 
+import os
+import signal
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from retroflow.data import Batch, SequenceDataset, StepBatches
+from retroflow.training.lifeline import kill_with_parent
 from retroflow.training.options import TrainerOptions
 
 
 def _as_it_is(batch: Any) -> Any:
     """Collate nothing: the dataset assembles whole batches (torch types the argument as a list of samples)."""
     return batch
+
+
+def _start_worker(parent: int, worker: int) -> None:
+    """Leave signals to the training process, which needs its workers until the step ends, and end with it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    kill_with_parent(parent)
 
 
 class RetroData(pl.LightningDataModule):
@@ -42,5 +53,6 @@ class RetroData(pl.LightningDataModule):
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self._num_workers,
+            worker_init_fn=partial(_start_worker, os.getpid()),
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )

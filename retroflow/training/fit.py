@@ -3,14 +3,19 @@
 `fit` is the story, `train` the loop; one training step is `RetroModule.training_step`.
 """
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from retroflow.errors import Interrupted, Preempted
 from retroflow.evaluation.report import Report
+from retroflow.pipeline.prepare import Prepared, find_prepared
 from retroflow.pipeline.progress import say
 from retroflow.recipe import Recipe
 from retroflow.training.callbacks import (
@@ -20,18 +25,28 @@ from retroflow.training.callbacks import (
     StopAtStepEnd,
     WriteCheckpoints,
 )
-from retroflow.training.checkpoints import AtomicIO, discard_after
+from retroflow.training.checkpoints import AtomicIO, checkpoint_path, discard_after
 from retroflow.training.data_module import RetroData
 from retroflow.training.job import Job, make_job
+from retroflow.training.launching import Order, launch_ranks
+from retroflow.training.lifeline import end_with_parent
 from retroflow.training.metrics import MetricsLog
 from retroflow.training.neighbour_examples import neighbour_examples
+from retroflow.training.options import TrainerOptions
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.proof import estimate
-from retroflow.training.quiet import quiet_lightning
+from retroflow.training.quiet import heard_from_first, quiet_lightning
+from retroflow.training.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
 from retroflow.training.resuming import Start, choose_start
 from retroflow.training.stopping import StopRequests
+from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
 from retroflow.training.verdict import Record, judge, load_trained, record_of
+
+LOCK_SECONDS = 10.0
+"""How long a run that is gone on with may still be held by what a kill has left behind."""
+
+_WHILE_PREPARING = "stopped while preparing; the same command goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -53,85 +68,153 @@ def show_nothing(result: FitResult) -> None:
     """Show nothing of a result."""
 
 
-def fit(recipe: Recipe, *, resume: Path | None = None, show: Callable[[FitResult], None] = show_nothing) -> FitResult:
+def fit(
+    recipe: Recipe,
+    *,
+    resume: Path | None = None,
+    prepared: Prepared | None = None,
+    show: Callable[[FitResult], None] = show_nothing,
+) -> FitResult | None:
     """Turn a recipe into a trained and judged model.
 
     Args:
         recipe: the checked recipe.
         resume: a run folder, a checkpoint, or `resuming.LAST` for the recipe's last unfinished run; None starts anew.
-        show: called with the result before the tracker is waited for, which may still have to send something.
+        prepared: the recipe's artifacts, if they are known.
+        show: called with the result before the tracker is waited for, which may still have to send something; with
+            several processes in rank 0, and must be picklable.
+
+    Returns:
+        What it leaves; None on ranks other than 0.
 
     Raises:
         Preempted: SIGTERM came; a checkpoint is written.
         Interrupted: SIGINT came; a checkpoint is written.
         RetroflowError: whatever else a user can cause; see each step.
     """
+    ranks = ranks_of_this_process()
     with StopRequests() as requests, quiet_lightning():
-        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
+        if ranks.world_size > 1:
+            return _fit_as_rank(Order(recipe, resume, prepared, show), ranks, requests)
+        with requests.at_once(_WHILE_PREPARING):
             job = make_job(recipe)
-        start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say)
-        with start.run.lock():
-            describe(job, start)
-            say(summarise(job, start))
-            job.tracker.start(tracked_run(job, start))
-            if job.options.retrieval and start.step == 0:
-                job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
+        if job.placement.world_size > 1:
+            order = Order(recipe, resume, job.prepared, show)
+            launched: FitResult = launch_ranks(order, size=job.placement.world_size, requests=requests)
+            return launched
+        with ExitStack() as held:
+            start = _begin(recipe, job, resume, held)
             record = load_trained(job, start) or train(job, start, requests)
-            requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; go on with --resume")
-            report = judge(job, record, start.run, requests)
-            result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
-            show(result)
-            if job.options.retrieval:
-                job.tracker.show_neighbours(neighbour_examples(job.splits, report), record.steps)
-            job.tracker.finish(final_summary(report, start.run))
+            return _prove(job, record, start, requests, show)
+
+
+def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResult | None:
+    """Train as one of several processes; rank 0 proves the model alone, after the others are done."""
+    if ranks.launcher == "torchrun":
+        end_with_parent(os.getppid())
+    recipe = order.recipe
+    options = TrainerOptions(**recipe.section("trainer"))
+    placement = place(options, ranks)
+    with ExitStack() as held:
+        with heard_from_first(ranks), ranks.joined(placement.accelerator, seconds=options.timeout_seconds):
+            with requests.at_once(_WHILE_PREPARING):
+                found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
+                job = make_job(recipe, ranks=ranks, prepared=found)
+            start = ranks.agree(lambda: _begin(recipe, job, order.resume, held))
+            record = load_trained(job, start) or train(job, start, requests, ranks)
+        if ranks.is_first:
+            return _prove(job, record, start, requests, order.show)
+    if requests.is_requested:  # rank 0 says why
+        raise SystemExit(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
+    return None
+
+
+def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> Start:
+    """Choose or make the run, take its lock into `held`, and say what is about to happen."""
+    start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say)
+    held.enter_context(start.run.lock(seconds=LOCK_SECONDS if resume else 0.0))
+    describe(job, start)
+    say(summarise(job, start))
+    job.tracker.start(tracked_run(job, start))
+    if job.options.retrieval and start.step == 0:
+        job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
+    return start
+
+
+def _prove(
+    job: Job, record: Record, start: Start, requests: StopRequests, show: Callable[[FitResult], None]
+) -> FitResult:
+    """Judge the trained model, alone."""
+    requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; go on with --resume")
+    if job.placement.strategy == "fsdp":  # the other ranks are gone, and this one has a share of the model
+        job.module.release()
+        load_trained(job, Start(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
+    report = judge(job, record, start.run, requests)
+    result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
+    show(result)
+    if job.options.retrieval:
+        job.tracker.show_neighbours(neighbour_examples(job.splits, report), record.steps)
+    job.tracker.finish(final_summary(report, start.run))
     return result
 
 
-def train(job: Job, start: Start, requests: StopRequests) -> Record:
+def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) -> Record:
     """Train from `start` to the last step, a stop signal or the end of the time.
+
+    Called by all ranks; rank 0 alone writes.
 
     Raises:
         RetroflowError: the loss is not finite, or a file cannot be written.
     """
-    discard_after(start.run.checkpoints, start.step)
-    log = MetricsLog(start.run.path, step=start.step)
+    log = None
+    if ranks.is_first:
+        discard_after(start.run.checkpoints, start.step)
+        log = MetricsLog(start.run.path, step=start.step)
     progress = TrainingProgress(job.options.max_steps)
-    metrics = LogMetrics(log, job.tracker, progress, throughput_of(job), job.options)
-    stop = StopAtStepEnd(requests, job.options.max_seconds)
+    metrics = LogMetrics(log, job.tracker, progress, throughput_of(job), job.options, ranks)
+    stop = StopAtStepEnd(requests, job.options.max_seconds, ranks)
     callbacks: list[pl.Callback] = [
         SeedEachBatch(job.seed),
         metrics,
-        EstimateValidation(lambda: estimate(job), log, job.tracker, progress, job.options.validate_every),
+        EstimateValidation(lambda: estimate(job, ranks), log, job.tracker, progress, job.options.validate_every),
         stop,
         WriteCheckpoints(start.run, log, job.options, job.identity),
     ]
     data = RetroData(
         job.splits.training(retrieval=job.options.retrieval), job.options, seed=job.seed, num_workers=job.num_workers
     )
-    trainer = make_trainer(job, start, callbacks)
+    trainer = make_trainer(job, start, callbacks, ranks)
+    # With FSDP even one process has a group.
+    is_grouped = job.placement.strategy == "fsdp"
+    seconds = job.options.timeout_seconds
+    group = ranks.joined(job.placement.accelerator, seconds=seconds) if is_grouped else nullcontext()
     try:
-        trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
+        with group:
+            trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except (SIGTERMException, SystemExit):
         # A second SIGINT, or a signal before the first step, which meets the handlers of Lightning.
         requests.stop_if_requested("stopped at once; --resume goes on from the last checkpoint")
         raise
     finally:
         progress.stop()
-        log.close()
+        if log is not None:
+            log.close()
     return record_of(job, steps=trainer.global_step, tokens=metrics.tokens, seconds=stop.seconds_of_training)
 
 
-def make_trainer(job: Job, start: Start, callbacks: list[pl.Callback]) -> pl.Trainer:
+def make_trainer(job: Job, start: Start, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:
     """Make Lightning's trainer, with everything off that this room does itself (docs/training.md says why)."""
-    return pl.Trainer(
-        accelerator=job.placement.accelerator,
-        strategy=job.placement.strategy,
-        devices=job.placement.devices,
-        precision=job.placement.precision,  # type: ignore[arg-type]
+    placement = job.placement
+    trainer = pl.Trainer(
+        accelerator=placement.accelerator,
+        strategy=make_strategy(placement, job.options),
+        devices=placement.devices,
+        num_nodes=placement.nodes,
+        precision=placement.precision,  # type: ignore[arg-type]
         max_steps=job.options.max_steps,
         accumulate_grad_batches=job.options.accumulate,
         callbacks=callbacks,
-        plugins=[AtomicIO()],
+        plugins=[AtomicIO(), RanksEnvironment(ranks)] if placement.strategy != "single" else [AtomicIO()],
         default_root_dir=start.run.path,
         logger=False,
         enable_checkpointing=False,
@@ -141,3 +224,6 @@ def make_trainer(job: Job, start: Start, callbacks: list[pl.Callback]) -> pl.Tra
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    # Its SIGTERM handler broadcasts to the other ranks in the middle of whatever they do, and hangs.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer

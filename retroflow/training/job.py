@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, TRACKERS, create
-from retroflow.pipeline.prepare import prepare
+from retroflow.errors import RecipeError
+from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.recipe import Recipe
 from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.ranks import ALONE, Ranks
 from retroflow.training.resuming import identity
 from retroflow.training.run_folder import check_runs_folder
 from retroflow.training.splits import Splits, open_splits
@@ -33,6 +35,7 @@ class Job:
         module: the training step, with its model.
         tracker: where metrics are mirrored.
         identity: what the run and its checkpoints are bound to.
+        prepared: the artifacts the splits were opened from.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Job:
     module: RetroModule
     tracker: GuardedTracker
     identity: dict[str, str]
+    prepared: Prepared | None = None
 
     @property
     def runs_folder(self) -> Path:
@@ -55,21 +59,26 @@ def runs_folder_of(options: TrainerOptions) -> Path:
     return Path(os.path.expanduser(options.runs_folder))
 
 
-def make_job(recipe: Recipe) -> Job:
+def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None = None) -> Job:
     """Check the options, prepare what is missing, and put the parts together.
+
+    Args:
+        recipe: the checked recipe.
+        ranks: who this process is.
+        prepared: the artifacts, where another process has prepared them.
 
     Raises:
         RetroflowError: whatever a recipe can get wrong; options are checked before anything is prepared.
     """
     options = TrainerOptions(**recipe.section("trainer"))
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
-    placement = place(options)
+    placement = place(options, ranks)
     check_runs_folder(runs_folder_of(options))
     _check_model(recipe)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
-    prepared = prepare(recipe)
+    prepared = prepared or prepare(recipe)
     data: dict[str, Any] = recipe.section("data")
     splits = open_splits(prepared, sequence_chunks=data["sequence_chunks"])
     config = create(
@@ -79,6 +88,11 @@ def make_job(recipe: Recipe) -> Job:
         chunk_length=splits.train_chunks.chunk_length,
     )
     module = RetroModule(model=config, optimizer=optimizer, trainer=options, seed=recipe.values["seed"])
+    if placement.strategy == "fsdp" and module.outline.frozen:
+        raise RecipeError(
+            f"trainer.strategy: fsdp given, and {len(module.outline.frozen)} parameters of the model are frozen; train "
+            "it with trainer.strategy=ddp: what is frozen needs no memory for gradients and optimizer"
+        )
     return Job(
         name=recipe.name,
         seed=recipe.values["seed"],
@@ -89,6 +103,7 @@ def make_job(recipe: Recipe) -> Job:
         module=module,
         tracker=GuardedTracker(tracker),
         identity=identity(recipe, prepared),
+        prepared=prepared,
     )
 
 

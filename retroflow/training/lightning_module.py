@@ -4,19 +4,24 @@ Shapes: b sequences, n tokens of a sequence.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
-from retroflow.training.optimizers import make_optimizer, make_schedule
+from retroflow.training.optimizers import by_name, by_number, make_optimizer, make_schedule, parameter_names
 from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.sharding import build_sharded
 
 _RETRIEVAL_STREAM = 1
 """Tells the random stream of retrieval dropout from the others that are drawn from the recipe's seed."""
@@ -83,7 +88,7 @@ class RetroModule(pl.LightningModule):
     Args:
         model: configuration; `build()` makes the network.
         optimizer: AdamW and its schedule.
-        trainer: number of steps, retrieval dropout, compile.
+        trainer: number of steps, retrieval dropout, activation checkpointing, compile.
         seed: of the initial weights and of retrieval dropout.
     """
 
@@ -115,20 +120,63 @@ class RetroModule(pl.LightningModule):
         if self.model is not None:
             return
         torch.manual_seed(self._seed)
-        self.model = self._config.build()
+        if self._is_sharded:
+            assert self.device_mesh is not None
+            self.model = build_sharded(self._build, self.device_mesh["data_parallel"], prepare=self._prepare_blocks)
+        else:
+            self.model = self._build()
+            self._prepare_blocks(self.model)
         if not self.retrieves:
             for name, parameter in self.model.named_parameters():
                 if name in self.outline.retrieval:
                     parameter.requires_grad_(False)
-        self._loss = torch.compile(self.model.loss, dynamic=False) if self._options.compile else self.model.loss
+        self._loss = self.model.loss
+        if self._options.compile and not dist.is_initialized():
+            self._loss = torch.compile(self.model.loss, dynamic=False)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count the batches of the finished steps anew: `trainer.accumulate` may differ from the checkpoint's.
+    def release(self) -> None:
+        """Drop the network, so that `configure_model` builds an unsharded one."""
+        self.model, self._loss, self._device_mesh = None, None, None
 
-        Lightning ends a step at every multiple of it, counted from the first batch of the run.
+    @property
+    def _is_sharded(self) -> bool:
+        return self.device_mesh is not None
+
+    def _build(self) -> nn.Module:
+        model: nn.Module = self._config.build()
+        return model
+
+    def _prepare_blocks(self, model: Any) -> None:
+        """Switch on what is done block by block: activation checkpointing, and under DDP and FSDP compilation.
+
+        Not torch's wrapper for checkpointing, which changes the names of parameters.
         """
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        batches = checkpoint["global_step"] * self._options.accumulate
+        for block in getattr(model, "blocks", ()):
+            if self._options.activation_checkpointing:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            if self._options.compile and dist.is_initialized():
+                block.compile(dynamic=False)
+
+    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
+        """Name optimizer states by parameter, so that every strategy can go on from them."""
+        if self._is_sharded:
+            return
+        names = [parameter_names(self, optimizer) for optimizer in self.trainer.optimizers]
+        pairs = zip(saved["optimizer_states"], names, strict=True)
+        saved["optimizer_states"] = [by_name(state, of_state) for state, of_state in pairs]
+
+    def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
+        """Number optimizer states as this optimizer does, and count the batches of the finished steps anew.
+
+        `trainer.accumulate` may differ from the checkpoint's. Lightning ends a step at every multiple of it, counted
+        from the first batch of the run.
+        """
+        if not self._is_sharded:
+            optimizer = make_optimizer(self.model, self._optimizer_options)  # Lightning makes its own later
+            names = parameter_names(self, optimizer)
+            saved["optimizer_states"] = [by_number(state, names) for state in saved["optimizer_states"]]
+        progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = saved["global_step"] * self._options.accumulate
         # Checkpoints are written before Lightning counts their last batch as completed.
         counts = {"ready": batches, "started": batches, "processed": batches, "completed": batches - 1}
         for span in ("total", "current"):
@@ -150,7 +198,7 @@ class RetroModule(pl.LightningModule):
             batch = batch.without_retrieval()
         nats = self._loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask).sum()
         loss = nats / batch.targets.numel()
-        if off and self.retrieves:
+        if off and self.retrieves and not self._is_sharded:
             loss = loss + self._zero_of_unused()
         return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
 
@@ -158,7 +206,10 @@ class RetroModule(pl.LightningModule):
         return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)
 
     def _zero_of_unused(self) -> Tensor:
-        """0 that depends on every parameter retrieval alone uses, so that each rank reduces the same gradients."""
+        """0 that depends on every parameter retrieval alone uses, because DDP waits for a gradient of each.
+
+        FSDP reduces what a rank has gradients of. As all ranks drop retrieval in the same steps, that is the same.
+        """
         unused = [value.sum() for name, value in self.model.named_parameters() if name in self.outline.retrieval]
         return 0.0 * torch.stack(unused).sum()
 
@@ -180,4 +231,5 @@ class RetroModule(pl.LightningModule):
                     parameter.grad = None
         limit = self._optimizer_options.clip_norm or float("inf")
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        self.gradient_norm = nn.utils.clip_grad_norm_(trained, limit)
+        norm = nn.utils.clip_grad_norm_(trained, limit)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,6 +1,8 @@
 """AdamW with decay groups, and the learning rate as a function of the step alone."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +26,34 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
         (decayed if is_matrix and "embedding" not in name else kept).append(parameter)
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
     return [*groups, {"params": kept, "weight_decay": 0.0}]
+
+
+def by_name(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Give an optimizer's state the names of its parameters instead of their numbers.
+
+    Numbers follow the order of groups, names hold under every strategy.
+
+    Args:
+        state: an optimizer's `state_dict()`.
+        names: of its parameters, in its order.
+    """
+    return _renamed(state, dict(enumerate(names)))
+
+
+def by_number(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The reverse of `by_name`."""
+    return _renamed(state, {name: number for number, name in enumerate(names)})
+
+
+def _renamed(state: dict[str, Any], new: Mapping[Any, Any]) -> dict[str, Any]:
+    groups = [{**group, "params": [new[old] for old in group["params"]]} for group in state["param_groups"]]
+    return {"state": {new[old]: values for old, values in state["state"].items()}, "param_groups": groups}
+
+
+def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names in `module` of an optimizer's parameters, in its order."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:

@@ -56,7 +56,15 @@ class TrainerOptions:
         retrieval_dropout: share of steps trained without retrieved text, so that retrieval can be switched off.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where it pays.
         device: "cpu", "cuda", or "auto": a GPU when there is one.
-        compile: compile the loss with torch.compile; pays after some 300 steps.
+        strategy: "ddp": every process has the whole model; "fsdp": each has a share of it; "auto": one process, or
+            DDP where several are wanted.
+        devices: processes on each machine, a GPU each; 0 takes what the launcher started, else with ddp and fsdp
+            every GPU.
+        nodes: machines; 0 takes what the launcher started, else 1.
+        timeout_seconds: how long a rank waits for another, such as rank 0 writing a checkpoint, before it gives up.
+        activation_checkpointing: compute each block again in the backward pass instead of keeping its activations.
+        compile: compile with torch.compile, the loss as a whole or under ddp and fsdp each block; pays after some
+            300 steps.
         num_threads: CPU threads of torch; 0 leaves torch's choice.
         peak_flops: dense FLOP/s of one device in the precision used, for MFU; 0 looks the GPU's name up.
         log_every: steps between two lines of metrics.
@@ -76,6 +84,11 @@ class TrainerOptions:
     retrieval_dropout: float = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    devices: int = 0
+    nodes: int = 0
+    timeout_seconds: float = 600.0
+    activation_checkpointing: bool = False
     compile: bool = False
     num_threads: int = 0
     peak_flops: float = 0.0
@@ -90,9 +103,18 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulate", "log_every", "validation_batches", "eval_batch_size"):
             _within(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("max_seconds", "num_threads", "peak_flops", "validate_every", "checkpoint_every"):
+        for name in (
+            "max_seconds",
+            "num_threads",
+            "devices",
+            "nodes",
+            "peak_flops",
+            "validate_every",
+            "checkpoint_every",
+        ):
             _within(f"trainer.{name}", getattr(self, name), 0)
         _within("trainer.keep_checkpoints", self.keep_checkpoints, 1)
+        _within("trainer.timeout_seconds", self.timeout_seconds, 1)
         _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)
         if self.batch_size % self.accumulate:
             raise RecipeError(

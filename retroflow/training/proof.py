@@ -22,6 +22,7 @@ from retroflow.evaluation.perplexity import measure
 from retroflow.evaluation.report import Report
 from retroflow.protocols import Int64Array
 from retroflow.training.job import Job
+from retroflow.training.ranks import Ranks
 from retroflow.training.strategies import Placement
 
 _LOGITS_AT_ONCE = 1 << 26
@@ -55,7 +56,7 @@ def token_losses(model: Any, placement: Placement) -> Callable[[Batch], Tensor]:
     return losses
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
     with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
         logits = model(batch.tokens, batch.retrieved, batch.retrieved_mask)  # [b, n, v]
@@ -65,8 +66,12 @@ def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
     return flat.view(batch.targets.shape)
 
 
-def estimate(job: Job) -> dict[str, float]:
-    """Estimate loss with and without retrieval, and the gap, on a few validation sequences that are always the same."""
+def estimate(job: Job, ranks: Ranks) -> dict[str, float]:
+    """Estimate loss with and without retrieval, and the gap, on a few validation sequences, always the same.
+
+    Ranks share the batches. Under FSDP each forward is a joint one, so that all do equally many and a rank whose
+    share is shorter does a batch again without counting it.
+    """
     options = job.options
     dataset = job.splits.validation(job.splits.validation_neighbours if options.retrieval else None)
     full = len(dataset.chunks) // dataset.sequence_chunks
@@ -75,16 +80,21 @@ def estimate(job: Job) -> dict[str, float]:
         return {}
     starts = np.linspace(0, full - 1, wanted).astype(np.int64) * dataset.sequence_chunks
     losses = token_losses(job.module.model, job.placement)
-    nats, tokens = {"on": 0.0, "off": 0.0}, 0
+    firsts = range(0, wanted, options.eval_batch_size)
+    sums = [0.0, 0.0, 0.0]  # nats on, nats off, tokens
     with evaluating(job.module.model):
-        for first in range(0, wanted, options.eval_batch_size):
+        for turn in range(0, len(firsts), ranks.world_size):
+            is_own = turn + ranks.rank < len(firsts)
+            first = firsts[turn + ranks.rank] if is_own else 0
             batch = dataset.assemble(starts[first : first + options.eval_batch_size], dataset.sequence_chunks)
-            tokens += int((batch.targets != NOT_PREDICTED).sum())
-            nats["off"] += float(losses(batch.without_retrieval()).sum(dtype=torch.float64))
-            if options.retrieval:
-                nats["on"] += float(losses(batch).sum(dtype=torch.float64))
-    modes = ("on", "off") if options.retrieval else ("off",)
-    values = {f"validation/loss_{mode}": nats[mode] / max(1, tokens) for mode in modes}
+            on = float(losses(batch).sum(dtype=torch.float64)) if options.retrieval else 0.0
+            off = float(losses(batch.without_retrieval()).sum(dtype=torch.float64))
+            if is_own:
+                measured = (on, off, float((batch.targets != NOT_PREDICTED).sum()))
+                sums = [sum_ + value for sum_, value in zip(sums, measured, strict=True)]
+    on, off, tokens = ranks.total(sums)
+    measures = {"on": on, "off": off} if options.retrieval else {"off": off}
+    values = {f"validation/loss_{mode}": nats / max(1, tokens) for mode, nats in measures.items()}
     if options.retrieval:
         values["validation/retrieval_gap"] = values["validation/loss_off"] - values["validation/loss_on"]
     return values

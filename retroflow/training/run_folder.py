@@ -51,15 +51,18 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def lock(self) -> FileLock:
+    def lock(self, *, seconds: float = 0.0) -> FileLock:
         """Take the run for this process; the operating system gives it back however the process ends.
+
+        Args:
+            seconds: how long to wait for it; processes that a killed rank has left behind end within a second or two.
 
         Raises:
             RecipeError: another process is training this run.
         """
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=seconds)
         except Timeout as error:
             raise RecipeError(
                 f"{self.path}: another process is working on this run; wait for it, or start a new run"

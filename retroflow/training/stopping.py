@@ -52,6 +52,10 @@ class StopRequests:
         if again or not self._waits:
             raise KeyboardInterrupt
 
+    def adopt(self, number: int) -> None:
+        """Take over the signal that another rank was sent, so that all end alike."""
+        self.signal_number = self.signal_number or number
+
     @contextmanager
     def at_once(self, where: str) -> Iterator[None]:
         """Stop at a signal without waiting for a step to end, in work that may be killed anywhere.

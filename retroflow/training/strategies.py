@@ -1,11 +1,16 @@
 """Where and in which precision a model is trained: the one place that turns trainer options into Lightning's words."""
 
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from retroflow.errors import RecipeError
 from retroflow.training.options import TrainerOptions
+from retroflow.training.ranks import Ranks
+from retroflow.training.sharding import ShardedStrategy
 
 
 @dataclass(frozen=True)
@@ -14,19 +19,26 @@ class Placement:
 
     Attributes:
         accelerator: "cpu" or "cuda".
-        strategy: Lightning's strategy; one process for now.
-        devices: processes of this machine.
+        strategy: "single", "ddp" or "fsdp".
+        devices: processes on each machine.
+        nodes: machines.
         precision: Lightning's precision word, "32-true" or "bf16-mixed".
     """
 
     accelerator: str
     strategy: str
     devices: int
+    nodes: int
     precision: str
 
     @property
+    def world_size(self) -> int:
+        """Processes over all machines."""
+        return self.devices * self.nodes
+
+    @property
     def device(self) -> torch.device:
-        """The device of a single process."""
+        """The device of this process; under CUDA the current one, which every rank has set to its own."""
         return torch.device(self.accelerator)
 
     @property
@@ -35,22 +47,91 @@ class Placement:
         return self.precision == "bf16-mixed"
 
 
-def place(options: TrainerOptions) -> Placement:
-    """Choose device and precision.
+def place(options: TrainerOptions, ranks: Ranks) -> Placement:
+    """Choose device, precision and the number of processes.
 
     Raises:
-        RecipeError: `trainer.device` is "cuda" and torch sees no GPU.
+        RecipeError: what is wanted is not what the machine has or the launcher has started, or the batch cannot be
+            shared.
     """
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    device = _device(options)
+    nodes = _nodes(options, ranks)
+    devices = _devices(options, ranks, device)
+    world_size = devices * nodes
+    if options.batch_size % (world_size * options.accumulate):
+        raise RecipeError(
+            f"trainer.batch_size is {options.batch_size}, which cannot be shared by {world_size} processes x "
+            f"trainer.accumulate {options.accumulate}; make it a multiple of {world_size * options.accumulate}"
+        )
+    strategy: str = options.strategy
+    if strategy != "fsdp":
+        strategy = "ddp" if world_size > 1 else "single"
+    bf16 = bf16_pays(device) if options.precision == "auto" else options.precision == "bf16"
+    return Placement(
+        accelerator=device,
+        strategy=strategy,
+        devices=devices,
+        nodes=nodes,
+        precision="bf16-mixed" if bf16 else "32-true",
+    )
+
+
+def _device(options: TrainerOptions) -> str:
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError(
             "trainer.device is 'cuda' but torch finds no CUDA device; use trainer.device=cpu, or a machine with a GPU "
             "and a CUDA build of torch"
         )
-    bf16 = bf16_pays(device) if options.precision == "auto" else options.precision == "bf16"
-    return Placement(accelerator=device, strategy="auto", devices=1, precision="bf16-mixed" if bf16 else "32-true")
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return options.device
+
+
+def _nodes(options: TrainerOptions, ranks: Ranks) -> int:
+    if options.nodes > 1 and not ranks.launcher:
+        raise RecipeError(
+            f"trainer.nodes is {options.nodes}, and one command starts processes on its own machine only; start the "
+            "same command on every machine with torchrun, or with srun (docs/training.md)"
+        )
+    return _as_launched("trainer.nodes", options.nodes, ranks.num_nodes, "machines", ranks)
+
+
+def _devices(options: TrainerOptions, ranks: Ranks, device: str) -> int:
+    available = torch.cuda.device_count() if device == "cuda" else options.devices
+    if ranks.launcher:
+        wanted = _as_launched("trainer.devices", options.devices, ranks.local_size, "processes a machine", ranks)
+    else:
+        wanted = options.devices or (1 if options.strategy == "auto" else max(1, available))
+    if device == "cuda" and wanted > available:
+        raise RecipeError(
+            f"trainer.devices: {wanted} processes, but this machine has {available} GPUs; use "
+            f"trainer.devices={available}"
+        )
+    return wanted
+
+
+def _as_launched(key: str, given: int, launched: int, what: str, ranks: Ranks) -> int:
+    if ranks.launcher and given and given != launched:
+        raise RecipeError(
+            f"{key} is {given}, but {ranks.launcher} has started {launched} {what}; leave {key} out, or start {given}"
+        )
+    return launched if ranks.launcher else max(1, given)
+
+
+def make_strategy(placement: Placement, options: TrainerOptions) -> Any:
+    """Make Lightning's strategy."""
+    limit = timedelta(seconds=options.timeout_seconds)
+    if placement.strategy == "ddp":
+        # All ranks use the same parameters in every step (RetroModule sees to it), so nothing has to be searched for.
+        return DDPStrategy(timeout=limit, broadcast_buffers=False)
+    if placement.strategy == "fsdp":
+        return ShardedStrategy(
+            data_parallel_size=placement.world_size,
+            tensor_parallel_size=1,  # Lightning's "auto" would cut matrices over the GPUs of a machine
+            save_distributed_checkpoint=False,
+            timeout=limit,
+        )
+    return "auto"
 
 
 def bf16_pays(device: str) -> bool:

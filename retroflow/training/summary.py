@@ -113,5 +113,5 @@ def throughput_of(job: Job) -> Throughput:
         step_flops=flops_on,
         step_flops_off=flops_off,
         is_off=lambda step: options.retrieval and drops_retrieval(job.seed, step, options.retrieval_dropout),
-        peak_flops=peak * job.placement.devices if peak else None,
+        peak_flops=peak * job.placement.world_size if peak else None,
     )

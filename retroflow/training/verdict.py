@@ -18,6 +18,9 @@ from retroflow.training.resuming import Start, refuse_other_weights
 from retroflow.training.run_folder import RunFolder, write_json
 from retroflow.training.stopping import StopRequests
 
+_ALONE = ("trainer.strategy=auto", "trainer.devices=1", "trainer.nodes=1")
+"""Whatever a model was trained on, one process evaluates it."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -123,7 +126,7 @@ def evaluate(run_folder: Path, overrides: Sequence[str] = ()) -> Report:
     run = RunFolder(run_folder)
     if not run.recipe.exists():
         raise RecipeError(f"{run_folder}: not a run folder (it has no recipe.yaml); give the folder that fit printed")
-    recipe = load(run.recipe, overrides, schema=recipe_schema())
+    recipe = load(run.recipe, [*_ALONE, *overrides], schema=recipe_schema())
     with StopRequests() as requests, quiet_lightning():
         checkpoint = newest_verified(run.checkpoints, say=say)
         if checkpoint is None:

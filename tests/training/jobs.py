@@ -12,6 +12,7 @@ from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.ranks import ALONE
 from retroflow.training.splits import Splits
 from retroflow.training.strategies import place
 from retroflow.training.trackers import NoTracker
@@ -85,7 +86,7 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
         seed=seed,
         options=replace(options, retrieval=module.retrieves),
         num_workers=0,
-        placement=place(options),
+        placement=place(options, ALONE),
         splits=splits or tiny_splits(),
         module=module,
         tracker=GuardedTracker(tracker or NoTracker()),

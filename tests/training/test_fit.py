@@ -71,8 +71,8 @@ def interfere(monkeypatch):
     def install(step, act):
         original = fit_module.make_trainer
 
-        def make(job, start, callbacks):
-            return original(job, start, [StopAfter(step, act), *callbacks])
+        def make(job, start, callbacks, ranks):
+            return original(job, start, [StopAfter(step, act), *callbacks], ranks)
 
         monkeypatch.setattr(fit_module, "make_trainer", make)
         return lambda: monkeypatch.setattr(fit_module, "make_trainer", original)
@@ -214,7 +214,8 @@ def test_the_screen_shows_our_lines_alone(run, capfd):
     assert "parameters" in shown and "tokens/s" in shown
 
 
-def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path):
+def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_module, "LOCK_SECONDS", 0.0)
     undone = RunFolder(tmp_path / "runs/tiny/0001")
     run()
     with undone.lock():

@@ -1,0 +1,45 @@
+"""What a rank runs that `launching.py` starts: `fit`, with the order and the outcome in inherited files."""
+
+import os
+import pickle
+import sys
+import traceback
+
+from retroflow.training.lifeline import end_with_parent
+from retroflow.training.ranks import LAUNCHED
+
+
+def main(order_file: int, outcome_file: int) -> None:
+    """Carry out the order and exit.
+
+    Args:
+        order_file: descriptor of a pickled `Order`.
+        outcome_file: descriptor for a pickled `Outcome`.
+    """
+    end_with_parent(int(os.environ[LAUNCHED]))
+    from retroflow.errors import RetroflowError
+    from retroflow.training.fit import fit
+    from retroflow.training.launching import Order, Outcome
+
+    code = 0
+    try:
+        # All ranks share the file's position, so it is read by offset.
+        order: Order = pickle.loads(os.pread(order_file, os.fstat(order_file).st_size, 0))
+        result = fit(order.recipe, resume=order.resume, prepared=order.prepared, show=order.show)
+        outcome = Outcome(result=result)
+    except SystemExit as error:
+        outcome, code = Outcome(), error.code if isinstance(error.code, int) else 1
+    except RetroflowError as error:
+        outcome, code = Outcome(error=(type(error), str(error))), error.exit_code
+    except BaseException:
+        outcome, code = Outcome(crash=traceback.format_exc()), 1
+    with os.fdopen(outcome_file, "wb") as file:
+        pickle.dump(outcome, file)
+    if outcome.crash:
+        sys.stderr.flush()
+        os._exit(code)  # libraries may wait at a regular exit for ranks that are gone
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,223 @@
+"""The processes of one training: who this one is among them, and what they decide together.
+
+Whoever launched them (`launching.py`, torchrun or SLURM) is asked once, here. What ranks agree on travels over a gloo
+group on the CPU, so that it waits for no GPU.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from retroflow.errors import RetroflowError
+
+LAUNCHED = "RETROFLOW_LAUNCHED"
+"""Set in the environment of ranks that `retroflow fit` has started itself."""
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a training.
+
+    Attributes:
+        rank: from 0 over all machines; rank 0 alone writes, prints and tracks.
+        world_size: number of processes over all machines.
+        local_rank: from 0 on this machine, which is its GPU's number too.
+        local_size: processes on each machine.
+        launcher: "" where nobody has started several processes, "retroflow", "torchrun" or "slurm".
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    launcher: str = ""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def num_nodes(self) -> int:
+        return max(1, self.world_size // self.local_size)
+
+    def agree(self, decide: Callable[[], _Value]) -> _Value:
+        """Let rank 0 decide for all.
+
+        Args:
+            decide: called on rank 0 alone; its result must be picklable.
+
+        Raises:
+            SystemExit: on the other ranks, with the exit code of the error that rank 0 raises and reports.
+        """
+        if self.world_size == 1:
+            return decide()
+        told: list[Any] = [None]
+        failure: BaseException | None = None
+        if self.is_first:
+            try:
+                told = [(0, decide())]
+            except BaseException as error:  # the others wait for an answer, whatever it was
+                failure, told = error, [(getattr(error, "exit_code", 1), None)]
+        dist.broadcast_object_list(told, src=0, group=_control_group())
+        if failure is not None:
+            raise failure
+        exit_code, value = told[0]
+        if exit_code:
+            raise SystemExit(exit_code)
+        decided: _Value = value
+        return decided
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """Tell all ranks the values of each, in the order of ranks; every rank gives equally many."""
+        if self.world_size == 1:
+            return [[float(value) for value in values]]
+        own = torch.tensor(values, dtype=torch.float64)
+        everyone = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(everyone, own, group=_control_group())
+        return [tensor.tolist() for tensor in everyone]
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sum each value over the ranks, always in the same order."""
+        return [sum(column) for column in zip(*self.gather(values), strict=True)]
+
+    @contextmanager
+    def joined(self, accelerator: str, *, seconds: float) -> Iterator[None]:
+        """Make the process group, for as long as it is entered; does nothing where there is one.
+
+        Args:
+            accelerator: "cpu" or "cuda".
+            seconds: how long a rank waits for another before it gives up.
+
+        Raises:
+            RetroflowError: the others did not come.
+        """
+        if dist.is_initialized():
+            yield
+            return
+        backend = "nccl" if accelerator == "cuda" else "gloo"
+        if accelerator == "cuda":
+            torch.cuda.set_device(self.local_rank)
+        self._meet(backend, timedelta(seconds=seconds))
+        try:
+            yield
+        except BaseException:
+            # NCCL would wait here for operations that a lost rank never ends; the process ends anyway.
+            if backend == "gloo":
+                dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
+        _control.clear()
+
+    def _meet(self, backend: str, limit: timedelta) -> None:
+        environment = RanksEnvironment(self)
+        address, port = environment.main_address, environment.main_port
+        try:
+            if self.world_size == 1:
+                store = dist.HashStore()  # type: ignore[attr-defined]
+                dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=limit)
+            else:
+                os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+                dist.init_process_group(backend, rank=self.rank, world_size=self.world_size, timeout=limit)
+            _control[:] = [dist.new_group(backend="gloo", timeout=limit)] if backend == "nccl" else []
+        except (dist.DistError, RuntimeError) as error:
+            raise RetroflowError(
+                f"rank {self.rank} of {self.world_size} did not meet the other ranks at {address}:{port} within "
+                f"{limit.total_seconds():.0f} s ({error}); start all of them, and let MASTER_ADDR and MASTER_PORT name "
+                "a machine and a free port that all can reach"
+            ) from error
+
+
+ALONE = Ranks()
+"""A process that trains by itself."""
+
+_control: list[Any] = []
+
+
+def _control_group() -> Any:
+    """The gloo group that decisions travel over; None is torch's word for the group of all."""
+    return _control[0] if _control else None
+
+
+def ranks_of_this_process(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Ask the environment who this process is.
+
+    Variables of torchrun go before those of SLURM, under which torchrun may run. A SLURM job whose name is "bash" or
+    "interactive", or that has one task, has launched nothing.
+    """
+    if all(name in environment for name in _TORCHRUN):
+        world_size = int(environment["WORLD_SIZE"])
+        return Ranks(
+            rank=int(environment["RANK"]),
+            world_size=world_size,
+            local_rank=int(environment["LOCAL_RANK"]),
+            local_size=int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+            launcher="retroflow" if LAUNCHED in environment else "torchrun",
+        )
+    tasks = int(environment.get("SLURM_NTASKS", 1))
+    if tasks > 1 and "SLURM_PROCID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        local_size = tasks // int(environment.get("SLURM_NNODES", environment.get("SLURM_JOB_NUM_NODES", 1)))
+        rank = int(environment["SLURM_PROCID"])
+        local_rank = int(environment.get("SLURM_LOCALID", rank % local_size))
+        return Ranks(rank, tasks, local_rank, local_size, "slurm")
+    return Ranks()
+
+
+class RanksEnvironment(ClusterEnvironment):
+    """Tells Lightning what `Ranks` says, the same for every launcher.
+
+    Not Lightning's own classes, which look at the environment again, requeue SLURM jobs and start processes.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self._ranks = ranks
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Where rank 0 is."""
+        if "MASTER_ADDR" in os.environ or self._ranks.launcher != "slurm":
+            return os.environ.get("MASTER_ADDR", "127.0.0.1")
+        nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
+        return str(SLURMEnvironment.resolve_root_node_address(nodes))
+
+    @property
+    def main_port(self) -> int:
+        """The port rank 0 listens on; under SLURM made of the job's number, which all tasks know without asking."""
+        return int(os.environ.get("MASTER_PORT", 15000 + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])))
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._ranks.world_size
+
+    def set_world_size(self, size: int) -> None:
+        """Do nothing: the launcher has decided."""
+
+    def global_rank(self) -> int:
+        return self._ranks.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Do nothing: the launcher has decided."""
+
+    def local_rank(self) -> int:
+        return self._ranks.local_rank
+
+    def node_rank(self) -> int:
+        return self._ranks.rank // self._ranks.local_size
