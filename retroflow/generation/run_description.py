@@ -17,13 +17,20 @@ class RunDescription:
 
     Attributes:
         folder: the run folder.
+        identity: what the run and its checkpoints are bound to.
         values: the run's recipe, as plain values.
         fingerprints: kind of artifact -> fingerprint.
     """
 
     folder: Path
+    identity: dict[str, str]
     values: dict[str, Any]
     fingerprints: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The recipe's: runs lie in a folder of its name."""
+        return self.folder.absolute().parent.name
 
     def artifact(self, kind: str) -> Path:
         """Where the run's artifact of a kind is.
@@ -35,8 +42,9 @@ class RunDescription:
         folder = artifacts / f"{kind}-{self.fingerprints[kind]}"
         if not folder.is_dir():
             raise GenerationError(
-                f'"{self.folder}": what it was trained with is not at "{folder.absolute()}". Run this where the run was '
-                f"started, or make it again there with: retroflow prepare --recipe {self.folder / 'recipe.yaml'}"
+                f'"{self.folder}": what it was trained with is not at "{folder.absolute()}". Run this where the run '
+                "was started, or make it again there with: "
+                f"retroflow prepare --recipe {self.folder / 'recipe.yaml'}"
             )
         return folder
 
@@ -59,4 +67,4 @@ def read_run(folder: Path) -> RunDescription:
         raise DamagedDataError(
             f'"{file}": not what fit writes ({type(error).__name__}: {error}). Restore it, or train again.'
         ) from error
-    return RunDescription(folder, values, fingerprints)
+    return RunDescription(folder, identity, values, fingerprints)

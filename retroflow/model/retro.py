@@ -5,10 +5,14 @@ neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour
 features, e encoder features, v vocabulary.
 """
 
+from pathlib import Path
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroflow.errors import RecipeError
 from retroflow.model.cache import CachedReading, FirstReading, RetroCache
 from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
@@ -17,8 +21,19 @@ from retroflow.model.initialisation import initialise
 from retroflow.model.inputs import check_padding, check_retrieved, check_tokens
 from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
+from retroflow.model.pretrained import (
+    CONFIG_FILE,
+    load_weights,
+    make_config,
+    read_config,
+    same_random_state,
+    save_pretrained,
+)
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
 from retroflow.model.windows import checked_step, num_windows
+
+NAME = "retro"
+"""Of the model, in the registry and in config.json."""
 
 
 class Retro(nn.Module):
@@ -46,6 +61,33 @@ class Retro(nn.Module):
                 self.encoder_input = nn.Linear(config.width, config.encoder_width, bias=False)
             self.encoder_smear = Smear(config.encoder_width) if config.smear else None
         initialise(self, config, encoder_input=self.encoder_input)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and SHA256SUMS into a new or empty folder, whole or not at all.
+
+        Raises:
+            RecipeError: the folder holds something.
+            RetroflowError: it cannot be written.
+        """
+        save_pretrained(Path(folder), name=NAME, config=self.config, model=self)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what `save_pretrained` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
+
+        Raises:
+            RecipeError: no model folder, one of another model, or a configuration that cannot be.
+            DamagedDataError: a file is missing, changed, or not of this model.
+        """
+        name, values = read_config(Path(folder))
+        if name != NAME:
+            raise RecipeError(
+                f'"{folder}": holds a model "{name}", not "{NAME}"; open it with retroflow.generation.load_exported.'
+            )
+        config = make_config(RetroConfig, values, where=Path(folder) / CONFIG_FILE)
+        with same_random_state():
+            model = cls(config)
+        return load_weights(model, Path(folder))
 
     def forward(
         self,

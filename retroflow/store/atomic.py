@@ -3,11 +3,12 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retroflow.errors import RetroflowError
+from retroflow.errors import RecipeError, RetroflowError
 
 
 def canonical_json(value: object) -> bytes:
@@ -49,6 +50,44 @@ def sync_tree(folder: Path) -> None:
             with open(os.path.join(parent, name), "rb") as stream:
                 os.fsync(stream.fileno())
         sync_folder(Path(parent))
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        RecipeError: the folder is there and holds something, or is a file.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RecipeError(f'"{folder}": it holds files already; give a new or an empty folder.')
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f'"{folder}": a file of that name exists; give a new or an empty folder.')
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a sibling to fill; it becomes the folder when the block ends, and is gone if the block fails.
+
+    Raises:
+        RecipeError: as `check_unused`.
+        RetroflowError: it cannot be written, or the disk is full.
+    """
+    check_unused(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        sync_tree(partial)
+        os.replace(partial, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RetroflowError(
+            f'"{folder}": cannot be written ({reason}); nothing of it is left. Free space, or give another folder.'
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(folder.parent)
 
 
 @contextmanager

@@ -45,4 +45,6 @@ def relative(path: Path) -> str:
 
 def _is_generated(path: Path) -> bool:
     inner = path.relative_to(ROOT).parts
-    return any(part in SKIPPED or part.endswith(".egg-info") or part.startswith((".", "__pycache__")) for part in inner[1:])
+    return any(
+        part in SKIPPED or part.endswith(".egg-info") or part.startswith((".", "__pycache__")) for part in inner[1:]
+    )

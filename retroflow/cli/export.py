@@ -1,0 +1,18 @@
+"""`retroflow export`: a run's model as a folder of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
+    folder: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
+) -> None:
+    """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""
+    from retroflow.pipeline.progress import say
+    from retroflow.training.export import export as export_run
+
+    origin = export_run(run_folder, folder, say=say)
+    print(f"{folder}: {origin.recipe}, step {origin.step:,}")

@@ -1,0 +1,274 @@
+"""A model as a folder: config.json, model.safetensors and SHA256SUMS; nothing in it is ever unpickled.
+
+config.json has the name of the model ("retro"), the version of this format, and the fields of the model's
+configuration. Weights that two parts of a model share are stored once. The folder is written whole or not at all.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from retroflow.errors import DamagedDataError, RecipeError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CHECKSUMS_FILE = "SHA256SUMS"
+FORMAT_VERSION = 1
+
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
+
+
+def save_pretrained(folder: Path, *, name: str, config: Any, model: nn.Module) -> None:
+    """Write a model's configuration and weights into a new or empty folder.
+
+    Args:
+        folder: is there whole afterwards, or not at all.
+        name: of the model in the registry.
+        config: the dataclass that builds it.
+        model: its weights, as they are (dtype kept).
+
+    Raises:
+        RecipeError: the folder holds something.
+        RetroflowError: it cannot be written.
+    """
+    from safetensors import SafetensorError  # not at the top: the model itself needs torch alone (decision 0041)
+    from safetensors.torch import save_file
+
+    from retroflow.store.atomic import whole_folder, write_file
+
+    values = {"model": name, "format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+    shared = shared_weights(model)
+    stored = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items() if key not in shared}
+    with whole_folder(folder) as partial:
+        write_file(partial / CONFIG_FILE, (json.dumps(values, indent=2) + "\n").encode())
+        try:
+            save_file(stored, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:  # the library's word for a full disk
+            raise OSError(f"{error}") from error
+        (partial / WEIGHTS_FILE).chmod((partial / CONFIG_FILE).stat().st_mode)  # the library's is for the owner alone
+        write_checksums(partial)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write SHA256SUMS over all files of a folder, in the form that `sha256sum -c` reads."""
+    from retroflow.store.atomic import write_file
+
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS_FILE)
+    lines = "".join(f"{_sha256(folder / name)}  {name}\n" for name in names)
+    write_file(folder / CHECKSUMS_FILE, lines.encode())
+
+
+def check_files(folder: Path, names: typing.Iterable[str]) -> None:
+    """Compare files with SHA256SUMS; without that file nothing is compared.
+
+    Raises:
+        DamagedDataError: a file is missing or has other bytes.
+    """
+    for name in names:
+        if not (folder / name).is_file():
+            raise DamagedDataError(f'"{folder}": {name} is missing; export the model again, or copy the whole folder.')
+    try:
+        lines = (folder / CHECKSUMS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise DamagedDataError(f'"{folder / CHECKSUMS_FILE}": cannot be read ({error}).') from error
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in names:
+        if _sha256(folder / name) != expected.get(name):
+            raise DamagedDataError(
+                f'"{folder / name}": its bytes are not those in {CHECKSUMS_FILE}. Copy or export it again; if you '
+                f"changed it on purpose, delete {CHECKSUMS_FILE}."
+            )
+
+
+def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Read config.json.
+
+    Returns:
+        The model's name and its configuration, unchecked.
+
+    Raises:
+        RecipeError: the folder holds no model, or one of another format.
+        DamagedDataError: its files are not what was written.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise RecipeError(
+            f'"{folder}": not a model folder (it has no {CONFIG_FILE}); give one that `retroflow export` or '
+            "save_pretrained made."
+        )
+    check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
+    try:
+        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        name, version = values.pop("model"), values.pop("format_version")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedDataError(
+            f'"{folder / CONFIG_FILE}": not the configuration of a retroflow model ({type(error).__name__}: {error}).'
+        ) from error
+    if version != FORMAT_VERSION:
+        raise RecipeError(
+            f'"{folder / CONFIG_FILE}": format_version {version!r} given; this retroflow reads {FORMAT_VERSION}. '
+            "Install the version that wrote it, or export the run again."
+        )
+    return str(name), values
+
+
+def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path) -> C:
+    """Make a configuration dataclass of JSON values.
+
+    Raises:
+        RecipeError: an unknown key (the nearest is named), a missing one, a value of a wrong type, or what the class
+            itself refuses; all that is wrong with keys and types at once.
+    """
+    hints = {field.name: hint for field, hint in _fields(config_class)}
+    required = {
+        field.name
+        for field, _ in _fields(config_class)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    problems = [f'unknown key "{key}"{_near(key, hints)}' for key in values if key not in hints]
+    problems += [f'"{key}" is missing' for key in sorted(required - values.keys())]
+    given = {}
+    for key, value in values.items():
+        if key in hints:
+            try:
+                given[key] = _fitted(value, hints[key])
+            except TypeError:
+                problems.append(f'"{key}" is {json.dumps(value)}, {_described(hints[key])} is needed')
+    if problems:
+        raise RecipeError(f'"{where}": {"; ".join(problems)}. Correct the file, or export the run again.')
+    try:
+        return config_class(**given)
+    except RecipeError as error:
+        raise RecipeError(f'"{where}": {error}') from error
+
+
+def load_weights(model: M, folder: Path) -> M:
+    """Fill a model with the weights of a folder.
+
+    Args:
+        model: built from the folder's configuration; keeps its dtype and device.
+        folder: has been through `read_config`.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        DamagedDataError: the file cannot be read, or does not hold exactly this model's weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder) / WEIGHTS_FILE
+    shared = shared_weights(model)
+    needed = {key: value for key, value in model.state_dict().items() if key not in shared}
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_names(path, set(file.keys()), needed.keys())
+            for key, value in needed.items():
+                shape = file.get_slice(key).get_shape()
+                if list(shape) != list(value.shape):
+                    raise DamagedDataError(
+                        f'"{path}": "{key}" has shape {list(shape)}, and {CONFIG_FILE} asks for {list(value.shape)}. '
+                        "The two files are of different models; export the run again."
+                    )
+            state: dict[str, Tensor] = {key: file.get_tensor(key) for key in needed}
+    except (SafetensorError, OSError) as error:
+        raise DamagedDataError(
+            f'"{path}": not weights that can be read ({error}). Copy the file or export the run again.'
+        ) from error
+    model.load_state_dict(state | {key: state[first] for key, first in shared.items()})
+    return model.eval()
+
+
+def shared_weights(model: nn.Module) -> dict[str, str]:
+    """Names of weights that are another name's too, each with that name, which comes first."""
+    first: dict[tuple[Any, ...], str] = {}
+    shared = {}
+    for key, value in model.state_dict().items():
+        if value.numel():
+            place = (value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+            if first.setdefault(place, key) != key and value.device.type != "meta":
+                shared[key] = first[place]
+    return shared
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Leave torch's random numbers as they were: weights that are drawn and then overwritten count for nothing."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _check_names(path: Path, given: set[str], needed: typing.Iterable[str]) -> None:
+    missing, unknown = sorted(set(needed) - given), sorted(given - set(needed))
+    if missing or unknown:
+        found = [f'"{missing[0]}" is missing'] if missing else []
+        found += [f'"{unknown[0]}" is not known'] if unknown else []
+        raise DamagedDataError(
+            f'"{path}": not the weights of the model in {CONFIG_FILE}: {" and ".join(found)} ({len(missing)} missing, '
+            f"{len(unknown)} unknown). The two files are of different models; export the run again."
+        )
+
+
+def _fields(config_class: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(config_class)
+    return [(field, hints[field.name]) for field in dataclasses.fields(config_class)]
+
+
+def _near(key: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{near[0]}"?)' if near else ""
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    """The value as the annotation has it; TypeError if it is something else."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for arm in arguments:
+            try:
+                return _fitted(value, arm)
+            except TypeError:
+                continue
+        raise TypeError
+    if origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(_fitted(item, arguments[0]) for item in value)
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    raise TypeError
+
+
+def _described(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(json.dumps(argument) for argument in typing.get_args(hint))
+    name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}.get(name, name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

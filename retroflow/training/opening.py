@@ -1,0 +1,104 @@
+"""Open what `retroflow generate` is given: a run folder or an exported one, and a database for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.errors import GenerationError
+from retroflow.generation import RetrievalDatabase
+from retroflow.generation.exported import load_exported
+from retroflow.generation.run_description import RUN_FILE
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to generate.
+
+    Attributes:
+        model: on its device, in evaluation mode.
+        tokenizer: the model's.
+        num_neighbours: k it was trained with.
+        database: fingerprint of the index it was trained with.
+        own_database: folder that opens that index, if the model came with one.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    num_neighbours: int
+    database: str
+    own_database: Path | None
+
+
+def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Opened:
+    """Open a run folder's newest intact checkpoint, or an exported folder.
+
+    Args:
+        folder: either.
+        device: "auto", "cpu" or "cuda".
+        say: told of damaged checkpoints that are passed over.
+
+    Raises:
+        GenerationError: the device is not there.
+        RetroflowError: as `load_trained_model` and `load_exported`.
+    """
+    place = _device(device)
+    if (folder / RUN_FILE).is_file():
+        # Not at the top: it brings Lightning, which takes seconds that an exported folder need not wait.
+        from retroflow.training.trained_model import load_trained_model
+
+        trained = load_trained_model(folder, say=say)
+        values, prints = trained.run.values, trained.run.fingerprints
+        return Opened(
+            trained.model.to(place), trained.tokenizer, values["neighbours"]["k"], prints["index"], own_database=folder
+        )
+    exported = load_exported(folder)
+    origin = exported.origin
+    return Opened(
+        exported.model.to(place), exported.tokenizer, origin.num_neighbours, origin.fingerprints["index"], None
+    )
+
+
+def open_database(
+    opened: Opened, database: Path | None, *, retrieval: bool, say: Callable[[str], None]
+) -> RetrievalDatabase | None:
+    """Open the database that neighbours come from; None where there is nothing to retrieve for.
+
+    Args:
+        opened: the model.
+        database: a folder, None for the run's own.
+        retrieval: False switches retrieval off.
+        say: told where the database is not the one that the model was trained with, and where none can be read.
+
+    Raises:
+        GenerationError: no database is given and the model has none of its own, or it does not fit the model.
+    """
+    if not retrieval:
+        if database is not None:
+            raise GenerationError("--no-retrieval: --database is given too; leave one of them out.")
+        return None
+    config = opened.model.config
+    if not config.cca_layers:
+        say("this model has no chunked cross-attention, so nothing is retrieved")
+        return None
+    folder = database or opened.own_database
+    if folder is None:
+        raise GenerationError(
+            "--database: an exported model has no database of its own; give an index folder (index-... in the "
+            "artifacts that `retroflow prepare` made), or --no-retrieval."
+        )
+    found = RetrievalDatabase.open(folder, tokenizer=opened.tokenizer, chunk_length=config.chunk_length)
+    if found.fingerprint != opened.database:
+        say(f"database index-{found.fingerprint}; the model was trained with index-{opened.database}")
+    return found
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise GenerationError(f"--device: {name!r} given; auto, cpu or cuda is needed.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise GenerationError("--device: cuda was asked for and torch sees no GPU; use --device cpu.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

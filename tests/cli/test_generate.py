@@ -1,0 +1,257 @@
+"""`retroflow generate` and `retroflow export`, end to end on a run of six steps."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from retroflow.cli.main import run
+from retroflow.generation import GenerationOptions, RetrievalDatabase, generate
+from retroflow.generation.exported import load_exported
+from retroflow.model.retro import Retro
+from retroflow.testing.tiny_corpus import write_tiny_corpus
+from retroflow.training.checkpoints import list_checkpoints
+
+RECIPE = """recipe_version: 1
+corpus: {{name: jsonl, path: {corpus}, valid_share: 0.3}}
+embedder: {{name: lexical, dimension: 32}}
+retriever: {{name: exact}}
+neighbours: {{k: 2}}
+data: {{vocabulary_size: 300, chunk_length: 8, sequence_chunks: 4, artifacts_folder: {artifacts}}}
+model: {{name: retro, width: 16, num_layers: 2, num_heads: 2, head_width: 8, cca_layers: [2], encoder_width: 8,
+  encoder_layers: 1, encoder_heads: 1}}
+optimizer: {{learning_rate: 0.01, warmup_steps: 2}}
+trainer: {{max_steps: 6, batch_size: 2, device: cpu, precision: fp32, checkpoint_every: 3, validation_batches: 1,
+  runs_folder: {runs}}}
+"""
+
+
+def write_recipe(folder: Path, name: str, *, seed: int = 0) -> Path:
+    (folder / name).mkdir(parents=True)
+    corpus = write_tiny_corpus(folder / name, 12, seed=seed)
+    recipe = folder / f"{name}.yaml"
+    recipe.write_text(RECIPE.format(corpus=corpus, artifacts=folder / name / "artifacts", runs=folder / "runs"))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder."""
+    folder = tmp_path_factory.mktemp("generate")
+    assert run(["fit", "--recipe", str(write_recipe(folder, "tiny"))]) == 0
+    return folder / "runs" / "tiny" / "0001"
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Path:
+    folder = trained.parents[2] / "exported"
+    assert run(["export", str(trained), str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_index(trained: Path, exported: Path) -> Path:
+    """A database over other documents, made with the tokenizer of the model."""
+    recipe = write_recipe(trained.parents[2], "other", seed=5)
+    assert run(["prepare", "--recipe", str(recipe), f"data.tokenizer={exported}"]) == 0
+    return next((trained.parents[2] / "other" / "artifacts").glob("index-*"))
+
+
+@pytest.fixture
+def retroflow(capfd: pytest.CaptureFixture[str]):
+    """Run a command line; returns exit code, stdout and stderr."""
+
+    def go(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = run([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return go
+
+
+def test_a_run_continues_a_prompt_with_its_own_database(retroflow, trained: Path) -> None:
+    words = ("generate", trained, "--prompt", "Notes, part 7.", "--max-new-tokens", "20", "--ignore-end-of-text")
+    code, text, notes = retroflow(*words)
+    assert code == 0 and text.endswith("\n") and len(text) > 5 and notes == ""
+    assert retroflow(*words)[1] == text
+    code, same_text, sources = retroflow(*words, "--show-sources")
+    assert (code, same_text) == (0, text)
+    lines = sources.splitlines()
+    assert lines[0].startswith("sources of prompt 1") and ", for: Notes" in lines[1]
+    assert len([line for line in lines if ", notes/" in line and "tiny.jsonl:" in line]) == 2 * len(
+        [line for line in lines if line.startswith("  after ")]
+    )
+
+
+def test_the_exported_model_says_the_same_as_the_run(
+    retroflow, trained: Path, exported: Path, other_index: Path
+) -> None:
+    words = ("--prompt", "Notes", "--max-new-tokens", "24", "--database", other_index)
+    run_answer, export_answer = (retroflow("generate", folder, *words) for folder in (trained, exported))
+    assert run_answer == export_answer and run_answer[0] == 0
+    assert f"database {other_index.name}; the model was trained with index-" in run_answer[2]
+    off = [retroflow("generate", folder, "--prompt", "Notes", "--no-retrieval") for folder in (trained, exported)]
+    assert off[0] == off[1] and off[0][0] == 0 and off[0][2] == ""
+
+
+def test_json_has_everything_and_follows_the_order_of_the_file(retroflow, trained: Path, tmp_path: Path) -> None:
+    prompts = ["A much longer prompt than the others, which is read last", "b", "Notes"]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    words = ("--max-new-tokens", "9", "--temperature", "1", "--top-p", "0.9", "--seed", "3", "--batch-size", "2")
+    code, out, _ = retroflow("generate", trained, "--prompts-file", file, *words, "--json", "--ignore-end-of-text")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [answer["prompt"] for answer in answers] == prompts
+    assert all(len(answer["tokens"]) == 9 and answer["retrievals"] for answer in answers)
+    assert all(len(retrieval["sources"]) == 2 for answer in answers for retrieval in answer["retrievals"])
+    for number, prompt in enumerate(prompts):
+        alone = retroflow(
+            "generate", trained, "--prompt", prompt, *words[:-3], 3 + number, "--ignore-end-of-text", "--json"
+        )
+        assert json.loads(alone[1])["tokens"] == answers[number]["tokens"]
+    _, text, _ = retroflow("generate", trained, "--prompts-file", file, *words, "--ignore-end-of-text")
+    assert text == "".join(answer["text"] + "\n" for answer in answers)
+
+
+def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, trained: Path) -> None:
+    def answer(*words):
+        code, out, _ = retroflow(
+            "generate", trained, "--prompt", "No", "--max-new-tokens", "12", "--ignore-end-of-text", "--json", *words
+        )
+        assert code == 0
+        return json.loads(out)
+
+    plain = answer()
+    ends = [retrieval["end"] for retrieval in plain["retrievals"]]
+    length = ends[0]
+    assert ends == list(range(length, length + 12, 8)) and plain["finish_reason"] == "length"
+    assert [r["end"] for r in answer("--retrieval-step", "3")["retrievals"]] == list(range(length, length + 12, 3))
+    assert answer("--no-align")["retrievals"][0]["end"] == 8
+    assert {len(r["sources"]) for r in answer("--neighbours", "3")["retrievals"]} == {3}
+    letter = plain["text"].strip()[2]
+    stopped = answer("--stop", letter, "--stop", "no such text")
+    assert stopped["finish_reason"] == "stop" and stopped["text"] == plain["text"][: plain["text"].index(letter)]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(retroflow, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs" / "tiny" / "0001"
+    shutil.copytree(trained, copy)
+    newest, before = list_checkpoints(copy / "checkpoints")
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    code, out, notes = retroflow("export", copy, tmp_path / "out")
+    assert code == 0 and f"{tmp_path / 'out'}: tiny, step 3\n" == out and "trying the checkpoint before it" in notes
+    before.write_bytes(b"")
+    code, _, notes = retroflow("generate", copy, "--prompt", "a")
+    assert code == 3 and "none of the 2 checkpoints is intact" in notes
+
+
+def test_the_exported_folder_is_whole_and_says_what_it_is(trained: Path, exported: Path) -> None:
+    names = {path.name for path in exported.iterdir()}
+    assert names == {
+        "README.md", "SHA256SUMS", "config.json", "model.safetensors", "retroflow.json", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    if sys.platform == "linux":
+        subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=exported, check=True, timeout=60)
+    described = json.loads((exported / "retroflow.json").read_text())
+    assert described["recipe"] == "tiny" and described["step"] == 6 and described["num_neighbours"] == 2
+    readme = (exported / "README.md").read_text()
+    assert all(f"`{kind}-{value}`" in readme for kind, value in described["fingerprints"].items())
+    report = json.loads((trained / "report.json").read_text())
+    assert f"| on | {report['validation']['on']['loss']:.4f} |" in readme
+    assert str(trained.parents[2]) not in readme + json.dumps(described)  # no path of the machine
+
+
+def test_python_reads_the_folder_too(exported: Path, other_index: Path) -> None:
+    opened = load_exported(exported)
+    database = RetrievalDatabase.open(
+        other_index, tokenizer=opened.tokenizer, chunk_length=opened.model.config.chunk_length
+    )
+    options = GenerationOptions(max_new_tokens=5, stop_at_end_of_text=False)
+    answers = generate(opened.model, opened.tokenizer, ["Notes", "part"], retriever=database, options=options)
+    assert [len(answer.tokens) for answer in answers] == [5, 5] and len(answers[0].sources) == 2
+    weights = Retro.from_pretrained(exported).state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in opened.model.state_dict().items())
+
+
+def test_text_is_streamed_whatever_the_encoding_of_the_terminal(exported: Path) -> None:
+    program = "import sys; from retroflow.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    words = ["generate", str(exported), "--prompt", "é", "--no-retrieval", "--max-new-tokens", "4"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LC_")} | {"LANG": "C"}
+    result = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, env=environment, timeout=120)
+    assert result.returncode == 0, result.stderr
+    result.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["{run}"], 2, "give either --prompt or --prompts-file"),
+        (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "give either --prompt or --prompts-file"),
+        (["{run}", "--prompt", ""], 2, "has no token; give at least one"),
+        (["nowhere", "--prompt", "a"], 2, "not a model folder"),
+        (["{run}", "--prompt", "a", "--database", "nowhere"], 2, 'there is no folder "nowhere"'),
+        (["{run}", "--prompt", "a", "--database", "{run}", "--no-retrieval"], 2, "leave one of them out"),
+        (["{exported}", "--prompt", "a"], 2, "an exported model has no database of its own"),
+        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "at temperature 0 it has no effect"),
+        (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "retrieval_step: 9 given; 1 to 8"),
+        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "num_neighbours: 0 given"),
+        (["{run}", "--prompt", "a", "--device", "tpu"], 2, "--device: 'tpu' given; auto, cpu or cuda"),
+        (["{run}", "--prompt", "a", "--tempreature", "1"], 2, "No such option"),
+    ],
+)
+def test_a_mistake_is_one_message(retroflow, trained: Path, exported: Path, words, code, message) -> None:
+    given = [word.format(run=trained, exported=exported) for word in words]
+    found, out, err = retroflow("generate", *given)
+    assert found == code and out == "" and message in err and err.startswith("error: ") and "Traceback" not in err
+
+
+def test_a_database_made_with_another_tokenizer_is_refused(retroflow, trained: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "foreign", seed=9)
+    assert retroflow("prepare", "--recipe", recipe)[0] == 0
+    code, _, err = retroflow("generate", trained, "--prompt", "a", "--database", tmp_path / "foreign" / "artifacts")
+    assert (
+        code == 2
+        and "made with another tokenizer" in err
+        and "retroflow prepare --recipe YOUR_RECIPE data.tokenizer=" in err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["{run}", "{exported}"], 2, "holds files already; give a new or an empty folder"),
+        (["{exported}", "new"], 2, "not a run folder (it has no run.json)"),
+        (["nowhere", "new"], 2, "not a run folder"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(
+    retroflow, trained, exported, tmp_path, monkeypatch, words, code, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [word.format(run=trained, exported=exported) for word in words]
+    found, out, err = retroflow("export", *given)
+    assert found == code and out == "" and message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_tokenizer_is_refused(retroflow, exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    (copy / "tokenizer.json").write_bytes((copy / "tokenizer.json").read_bytes().replace(b"a", b"q", 1))
+    assert "tokenizer.json" in retroflow("generate", copy, "--prompt", "a", "--no-retrieval")[2]
+    (copy / "SHA256SUMS").unlink()
+    shutil.copy(exported / "tokenizer.json", copy)
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "a"}))
+    code, _, err = retroflow("generate", copy, "--prompt", "a", "--no-retrieval")
+    assert code == 3 and "its tokenizer has the fingerprint" in err
+    (copy / "retroflow.json").unlink()
+    code, _, err = retroflow("generate", copy, "--prompt", "a", "--no-retrieval")
+    assert code == 2 and "it has weights and no tokenizer" in err

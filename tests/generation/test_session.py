@@ -1,0 +1,90 @@
+"""Prompts from files, answers in the order of their prompts, sources as a person reads them."""
+
+import json
+
+import pytest
+
+from retroflow.errors import GenerationError
+from retroflow.generation import Generation, Piece, Retrieval, Source
+from retroflow.generation.session import describe_sources, in_turn, read_prompts, to_json
+
+
+def generation(number, text="t", retrievals=()):
+    return Generation(number, "p", (1, 2), text, "length", tuple(retrievals))
+
+
+def test_prompts_are_lines_or_json_lines(tmp_path):
+    plain, lines = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    plain.write_text("first\n\n  second \r\nthird")
+    lines.write_text('{"prompt": "one\\ntwo", "id": 3}\n\n{"prompt": "x"}\n')
+    assert read_prompts(plain) == ["first", "  second ", "third"]
+    assert read_prompts(lines) == ["one\ntwo", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", b"\n \n", "has no prompt; write one on every line"),
+        ("p.txt", b"\xff\xfe", "cannot be read .*give a UTF-8 text file"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r'p.jsonl:2: not a JSON object with "prompt" \(KeyError'),
+        ("p.jsonl", b"[1]", r'p.jsonl:1: not a JSON object with "prompt" \(TypeError'),
+        ("p.jsonl", b"{", r"p.jsonl:1: not a JSON object"),
+        ("p.jsonl", b'{"prompt": 3}', r'p.jsonl:1: "prompt" is 3; a text'),
+        ("p.jsonl", b'\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
+    ],
+)
+def test_files_that_hold_no_prompts_are_told(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(GenerationError, match=message):
+        read_prompts(tmp_path / name)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(GenerationError, match="No such file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_pieces_come_prompt_after_prompt_and_as_soon_as_they_may():
+    made = [
+        Piece(1, "b", None),
+        Piece(0, "a", None),
+        Piece(2, "c", generation(2)),
+        Piece(1, "B", generation(1)),
+        Piece(0, "A", generation(0)),
+    ]
+    seen = []
+
+    def watched():
+        for piece in made:
+            seen.append(piece.text)
+            yield piece
+
+    order = [(piece.text, len(seen)) for piece in in_turn(watched())]
+    assert order == [("a", 2), ("A", 5), ("b", 5), ("B", 5), ("c", 5)]
+
+
+def test_sources_are_shown_with_document_text_and_score():
+    found = Source("doc/3", "A title", "file.jsonl:3", "line\n\x1b[31mred" + "x" * 400, -0.25, 7)
+    shown = describe_sources(
+        generation(4, retrievals=[Retrieval(16, "the\tquery", (found,)), Retrieval(32, "q", ())]), "l2"
+    )
+    lines = shown.splitlines()
+    assert lines[0] == "sources of prompt 5 (score: minus the squared distance, 0 is an equal embedding)"
+    assert lines[1] == r"  after 16 tokens, for: the\tquery"
+    assert lines[2] == "    -0.2500  A title, doc/3, file.jsonl:3"
+    assert lines[3].startswith(r"      line\n\x1b[31mred") and lines[3].endswith("x...") and "\x1b" not in shown
+    assert lines[4] == "  after 32 tokens, for: q"
+    assert describe_sources(generation(0), "l2").splitlines()[1] == "  nothing was retrieved"
+
+
+def test_a_generation_is_json():
+    found = Source("d", "", "", "text", -1.0, 2)
+    values = json.loads(json.dumps(to_json(generation(1, retrievals=[Retrieval(4, "q", (found,))]))))
+    assert values["number"] == 1 and values["tokens"] == [1, 2] and values["finish_reason"] == "length"
+    assert values["retrievals"] == [
+        {
+            "end": 4,
+            "query": "q",
+            "sources": [{"document": "d", "title": "", "source": "", "text": "text", "score": -1.0, "chunk": 2}],
+        }
+    ]
