@@ -9,6 +9,7 @@ import typer
 from retroflow.errors import RecipeError
 
 if TYPE_CHECKING:
+    from retroflow.recipe import Recipe
     from retroflow.training.fit import FitResult
 
 
@@ -24,6 +25,9 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the recipe's last unfinished run, or with the one named.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would need and do; make, prepare and download nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
@@ -33,9 +37,21 @@ def fit(
     overrides, resumed = split_words(words or [], resume=resume)
     loaded = load(recipe, overrides, schema=recipe_schema())
 
+    if dry_run:
+        if resume:
+            raise RecipeError("--dry-run looks at a new run; leave --resume out")
+        _print_dry_run(loaded, as_json=as_json)
+        return
     from retroflow.training.fit import fit as fit_recipe
 
     fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
+
+
+def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:
+    from retroflow.training.dry_run import dry_run as look_ahead
+
+    found = look_ahead(loaded)
+    print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 
 def _print_json(result: "FitResult") -> None:

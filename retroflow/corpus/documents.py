@@ -55,7 +55,7 @@ class Counts:
         left_out = [
             f"{number:,} {what}"
             for number, what in (
-                (self.duplicates, "exact duplicates"),
+                (self.duplicates, "exact duplicate" if self.duplicates == 1 else "exact duplicates"),
                 (self.empty, "empty"),
                 (self.undecodable, "undecodable"),
                 (self.too_large, "too large"),

@@ -1,17 +1,26 @@
-"""What a sequence costs to train on, by formula: the FLOPs of its matrix products.
+"""What a sequence costs to train on, by formula: the FLOPs of its matrix products, and the memory of its activations.
 
 A matrix product of [a, b] by [b, c] is 2abc FLOPs. Counted are all products of the forward pass, attention over the
 whole square as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), although a causal kernel skips half;
 the backward pass is twice the forward pass. Not counted: embeddings' look-ups, norms, softmax and other
 element-wise work, and whatever is computed a second time to save memory. The projections of relative positions are
-done once for a batch and counted once for a sequence. tests/model/test_costs.py holds the formula against torch's own
-counter.
+done once for a batch and counted once for a sequence.
+
+Activations are what autograd keeps for the backward pass: around each matrix product its inputs, in the dtype of the
+product; for each norm its input and the normalised values, in float32; queries, keys, values and results of
+attention, whose kernel keeps no scores. It is an estimate: kernels differ, and dropout's masks are left out.
+
+tests/model/test_costs.py holds both against what torch itself counts and keeps.
 
 Shapes: n tokens of a sequence, m tokens of a chunk, l = n // m chunks, k neighbours, r tokens read of a neighbour,
 d decoder features, e encoder features, v vocabulary, t queries, s keys.
 """
 
 from retroflow.model.config import RetroConfig
+from retroflow.model.loss import TOKENS_AT_ONCE
+
+_NORM_BYTES = 8
+"""Input and normalised values of a norm, float32 each."""
 
 
 def forward_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
@@ -93,3 +102,73 @@ def _distances(config: RetroConfig, *, width: int, inner: int, t: int, s: int, r
 def _tokens_read(config: RetroConfig) -> int:
     part = config.part_read
     return int(part.stop - part.start)
+
+
+def activation_bytes(
+    config: RetroConfig, length: int, num_neighbours: int, *, value_bytes: int, checkpointing: bool = False
+) -> int:
+    """Estimate what one sequence keeps for its backward pass.
+
+    Args:
+        config: the model.
+        length: n.
+        num_neighbours: k; 0 without retrieval.
+        value_bytes: bytes of a value in matrix products, 2 for bfloat16, 4 for float32.
+        checkpointing: blocks are computed again in the backward pass, and keep only their inputs.
+    """
+    d = config.width
+    retrieves = bool(num_neighbours and config.cca_layers and length >= config.chunk_length)
+    num_chunks = length // config.chunk_length
+    block = length * _block_bytes(d, config.num_heads * config.resolved_head_width, _hidden(config), value_bytes)
+    block += _bias_bytes(config, length * config.num_heads * length, value_bytes)
+    cca = _cca_bytes(config, num_chunks, num_neighbours, value_bytes) if retrieves else 0
+    encoder = _encoder_bytes(config, num_chunks, num_neighbours, value_bytes) if retrieves else 0
+    ends = length * (d * 4 + _NORM_BYTES * d + d * value_bytes)  # embedding, last norm, input of the logits
+    if checkpointing:
+        return config.num_layers * length * d * 4 + block + cca + encoder + ends
+    return config.num_layers * block + len(config.cca_layers) * cca + encoder + ends
+
+
+def logits_bytes(config: RetroConfig, num_tokens: int, *, value_bytes: int) -> int:
+    """Estimate the logits, their float32 copy and its gradient, of as many tokens as have logits at one time."""
+    return min(num_tokens, TOKENS_AT_ONCE) * config.vocabulary_size * (value_bytes + 8)
+
+
+def _hidden(config: RetroConfig) -> int:
+    return config.feed_forward_width or 4 * config.width
+
+
+def _block_bytes(width: int, inner: int, hidden: int, value_bytes: int) -> int:
+    """What a token keeps of self-attention and feed-forward.
+
+    Two norms and their outputs; q, k, v, then q and k in their places, the result and its merged heads; the hidden
+    layer before and after GELU.
+    """
+    return 2 * _NORM_BYTES * width + value_bytes * (2 * width + 7 * inner + 2 * hidden)
+
+
+def _bias_bytes(config: RetroConfig, scores: int, value_bytes: int) -> int:
+    """What relative positions keep: the logits given to the kernel, its scores, and the index of distances in int64."""
+    return scores * (2 * value_bytes + 8) if config.positions == "relative" else 0
+
+
+def _cca_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -> int:
+    m, d, e, r = config.chunk_length, config.width, config.encoder_width, _tokens_read(config)
+    heads = config.cca_heads or config.num_heads
+    inner = heads * (d // config.cca_heads if config.cca_heads else config.resolved_head_width)
+    attending = num_chunks * m * (_NORM_BYTES * d + value_bytes * (d + 3 * inner))
+    bias = _bias_bytes(config, num_chunks * m * heads * r * k, value_bytes) if config.cca_positions else 0
+    return attending + num_chunks * k * r * value_bytes * (e + 2 * inner) + bias
+
+
+def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -> int:
+    m, d, e, r = config.chunk_length, config.width, config.encoder_width, _tokens_read(config)
+    retrieved = num_chunks * k * r
+    inner = config.encoder_heads * config.resolved_encoder_head_width
+    block = retrieved * _block_bytes(e, inner, config.encoder_feed_forward_width or 4 * e, value_bytes)
+    block += _bias_bytes(config, retrieved * config.encoder_heads * r, value_bytes)
+    conditioning = retrieved * (_NORM_BYTES * e + value_bytes * (e + 3 * inner))
+    conditioning += num_chunks * m * (_NORM_BYTES * d + value_bytes * (d + 3 * inner))
+    conditioning += _bias_bytes(config, retrieved * config.encoder_heads * m, value_bytes)
+    layers = config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
+    return layers + retrieved * (_NORM_BYTES + 4) * e

@@ -111,6 +111,11 @@ class RetroModule(pl.LightningModule):
         return self._config
 
     @property
+    def optimizer_options(self) -> OptimizerOptions:
+        """AdamW and its schedule."""
+        return self._optimizer_options
+
+    @property
     def retrieves(self) -> bool:
         """Whether retrieved text can change anything: wanted by the recipe, and read by the model."""
         return self._options.retrieval and bool(self.outline.retrieval)

@@ -14,6 +14,7 @@ from retroflow.model.costs import training_flops
 from retroflow.training.checkpoints import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
+from retroflow.training.plan import plan_of
 from retroflow.training.resuming import Start
 from retroflow.training.run_folder import RunFolder, write_json
 from retroflow.training.throughput import Throughput, peak_flops_of
@@ -21,28 +22,8 @@ from retroflow.training.trackers import Summary, TrackedRun
 
 
 def summarise(job: Job, start: Start) -> str:
-    """Say parameters, tokens, steps, device and run folder."""
-    options, splits, outline = job.options, job.splits, job.module.outline
-    sequence_tokens = splits.sequence_chunks * splits.train_chunks.chunk_length
-    step_tokens = options.batch_size * sequence_tokens
-    corpus_tokens = len(splits.train_chunks) * splits.train_chunks.chunk_length
-    passes = options.max_steps * step_tokens / corpus_tokens
-    retrieval = (
-        f"{outline.num_retrieval_parameters:,} of them for retrieval" if options.retrieval else "retrieval not used"
-    )
-    if outline.frozen:
-        share = outline.num_trained_parameters / outline.num_parameters
-        retrieval += f", {outline.num_trained_parameters:,} ({share:.1%}) trained"
-    lines = [
-        f"model      {outline.num_parameters:,} parameters, {retrieval}",
-        f"data       {len(splits.train_chunks):,} training chunks, {len(splits.valid_chunks):,} validation chunks",
-        f"training   {options.max_steps:,} steps x {step_tokens:,} tokens = {options.max_steps * step_tokens:,} "
-        f"({passes:.1f} passes over the corpus)" + (f", from step {start.step:,}" if start.step else ""),
-        f"device     {job.placement.accelerator}, {'bf16' if job.placement.uses_bf16 else 'fp32'}, "
-        f"{torch.get_num_threads()} CPU threads",
-        f"run        {start.run.path}",
-    ]
-    return "\n".join(lines)
+    """Say parameters, tokens, steps, memory, device and run folder."""
+    return "\n".join([*plan_of(job).lines(start_step=start.step), f"run        {start.run.path}"])
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from retroflow.model.config import RetroConfig
-from retroflow.model.costs import forward_flops, training_flops
+from retroflow.model.costs import activation_bytes, forward_flops, training_flops
 
 SMALL = {
     "vocabulary_size": 97,
@@ -73,3 +73,54 @@ def test_the_backward_pass_costs_about_twice_the_forward_pass():
     config = RetroConfig(**SMALL)
     # Not exactly: what the first layers' inputs would need is not computed.
     assert training_flops(config, 64, 2) == pytest.approx(counted(config, 64, 2, backward=True), rel=0.05)
+
+
+def kept(config, length, k, *, bf16):
+    """Bytes that autograd keeps for one sequence's backward pass, weights and logits left out."""
+    model = config.build()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        is_weight = storage.data_ptr() in weights or (tensor.dtype == torch.bfloat16 and tensor.is_leaf)
+        if not is_weight and config.vocabulary_size not in tensor.shape:
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, so that no pointer comes twice
+        return tensor
+
+    tokens = torch.randint(0, config.vocabulary_size, (1, length))
+    shape = (1, length // config.chunk_length, k, config.retrieved_length)
+    retrieved = torch.randint(0, config.vocabulary_size, shape) if k else None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            model.loss(tokens, tokens, retrieved).sum()
+    return sum(size for size, _ in storages.values())
+
+
+LARGER = SMALL | {"chunk_length": 32, "width": 96, "num_heads": 4, "head_width": 24, "encoder_width": 64}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_layers": 6, "cca_layers": (3, 6)},
+        {"encoder_layers": 4},
+        {"cca_layers": (1, 2, 3)},
+        {"positions": "relative"},
+    ],
+    ids=str,
+)
+def test_activation_bytes_are_about_what_autograd_keeps(changes, k, bf16):
+    config = RetroConfig(**(LARGER | changes))
+    estimated = activation_bytes(config, 256, k, value_bytes=2 if bf16 else 4)
+    assert estimated == pytest.approx(kept(config, 256, k, bf16=bf16), rel=0.25)
+
+
+def test_checkpointing_keeps_one_block_and_the_inputs_of_all():
+    config = RetroConfig(**(LARGER | {"num_layers": 24, "cca_layers": (12, 24)}))
+    whole = activation_bytes(config, 256, 0, value_bytes=4)
+    checkpointed = activation_bytes(config, 256, 0, value_bytes=4, checkpointing=True)
+    assert 24 * 256 * 96 * 4 < checkpointed < whole / 6

@@ -1,0 +1,221 @@
+"""What `prepare` would do, without doing it: what is there, what is missing, how much of it there will be.
+
+Nothing is written, downloaded or embedded. A corpus that is not prepared yet is read for a few seconds.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
+from retroflow.corpus.documents import Corpus
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.errors import RetroflowError
+from retroflow.pipeline import fingerprint
+from retroflow.pipeline.options import DataOptions, NeighbourOptions
+from retroflow.recipe import Recipe
+from retroflow.store.artifact import artifact_folder
+from retroflow.store.manifest import Manifest, read_manifest
+
+READ_SECONDS = 5.0
+"""How long a corpus that is not prepared yet is read, to count its text."""
+
+BYTES_PER_TOKEN = 3.8
+"""Of a byte-level BPE trained on the corpus; English and code with 8,192 to 32,768 entries have 3.3 to 4.3."""
+
+KINDS = ("chunks", "embeddings", "index", "neighbours")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is known of a recipe's artifacts before they are made.
+
+    Attributes:
+        present: kinds that are there already.
+        missing: kinds that would be made.
+        chunks: split -> number of chunks; None if that is not known.
+        is_estimate: whether `chunks` is estimated from text that was read.
+        vocabulary_size: entries of the tokenizer; an upper bound while it is not trained.
+        new_bytes: what making the missing kinds adds to the disk; None if that is not known.
+        notes: what is not known, and why.
+    """
+
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+    chunks: dict[str, int] | None
+    is_estimate: bool
+    vocabulary_size: int | None
+    new_bytes: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Found:
+    """What looking has brought to light so far."""
+
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    dimension: int | None = None
+
+
+def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
+    """Look at what is prepared, and estimate what is not.
+
+    Args:
+        recipe: the checked recipe.
+        retrieval: whether more than chunks is needed.
+
+    Raises:
+        RetroflowError: the corpus cannot be read, or holds no text.
+    """
+    data = DataOptions(**recipe.section("data"))
+    corpus: Corpus = create(CORPORA, recipe.section("corpus"))
+    found = _Found()
+    with _no_downloads():
+        tokenizer = _given_tokenizer(data, found)
+        artifacts = Path(os.path.expanduser(data.artifacts_folder))
+        if any(artifacts.glob("chunks-*")) and (tokenizer is not None or data.tokenizer == "train"):
+            given = None if tokenizer is None else tokenizer.fingerprint()
+            _look(artifacts, "chunks", fingerprint.chunks_inputs(corpus.fingerprint(), given, data), found)
+        if retrieval:
+            _look_further(recipe, artifacts, found)
+        chunks = _counted(found)
+        is_estimate = chunks is None
+        if chunks is None:
+            chunks = _estimated(corpus, data, tokenizer, found)
+    kinds = KINDS if retrieval else KINDS[:1]
+    missing = tuple(kind for kind in kinds if kind not in found.manifests)
+    vocabulary_size = data.vocabulary_size if data.tokenizer == "train" else None
+    if tokenizer is not None:
+        vocabulary_size = tokenizer.vocabulary_size
+    if "chunks" in found.manifests:
+        vocabulary_size = int(found.manifests["chunks"].info["vocabulary_size"])
+    return Preview(
+        present=tuple(kind for kind in kinds if kind in found.manifests),
+        missing=missing,
+        chunks=chunks,
+        is_estimate=is_estimate and chunks is not None,
+        vocabulary_size=vocabulary_size,
+        new_bytes=_new_bytes(recipe, missing, chunks, vocabulary_size, found.dimension),
+        notes=tuple(found.notes),
+    )
+
+
+def _given_tokenizer(data: DataOptions, found: _Found) -> Tokenizer | None:
+    if data.tokenizer == "train":
+        return None
+    try:
+        return load_tokenizer(data.tokenizer)
+    except (RetroflowError, OSError) as error:
+        found.notes.append(f"data.tokenizer '{data.tokenizer}' is not on this machine ({_first_line(error)})")
+        return None
+
+
+def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) -> None:
+    """Take note of an artifact if it is there; its bytes are not checked, that is for those who use them."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found.manifests[kind] = read_manifest(artifact_folder(artifacts, kind, inputs))
+
+
+def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
+    try:
+        embedder = create(EMBEDDERS, recipe.section("embedder"))
+        found.dimension = int(embedder.dimension)
+        embedder_print = embedder.fingerprint()
+    except (RetroflowError, OSError) as error:
+        found.notes.append(f"the embedder cannot be asked yet ({_first_line(error)})")
+        return
+    if "chunks" not in found.manifests:
+        return
+    inputs = fingerprint.embeddings_inputs(found.manifests["chunks"].fingerprint, embedder_print)
+    _look(artifacts, "embeddings", inputs, found)
+    if "embeddings" not in found.manifests:
+        return
+    options = recipe.section("retriever")
+    built = create(RETRIEVERS, options).fingerprint()
+    inputs = fingerprint.index_inputs(found.manifests["embeddings"].fingerprint, options["name"], built)
+    _look(artifacts, "index", inputs, found)
+    if "index" not in found.manifests:
+        return
+    search = {key: value for key, value in options.items() if key not in ("name", "build")}
+    neighbours = NeighbourOptions(**recipe.section("neighbours"))
+    inputs = fingerprint.neighbours_inputs(found.manifests["index"].fingerprint, search, neighbours)
+    _look(artifacts, "neighbours", inputs, found)
+
+
+def _counted(found: _Found) -> dict[str, int] | None:
+    if "chunks" not in found.manifests:
+        return None
+    return {split: int(counts["chunks"]) for split, counts in found.manifests["chunks"].info["splits"].items()}
+
+
+def _estimated(corpus: Corpus, data: DataOptions, tokenizer: Tokenizer | None, found: _Found) -> dict[str, int] | None:
+    """Chunks of each split by the size of its text; None if the corpus is too large to be read now."""
+    per_token = BYTES_PER_TOKEN
+    texts = {"train": 0, "valid": 0}
+    documents = {"train": 0, "valid": 0}
+    began = time.monotonic()
+    for document in corpus.documents():
+        if tokenizer is not None and not any(documents.values()):
+            sample = tokenizer.encode(document.text[:100_000])
+            per_token = max(1.0, sample.num_bytes / max(1, len(sample.ids)))
+        texts[document.split] += len(document.text.encode())
+        documents[document.split] += 1
+        if time.monotonic() - began > READ_SECONDS:
+            read = sum(texts.values())
+            found.notes.append(
+                f"the corpus is larger than the {sum(documents.values()):,} documents ({read / 1e6:,.0f} MB) that were "
+                f"read in {READ_SECONDS:g} s, so its chunks are not known"
+            )
+            return None
+    per_chunk = per_token * data.chunk_length
+    # The last chunk of a document is half full on average.
+    return {split: round(texts[split] / per_chunk + documents[split] / 2) for split in texts}
+
+
+def _new_bytes(
+    recipe: Recipe,
+    missing: tuple[str, ...],
+    chunks: dict[str, int] | None,
+    vocabulary: int | None,
+    dimension: int | None,
+) -> int | None:
+    """Disk that the missing kinds need, without what is removed when a stage ends."""
+    if not missing:
+        return 0
+    if chunks is None or (dimension is None and {"embeddings", "index"} & set(missing)):
+        return None
+    total, train = sum(chunks.values()), chunks["train"]
+    width = dimension or 0
+    m = recipe.section("data")["chunk_length"]
+    token_bytes = 2 if (vocabulary or 0) <= 1 << 16 else 4
+    sizes = {
+        "chunks": total * (m * token_bytes + 2 + 4 + 8),
+        "embeddings": total * width * 2,
+        "index": train * (width * 4 + 64),  # exact and graph indexes keep every vector; quantised ones less
+        "neighbours": total * recipe.section("neighbours")["k"] * (8 + 4),
+    }
+    return int(sum(sizes[kind] for kind in missing))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Keep Hugging Face's libraries off the network; they read this when they are first imported."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -1,0 +1,139 @@
+"""`retroflow fit --dry-run`: what a recipe would need and do; nothing is made, prepared or downloaded."""
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retroflow.components import MODELS, create
+from retroflow.pipeline.preview import Preview, preview
+from retroflow.recipe import Recipe
+from retroflow.training.job import runs_folder_of
+from retroflow.training.lightning_module import outline
+from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.plan import Plan
+from retroflow.training.run_folder import check_runs_folder
+from retroflow.training.strategies import place
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was found out.
+
+    Attributes:
+        plan: the run.
+        artifacts: what is prepared and what is not.
+        artifacts_folder, runs_folder: where both would be written.
+        checkpoints_bytes: most that the run's checkpoints need at one time.
+    """
+
+    plan: Plan
+    artifacts: Preview
+    artifacts_folder: Path
+    runs_folder: Path
+    checkpoints_bytes: int
+
+    def lines(self) -> list[str]:
+        """Describe it, a fact a line."""
+        present, missing = ", ".join(self.artifacts.present), ", ".join(self.artifacts.missing)
+        new = self.artifacts.new_bytes
+        added = "an amount that is not known yet" if new is None else f"about {_size(new)}"
+        lines = self.plan.lines()
+        lines.append(f"prepared   {present or 'nothing'}; to be made: {missing or 'nothing'}")
+        if missing:
+            free = _free(self.artifacts_folder)
+            lines.append(f"disk       {added} of artifacts in {self.artifacts_folder}, where {free} are free")
+        lines.append(
+            f"disk       {_size(self.checkpoints_bytes)} of checkpoints in {self.runs_folder}, where "
+            f"{_free(self.runs_folder)} are free"
+        )
+        return [*lines, *(f"note       {note}" for note in self._notes()), "nothing was made"]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; null is what is not known."""
+        plan, memory = self.plan, self.plan.memory
+        return {
+            "parameters": plan.outline.num_parameters,
+            "retrieval_parameters": plan.outline.num_retrieval_parameters,
+            "steps": plan.options.max_steps,
+            "tokens": plan.total_tokens,
+            "chunks": plan.chunks,
+            "chunks_are_estimated": plan.is_estimate,
+            "device": plan.placement.accelerator,
+            "precision": plan.placement.precision,
+            "memory_bytes": None if memory is None else memory.total,
+            "prepared": list(self.artifacts.present),
+            "missing": list(self.artifacts.missing),
+            "artifacts_bytes": self.artifacts.new_bytes,
+            "checkpoints_bytes": self.checkpoints_bytes,
+            "notes": self._notes(),
+        }
+
+    def _notes(self) -> list[str]:
+        notes = list(self.artifacts.notes)
+        needs = {self.artifacts_folder: self.artifacts.new_bytes or 0, self.runs_folder: self.checkpoints_bytes}
+        for folder, needed in needs.items():
+            free = shutil.disk_usage(_existing(folder)).free
+            if needed > free:
+                notes.append(f"{folder} has {_size(free)} free, less than the {_size(needed)} needed there")
+        return notes
+
+
+def dry_run(recipe: Recipe) -> DryRun:
+    """Find out what a recipe would need and do.
+
+    Raises:
+        RetroflowError: whatever would stop `fit` before it prepares anything, and a corpus that cannot be read.
+    """
+    options = TrainerOptions(**recipe.section("trainer"))
+    optimizer = OptimizerOptions(**recipe.section("optimizer"))
+    placement = place(options)
+    runs_folder = runs_folder_of(options)
+    check_runs_folder(runs_folder)
+    data: dict[str, Any] = recipe.section("data")
+    artifacts = preview(recipe, retrieval=options.retrieval)
+    config = create(
+        MODELS,
+        recipe.section("model"),
+        vocabulary_size=artifacts.vocabulary_size or data["vocabulary_size"],
+        chunk_length=data["chunk_length"],
+    )
+    model = outline(config)
+    retrieves = options.retrieval and bool(model.retrieval)
+    plan = Plan(
+        options=replace(options, retrieval=retrieves),
+        optimizer=optimizer,
+        placement=placement,
+        outline=model,
+        config=config,
+        chunk_length=data["chunk_length"],
+        sequence_chunks=data["sequence_chunks"],
+        num_neighbours=recipe.section("neighbours")["k"] if retrieves else 0,
+        chunks=artifacts.chunks,
+        is_estimate=artifacts.is_estimate,
+    )
+    return DryRun(
+        plan=plan,
+        artifacts=artifacts,
+        artifacts_folder=Path(os.path.expanduser(data["artifacts_folder"])),
+        runs_folder=runs_folder,
+        # One more than are kept: the oldest goes when the newest is whole.
+        checkpoints_bytes=(options.keep_checkpoints + 1) * plan.checkpoint_bytes,
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _free(folder: Path) -> str:
+    return _size(shutil.disk_usage(_existing(folder)).free)
+
+
+def _size(num_bytes: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes / 1e3:,.0f} kB"

@@ -1,0 +1,112 @@
+"""How much memory training needs on each device, by formula: retroflow/model/costs.py for activations, the rest here.
+
+With P parameters over s shards (FSDP; else s = 1), AdamW in float32 keeps 16 P / s bytes: the weight, its gradient and
+two means. bf16 autocast adds a copy of every weight in 2 bytes for as long as a forward pass lasts, DDP a second
+set of gradients in its buckets, FSDP the unit at work and the next one with all their weights, and what belongs to no
+unit. What CUDA, NCCL and the allocator take (1 to 3 GiB) is not in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+
+from retroflow.model.config import RetroConfig
+from retroflow.model.costs import activation_bytes, logits_bytes
+
+_STATE_BYTES = 16
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one device does at one time.
+
+    Attributes:
+        sequences: of a forward pass.
+        length: tokens of a sequence.
+        num_neighbours: of a chunk; 0 without retrieval.
+        bf16: whether matrix products run in bfloat16.
+        shards: devices that share weights, gradients and optimizer states; 1 without FSDP.
+        buckets: whether DDP reduces gradients.
+        checkpointing: whether blocks are computed again in the backward pass.
+    """
+
+    sequences: int
+    length: int
+    num_neighbours: int
+    bf16: bool
+    shards: int = 1
+    buckets: bool = False
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on each device.
+
+    Attributes:
+        states: weights, gradients and optimizer states, or this device's share of them.
+        copies: weights in bfloat16, DDP's buckets, FSDP's gathered units.
+        activations: kept for the backward pass.
+        logits: of the tokens that have logits at one time.
+    """
+
+    states: int
+    copies: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return int(sum(astuple(self)))
+
+    def __str__(self) -> str:
+        parts = (
+            ("weights, gradients and AdamW", self.states),
+            ("copies of weights", self.copies),
+            ("activations", self.activations),
+            ("logits", self.logits),
+        )
+        listed = ", ".join(f"{_size(size)} {what}" for what, size in parts if size)
+        return f"about {_size(self.total)} a device: {listed}"
+
+
+def estimate_memory(config: RetroConfig, sizes: Mapping[str, int], share: Share) -> MemoryEstimate:
+    """Estimate the memory of a device.
+
+    Args:
+        config: the model.
+        sizes: numbers in each parameter, by name.
+        share: what the device does.
+    """
+    num_parameters = sum(sizes.values())
+    value_bytes = 2 if share.bf16 else 4
+    copies = 2 * num_parameters if share.bf16 else 0
+    if share.buckets:
+        copies += 4 * num_parameters
+    if share.shards > 1:
+        copies += 4 * _gathered(sizes)
+    activations = activation_bytes(
+        config, share.length, share.num_neighbours, value_bytes=value_bytes, checkpointing=share.checkpointing
+    )
+    return MemoryEstimate(
+        states=-(-_STATE_BYTES * num_parameters // share.shards),
+        copies=copies,
+        activations=share.sequences * activations,
+        logits=logits_bytes(config, share.sequences * share.length, value_bytes=value_bytes),
+    )
+
+
+def _gathered(sizes: Mapping[str, int]) -> int:
+    """Parameters that FSDP has whole on a device: two blocks, or the encoder and a block, and what is in no unit."""
+    units: dict[str, int] = {}
+    for name, size in sizes.items():
+        parts = name.split(".")
+        unit = ".".join(parts[:2]) if parts[0] == "blocks" else "encoder" if parts[0] == "encoder" else ""
+        units[unit] = units.get(unit, 0) + size
+    root = units.pop("", 0)
+    return root + sum(sorted(units.values())[-2:])
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / (1 << 20):.0f} MiB"

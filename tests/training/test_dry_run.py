@@ -1,0 +1,92 @@
+"""`fit --dry-run` says what a recipe needs, from nothing and from prepared artifacts, and touches nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from retroflow.cli.main import run
+from retroflow.components import recipe_schema
+from retroflow.errors import RetroflowError
+from retroflow.recipe import load
+from retroflow.testing.tiny_corpus import write_tiny_corpus
+from retroflow.training.dry_run import dry_run
+from tests.pipeline.test_preview import quietly_prepared, snapshot
+
+RECIPE = """
+recipe_version: 1
+seed: 1
+corpus: {{name: jsonl, path: {folder}/tiny.jsonl, valid_share: 0.2}}
+embedder: {{name: lexical, dimension: 32}}
+retriever: {{name: exact}}
+neighbours: {{k: 2}}
+model: {{name: retro, width: 32, num_layers: 2, num_heads: 2, head_width: 16, cca_layers: [2], encoder_width: 16,
+  encoder_layers: 1, encoder_heads: 2}}
+data: {{vocabulary_size: 400, chunk_length: 16, sequence_chunks: 4, artifacts_folder: {folder}/artifacts}}
+optimizer: {{warmup_steps: 2}}
+trainer: {{max_steps: 4, batch_size: 2, device: cpu, precision: fp32, runs_folder: {folder}/runs}}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    write_tiny_corpus(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(folder=tmp_path))
+    return path
+
+
+def test_nothing_is_touched_and_everything_is_told(recipe_file, tmp_path, capsys):
+    before = snapshot(tmp_path)
+    assert run(["fit", "--recipe", str(recipe_file), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert snapshot(tmp_path) == before
+    for fact in (
+        "parameters",
+        "about",
+        "training chunks",
+        "4 steps x 128 tokens = 512",
+        "memory",
+        "free",
+        "nothing was made",
+    ):
+        assert fact in shown
+    assert "prepared   nothing; to be made: chunks, embeddings, index, neighbours" in shown
+
+
+def test_what_is_prepared_is_known_exactly(recipe_file, tmp_path, capsys):
+    quietly_prepared(load(recipe_file, [], schema=recipe_schema()))
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    assert run(["fit", "--recipe", str(recipe_file), "--dry-run", "--json", "neighbours.k=3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert snapshot(tmp_path) == before
+    assert (found["prepared"], found["missing"]) == (["chunks", "embeddings", "index"], ["neighbours"])
+    assert not found["chunks_are_estimated"] and found["artifacts_bytes"] > 0
+    assert found["checkpoints_bytes"] == 3 * 12 * found["parameters"]  # two are kept, a third is being written
+
+
+def test_the_parameters_are_those_that_fit_would_train(recipe_file):
+    from retroflow.training.job import make_job
+
+    recipe = load(recipe_file, [], schema=recipe_schema())
+    quietly_prepared(recipe)
+    assert dry_run(recipe).plan.outline == make_job(recipe).module.outline
+
+
+def test_it_refuses_what_fit_refuses(recipe_file, tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(RetroflowError, match="trainer.runs_folder .* is not a folder"):
+        dry_run(load(recipe_file, [], schema=recipe_schema()))
+
+
+def test_it_does_not_go_with_resume(recipe_file, capsys):
+    assert run(["fit", "--recipe", str(recipe_file), "--dry-run", "--resume"]) == 2
+    assert "--dry-run looks at a new run" in capsys.readouterr().err
+
+
+def test_too_small_a_disk_is_noted(recipe_file):
+    found = dry_run(load(recipe_file, [], schema=recipe_schema()))
+    large = replace(found, checkpoints_bytes=10**18)
+    assert any("less than the 1,000,000.0 TB needed there" in line for line in large.lines())
+    assert not any(line.startswith("note") for line in found.lines())
