@@ -55,8 +55,22 @@ def place(options: TrainerOptions, ranks: Ranks) -> Placement:
             shared.
     """
     device = _device(options)
-    nodes = _nodes(options, ranks)
-    devices = _devices(options, ranks, device)
+    return _placement(options, device, devices=_devices(options, ranks, device), nodes=_nodes(options, ranks))
+
+
+def plan_placement(options: TrainerOptions) -> Placement:
+    """Choose as `place` would on the machines that the recipe asks for, whatever this one has.
+
+    Raises:
+        RecipeError: the batch cannot be shared.
+    """
+    device = _device(options) if options.device == "auto" else options.device
+    many = options.strategy != "auto" and device == "cuda"
+    devices = options.devices or (max(1, torch.cuda.device_count()) if many else 1)
+    return _placement(options, device, devices=devices, nodes=max(1, options.nodes))
+
+
+def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int) -> Placement:
     world_size = devices * nodes
     if options.batch_size % (world_size * options.accumulate):
         raise RecipeError(
