@@ -13,9 +13,10 @@ from typing import Any
 
 from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
 from retroflow.corpus.documents import Corpus
-from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
 from retroflow.pipeline import fingerprint
+from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
@@ -75,10 +76,10 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
     data = DataOptions(**recipe.section("data"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
     found = _Found()
-    with _no_downloads():
-        tokenizer = _given_tokenizer(data, found)
+    with no_downloads():
+        tokenizer, is_known = _tokenizer(recipe, data, found)
         artifacts = Path(os.path.expanduser(data.artifacts_folder))
-        if any(artifacts.glob("chunks-*")) and (tokenizer is not None or data.tokenizer == "train"):
+        if is_known and any(artifacts.glob("chunks-*")):
             given = None if tokenizer is None else tokenizer.fingerprint()
             _look(artifacts, "chunks", fingerprint.chunks_inputs(corpus.fingerprint(), given, data), found)
         if retrieval:
@@ -89,7 +90,7 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
             chunks = _estimated(corpus, data, tokenizer, found)
     kinds = KINDS if retrieval else KINDS[:1]
     missing = tuple(kind for kind in kinds if kind not in found.manifests)
-    vocabulary_size = data.vocabulary_size if data.tokenizer == "train" else None
+    vocabulary_size = data.vocabulary_size if is_known else None
     if tokenizer is not None:
         vocabulary_size = tokenizer.vocabulary_size
     if "chunks" in found.manifests:
@@ -105,14 +106,13 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
     )
 
 
-def _given_tokenizer(data: DataOptions, found: _Found) -> Tokenizer | None:
-    if data.tokenizer == "train":
-        return None
+def _tokenizer(recipe: Recipe, data: DataOptions, found: _Found) -> tuple[Tokenizer | None, bool]:
+    """The tokenizer, None for one that is still to be trained, and whether that is known."""
     try:
-        return load_tokenizer(data.tokenizer)
+        return given_tokenizer(recipe, data), True
     except (RetroflowError, OSError) as error:
-        found.notes.append(f"data.tokenizer '{data.tokenizer}' is not on this machine ({_first_line(error)})")
-        return None
+        found.notes.append(f"the tokenizer is not on this machine ({_first_line(error)})")
+        return None, False
 
 
 def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) -> None:
@@ -207,7 +207,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _no_downloads() -> Iterator[None]:
+def no_downloads() -> Iterator[None]:
     """Keep Hugging Face's libraries off the network; they read this when they are first imported."""
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     before = {name: os.environ.get(name) for name in names}

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from retroflow.components import MODELS, create
-from retroflow.pipeline.preview import Preview, preview
+from retroflow.pipeline.preview import Preview, no_downloads, preview
 from retroflow.recipe import Recipe
 from retroflow.training.job import runs_folder_of
 from retroflow.training.lightning_module import outline
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.plan import Plan
 from retroflow.training.run_folder import check_runs_folder
-from retroflow.training.strategies import place
+from retroflow.training.strategies import plan_placement
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class DryRun:
             "chunks": plan.chunks,
             "chunks_are_estimated": plan.is_estimate,
             "device": plan.placement.accelerator,
+            "strategy": plan.placement.strategy,
+            "processes": plan.placement.world_size,
             "precision": plan.placement.precision,
             "memory_bytes": None if memory is None else memory.total,
             "prepared": list(self.artifacts.present),
@@ -72,6 +76,9 @@ class DryRun:
 
     def _notes(self) -> list[str]:
         notes = list(self.artifacts.notes)
+        placement, here = self.plan.placement, torch.cuda.device_count()
+        if placement.accelerator == "cuda" and placement.devices > here:
+            notes.append(f"this machine has {here} GPUs, the recipe asks for {placement.devices}")
         needs = {self.artifacts_folder: self.artifacts.new_bytes or 0, self.runs_folder: self.checkpoints_bytes}
         for folder, needed in needs.items():
             free = shutil.disk_usage(_existing(folder)).free
@@ -88,7 +95,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     """
     options = TrainerOptions(**recipe.section("trainer"))
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
-    placement = place(options)
+    placement = plan_placement(options)
     runs_folder = runs_folder_of(options)
     check_runs_folder(runs_folder)
     data: dict[str, Any] = recipe.section("data")
@@ -99,6 +106,9 @@ def dry_run(recipe: Recipe) -> DryRun:
         vocabulary_size=artifacts.vocabulary_size or data["vocabulary_size"],
         chunk_length=data["chunk_length"],
     )
+    if hasattr(config, "check"):  # of a model that starts from files of its own
+        with no_downloads():
+            config.check()
     model = outline(config)
     retrieves = options.retrieval and bool(model.retrieval)
     plan = Plan(

@@ -57,12 +57,15 @@ class Plan:
         """What a device needs; None for models without a formula."""
         if not isinstance(self.config, RetroConfig):
             return None
-        world_size = self.placement.devices
+        world_size = self.placement.world_size
         share = Share(
             sequences=max(1, self.options.batch_size // (world_size * self.options.accumulate)),
             length=self.sequence_tokens,
             num_neighbours=self.num_neighbours,
             bf16=self.placement.uses_bf16,
+            shards=world_size if self.placement.strategy == "fsdp" else 1,
+            buckets=self.placement.strategy == "ddp",
+            checkpointing=self.options.activation_checkpointing,
         )
         return estimate_memory(self.config, self.outline.sizes, share)
 
@@ -109,9 +112,13 @@ class Plan:
         return text + (f", from step {start_step:,}" if start_step else "")
 
     def _device(self) -> str:
-        device = self.placement.accelerator
-        if device == "cuda":
+        placement = self.placement
+        device = placement.accelerator
+        if device == "cuda" and torch.cuda.is_available():
             device = torch.cuda.get_device_name()
+        if placement.strategy != "single":
+            machines = "" if placement.nodes == 1 else f" on each of {placement.nodes} machines"
+            device = f"{placement.devices} x {device}{machines}, {placement.strategy}"
         precision = "bf16" if self.placement.uses_bf16 else "fp32"
         return f"{device}, {precision}, CPU threads: {torch.get_num_threads()}"
 
