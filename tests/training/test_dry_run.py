@@ -90,3 +90,21 @@ def test_too_small_a_disk_is_noted(recipe_file):
     large = replace(found, checkpoints_bytes=10**18)
     assert any("less than the 1,000,000.0 TB needed there" in line for line in large.lines())
     assert not any(line.startswith("note") for line in found.lines())
+
+
+def test_machines_that_are_not_here_are_planned_for(recipe_file, capsys):
+    words = ["trainer.strategy=fsdp", "trainer.devices=2", "trainer.nodes=2", "trainer.batch_size=8"]
+    found = dry_run(load(recipe_file, words, schema=recipe_schema()))
+    alone = dry_run(load(recipe_file, ["trainer.batch_size=8"], schema=recipe_schema()))
+    assert found.to_json()["processes"] == 4
+    assert found.plan.memory.states == alone.plan.memory.states / 4
+    assert "device     2 x cpu on each of 2 machines, fsdp, fp32" in "\n".join(found.lines())
+    assert run(["fit", "--recipe", str(recipe_file), "--dry-run", *words, "trainer.accumulate=4"]) == 2
+    assert "cannot be shared by 4 processes x trainer.accumulate 4" in capsys.readouterr().err
+
+
+def test_gpus_that_are_missing_are_noted(recipe_file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    words = ["trainer.device=cuda", "trainer.strategy=ddp", "trainer.devices=2"]
+    found = dry_run(load(recipe_file, words, schema=recipe_schema()))
+    assert "note       this machine has 1 GPUs, the recipe asks for 2" in found.lines()
