@@ -71,6 +71,12 @@ class Preempted(RetroflowError):
     exit_code = 75
 
 
+class Unfinished(RetroflowError):
+    """One share of a work is done and others are not; the message says what to run, then the same command goes on."""
+
+    exit_code = 75
+
+
 class Interrupted(RetroflowError):
     """Stopped from the keyboard with a checkpoint written; the same command with --resume goes on."""
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retroflow.errors import Interrupted
+
 if TYPE_CHECKING:
     from retroflow.pipeline.prepare import Stage
 
@@ -16,19 +18,37 @@ def prepare(
         list[str] | None, typer.Argument(help="Overrides, such as retriever.name=scann neighbours.k=4.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="i/n", help="Make only share i of n, from 1; auto reads torchrun and SLURM."),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Join what the shards have made, and make no share.")] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="How long a shard waits for others that do nothing.")
+    ] = 600.0,
 ) -> None:
-    """Make chunks, embeddings, index and neighbours, or re-use those that are there."""
+    """Make chunks, embeddings, index and neighbours, or re-use those that are there; docs/preparing.md."""
+    try:
+        _prepare(recipe, overrides or [], as_json, (shard, merge, wait))
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what is complete is kept, and the same command goes on from there.") from None
+
+
+def _prepare(file: Path, overrides: list[str], as_json: bool, sharing_words: tuple[str | None, bool, float]) -> None:
     from retroflow.components import recipe_schema
     from retroflow.pipeline.prepare import describe
     from retroflow.pipeline.prepare import prepare as prepare_artifacts
+    from retroflow.pipeline.sharing import Shard, Sharing
     from retroflow.recipe import load
 
-    loaded = load(recipe, overrides or [], schema=recipe_schema())
+    shard, merge, wait = sharing_words
+    sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait)
+    loaded = load(file, overrides, schema=recipe_schema())
     if as_json:
-        prepared = prepare_artifacts(loaded)
+        prepared = prepare_artifacts(loaded, sharing=sharing)
         print(json.dumps({"stages": [_as_json(stage) for stage in prepared.stages]}, indent=2))
     else:
-        prepare_artifacts(loaded, report=lambda stage: print(describe(stage), flush=True))
+        prepare_artifacts(loaded, report=lambda stage: print(describe(stage), flush=True), sharing=sharing)
 
 
 def _as_json(stage: "Stage") -> dict[str, object]:

@@ -5,8 +5,11 @@ others are added. Shares are nested: what is chosen at 0.1 is also chosen at 0.2
 """
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 from retroflow.corpus.documents import Split
+from retroflow.errors import RecipeError
 
 
 def hash_fraction(key: str, *, purpose: str) -> float:
@@ -24,3 +27,23 @@ def choose_split(key: str, valid_share: float) -> Split:
 def chosen(key: str, share: float) -> bool:
     """Say whether a key is among a `share` of all keys; independent of `choose_split`."""
     return hash_fraction(key, purpose="retroflow-share") < share
+
+
+def check_held_out(options: Mapping[str, Any]) -> None:
+    """Refuse a corpus without validation text before it is read rather than after.
+
+    A corpus by itself may go without (a retrieval database needs none); what is trained on may not.
+
+    Args:
+        options: the recipe's corpus section.
+
+    Raises:
+        RecipeError: valid_share is 0, and no validation documents have a place of their own.
+    """
+    own = [key for key in ("valid_path", "valid_split") if key in options]
+    if options.get("valid_share") == 0 and all(options[key] is None for key in own):
+        instead = "".join(f", or give corpus.{key}" for key in own)
+        raise RecipeError(
+            f"corpus.valid_share: given 0, allowed 0 < share < 1{' without ' + own[0] if own else ''}: a model is "
+            f"always evaluated on text that it was not trained on. Leave it out (0.05){instead}."
+        )

@@ -4,10 +4,11 @@ Documents are tokenised in blocks of about `BLOCK_TEXT_BYTES` of text, in the co
 piece of their own; when all are there they are joined, train and valid apart.
 """
 
+import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +21,124 @@ from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.progress import progress, say
+from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.manifest import FileEntry, Manifest
-from retroflow.store.pieces import Pieces, join_pieces
+from retroflow.store.pieces import Pieces, join_pieces, noted_shards, pieces_folder
 
 BLOCK_TEXT_BYTES = 2 << 20
 SPLITS = ("train", "valid")
+GROUP = "documents"  # of the pieces
 
 
-def make_chunks(
-    partial: Path, inputs: Inputs, corpus: Corpus, tokenizer: Tokenizer | None, data: DataOptions
-) -> Manifest:
-    """Make the chunks of a corpus.
+class ChunkStage:
+    """The chunks of a corpus in the making; also its own `retroflow.pipeline.sharing.Work`.
 
     Args:
         partial: the folder to make them in; what an earlier run left there is used.
+        folder: what it becomes.
         inputs: what the artifact is named by.
         corpus: read twice if the tokenizer is trained, else once.
         tokenizer: a given tokenizer, None to train one on the training documents.
         data: the recipe's data section.
 
     Raises:
-        CorpusError: a split without text, or a corpus that changed while it was read.
+        CorpusError: there is no training document.
     """
-    tokenizer, files = _keep_tokenizer(partial, corpus, tokenizer, data)
-    pieces = Pieces(partial)
-    num_pieces = _make_pieces(pieces, corpus, tokenizer, data.chunk_length)
-    if inputs["corpus"] != corpus.fingerprint():
-        raise CorpusError("corpus: it changed while it was read. Run the command again when the corpus is at rest.")
-    say(f"corpus: {corpus.counts.summary()}")
-    arrays, splits = _join(partial, pieces, num_pieces, tokenizer, data.chunk_length)
-    info = {
-        "chunk_length": data.chunk_length,
-        "vocabulary_size": tokenizer.vocabulary_size,
-        "end_of_text": tokenizer.end_of_text,
-        "tokenizer": tokenizer.fingerprint(),
-        "splits": splits,
-    }
-    return Manifest("chunks", inputs, info=info, files=files | arrays)
+
+    doing, unit = "cut documents into chunks", "documents"
+
+    def __init__(
+        self,
+        partial: Path,
+        folder: Path,
+        inputs: Inputs,
+        corpus: Corpus,
+        tokenizer: Tokenizer | None,
+        data: DataOptions,
+    ) -> None:
+        self._partial, self._inputs, self._corpus, self._data = partial, inputs, corpus, data
+        self._tokenizer, self._files = _keep_tokenizer(partial, corpus, tokenizer, data)
+        basis = {"tokenizer": {name: entry.to_json() for name, entry in self._files.items()}}
+        self.pieces = pieces_folder(folder, basis)
+        self._sources: list[str] = []  # of every block, once the corpus has been read to its end
+
+    @property
+    def work(self) -> "ChunkStage":
+        """The blocks."""
+        return self
+
+    def done(self) -> set[Key]:
+        """As in `Work`: a run without shares leaves pieces, too."""
+        return set()
+
+    def blocks(self) -> Iterator[Block]:
+        """As in `Work`; a block's source is the hash of its documents.
+
+        Raises:
+            CorpusError: the corpus changed while it was read.
+        """
+        sources = []
+        for number, block in enumerate(document_blocks(self._corpus.documents())):
+            sources.append(_hash_of(block))
+            yield Block(Key(GROUP, number), sources[-1], len(block), self._making(block))
+        if self._inputs["corpus"] != self._corpus.fingerprint():
+            raise CorpusError("corpus: it changed while it was read. Run the command again when the corpus is at rest.")
+        say(f"corpus: {self._corpus.counts.summary()}")
+        self._sources = sources
+
+    def _making(self, block: list[Document]) -> Callable[[], dict[str, Array]]:
+        return lambda: _chunk_block(block, self._tokenizer, self._data.chunk_length)
+
+    def intact(self) -> bool:
+        """As in `SharedStage`."""
+        return kept_folder(self._partial, "tokenizer") == self._files
+
+    def finish(self, inputs: Inputs, sharing: Sharing) -> Manifest:
+        """As in `SharedStage`.
+
+        Raises:
+            CorpusError: a split without text, or a corpus that changed while it was read.
+            Unfinished: it is a merge, and pieces are missing.
+        """
+        pieces = Pieces(self.pieces / GROUP)
+        if not self._sources or any(pieces.find(*each) is None for each in enumerate(self._sources)):
+            self._read_all(pieces, sharing)
+        arrays, splits = _join(self._partial, pieces, self._sources, self._tokenizer, self._data.chunk_length)
+        info = {
+            "chunk_length": self._data.chunk_length,
+            "vocabulary_size": self._tokenizer.vocabulary_size,
+            "end_of_text": self._tokenizer.end_of_text,
+            "tokenizer": self._tokenizer.fingerprint(),
+            "splits": splits,
+        }
+        return Manifest("chunks", inputs, info=info, files=self._files | arrays)
+
+    def _read_all(self, pieces: Pieces, sharing: Sharing) -> None:
+        missing: dict[Key, int] = {}
+        self.pieces.mkdir(parents=True, exist_ok=True)
+        with progress(self.doing, None, self.unit) as advance:
+            for place, block in enumerate(self.blocks()):
+                if pieces.find(place, block.source) is None:
+                    if sharing.merge:
+                        missing[block.key] = place
+                        continue
+                    pieces.write(place, block.make(), block.source)
+                advance(block.size)
+        if missing:
+            raise refuse_to_merge("chunks", noted_shards(self.pieces), missing, len(self._sources))
+
+
+def _hash_of(block: list[Document]) -> str:
+    whole = hashlib.sha256()
+    for document in block:
+        parts = (document.id, document.title, document.source, document.split, document.text)
+        for part in parts:
+            content = part.encode("utf-8", "surrogatepass")
+            whole.update(len(content).to_bytes(8, "little"))
+            whole.update(content)
+    return whole.hexdigest()
 
 
 def _keep_tokenizer(
@@ -88,17 +168,6 @@ def _train_texts(corpus: Corpus, advance: Any) -> Iterator[str]:
             yield document.text
     if num_texts == 0:
         raise _no_text("train")
-
-
-def _make_pieces(pieces: Pieces, corpus: Corpus, tokenizer: Tokenizer, chunk_length: int) -> int:
-    num_pieces = 0
-    with progress("cut documents into chunks", None, "documents") as advance:
-        for num_pieces, block in enumerate(document_blocks(corpus.documents()), start=1):
-            piece = num_pieces - 1
-            if not pieces.has(piece):
-                pieces.write(piece, _chunk_block(block, tokenizer, chunk_length))
-            advance(len(block))
-    return num_pieces
 
 
 def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -143,10 +212,10 @@ def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int)
 
 
 def _join(
-    partial: Path, pieces: Pieces, num_pieces: int, tokenizer: Tokenizer, chunk_length: int
+    partial: Path, pieces: Pieces, sources: list[str], tokenizer: Tokenizer, chunk_length: int
 ) -> tuple[dict[str, FileEntry], dict[str, dict[str, int]]]:
     totals: dict[str, int] = {}
-    for piece in range(num_pieces):
+    for piece in range(len(sources)):
         for name, shape in pieces.shapes(piece).items():
             totals[name] = totals.get(name, 0) + shape[0]
     for split in SPLITS:
@@ -166,7 +235,7 @@ def _join(
         shape = (rows, chunk_length) if name == "tokens" else (rows,)
         specs[f"{split}/{name}"] = ArraySpec(f"{split}/{name}.npy", np.dtype(dtype), shape)
     shift = _Shift(first_valid_document=totals["train/document_offsets"])
-    entries = join_pieces(partial, pieces, num_pieces, specs, shift)
+    entries = join_pieces(partial, pieces, sources, specs, shift)
     return entries, shift.splits
 
 

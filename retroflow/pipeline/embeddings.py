@@ -11,45 +11,91 @@ from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.progress import Advance, progress, say
+from retroflow.pipeline.sharing import Sharing
+from retroflow.pipeline.tables import Table
 from retroflow.protocols import Embedder
-from retroflow.store.array_file import ArraySpec
+from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.artifact import parent_of
-from retroflow.store.blocks import BlockedArrays, keep_folder, kept_folder
+from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.manifest import FileEntry, Manifest
+from retroflow.store.pieces import pieces_folder
 
 ROWS_PER_BLOCK = 2048  # 1.5 MB of embeddings at D = 384, and about 5 s of a BERT on two cores
 TEXT_ROWS = 1024
 
 
-def make_embeddings(
-    partial: Path, inputs: Inputs, chunks_folder: Path, chunks: Manifest, embedder: Embedder, tokenizer: Tokenizer
-) -> Manifest:
-    """Embed the text of every chunk of both splits.
+class EmbeddingStage:
+    """The embeddings of both splits in the making.
 
     Args:
         partial: the folder to make them in; blocks that an earlier run finished are kept.
-        inputs: what the artifact is named by.
+        folder: what it becomes.
         chunks_folder, chunks: the chunks artifact.
         embedder: is fitted on the training chunks first; where its weights are from, if it has a `source`, is said.
         tokenizer: the chunks' own.
 
-    Raises:
-        InvalidVectorsError: the embedder gave vectors of a wrong shape, or values that float16 cannot hold.
+    Attributes:
+        work: the blocks.
     """
-    source = getattr(embedder, "source", None)
-    if source is not None:
-        say(f"embedder: the model of the {source}")
-    stores = {split: ChunkStore.open(chunks_folder / split) for split in ("train", "valid")}
-    files = _keep_embedder(partial, embedder, stores["train"], tokenizer)
-    for split, store in stores.items():
-        with progress(f"embed {split} chunks", len(store), "chunks") as advance:
-            files |= _embed_split(partial, split, store, embedder, tokenizer, advance)
-    info = {
-        "dimension": embedder.dimension,
-        "splits": {split: {"chunks": len(store)} for split, store in stores.items()},
-    }
-    return Manifest("embeddings", inputs, {"chunks": parent_of(chunks)}, info, files)
+
+    def __init__(
+        self,
+        partial: Path,
+        folder: Path,
+        chunks_folder: Path,
+        chunks: Manifest,
+        embedder: Embedder,
+        tokenizer: Tokenizer,
+    ) -> None:
+        source = getattr(embedder, "source", None)
+        if source is not None:
+            say(f"embedder: the model of the {source}")
+        self._stores = {split: ChunkStore.open(chunks_folder / split) for split in ("train", "valid")}
+        self._files = _keep_embedder(partial, embedder, self._stores["train"], tokenizer)
+        self._embedder, self._tokenizer = embedder, tokenizer
+        self._parents = {"chunks": parent_of(chunks)}
+        basis = {
+            "rows_per_block": ROWS_PER_BLOCK,
+            "parents": self._parents,
+            "embedder": {name: entry.to_json() for name, entry in self._files.items()},
+        }
+        self.work = Table(
+            kind="embeddings",
+            partial=partial,
+            pieces=pieces_folder(folder, basis),
+            specs={split: [self._spec(split)] for split in self._stores},
+            rows_per_block=ROWS_PER_BLOCK,
+            make=self._make,
+            verb="embed",
+        )
+
+    def intact(self) -> bool:
+        """As in `SharedStage`."""
+        return kept_folder(self.work.partial, "embedder") == self._files
+
+    def finish(self, inputs: Inputs, sharing: Sharing) -> Manifest:
+        """As in `SharedStage`.
+
+        Raises:
+            InvalidVectorsError: the embedder gave vectors of a wrong shape, or values that float16 cannot hold.
+            Unfinished: it is a merge, and pieces are missing.
+        """
+        files = self._files | self.work.fill(sharing)
+        info = {
+            "dimension": self._embedder.dimension,
+            "splits": {split: {"chunks": len(store)} for split, store in self._stores.items()},
+        }
+        return Manifest("embeddings", inputs, self._parents, info, files)
+
+    def _spec(self, split: str) -> ArraySpec:
+        shape = (len(self._stores[split]), self._embedder.dimension)
+        return ArraySpec(f"{split}/embeddings.npy", np.dtype(np.float16), shape)
+
+    def _make(self, split: str, rows: slice) -> dict[str, Array]:
+        vectors = self._embedder.embed(chunk_texts(self._stores[split], self._tokenizer, rows))
+        shape = (rows.stop - rows.start, self._embedder.dimension)
+        return {f"{split}/embeddings.npy": _checked(vectors, shape, split, rows.start)}
 
 
 def _keep_embedder(partial: Path, embedder: Embedder, store: ChunkStore, tokenizer: Tokenizer) -> dict[str, FileEntry]:
@@ -81,24 +127,6 @@ def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice) -> list[st
     texts = tokenizer.decode_batch([row[:length] for row, length in zip(tokens, lengths, strict=True)])
     store.release()
     return texts
-
-
-def _embed_split(
-    partial: Path, split: str, store: ChunkStore, embedder: Embedder, tokenizer: Tokenizer, advance: Advance
-) -> dict[str, FileEntry]:
-    name = f"{split}/embeddings.npy"
-    spec = ArraySpec(name, np.dtype(np.float16), (len(store), embedder.dimension))
-    with BlockedArrays(partial, split, [spec], ROWS_PER_BLOCK) as blocks:
-        missing = blocks.missing()
-        advance(len(store) - sum(blocks.rows(block).stop - blocks.rows(block).start for block in missing))
-        for block in missing:
-            rows = blocks.rows(block)
-            vectors = embedder.embed(chunk_texts(store, tokenizer, rows))
-            blocks.write(
-                block, {name: _checked(vectors, (rows.stop - rows.start, embedder.dimension), split, rows.start)}
-            )
-            advance(rows.stop - rows.start)
-        return blocks.entries()
 
 
 def _checked(vectors: NDArray[np.floating], shape: tuple[int, int], split: str, first_row: int) -> NDArray[np.float16]:

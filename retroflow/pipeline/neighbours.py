@@ -1,7 +1,10 @@
 """Stage 4: the neighbours of every training and validation chunk, all of them training chunks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,15 +12,16 @@ from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.legal_search import LegalSearch, Queries
 from retroflow.pipeline.options import NeighbourOptions
-from retroflow.pipeline.progress import Advance, progress
+from retroflow.pipeline.sharing import Sharing
+from retroflow.pipeline.tables import Table
 from retroflow.protocols import Int64Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.store.array_file import ArraySpec
-from retroflow.store.blocks import BlockedArrays
+from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import FileEntry, Manifest
 from retroflow.store.neighbour_table import NeighbourTable
+from retroflow.store.pieces import pieces_folder
 
 ROWS_PER_BLOCK = 4096
 RECALL_SAMPLE = 500
@@ -51,35 +55,76 @@ def check_enough_chunks(chunks: Manifest, options: NeighbourOptions) -> None:
         )
 
 
-def make_neighbours(
-    partial: Path, inputs: Inputs, sources: Sources, retriever: CheckedRetriever, options: NeighbourOptions
-) -> Manifest:
-    """Find the neighbours of every chunk, and measure the recall on a sample.
+class NeighbourStage:
+    """The neighbour tables of both splits in the making.
 
     Args:
         partial: the folder to make them in; blocks that an earlier run finished are kept.
-        inputs: what the artifact is named by.
+        folder: what it becomes.
         sources: chunks and embeddings.
-        retriever: with the index loaded.
+        load: opens the index; not called before it is searched, so that shards do not wait for each other's.
         options: the recipe's neighbours section.
+
+    Attributes:
+        work: the blocks.
     """
-    database = ChunkStore.open(sources.chunks / "train")
-    vectors = EmbeddingStore.open(sources.embeddings / "train")
-    keys = database.document_ids if options.exclude_same_document else None
-    search = LegalSearch(retriever, vectors, keys, options.overfetch)
-    files: dict[str, FileEntry] = {}
-    for split in ("train", "valid"):
-        embeddings = EmbeddingStore.open(sources.embeddings / split)
-        own = _Own(database, options.exclude_same_document) if split == "train" else None
-        with progress(f"find neighbours of {split} chunks", len(embeddings), "chunks") as advance:
-            files |= _search_split(partial, split, embeddings, own, search, options.k, advance)
-    info = {
-        "k": options.k,
-        "chunks": {split: files[f"{split}/ids.npy"].shape[0] for split in ("train", "valid")},
-        "recall": _measure_recall(partial, files, vectors, _Own(database, options.exclude_same_document), search),
-    }
-    database.release()
-    return Manifest("neighbours", inputs, sources.parents, info, files)
+
+    def __init__(
+        self,
+        partial: Path,
+        folder: Path,
+        sources: Sources,
+        load: Callable[[], CheckedRetriever],
+        options: NeighbourOptions,
+    ) -> None:
+        self._database = ChunkStore.open(sources.chunks / "train")
+        self._embeddings = {split: EmbeddingStore.open(sources.embeddings / split) for split in ("train", "valid")}
+        self._load, self._options = load, options
+        self._own = _Own(self._database, options.exclude_same_document)
+        self._parents = sources.parents
+        basis = {"rows_per_block": ROWS_PER_BLOCK, "parents": self._parents}
+        self.work = Table(
+            kind="neighbours",
+            partial=partial,
+            pieces=pieces_folder(folder, basis),
+            specs={split: self._specs(split) for split in self._embeddings},
+            rows_per_block=ROWS_PER_BLOCK,
+            make=self._make,
+            verb="find neighbours of",
+        )
+
+    @cached_property
+    def _search(self) -> LegalSearch:
+        keys = self._database.document_ids if self._options.exclude_same_document else None
+        return LegalSearch(self._load(), self._embeddings["train"], keys, self._options.overfetch)
+
+    def intact(self) -> bool:
+        """As in `SharedStage`: nothing is made at the beginning."""
+        return True
+
+    def finish(self, inputs: Inputs, sharing: Sharing) -> Manifest:
+        """As in `SharedStage`; measures the recall on a sample, too."""
+        files = self.work.fill(sharing)
+        info = {
+            "k": self._options.k,
+            "chunks": {split: files[f"{split}/ids.npy"].shape[0] for split in self._embeddings},
+            "recall": _measure_recall(self.work.partial, files, self._embeddings["train"], self._own, self._search),
+        }
+        self._database.release()
+        return Manifest("neighbours", inputs, self._parents, info, files)
+
+    def _specs(self, split: str) -> list[ArraySpec]:
+        shape = (len(self._embeddings[split]), self._options.k)
+        dtypes: dict[str, np.dtype[Any]] = {"ids": np.dtype(np.int64), "scores": np.dtype(np.float32)}
+        return [ArraySpec(f"{split}/{name}.npy", dtype, shape) for name, dtype in dtypes.items()]
+
+    def _make(self, split: str, rows: slice) -> dict[str, Array]:
+        # Validation chunks are not in the database: nothing of theirs has to be left out.
+        excluded = self._own.of(np.arange(rows.start, rows.stop)) if split == "train" else None
+        vectors = self._embeddings[split][rows].astype(np.float32)
+        found = self._search.search(Queries(vectors, excluded), self._options.k)
+        self._database.release()
+        return {f"{split}/ids.npy": found.ids, f"{split}/scores.npy": found.scores}
 
 
 @dataclass(frozen=True)
@@ -91,32 +136,6 @@ class _Own:
 
     def of(self, rows: Int64Array) -> Int64Array:
         return np.asarray(self.database.document_ids[rows]) if self.by_document else rows
-
-
-def _search_split(
-    partial: Path,
-    split: str,
-    embeddings: EmbeddingStore,
-    own: _Own | None,
-    search: LegalSearch,
-    k: int,
-    advance: Advance,
-) -> dict[str, FileEntry]:
-    ids, scores = f"{split}/ids.npy", f"{split}/scores.npy"
-    shape = (len(embeddings), k)
-    specs = [ArraySpec(ids, np.dtype(np.int64), shape), ArraySpec(scores, np.dtype(np.float32), shape)]
-    with BlockedArrays(partial, split, specs, ROWS_PER_BLOCK) as blocks:
-        missing = blocks.missing()
-        advance(len(embeddings) - sum(blocks.rows(block).stop - blocks.rows(block).start for block in missing))
-        for block in missing:
-            rows = blocks.rows(block)
-            excluded = None if own is None else own.of(np.arange(rows.start, rows.stop))
-            found = search.search(Queries(embeddings[rows].astype(np.float32), excluded), k)
-            blocks.write(block, {ids: found.ids, scores: found.scores})
-            if own is not None:
-                own.database.release()
-            advance(rows.stop - rows.start)
-        return blocks.entries()
 
 
 def _measure_recall(

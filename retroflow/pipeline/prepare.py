@@ -11,18 +11,19 @@ from typing import Any
 
 from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
 from retroflow.corpus.documents import Corpus
+from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.chunks import make_chunks
-from retroflow.pipeline.embeddings import make_embeddings
-from retroflow.pipeline.fingerprint import Inputs
+from retroflow.pipeline.chunks import ChunkStage
+from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
-from retroflow.pipeline.neighbours import Sources, check_enough_chunks, make_neighbours
+from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.progress import say
+from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
 from retroflow.protocols import Embedder
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
@@ -38,6 +39,7 @@ from retroflow.store.artifact import (
 )
 from retroflow.store.atomic import disk_errors
 from retroflow.store.manifest import Manifest
+from retroflow.store.pieces import discard_pieces, has_shards
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,6 @@ class Prepared:
     stages: tuple[Stage, ...]
 
 
-@dataclass(frozen=True)
-class _Artifacts:
-    """Where artifacts are.
-
-    Attributes:
-        folder: all of them.
-        command: what makes a missing one, for the message that refuses to; empty to make it here.
-    """
-
-    folder: Path
-    command: str = ""
-
-
 def describe(stage: Stage) -> str:
     """One line about a finished stage."""
     info = stage.manifest.info
@@ -134,7 +123,7 @@ def find_prepared(recipe: Recipe) -> Prepared:
     Raises:
         RecipeError: one is missing; the message is the command that makes it.
     """
-    return prepare(recipe, report=lambda stage: None, make_missing=False)
+    return prepare(recipe, report=lambda stage: None, sharing=Sharing(command=prepare_command(recipe)))
 
 
 def prepare_command(recipe: Recipe) -> str:
@@ -143,7 +132,7 @@ def prepare_command(recipe: Recipe) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, make_missing: bool = True) -> Prepared:
+def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sharing: Sharing = ALONE) -> Prepared:
     """Make what is missing of a recipe's artifacts.
 
     Killed anywhere and called again it goes on where it was; two processes may call it at once.
@@ -152,78 +141,71 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, mak
         recipe: its sections corpus, embedder, retriever, neighbours and data are used; of model, whether it brings
             a tokenizer.
         report: called with every stage as it is finished or found.
-        make_missing: False refuses to make anything.
+        sharing: which share of the blocks this process makes, or none.
 
     Raises:
+        Unfinished: the shares of others are missing.
         CorpusError: no text, or fewer chunks than `neighbours.k` needs.
         DamagedDataError: an artifact or a document that is not what it ought to be.
         RetroflowError: a full disk, a folder that cannot be written, and what the components raise.
     """
     data = DataOptions(**recipe.section("data"))
     options = NeighbourOptions(**recipe.section("neighbours"))
-    artifacts = _Artifacts(
-        Path(os.path.expanduser(data.artifacts_folder)), "" if make_missing else prepare_command(recipe)
-    )
+    artifacts = Path(os.path.expanduser(data.artifacts_folder))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
     retriever = _Retriever(recipe)
     retriever.new()
-    with disk_errors(artifacts.folder):
-        artifacts.folder.mkdir(parents=True, exist_ok=True)
-        chunks = _chunks(recipe, data, artifacts)
+    with disk_errors(artifacts):
+        artifacts.mkdir(parents=True, exist_ok=True)
+        chunks = _chunks(recipe, data, artifacts, sharing)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
-        embeddings = _embeddings(embedder, recipe.section("embedder"), artifacts, chunks)
+        embeddings = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
         report(embeddings)
-        index = _index(retriever, artifacts, embeddings)
+        index = _index(retriever, embeddings, sharing)
         report(index)
-        neighbours = _neighbours(retriever, options, artifacts, (chunks, embeddings, index))
+        neighbours = _neighbours(retriever, options, (chunks, embeddings, index), sharing)
         report(neighbours)
     return _prepared(chunks, embeddings, index, neighbours)
 
 
-def _check_held_out(options: Mapping[str, Any]) -> None:
-    """Refuse a corpus without validation text before it is read rather than after.
-
-    Raises:
-        RecipeError: valid_share is 0, and no validation documents have a place of their own.
-    """
-    own = [key for key in ("valid_path", "valid_split") if key in options]
-    if options.get("valid_share") == 0 and all(options[key] is None for key in own):
-        instead = "".join(f", or give corpus.{key}" for key in own)
-        raise RecipeError(
-            f"corpus.valid_share: given 0, allowed 0 < share < 1{' without ' + own[0] if own else ''}: a model is "
-            f"always evaluated on text that it was not trained on. Leave it out (0.05){instead}."
-        )
-
-
-def _chunks(recipe: Recipe, data: DataOptions, artifacts: _Artifacts) -> Stage:
-    _check_held_out(recipe.section("corpus"))
+def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing) -> Stage:
+    check_held_out(recipe.section("corpus"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
     tokenizer = given_tokenizer(recipe, data)
     given = None if tokenizer is None else tokenizer.fingerprint()
     inputs = fingerprint.chunks_inputs(corpus.fingerprint(), given, data)
+    folder = artifact_folder(artifacts, "chunks", inputs)
 
-    def make(partial: Path) -> Manifest:
+    def begin(partial: Path) -> SharedStage:
+        return ChunkStage(partial, folder, inputs, corpus, tokenizer, data)
+
+    def make(partial: Path, begun: SharedStage | None) -> Manifest:
         try:
-            return make_chunks(partial, inputs, corpus, tokenizer, data)
+            return finish(partial, begin, begun, inputs, sharing)
         except (RecipeError, DamagedDataError):
             # The corpus has to change before this can go on, and then it is another artifact.
             shutil.rmtree(partial, ignore_errors=True)
+            if not has_shards(folder):  # the pieces of others, who may have been able to read all of it, stay
+                discard_pieces(folder)
             raise
 
-    return _stage(artifacts, "chunks", inputs, {}, make)
+    return _stage(folder, {}, sharing, make, begin)
 
 
-def _embeddings(embedder: Embedder, options: Mapping[str, Any], artifacts: _Artifacts, chunks: Stage) -> Stage:
+def _embeddings(embedder: Embedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
+    folder = artifact_folder(chunks.folder.parent, "embeddings", inputs)
 
-    def make(partial: Path) -> Manifest:
+    def begin(partial: Path) -> SharedStage:
         tokenizer = load_tokenizer(str(chunks.folder / "tokenizer"))
-        made = make_embeddings(partial, inputs, chunks.folder, chunks.manifest, embedder, tokenizer)
-        return replace(made, component=options)
+        return EmbeddingStage(partial, folder, chunks.folder, chunks.manifest, embedder, tokenizer)
 
-    return _stage(artifacts, "embeddings", inputs, {"chunks": parent_of(chunks.manifest)}, make)
+    def make(partial: Path, begun: SharedStage | None) -> Manifest:
+        return replace(finish(partial, begin, begun, inputs, sharing), component=options)
+
+    return _stage(folder, {"chunks": parent_of(chunks.manifest)}, sharing, make, begin)
 
 
 class _Retriever:
@@ -245,21 +227,24 @@ class _Retriever:
         return retriever
 
 
-def _index(retriever: _Retriever, artifacts: _Artifacts, embeddings: Stage) -> Stage:
+def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
+    """The one stage that is not shared: one process builds the index, and others wait for its lock."""
     inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.new().fingerprint())
+    folder = artifact_folder(embeddings.folder.parent, "index", inputs)
 
-    def make(partial: Path) -> Manifest:
+    def make(partial: Path, begun: SharedStage | None) -> Manifest:
         made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
         return replace(made, component=retriever.options)
 
-    return _stage(artifacts, "index", inputs, {"embeddings": parent_of(embeddings.manifest)}, make)
+    return _stage(folder, {"embeddings": parent_of(embeddings.manifest)}, sharing, make)
 
 
 def _neighbours(
-    retriever: _Retriever, options: NeighbourOptions, artifacts: _Artifacts, before: tuple[Stage, Stage, Stage]
+    retriever: _Retriever, options: NeighbourOptions, before: tuple[Stage, Stage, Stage], sharing: Sharing
 ) -> Stage:
     chunks, embeddings, index = before
     inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
+    folder = artifact_folder(chunks.folder.parent, "neighbours", inputs)
     parents = {
         "chunks": parent_of(chunks.manifest),
         "embeddings": parent_of(embeddings.manifest),
@@ -267,36 +252,55 @@ def _neighbours(
         "index": parent_of(index.manifest, by_content=False),
     }
 
-    def make(partial: Path) -> Manifest:
+    def begin(partial: Path) -> SharedStage:
         sources = Sources(chunks.folder, embeddings.folder, parents)
-        return make_neighbours(partial, inputs, sources, retriever.load(index.folder), options)
+        return NeighbourStage(partial, folder, sources, lambda: retriever.load(index.folder), options)
 
-    return _stage(artifacts, "neighbours", inputs, parents, make)
+    def make(partial: Path, begun: SharedStage | None) -> Manifest:
+        return finish(partial, begin, begun, inputs, sharing)
+
+    return _stage(folder, parents, sharing, make, begin)
 
 
 def _stage(
-    artifacts: _Artifacts,
-    kind: str,
-    inputs: Inputs,
+    folder: Path,
     parents: Mapping[str, Mapping[str, str]],
-    make: Callable[[Path], Manifest],
+    sharing: Sharing,
+    make: Callable[[Path, SharedStage | None], Manifest],
+    begin: Callable[[Path], SharedStage] | None = None,
 ) -> Stage:
-    """Open the artifact of these inputs, made first if it is not there."""
+    """Open an artifact, made first if it is not there.
+
+    Args:
+        folder: the artifact's.
+        parents: what it is made from, as in its manifest.
+        sharing: this process's share.
+        make: makes it in a partial folder, with what this process has begun of it.
+        begin: opens a stage that is made in shares.
+
+    Raises:
+        RecipeError: it is not there, and this process must not make it.
+    """
     started = time.monotonic()
-    folder = artifact_folder(artifacts.folder, kind, inputs)
-    built = False
-    if not folder.exists() and artifacts.command:
+    kind = folder.name.partition("-")[0]
+    if not folder.exists() and sharing.command:
         raise RecipeError(
             f"{folder}: the {kind} of this recipe are not prepared, and several processes must not do it at once. "
-            f"First run\n  {artifacts.command}"
+            f"First run\n  {sharing.command}"
         )
+    begun = None
+    if begin is not None and not folder.exists():
+        begun = take_part(folder, parents, begin, sharing)
+    built = False
     if not folder.exists():
         with building(folder, say, parents) as partial:
             if partial is not None:
-                manifest: Any = finished_manifest(partial) or make(partial)
+                manifest: Any = finished_manifest(partial) or make(partial, begun)
                 commit(partial, manifest, folder)
                 built = True
+        del begun
         give_back()
+    discard_pieces(folder)
     manifest = open_artifact(folder, kind=kind)
     check_parents(folder, manifest, parents)
     return Stage(folder, manifest, built, time.monotonic() - started)

@@ -137,7 +137,7 @@ def building(
         say: told who holds the lock if it has to be waited for.
         parents: what the artifact is made from, as in its manifest.
     """
-    with _locked(folder, say):
+    with locked(folder.parent, folder.name, say):
         if folder.exists():
             yield None
             return
@@ -176,15 +176,22 @@ def finished_manifest(partial: Path) -> Manifest | None:
 
 
 @contextmanager
-def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    locks = folder.parent / LOCKS_FOLDER
+def locked(artifacts: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of this name, alone among all processes and machines that share the folder.
+
+    Args:
+        artifacts: the artifacts folder.
+        name: what is locked.
+        say: told who holds the lock if it has to be waited for.
+    """
+    locks = artifacts / LOCKS_FOLDER
     locks.mkdir(parents=True, exist_ok=True)
-    owner_file = locks / f"{folder.name}.owner"
-    lock = filelock.FileLock(locks / f"{folder.name}.lock", mode=0o666)
+    owner_file = locks / f"{name}.owner"
+    lock = filelock.FileLock(locks / f"{name}.lock", mode=0o666)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        say(f"{folder.name}: locked by {_owner(owner_file)}; waiting until it is done")
+        say(f"{name}: locked by {_owner(owner_file)}; waiting until it is done")
         lock.acquire(poll_interval=0.2)
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ def canonical_json(value: object) -> bytes:
 def write_file(path: Path, content: bytes) -> None:
     """Write a file by a sibling name, fsync and rename: a reader sees the old content or all of the new.
 
-    The sibling carries the process id, so that two writers never share one; the mode follows the umask.
+    The sibling's name is drawn anew, so that two writers never share one: on two machines they may have the same
+    process id. The mode follows the umask.
     """
-    sibling = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    sibling = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with sibling.open("wb") as stream:
             stream.write(content)

@@ -1,7 +1,9 @@
 """Work in blocks that survive being killed: a block's rows are written and fsynced, then its marker.
 
 A marker holds the SHA-256 of the block in every file. After a restart a block whose marker is there and whose bytes
-match is done; every other one is made again. Blocks are independent: several processes may each make a share.
+match is done; every other one is made again. One process writes at a time, under the artifact's lock; what several
+make together is written as pieces first (retroflow.store.pieces), for two machines that write into one file of a
+network filesystem lose each other's rows.
 """
 
 import json
@@ -102,6 +104,11 @@ class BlockedArrays:
             entry = writer.entry(self.rows_per_block * writer.spec.row_bytes, ())
             digests[writer.spec.name] = hash_range(writer.descriptor, *entry.block_range(block))
         return digests
+
+
+def marked_blocks(partial: Path, group: str) -> set[int]:
+    """Blocks of a group that have a marker; their bytes are not looked at."""
+    return {int(path.stem) for path in (partial / BLOCKS_FOLDER / group).glob("*.json")}
 
 
 def keep_folder(partial: Path, name: str) -> dict[str, FileEntry]:

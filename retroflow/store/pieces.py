@@ -1,10 +1,14 @@
-"""Arrays whose length is not known beforehand: made in independent pieces, then joined.
+"""Pieces: blocks of an artifact in the making, a file each, that any number of processes write and one joins.
 
-A piece is one file with the rows that a block of documents gave to every array, and a marker with its SHA-256.
+A piece holds the rows that one block gave to every array, after a header with their SHA-256 and with what the block
+was made from. It appears by a rename, so that several writers of one piece, on several machines, do no harm. Pieces
+lie beside the artifact in `<name>.pieces/<basis>/`: what was made from another basis is never seen.
 """
 
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,32 +16,55 @@ from typing import Any
 import numpy as np
 
 from retroflow.store.array_file import Array, ArraySpec, ArrayWriter
-from retroflow.store.artifact import BLOCKS_FOLDER
 from retroflow.store.atomic import canonical_json, write_file
 from retroflow.store.hashing import with_digests
-from retroflow.store.manifest import FileEntry
+from retroflow.store.manifest import FileEntry, damaged, fingerprint_of
 
 JOINED_BLOCK_BYTES = 4 << 20
+PIECES_ENDING = ".pieces"
+
+
+def pieces_folder(folder: Path, basis: Mapping[str, Any]) -> Path:
+    """Where the pieces of an artifact are.
+
+    Args:
+        folder: the artifact's folder.
+        basis: JSON values: everything the pieces depend on that is not in the artifact's name.
+    """
+    return folder.with_name(folder.name + PIECES_ENDING) / fingerprint_of(basis)
+
+
+def discard_pieces(folder: Path) -> None:
+    """Remove all pieces of an artifact; one that is still writing some is told by a FileNotFoundError."""
+    everything = folder.with_name(folder.name + PIECES_ENDING)
+    if everything.exists():
+        shutil.rmtree(everything, ignore_errors=True)
 
 
 class Pieces:
-    """The pieces of an artifact in the making, numbered in their final order."""
+    """One group of pieces, numbered in their final order."""
 
-    def __init__(self, partial: Path) -> None:
-        self._folder = partial / BLOCKS_FOLDER / "pieces"
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
-    def has(self, piece: int) -> bool:
-        """True if a piece is there, whole."""
+    def present(self) -> set[int]:
+        """Numbers of the pieces whose file is there; their bytes are not looked at."""
         try:
-            marker = self._marker(piece)
-            content = self._path(piece).read_bytes()
-        except (OSError, ValueError):
-            return False
-        return bool(hashlib.sha256(content).hexdigest() == marker.get("sha256"))
+            return {int(path.stem) for path in self._folder.glob("*.piece")}
+        except FileNotFoundError:  # discarded while it was listed
+            return set()
 
-    def write(self, piece: int, arrays: Mapping[str, Array]) -> None:
-        """Write a piece: its rows of every array, by name; then its marker."""
+    def find(self, piece: int, source: str = "") -> dict[str, Array] | None:
+        """Every array of a piece; None if it is not there, not whole, or made from another source."""
+        try:
+            header, content = self._read(piece)
+            whole = hashlib.sha256(content).hexdigest() == header["sha256"] and header["source"] == source
+            return _arrays(header["arrays"], content) if whole else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, piece: int, arrays: Mapping[str, Array], source: str = "") -> None:
+        """Write a piece: its rows of every array, by name."""
         layout, parts, offset = {}, [], 0
         for name, array in arrays.items():
             part = np.ascontiguousarray(array).tobytes()
@@ -45,36 +72,64 @@ class Pieces:
             parts.append(part)
             offset += len(part)
         content = b"".join(parts)
-        write_file(self._path(piece), content)
-        marker = {"arrays": layout, "sha256": hashlib.sha256(content).hexdigest()}
-        write_file(self._path(piece).with_suffix(".json"), canonical_json(marker))
+        header = {"arrays": layout, "sha256": hashlib.sha256(content).hexdigest(), "source": source}
+        self._path(piece).parent.mkdir(exist_ok=True)
+        write_file(self._path(piece), canonical_json(header) + b"\n" + content)
 
     def shapes(self, piece: int) -> dict[str, tuple[int, ...]]:
         """Shape of every array in a piece."""
-        return {name: tuple(array["shape"]) for name, array in self._marker(piece)["arrays"].items()}
+        with self._path(piece).open("rb") as stream:
+            header = json.loads(stream.readline())
+        return {name: tuple(array["shape"]) for name, array in header["arrays"].items()}
 
-    def read(self, piece: int) -> dict[str, Array]:
-        """Every array of a piece."""
-        content = self._path(piece).read_bytes()
-        arrays = {}
-        for name, array in self._marker(piece)["arrays"].items():
-            count = int(np.prod(array["shape"], dtype=np.int64))
-            flat = np.frombuffer(content, dtype=array["dtype"], count=count, offset=array["offset"])
-            arrays[name] = flat.reshape(array["shape"])
+    def read(self, piece: int, source: str = "") -> dict[str, Array]:
+        """Every array of a piece that was found before.
+
+        Raises:
+            DamagedDataError: its bytes have changed since.
+        """
+        arrays = self.find(piece, source)
+        if arrays is None:
+            raise damaged(self._path(piece), "its bytes have changed since they were checked", self._folder)
         return arrays
 
     def _path(self, piece: int) -> Path:
-        return self._folder / f"{piece:08d}.bin"
+        return self._folder / f"{piece:08d}.piece"
 
-    def _marker(self, piece: int) -> dict[str, Any]:
-        marker: dict[str, Any] = json.loads(self._path(piece).with_suffix(".json").read_bytes())
-        return marker
+    def _read(self, piece: int) -> tuple[dict[str, Any], bytes]:
+        header, _, content = self._path(piece).read_bytes().partition(b"\n")
+        return json.loads(header), content
+
+
+def _arrays(layout: Mapping[str, Any], content: bytes) -> dict[str, Array]:
+    arrays = {}
+    for name, array in layout.items():
+        count = int(np.prod(array["shape"], dtype=np.int64))
+        flat = np.frombuffer(content, dtype=array["dtype"], count=count, offset=array["offset"])
+        arrays[name] = flat.reshape(array["shape"])
+    return arrays
+
+
+def note_shard(pieces: Path, number: int, count: int) -> None:
+    """Leave a note that shard number/count works on the pieces of this folder."""
+    write_file(pieces / f"shard-{number}-of-{count}", b"")
+
+
+def noted_shards(pieces: Path) -> set[tuple[int, int]]:
+    """(number, count) of every shard that has ever begun on the pieces of this folder."""
+    matches = (re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name) for path in pieces.glob("shard-*"))
+    return {(int(match[1]), int(match[2])) for match in matches if match}
+
+
+def has_shards(folder: Path) -> bool:
+    """Say whether any shard has begun on the artifact of this folder, on any basis."""
+    return any(folder.with_name(folder.name + PIECES_ENDING).glob("*/shard-*"))
 
 
 def join_pieces(
     partial: Path,
     pieces: Pieces,
-    num_pieces: int,
+    sources: list[str],
     specs: Mapping[str, ArraySpec],
     shift: Callable[[str, Array], Array],
 ) -> dict[str, FileEntry]:
@@ -83,7 +138,7 @@ def join_pieces(
     Args:
         partial: the artifact in the making.
         pieces: where the rows are.
-        num_pieces: pieces 0 to num_pieces - 1 are joined.
+        sources: what every piece, from 0 on, was made from.
         specs: array name to the file it becomes, at its full length.
         shift: gives what to write for (array name, rows of a piece), called in the order of the pieces.
     """
@@ -92,8 +147,8 @@ def join_pieces(
         for name, spec in specs.items():
             writers[name] = ArrayWriter(partial, spec)
         rows = dict.fromkeys(specs, 0)
-        for piece in range(num_pieces):
-            for name, array in pieces.read(piece).items():
+        for piece, source in enumerate(sources):
+            for name, array in pieces.read(piece, source).items():
                 writers[name].write(rows[name], shift(name, array))
                 rows[name] += len(array)
         for writer in writers.values():

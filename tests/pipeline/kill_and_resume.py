@@ -2,6 +2,7 @@
 
 Run as: python -m tests.pipeline.kill_and_resume FOLDER POINT [POINT ...]; without points it prints their number.
 A point is the number of an fsync, or two of them joined by "+": the second kill comes while recovering from the first.
+"s" before a point kills share 2 of 2 there, in every round of shares; a merge ends the work.
 """
 
 import hashlib
@@ -10,13 +11,18 @@ import signal
 import sys
 from pathlib import Path
 
+from retroflow.errors import Unfinished
 from retroflow.pipeline import chunks, embeddings, neighbours
 from retroflow.pipeline.prepare import prepare
+from retroflow.pipeline.sharing import ALONE, Shard, Sharing
 from tests.pipeline.recipes import small_recipe
 
 
-def run_in_child(folder: Path, artifacts: Path, kill_at: int | None) -> tuple[int, int]:
-    """Prepare in a forked child that kills itself before its fsync number `kill_at`; (signal, fsyncs counted)."""
+def run_in_child(folder: Path, artifacts: Path, kill_at: int | None, sharing: Sharing = ALONE) -> tuple[int, int]:
+    """Prepare in a forked child that kills itself before its fsync number `kill_at`; (signal, fsyncs counted).
+
+    A child whose share is done and who lacks those of others gives -75 for the signal.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -33,7 +39,11 @@ def run_in_child(folder: Path, artifacts: Path, kill_at: int | None) -> tuple[in
         os.fsync = counted
         chunks.BLOCK_TEXT_BYTES = 6_000
         embeddings.ROWS_PER_BLOCK = neighbours.ROWS_PER_BLOCK = 300
-        prepare(small_recipe(folder, data={"artifacts_folder": str(artifacts)}), report=lambda stage: None)
+        recipe = small_recipe(folder, data={"artifacts_folder": str(artifacts)})
+        try:
+            prepare(recipe, report=lambda stage: None, sharing=sharing)
+        except Unfinished as error:
+            os._exit(error.exit_code)
         os.write(writer, str(count).encode())
         os._exit(0)
     os.close(writer)
@@ -53,6 +63,15 @@ def digest(artifacts: Path) -> str:
     return total.hexdigest()
 
 
+def kill_a_share(folder: Path, artifacts: Path, kill_at: int) -> None:
+    """Prepare in rounds of two shares without waiting, the second of them killed in every round, then merge."""
+    for _ in range(4):
+        for number, kill in ((1, None), (2, kill_at), (2, None)):
+            killed, _ = run_in_child(folder, artifacts, kill, Sharing(Shard(number, 2), wait=0))
+            assert killed in (0, -75, signal.SIGKILL), killed
+    assert run_in_child(folder, artifacts, None, Sharing(merge=True))[0] == 0
+
+
 def main(folder: Path, points: list[str]) -> None:
     """See the module."""
     killed, count = run_in_child(folder, folder / "unbroken", None)
@@ -62,7 +81,9 @@ def main(folder: Path, points: list[str]) -> None:
         print(count)
     for point in points:
         artifacts = folder / f"killed-{point}"
-        for kill_at in point.split("+"):
+        if point.startswith("s"):
+            kill_a_share(folder, artifacts, int(point[1:]))
+        for kill_at in [] if point.startswith("s") else point.split("+"):
             killed, _ = run_in_child(folder, artifacts, int(kill_at))
             assert killed in (0, signal.SIGKILL), killed
         assert run_in_child(folder, artifacts, None)[0] == 0

@@ -23,6 +23,19 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tmp_path: Path) -> None
     assert outcomes(tmp_path, points) == [f"{point} same" for point in points]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
+def test_a_share_killed_anywhere_and_run_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    points = ["s3", "s9", "s17"]
+    assert outcomes(tmp_path, points) == [f"{point} same" for point in points]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
+def test_a_share_killed_at_every_single_fsync_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    points = [f"s{point}" for point in range(1, 60)]
+    assert outcomes(tmp_path, points) == [f"{point} same" for point in points]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
 def test_killed_at_every_single_fsync_it_ends_with_the_same_bytes(tmp_path: Path) -> None:

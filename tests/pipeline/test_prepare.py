@@ -100,7 +100,7 @@ def test_embeddings_and_index_say_how_they_are_opened_and_are_known_without_it(p
 def test_a_second_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quietly(small_recipe(tmp_path))
     assert first.built == ALL
-    for name in ("make_chunks", "make_embeddings", "make_index", "make_neighbours"):
+    for name in ("ChunkStage", "EmbeddingStage", "make_index", "NeighbourStage"):
         monkeypatch.setattr(prepare_module, name, lambda *given: pytest.fail("made again"))
     second = quietly(small_recipe(tmp_path))
     assert second.built == () and second.fingerprints == first.fingerprints
@@ -196,13 +196,13 @@ def test_a_corpus_without_validation_text_is_refused_before_it_is_read(tmp_path:
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = chunks_stage._make_pieces
+    original = chunks_stage.document_blocks
 
-    def change_then_read(*given: Any) -> int:
+    def change_then_read(documents: Any) -> Any:
         write_corpus(tmp_path / "corpus.jsonl", 50)
-        return original(*given)
+        return original(documents)
 
-    monkeypatch.setattr(chunks_stage, "_make_pieces", change_then_read)
+    monkeypatch.setattr(chunks_stage, "document_blocks", change_then_read)
     with pytest.raises(CorpusError, match="changed while it was read"):
         quietly(small_recipe(tmp_path))
 

@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retroflow.errors import DamagedDataError
 from retroflow.store.array_file import ArraySpec, map_array, release_pages
 from retroflow.store.blocks import BlockedArrays, keep_folder, kept_folder
-from retroflow.store.pieces import Pieces, join_pieces
+from retroflow.store.pieces import (
+    Pieces,
+    discard_pieces,
+    has_shards,
+    join_pieces,
+    note_shard,
+    noted_shards,
+    pieces_folder,
+)
 
 IDS = ArraySpec("train/ids.npy", np.dtype(np.int64), (10, 2))
 SCORES = ArraySpec("train/scores.npy", np.dtype(np.float32), (10, 2))
@@ -92,21 +101,44 @@ def test_an_embedder_without_state_keeps_an_empty_folder(tmp_path: Path) -> None
     assert kept_folder(tmp_path, "embedder") == {}
 
 
-def test_pieces_are_joined_in_their_order_and_broken_ones_are_missing(tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path)
+def test_pieces_are_joined_in_their_order_and_broken_or_foreign_ones_are_missing(tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path / "group")
     for piece in (1, 0):
-        pieces.write(piece, {"a": np.full((piece + 1, 3), piece, np.int32), "b": np.arange(piece)})
-    assert pieces.has(0) and pieces.has(1) and not pieces.has(2)
+        arrays = {"a": np.full((piece + 1, 3), piece, np.int32), "b": np.arange(piece)}
+        pieces.write(piece, arrays, source=f"text {piece}")
+    assert pieces.present() == {0, 1}
+    assert pieces.find(0, "text 0") is not None and pieces.find(1, "text 1") is not None
+    assert pieces.find(0, "another text") is None and pieces.find(2) is None
     specs = {
         "a": ArraySpec("a.npy", np.dtype(np.uint16), (3, 3)),
         "b": ArraySpec("b.npy", np.dtype(np.int64), (1,)),
     }
-    entries = join_pieces(tmp_path, pieces, 2, specs, lambda name, rows: rows)
+    entries = join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, lambda name, rows: rows)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[:, 0], [0, 1, 1])
     assert entries["a.npy"].shape == (3, 3)
-    path = tmp_path / "blocks/pieces/00000001.bin"
-    path.write_bytes(path.read_bytes()[:-1])
-    assert not pieces.has(1)
+    path = tmp_path / "group/00000001.piece"
+    content = path.read_bytes()
+    for broken in (content[:-1], b"", content[:20], b"{}\n", bytes([*content[:-1], content[-1] ^ 1])):
+        path.write_bytes(broken)
+        assert pieces.find(1, "text 1") is None
+    with pytest.raises(DamagedDataError, match="00000001.piece"):
+        join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, lambda name, rows: rows)
+
+
+def test_a_piece_for_a_folder_that_was_discarded_is_an_error_and_makes_no_folder(tmp_path: Path) -> None:
+    artifact = tmp_path / "chunks-0"
+    basis = pieces_folder(artifact, {"tokenizer": 1})
+    assert basis != pieces_folder(artifact, {"tokenizer": 2})
+    basis.mkdir(parents=True)
+    note_shard(basis, 2, 3)
+    assert noted_shards(basis) == {(2, 3)} and has_shards(artifact)
+    Pieces(basis / "group").write(0, {"a": np.arange(3)})
+    discard_pieces(artifact)
+    assert not has_shards(artifact)
+    for late in (lambda: Pieces(basis / "group").write(1, {"a": np.arange(3)}), lambda: note_shard(basis, 1, 3)):
+        with pytest.raises(FileNotFoundError):
+            late()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_an_error_at_allocation_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
