@@ -17,7 +17,7 @@ from retroflow.pipeline import chunks as chunks_stage
 from retroflow.pipeline import embeddings as embeddings_stage
 from retroflow.pipeline import prepare as prepare_module
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
-from retroflow.pipeline.prepare import Prepared, describe, prepare
+from retroflow.pipeline.prepare import Prepared, describe, find_prepared, prepare
 from retroflow.recipe import Recipe
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
@@ -125,6 +125,22 @@ def test_a_change_remakes_what_depends_on_it_and_nothing_else(
 ) -> None:
     folder = prepared.tokenizer.parents[2]
     assert quietly(small_recipe(folder, **change)).built == built
+
+
+def test_one_of_many_processes_finds_what_is_prepared_and_makes_nothing(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"the chunks of this recipe are not prepared.*\n  retroflow prepare --recipe"
+    ):
+        find_prepared(recipe)
+    done = quietly(recipe)
+    assert find_prepared(recipe).fingerprints == done.fingerprints
+    for kind in ("neighbours", "index"):  # one whose blocks are shared, and one that is made whole
+        (folder,) = (tmp_path / "artifacts").glob(f"{kind}-*")
+        folder.rename(tmp_path / kind)
+        with pytest.raises(RecipeError, match=f"the {kind} of this recipe are not prepared"):
+            find_prepared(recipe)
+        assert not list((tmp_path / "artifacts").glob("*.partial"))
 
 
 def test_a_changed_corpus_is_prepared_anew(tmp_path: Path) -> None:
