@@ -5,8 +5,9 @@ safetensors only, and no code of a repository is ever run.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.integrations.retrofit_config import RetrofitConfig
@@ -164,15 +166,16 @@ def load_base(base: str) -> PreTrainedModel:
     if torch.get_default_device().type == "meta":
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # safetensors and transformers raise a dozen classes for broken files
         raise DamagedDataError(
             f"model.base: the weights in {folder} cannot be loaded ({' '.join(str(error).split())[:200]}). Copy the "
@@ -220,6 +223,18 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
         head_width=head_width,
         vocabulary_size=vocabulary_size,
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers read and write without progress bars of its own."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def fingerprint(model: nn.Module) -> Tensor:

@@ -5,6 +5,7 @@ neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour
 the base, e encoder features, v vocabulary of the base.
 """
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -84,6 +85,33 @@ class RetrofitModel(nn.Module):
             DamagedDataError: its files cannot be read.
         """
         return cls(options, load_base(options.base))
+
+    def save_pretrained(self, folder: str | Path, *, with_base: bool = True) -> None:
+        """Write config.json, model.safetensors, SHA256SUMS and the base into a new folder, whole or not at all.
+
+        Args:
+            folder: new or empty.
+            with_base: False leaves a frozen base out and names it as it was given.
+
+        Raises:
+            RecipeError: the folder holds something, or a trained base would be left out.
+            RetroflowError: it cannot be written.
+        """
+        from retroflow.integrations import retrofit_folder
+
+        retrofit_folder.save(self, Path(folder), with_base=with_base)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "RetrofitModel":
+        """Load what `save_pretrained` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
+
+        Raises:
+            RecipeError: no model folder, one of another model, or its base is not there or another one.
+            DamagedDataError: a file is missing, changed, or not of this model.
+        """
+        from retroflow.integrations import retrofit_folder
+
+        return retrofit_folder.load(Path(folder))
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -4,7 +4,8 @@ No torch and no transformers here: `retroflow recipe check` tries these values o
 numbers, families, the size of its vocabulary) is checked when the base is opened.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from retroflow.errors import RecipeError
@@ -12,6 +13,9 @@ from retroflow.model.config import RetroConfig
 
 if TYPE_CHECKING:
     from retroflow.integrations.retrofit import RetrofitModel
+
+BASE_FOLDER = "base"
+"""The folder inside a saved RETRO-fit that holds its base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,10 @@ class RetrofitConfig:
             cca_layers=default_cca_layers(num_layers) if self.cca_layers is None else self.cca_layers,
             **shared,
         )
+
+    def located_in(self, folder: Path) -> "RetrofitConfig":
+        """Point a saved configuration at the base that lies beside it, if one does."""
+        return replace(self, base=str(folder / BASE_FOLDER)) if self.base == BASE_FOLDER else self
 
     def check(self) -> None:
         """Find out, before anything is prepared, whether the base is there and fits these options.

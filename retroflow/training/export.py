@@ -6,7 +6,7 @@ from pathlib import Path
 
 import retroflow
 from retroflow.generation.exported import Origin
-from retroflow.model.pretrained import save_pretrained, write_checksums
+from retroflow.model.pretrained import write_checksums
 from retroflow.store.atomic import check_unused, whole_folder, write_file
 from retroflow.training.run_folder import RunFolder
 from retroflow.training.trained_model import TrainedModel, load_trained_model
@@ -32,7 +32,7 @@ def export(run_folder: Path, folder: Path, *, say: Callable[[str], None]) -> Ori
     trained = load_trained_model(run_folder, say=say)
     origin = _origin_of(trained)
     with whole_folder(folder) as partial:
-        save_pretrained(partial, name=trained.run.values["model"]["name"], config=trained.config, model=trained.model)
+        trained.model.save_pretrained(partial)
         trained.tokenizer.save(partial)
         origin.write(partial)
         write_file(partial / "README.md", _readme(trained, origin).encode())

@@ -19,11 +19,14 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    # By what they are: a base of another library has names of its own for its embeddings.
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    embeddings = {id(parameter) for table in tables for parameter in table.parameters()}
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         is_matrix = sum(size > 1 for size in parameter.shape) >= 2
-        (decayed if is_matrix and "embedding" not in name else kept).append(parameter)
+        (decayed if is_matrix and id(parameter) not in embeddings else kept).append(parameter)
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
     return [*groups, {"params": kept, "weight_decay": 0.0}]
 

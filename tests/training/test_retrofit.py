@@ -66,6 +66,20 @@ def test_only_what_is_trained_reaches_the_optimizer_the_clipping_and_the_checkpo
     assert len(checkpoint["optimizer_states"][0]["state"]) == len(list(model.retrieval.parameters()))
 
 
+def test_embeddings_of_a_trained_base_are_not_decayed(tmp_path, base):
+    job = make_job(tmp_path, base, unfreeze=True)
+    job.module.configure_model()
+    decayed, kept = job.module.configure_optimizers()["optimizer"].param_groups
+    tables = {
+        id(table)
+        for table in (job.module.model.base.transformer.wte.weight, job.module.model.base.transformer.wpe.weight)
+    }
+    assert tables <= {id(parameter) for parameter in kept["params"]} and kept["weight_decay"] == 0.0
+    assert id(job.module.model.base.transformer.h[0].mlp.c_fc.weight) in {
+        id(parameter) for parameter in decayed["params"]
+    }
+
+
 def test_unfreezing_moves_the_base(tmp_path, base):
     job = make_job(tmp_path, base, unfreeze=True)
     _, record = run(job)

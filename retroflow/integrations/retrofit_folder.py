@@ -1,0 +1,72 @@
+"""A RETRO-fit as a folder: what it adds as safetensors, and its base in a folder of its own.
+
+    config.json           the RETRO-fit's options; "base" is "base", the folder below
+    model.safetensors     the weights of encoder and chunked cross-attention, and the base's fingerprint
+    SHA256SUMS            of these two
+    base/                 the base, written by transformers; AutoModelForCausalLM opens it
+
+The fingerprint guards the weights of the base, trained ones (`unfreeze`) too: a folder need not know which weights
+were trained.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from retroflow.errors import RecipeError
+from retroflow.integrations.base_models import quiet
+from retroflow.integrations.retrofit import FINGERPRINT, RetrofitModel
+from retroflow.integrations.retrofit_config import BASE_FOLDER, RetrofitConfig
+from retroflow.model import pretrained
+from retroflow.store.atomic import whole_folder
+
+NAME = "retrofit"
+"""Of the model, in the registry and in config.json."""
+
+
+def save(model: RetrofitModel, folder: Path, *, with_base: bool) -> None:
+    """Write a RETRO-fit into a new or empty folder, whole or not at all.
+
+    Args:
+        model: its weights, as they are.
+        folder: new or empty.
+        with_base: False leaves the base where it is and names it in config.json; only if it was frozen.
+
+    Raises:
+        RecipeError: the folder holds something, or a trained base would be left out.
+        RetroflowError: it cannot be written.
+    """
+    if not with_base and model.options.unfreeze:
+        raise RecipeError(
+            "save_pretrained: with_base=False given, but this base was trained (model.unfreeze), so that it is nowhere "
+            "else. Leave with_base out."
+        )
+    config = replace(model.options, base=BASE_FOLDER if with_base else model.options.base, unfreeze=False)
+    added = nn.Module()
+    added.retrieval = model.retrieval
+    added.register_buffer(FINGERPRINT, model.base_fingerprint)
+    with whole_folder(folder) as partial:
+        pretrained.save_pretrained(partial, name=NAME, config=config, model=added)
+        if with_base:
+            with quiet():
+                model.base.save_pretrained(partial / BASE_FOLDER)
+
+
+def load(folder: Path) -> RetrofitModel:
+    """Load what `save` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
+
+    Raises:
+        RecipeError: no model folder, one of another model, or its base is not there or another one.
+        DamagedDataError: a file is missing, changed, or not of this model.
+    """
+    name, values = pretrained.read_config(folder)
+    if name != NAME:
+        raise RecipeError(
+            f'"{folder}": holds a model "{name}", not "{NAME}"; open it with retroflow.generation.load_exported.'
+        )
+    config = pretrained.make_config(RetrofitConfig, values, where=folder / pretrained.CONFIG_FILE)
+    with pretrained.same_random_state(), torch.device("cpu"):
+        model = config.located_in(folder).build()
+    return pretrained.load_weights(model, folder)

@@ -1,0 +1,78 @@
+"""A saved RETRO-fit comes back with every bit, wherever its folder is moved, and its base is a model of its own."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.integrations.retrofit import RetrofitModel
+from retroflow.model.retro import Retro
+from tests.integrations.bases import FAMILIES, make_base, make_batch, make_options, make_retrofit
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("unfreeze", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_gives_the_same_logits_after_it_was_moved(family, unfreeze, tmp_path):
+    model = make_retrofit(family, unfreeze=unfreeze, smear=True).float()
+    batch = make_batch()
+    wanted = model(*batch)
+    model.save_pretrained(tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    loaded = RetrofitModel.from_pretrained(tmp_path / "there")
+    assert torch.equal(loaded(*batch), wanted) and not loaded.training
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "there" / "base", dtype=torch.float32)
+    assert torch.equal(base(batch[0]).logits, model.base(batch[0]).logits)
+
+
+@torch.no_grad()
+def test_a_frozen_base_can_stay_where_it_is(tmp_path):
+    make_base().save_pretrained(tmp_path / "base")
+    model = make_options(base=str(tmp_path / "base")).build().eval()
+    model.save_pretrained(tmp_path / "fit", with_base=False)
+    assert {path.name for path in (tmp_path / "fit").iterdir()} == {"config.json", "model.safetensors", "SHA256SUMS"}
+    batch = make_batch()
+    assert torch.equal(RetrofitModel.from_pretrained(tmp_path / "fit")(*batch), model(*batch))
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(RecipeError, match=r"model\.base: there is no folder"):
+        RetrofitModel.from_pretrained(tmp_path / "fit")
+
+
+def test_a_trained_base_cannot_be_left_out(tmp_path):
+    with pytest.raises(RecipeError, match=r"with_base=False given.*was trained.*Leave with_base out"):
+        make_retrofit(unfreeze=True).save_pretrained(tmp_path / "fit", with_base=False)
+    assert not (tmp_path / "fit").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "note").write_text("mine")
+    with pytest.raises(RecipeError, match="holds files already"):
+        make_retrofit().save_pretrained(tmp_path)
+
+
+def test_another_base_in_the_folder_is_refused(tmp_path):
+    make_retrofit().float().save_pretrained(tmp_path / "fit")
+    other = make_base()
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] += 1
+    other.save_pretrained(tmp_path / "fit" / "base")
+    with pytest.raises(RecipeError, match="has other weights"):
+        RetrofitModel.from_pretrained(tmp_path / "fit")
+
+
+def test_damaged_weights_and_other_models_are_refused(tmp_path):
+    make_retrofit().save_pretrained(tmp_path / "fit")
+    config = tmp_path / "fit" / "config.json"
+    values = json.loads(config.read_text())
+    assert values["model"] == "retrofit" and values["base"] == "base" and values["unfreeze"] is False
+    with pytest.raises(RecipeError, match='holds a model "retrofit", not "retro"'):
+        Retro.from_pretrained(tmp_path / "fit")
+    weights = tmp_path / "fit" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedDataError, match="its bytes are not those in SHA256SUMS"):
+        RetrofitModel.from_pretrained(tmp_path / "fit")
