@@ -30,12 +30,19 @@ class KeyValues:
         return self._key[:, :, :end], self._value[:, :, :end]
 
     @property
+    def num_rows(self) -> int | None:
+        """Rows b of the batch; None before the first token."""
+        return self._key.shape[0] if self.length else None
+
+    @property
     def device(self) -> torch.device:
         """Where the keys are."""
         return self._key.device
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows int64 [c] of the batch."""
+        if not self.length:
+            return
         self._key, self._value = self._key[rows], self._value[rows]
 
     def _grow(self, capacity: int, like: Tensor) -> None:

@@ -64,6 +64,11 @@ class RetroCache:
         self.previous: Tensor | None = None
         self.window: Window | None = None
 
+    @property
+    def num_rows(self) -> int | None:
+        """Rows b of the batch; None before the first token."""
+        return self.layers[0].num_rows
+
     def num_new_windows(self, num_tokens: int) -> int:
         """Count the windows that the next `num_tokens` tokens close; `extend` takes neighbours for exactly these."""
         before, after = self.length, self.length + num_tokens

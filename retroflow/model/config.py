@@ -132,24 +132,7 @@ class RetroConfig:
             return problems
         if not 0.0 <= self.dropout < 1.0:
             problems.append(f"model.dropout: {self.dropout} given; a probability from 0 to below 1 is needed")
-        if self.head_width == 0 and self.width % self.num_heads:
-            problems.append(
-                f"model.num_heads: {self.num_heads} does not divide model.width {self.width}; "
-                f"choose a divisor or give model.head_width"
-            )
-        if self.encoder_layers and not self.encoder_head_width and self.encoder_width % (2 * self.encoder_heads):
-            problems.append(
-                f"model.encoder_heads: model.encoder_width {self.encoder_width} / {self.encoder_heads} heads is not "
-                f"an even number; rotary positions turn pairs of features"
-            )
-        if self.encoder_head_width % 2:
-            problems.append(
-                f"model.encoder_head_width: {self.encoder_head_width} is odd; rotary positions turn pairs of features"
-            )
-        if self.resolved_head_width % 2:
-            problems.append(
-                f"model.head_width: {self.resolved_head_width} is odd; rotary positions turn pairs of features"
-            )
+        problems += self._head_problems()
         if self.copy_initialisation and not self.share_encoder_embeddings:
             problems.append(
                 "model.copy_initialisation: it copies the decoder's own embeddings, so it needs "
@@ -157,13 +140,48 @@ class RetroConfig:
             )
         return problems
 
+    def _head_problems(self) -> list[str]:
+        problems = []
+        if self.head_width == 0 and self.width % self.num_heads:
+            problems.append(
+                f"model.num_heads: {self.num_heads} does not divide model.width {self.width}; "
+                f"choose a divisor or give model.head_width"
+            )
+        if self.cca_heads and self.width % self.cca_heads:
+            problems.append(
+                f"model.cca_heads: {self.cca_heads} does not divide model.width {self.width}; choose a divisor"
+            )
+        if self.encoder_layers and not self.encoder_head_width and self.encoder_width % self.encoder_heads:
+            problems.append(
+                f"model.encoder_heads: {self.encoder_heads} does not divide model.encoder_width {self.encoder_width}; "
+                f"choose a divisor or give model.encoder_head_width"
+            )
+        if problems or self.positions != "rotary":
+            return problems
+        widths = {"head_width": self.resolved_head_width}
+        if self.cca_heads and self.cca_positions and self.cca_layers:
+            widths["cca_heads"] = self.width // self.cca_heads
+        if self.encoder_layers:
+            widths["encoder_head_width"] = self.resolved_encoder_head_width
+        return [
+            f"model.{name}: a head of {width} features is odd; rotary positions turn pairs of features"
+            for name, width in widths.items()
+            if width % 2
+        ]
+
     def _choice_problems(self) -> list[str]:
         choices = {"positions": ("rotary", "relative"), "retrieved_part": ("both", "neighbour", "continuation")}
-        return [
+        problems = [
             f"model.{name}: {getattr(self, name)!r} given; {', '.join(allowed)} are allowed"
             for name, allowed in choices.items()
             if getattr(self, name) not in allowed
         ]
+        if not problems and self.next_token_values and self.part_read.stop - self.part_read.start < 2:
+            problems.append(
+                f"model.next_token_values: with data.chunk_length {self.chunk_length} and model.retrieved_part "
+                f"{self.retrieved_part!r} one token of a neighbour is read, which has no next one; read both parts"
+            )
+        return problems
 
     def _layer_problems(self) -> list[str]:
         problems = []

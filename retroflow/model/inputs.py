@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retroflow.errors import InvalidShapeError
 from retroflow.model.config import RetroConfig
+from retroflow.model.loss import IGNORED
 from retroflow.model.reading import Retrieved
 
 
@@ -23,6 +24,39 @@ def check_tokens(config: RetroConfig, tokens: Tensor) -> None:
             f"tokens: int64 [batch, length >= 1] is needed, {tokens.dtype} {list(tokens.shape)} given"
         )
     _check_values("tokens", tokens, config)
+
+
+def check_targets(config: RetroConfig, targets: Tensor, tokens: Tensor) -> None:
+    """Check what `loss` compares its predictions with.
+
+    Raises:
+        InvalidShapeError: not int64 of the shape of tokens [b, n], or a target that is neither in the vocabulary nor
+            IGNORED.
+    """
+    if targets.shape != tokens.shape or targets.dtype != torch.int64:
+        raise InvalidShapeError(
+            f"targets: int64 {list(tokens.shape)}, one for each token, is needed, {targets.dtype} "
+            f"{list(targets.shape)} given"
+        )
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_values("targets", torch.where(targets == IGNORED, 0, targets), config)
+
+
+def check_rows(cached: int | None, *, num_rows: int) -> None:
+    """Check that tokens go on where the rows of a cache ended.
+
+    Args:
+        cached: rows of the cache; None while it is empty.
+        num_rows: b, rows of the tokens.
+
+    Raises:
+        InvalidShapeError: they differ.
+    """
+    if cached not in (None, num_rows):
+        raise InvalidShapeError(
+            f"tokens: {num_rows} rows given to a cache of {cached}; give one row for each, or choose rows with "
+            "`cache.select`"
+        )
 
 
 def check_padding(padding: Tensor | None, *, num_rows: int, length: int | None) -> None:

@@ -18,7 +18,7 @@ from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import NeighbourEncoder
 from retroflow.model.initialisation import initialise
-from retroflow.model.inputs import check_padding, check_retrieved, check_tokens
+from retroflow.model.inputs import check_padding, check_retrieved, check_rows, check_targets, check_tokens
 from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
 from retroflow.model.pretrained import (
@@ -148,9 +148,10 @@ class Retro(nn.Module):
             float32 [b], nats summed over the positions with a target.
 
         Raises:
-            InvalidShapeError: as in `forward`.
+            InvalidShapeError: as in `forward`; targets of another shape, or outside the vocabulary.
         """
         check_tokens(self.config, tokens)
+        check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
         reading = self._sequence_reading(self._checked(tokens, retrieved, retrieved_mask, step), step, None)
         hidden = self._run(self._embed(tokens), reading)
@@ -190,9 +191,10 @@ class Retro(nn.Module):
             float [b, t, v] logits.
 
         Raises:
-            InvalidShapeError: as in `forward`.
+            InvalidShapeError: as in `forward`; rows that are not those of the cache. The cache is as before.
         """
         check_tokens(self.config, tokens)
+        check_rows(cache.num_rows, num_rows=tokens.shape[0])
         check_padding(cache.padding, num_rows=tokens.shape[0], length=None)
         count = cache.num_new_windows(tokens.shape[1])
         reason = f"{tokens.shape[1]} tokens after {cache.length} close {count} windows"
@@ -281,18 +283,21 @@ class Retro(nn.Module):
     def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
         """Encode retrieved text given chunks float [b, W, m, d]; returns float [b, W, k, r, e]."""
         assert self.encoder is not None
-        encoded: Tensor = self.encoder(self._embed_retrieved(retrieved.tokens), chunks, retrieved.mask, chunk_mask)
+        encoded: Tensor = self.encoder(self._embed_retrieved(retrieved), chunks, retrieved.mask, chunk_mask)
         return encoded
 
-    def _embed_retrieved(self, retrieved: Tensor) -> Tensor:
+    def _embed_retrieved(self, retrieved: Retrieved) -> Tensor:
+        """Embed retrieved text; returns float [b, W, k, r, e]."""
         x: Tensor
         if self.encoder_embedding is not None:
-            x = self.encoder_embedding(retrieved)
+            x = self.encoder_embedding(retrieved.tokens)
         else:
-            x = self.embedding(retrieved)
+            x = self.embedding(retrieved.tokens)
             if self.encoder_input is not None:
                 x = self.encoder_input(x)
         if self.encoder_smear is not None:
+            if retrieved.mask is not None:  # a missing token is not before any other
+                x = x * retrieved.mask[..., None]
             x = self.encoder_smear(x.flatten(0, 2)).view_as(x)
         return x
 

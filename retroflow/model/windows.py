@@ -13,12 +13,27 @@ from retroflow.errors import InvalidShapeError
 
 
 def num_windows(length: int, chunk_length: int, step: int) -> int:
-    """Count the windows that `length` tokens complete."""
+    """Count the windows that `length` tokens complete.
+
+    Args:
+        length: n.
+        chunk_length: m.
+        step: s, 1 to m.
+    """
     return 0 if length < chunk_length else (length - chunk_length) // step + 1
 
 
 def windows_of(x: Tensor, chunk_length: int, step: int) -> Tensor:
-    """Cut x [b, n, ...] into its complete windows [b, W, m, ...], overlapping where the step is below m."""
+    """Cut a sequence into its complete windows, which overlap where the step is below m.
+
+    Args:
+        x: [b, n] or [b, n, d], any dtype.
+        chunk_length: m.
+        step: s, 1 to m.
+
+    Returns:
+        A view of x, [b, W, m] or [b, W, m, d].
+    """
     count = num_windows(x.shape[1], chunk_length, step)
     if step == chunk_length:
         return x[:, : count * chunk_length].unflatten(1, (count, chunk_length))
@@ -33,9 +48,9 @@ def checked_step(step: int | None, chunk_length: int) -> int:
     """
     if step is None:
         return chunk_length
-    if not 1 <= step <= chunk_length:
+    if not isinstance(step, int) or not 1 <= step <= chunk_length:
         raise InvalidShapeError(
-            f"retrieval_step: {step} given; 1 to {chunk_length} (the chunk length) are allowed: after a longer step "
-            "some tokens would be in no query"
+            f"retrieval_step: {step} given; whole numbers from 1 to {chunk_length} (the chunk length) are allowed: "
+            "after a longer step some tokens would be in no query"
         )
     return step
