@@ -109,4 +109,6 @@ def _gathered(sizes: Mapping[str, int]) -> int:
 
 
 def _size(num_bytes: float) -> str:
-    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / (1 << 20):.0f} MiB"
+    if num_bytes >= _GIB / 10:
+        return f"{num_bytes / _GIB:.1f} GiB"
+    return f"{num_bytes / (1 << 20):.0f} MiB" if num_bytes >= 1 << 20 else f"{num_bytes / (1 << 10):.0f} KiB"

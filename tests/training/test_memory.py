@@ -52,5 +52,5 @@ def test_what_an_option_costs_and_saves(change, more, less):
 
 def test_the_sum_and_its_parts_are_written_out():
     shown = str(estimate_memory(CONFIG, SIZES, WHOLE))
-    assert shown.startswith("about ") and "MiB weights, gradients and AdamW" in shown
+    assert shown.startswith("about ") and "KiB weights, gradients and AdamW" in shown
     assert "copies" not in shown

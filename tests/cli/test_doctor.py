@@ -1,0 +1,44 @@
+"""`retroflow doctor` prints findings as they come, one JSON object on request, and fails if something must be mended."""
+
+import json
+
+import pytest
+
+from retroflow.cli.main import run
+from retroflow.training import machine
+from retroflow.training.machine import Finding
+
+GOOD = Finding("GPU", "note", "none")
+BAD = Finding("folder", "problem", "full", "free space")
+
+
+@pytest.fixture
+def examined(monkeypatch):
+    def install(*findings):
+        monkeypatch.setattr(machine, "examine", lambda folder: iter(findings))
+
+    return install
+
+
+@pytest.mark.parametrize(("findings", "code"), [((GOOD,), 0), ((GOOD, BAD), 1)])
+def test_exit_code(examined, capsys, findings, code):
+    examined(*findings)
+    assert run(["doctor"]) == code
+    assert run(["doctor", "--json"]) == code
+
+
+def test_lines_for_people(examined, capsys):
+    examined(GOOD, BAD)
+    run(["doctor"])
+    assert capsys.readouterr().out.splitlines() == [
+        "note     GPU: none",
+        "problem  folder: full",
+        "         -> free space",
+        "1 to be mended",
+    ]
+
+
+def test_one_object_for_scripts(examined, capsys):
+    examined(GOOD, BAD)
+    run(["doctor", "--json"])
+    assert json.loads(capsys.readouterr().out)["findings"][1]["name"] == "folder"
