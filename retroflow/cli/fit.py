@@ -43,7 +43,10 @@ def fit(
         _print_dry_run(loaded, as_json=as_json)
         return
     from retroflow.training.fit import fit as fit_recipe
+    from retroflow.training.resuming import check_resume
 
+    if resumed is not None:
+        check_resume(loaded, resumed)
     fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
 
 

@@ -48,6 +48,9 @@ def walk(folder: Path, patterns: Sequence[str], *, without: Container[str] = ())
 
     Hidden files and folders are passed over, and what is named in `without` directly below the folder. One folder's
     names are in memory at a time, never all of them.
+
+    Raises:
+        CorpusError: a pipe, socket or device matches: reading it might never end, and never gives the same twice.
     """
     split_patterns = [pattern.split("/") for pattern in patterns]
 
@@ -64,7 +67,9 @@ def walk(folder: Path, patterns: Sequence[str], *, without: Container[str] = ())
             if is_folder and any(may_match_below(below, pattern) for pattern in split_patterns):
                 yield from visit(os.path.join(current, name), below, (*above, real))
             elif not is_folder and any(matches(below, pattern) for pattern in split_patterns):
-                yield FoundFile(Path(current, name), printable("/".join(below)))
+                path = Path(current, name)
+                refuse_special(path)
+                yield FoundFile(path, printable("/".join(below)))
 
     yield from visit(str(folder), (), ())
 
@@ -85,7 +90,9 @@ def find_files(path: str, *, include: Sequence[str], key: str) -> Iterator[Found
     if os.path.isfile(written):
         yield FoundFile(root, printable(root.name))
         return
-    if not os.path.exists(written):
+    if os.path.exists(written):
+        refuse_special(root)
+    else:
         parts = root.parts
         first = next((i for i, part in enumerate(parts) if WILDCARDS & set(part)), len(parts))
         root, patterns = Path(*parts[:first]), ["/".join(parts[first:])]
@@ -129,6 +136,26 @@ def describe_files(files: Iterable[FoundFile]) -> dict[str, object]:
         num_files += 1
         num_bytes += size
     return {"files": num_files, "bytes": num_bytes, "sha256": together.hexdigest()}
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is there and neither a file nor a folder.
+
+    Raises:
+        CorpusError: a named pipe, a socket or a device.
+    """
+    kinds = {
+        "named pipe": path.is_fifo,
+        "socket": path.is_socket,
+        "device": path.is_char_device,
+        "disk": path.is_block_device,
+    }
+    for kind, found in ({} if path.is_file() else kinds).items():
+        if found():
+            raise CorpusError(
+                f"{path}: is a {kind}, not a file; a corpus is read more than once and has to be the same each time. "
+                "Write its content to a file, or leave it out."
+            )
 
 
 def unreadable(path: Path, error: OSError) -> CorpusError:

@@ -35,6 +35,9 @@ SEGMENT_END = re.compile(r"(?<=\S\n)(?=\S)")
 
 TRAIN_BYTES = 100_000_000
 
+# The same texts may give another vocabulary with another version of the library.
+TRAINED_BY = "tokenizers " + ".".join(tokenizers.__version__.split(".")[:2])
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:

@@ -7,6 +7,7 @@ index; + search options, k and exclusion -> neighbours. docs/artifacts.md shows 
 from collections.abc import Mapping
 from typing import Any
 
+from retroflow.corpus.tokenizer import TRAINED_BY
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 
 # Raised when a stage would make other bytes from the same inputs.
@@ -26,7 +27,7 @@ def chunks_inputs(corpus: Mapping[str, object], tokenizer: object, data: DataOpt
         tokenizer: fingerprint of a given tokenizer; None for one that is trained.
         data: the recipe's data section.
     """
-    trained = {"train": {"vocabulary_size": data.vocabulary_size}}
+    trained = {"train": {"vocabulary_size": data.vocabulary_size, "library": TRAINED_BY}}
     return {
         "version": CHUNKS_VERSION,
         "corpus": dict(corpus),

@@ -31,6 +31,14 @@ def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
+def _refuse_not_finite(value: float, what: str) -> None:
+    if not math.isfinite(value):
+        raise RetroflowError(
+            f"the training {what} is {value}; start a new run with a lower optimizer.learning_rate or more "
+            "optimizer.warmup_steps"
+        )
+
+
 class SeedEachBatch(pl.Callback):
     """Seeds dropout from (seed, batch, rank), so that resuming needs no generator state and ranks may change."""
 
@@ -76,6 +84,8 @@ class LogMetrics(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         windows = self._ranks.gather([float(self._nats), float(self._window_tokens)])
+        for nats, _ in windows:  # else a checkpoint could keep weights that are lost
+            _refuse_not_finite(nats, "loss")
         return {"windows": windows, "tokens": self._tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -111,11 +121,7 @@ class LogMetrics(pl.Callback):
         nats, counted = self._ranks.total([float(self._nats), float(self._window_tokens)])
         tokens = int(counted)
         self._tokens += tokens
-        if not math.isfinite(nats):
-            raise RetroflowError(
-                f"the training loss is {nats} at step {step}; start a new run with a lower optimizer.learning_rate or "
-                "more optimizer.warmup_steps"
-            )
+        _refuse_not_finite(nats, f"loss at step {step}")
         values = {
             "train/loss": nats / max(1, tokens),
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
@@ -232,13 +238,12 @@ class WriteCheckpoints(pl.Callback):
     ) -> None:
         checkpoint["retroflow"] = self._identity
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, every = trainer.global_step, self._options.checkpoint_every
         if not ends_step(trainer, batch_idx):
             return
         if trainer.should_stop or step >= self._options.max_steps or (every and step % every == 0):
+            _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
             if self._log is not None:
                 self._log.sync()
             trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))

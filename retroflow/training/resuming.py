@@ -1,6 +1,7 @@
 """Which run goes on from which checkpoint, and whether the checkpoint belongs to the recipe."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,7 @@ def choose_start(
         return _begin(recipe, this, runs_folder)
     if resume != LAST:
         return _named_start(resume, this, say)
-    unfinished = [
-        run for run in list_runs(runs_folder, recipe.name) if not run.is_finished and run.description.exists()
-    ]
+    unfinished = _unfinished(runs_folder, recipe.name)
     matching = [run for run in unfinished if not differences(_identity_of(run), this)]
     if matching:
         return _continue(matching[0], this, say)
@@ -85,6 +84,31 @@ def choose_start(
         refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
     say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
     return _begin(recipe, this, runs_folder)
+
+
+def check_resume(recipe: Recipe, resume: Path) -> None:
+    """Refuse, before anything is prepared, what `choose_start` would refuse for the recipe's values alone.
+
+    Args:
+        recipe: the recipe as given now.
+        resume: as for `choose_start`.
+
+    Raises:
+        RecipeError: there is no such run, or every run that could go on was made by another recipe.
+        DamagedDataError: the description of a run cannot be read.
+    """
+    folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
+    runs = _unfinished(folder, recipe.name) if resume == LAST else [_named_run(resume)]
+    values = json.dumps(recipe.values, sort_keys=True, default=str)
+    for run in runs:
+        if not differences(_identity_of(run), _identity_of(run) | {"values": values}):
+            return
+    if runs:
+        refuse_other_recipe(runs[0].path, _identity_of(runs[0]), _identity_of(runs[0]) | {"values": values})
+
+
+def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
+    return [run for run in list_runs(runs_folder, name) if not run.is_finished and run.description.exists()]
 
 
 def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path) -> Start:
@@ -95,18 +119,25 @@ def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path) -> Start:
 
 
 def _named_start(path: Path, this: dict[str, str], say: Callable[[str], None]) -> Start:
+    run = _named_run(path)
+    if path.is_file():
+        checkpoint = read_checkpoint(path, lazily=True)
+        refuse_other_recipe(path, checkpoint.get("retroflow", {}), this)
+        return Start(run, path)
+    return _continue(run, this, say)
+
+
+def _named_run(path: Path) -> RunFolder:
     if path.is_file():
         run = RunFolder(path.parent.parent)
         if path.parent != run.checkpoints or not run.description.exists():
             raise RecipeError(
                 f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
             )
-        checkpoint = read_checkpoint(path, lazily=True)
-        refuse_other_recipe(path, checkpoint.get("retroflow", {}), this)
-        return Start(run, path)
+        return run
     if not (path / "run.json").exists():
         raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder (it has no run.json)")
-    return _continue(RunFolder(path), this, say)
+    return RunFolder(path)
 
 
 def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) -> Start:

@@ -1,5 +1,7 @@
 """Globs and the order of files."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,25 @@ def test_the_description_counts_files_and_bytes(tmp_path: Path) -> None:
     assert (described["files"], described["bytes"]) == (2, 11)
     (tmp_path / "a.txt").write_text("FOUR")
     assert describe_files(find_files(str(tmp_path), include=["*.txt"], key="corpus.path")) != described
+
+
+def test_a_pipe_a_socket_or_a_device_is_refused_instead_of_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "c.txt").symlink_to("/dev/null")
+    for path, name, kind in (
+        (tmp_path, "b.txt", "named pipe"),
+        (tmp_path / "[b]*", "b.txt", "named pipe"),
+        (tmp_path / "b.txt", "b.txt", "named pipe"),
+        (tmp_path / "c.txt", "c.txt", "device"),
+    ):
+        with pytest.raises(CorpusError, match=rf"{name}: is a {kind}, not a file.*Write its content to a file"):
+            list(find_files(str(path), include=["*.txt"], key="corpus.path"))
+    assert [file.name for file in find_files(str(tmp_path / "a*"), include=[], key="corpus.path")] == ["a.txt"]
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("d.md")
+        with pytest.raises(CorpusError, match="d.md: is a socket"):
+            list(find_files(".", include=["*.md"], key="corpus.path"))

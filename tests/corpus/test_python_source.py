@@ -83,7 +83,7 @@ def test_duplicates_blank_undecodable_and_large_files_are_left_out_and_counted(p
     assert texts[f"{package}/models/m4/latin.py"] == "# coding: latin-1\n# caf\u00e9\n"
     counts = corpus.counts
     assert (counts.duplicates, counts.empty, counts.undecodable, counts.too_large) == (1, 1, 1, 1)
-    assert counts.summary().endswith("1 exact duplicates, 1 empty, 1 undecodable, 1 too large")
+    assert counts.summary().endswith("1 exact duplicate, 1 empty, 1 undecodable, 1 too large")
 
 
 @pytest.mark.parametrize("content", [b"# coding: no-such\nx\n", b"# coding: utf-7\n+2AA-\n", b"\xff\xfe#\x00"])

@@ -1,6 +1,8 @@
 """`retroflow prepare` end to end: lines, JSON, exit codes."""
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.embedding.lexical import LexicalEmbedder
+from retroflow.pipeline import fingerprint
 from tests.pipeline.recipes import small_recipe
 
 
@@ -36,7 +39,7 @@ def test_what_is_left_out_of_the_corpus_is_told(recipe_file: Path, capsys: pytes
     corpus.write_text(f'{corpus.read_text()}{first}\n{{"text": " "}}\n')
     assert run(["prepare", "--recipe", str(recipe_file)]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corpus: ")]
-    assert line.endswith("; left out: 1 exact duplicates, 1 empty")
+    assert line.endswith("; left out: 1 exact duplicate, 1 empty")
 
 
 def test_where_the_embedder_found_its_model_is_told(
@@ -81,3 +84,49 @@ def test_damage_and_a_small_corpus_have_their_exit_codes(recipe_file: Path, caps
         stream.write(b"\xff\xff")
     assert run(["prepare", "--recipe", str(recipe_file)]) == 3
     assert "tokens.npy" in capsys.readouterr().err
+
+
+SLOW = """
+import sys, time
+from retroflow.cli.main import main
+from retroflow.pipeline import fingerprint
+from retroflow.embedding.lexical import LexicalEmbedder
+def slow(self, texts):
+    print("embedding", flush=True)
+    time.sleep(60)
+LexicalEmbedder.embed = slow
+main()
+"""
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(recipe_file: Path) -> None:
+    command = [sys.executable, "-c", SLOW, "prepare", "--recipe", str(recipe_file)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+        try:
+            assert process.stdout is not None and any(line == "embedding\n" for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == (
+        "error: interrupted; what is complete is kept, and the same command goes on from there."
+    )
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
+
+
+def test_a_trained_tokenizer_is_known_by_the_library_that_trained_it(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
+    monkeypatch.setattr(fingerprint, "TRAINED_BY", "tokenizers 99.0")
+    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["built,"] * 8
+    (tokenizer, *_) = (recipe_file.parent / "artifacts").glob("chunks-*/tokenizer")
+    command = ["prepare", "--recipe", str(recipe_file), f"data.tokenizer={tokenizer}"]
+    assert run(command) == 0
+    monkeypatch.setattr(fingerprint, "TRAINED_BY", "tokenizers 100.0")
+    capsys.readouterr()
+    assert run(command) == 0  # a given one is known by its content
+    assert "built" not in capsys.readouterr().out

@@ -276,3 +276,15 @@ def test_a_manifest_reads_back_equal(tmp_path: Path) -> None:
     manifest = read_manifest(folder)
     assert manifest.render() == (folder / "manifest.json").read_bytes()
     assert manifest.name == folder.name
+
+
+def test_windows_is_refused_in_one_sentence_when_the_store_is_imported() -> None:
+    program = (
+        "import sys\nfrom retroflow.cli.console import exit_code_of\nsys.platform = 'win32'\n"
+        "try:\n    import retroflow.store.atomic\n"
+        "except Exception as error:\n    sys.exit(exit_code_of(error, show_traceback=False))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: retroflow does not run on Windows") and "WSL 2" in run.stderr
+    assert run.stderr.count("\n") == 1

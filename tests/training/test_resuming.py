@@ -1,12 +1,14 @@
 """Which run goes on, and that a checkpoint of another recipe is refused by name of what differs."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.recipe import Recipe
 from retroflow.training.checkpoints import checkpoint_path, write_checkpoint
-from retroflow.training.resuming import LAST, choose_start, differences, refuse_other_weights
+from retroflow.training.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
 from tests.training.jobs import tiny_recipe
 
 
@@ -64,6 +66,27 @@ def test_another_recipes_run_is_refused(tmp_path):
         with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here") as caught:
             start(tmp_path, identity(model={"width": 32}), resume)
         assert caught.value.exit_code == 2
+
+
+def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
+    def recipe(**sections):
+        values = json.loads(identity(trainer={"max_steps": 9, "runs_folder": str(tmp_path)}, **sections)["values"])
+        return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
+
+    check_resume(recipe(), LAST)  # no run at all
+    run = start(tmp_path, identity()).run
+    for resume in (LAST, run.path):
+        check_resume(recipe(), resume)
+        check_resume(recipe(embedder={"device": "cuda"}), resume)  # whether other artifacts come of it, is known later
+        with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here"):
+            check_resume(recipe(model={"width": 32}), resume)
+    start(tmp_path, identity(model={"width": 32}))
+    check_resume(recipe(model={"width": 32}), LAST)
+    check_resume(recipe(), LAST)
+    with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
+        check_resume(recipe(), tmp_path / "nowhere")
+    with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width"):
+        check_resume(recipe(model={"width": 64}), LAST)
 
 
 def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):
