@@ -31,7 +31,7 @@ Prompt = str | Sequence[int]
 class GenerativeModel(Protocol):
     """What generation needs of a model: `Retro` and models fitted with retrieval have it.
 
-    `config` has chunk_length, retrieved_length and vocabulary_size.
+    `config` has chunk_length, retrieved_length and vocabulary_size; a model with learned positions has `max_length`.
     """
 
     config: Any
@@ -96,7 +96,27 @@ def stream(
         Row(number, prompt, tokens, tokenizer, options.stop)
         for number, (prompt, tokens) in enumerate(_encoded(tokenizer, prompts))
     ]
+    _check_lengths(model, rows, options, step)
     return _stream_batches(_Decoding(model, tokenizer, retriever, options, step), rows)
+
+
+def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
+    """Refuse at once what a model with learned positions would refuse on the way.
+
+    Raises:
+        GenerationError: a prompt and its new tokens have more positions than the model.
+    """
+    most = getattr(model, "max_length", None)
+    for row in rows if most is not None else ():
+        length = len(row.tokens)
+        padded = aligned_length(length, model.config.chunk_length, step) if options.align else length
+        needed = padded + options.max_new_tokens - 1  # the last token is read by nobody
+        if needed > most:
+            raise GenerationError(
+                f"prompts[{row.number}]: {length} tokens ({padded} with padding) and "
+                f"max_new_tokens={options.max_new_tokens} need {needed} positions, and the model has learned {most}; "
+                "shorten one of them."
+            )
 
 
 def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:

@@ -21,7 +21,14 @@ def retroflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[s
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["fit", "--help"], ["--version"], ["recipe", "check", "--recipe", RECIPE], ["components"]],
+    [
+        ["--help"],
+        ["fit", "--help"],
+        ["generate", "--help"],
+        ["--version"],
+        ["recipe", "check", "--recipe", RECIPE],
+        ["components"],
+    ],
     ids=lambda words: " ".join(words[:2]),
 )
 def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> None:
@@ -44,7 +51,7 @@ def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> Non
 
 def test_every_command_is_listed_and_has_a_sentence() -> None:
     listed = retroflow("--help").stdout
-    for name in ("fit", "prepare", "evaluate", "recipe", "components", "--traceback"):
+    for name in ("fit", "prepare", "evaluate", "recipe", "generate", "export", "components", "--traceback"):
         assert name in listed
 
 

@@ -13,6 +13,7 @@ from retroflow.embedding.lexical import LexicalEmbedder
 from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.generation import RetrievalDatabase
 from retroflow.pipeline.prepare import Prepared, prepare
+from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import read_manifest
@@ -61,6 +62,18 @@ def test_the_text_of_a_stored_chunk_finds_that_chunk_at_distance_zero(prepared: 
         assert first.score == pytest.approx(0, abs=1e-6)
         np.testing.assert_array_equal(keys[first.chunk], keys[row])
     assert database.metric == "l2" and len(database) == len(store)
+
+
+def test_queries_are_the_keys_bit_for_bit(prepared: Prepared, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, store = open_database(index, prepared), ChunkStore.open(prepared.train_chunks)
+    searched = []
+    search = CheckedRetriever.search
+    monkeypatch.setattr(
+        CheckedRetriever, "search", lambda self, queries, k: searched.append(queries) or search(self, queries, k)
+    )
+    database.retrieve([text_tokens(store, row) for row in range(len(store))], 1)
+    keys = EmbeddingStore.open(prepared.train_embeddings)[:].astype(np.float32)
+    np.testing.assert_array_equal(np.concatenate(searched), keys)
 
 
 def test_live_retrieval_finds_what_the_neighbour_table_holds(prepared: Prepared, index: Path) -> None:
