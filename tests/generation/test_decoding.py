@@ -1,5 +1,6 @@
 """The decode loop against the model without a cache; who is looked up, and when."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -121,17 +122,17 @@ def test_neighbours_change_the_text_and_none_do_not():
 
 
 def test_rows_that_have_ended_are_asked_for_no_more():
-    """A stop text ends one row at once; the other goes on for three chunks."""
-    model = make_model(2)
-    options = GenerationOptions(max_new_tokens=12, stop_at_end_of_text=False)
-    free = run(Case(model, [[1, 2, 3], [4, 5]], HashRetriever(4), options))
+    """A stop text ends one row of three at once, too few to cut the batch; the others go on for two chunks."""
+    model, prompts = make_model(2), [[1, 2, 3], [4, 5], [6]]
+    options = GenerationOptions(max_new_tokens=8, stop_at_end_of_text=False)
+    free = run(Case(model, prompts, HashRetriever(4), options))
     first = TOKENIZER.decode([free[0].tokens[0]])
-    assert first not in free[1].text[:8]
+    assert all(first not in generation.text for generation in free[1:])
     retriever = HashRetriever(4)
-    stopping = GenerationOptions(max_new_tokens=8, stop_at_end_of_text=False, stop=(first,))
-    generations = run(Case(model, [[1, 2, 3], [4, 5]], retriever, stopping))
-    assert [g.finish_reason for g in generations] == ["stop", "length"]
-    assert [len(g.retrievals) for g in generations] == [1, 2] and len(retriever.asked) == 3 and retriever.calls == 2
+    generations = run(Case(model, prompts, retriever, dataclasses.replace(options, stop=(first,))))
+    assert [generation.finish_reason for generation in generations] == ["stop", "length", "length"]
+    assert [len(generation.retrievals) for generation in generations] == [1, 2, 2]
+    assert len(retriever.asked) == 5 and retriever.calls == 2
 
 
 def test_dropout_is_off_while_it_generates_and_on_again_afterwards():

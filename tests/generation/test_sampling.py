@@ -63,9 +63,11 @@ def test_the_nucleus_keeps_the_mass_and_the_token_that_crosses_it():
     np.testing.assert_array_equal(shares[0.1], [1, 0, 0, 0])
 
 
-def test_the_last_number_below_one_draws_a_token_that_has_a_probability():
+def test_a_number_that_is_rounded_to_one_draws_a_token_that_has_a_probability():
+    """Numbers are drawn in float64; the last ones below 1 are 1 in float32."""
     logits = torch.tensor([[5.0, 4.0, -200.0, -300.0]])
-    nearly_one = torch.tensor([np.nextafter(np.float32(1), np.float32(0))])
+    nearly_one = torch.tensor([np.nextafter(1.0, 0.0)], dtype=torch.float32)
+    assert nearly_one == 1
     for options in ({}, {"top_k": 2}, {"top_p": 0.99}):
         assert int(drawn_from(logits, nearly_one, GenerationOptions(temperature=1.0, **options))) == 1
 
