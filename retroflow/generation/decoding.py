@@ -107,7 +107,9 @@ def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: Generat
         GenerationError: a prompt and its new tokens have more positions than the model.
     """
     most = getattr(model, "max_length", None)
-    for row in rows if most is not None else ():
+    if most is None:
+        return
+    for row in rows:
         length = len(row.tokens)
         padded = aligned_length(length, model.config.chunk_length, step) if options.align else length
         needed = padded + options.max_new_tokens - 1  # the last token is read by nobody
