@@ -153,10 +153,12 @@ def ranks_of_this_process(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Ask the environment who this process is.
 
     Variables of torchrun go before those of SLURM, under which torchrun may run. A SLURM job whose name is "bash" or
-    "interactive", or that has one task, has launched nothing.
+    "interactive" has launched nothing, and a group of one is nobody's.
     """
     if all(name in environment for name in _TORCHRUN):
         world_size = int(environment["WORLD_SIZE"])
+        if world_size == 1:
+            return Ranks()
         return Ranks(
             rank=int(environment["RANK"]),
             world_size=world_size,

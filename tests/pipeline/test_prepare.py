@@ -337,3 +337,15 @@ def test_a_stage_is_described_in_one_line_with_counts_and_folder(prepared: Prepa
     assert [line.partition(":")[0] for line in lines] == list(ALL)
     assert all("built" in line and str(prepared.stages[0].folder.parent) in line for line in lines)
     assert "train chunks" in lines[0] and "recall@2 1.000" in lines[3]
+
+
+def test_what_is_missing_is_not_made_where_it_must_only_be_found(tmp_path: Path) -> None:
+    recipe = replace(small_recipe(tmp_path), origins={"neighbours.k": "command line", "data.chunk_length": "x.yaml:3"})
+    command = f"retroflow prepare --recipe {tmp_path}/small.yaml neighbours.k=2"
+    with pytest.raises(RecipeError, match=f"the chunks of this recipe are not prepared.*\n  {command}$"):
+        find_prepared(recipe)
+    assert not any((tmp_path / "artifacts").iterdir())
+    made = quietly(recipe)
+    assert find_prepared(recipe).fingerprints == made.fingerprints and find_prepared(recipe).built == ()
+    with pytest.raises(RecipeError, match="the neighbours of this recipe are not prepared"):
+        find_prepared(small_recipe(tmp_path, neighbours={"k": 1}))

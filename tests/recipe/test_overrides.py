@@ -83,3 +83,19 @@ def test_dashes_before_a_key_are_one_error_with_their_value(load_text: Load) -> 
         with pytest.raises(RecipeError) as raised:
             load_text(OAK, *words)
         assert "errors" not in str(raised.value)
+
+
+def test_the_overrides_of_a_recipe_load_to_the_same_recipe_again(load_text: Load) -> None:
+    words = ["run.steps=7", "run.rate=1e-2", "run.folder=a: b # c", "tree.tags=[a, 'b c']", "run.many=[1]", "seed=3"]
+    recipe = load_text(OAK, *words)
+    assert sorted(word.split("=")[0] for word in recipe.overrides()) == sorted(word.split("=")[0] for word in words)
+    assert load_text(OAK, *recipe.overrides()).values == recipe.values
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_overrides(load_text: Load) -> None:
+    recipe = load_text(OAK, "run.folder='12'")
+    assert load_text(OAK, *recipe.overrides()).values["run"]["folder"] == "12"
+
+
+def test_values_of_the_file_are_no_overrides(load_text: Load) -> None:
+    assert load_text(OAK).overrides() == []

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from retroflow.training.optimizers import decay_groups, make_optimizer, make_schedule, schedule_share
+from retroflow.training.optimizers import (
+    by_name,
+    by_number,
+    decay_groups,
+    make_optimizer,
+    make_schedule,
+    parameter_names,
+    schedule_share,
+)
 from retroflow.training.options import OptimizerOptions
 
 
@@ -73,3 +81,21 @@ def test_the_optimizer_follows_the_schedule():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([1.0, 2.0, 2.0, 1.5, 1.0])
+
+
+def test_states_are_named_by_parameter_and_numbered_again():
+    net = Net()
+    optimizer = make_optimizer(net, OptimizerOptions())
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, float(parameter.numel()))
+    optimizer.step()
+    names, state = parameter_names(net, optimizer), optimizer.state_dict()
+    named = by_name(state, names)
+    assert names[0] == "linear.weight" and "frozen" not in names
+    assert named["param_groups"][0]["params"] == ["linear.weight"]
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(named["state"][name]["exp_avg"], optimizer.state[parameter]["exp_avg"])
+    again = by_number(named, names)
+    assert again["param_groups"] == state["param_groups"] and again["state"].keys() == state["state"].keys()

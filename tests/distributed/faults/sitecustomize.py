@@ -1,0 +1,51 @@
+"""Put on the path of a run's processes: does something at the moment a named file is given its name.
+
+FAULT holds "rank file action": when that rank ("-" for a process without one) is about to rename something to `file`,
+it does the action first. Actions are "kill N" (SIGKILL to rank N, which may be itself), and "SIGTERM", "SIGINT",
+"SIGKILL" to the launcher.
+"""
+
+import os
+import signal
+
+
+def _process_of(rank):
+    """The rank of the same test whose environment says so."""
+    mark = b"TEST_MARK=" + os.environ["TEST_MARK"].encode()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                variables = file.read().split(b"\0")
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                is_rank = b"rank_process" in file.read()
+        except OSError:
+            continue
+        # Data workers have their rank's environment, but not its parent.
+        if is_rank and mark in variables and f"RANK={rank}".encode() in variables:
+            with open(f"/proc/{name}/stat") as file:
+                parent = int(file.read().rsplit(")", 1)[1].split()[1])
+            if parent == int(os.environ["RETROFLOW_LAUNCHED"]):
+                return int(name)
+    raise ProcessLookupError(rank)
+
+
+def _install(rank, file, action, argument=None):
+    launched = int(os.environ.get("RETROFLOW_LAUNCHED", os.getpid()))
+    if os.environ.get("RANK", "-") != rank:
+        return
+    replace = os.replace
+
+    def replace_or_fail(source, target, **options):
+        if str(target).endswith(file):
+            os.replace = replace
+            if action == "kill":
+                os.kill(_process_of(argument), signal.SIGKILL)
+            else:
+                os.kill(launched, getattr(signal, action))
+        return replace(source, target, **options)
+
+    os.replace = replace_or_fail
+
+
+if "FAULT" in os.environ:
+    _install(*os.environ["FAULT"].split())

@@ -1,0 +1,37 @@
+"""Stopped, killed and bereaved runs on two processes end as if nothing had happened, and leave no process behind."""
+
+import re
+
+import pytest
+
+from tests.distributed.conftest import EXACT
+from tests.distributed.runs import TWO, assert_same, fit
+
+pytestmark = pytest.mark.timeout(900)  # on a busy machine; a minute on a quiet one
+
+
+def test_fsdp_killed_in_the_middle_of_a_checkpoint(folder, unbroken):
+    words = (*TWO["fsdp"], *EXACT, "trainer.runs_folder=killed")
+    ended = fit(folder, *words, fault="0 step-00000008.ckpt kill 0")
+    assert ended.code == 1 and not ended.leftovers()
+    assert re.search(r"error: rank 0 of 2 \(process \d+\) was killed by SIGKILL.*--resume", ended.errors), ended.errors
+    again = fit(folder, *words, "--resume")
+    assert again.code == 0, again.errors
+    assert "from step 4" in again.errors
+    assert_same(folder, unbroken("fsdp"), "killed")
+    assert not list((folder / "killed").rglob("*.part"))
+
+
+def test_ddp_stopped_bereaved_and_orphaned(folder, unbroken):
+    words = (*TWO["ddp"], *EXACT, "trainer.runs_folder=stopped", "--resume")
+    stopped = fit(folder, *words, fault="0 step-00000004.ckpt SIGTERM")
+    assert stopped.code == 75 and not stopped.leftovers()
+    assert stopped.errors.count("with a checkpoint; go on with --resume") == 1, stopped.errors
+    bereaved = fit(folder, *words, fault="0 step-00000008.ckpt kill 1")
+    assert bereaved.code == 1 and not bereaved.leftovers()
+    assert re.search(r"error: rank 1 of 2 \(process \d+\) was killed by SIGKILL", bereaved.errors), bereaved.errors
+    orphaned = fit(folder, *words, fault="0 step-00000012.ckpt SIGKILL")
+    assert orphaned.code == -9 and not orphaned.leftovers()
+    again = fit(folder, *words)
+    assert again.code == 0, again.errors
+    assert_same(folder, unbroken("ddp"), "stopped")

@@ -1,0 +1,33 @@
+"""One global batch, however many processes share it: the same losses."""
+
+import pytest
+
+from tests.distributed.runs import TWO, fit, metrics
+
+pytestmark = pytest.mark.timeout(900)  # on a busy machine; a minute on a quiet one
+
+
+def losses(folder, runs):
+    return [line["train/loss"] for line in metrics(folder, runs) if "train/loss" in line]
+
+
+def estimates(folder, runs):
+    return [line["validation/loss_on"] for line in metrics(folder, runs) if "validation/loss_on" in line]
+
+
+def test_ddp_equals_one_process(folder):
+    for runs, words in (("one", ()), ("two", TWO["ddp"])):
+        ended = fit(folder, "model.dropout=0.0", *words, f"trainer.runs_folder={runs}")
+        assert ended.code == 0, ended.errors
+    assert losses(folder, "two") == pytest.approx(losses(folder, "one"), abs=1e-6)
+    assert estimates(folder, "two") == pytest.approx(estimates(folder, "one"), abs=1e-6)
+    tokens = [[line.get("train/tokens") for line in metrics(folder, runs)] for runs in ("one", "two")]
+    assert tokens[0] == tokens[1]
+    # Rank 0 alone prints, and prints the report once.
+    assert ended.errors.count("parameters,") == 1 and ended.output.count("report: ") == 1
+
+
+def test_fsdp_equals_ddp(folder, unbroken):
+    ddp, fsdp = unbroken("ddp"), unbroken("fsdp")
+    assert losses(folder, fsdp) == pytest.approx(losses(folder, ddp), abs=1e-6)
+    assert estimates(folder, fsdp) == pytest.approx(estimates(folder, ddp), abs=1e-6)
