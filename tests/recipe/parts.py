@@ -8,7 +8,7 @@ import pytest
 from retroflow.recipe import Recipe, RecipeSchema, Section, Slot, load
 from retroflow.registry import Entry, Registry
 
-SOURCE = '''
+SOURCE = """
 import library_that_nobody_has
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,14 +36,16 @@ class Options:
     folder: str = "runs"
     layers: tuple[int, ...] = (1, 2)
     many: list[int] = field(default_factory=lambda: [4, 5])
-'''
+"""
 
 Load = Callable[..., Recipe]
 
 
 def make_schema() -> RecipeSchema:
     trees = Registry("tree", None, {"oak": Entry("unimportable_parts:Oak"), "elm": Entry("unimportable_parts:Elm")})
-    return RecipeSchema({"tree": Slot(trees, derived={"height": "run.steps"}), "run": Section("parts_sections:Options")})
+    return RecipeSchema(
+        {"tree": Slot(trees, derived={"height": "run.steps"}), "run": Section("parts_sections:Options")}
+    )
 
 
 @pytest.fixture

@@ -55,7 +55,9 @@ def test_two_values_that_refer_to_each_other_are_both_named(load_text: Load) -> 
 
 
 def test_references_cannot_grow_without_end(load_text: Load) -> None:
-    levels = [f"w{i}: '{'${tree.weights.w' + str(i - 1) + '}'}{'${tree.weights.w' + str(i - 1) + '}'}'" for i in range(1, 40)]
+    levels = [
+        f"w{i}: '{'${tree.weights.w' + str(i - 1) + '}'}{'${tree.weights.w' + str(i - 1) + '}'}'" for i in range(1, 40)
+    ]
     text = "recipe_version: 1\ntree:\n  name: elm\n  path: x\n  weights:\n    w0: haha\n" + "".join(
         f"    {level}\n" for level in levels
     )

@@ -42,8 +42,26 @@ def test_section_returns_a_copy(load_text: Load) -> None:
 
 
 def test_to_yaml_loads_to_the_same_values(load_text: Load) -> None:
-    tricky = ["yes", "12", "1e3", "null", "", " x", "a: b", "#", "010", "\u00fc", "line\nbreak", "true", "~", "1:30", "0x1f"]
-    recipe = load_text(f"recipe_version: 1\ntree: {{name: oak, tags: {tricky!r}}}\n".replace("\\n", "\\\\n"), "run.rate=1e-8")
+    tricky = [
+        "yes",
+        "12",
+        "1e3",
+        "null",
+        "",
+        " x",
+        "a: b",
+        "#",
+        "010",
+        "\u00fc",
+        "line\nbreak",
+        "true",
+        "~",
+        "1:30",
+        "0x1f",
+    ]
+    recipe = load_text(
+        f"recipe_version: 1\ntree: {{name: oak, tags: {tricky!r}}}\n".replace("\\n", "\\\\n"), "run.rate=1e-8"
+    )
     again = load_text(recipe.to_yaml())
     assert again.values == recipe.values
 
@@ -77,7 +95,12 @@ def test_a_key_at_the_wrong_level_is_sent_to_the_right_one(load_text: Load) -> N
 
 @pytest.mark.parametrize(
     ("override", "meant"),
-    [("run.leaves=1", "tree.leaves"), ("run.leafs=1", "tree.leaves"), ("STEPS=1", "run.steps"), ("run.Steps=1", "steps")],
+    [
+        ("run.leaves=1", "tree.leaves"),
+        ("run.leafs=1", "tree.leaves"),
+        ("STEPS=1", "run.steps"),
+        ("run.Steps=1", "steps"),
+    ],
 )
 def test_a_key_in_the_wrong_section_or_case_is_found(load_text: Load, override: str, meant: str) -> None:
     with pytest.raises(RecipeError, match=f'Did you mean "{meant}"'):
@@ -179,7 +202,9 @@ def test_a_byte_order_mark_is_ignored(load_text: Load) -> None:
 
 
 def test_an_unknown_component_offers_the_nearest_name(load_text: Load) -> None:
-    with pytest.raises(UnknownComponentError, match='r.yaml:2: tree.name is "oka". There is no tree "oka". Did you mean "oak"'):
+    with pytest.raises(
+        UnknownComponentError, match='r.yaml:2: tree.name is "oka". There is no tree "oka". Did you mean "oak"'
+    ):
         load_text("recipe_version: 1\ntree: {name: oka, whatever: 1}\n")
 
 
@@ -221,7 +246,11 @@ class TestExtends:
         ("parent", "child", "message"),
         [
             (None, "extends: p.yaml\n", "r.yaml:1: extends: There is no recipe at p.yaml."),
-            ("extends: q.yaml\n" + OAK, "extends: p.yaml\n", "p.yaml:1: extends is given in a recipe that r.yaml extends"),
+            (
+                "extends: q.yaml\n" + OAK,
+                "extends: p.yaml\n",
+                "p.yaml:1: extends is given in a recipe that r.yaml extends",
+            ),
             (OAK, "extends: [p.yaml]\n", "r.yaml:1: extends is a list of 1; allowed: the path of another recipe"),
             (OAK, "extends: r.yaml\n" + OAK, "r.yaml:1: extends is given in a recipe that r.yaml extends already"),
             ("recipe_version: 7\n", "extends: p.yaml\n", "p.yaml:1: recipe_version is 7"),
@@ -244,7 +273,9 @@ def test_ranges_known_to_the_options_alone_are_reported_with_their_line(
     load_text(OAK)
     sys.modules.pop("parts_sections", None)
     source = (tmp_path / "parts_sections.py").read_text().rstrip()
-    check = "    def __post_init__(self):\n        from retroflow.errors import RecipeError\n        if self.steps < 0:\n"
+    check = (
+        "    def __post_init__(self):\n        from retroflow.errors import RecipeError\n        if self.steps < 0:\n"
+    )
     raising = '            raise RecipeError(f"run.steps is {self.steps}; it must be 0 or more.")\n'
     (tmp_path / "parts_sections.py").write_text(source + "\n\n" + check + raising)
     with pytest.raises(RecipeError, match=r"^r.yaml:3: run.steps is -5; it must be 0 or more.$"):

@@ -45,7 +45,10 @@ def test_null_is_a_value(load_text: Load) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run.steps", "5"], '"--run.steps" is not an option; values of a recipe are set without dashes: run.steps=5.'),
+        (
+            ["--run.steps", "5"],
+            '"--run.steps" is not an option; values of a recipe are set without dashes: run.steps=5.',
+        ),
         (["--run.steps=5"], "without dashes: run.steps=5."),
         (["--run.steps"], "without dashes: run.steps=VALUE."),
         (["--recip", "x=y"], 'there is no option "--recip"; --help lists the options.'),

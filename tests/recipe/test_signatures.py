@@ -96,9 +96,7 @@ def test_every_default_that_is_written_out(write) -> None:
         "g": {"x": 5, "y": "y"},
         "h": "h",
     }
-    assert options("defs:Outer")["f"].type == Block(
-        {"x": Option(Scalar("int"), 1), "y": Option(Scalar("str"), "y")}
-    )
+    assert options("defs:Outer")["f"].type == Block({"x": Option(Scalar("int"), 1), "y": Option(Scalar("str"), "y")})
 
 
 def test_inherited_options_count(write) -> None:
@@ -145,7 +143,10 @@ def test_names_are_followed_through_packages_without_importing_them(write) -> No
 
 
 def test_a_parameter_that_yaml_cannot_express_is_no_option_if_it_has_a_default(write) -> None:
-    write("odd.py", "class A:\n    def __init__(self, *, client: Client | None = None, path: str | Path = 'x', **more): ...\n")
+    write(
+        "odd.py",
+        "class A:\n    def __init__(self, *, client: Client | None = None, path: str | Path = 'x', **more): ...\n",
+    )
     assert options("odd:A") == {"path": Option(Scalar("str"), "x")}
 
 
