@@ -39,6 +39,10 @@ MODELS: Registry[Any] = Registry(
     "retroflow.models",
     {
         "retro": Entry("retroflow.model.config:RetroConfig", light=True),
+        "retro_172m": Entry("retroflow.model.paper_sizes:Retro172M", light=True),
+        "retro_425m": Entry("retroflow.model.paper_sizes:Retro425M", light=True),
+        "retro_1b5": Entry("retroflow.model.paper_sizes:Retro1B5", light=True),
+        "retro_7b5": Entry("retroflow.model.paper_sizes:Retro7B5", light=True),
         "retrofit": Entry("retroflow.integrations.retrofit_config:RetrofitConfig", light=True),
     },
 )

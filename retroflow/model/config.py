@@ -1,6 +1,7 @@
 """Every choice that shapes a Retro, as one dataclass; its fields are the keys of a recipe's `model:` block.
 
-The defaults are the 172M model of Borgeaud et al. 2022 (arXiv:2112.04426, Table 10). The options under "reading
+The defaults are the smallest model of Borgeaud et al. 2022 (arXiv:2112.04426, Table 10) with rotary positions; the
+paper's four, exactly, have names of their own (`retroflow.model.paper_sizes`). The options under "reading
 aids" are not in the paper; they let a model trained for minutes use its neighbours and are off by default
 (docs/model.md).
 """
