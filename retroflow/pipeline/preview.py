@@ -5,8 +5,8 @@ Nothing is written, downloaded or embedded. A corpus that is not prepared yet is
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
 from retroflow.pipeline import fingerprint
 from retroflow.pipeline.given_tokenizer import given_tokenizer
+from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
@@ -27,6 +28,8 @@ READ_SECONDS = 5.0
 
 BYTES_PER_TOKEN = 3.8
 """Of a byte-level BPE trained on the corpus; English and code with 8,192 to 32,768 entries have 3.3 to 4.3."""
+
+_LONGEST_REASON = 120
 
 KINDS = ("chunks", "embeddings", "index", "neighbours")
 
@@ -203,19 +206,5 @@ def _new_bytes(
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-@contextmanager
-def no_downloads() -> Iterator[None]:
-    """Keep Hugging Face's libraries off the network; they read this when they are first imported."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, create
-from retroflow.pipeline.preview import Preview, no_downloads, preview
+from retroflow.pipeline.no_downloads import no_downloads
+from retroflow.pipeline.preview import Preview, preview
 from retroflow.recipe import Recipe
 from retroflow.training.job import runs_folder_of
 from retroflow.training.lightning_module import outline
