@@ -17,7 +17,7 @@ d decoder features, e encoder features, v vocabulary, t queries, s keys.
 """
 
 from retroflow.model.config import RetroConfig
-from retroflow.model.loss import TOKENS_AT_ONCE
+from retroflow.model.loss import LOGITS_AT_ONCE
 
 _NORM_BYTES = 8
 """Input and normalised values of a norm, float32 each."""
@@ -131,7 +131,7 @@ def activation_bytes(
 
 def logits_bytes(config: RetroConfig, num_tokens: int, *, value_bytes: int) -> int:
     """Estimate the logits, their float32 copy and its gradient, of as many tokens as have logits at one time."""
-    return min(num_tokens, TOKENS_AT_ONCE) * config.vocabulary_size * (value_bytes + 8)
+    return min(num_tokens * config.vocabulary_size, LOGITS_AT_ONCE) * (value_bytes + 8)
 
 
 def _hidden(config: RetroConfig) -> int:

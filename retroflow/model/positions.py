@@ -49,12 +49,16 @@ class Rotary:
     def _table(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
         table = self._tables.get((like.device, like.dtype))
         if table is None or table[0].shape[0] < end:
-            length = max(_FIRST_TABLE, 1 << (end - 1).bit_length())
-            exponents = torch.arange(0, self.head_width, 2, dtype=torch.float64, device=like.device) / self.head_width
-            angles = torch.outer(torch.arange(length, dtype=torch.float64, device=like.device), self.theta**-exponents)
-            table = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+            # A table made while generating serves training too, where inference tensors are refused.
+            with torch.inference_mode(False):
+                table = self._new_table(max(_FIRST_TABLE, 1 << (end - 1).bit_length()), like.device, like.dtype)
             self._tables[like.device, like.dtype] = table
         return table
+
+    def _new_table(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        exponents = torch.arange(0, self.head_width, 2, dtype=torch.float64, device=device) / self.head_width
+        angles = torch.outer(torch.arange(length, dtype=torch.float64, device=device), self.theta**-exponents)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 class Relative(nn.Module):

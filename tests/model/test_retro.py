@@ -190,14 +190,23 @@ def test_loss_equals_cross_entropy_of_the_logits(monkeypatch):
     expected = expected.view_as(targets).sum(-1)
     expected.sum().backward()
     gradients = [p.grad.clone() for p in model.parameters()]
-    for at_once in (4096, 5):  # in one part, and in parts that are recomputed in the backward pass
-        monkeypatch.setattr("retroflow.model.loss.TOKENS_AT_ONCE", at_once)
+    for at_once in (4096, 5):  # tokens: in one part, and in parts that are recomputed in the backward pass
+        monkeypatch.setattr("retroflow.model.loss.LOGITS_AT_ONCE", at_once * model.config.vocabulary_size)
         model.zero_grad()
         losses = model.loss(tokens, targets, retrieved, mask)
         losses.sum().backward()
         torch.testing.assert_close(losses, expected, rtol=1e-10, atol=1e-10)
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-10)
+
+
+def test_a_model_that_has_generated_can_be_trained():
+    model = make()
+    tokens, retrieved, mask = inputs(model)
+    with torch.inference_mode():
+        model(tokens, retrieved, mask)
+    model(tokens, retrieved, mask).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_a_model_without_cca_layers_has_no_encoder_and_ignores_neighbours():
