@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _try_snapshot(download: Callable[..., str], repository: str, local_only: boo
     # huggingface_hub raises its own classes, OSError, ValueError (a malformed name) and, with httpx, others that it
     # does not wrap; whichever it is, the model was not found there and the message says why.
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return f"{type(error).__name__}: {textwrap.shorten(str(error), 160, placeholder=' ...')}"
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         return "incomplete there (config.json or model.safetensors is missing)"
     return folder

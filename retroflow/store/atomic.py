@@ -101,21 +101,19 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             message = (
                 f'"{folder}": no space is left there ({error.strerror}). Free some, or give another disk with '
-                "data.artifacts_folder=...; what is complete is kept, and the same command goes on from there."
+                "data.artifacts_folder=FOLDER; what is complete is kept, and the same command goes on from there."
             )
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             place = error.filename or folder
             message = (
                 f'"{place}": cannot be written or read ({error.strerror}). Change its permissions, or give another '
-                "folder with data.artifacts_folder=...."
+                "folder with data.artifacts_folder=FOLDER."
             )
         elif error.errno in (errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE):
             place = error.filename or folder
-            message = (
-                f'"{place}": {error.strerror}. Check the disk, or give another folder with data.artifacts_folder=....'
-            )
+            message = f'"{place}": {error.strerror}. Check the disk, or give another folder with data.artifacts_folder=FOLDER.'
         elif error.errno is None:  # raised by a library's own writer
-            message = f'"{folder}": {error}. Check that the disk has room, or set data.artifacts_folder=....'
+            message = f'"{folder}": {error}. Check that the disk has room, or set data.artifacts_folder=FOLDER.'
         else:
             raise
         raise RetroflowError(message) from error

@@ -288,3 +288,19 @@ def test_windows_is_refused_in_one_sentence_when_the_store_is_imported() -> None
     assert run.returncode == 1
     assert run.stderr.startswith("error: retroflow does not run on Windows") and "WSL 2" in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_two_writers_of_one_file_never_share_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)  # as two machines may have it
+    siblings, replace_file = [], os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        siblings.append(source)
+        if len(siblings) == 1:  # the other machine writes between our writing and our renaming
+            write_file(target, b"theirs")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    write_file(tmp_path / "piece", b"ours")
+    assert len(set(siblings)) == 2
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"ours"]
