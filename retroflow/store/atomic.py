@@ -111,7 +111,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
             )
         elif error.errno in (errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE):
             place = error.filename or folder
-            message = f'"{place}": {error.strerror}. Check the disk, or give another folder with data.artifacts_folder=FOLDER.'
+            message = f'"{place}": {error.strerror}. Check the disk, or give another with data.artifacts_folder=FOLDER.'
         elif error.errno is None:  # raised by a library's own writer
             message = f'"{folder}": {error}. Check that the disk has room, or set data.artifacts_folder=FOLDER.'
         else:

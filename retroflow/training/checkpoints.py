@@ -172,7 +172,7 @@ def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
             return path
     if paths:
         raise DamagedDataError(
-            f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run without --resume"
+            f"{folder}: none of the {len(paths)} checkpoints is intact; train anew, by fit without --resume"
         )
     return None
 
