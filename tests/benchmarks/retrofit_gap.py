@@ -31,8 +31,8 @@ from retroflow.training.splits import open_splits
 RECIPES = Path(__file__).parents[2] / "recipes"
 BATCH_SIZE, SEQUENCE_CHUNKS, CHUNK_LENGTH = 2, 8, 64
 SIZES = {"n_embd": 128, "n_layer": 3, "n_head": 2, "n_positions": SEQUENCE_CHUNKS * CHUNK_LENGTH}
-# GPT-2's 0.02 is made for its own width; by the rule of retroflow/model/initialisation.py.
-INITIAL_DEVIATION = (0.4 / 128) ** 0.5
+# GPT-2's 0.02 is made for its own width; this is the rule of retroflow/model/initialisation.py, sqrt(0.4 / 128).
+INITIAL_DEVIATION = 0.056
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
