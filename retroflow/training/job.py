@@ -74,7 +74,7 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options, ranks)
     check_runs_folder(runs_folder_of(options))
-    _check_model(recipe)
+    _check_model(recipe, placement)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
@@ -107,10 +107,15 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     )
 
 
-def _check_model(recipe: Recipe) -> None:
+def _check_model(recipe: Recipe, placement: Placement) -> None:
     """Let a model that starts from files of its own look for them before minutes of preparing."""
     section = recipe.section("model")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=recipe.section("data")["chunk_length"])
+    if placement.strategy == "fsdp" and not getattr(config, "can_be_sharded", True):
+        raise RecipeError(
+            f'trainer.strategy: fsdp given; a model "{section["name"]}" cannot be sharded (docs/retrofit.md). Train it '
+            "with trainer.strategy=ddp."
+        )
     check = getattr(config, "check", None)
     if check is not None:
         check()

@@ -1,12 +1,17 @@
 """A RETRO-fit trained: not one bit of a frozen base changes, only the new weights reach the optimizer and the disk."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from retroflow.errors import RecipeError
 from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.recipe import Recipe
 from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.training.fit import train
+from retroflow.training.job import _check_model
 from retroflow.training.lightning_module import outline
 from retroflow.training.resuming import choose_start
 from retroflow.training.stopping import StopRequests
@@ -98,6 +103,23 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base, unf
         train(again, resumed, requests)
     wanted, found = state_of(whole), state_of(again)
     assert resumed.step == 8 and all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_activation_checkpointing_trains_to_the_same_bits(tmp_path, base):
+    states = []
+    for number, checkpointing in enumerate((False, True)):
+        job = make_job(tmp_path / str(number), base, unfreeze=True, activation_checkpointing=checkpointing)
+        run(job)
+        states.append(state_of(job))
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+
+
+def test_fsdp_is_refused_before_anything_is_prepared(tmp_path, base):
+    values = {"data": {"chunk_length": 4}, "model": {"name": "retrofit", "base": str(base)}}
+    placement = SimpleNamespace(strategy="fsdp")
+    with pytest.raises(RecipeError, match=r'fsdp given; a model "retrofit" cannot be sharded.*strategy=ddp'):
+        _check_model(Recipe(values, {}, Path("tiny.yaml")), placement)
+    _check_model(Recipe(values, {}, Path("tiny.yaml")), SimpleNamespace(strategy="ddp"))
 
 
 def test_a_checkpoint_is_refused_by_another_base(tmp_path, base):
