@@ -22,8 +22,8 @@ from retroflow.generation.rows import Generation, Piece, Row, aligned_length
 from retroflow.generation.sampling import Sampler
 from retroflow.model.windows import num_windows
 
-LOGITS_AT_ONCE = 1 << 25
-"""Logits that exist at one time while prompts are read, 128 MB in float32."""
+LOGITS_AT_ONCE = 1 << 27
+"""Logits that exist at one time while prompts are read, 512 MB in float32."""
 
 Prompt = str | Sequence[int]
 
@@ -131,6 +131,11 @@ def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[
         raise GenerationError(f"prompts: one text given ({prompts!r:.60}); a list of prompts is needed.")
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, str):
+            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+                raise GenerationError(
+                    f"prompts[{number}]: {prompt!r:.60} has bytes that are no text; give it in UTF-8 (a lone surrogate "
+                    "stands for such a byte)."
+                )
             text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
         else:
             tokens = [int(token) for token in prompt]

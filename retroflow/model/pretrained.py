@@ -56,15 +56,15 @@ def save_pretrained(folder: Path, *, name: str, config: Any, model: nn.Module) -
             save_file(stored, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         except SafetensorError as error:  # the library's word for a full disk
             raise OSError(f"{error}") from error
-        (partial / WEIGHTS_FILE).chmod((partial / CONFIG_FILE).stat().st_mode)  # the library's is for the owner alone
         write_checksums(partial)
 
 
 def write_checksums(folder: Path) -> None:
-    """Write SHA256SUMS over all files of a folder, in the form that `sha256sum -c` reads."""
+    """Write SHA256SUMS over all files in and below a folder, in the form that `sha256sum -c` reads."""
     from retroflow.store.atomic import write_file
 
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS_FILE)
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
     lines = "".join(f"{_sha256(folder / name)}  {name}\n" for name in names)
     write_file(folder / CHECKSUMS_FILE, lines.encode())
 

@@ -80,6 +80,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():  # safetensors makes files that only their owner can read
+                path.chmod(partial.stat().st_mode & 0o666)
         sync_tree(partial)
         os.replace(partial, folder)
     except OSError as error:

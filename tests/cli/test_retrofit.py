@@ -81,6 +81,8 @@ def test_generation_from_run_and_export_is_the_same_and_uses_the_base_tokenizer(
 ) -> None:
     run_folder, exported = folder / "runs" / "tiny" / "0001", folder / "exported"
     assert run(["export", str(run_folder), str(exported)]) == 0
+    assert "base/model.safetensors" in (exported / "SHA256SUMS").read_text()
+    assert len({path.stat().st_mode for path in exported.rglob("*") if path.is_file()}) == 1
     index = next((folder / "artifacts").glob("index-*"))
     answers = []
     for place in (run_folder, exported):
