@@ -105,7 +105,14 @@ class RetroCache:
         return torch.arange(start, stop, device=self.padding.device) >= self.padding[:, None]
 
     def attention_mask(self, num_tokens: int) -> Tensor | None:
-        """Who of the next tokens sees which position: bool [b or 1, 1, t, length + t]; None for plain causality."""
+        """Say which positions each of the next tokens sees.
+
+        Args:
+            num_tokens: t, how many tokens come next.
+
+        Returns:
+            bool [b or 1, 1, t, length + t]; None for plain causality.
+        """
         start, end = self.length, self.length + num_tokens
         if self.padding is None and (start == 0 or num_tokens == 1):
             return None
@@ -134,6 +141,7 @@ class FirstReading(SequenceReading):
         self._cache = cache
 
     def encode(self, x: Tensor) -> None:
+        """Encode every window given x float [b, t, d]; the last window stays in the cache."""
         super().encode(x)
         cache = self._cache
         cache.remember(x)
@@ -157,12 +165,14 @@ class CachedReading:
         self._cache, self._closes, self._retrieved, self._encode = cache, closes, retrieved, encode
 
     def encode(self, x: Tensor) -> None:
+        """Encode the window that closes at the first of x float [b, t, d], if one does."""
         cache = self._cache
         if self._closes:
             cache.window = self._new_window(x)
         cache.remember(x)
 
     def read(self, cca: ChunkedCrossAttention, x: Tensor) -> Tensor:
+        """Compute a CCA layer's residual update of its normalised x float [b, t, d]: zero before any window."""
         window = self._cache.window
         if window is None:
             return torch.zeros_like(x)

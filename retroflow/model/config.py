@@ -67,6 +67,9 @@ class RetroConfig:
             as 0.3 of it), so that it copies before it has learned anything.
         cca_scale: reading aid; above 0, queries and keys of chunked cross-attention are normalised and their
             product is multiplied by a learned scale per head that starts at this value.
+
+    Raises:
+        RecipeError: values that no model can have; names every key, what was given and what is allowed.
     """
 
     vocabulary_size: int

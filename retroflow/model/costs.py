@@ -38,7 +38,7 @@ def forward_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
 
 
 def training_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
-    """FLOPs of one sequence's forward and backward pass."""
+    """FLOPs of one sequence's forward and backward pass; arguments as in `forward_flops`."""
     return 3 * forward_flops(config, length, num_neighbours)
 
 

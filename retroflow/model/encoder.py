@@ -51,7 +51,16 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, chunks: Tensor, masks: Masks) -> Tensor:
-        """Update x float [b * W, k, r, e]; chunks is float [b * W, m, d]."""
+        """Update the neighbours.
+
+        Args:
+            x: float [b * W, k, r, e].
+            chunks: float [b * W, m, d], what the neighbours were found for.
+            masks: who may look at whom.
+
+        Returns:
+            float [b * W, k, r, e].
+        """
         num_neighbours = x.shape[1]
         flat = self.attention(self.attention_norm(x).flatten(0, 1), masks.retrieved)
         x = x + self.dropout(flat.unflatten(0, (-1, num_neighbours)))

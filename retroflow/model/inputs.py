@@ -16,6 +16,10 @@ from retroflow.model.reading import Retrieved
 def check_tokens(config: RetroConfig, tokens: Tensor) -> None:
     """Check the decoder's input.
 
+    Args:
+        config: the model's.
+        tokens: what was given; values are looked at on the CPU only.
+
     Raises:
         InvalidShapeError: not int64 [b, n >= 1], or a token that is not in the vocabulary.
     """
@@ -28,6 +32,11 @@ def check_tokens(config: RetroConfig, tokens: Tensor) -> None:
 
 def check_targets(config: RetroConfig, targets: Tensor, tokens: Tensor) -> None:
     """Check what `loss` compares its predictions with.
+
+    Args:
+        config: the model's.
+        targets: what was given; values are looked at on the CPU only.
+        tokens: int64 [b, n], the decoder's input.
 
     Raises:
         InvalidShapeError: not int64 of the shape of tokens [b, n], or a target that is neither in the vocabulary nor

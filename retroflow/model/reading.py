@@ -32,7 +32,7 @@ class Retrieved:
         self.tokens, self.mask = tokens, mask
 
     def window(self, index: int) -> "Retrieved":
-        """The text of one window, as W = 1."""
+        """The text of window `index`, as W = 1."""
         part = slice(index, index + 1)
         return Retrieved(self.tokens[:, part], None if self.mask is None else self.mask[:, part])
 
@@ -81,10 +81,12 @@ class SequenceReading:
         return self._retrieved
 
     def encode(self, x: Tensor) -> None:
+        """Encode the neighbours of every window given x float [b, n, d]; `encoded` is then float [b, W, k, r, e]."""
         m, given = self._chunk_length, self._given
         chunk_mask = None if given is None else windows_of(given, m, self._step)
         self._retrieved = self._retrieved.without_empty_windows(chunk_mask)
         self.encoded = self._encode(self._retrieved, windows_of(x, m, self._step), chunk_mask)
 
     def read(self, cca: ChunkedCrossAttention, x: Tensor) -> Tensor:
+        """Compute a CCA layer's residual update of its normalised x float [b, n, d]."""
         return cca(x, self.encoded, self._retrieved.mask, self._step)

@@ -41,7 +41,11 @@ def windows_of(x: Tensor, chunk_length: int, step: int) -> Tensor:
 
 
 def checked_step(step: int | None, chunk_length: int) -> int:
-    """Return the retrieval step, the chunk length if none is given.
+    """Return the retrieval step in tokens, the chunk length if none is given.
+
+    Args:
+        step: s, or None.
+        chunk_length: m.
 
     Raises:
         InvalidShapeError: it is not between 1 and the chunk length.
