@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from retroflow.errors import DamagedDataError, RetroflowError
 
@@ -193,19 +192,3 @@ def sweep(folder: Path, *, keep: int) -> None:
     for checksum in folder.glob("step-*.ckpt.sha256"):
         if not checksum.with_suffix("").exists():
             checksum.unlink(missing_ok=True)
-
-
-class AtomicIO(CheckpointIO):
-    """Lightning's door to the writer and the reader above."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-        checksum_path(Path(path)).unlink(missing_ok=True)

@@ -25,7 +25,8 @@ from retroflow.training.callbacks import (
     StopAtStepEnd,
     WriteCheckpoints,
 )
-from retroflow.training.checkpoints import AtomicIO, checkpoint_path, discard_after
+from retroflow.training.checkpoint_io import AtomicIO
+from retroflow.training.checkpoints import checkpoint_path, discard_after
 from retroflow.training.data_module import RetroData
 from retroflow.training.job import Job, make_job
 from retroflow.training.launching import Order, launch_ranks

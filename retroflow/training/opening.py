@@ -12,6 +12,7 @@ from retroflow.errors import GenerationError
 from retroflow.generation import RetrievalDatabase
 from retroflow.generation.exported import load_exported
 from retroflow.generation.run_description import RUN_FILE
+from retroflow.training.trained_model import load_trained_model
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,6 @@ def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Open
     """
     place = _device(device)
     if (folder / RUN_FILE).is_file():
-        # Not at the top: it brings Lightning, which takes seconds that an exported folder need not wait.
-        from retroflow.training.trained_model import load_trained_model
-
         trained = load_trained_model(folder, say=say)
         values, prints = trained.run.values, trained.run.fingerprints
         return Opened(

@@ -67,6 +67,14 @@ def test_cached_generation_equals_uncached_in_a_thousand_cases(block):
         assert_cached_equals_uncached(seed)
 
 
+@pytest.mark.gpu
+def test_a_gpu_generates_what_a_cpu_does():
+    for seed in range(20):
+        case = draw_case(seed)
+        expected = run(case)
+        assert run(dataclasses.replace(case, model=case.model.to("cuda"))) == expected
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 @pytest.mark.parametrize("align", [True, False])
 def test_a_row_is_the_same_alone_and_beside_any_others(step, align):

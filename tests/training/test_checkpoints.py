@@ -12,6 +12,7 @@ import torch
 
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.training import checkpoints
+from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.checkpoints import (
     checkpoint_path,
     checkpoint_step,
@@ -75,7 +76,7 @@ def test_a_missing_checksum_counts_as_damage(tmp_path):
 
 def test_code_in_a_checkpoint_is_refused(tmp_path):
     path = checkpoint_path(tmp_path, 1)
-    write_checkpoint({"object": checkpoints.AtomicIO()}, path)
+    write_checkpoint({"object": AtomicIO()}, path)
     with pytest.raises(DamagedDataError, match="not a checkpoint that can be loaded safely"):
         read_checkpoint(path)
 
