@@ -38,6 +38,11 @@ class RunDescription:
         Raises:
             GenerationError: it is not there.
         """
+        if kind not in self.fingerprints:
+            raise GenerationError(
+                f'"{self.folder}": was trained without retrieval (trainer.retrieval: false), so that it has no {kind}; '
+                "give --database, or --no-retrieval."
+            )
         artifacts = Path(os.path.expanduser(self.values["data"]["artifacts_folder"]))
         folder = artifacts / f"{kind}-{self.fingerprints[kind]}"
         if not folder.is_dir():
@@ -62,7 +67,7 @@ def read_run(folder: Path) -> RunDescription:
     try:
         identity = json.loads(file.read_text(encoding="utf-8"))["identity"]
         values, fingerprints = json.loads(identity["values"]), json.loads(identity["fingerprints"])
-        values["data"]["artifacts_folder"], fingerprints["index"]
+        values["data"]["artifacts_folder"], fingerprints["chunks"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedDataError(
             f'"{file}": not what fit writes ({type(error).__name__}: {error}). Restore it, or train again.'

@@ -66,30 +66,30 @@ class Stage:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The artifacts of a recipe.
+    """The artifacts of a recipe; without retrieval (`trainer.retrieval: false`) chunks alone, the others are None.
 
     Attributes:
         tokenizer: folder of the tokenizer.
         train_chunks, valid_chunks: for `ChunkStore.open`.
+        fingerprints: kind -> fingerprint of its artifact.
+        built: kinds that were made by this call.
+        stages: all four, or the first, in order.
         train_embeddings, valid_embeddings: for `EmbeddingStore.open`.
         index: folder for `CheckedRetriever.load`.
         train_neighbours, valid_neighbours: for `NeighbourTable.open`.
-        fingerprints: kind -> fingerprint of its artifact.
-        built: kinds that were made by this call.
-        stages: all four, in order.
     """
 
     tokenizer: Path
     train_chunks: Path
     valid_chunks: Path
-    train_embeddings: Path
-    valid_embeddings: Path
-    index: Path
-    train_neighbours: Path
-    valid_neighbours: Path
     fingerprints: dict[str, str]
     built: tuple[str, ...]
     stages: tuple[Stage, ...]
+    train_embeddings: Path | None = None
+    valid_embeddings: Path | None = None
+    index: Path | None = None
+    train_neighbours: Path | None = None
+    valid_neighbours: Path | None = None
 
 
 def describe(stage: Stage) -> str:
@@ -139,7 +139,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
 
     Args:
         recipe: its sections corpus, embedder, retriever, neighbours and data are used; of model, whether it brings
-            a tokenizer.
+            a tokenizer; of trainer, whether anything is retrieved: without retrieval chunks are all that is needed.
         report: called with every stage as it is finished or found.
         sharing: which share of the blocks this process makes, or none.
 
@@ -150,8 +150,14 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
         RetroflowError: a full disk, a folder that cannot be written, and what the components raise.
     """
     data = DataOptions(**recipe.section("data"))
-    options = NeighbourOptions(**recipe.section("neighbours"))
     artifacts = Path(os.path.expanduser(data.artifacts_folder))
+    if not recipe.values.get("trainer", {}).get("retrieval", True):
+        with disk_errors(artifacts):
+            artifacts.mkdir(parents=True, exist_ok=True)
+            chunks = _chunks(recipe, data, artifacts, sharing)
+            report(chunks)
+        return _prepared(chunks)
+    options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
     retriever = _Retriever(recipe)
@@ -306,18 +312,24 @@ def _stage(
     return Stage(folder, manifest, built, time.monotonic() - started)
 
 
-def _prepared(*stages: Stage) -> Prepared:
-    chunks, embeddings, index, neighbours = (stage.folder for stage in stages)
-    return Prepared(
-        tokenizer=chunks / "tokenizer",
-        train_chunks=chunks / "train",
-        valid_chunks=chunks / "valid",
+def _prepared(chunks: Stage, *others: Stage) -> Prepared:
+    stages = (chunks, *others)
+    found = Prepared(
+        tokenizer=chunks.folder / "tokenizer",
+        train_chunks=chunks.folder / "train",
+        valid_chunks=chunks.folder / "valid",
+        fingerprints={stage.kind: stage.manifest.fingerprint for stage in stages},
+        built=tuple(stage.kind for stage in stages if stage.built),
+        stages=stages,
+    )
+    if not others:
+        return found
+    embeddings, index, neighbours = (stage.folder for stage in others)
+    return replace(
+        found,
         train_embeddings=embeddings / "train",
         valid_embeddings=embeddings / "valid",
         index=index / INDEX_FOLDER,
         train_neighbours=neighbours / "train",
         valid_neighbours=neighbours / "valid",
-        fingerprints={stage.kind: stage.manifest.fingerprint for stage in stages},
-        built=tuple(stage.kind for stage in stages if stage.built),
-        stages=stages,
     )

@@ -23,7 +23,7 @@ class Opened:
         model: on its device, in evaluation mode.
         tokenizer: the model's.
         num_neighbours: k it was trained with.
-        database: fingerprint of the index it was trained with.
+        database: fingerprint of the index it was trained with, empty if it was trained without retrieval.
         own_database: folder that opens that index, if the model came with one.
     """
 
@@ -51,12 +51,16 @@ def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Open
         trained = load_trained_model(folder, say=say)
         values, prints = trained.run.values, trained.run.fingerprints
         return Opened(
-            trained.model.to(place), trained.tokenizer, values["neighbours"]["k"], prints["index"], own_database=folder
+            trained.model.to(place),
+            trained.tokenizer,
+            values["neighbours"]["k"],
+            prints.get("index", ""),
+            own_database=folder,
         )
     exported = load_exported(folder)
     origin = exported.origin
     return Opened(
-        exported.model.to(place), exported.tokenizer, origin.num_neighbours, origin.fingerprints["index"], None
+        exported.model.to(place), exported.tokenizer, origin.num_neighbours, origin.fingerprints.get("index", ""), None
     )
 
 
@@ -90,7 +94,8 @@ def open_database(
         )
     found = RetrievalDatabase.open(folder, tokenizer=opened.tokenizer, chunk_length=config.chunk_length)
     if found.fingerprint != opened.database:
-        say(f"database index-{found.fingerprint}; the model was trained with index-{opened.database}")
+        own = f"with index-{opened.database}" if opened.database else "without retrieval"
+        say(f"database index-{found.fingerprint}; the model was trained {own}")
     return found
 
 

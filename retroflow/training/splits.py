@@ -21,7 +21,7 @@ class Splits:
     Attributes:
         train_chunks: the training split, which is the retrieval database too.
         valid_chunks: the validation split.
-        train_neighbours: int64 [N_train, k] rows of `train_chunks`, -1 = none.
+        train_neighbours: int64 [N_train, k] rows of `train_chunks`, -1 = none; k = 0 where nothing is retrieved.
         validation_neighbours: int64 [N_valid, k] rows of `train_chunks`, -1 = none.
         sequence_chunks: chunks of a sequence.
         validation_scores: float32 [N_valid, k], higher is better, -inf = none; None if they are not known.
@@ -69,13 +69,23 @@ def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
             "the corpus has no validation chunks, so nothing could be measured; raise corpus.valid_share or give "
             "corpus.valid_path"
         )
-    valid_neighbours = NeighbourTable.open(prepared.valid_neighbours)
+    train = ChunkStore.open(prepared.train_chunks)
+    if prepared.train_neighbours is None or prepared.valid_neighbours is None:
+        return Splits(
+            train_chunks=train,
+            valid_chunks=valid,
+            train_neighbours=np.empty((len(train), 0), dtype=np.int64),
+            validation_neighbours=np.empty((len(valid), 0), dtype=np.int64),
+            sequence_chunks=sequence_chunks,
+            tokenizer=prepared.tokenizer,
+        )
+    found = NeighbourTable.open(prepared.valid_neighbours)
     return Splits(
-        train_chunks=ChunkStore.open(prepared.train_chunks),
+        train_chunks=train,
         valid_chunks=valid,
         train_neighbours=NeighbourTable.open(prepared.train_neighbours).ids,
-        validation_neighbours=np.asarray(valid_neighbours.ids),
+        validation_neighbours=np.asarray(found.ids),
         sequence_chunks=sequence_chunks,
-        validation_scores=valid_neighbours.scores,
+        validation_scores=found.scores,
         tokenizer=prepared.tokenizer,
     )
