@@ -21,6 +21,7 @@ from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
 
+CONFIG_FILE = "config.json"
 FILE_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
 
@@ -77,18 +78,19 @@ def layers_of(model: PreTrainedModel, family: Family) -> list[nn.Module]:
     return list(cast(nn.ModuleList, model.get_submodule(family.layers)))
 
 
-def find_base(base: str) -> Path:
+def find_base(base: str, *, weights: bool = True) -> Path:
     """Find the folder with a base's config and weights.
 
     Args:
         base: a folder, or a repository on the Hugging Face hub.
+        weights: False for the config alone, so that none are fetched before it is known whether they can be used.
 
     Raises:
         RecipeError: it is in none of the places, or holds no safetensors; the message says where was looked.
     """
     local = Path(base).expanduser()
     if local.is_dir():
-        return _checked(local, base)
+        return _checked(local, base, weights=weights)
     if local.is_absolute() or base.startswith((".", "~")):
         raise RecipeError(
             f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, or a '
@@ -97,10 +99,11 @@ def find_base(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     failures = [f'folder: "{base}" is not one']
+    patterns = FILE_PATTERNS if weights else [CONFIG_FILE]
     for place, local_only in (("Hugging Face cache", True), ("Hugging Face hub", False)):
         try:
-            folder = Path(snapshot_download(base, allow_patterns=FILE_PATTERNS, local_files_only=local_only))
-            return _checked(folder, base)
+            folder = Path(snapshot_download(base, allow_patterns=patterns, local_files_only=local_only))
+            return _checked(folder, base, weights=weights)
         # huggingface_hub raises its own classes, OSError, ValueError and, with httpx, others that it does not wrap.
         except Exception as error:
             failures.append(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
@@ -110,9 +113,9 @@ def find_base(base: str) -> Path:
     )
 
 
-def _checked(folder: Path, base: str) -> Path:
-    missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any(folder.glob("model*.safetensors")):
+def _checked(folder: Path, base: str, *, weights: bool) -> Path:
+    missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
+    if weights and not any(folder.glob("model*.safetensors")):
         missing.append("model.safetensors (pickled weights such as pytorch_model.bin are refused: they can run code)")
     if missing:
         raise RecipeError(
@@ -132,7 +135,7 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except OSError as error:
-        raise DamagedDataError(f"{folder / 'config.json'}: cannot be read ({error}). Copy the model again.") from error
+        raise DamagedDataError(f"{folder / CONFIG_FILE}: cannot be read ({error}). Copy the model again.") from error
     except (ValueError, KeyError) as error:
         known = ", ".join(FAMILIES)
         raise RecipeError(
@@ -148,7 +151,7 @@ def check_base(options: RetrofitConfig) -> None:
     Raises:
         RecipeError: as `load_base` and `reading_config`.
     """
-    config = read_config(find_base(options.base), options.base)
+    config = read_config(find_base(options.base, weights=False), options.base)
     family_of(config, options.base)
     reading_config(options, config)
 
@@ -160,11 +163,11 @@ def load_base(base: str) -> PreTrainedModel:
         RecipeError: it cannot be found, or is of a family that cannot be RETRO-fitted.
         DamagedDataError: its weights do not fit its config, or cannot be read.
     """
-    folder = find_base(base)
-    config = read_config(folder, base)
+    config = read_config(find_base(base, weights=False), base)
     family_of(config, base)
     if torch.get_default_device().type == "meta":
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    folder = find_base(base)
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -49,8 +49,7 @@ def test_weights_in_bfloat16_are_computed_with_in_float32(tmp_path):
 
 
 def test_the_meta_device_needs_no_weights(folder):
-    for file in folder.glob("*.safetensors"):
-        file.write_bytes(b"")
+    (folder / "model.safetensors").unlink()
     with torch.device("meta"):
         model = make_options(base=str(folder)).build()
     assert all(parameter.device.type == "meta" for parameter in model.parameters())
@@ -96,6 +95,18 @@ def test_the_cache_comes_before_the_hub(monkeypatch, folder):
     assert find_base("someone/model") == folder and asked == [True]
 
 
+def test_weights_of_a_family_that_cannot_be_used_are_not_fetched(monkeypatch, folder):
+    change_config(folder, model_type="opt")
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **options: asked.append(options) or str(folder)
+    )
+    for refuse in (make_options(base="someone/model").check, make_options(base="someone/model").build):
+        with pytest.raises(RecipeError, match="cannot be RETRO-fitted"):
+            refuse()
+    assert [options["allow_patterns"] for options in asked] == [["config.json"]] * 2
+
+
 def test_pickled_weights_are_refused(folder):
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / "pytorch_model.bin")
@@ -119,7 +130,7 @@ def test_code_of_a_repository_is_never_run(folder):
 
 
 def test_a_layer_that_the_base_lacks_is_refused_before_weights_are_read(folder):
-    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.safetensors").unlink()
     with pytest.raises(RecipeError, match=r"names layer 9.*layers 1 to 6"):
         make_options(base=str(folder), cca_layers=(2, 9)).check()
 
