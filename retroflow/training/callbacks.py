@@ -89,7 +89,8 @@ class LogMetrics(pl.Callback):
         return {"windows": windows, "tokens": self._tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        windows = state_dict["windows"]
+        # Checkpoints of a single process once held its sums without a list of ranks.
+        windows = state_dict.get("windows") or [[state_dict["nats"], state_dict["window_tokens"]]]
         if len(windows) == self._ranks.world_size:
             nats, tokens = windows[self._ranks.rank]
         else:

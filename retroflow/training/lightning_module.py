@@ -129,7 +129,8 @@ class RetroModule(pl.LightningModule):
             assert self.device_mesh is not None
             self.model = build_sharded(self._build, self.device_mesh["data_parallel"], prepare=self._prepare_blocks)
         else:
-            self.model = self._build()
+            with torch.device("cpu"):  # the same weights on every kind of device, where Lightning would draw them there
+                self.model = self._build()
             self._prepare_blocks(self.model)
         if not self.retrieves:
             for name, parameter in self.model.named_parameters():

@@ -131,6 +131,11 @@ class ShardedStrategy(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             for group, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
                 group.update({key: value for key, value in stored.items() if key != "params"})
+            if unknown := sorted(map(str, state["state"].keys() - parameters.keys())):
+                raise DamagedDataError(
+                    f"{checkpoint_path}: optimizer states are not named by parameter ({unknown[0]}), which those of an "
+                    "older version are not; go on with trainer.strategy=auto or ddp until the next checkpoint"
+                )
             for name, values in state["state"].items():
                 parameter = parameters[name]
                 optimizer.state[parameter] = {key: share_of(value, parameter) for key, value in values.items()}

@@ -11,6 +11,7 @@ from retroflow.model.decoder import DecoderBlock
 from retroflow.training import fit as fit_module
 from retroflow.training.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
 from retroflow.training.fit import train
+from retroflow.training.optimizers import by_number
 from retroflow.training.options import TrainerOptions
 from retroflow.training.ranks import ALONE, Ranks
 from retroflow.training.resuming import Start, choose_start
@@ -114,6 +115,28 @@ def test_each_goes_on_from_the_checkpoint_of_the_other(tmp_path, alone, before, 
     assert_same(run, alone)
 
 
+def as_before(path):
+    """Write a checkpoint as versions without strategies wrote it."""
+    checkpoint = read_checkpoint(path)
+    (state,) = checkpoint["optimizer_states"]
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    checkpoint["optimizer_states"] = [by_number(state, names)]
+    log = checkpoint["callbacks"]["LogMetrics"]
+    ((log["nats"], log["window_tokens"]),) = log.pop("windows")
+    write_checkpoint(checkpoint, path)
+
+
+def test_a_checkpoint_of_before_is_read_by_one_process_and_refused_by_fsdp(tmp_path, alone):
+    _, run = trained(tmp_path, validate_every=6)
+    checkpoint_path(run.checkpoints, 12).unlink()
+    start = Start(run, checkpoint_path(run.checkpoints, 8))
+    as_before(start.checkpoint)
+    with pytest.raises(DamagedDataError, match="not named by parameter.*go on with trainer.strategy=auto or ddp"):
+        trained(tmp_path, start=start, strategy="fsdp", validate_every=6)
+    trained(tmp_path, start=start, validate_every=6)
+    assert_same(run, alone)
+
+
 def test_fsdp_refuses_a_checkpoint_of_another_model(tmp_path):
     _, run = trained(tmp_path, max_steps=4)
     path = checkpoint_path(run.checkpoints, 4)
@@ -145,3 +168,13 @@ def test_fsdp_is_judged_as_a_whole_model(tmp_path, monkeypatch, alone):
     sharded = fit_module.fit(tiny_recipe())
     monkeypatch.setattr(fit_module, "make_job", lambda recipe: tiny_job(tmp_path / "runs"))
     assert sharded.report.measures["on"].nats == fit_module.fit(tiny_recipe()).report.measures["on"].nats
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("strategy", ["auto", "fsdp"])
+def test_compiled_it_learns_alike(tmp_path, alone, strategy):
+    """The loss as a whole in one process, block by block under a strategy; both draw other dropout."""
+    _, run = trained(tmp_path, strategy=strategy, compile=True, validate_every=6)
+    for one, two in zip(metrics(run), metrics(alone), strict=True):
+        assert one == pytest.approx(two, abs=0.1), one["step"]
