@@ -23,8 +23,8 @@ from tests.generation.small import (
 TOKENIZER = LetterTokenizer()
 
 
-def run(case, prompts=None, **kept):
-    return generate(case.model, TOKENIZER, prompts or case.prompts, retriever=case.retriever, options=case.options)
+def run(case):
+    return generate(case.model, TOKENIZER, case.prompts, retriever=case.retriever, options=case.options)
 
 
 def assert_cached_equals_uncached(seed):
