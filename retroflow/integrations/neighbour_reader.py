@@ -100,18 +100,24 @@ class RetrievalParts(nn.Module):
                 # A copier matches tokens; what the base's activations add to the question is learned from nothing.
                 reader.cca_norm.weight.zero_()
 
-    def embed_retrieved(self, tokens: Tensor, embedding: nn.Module) -> Tensor:
-        """Embed tokens int64 [b, W, k, r], with the base's `embedding` where there is no table of our own."""
-        x: Tensor = (self.encoder_embedding or embedding)(tokens)
+    def embed_retrieved(self, retrieved: Retrieved, embedding: nn.Module) -> Tensor:
+        """Embed retrieved text, with the base's `embedding` where there is no table of our own.
+
+        Returns:
+            float [b, W, k, r, e].
+        """
+        x: Tensor = (self.encoder_embedding or embedding)(retrieved.tokens)
         if self.encoder_input is not None:
             x = self.encoder_input(x)
         if self.encoder_smear is not None:
+            if retrieved.mask is not None:  # a missing token is not before any other
+                x = x * retrieved.mask[..., None]
             x = self.encoder_smear(x.flatten(0, 2)).view_as(x)
         return x
 
     def encode(self, embedding: nn.Module, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
         """Encode retrieved text given chunks float [b, W, m, d]; returns float [b, W, k, r, e]."""
-        embedded = self.embed_retrieved(retrieved.tokens, embedding)
+        embedded = self.embed_retrieved(retrieved, embedding)
         encoded: Tensor = self.encoder(embedded, chunks, retrieved.mask, chunk_mask)
         return encoded
 

@@ -17,7 +17,7 @@ from retroflow.integrations.base_models import family_of, fingerprint, layers_of
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.cache import CachedReading, FirstReading, RetroCache
-from retroflow.model.inputs import check_padding, check_retrieved, check_tokens
+from retroflow.model.inputs import check_padding, check_retrieved, check_rows, check_targets, check_tokens
 from retroflow.model.loss import token_losses
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
 from retroflow.model.windows import checked_step, num_windows
@@ -39,7 +39,8 @@ class RetrofitCache(RetroCache):
 
     def select(self, rows: Tensor) -> None:
         super().select(rows)
-        self.past.batch_select_indices(rows)
+        if self.length:
+            self.past.batch_select_indices(rows)
 
 
 class RetrofitModel(nn.Module):
@@ -203,6 +204,7 @@ class RetrofitModel(nn.Module):
             InvalidShapeError: as in `forward`.
         """
         self._check(tokens, 0)
+        check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
         found = self._checked(tokens, retrieved, retrieved_mask, step)
         call = self._call(tokens, self._sequence_reading(found, step, None), None)
@@ -246,6 +248,7 @@ class RetrofitModel(nn.Module):
             InvalidShapeError: as in `forward`.
         """
         self._check(tokens, cache.length)
+        check_rows(cache.num_rows, num_rows=tokens.shape[0])
         check_padding(cache.padding, num_rows=tokens.shape[0], length=None)
         count = cache.num_new_windows(tokens.shape[1])
         reason = f"{tokens.shape[1]} tokens after {cache.length} close {count} windows"
@@ -273,7 +276,7 @@ class RetrofitModel(nn.Module):
         arguments = padded_arguments(cache, length)
         call = self._call(tokens, reading, cache.given(cache.length, end), cache)
         output = self.base(input_ids=tokens, past_key_values=cache.past, use_cache=True, **arguments, **call)
-        cache.length = end
+        cache.advance(tokens)
         logits: Tensor = output.logits
         return logits
 

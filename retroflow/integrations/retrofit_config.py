@@ -88,9 +88,10 @@ class RetrofitConfig:
                 "model.cca_layers: [] leaves nothing that could read neighbours; name layers of the base, or leave the "
                 "line out for the default"
             )
-        # A stand-in as deep as the deepest layer named: what is left to find out needs the base itself.
+        # A stand-in as deep as the deepest layer named, which any heads divide: the rest needs the base itself.
         deepest = max(self.cca_layers or (1,))
-        self.reading_config(width=64, num_layers=max(1, deepest), num_heads=1, vocabulary_size=self.vocabulary_size)
+        width = 64 * max(1, self.cca_heads)
+        self.reading_config(width=width, num_layers=max(1, deepest), num_heads=1, vocabulary_size=self.vocabulary_size)
 
     @property
     def retrieved_length(self) -> int:

@@ -30,11 +30,6 @@ class KeyValues:
         return self._key[:, :, :end], self._value[:, :, :end]
 
     @property
-    def num_rows(self) -> int | None:
-        """Rows b of the batch; None before the first token."""
-        return self._key.shape[0] if self.length else None
-
-    @property
     def device(self) -> torch.device:
         """Where the keys are."""
         return self._key.device

@@ -50,6 +50,7 @@ class RetroCache:
         step: s.
         padding: int64 [b], padding at the left of each row; None without any.
         length: tokens seen so far, padding counted.
+        num_rows: b; None before the first token.
         recent: float [b, up to m, d], the last activations after the self-attention of the first CCA layer; None
             before the first token.
         previous: float [b, 1, d], the last token's embedding before smear; None before the first token.
@@ -60,14 +61,14 @@ class RetroCache:
         self.layers = [KeyValues() for _ in range(num_layers)]
         self.chunk_length, self.step, self.padding = chunk_length, step, padding
         self.length = 0
+        self.num_rows: int | None = None
         self.recent: Tensor | None = None
         self.previous: Tensor | None = None
         self.window: Window | None = None
 
-    @property
-    def num_rows(self) -> int | None:
-        """Rows b of the batch; None before the first token."""
-        return self.layers[0].num_rows
+    def advance(self, tokens: Tensor) -> None:
+        """Count tokens [b, t] as seen, once all layers have kept what they need of them."""
+        self.num_rows, self.length = tokens.shape[0], self.length + tokens.shape[1]
 
     def num_new_windows(self, num_tokens: int) -> int:
         """Count the windows that the next `num_tokens` tokens close; `extend` takes neighbours for exactly these."""
@@ -93,6 +94,7 @@ class RetroCache:
         """Keep the rows int64 [c] of the batch, in this order."""
         for layer in self.layers:
             layer.select(rows)
+        self.num_rows = None if self.num_rows is None else len(rows)
         self.padding = None if self.padding is None else self.padding[rows]
         self.recent = None if self.recent is None else self.recent[rows]
         self.previous = None if self.previous is None else self.previous[rows]

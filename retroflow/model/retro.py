@@ -231,7 +231,7 @@ class Retro(nn.Module):
         mask = cache.attention_mask(tokens.shape[1])
         x = self._embed(tokens, cache.given(cache.length, end), cache)
         hidden = self._run(x, reading, mask, cache)
-        cache.length = end
+        cache.advance(tokens)
         return hidden
 
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetroCache:
