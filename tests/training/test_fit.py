@@ -103,7 +103,8 @@ def test_a_run_leaves_its_folder_as_documented(run):
     } <= {path.name for path in folder.iterdir()}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 6, 9, 12, 12]
-    assert {"validation/loss_on", "validation/loss_off"} <= lines[2].keys()
+    on, off = lines[2]["validation/loss_on"], lines[2]["validation/loss_off"]
+    assert on != off and lines[2]["validation/retrieval_gap"] == off - on
     report = json.loads((folder / "report.json").read_text())
     assert set(report["validation"]) == {"on", "off", "shuffled", "random"}
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == [
