@@ -31,7 +31,7 @@ from retroflow.training.data_module import RetroData
 from retroflow.training.job import Job, make_job
 from retroflow.training.launching import Order, launch_ranks
 from retroflow.training.lifeline import end_with_parent
-from retroflow.training.metrics import MetricsLog
+from retroflow.training.metrics import MetricsLog, lines_before
 from retroflow.training.neighbour_examples import neighbour_examples
 from retroflow.training.options import TrainerOptions
 from retroflow.training.progress import TrainingProgress
@@ -46,6 +46,9 @@ from retroflow.training.verdict import Record, judge, load_trained, record_of
 
 LOCK_SECONDS = 10.0
 """How long a run that is gone on with may still be held by what a kill has left behind."""
+
+_REPEATED_LINES = 200
+"""Lines of metrics that a resumed run's tracker is told again: it was killed with what it had not written yet."""
 
 _WHILE_PREPARING = "stopped while preparing; the same command goes on where it stopped"
 
@@ -137,6 +140,8 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
     describe(job, start)
     say(summarise(job, start))
     job.tracker.start(tracked_run(job, start))
+    for line in lines_before(start.run.path, start.step, most=_REPEATED_LINES):
+        job.tracker.log({name: value for name, value in line.items() if name != "step"}, int(line["step"]))
     if job.options.retrieval and start.step == 0:
         job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
     return start

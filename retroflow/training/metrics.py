@@ -78,6 +78,14 @@ class MetricsLog:
             ) from error
 
 
+def lines_before(folder: Path, step: int, *, most: int) -> list[dict[str, float]]:
+    """The last lines of metrics.jsonl up to `step`, oldest first; `most` of them at most."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and _step_of_json(line) <= step]
+    return [json.loads(line) for line in kept[-most:]]
+
+
 def _csv_line(values: object) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(values)  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ class Tracker(Protocol):
         ...
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Mirror values measured at `step`."""
+        """Mirror values measured at `step`; a resumed run tells the last lines before its checkpoint again."""
         ...
 
     def finish(self, summary: Summary) -> None:

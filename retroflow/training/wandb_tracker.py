@@ -130,8 +130,12 @@ class WandbTracker:
             "console": "off",  # what is printed stays here
             "disable_code": True,
         }
-        if "finish_timeout" in wandb.Settings.model_fields:  # not in older versions
-            settings["finish_timeout"] = self.finish_seconds
+        newer = {
+            "finish_timeout": self.finish_seconds,
+            # W&B's process dies with ours and takes along what it has not written: 15 s of rows by default.
+            "x_transaction_log_flush_interval": 1.0,
+        }
+        settings |= {name: value for name, value in newer.items() if name in wandb.Settings.model_fields}
         return wandb.Settings(**settings)
 
     def _run_id(self, run: TrackedRun) -> str:
@@ -152,8 +156,8 @@ class WandbTracker:
         """Add to the row of `step`.
 
         W&B's own step is the optimizer step, so that the pieces of a resumed run fit together whether they are sent
-        at once or by `wandb sync`. Of steps that are trained again after a crash the server keeps the first row, which
-        is as good: an exact resumption computes the same.
+        at once or by `wandb sync`. Steps that are logged again after a crash have the same values: an exact resumption
+        computes the same.
         """
         if self._logger is not None:
             self._logger.experiment.log({**values, _STEP: step}, step=step)

@@ -192,6 +192,8 @@ def test_a_run_stopped_and_resumed_reads_back_as_its_own_metrics(tmp_path, track
     assert runs[0].rows("train/tokens_per_second") and runs[0].rows("train/model_flops_per_second")
     assert runs[0].config["fingerprints"] == {"chunks": "abc", "neighbours": "def"}
     assert "torch" in runs[0].config["versions"] and runs[0].config["recipe"]["neighbours"] == {"k": 2}
+    # What the second process trained no more it has told again, in case the first had not written it.
+    assert runs[1].rows("train/loss") == runs[0].rows("train/loss")
     # Before training the table has no losses; after the judgement it has.
     before, after = runs[0].tables[0], runs[1].tables[0]
     column = before["columns"].index("loss_on")
@@ -232,3 +234,13 @@ def test_wandb_hanging_in_finish_is_left_alone(tmp_path, tracker):
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (7, "done\n"), result.stderr
     assert "WandbTracker has not finished" in result.stderr
+
+
+def test_the_lines_told_again_are_the_last_whole_ones_before_the_checkpoint(tmp_path):
+    from retroflow.training.metrics import lines_before
+
+    assert lines_before(tmp_path, 10, most=5) == []
+    lines = [json.dumps({"step": step, "train/loss": 1.0}) for step in (2, 4, 6, 8)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 1')
+    assert [line["step"] for line in lines_before(tmp_path, 6, most=2)] == [4, 6]
+    assert lines_before(tmp_path, 0, most=2) == []
