@@ -17,13 +17,13 @@ from pathlib import Path
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "retro_small.yaml"
 VARIANTS = {
-    "all aids": [],
-    "without smear": ["model.smear=false"],
-    "without next_token_values": ["model.next_token_values=false"],
-    "without copy_initialisation": ["model.copy_initialisation=false"],
-    "without cca_scale": ["model.cca_scale=0.0"],
+    "all aids": ["model.cca_scale=25.0"],
+    "without smear": ["model.smear=false", "model.cca_scale=25.0"],
+    "without next_token_values": ["model.next_token_values=false", "model.cca_scale=25.0"],
+    "without copy_initialisation": ["model.copy_initialisation=false", "model.cca_scale=25.0"],
+    "without cca_scale": [],
     "none (plain RETRO)": [
-        "model.smear=false", "model.next_token_values=false", "model.copy_initialisation=false", "model.cca_scale=0.0",
+        "model.smear=false", "model.next_token_values=false", "model.copy_initialisation=false",
         "model.cca_positions=true",
     ],
     "no retrieval, same tokens": ["trainer.retrieval=false"],

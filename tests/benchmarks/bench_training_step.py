@@ -10,8 +10,8 @@ turns, `--steps` steps at a time, one running while the others wait. Printed: to
 turns), CPU-seconds per step, peak memory, parameters; then the floor, the step's matrix products at the measured
 matrix rate of this machine, and the ratios to the peer.
 
-FLOPs of a step are counted by `step_flops`: 2 per multiply-add, backward twice forward, causal attention at the half
-that is not masked. MFU = FLOPs / (seconds * peak), with the device's published dense bf16 peak (`PEAKS`).
+FLOPs of a step are counted by the formula of retroflow/model/costs.py; MFU = FLOPs / (seconds * peak), with the
+device's published dense bf16 peak (retroflow/training/throughput.py).
 """
 
 import argparse
@@ -20,16 +20,19 @@ import multiprocessing
 import resource
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from retroflow.model.config import RetroConfig
+from retroflow.model.costs import training_flops
+from retroflow.training.throughput import peak_flops_of
 
 CHUNK, NEIGHBOURS, VOCABULARY = 64, 2, 32_000
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16 FLOP/s, NVIDIA's data sheets (SXM)
 SIZES = {
     "bench": RetroConfig(
         vocabulary_size=VOCABULARY, chunk_length=CHUNK, width=512, num_layers=12, num_heads=8, head_width=64,
@@ -53,12 +56,14 @@ class Contender:
     retrieval: bool = True
     bf16: bool = False
     compiled: bool = False
+    checkpointed: bool = False
 
 
 CONTENDERS = (
     Contender(PEER, is_peer=True),
     Contender("retroflow fp32"),
     Contender("retroflow fp32 compiled", compiled=True),
+    Contender("retroflow fp32 checkpointed", checkpointed=True),
     Contender("retroflow bf16", bf16=True),
     Contender("retroflow bf16 compiled", bf16=True, compiled=True),
     Contender("decoder alone fp32", retrieval=False),
@@ -177,6 +182,9 @@ def make(contender: Contender, task: Task) -> tuple[torch.nn.Module, Any]:
     if contender.is_peer:
         return make_peer(task)
     model = task.config.build().to(task.device).train()
+    if contender.checkpointed:  # as `trainer.activation_checkpointing` does
+        for block in model.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     loss = torch.compile(model.loss, dynamic=False) if contender.compiled else model.loss
 
     def loss_of(tokens: torch.Tensor, retrieved: torch.Tensor) -> torch.Tensor:
@@ -222,25 +230,7 @@ def peak_mib(task: Task) -> float:
 
 def step_flops(task: Task, *, retrieval: bool = True) -> float:
     """Floating-point operations of the matrix products of one step."""
-    c, n = task.config, task.length
-    inner = c.num_heads * c.resolved_head_width
-    layer = 4 * c.width * inner + 8 * c.width**2
-    attention = 2 * n * inner  # scores and values of the n / 2 positions that a token sees on average
-    forward = n * (2 * (c.num_layers * layer + c.width * VOCABULARY) + c.num_layers * attention)
-    if retrieval:
-        e, e_inner = c.encoder_width, c.encoder_heads * c.resolved_encoder_head_width
-        read = n * NEIGHBOURS * 2  # retrieved tokens
-        crossing = len(c.encoder_cross_attention_layers)
-        encoder = c.encoder_layers * (2 * (4 * e * e_inner + 8 * e**2) + 4 * 2 * CHUNK * e_inner)
-        encoder += crossing * (2 * 2 * e * e_inner + 4 * CHUNK * e_inner)
-        chunk_side = crossing * 2 * 2 * c.width * e_inner
-        cca_keys = 2 * 2 * e * inner
-        cca_queries = 2 * 2 * c.width * inner + 4 * NEIGHBOURS * 2 * CHUNK * inner
-        forward += read * (encoder + len(c.cca_layers) * cca_keys)
-        forward += n * (chunk_side + len(c.cca_layers) * cca_queries)
-        if c.share_encoder_embeddings and c.width != e:
-            forward += read * 2 * c.width * e
-    return 3.0 * forward * task.batch
+    return float(task.batch * training_flops(task.config, task.length, NEIGHBOURS if retrieval else 0))
 
 
 def matrix_rates(task: Task) -> dict[str, float]:
@@ -278,17 +268,12 @@ def report(task: Task, results: dict[str, dict[str, Any]], rates: dict[str, floa
             f"{figures['cpu_seconds']:.2f} | {figures['peak_mib']:,.0f} | {smaller} | {floor:.3f} | "
             f"{figures['seconds']:.3f} | {figures['parameters'] / 1e6:.1f} M |"
         )
-        if task.device == "cuda" and (peak := device_peak()):
+        if task.device == "cuda" and (peak := peak_flops_of(torch.cuda.get_device_name())):
             lines.append(f"  MFU {flops / figures['seconds'] / peak:.1%}")
     measured = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
     lines.append(f"matrix rate: {measured}; FLOPs of a step {step_flops(task):.3g}, without retrieval "
-                 f"{step_flops(replace(task), retrieval=False):.3g}")  # fmt: skip
+                 f"{step_flops(task, retrieval=False):.3g}")  # fmt: skip
     return "\n".join(lines)
-
-
-def device_peak() -> float | None:
-    name = torch.cuda.get_device_name()
-    return next((peak for key, peak in PEAKS.items() if key in name), None)
 
 
 if __name__ == "__main__":
