@@ -19,7 +19,7 @@ from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 
 FAULTS = Path(__file__).parent / "faults"
-LIMIT = 240  # seconds; a launch takes 10 to 15 of them on two quiet cores
+LIMIT = 400  # seconds; a launch takes 10 to 15 of them on two quiet cores
 
 RECIPE = """\
 recipe_version: 1
@@ -71,9 +71,10 @@ class Launch:
         try:
             output, errors = self.process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
+            states = [state_of(process) for process in processes_of(self.mark)]
             end_all(self.mark)
             output, errors = self.process.communicate()
-            raise AssertionError(f"hung\n{output[-2000:]}\n{errors[-4000:]}") from None
+            raise AssertionError("\n".join(["hung", output[-2000:], errors[-4000:], *states])) from None
         return Ended(self.process.returncode, output, errors, self.mark)
 
 
@@ -125,6 +126,17 @@ def processes_of(mark):
         except OSError:
             continue
     return found
+
+
+def state_of(process):
+    """What a process is doing, in a line."""
+    try:
+        folder = Path(f"/proc/{process}")
+        fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+        words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return f"{process}: parent {fields[1]}, {fields[0]}, {fields[11]} ticks, in {(folder / 'wchan').read_text()}: {words}"
+    except OSError as error:
+        return f"{process}: {error}"
 
 
 def end_all(mark):
