@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retroflow.data.sampler import StepBatches, permute
 from retroflow.errors import CorpusError, RecipeError
@@ -61,6 +63,33 @@ def test_ranks_and_accumulation_share_the_same_global_steps(world_size, accumula
         ]
         together = [start for piece in range(accumulate) for rank in range(world_size) for start in pieces[rank][piece]]
         assert together == batches().starts(step).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    share=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
+    world_sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    num_chunks=st.integers(4, 90),
+    seed=st.integers(0, 5),
+)
+def test_however_often_the_number_of_ranks_changes_an_epoch_has_every_sequence_once(
+    share, accumulate, world_sizes, num_chunks, seed
+):
+    """Each step is taken by another number of ranks, as if the run were stopped and gone on with on other machines."""
+    batch_size = share * accumulate * 12  # a multiple of 1, 2, 3 and 4 ranks
+    options = {"num_chunks": num_chunks, "batch_size": batch_size, "seed": seed, "accumulate": accumulate}
+    num_sequences = batches(**options).num_sequences
+    seen = []
+    for step in range(2 + num_sequences // batch_size):
+        world_size = world_sizes[step % len(world_sizes)]
+        ranks = [batches(**options, rank=r, world_size=world_size, start_step=step) for r in range(world_size)]
+        pieces = [list(itertools.islice(rank, accumulate)) for rank in ranks]
+        seen += [start for piece in zip(*pieces, strict=True) for of_rank in piece for start in of_rank]
+    for epoch in range(len(seen) // num_sequences):
+        of_epoch = seen[epoch * num_sequences : (epoch + 1) * num_sequences]
+        assert len(set(of_epoch)) == num_sequences
+    assert seen == [start for step in range(len(seen) // batch_size) for start in batches(**options).starts(step)]
 
 
 def test_a_corpus_of_one_sequence_trains():

@@ -20,9 +20,11 @@ SLOWER = ("trainer.checkpoint_every=1", "trainer.log_every=1")
 
 
 def kill_once(folder, words, draw, longest):
-    """Start the command and kill something; returns how it ended and whether that was before its end."""
-    started = launch(folder, *words, "--resume")
-    time.sleep(draw.uniform(0.2, 1.0) * longest)
+    """Start the command and kill something; returns how it ended, and how long it may take to end by itself."""
+    started, began = launch(folder, *words, "--resume"), time.monotonic()
+    deadline = began + draw.uniform(0.2, 1.0) * longest
+    while time.monotonic() < deadline and started.process.poll() is None:
+        time.sleep(0.01)
     processes = processes_of(started.mark)
     victim = draw.choice(processes) if processes else None
     if victim is not None:
@@ -34,7 +36,7 @@ def kill_once(folder, words, draw, longest):
     left = ended.leftovers()
     if left:
         raise AssertionError(f"left over: {[Path(f'/proc/{p}/cmdline').read_bytes() for p in left]}")
-    return ended, victim is not None
+    return ended, longest if victim is not None else time.monotonic() - began
 
 
 def main(folder, kills, words):
@@ -52,7 +54,7 @@ def main(folder, kills, words):
         runs = f"broken-{broken}"
         broken += 1
         while len(codes) < kills:
-            ended, _ = kill_once(folder, (*words, f"trainer.runs_folder={runs}"), draw, longest)
+            ended, longest = kill_once(folder, (*words, f"trainer.runs_folder={runs}"), draw, longest)
             codes.append(ended.code)
             finished = list((folder / runs).glob("tiny/*/report.json"))
             print(f"kill {len(codes)}: exit code {ended.code}{', finished' if finished else ''}", flush=True)

@@ -1,7 +1,12 @@
 """One global batch, however many processes share it: the same losses."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+import torch
+
+from retroflow.training.verdict import evaluate
 from tests.distributed.runs import TWO, fit, metrics
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine; a minute on a quiet one
@@ -27,7 +32,13 @@ def test_ddp_equals_one_process(folder):
     assert ended.errors.count("parameters,") == 1 and ended.output.count("report: ") == 1
 
 
-def test_fsdp_equals_ddp(folder, unbroken):
+def test_fsdp_equals_ddp_and_is_evaluated_by_one_process(folder, unbroken, monkeypatch):
     ddp, fsdp = unbroken("ddp"), unbroken("fsdp")
     assert losses(folder, fsdp) == pytest.approx(losses(folder, ddp), abs=1e-6)
     assert estimates(folder, fsdp) == pytest.approx(estimates(folder, ddp), abs=1e-6)
+
+    monkeypatch.chdir(folder)
+    run = Path(fsdp, "tiny/0001")
+    reported = json.loads((run / "report.json").read_text())["validation"]
+    torch.set_num_threads(1)
+    assert json.loads(json.dumps(evaluate(run).to_json()))["validation"]["on"]["loss"] == reported["on"]["loss"]
