@@ -87,10 +87,11 @@ def test_damage_and_a_small_corpus_have_their_exit_codes(recipe_file: Path, caps
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from retroflow.cli.main import main
-from retroflow.pipeline import fingerprint
 from retroflow.embedding.lexical import LexicalEmbedder
+# A shell's background jobs, the tests among them, are started with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def slow(self, texts):
     print("embedding", flush=True)
     time.sleep(60)
