@@ -22,16 +22,24 @@ def test_fsdp_killed_in_the_middle_of_a_checkpoint(folder, unbroken):
     assert not list((folder / "killed").rglob("*.part"))
 
 
-def test_ddp_stopped_bereaved_and_orphaned(folder, unbroken):
+def test_ddp_stopped_and_orphaned(folder, unbroken):
     words = (*TWO["ddp"], *EXACT, "trainer.runs_folder=stopped", "--resume")
     stopped = fit(folder, *words, fault="0 step-00000004.ckpt SIGTERM")
     assert stopped.code == 75 and not stopped.leftovers()
     assert stopped.errors.count("with a checkpoint; go on with --resume") == 1, stopped.errors
-    bereaved = fit(folder, *words, fault="0 step-00000008.ckpt kill 1")
-    assert bereaved.code == 1 and not bereaved.leftovers()
-    assert re.search(r"error: rank 1 of 2 \(process \d+\) was killed by SIGKILL", bereaved.errors), bereaved.errors
-    orphaned = fit(folder, *words, fault="0 step-00000012.ckpt SIGKILL")
+    orphaned = fit(folder, *words, fault="0 step-00000008.ckpt SIGKILL")
     assert orphaned.code == -9 and not orphaned.leftovers()
     again = fit(folder, *words)
     assert again.code == 0, again.errors
     assert_same(folder, unbroken("ddp"), "stopped")
+
+
+@pytest.mark.slow
+def test_ddp_bereaved_of_another_rank(folder, unbroken):
+    words = (*TWO["ddp"], *EXACT, "trainer.runs_folder=bereaved", "--resume")
+    bereaved = fit(folder, *words, fault="0 step-00000008.ckpt kill 1")
+    assert bereaved.code == 1 and not bereaved.leftovers()
+    assert re.search(r"error: rank 1 of 2 \(process \d+\) was killed by SIGKILL", bereaved.errors), bereaved.errors
+    again = fit(folder, *words)
+    assert again.code == 0, again.errors
+    assert_same(folder, unbroken("ddp"), "bereaved")

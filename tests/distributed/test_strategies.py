@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from retroflow.components import recipe_schema
+from retroflow.recipe import load
+from retroflow.training.fit import fit as fit_here
 from retroflow.training.verdict import evaluate
 from tests.distributed.runs import TWO, fit, metrics
 
@@ -20,10 +23,12 @@ def estimates(folder, runs):
     return [line["validation/loss_on"] for line in metrics(folder, runs) if "validation/loss_on" in line]
 
 
-def test_ddp_equals_one_process(folder):
-    for runs, words in (("one", ()), ("two", TWO["ddp"])):
-        ended = fit(folder, "model.dropout=0.0", *words, f"trainer.runs_folder={runs}")
-        assert ended.code == 0, ended.errors
+def test_ddp_equals_one_process(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    words = ("model.dropout=0.0", "trainer.runs_folder=one")
+    fit_here(load(Path("tiny.yaml"), words, schema=recipe_schema()))
+    ended = fit(folder, "model.dropout=0.0", *TWO["ddp"], "trainer.runs_folder=two")
+    assert ended.code == 0, ended.errors
     assert losses(folder, "two") == pytest.approx(losses(folder, "one"), abs=1e-6)
     assert estimates(folder, "two") == pytest.approx(estimates(folder, "one"), abs=1e-6)
     tokens = [[line.get("train/tokens") for line in metrics(folder, runs)] for runs in ("one", "two")]

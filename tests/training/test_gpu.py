@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.training.jobs import tiny_config
 from tests.training.test_strategies import metrics, trained
 
 pytestmark = [
@@ -13,7 +14,7 @@ pytestmark = [
 
 
 def losses(runs, **options):
-    _, run = trained(runs, device="cuda", validate_every=6, **options)
+    _, run = trained(runs, device="cuda", validate_every=6, model=tiny_config(dropout=0.0), **options)
     return [line["train/loss"] for line in metrics(run) if "train/loss" in line]
 
 
@@ -29,7 +30,7 @@ def plain(tmp_path_factory):
         ({"activation_checkpointing": True}, 1e-6),
         ({"precision": "bf16"}, 0.05),
         ({"strategy": "fsdp", "precision": "bf16", "activation_checkpointing": True}, 0.05),
-        ({"compile": True}, 0.05),  # dropout is drawn in another order
+        ({"compile": True}, 1e-4),
         ({"strategy": "fsdp", "compile": True, "precision": "bf16"}, 0.05),
     ],
 )

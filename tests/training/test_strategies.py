@@ -17,7 +17,7 @@ from retroflow.training.ranks import ALONE, Ranks
 from retroflow.training.resuming import Start, choose_start
 from retroflow.training.stopping import StopRequests
 from retroflow.training.strategies import place
-from tests.training.jobs import tiny_job, tiny_recipe
+from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
 
 TORCHRUN = Ranks(rank=3, world_size=8, local_rank=1, local_size=2, launcher="torchrun")
 
@@ -173,8 +173,10 @@ def test_fsdp_is_judged_as_a_whole_model(tmp_path, monkeypatch, alone):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["auto", "fsdp"])
-def test_compiled_it_learns_alike(tmp_path, alone, strategy):
-    """The loss as a whole in one process, block by block under a strategy; both draw other dropout."""
-    _, run = trained(tmp_path, strategy=strategy, compile=True, validate_every=6)
-    for one, two in zip(metrics(run), metrics(alone), strict=True):
-        assert one == pytest.approx(two, abs=0.1), one["step"]
+def test_compiled_it_learns_alike(tmp_path, strategy):
+    """The loss as a whole in one process, block by block under a strategy; without dropout, which it draws otherwise."""
+    still = {"model": tiny_config(dropout=0.0), "validate_every": 6}
+    _, plain = trained(tmp_path / "plain", **still)
+    _, run = trained(tmp_path / "compiled", strategy=strategy, compile=True, **still)
+    for one, two in zip(metrics(run), metrics(plain), strict=True):
+        assert one == pytest.approx(two, abs=1e-4), one["step"]
