@@ -42,6 +42,7 @@ def kill_once(folder, words, draw, longest):
 def main(folder, kills, words):
     """See the module."""
     draw = random.Random(kills)
+    folder.mkdir(parents=True, exist_ok=True)
     prepared_folder(folder)
     words = (*words, *EXACT, *SLOWER)
     began = time.monotonic()
