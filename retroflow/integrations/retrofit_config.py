@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
+from retroflow.model.field_types import fit_fields
 
 if TYPE_CHECKING:
     from retroflow.integrations.retrofit import RetrofitModel
@@ -78,6 +79,8 @@ class RetrofitConfig:
     cca_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        if problems := fit_fields(self):
+            raise RecipeError("\n".join(problems))
         if not self.base:
             raise RecipeError(
                 "model.base: is empty; give a folder written by save_pretrained of transformers, or a name on the "

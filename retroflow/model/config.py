@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from retroflow.errors import RecipeError
+from retroflow.model.field_types import fit_fields
 
 if TYPE_CHECKING:
     from retroflow.model.retro import Retro
@@ -100,7 +101,7 @@ class RetroConfig:
     cca_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        problems = [*self._size_problems(), *self._layer_problems(), *self._choice_problems()]
+        problems = fit_fields(self) or [*self._size_problems(), *self._layer_problems(), *self._part_problems()]
         if problems:
             raise RecipeError("\n".join(problems))
 
@@ -136,6 +137,8 @@ class RetroConfig:
             return problems
         if not 0.0 <= self.dropout < 1.0:
             problems.append(f"model.dropout: {self.dropout} given; a probability from 0 to below 1 is needed")
+        if self.rotary_theta <= 0.0:
+            problems.append(f"model.rotary_theta: {self.rotary_theta} given; a number above 0 is needed")
         problems += self._head_problems()
         if self.copy_initialisation and not self.share_encoder_embeddings:
             problems.append(
@@ -173,19 +176,13 @@ class RetroConfig:
             if width % 2
         ]
 
-    def _choice_problems(self) -> list[str]:
-        choices = {"positions": ("rotary", "relative"), "retrieved_part": ("both", "neighbour", "continuation")}
-        problems = [
-            f"model.{name}: {getattr(self, name)!r} given; {', '.join(allowed)} are allowed"
-            for name, allowed in choices.items()
-            if getattr(self, name) not in allowed
+    def _part_problems(self) -> list[str]:
+        if not self.next_token_values or self.part_read.stop - self.part_read.start > 1:
+            return []
+        return [
+            f"model.next_token_values: with data.chunk_length {self.chunk_length} and model.retrieved_part "
+            f"{self.retrieved_part!r} one token of a neighbour is read, which has no next one; read both parts"
         ]
-        if not problems and self.next_token_values and self.part_read.stop - self.part_read.start < 2:
-            problems.append(
-                f"model.next_token_values: with data.chunk_length {self.chunk_length} and model.retrieved_part "
-                f"{self.retrieved_part!r} one token of a neighbour is read, which has no next one; read both parts"
-            )
-        return problems
 
     def _layer_problems(self) -> list[str]:
         problems = []

@@ -8,17 +8,16 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.model.field_types import described, fitted, types_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -69,7 +68,7 @@ def write_checksums(folder: Path) -> None:
     write_file(folder / CHECKSUMS_FILE, lines.encode())
 
 
-def check_files(folder: Path, names: typing.Iterable[str]) -> None:
+def check_files(folder: Path, names: Iterable[str]) -> None:
     """Compare files with SHA256SUMS; without that file nothing is compared.
 
     Raises:
@@ -132,10 +131,10 @@ def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path
         RecipeError: an unknown key (the nearest is named), a missing one, a value of a wrong type, or what the class
             itself refuses; all that is wrong with keys and types at once.
     """
-    hints = {field.name: hint for field, hint in _fields(config_class)}
+    hints = types_of(config_class)
     required = {
         field.name
-        for field, _ in _fields(config_class)
+        for field in dataclasses.fields(config_class)  # type: ignore[arg-type]  # every configuration is one
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     problems = [f'unknown key "{key}"{_near(key, hints)}' for key in values if key not in hints]
@@ -144,9 +143,9 @@ def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path
     for key, value in values.items():
         if key in hints:
             try:
-                given[key] = _fitted(value, hints[key])
+                given[key] = fitted(value, hints[key])
             except TypeError:
-                problems.append(f'"{key}" is {json.dumps(value)}, {_described(hints[key])} is needed')
+                problems.append(f'"{key}" is {json.dumps(value)}, {described(hints[key])} is needed')
     if problems:
         raise RecipeError(f'"{where}": {"; ".join(problems)}. Correct the file, or export the run again.')
     try:
@@ -214,7 +213,7 @@ def same_random_state() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _check_names(path: Path, given: set[str], needed: typing.Iterable[str]) -> None:
+def _check_names(path: Path, given: set[str], needed: Iterable[str]) -> None:
     missing, unknown = sorted(set(needed) - given), sorted(given - set(needed))
     if missing or unknown:
         found = [f'"{missing[0]}" is missing'] if missing else []
@@ -225,48 +224,9 @@ def _check_names(path: Path, given: set[str], needed: typing.Iterable[str]) -> N
         )
 
 
-def _fields(config_class: type) -> list[tuple[dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(config_class)
-    return [(field, hints[field.name]) for field in dataclasses.fields(config_class)]
-
-
-def _near(key: str, known: typing.Iterable[str]) -> str:
+def _near(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return f' (did you mean "{near[0]}"?)' if near else ""
-
-
-def _fitted(value: Any, hint: Any) -> Any:
-    """The value as the annotation has it; TypeError if it is something else."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for arm in arguments:
-            try:
-                return _fitted(value, arm)
-            except TypeError:
-                continue
-        raise TypeError
-    if origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_fitted(item, arguments[0]) for item in value)
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif type(value) is hint:
-        return value
-    raise TypeError
-
-
-def _described(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(json.dumps(argument) for argument in typing.get_args(hint))
-    name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}.get(name, name)
 
 
 def _sha256(path: Path) -> str:

@@ -151,7 +151,7 @@ def test_damaged_weights_without_checksums_are_refused_too(folder):
         (lambda f: change_config(f, lambda v: v.pop("chunk_length")), RecipeError, '"chunk_length" is missing'),
         (lambda f: change_config(f, lambda v: v.update(width="8")), RecipeError, '"width" is "8", a whole number is needed'),
         (lambda f: change_config(f, lambda v: v.update(width=True)), RecipeError, '"width" is true, a whole number'),
-        (lambda f: change_config(f, lambda v: v.update(dropout="x")), RecipeError, '"dropout" is "x", a number is needed'),
+        (lambda f: change_config(f, lambda v: v.update(dropout="x")), RecipeError, '"dropout" is "x", a finite number is needed'),
         (lambda f: change_config(f, lambda v: v.update(smear=1)), RecipeError, '"smear" is 1, true or false is needed'),
         (lambda f: change_config(f, lambda v: v.update(cca_layers=2)), RecipeError, '"cca_layers" is 2'),
         (lambda f: change_config(f, lambda v: v.update(cca_layers=[2.5])), RecipeError, r'"cca_layers" is \[2.5\]'),
