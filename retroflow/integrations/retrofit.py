@@ -16,11 +16,11 @@ from retroflow.errors import InvalidShapeError, RecipeError
 from retroflow.integrations.base_models import family_of, fingerprint, layers_of, load_base, reading_config
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
 from retroflow.integrations.retrofit_config import RetrofitConfig
-from retroflow.model.cache import CachedReading, FirstReading, RetroCache
-from retroflow.model.inputs import check_padding, check_retrieved, check_rows, check_targets, check_tokens
+from retroflow.model.cache import RetroCache, read_on
+from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
 from retroflow.model.loss import token_losses
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
-from retroflow.model.windows import checked_step, num_windows
+from retroflow.model.windows import checked_step
 
 FINGERPRINT = "base_fingerprint"
 """Key of a frozen base's fingerprint in the state dict, where its weights would be."""
@@ -160,7 +160,7 @@ class RetrofitModel(nn.Module):
             retrieved: int64 [b, W, k, r] with W = n // m: for each whole chunk its neighbours, each followed by its
                 continuation; None switches retrieval off, which gives the base's logits, bit for bit.
             retrieved_mask: bool [b, W, k, r], or [b, W, k] for whole neighbours, True where a token was
-                retrieved; None means all were.
+                retrieved; what stands elsewhere does not matter. None means all were.
             padding: int64 [b], tokens at the left of each row that are padding; None for none.
             retrieval_step: s, tokens between two lookups, 1 to m; None means m, the paper's.
 
@@ -173,12 +173,12 @@ class RetrofitModel(nn.Module):
         step = checked_step(retrieval_step, self.config.chunk_length)
         self._check(tokens, 0)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
-        found = self._checked(tokens, retrieved, retrieved_mask, step)
+        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
         given, arguments = None, {}
         if padding is not None:
             state = self._empty_cache(step, padding)
             given, arguments = state.given(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
-        call = self._call(tokens, self._sequence_reading(found, step, given), given)
+        call = self._call(tokens, self._reading(found, step, given), given)
         logits: Tensor = self.base(input_ids=tokens, use_cache=False, **arguments, **call).logits
         return logits
 
@@ -198,7 +198,7 @@ class RetrofitModel(nn.Module):
             retrieved_mask: as in `forward`.
 
         Returns:
-            float32 [b], nats summed over the positions with a target.
+            float32 [b] (float64 of a float64 model), nats summed over the positions with a target.
 
         Raises:
             InvalidShapeError: as in `forward`.
@@ -206,8 +206,8 @@ class RetrofitModel(nn.Module):
         self._check(tokens, 0)
         check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
-        found = self._checked(tokens, retrieved, retrieved_mask, step)
-        call = self._call(tokens, self._sequence_reading(found, step, None), None)
+        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
+        call = self._call(tokens, self._reading(found, step), None)
         hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **call).last_hidden_state
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
@@ -248,28 +248,8 @@ class RetrofitModel(nn.Module):
             InvalidShapeError: as in `forward`.
         """
         self._check(tokens, cache.length)
-        check_rows(cache.num_rows, num_rows=tokens.shape[0])
-        check_padding(cache.padding, num_rows=tokens.shape[0], length=None)
-        count = cache.num_new_windows(tokens.shape[1])
-        reason = f"{tokens.shape[1]} tokens after {cache.length} close {count} windows"
-        found = check_retrieved(
-            self.config, retrieved, retrieved_mask, num_rows=tokens.shape[0], num_windows=count, reason=reason
-        )
-        if cache.length == 0 and found is not None:
-            return self._advance(tokens, cache, FirstReading(found, self._encode, cache, tokens.shape[1]))
-        return self._go_on(tokens, cache, found)
-
-    def _go_on(self, tokens: Tensor, cache: RetrofitCache, found: Retrieved | None) -> Tensor:
-        """Run tokens int64 [b, t] a segment at a time; returns float [b, t, v]."""
-        lengths = [tokens.shape[1]] if cache.length == 0 else cache.segments(tokens.shape[1])
-        logits, window = [], 0
-        for part in tokens.split(lengths, dim=1):
-            closes = cache.length > 0 and cache.num_new_windows(1) == 1
-            retrieved = found.window(window) if closes and found is not None else None
-            window += closes
-            reading = CachedReading(cache, closes=closes, retrieved=retrieved, encode=self._encode)
-            logits.append(self._advance(part, cache, reading))
-        return torch.cat(logits, dim=1)
+        found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
+        return read_on(tokens, cache, found, self._encode, self._advance)
 
     def _advance(self, tokens: Tensor, cache: RetrofitCache, reading: Reading) -> Tensor:
         length, end = tokens.shape[1], cache.length + tokens.shape[1]
@@ -318,23 +298,7 @@ class RetrofitModel(nn.Module):
                 "rotary positions"
             )
 
-    def _checked(
-        self, tokens: Tensor, retrieved: Tensor | None, retrieved_mask: Tensor | None, step: int
-    ) -> Retrieved | None:
-        num_rows, length = tokens.shape
-        m = self.config.chunk_length
-        count = num_windows(length, m, step)
-        what = f"{count} whole chunks of {m}" if step == m else f"{count} windows of {m} at a retrieval step of {step}"
-        return check_retrieved(
-            self.config,
-            retrieved,
-            retrieved_mask,
-            num_rows=num_rows,
-            num_windows=count,
-            reason=f"tokens of shape {list(tokens.shape)}: {length} tokens hold {what}",
-        )
-
-    def _sequence_reading(self, found: Retrieved | None, step: int, given: Tensor | None) -> Reading | None:
+    def _reading(self, found: Retrieved | None, step: int, given: Tensor | None = None) -> Reading | None:
         if found is None:
             return None
         return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)

@@ -8,14 +8,16 @@ Shapes: b batch, t new tokens, m tokens of a chunk, s tokens between two lookups
 neighbour, d decoder features, e encoder features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from retroflow.model.attention import KeyValues
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention, ReadyNeighbours
-from retroflow.model.reading import Encode, Retrieved, SequenceReading
+from retroflow.model.reading import Encode, Reading, Retrieved, SequenceReading
 from retroflow.model.windows import num_windows
 
 
@@ -193,3 +195,40 @@ class CachedReading:
         retrieved = self._retrieved.without_empty_windows(chunk_mask)
         encoded = self._encode(retrieved, chunk[:, None, -cache.chunk_length :], chunk_mask)
         return Window(end, encoded[:, 0], None if retrieved.mask is None else retrieved.mask[:, 0])
+
+
+C = TypeVar("C", bound=RetroCache)
+
+
+def read_on(
+    tokens: Tensor,
+    cache: C,
+    retrieved: Retrieved | None,
+    encode: Encode,
+    advance: Callable[[Tensor, C, Reading], Tensor],
+) -> Tensor:
+    """Run more tokens through a model that has a cache: the first ones at once, later ones a segment at a time.
+
+    Args:
+        tokens: int64 [b, t], those that follow what the cache has seen.
+        cache: of the model.
+        retrieved: of the windows that these tokens close; None where nothing was looked up.
+        encode: the model's encoder.
+        advance: runs a part of the tokens, int64 [b, p], with a reading, and counts them in the cache; gives
+            float [b, p, *].
+
+    Returns:
+        What `advance` gave, float [b, t, *].
+    """
+    if cache.length == 0:
+        first: Reading = CachedReading(cache, closes=False, retrieved=None, encode=encode)
+        if retrieved is not None:
+            first = FirstReading(retrieved, encode, cache, tokens.shape[1])
+        return advance(tokens, cache, first)
+    outputs, window = [], 0
+    for part in tokens.split(cache.segments(tokens.shape[1]), dim=1):
+        closes = cache.num_new_windows(1) == 1
+        of_window = retrieved.window(window) if closes and retrieved is not None else None
+        window += closes
+        outputs.append(advance(part, cache, CachedReading(cache, closes=closes, retrieved=of_window, encode=encode)))
+    return torch.cat(outputs, dim=1)

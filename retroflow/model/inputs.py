@@ -4,13 +4,17 @@ Shapes: b batch, n tokens of a sequence, m tokens of a chunk, W windows (whole c
 are looked up more often), k neighbours, r = 2m.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from retroflow.errors import InvalidShapeError
+from retroflow.model.cache import RetroCache
 from retroflow.model.config import RetroConfig
 from retroflow.model.loss import IGNORED
 from retroflow.model.reading import Retrieved
+from retroflow.model.windows import num_windows
 
 
 def check_tokens(config: RetroConfig, tokens: Tensor) -> None:
@@ -23,10 +27,8 @@ def check_tokens(config: RetroConfig, tokens: Tensor) -> None:
     Raises:
         InvalidShapeError: not int64 [b, n >= 1], or a token that is not in the vocabulary.
     """
-    if tokens.ndim != 2 or tokens.shape[1] < 1 or tokens.dtype != torch.int64:
-        raise InvalidShapeError(
-            f"tokens: int64 [batch, length >= 1] is needed, {tokens.dtype} {list(tokens.shape)} given"
-        )
+    if not _is_int64(tokens) or tokens.ndim != 2 or tokens.shape[1] < 1:
+        raise InvalidShapeError(f"tokens: int64 [batch, length >= 1] is needed, {_told(tokens)} given")
     _check_values("tokens", tokens, config)
 
 
@@ -42,30 +44,12 @@ def check_targets(config: RetroConfig, targets: Tensor, tokens: Tensor) -> None:
         InvalidShapeError: not int64 of the shape of tokens [b, n], or a target that is neither in the vocabulary nor
             IGNORED.
     """
-    if targets.shape != tokens.shape or targets.dtype != torch.int64:
+    if not _is_int64(targets) or targets.shape != tokens.shape:
         raise InvalidShapeError(
-            f"targets: int64 {list(tokens.shape)}, one for each token, is needed, {targets.dtype} "
-            f"{list(targets.shape)} given"
+            f"targets: int64 {list(tokens.shape)}, one for each token, is needed, {_told(targets)} given"
         )
     if targets.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_values("targets", torch.where(targets == IGNORED, 0, targets), config)
-
-
-def check_rows(cached: int | None, *, num_rows: int) -> None:
-    """Check that tokens go on where the rows of a cache ended.
-
-    Args:
-        cached: rows of the cache; None while it is empty.
-        num_rows: b, rows of the tokens.
-
-    Raises:
-        InvalidShapeError: they differ.
-    """
-    if cached not in (None, num_rows):
-        raise InvalidShapeError(
-            f"tokens: {num_rows} rows given to a cache of {cached}; give one row for each, or choose rows with "
-            "`cache.select`"
-        )
 
 
 def check_padding(padding: Tensor | None, *, num_rows: int, length: int | None) -> None:
@@ -81,10 +65,8 @@ def check_padding(padding: Tensor | None, *, num_rows: int, length: int | None) 
     """
     if padding is None:
         return
-    if padding.dtype != torch.int64 or padding.shape != (num_rows,):
-        raise InvalidShapeError(
-            f"padding: int64 [{num_rows}], one number a row, is needed, {padding.dtype} {list(padding.shape)} given"
-        )
+    if not _is_int64(padding) or padding.shape != (num_rows,):
+        raise InvalidShapeError(f"padding: int64 [{num_rows}], one number a row, is needed, {_told(padding)} given")
     if not num_rows or padding.device.type != "cpu":
         return
     if int(padding.min()) < 0 or (length is not None and int(padding.max()) >= length):
@@ -94,48 +76,90 @@ def check_padding(padding: Tensor | None, *, num_rows: int, length: int | None) 
         )
 
 
-def check_retrieved(
-    config: RetroConfig,
-    retrieved: Tensor | None,
-    retrieved_mask: Tensor | None,
-    *,
-    num_rows: int,
-    num_windows: int,
-    reason: str,
+def check_sequence(
+    config: RetroConfig, tokens: Tensor, retrieved: Tensor | None, retrieved_mask: Tensor | None, step: int
 ) -> Retrieved | None:
-    """Check the retrieved text of some windows.
+    """Check the retrieved text of whole sequences.
 
     Args:
         config: the model's.
-        retrieved: int64 [b, W, k, r], or None.
+        tokens: int64 [b, n], checked.
+        retrieved: int64 [b, W, k, r] for the W windows of n tokens, or None.
         retrieved_mask: bool [b, W, k, r] or [b, W, k], or None.
-        num_rows: b.
-        num_windows: W.
-        reason: why W windows are needed, for the message.
+        step: s, tokens between two lookups.
 
     Returns:
-        The part of it that the model reads; None if there is nothing to read (retrieval off, no CCA layer, no window).
+        What the model reads of it; None if there is nothing to read (retrieval off, no CCA layer, no window).
 
     Raises:
         InvalidShapeError: says what was given and what is allowed.
     """
+    length, m = tokens.shape[1], config.chunk_length
+    count = num_windows(length, m, step)
+    what = f"{count} whole chunks of {m}" if step == m else f"{count} windows of {m} at a retrieval step of {step}"
+    over = f", not a multiple of {m}," if step == m and length % m else ""
+    reason = f"tokens of shape {list(tokens.shape)}: {length} tokens{over} hold {what}"
+    return _check_retrieved(config, retrieved, retrieved_mask, (len(tokens), count), reason)
+
+
+def check_extension(
+    config: RetroConfig, tokens: Tensor, cache: RetroCache, retrieved: Tensor | None, retrieved_mask: Tensor | None
+) -> Retrieved | None:
+    """Check tokens that follow those of a cache, and the retrieved text of the windows that they close.
+
+    Args:
+        config: the model's.
+        tokens: int64 [b, t], checked.
+        cache: of the tokens before.
+        retrieved: int64 [b, W, k, r] for the W windows that t more tokens close, or None.
+        retrieved_mask: bool [b, W, k, r] or [b, W, k], or None.
+
+    Returns:
+        As `check_sequence`.
+
+    Raises:
+        InvalidShapeError: rows that are not those of the cache, or as `check_sequence`.
+    """
+    num_rows, length = tokens.shape
+    if cache.num_rows not in (None, num_rows):
+        raise InvalidShapeError(
+            f"tokens: {num_rows} rows given to a cache of {cache.num_rows}; give one row for each, or choose rows with "
+            "`cache.select`"
+        )
+    check_padding(cache.padding, num_rows=num_rows, length=None)
+    count = cache.num_new_windows(length)
+    reason = f"{length} tokens after {cache.length} close {count} windows"
+    return _check_retrieved(config, retrieved, retrieved_mask, (num_rows, count), reason)
+
+
+def _check_retrieved(
+    config: RetroConfig,
+    retrieved: Tensor | None,
+    mask: Tensor | None,
+    rows_and_windows: tuple[int, int],
+    reason: str,
+) -> Retrieved | None:
+    """Check the retrieved text of these windows; `reason` says why it is so many."""
     if retrieved is None:
-        if retrieved_mask is not None:
+        if mask is not None:
             raise InvalidShapeError("retrieved_mask: given without retrieved; give both, or neither for retrieval off")
         return None
+    r = config.retrieved_length
     if (
-        retrieved.ndim != 4
-        or retrieved.dtype != torch.int64
-        or retrieved.shape[:2] != (num_rows, num_windows)
-        or retrieved.shape[3] != config.retrieved_length
+        not _is_int64(retrieved)
+        or retrieved.ndim != 4
+        or retrieved.shape[:2] != rows_and_windows
+        or retrieved.shape[3] != r
     ):
+        needed = f"{rows_and_windows[0]}, {rows_and_windows[1]}, k, {r}"
         raise InvalidShapeError(
-            f"retrieved: int64 [{num_rows}, {num_windows}, k, {config.retrieved_length}] is needed ({reason}; a "
-            f"neighbour and its continuation are {config.retrieved_length} tokens), {retrieved.dtype} "
-            f"{list(retrieved.shape)} given"
+            f"retrieved: int64 [{needed}] is needed ({reason}; a neighbour and its continuation are {r} tokens), "
+            f"{_told(retrieved)} given"
         )
+    mask = _full_mask(retrieved, mask)
+    if mask is not None:  # what stands where nothing was retrieved, such as -1, need not be a token
+        retrieved = retrieved.masked_fill(~mask, 0)
     _check_values("retrieved", retrieved, config)
-    mask = _full_mask(retrieved, retrieved_mask)
     if not retrieved.numel() or not config.cca_layers:
         return None
     part = config.part_read
@@ -145,10 +169,11 @@ def check_retrieved(
 def _full_mask(retrieved: Tensor, mask: Tensor | None) -> Tensor | None:
     if mask is None:
         return None
-    if mask.dtype != torch.bool or mask.shape not in (retrieved.shape, retrieved.shape[:3]):
+    shapes = (retrieved.shape, retrieved.shape[:3])
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape not in shapes:
         raise InvalidShapeError(
-            f"retrieved_mask: bool {list(retrieved.shape)} (or {list(retrieved.shape[:3])} for whole neighbours) is "
-            f"needed, {mask.dtype} {list(mask.shape)} given"
+            f"retrieved_mask: bool {list(shapes[0])} (or {list(shapes[1])} for whole neighbours) is needed, "
+            f"{_told(mask)} given"
         )
     # Attention without a mask is faster; on an accelerator, looking would cost more than it saves.
     if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
@@ -167,3 +192,14 @@ def _check_values(name: str, tokens: Tensor, config: RetroConfig) -> None:
             f"{name}: token {wrong} given; the vocabulary has {config.vocabulary_size} entries, 0 to "
             f"{config.vocabulary_size - 1}. Was it made by another tokenizer?"
         )
+
+
+def _is_int64(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.int64
+
+
+def _told(value: Any) -> str:
+    """What was given, for a message."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} and no tensor"

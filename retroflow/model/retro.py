@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroflow.errors import RecipeError
-from retroflow.model.cache import CachedReading, FirstReading, RetroCache
+from retroflow.model.cache import RetroCache, read_on
 from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import NeighbourEncoder
 from retroflow.model.initialisation import initialise
-from retroflow.model.inputs import check_padding, check_retrieved, check_rows, check_targets, check_tokens
+from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
 from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
 from retroflow.model.pretrained import (
@@ -30,7 +30,7 @@ from retroflow.model.pretrained import (
     save_pretrained,
 )
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
-from retroflow.model.windows import checked_step, num_windows
+from retroflow.model.windows import checked_step
 
 NAME = "retro"
 """Of the model, in the registry and in config.json."""
@@ -105,7 +105,7 @@ class Retro(nn.Module):
             retrieved: int64 [b, W, k, r] with W = n // m: for each whole chunk its neighbours, each followed by its
                 continuation; None switches retrieval off.
             retrieved_mask: bool [b, W, k, r], or [b, W, k] for whole neighbours, True where a token was
-                retrieved; None means all were.
+                retrieved; what stands elsewhere does not matter. None means all were.
             padding: int64 [b], tokens at the left of each row that are padding: no other position sees them, and
                 a chunk that is padding alone has no neighbours. None for no padding.
             retrieval_step: s, tokens between two lookups, 1 to m; None means m, the paper's. With s < m there are
@@ -121,12 +121,12 @@ class Retro(nn.Module):
         step = checked_step(retrieval_step, self.config.chunk_length)
         check_tokens(self.config, tokens)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
-        found = self._checked(tokens, retrieved, retrieved_mask, step)
+        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
         given = mask = None
         if padding is not None:
             state = self._empty_cache(step, padding)
             given, mask = state.given(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
-        hidden = self._run(self._embed(tokens, given), self._sequence_reading(found, step, given), mask)
+        hidden = self._run(self._embed(tokens, given), self._reading(found, step, given), mask)
         return F.linear(hidden, self._output_matrix())
 
     def loss(
@@ -145,7 +145,7 @@ class Retro(nn.Module):
             retrieved_mask: as in `forward`.
 
         Returns:
-            float32 [b], nats summed over the positions with a target.
+            float32 [b] (float64 of a float64 model), nats summed over the positions with a target.
 
         Raises:
             InvalidShapeError: as in `forward`; targets of another shape, or outside the vocabulary.
@@ -153,8 +153,8 @@ class Retro(nn.Module):
         check_tokens(self.config, tokens)
         check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
-        reading = self._sequence_reading(self._checked(tokens, retrieved, retrieved_mask, step), step, None)
-        hidden = self._run(self._embed(tokens), reading)
+        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
+        hidden = self._run(self._embed(tokens), self._reading(found, step))
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
 
@@ -194,37 +194,9 @@ class Retro(nn.Module):
             InvalidShapeError: as in `forward`; rows that are not those of the cache. The cache is as before.
         """
         check_tokens(self.config, tokens)
-        check_rows(cache.num_rows, num_rows=tokens.shape[0])
-        check_padding(cache.padding, num_rows=tokens.shape[0], length=None)
-        count = cache.num_new_windows(tokens.shape[1])
-        reason = f"{tokens.shape[1]} tokens after {cache.length} close {count} windows"
-        found = check_retrieved(
-            self.config, retrieved, retrieved_mask, num_rows=tokens.shape[0], num_windows=count, reason=reason
-        )
-        if cache.length == 0:
-            hidden = self._begin(tokens, cache, found)
-        else:
-            hidden = self._go_on(tokens, cache, found)
+        found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
+        hidden = read_on(tokens, cache, found, self._encode, self._advance)
         return F.linear(hidden, self._output_matrix())
-
-    def _begin(self, tokens: Tensor, cache: RetroCache, found: Retrieved | None) -> Tensor:
-        """Run the first tokens int64 [b, t] as a whole sequence; returns float [b, t, d]."""
-        if found is not None:
-            reading: Reading = FirstReading(found, self._encode, cache, tokens.shape[1])
-        else:
-            reading = CachedReading(cache, closes=False, retrieved=None, encode=self._encode)
-        return self._advance(tokens, cache, reading)
-
-    def _go_on(self, tokens: Tensor, cache: RetroCache, found: Retrieved | None) -> Tensor:
-        """Run further tokens int64 [b, t] a segment at a time; returns float [b, t, d]."""
-        hidden, window = [], 0
-        for part in tokens.split(cache.segments(tokens.shape[1]), dim=1):
-            closes = cache.num_new_windows(1) == 1
-            retrieved = found.window(window) if closes and found is not None else None
-            window += closes
-            reading = CachedReading(cache, closes=closes, retrieved=retrieved, encode=self._encode)
-            hidden.append(self._advance(part, cache, reading))
-        return torch.cat(hidden, dim=1)
 
     def _advance(self, tokens: Tensor, cache: RetroCache, reading: Reading) -> Tensor:
         end = cache.length + tokens.shape[1]
@@ -259,23 +231,7 @@ class Retro(nn.Module):
         hidden: Tensor = self.norm(x)
         return hidden
 
-    def _checked(
-        self, tokens: Tensor, retrieved: Tensor | None, retrieved_mask: Tensor | None, step: int
-    ) -> Retrieved | None:
-        num_rows, length = tokens.shape
-        m = self.config.chunk_length
-        count = num_windows(length, m, step)
-        what = f"{count} whole chunks of {m}" if step == m else f"{count} windows of {m} at a retrieval step of {step}"
-        return check_retrieved(
-            self.config,
-            retrieved,
-            retrieved_mask,
-            num_rows=num_rows,
-            num_windows=count,
-            reason=f"tokens of shape {list(tokens.shape)}: {length} tokens hold {what}",
-        )
-
-    def _sequence_reading(self, found: Retrieved | None, step: int, given: Tensor | None) -> Reading | None:
+    def _reading(self, found: Retrieved | None, step: int, given: Tensor | None = None) -> Reading | None:
         if found is None:
             return None
         return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)

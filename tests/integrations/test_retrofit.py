@@ -10,6 +10,7 @@ from retroflow.errors import InvalidShapeError, RecipeError
 from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.integrations.retrofit_config import default_cca_layers
+from retroflow.model.inputs import check_sequence
 from tests.integrations.bases import (
     CHUNK,
     DEEP,
@@ -300,11 +301,8 @@ def test_only_the_chosen_layers_read():
     tokens, retrieved, mask = make_batch()
     model = make_retrofit(cca_layers=(3,))
     states = model.base(tokens, output_hidden_states=True).hidden_states
-    call = {
-        ARGUMENT: model._call(
-            tokens, model._sequence_reading(model._checked(tokens, retrieved, mask, CHUNK), CHUNK, None), None
-        )[ARGUMENT]
-    }
+    found = check_sequence(model.config, tokens, retrieved, mask, CHUNK)
+    call = {ARGUMENT: model._call(tokens, model._reading(found, CHUNK), None)[ARGUMENT]}
     reading = model.base(tokens, output_hidden_states=True, **call).hidden_states
     assert all(torch.equal(states[layer], reading[layer]) for layer in range(3))
     assert not torch.equal(states[3], reading[3])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,18 @@ from tests.model.random_models import SMALL, VOCABULARY, inputs, make
         (lambda t, r, k: (t.int(), r, k), "torch.int32"),
         (lambda t, r, k: (t + VOCABULARY, r, k), "tokens: token .* the vocabulary has 29 entries"),
         (lambda t, r, k: (t, r - VOCABULARY, k), "retrieved: token -"),
-        (lambda t, r, k: (t, r[:, :2], k), r"14 tokens hold 3 whole chunks of 4"),
+        (
+            lambda t, r, k: (t.tolist(), r, k),
+            r"tokens: int64 \[batch, length >= 1\] is needed, list and no tensor given",
+        ),
+        (lambda t, r, k: (None, r, k), "tokens: .* NoneType and no tensor given"),
+        (lambda t, r, k: (t, r[:, :2], k), r"14 tokens, not a multiple of 4, hold 3 whole chunks of 4"),
+        (lambda t, r, k: (t[:, :12], r[:, :2], k), r"12 tokens hold 3 whole chunks of 4"),
+        (lambda t, r, k: (t, r[:1], k), r"retrieved: int64 \[2, 3, k, 8\] .* torch.int64 \[1, 3, 2, 8\] given"),
+        (lambda t, r, k: (t, r[:, :, 0], k), r"torch.int64 \[2, 3, 8\] given"),
+        (lambda t, r, k: (t, r.float(), k), r"torch.float32 \[2, 3, 2, 8\] given"),
+        (lambda t, r, k: (t, r.tolist(), k), "retrieved: .* list and no tensor given"),
+        (lambda t, r, k: (t, r, k.tolist()), "retrieved_mask: .* list and no tensor given"),
         (lambda t, r, k: (t, r[..., :7], k), r"retrieved: int64 \[2, 3, k, 8\] is needed"),
         (lambda t, r, k: (t, r, k.long()), "retrieved_mask: bool"),
         (lambda t, r, k: (t, r, k[:, :, :1]), r"retrieved_mask: bool \[2, 3, 2, 8\]"),
@@ -46,8 +58,8 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
         ({"cca_heads": 16}, "model.cca_heads: a head of 1 features is odd"),
         ({"cca_heads": 3}, "model.cca_heads: 3 does not divide model.width 16"),
         ({"encoder_head_width": -2}, "model.encoder_head_width: -2 given; it cannot be negative"),
-        ({"positions": "learned"}, "model.positions: 'learned' given; rotary, relative are allowed"),
-        ({"retrieved_part": "none"}, "model.retrieved_part: 'none' given; both, neighbour, continuation are allowed"),
+        ({"positions": "learned"}, 'model.positions: \'learned\' given; one of "rotary", "relative" is needed'),
+        ({"retrieved_part": "none"}, "model.retrieved_part: 'none' given; one of \"both\""),
         (
             {"chunk_length": 1, "retrieved_part": "neighbour", "next_token_values": True},
             "one token of a neighbour is read, which has no next",
@@ -56,6 +68,14 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
         ({"dropout": 1.0}, "model.dropout: 1.0"),
         ({"copy_initialisation": True}, "share_encoder_embeddings: true"),
         ({"cca_scale": -1.0}, "cannot be negative"),
+        ({"cca_scale": float("inf")}, "model.cca_scale: inf given; a finite number is needed"),
+        ({"rotary_theta": 0}, "model.rotary_theta: 0.0 given; a number above 0 is needed"),
+        ({"cca_layers": 2}, "model.cca_layers: 2 given; a list, each item a whole number, is needed"),
+        ({"cca_layers": (2.0,)}, r"model.cca_layers: \(2.0,\) given; a list, each item a whole number"),
+        ({"chunk_length": 2.5}, "model.chunk_length: 2.5 given; a whole number is needed"),
+        ({"vocabulary_size": True}, "model.vocabulary_size: True given; a whole number is needed"),
+        ({"width": None}, "model.width: None given; a whole number is needed"),
+        ({"smear": 1}, "model.smear: 1 given; true or false is needed"),
     ],
 )
 def test_impossible_configurations_name_the_key_and_the_remedy(change, message):
@@ -71,14 +91,38 @@ def test_odd_heads_are_allowed_where_positions_do_not_turn_pairs():
     dataclasses.replace(SMALL, cca_heads=16, cca_positions=False)
 
 
-def test_all_problems_of_a_configuration_are_named_at_once():
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dropout": 2.0, "cca_layers": (9,), "encoder_cross_attention_layers": (4,)},
+        {"width": "16", "cca_layers": None, "positions": "none"},
+    ],
+)
+def test_all_problems_of_a_configuration_are_named_at_once(wrong):
     with pytest.raises(RecipeError) as error:
-        dataclasses.replace(SMALL, cca_layers=(9,), dropout=2.0, positions="none")
-    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
-        "model.dropout",
-        "model.cca_layers",
-        "model.positions",
-    ]
+        dataclasses.replace(SMALL, **wrong)
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [f"model.{name}" for name in wrong]
+
+
+def test_lists_and_whole_numbers_become_what_the_fields_are():
+    config = dataclasses.replace(SMALL, cca_layers=[2, 4], dropout=0, width=np.int64(16))
+    assert config == SMALL and hash(config) == hash(SMALL)
+    assert type(config.width) is int and type(config.dropout) is float
+
+
+def test_what_stands_where_nothing_was_retrieved_need_not_be_a_token():
+    model = make()
+    tokens, retrieved, mask = inputs(model)
+    mask[0, 1, 0] = False
+    with torch.no_grad():
+        wanted = model(tokens, retrieved, mask)
+        for nothing in (-1, VOCABULARY, 2**40):
+            given = retrieved.masked_fill(~mask, nothing)
+            assert torch.equal(model(tokens, given, mask), wanted)
+            by_neighbour = retrieved.masked_fill(~mask.any(-1)[..., None], nothing)
+            assert torch.equal(model(tokens, by_neighbour, mask.any(-1)), model(tokens, retrieved, mask.any(-1)))
+    with pytest.raises(InvalidShapeError, match="retrieved: token -1 given"):
+        model(tokens, retrieved.masked_fill(~mask, -1))
 
 
 @pytest.mark.parametrize("step", [0, 5, -1, 2.0, "2"])
@@ -108,6 +152,7 @@ def test_neighbours_of_chunks_are_refused_where_a_step_asks_for_those_of_windows
             r"targets: int64 \[2, 14\], one for each token, is needed, torch.int64 \[2, 13\] given",
         ),
         (torch.zeros(2, 14), "torch.float32"),
+        ([[0] * 14] * 2, "targets: .* list and no tensor given"),
         (torch.full((2, 14), VOCABULARY), "targets: token 29 given; the vocabulary has 29 entries"),
         (torch.full((2, 14), -1), "targets: token -1 given"),
     ],
@@ -122,7 +167,7 @@ def test_wrong_targets_are_refused(targets, message):
 def test_loss_refuses_what_forward_refuses():
     model = make()
     tokens, retrieved, _ = inputs(model)
-    with pytest.raises(InvalidShapeError, match="14 tokens hold 3 whole chunks of 4"):
+    with pytest.raises(InvalidShapeError, match="14 tokens, not a multiple of 4, hold 3 whole chunks of 4"):
         model.loss(tokens, tokens, retrieved[:, :2])
     with pytest.raises(InvalidShapeError, match="tokens: token 29"):
         model.loss(torch.full_like(tokens, VOCABULARY), tokens)
