@@ -54,7 +54,9 @@ def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:
     from retroflow.training.dry_run import dry_run as look_ahead
 
     found = look_ahead(loaded)
-    print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+    print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), flush=True)
+    if found.failure is not None:
+        raise found.failure
 
 
 def _print_json(result: "FitResult") -> None:

@@ -57,6 +57,10 @@ class Preview:
     notes: tuple[str, ...]
 
 
+UNKNOWN = Preview((), KINDS, chunks=None, is_estimate=False, vocabulary_size=None, new_bytes=None, notes=())
+"""Where nothing could be found out."""
+
+
 @dataclass
 class _Found:
     """What looking has brought to light so far."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, create
+from retroflow.errors import RetroflowError
 from retroflow.pipeline.no_downloads import no_downloads
-from retroflow.pipeline.preview import Preview, preview
+from retroflow.pipeline.preview import UNKNOWN, Preview, preview
 from retroflow.recipe import Recipe
 from retroflow.training.job import runs_folder_of
 from retroflow.training.lightning_module import outline
@@ -29,6 +30,7 @@ class DryRun:
         artifacts: what is prepared and what is not.
         artifacts_folder, runs_folder: where both would be written.
         checkpoints_bytes: most that the run's checkpoints need at one time.
+        failure: what `fit` would stop with while preparing, such as a corpus that is not there; None if nothing is seen.
     """
 
     plan: Plan
@@ -36,6 +38,7 @@ class DryRun:
     artifacts_folder: Path
     runs_folder: Path
     checkpoints_bytes: int
+    failure: RetroflowError | None = None
 
     def lines(self) -> list[str]:
         """Describe it, a fact a line."""
@@ -73,6 +76,7 @@ class DryRun:
             "artifacts_bytes": self.artifacts.new_bytes,
             "checkpoints_bytes": self.checkpoints_bytes,
             "notes": self._notes(),
+            "failure": None if self.failure is None else str(self.failure),
         }
 
     def _notes(self) -> list[str]:
@@ -92,7 +96,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     """Find out what a recipe would need and do.
 
     Raises:
-        RetroflowError: whatever would stop `fit` before it prepares anything, and a corpus that cannot be read.
+        RetroflowError: whatever would stop `fit` before it looks at the corpus.
     """
     options = TrainerOptions(**recipe.section("trainer"))
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
@@ -100,7 +104,11 @@ def dry_run(recipe: Recipe) -> DryRun:
     runs_folder = runs_folder_of(options)
     check_runs_folder(runs_folder)
     data: dict[str, Any] = recipe.section("data")
-    artifacts = preview(recipe, retrieval=options.retrieval)
+    artifacts, failure = UNKNOWN, None
+    try:
+        artifacts = preview(recipe, retrieval=options.retrieval)
+    except RetroflowError as error:  # a model can be planned before its corpus is on this machine
+        failure = error
     config = create(
         MODELS,
         recipe.section("model"),
@@ -131,6 +139,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         runs_folder=runs_folder,
         # One more than are kept: the oldest goes when the newest is whole.
         checkpoints_bytes=(options.keep_checkpoints + 1) * plan.checkpoint_bytes,
+        failure=failure,
     )
 
 

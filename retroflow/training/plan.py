@@ -108,7 +108,7 @@ class Plan:
         text = f"{self.options.max_steps:,} steps x {step_tokens:,} tokens = {self.total_tokens:,}"
         if self.chunks and self.chunks["train"]:
             passes = self.total_tokens / (self.chunks["train"] * self.chunk_length)
-            text += f" ({'about ' if self.is_estimate else ''}{passes:.1f} passes over the corpus)"
+            text += f" ({'about ' if self.is_estimate else ''}{passes:,.1f} passes over the corpus)"
         return text + (f", from step {start_step:,}" if start_step else "")
 
     def _device(self) -> str:

@@ -80,6 +80,21 @@ def test_it_refuses_what_fit_refuses(recipe_file, tmp_path):
         dry_run(load(recipe_file, [], schema=recipe_schema()))
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_without_the_corpus_the_model_is_planned_and_the_corpus_asked_for(recipe_file, tmp_path, capsys, as_json):
+    (tmp_path / "tiny.jsonl").unlink()
+    words = ["fit", "--recipe", str(recipe_file), "--dry-run", *(["--json"] if as_json else [])]
+    assert run(words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count('tiny.jsonl" does not exist') == 1
+    if as_json:
+        found = json.loads(shown.out)
+        assert found["parameters"] > 0 and found["chunks"] is None and "does not exist" in found["failure"]
+    else:
+        for fact in ("parameters", "4 steps x 128 tokens = 512", "memory     about", "of checkpoints", "nothing was made"):
+            assert fact in shown.out
+
+
 def test_it_does_not_go_with_resume(recipe_file, capsys):
     assert run(["fit", "--recipe", str(recipe_file), "--dry-run", "--resume"]) == 2
     assert "--dry-run looks at a new run" in capsys.readouterr().err
