@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,8 +11,10 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from retroflow.data import Batch, SequenceDataset, StepBatches
+from retroflow.errors import RetroflowError
 from retroflow.training.lifeline import kill_with_parent
 from retroflow.training.options import TrainerOptions
+from retroflow.training.ranks import Ranks
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -23,6 +27,25 @@ def _start_worker(parent: int, worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     kill_with_parent(parent)
+
+
+@contextmanager
+def naming_lost_workers(ranks: Ranks) -> Iterator[None]:
+    """Say what it means when a data worker is gone: torch raises a RuntimeError wherever the process is just then.
+
+    Raises:
+        RetroflowError: a data worker was killed or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
+        raise RetroflowError(
+            f"{whose} lost a process that loads its data: {str(error).strip().rstrip('.')} (out of memory?). The same "
+            "command with --resume goes on from the last checkpoint; data.num_workers=0 needs no such processes"
+        ) from error
 
 
 class RetroData(pl.LightningDataModule):
@@ -54,5 +77,6 @@ class RetroData(pl.LightningDataModule):
             collate_fn=_as_it_is,
             num_workers=self._num_workers,
             worker_init_fn=partial(_start_worker, os.getpid()),
+            timeout=self._options.timeout_seconds if self._num_workers else 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )

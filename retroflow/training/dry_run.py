@@ -30,7 +30,7 @@ class DryRun:
         artifacts: what is prepared and what is not.
         artifacts_folder, runs_folder: where both would be written.
         checkpoints_bytes: most that the run's checkpoints need at one time.
-        failure: what `fit` would stop with while preparing, such as a corpus that is not there; None if nothing is seen.
+        failure: what `fit` would stop with while preparing, such as a corpus that is not there; None if none is seen.
     """
 
     plan: Plan

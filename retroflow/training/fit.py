@@ -27,7 +27,7 @@ from retroflow.training.callbacks import (
 )
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.checkpoints import checkpoint_path, discard_after
-from retroflow.training.data_module import RetroData
+from retroflow.training.data_module import RetroData, naming_lost_workers
 from retroflow.training.job import Job, make_job
 from retroflow.training.launching import Order, launch_ranks
 from retroflow.training.lifeline import end_with_parent
@@ -39,6 +39,7 @@ from retroflow.training.proof import estimate
 from retroflow.training.quiet import heard_from_first, quiet_lightning
 from retroflow.training.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
 from retroflow.training.resuming import Start, choose_start
+from retroflow.training.run_folder import RunFolder
 from retroflow.training.stopping import StopRequests
 from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
@@ -135,8 +136,11 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
 
 def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> Start:
     """Choose or make the run, take its lock into `held`, and say what is about to happen."""
-    start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say)
-    held.enter_context(start.run.lock(seconds=LOCK_SECONDS if resume else 0.0))
+
+    def hold(run: RunFolder) -> None:
+        held.enter_context(run.lock(seconds=LOCK_SECONDS if resume else 0.0))
+
+    start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say, hold=hold)
     describe(job, start)
     say(summarise(job, start))
     job.tracker.start(tracked_run(job, start))
@@ -195,7 +199,7 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
     seconds = job.options.timeout_seconds
     group = ranks.joined(job.placement.accelerator, seconds=seconds) if is_grouped else nullcontext()
     try:
-        with group:
+        with group, naming_lost_workers(ranks):
             trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except (SIGTERMException, SystemExit):
         # A second SIGINT, or a signal before the first step, which meets the handlers of Lightning.

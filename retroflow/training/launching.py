@@ -24,7 +24,7 @@ from retroflow.errors import Interrupted, Preempted, RetroflowError
 from retroflow.pipeline.prepare import Prepared
 from retroflow.pipeline.progress import say
 from retroflow.recipe import Recipe
-from retroflow.training.ranks import LAUNCHED
+from retroflow.training.ranks import LAUNCHED, LostRanks
 from retroflow.training.stopping import StopRequests
 
 _POLL_SECONDS = 0.1
@@ -33,6 +33,9 @@ _GRACE_SECONDS = 3.0
 
 _STOP_SECONDS = 30.0
 """The same after one that ended because it was asked to stop."""
+
+_SUSPENDED_SECONDS = 30.0
+"""How long a rank may be suspended (SIGSTOP) while this process is not, before it counts as dead."""
 
 _LAST_WORDS = 4000
 
@@ -70,10 +73,18 @@ class Outcome:
 
 
 class RankProcess:
-    """One rank, as its launcher sees it."""
+    """One rank, as its launcher sees it.
+
+    Attributes:
+        rank: its number.
+        process: it.
+        was_suspended: whether it was ended for being suspended.
+    """
 
     def __init__(self, rank: int, environment: dict[str, str], order: IO[bytes]) -> None:
         self.rank = rank
+        self.was_suspended = False
+        self._suspended_seconds = 0.0
         self._outcome = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes both
         # Rank 0 prints for all; what the others print matters only if one of them fails.
         self._errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115
@@ -93,6 +104,18 @@ class RankProcess:
     def code(self) -> int | None:
         """Exit code, negative for a signal, None while it runs."""
         return self.process.poll()
+
+    def watch(self, seconds: float) -> None:
+        """Kill it if it has been suspended for long: nobody else would notice, and the others wait for it.
+
+        Args:
+            seconds: since the last look.
+        """
+        is_suspended = self.code is None and _is_suspended(self.process.pid)
+        self._suspended_seconds = self._suspended_seconds + seconds if is_suspended else 0.0
+        if self._suspended_seconds > _SUSPENDED_SECONDS:
+            self.was_suspended = True
+            self.process.kill()
 
     def outcome(self) -> Outcome:
         """What the ended rank left; empty if it was killed."""
@@ -115,6 +138,15 @@ class RankProcess:
         for file in (self._outcome, self._errors):
             if file is not None:
                 file.close()
+
+
+def _is_suspended(process: int) -> bool:
+    """Whether a child of this process is stopped by a signal; False on systems that do not tell."""
+    try:
+        state = os.waitid(os.P_PID, process, os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, ChildProcessError):
+        return False
+    return state is not None and state.si_code == os.CLD_STOPPED
 
 
 class RankProcesses:
@@ -178,6 +210,9 @@ class RankProcesses:
             if None not in codes or time.monotonic() > deadline:
                 return codes
             time.sleep(_POLL_SECONDS)
+            for rank in self.ranks:
+                # Not by the clock, which goes on while all of a job is suspended, as by `scontrol suspend`.
+                rank.watch(_POLL_SECONDS)
 
 
 def launch_ranks(order: Order, *, size: int, requests: StopRequests) -> Any:
@@ -198,32 +233,52 @@ def launch_ranks(order: Order, *, size: int, requests: StopRequests) -> Any:
             raise Interrupted("stopped at once; --resume goes on from the last checkpoint") from None
         if any(codes):
             culprit = _culprit(processes.ranks, codes)
-            raise _failure(culprit, codes[culprit.rank] or 0, size, requests)
+            raise _failure(culprit, codes[culprit.rank], size, requests)
         return processes.ranks[0].outcome().result
 
 
 def _culprit(ranks: Sequence[RankProcess], codes: Sequence[int | None]) -> RankProcess:
-    """The rank whose end made the others fail: one that was killed, else one that knows why, else the first."""
+    """The rank whose end made the others fail.
+
+    One that was killed, else one that knows why, else one that crashed, else one that the others have waited for in
+    vain, else the first.
+    """
     failed = [rank for rank in ranks if codes[rank.rank]]
     killed = [rank for rank in failed if (codes[rank.rank] or 0) < 0]
-    knowing = [rank for rank in failed if rank.outcome().error is not None]
-    return [*killed, *knowing, *failed][0]
+    told = [rank for rank in failed if rank.outcome().error is not None]
+    bereaved = [rank for rank in told if _has_lost_others(rank)]
+    knowing = [rank for rank in told if rank not in bereaved]
+    crashed = [rank for rank in failed if rank not in told]
+    silent = [rank for rank in ranks if codes[rank.rank] is None]
+    return [*killed, *knowing, *crashed, *silent, *failed][0]
 
 
-def _failure(rank: RankProcess, code: int, size: int, requests: StopRequests) -> RetroflowError:
+def _has_lost_others(rank: RankProcess) -> bool:
+    error = rank.outcome().error
+    return error is not None and issubclass(error[0], LostRanks)
+
+
+def _failure(rank: RankProcess, code: int | None, size: int, requests: StopRequests) -> RetroflowError:
     outcome, signal_number = rank.outcome(), requests.signal_number
     if outcome.error is not None:
         kind, message = outcome.error
-        return kind(message if rank.rank == 0 else f"rank {rank.rank}: {message}")
+        return kind(message if rank.rank == 0 or f"rank {rank.rank} of" in message else f"rank {rank.rank}: {message}")
     if signal_number is not None and code == -signal_number:
         kind = Interrupted if signal_number == signal.SIGINT else Preempted
         return kind("stopped before the first step; --resume goes on where the run was")
     name = f"rank {rank.rank} of {size} (process {rank.process.pid})"
     if words := "\n".join(part for part in (rank.last_words(), outcome.crash.strip()) if part):
         say(f"{name} printed before its end:\n{words}")
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
     return RetroflowError(
-        f"{name} {ended}{hint}; the other ranks were ended too. The same command with --resume goes on from the last "
-        "checkpoint"
+        f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with --resume goes on from "
+        "the last checkpoint"
     )
+
+
+def _end_of(rank: RankProcess, code: int | None) -> str:
+    if rank.was_suspended:
+        return f"was suspended by a signal for {_SUSPENDED_SECONDS:g} s and was ended"
+    if code is None:
+        return "did not answer the others (trainer.timeout_seconds) and was ended"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}" if code < 0 else f"ended with exit code {code}"

@@ -8,6 +8,8 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -61,17 +63,25 @@ class MetricsLog:
     def sync(self) -> None:
         """Bring all lines to the disk; called before a checkpoint that relies on them."""
         for file in (self._jsonl, self._csv, self._throughput):
-            file.flush()
-            os.fsync(file.fileno())
+            with self._saying_so():
+                file.flush()
+                os.fsync(file.fileno())
 
     def close(self) -> None:
+        """Close the files; every line was flushed when it was written, or its failure was raised then."""
         for file in (self._jsonl, self._csv, self._throughput):
-            file.close()
+            with suppress(OSError):
+                file.close()
 
     def _write(self, file: IO[str], line: str) -> None:
-        try:
+        with self._saying_so():
             file.write(line)
             file.flush()
+
+    @contextmanager
+    def _saying_so(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RetroflowError(
                 f"{self._folder}: metrics cannot be written ({error}); free space, then go on with --resume"
@@ -81,9 +91,15 @@ class MetricsLog:
 def lines_before(folder: Path, step: int, *, most: int) -> list[dict[str, float]]:
     """The last lines of metrics.jsonl up to `step`, oldest first; `most` of them at most."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and _step_of_json(line) <= step]
+    lines = _lines(path)
+    kept = [line for line in lines if _step_of_json(line) <= step]
     return [json.loads(line) for line in kept[-most:]]
+
+
+def _lines(path: Path) -> list[str]:
+    # Bytes that a failing disk has changed are a line to cut away or to keep, not a reason to stop.
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    return [line + "\n" for line in text.split("\n")[:-1]]  # what follows the last newline is a torn line
 
 
 def _csv_line(values: object) -> str:
@@ -93,8 +109,8 @@ def _csv_line(values: object) -> str:
 
 
 def _cut_jsonl(path: Path, step: int) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and _step_of_json(line) <= step]
+    lines = _lines(path)
+    kept = [line for line in lines if _step_of_json(line) <= step]
     _rewrite(path, "".join(kept))
 
 
@@ -106,17 +122,13 @@ def _step_of_json(line: str) -> float:
 
 
 def _cut_csv(path: Path, step: int) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [
-        line
-        for line in lines[1:]
-        if line.endswith("\n") and line.split(",", 1)[0].isdigit() and int(line.split(",", 1)[0]) <= step
-    ]
+    lines = _lines(path)
+    kept = [line for line in lines[1:] if line.split(",", 1)[0].isdecimal() and int(line.split(",", 1)[0]) <= step]
     _rewrite(path, ",".join(COLUMNS) + "\n" + "".join(kept))
 
 
 def _rewrite(path: Path, text: str) -> None:
     """Replace a file by its shorter self, whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="surrogateescape")
     part.replace(path)

@@ -20,8 +20,9 @@ def main(order_file: int, outcome_file: int) -> None:
     from retroflow.errors import RetroflowError
     from retroflow.training.fit import fit
     from retroflow.training.launching import Order, Outcome
+    from retroflow.training.ranks import LostRanks
 
-    code = 0
+    code, at_once = 0, False
     try:
         # All ranks share the file's position, so it is read by offset.
         order: Order = pickle.loads(os.pread(order_file, os.fstat(order_file).st_size, 0))
@@ -31,11 +32,12 @@ def main(order_file: int, outcome_file: int) -> None:
         outcome, code = Outcome(), error.code if isinstance(error.code, int) else 1
     except RetroflowError as error:
         outcome, code = Outcome(error=(type(error), str(error))), error.exit_code
+        at_once = isinstance(error, LostRanks)
     except BaseException:
-        outcome, code = Outcome(crash=traceback.format_exc()), 1
+        outcome, code, at_once = Outcome(crash=traceback.format_exc()), 1, True
     with os.fdopen(outcome_file, "wb") as file:
         pickle.dump(outcome, file)
-    if outcome.crash:
+    if at_once:
         sys.stderr.flush()
         os._exit(code)  # libraries may wait at a regular exit for ranks that are gone
     sys.exit(code)

@@ -21,8 +21,22 @@ from retroflow.errors import RetroflowError
 LAUNCHED = "RETROFLOW_LAUNCHED"
 """Set in the environment of ranks that `retroflow fit` has started itself."""
 
+_LOST = (
+    "gloo",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "imed out",
+    "remote process exit",
+)
+"""Words that tell torch's errors about a missing rank from others; under gloo they are plain RuntimeErrors."""
+
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
 _Value = TypeVar("_Value")
+
+
+class LostRanks(RetroflowError):
+    """Other ranks ended or no longer answer, which is never this rank's own fault."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ class Ranks:
 
         Raises:
             RetroflowError: the others did not come.
+            LostRanks: they came, and were lost while this was entered.
         """
         if dist.is_initialized():
             yield
@@ -111,10 +126,16 @@ class Ranks:
         self._meet(backend, timedelta(seconds=seconds))
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             # NCCL would wait here for operations that a lost rank never ends; the process ends anyway.
             if backend == "gloo":
                 dist.destroy_process_group()
+            if self.world_size > 1 and _is_loss(error):
+                raise LostRanks(
+                    f"rank {self.rank} of {self.world_size} has lost another rank, which ended or did not answer for "
+                    f"{seconds:g} s (trainer.timeout_seconds): {str(error).split(". ")[0].splitlines()[0]}. What that rank printed "
+                    "says why. The same command with --resume goes on from the last checkpoint"
+                ) from error
             raise
         dist.destroy_process_group()
         _control.clear()
@@ -136,6 +157,10 @@ class Ranks:
                 f"{limit.total_seconds():.0f} s ({error}); start all of them, and let MASTER_ADDR and MASTER_PORT name "
                 "a machine and a free port that all can reach"
             ) from error
+
+
+def _is_loss(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
 
 
 ALONE = Ranks()

@@ -56,8 +56,18 @@ def identity(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
     }
 
 
+def hold_nothing(run: RunFolder) -> None:
+    """Leave a run to others, too."""
+
+
 def choose_start(
-    recipe: Recipe, this: dict[str, str], *, runs_folder: Path, resume: Path | None, say: Callable[[str], None]
+    recipe: Recipe,
+    this: dict[str, str],
+    *,
+    runs_folder: Path,
+    resume: Path | None,
+    say: Callable[[str], None],
+    hold: Callable[[RunFolder], object] = hold_nothing,
 ) -> Start:
     """Make a new run, or find the one to go on with.
 
@@ -67,23 +77,28 @@ def choose_start(
         runs_folder: where runs lie.
         resume: None for a new run, `LAST`, a run folder, or a checkpoint.
         say: told what is resumed and what was passed over.
+        hold: takes a run for this process, before its checkpoints are looked at: a job that is being preempted may
+            still write one while its successor starts.
 
     Raises:
         RecipeError: there is no such run, or it was made by another recipe.
         DamagedDataError: the named checkpoint, or every checkpoint of the run, is damaged.
     """
     if resume is None:
-        return _begin(recipe, this, runs_folder)
+        return _begin(recipe, this, runs_folder, hold)
     if resume != LAST:
-        return _named_start(resume, this, say)
+        return _named_start(resume, this, say, hold)
     unfinished = _unfinished(runs_folder, recipe.name)
     matching = [run for run in unfinished if not differences(_identity_of(run), this)]
     if matching:
+        hold(matching[0])
+        if matching[0].is_finished:  # while it was waited for
+            return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
         return _continue(matching[0], this, say)
     if unfinished:
         refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
     say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
-    return _begin(recipe, this, runs_folder)
+    return _begin(recipe, this, runs_folder, hold)
 
 
 def check_resume(recipe: Recipe, resume: Path) -> None:
@@ -111,15 +126,19 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
     return [run for run in list_runs(runs_folder, name) if not run.is_finished and run.description.exists()]
 
 
-def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path) -> Start:
+def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
     run = new_run(runs_folder, recipe.name)
+    hold(run)
     write_text(run.recipe, recipe.to_yaml())
     write_json(run.description, {"identity": this})
     return Start(run)
 
 
-def _named_start(path: Path, this: dict[str, str], say: Callable[[str], None]) -> Start:
+def _named_start(
+    path: Path, this: dict[str, str], say: Callable[[str], None], hold: Callable[[RunFolder], object]
+) -> Start:
     run = _named_run(path)
+    hold(run)
     if path.is_file():
         checkpoint = read_checkpoint(path, lazily=True)
         refuse_other_recipe(path, checkpoint.get("retroflow", {}), this)

@@ -43,3 +43,19 @@ def test_ddp_bereaved_of_another_rank(folder, unbroken):
     again = fit(folder, *words)
     assert again.code == 0, again.errors
     assert_same(folder, unbroken("ddp"), "bereaved")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("suspend 1", r"error: rank 1 of 2 \(process \d+\) was suspended by a signal for 30 s and was ended"),
+        ("suspend 0", r"error: rank 0 of 2 \(process \d+\) was suspended by a signal for 30 s and was ended"),
+        ("worker", r"error: rank 0 of 2 lost a process that loads its data: DataLoader worker \(pid.*--resume"),
+    ],
+)
+def test_what_does_not_go_on_is_ended_and_named(folder, action, words):
+    name = action.replace(" ", "-")
+    ended = fit(folder, *TWO["ddp"], *EXACT, f"trainer.runs_folder={name}", fault=f"0 step-00000004.ckpt {action}")
+    assert ended.code == 1 and not ended.leftovers()
+    assert re.search(words, ended.errors), ended.errors

@@ -91,7 +91,13 @@ def test_without_the_corpus_the_model_is_planned_and_the_corpus_asked_for(recipe
         found = json.loads(shown.out)
         assert found["parameters"] > 0 and found["chunks"] is None and "does not exist" in found["failure"]
     else:
-        for fact in ("parameters", "4 steps x 128 tokens = 512", "memory     about", "of checkpoints", "nothing was made"):
+        for fact in (
+            "parameters",
+            "4 steps x 128 tokens = 512",
+            "memory     about",
+            "of checkpoints",
+            "nothing was made",
+        ):
             assert fact in shown.out
 
 

@@ -60,6 +60,32 @@ def test_the_last_unfinished_run_of_this_recipe_goes_on(tmp_path):
     assert start(tmp_path, identity(), LAST).run.path.name == "0003"
 
 
+def test_the_checkpoint_is_chosen_after_the_run_was_waited_for(tmp_path):
+    """The job before may be writing its last checkpoint, or its report, while its successor starts."""
+    run = start(tmp_path, identity()).run
+
+    def write_meanwhile(held):
+        assert held == run
+        write_checkpoint({"retroflow": identity()}, checkpoint_path(held.checkpoints, 4))
+
+    for resume in (LAST, run.path):
+        chosen = choose_start(
+            tiny_recipe(), identity(), runs_folder=tmp_path, resume=resume, say=print, hold=write_meanwhile
+        )
+        assert (chosen.run, chosen.step) == (run, 4)
+    held = []
+
+    def finish_meanwhile(other):
+        held.append(other.path.name)
+        if other == run:
+            finish(run)
+
+    chosen = choose_start(
+        tiny_recipe(), identity(), runs_folder=tmp_path, resume=LAST, say=print, hold=finish_meanwhile
+    )
+    assert (chosen.run.path.name, chosen.step, held) == ("0002", 0, ["0001", "0002"])
+
+
 def test_another_recipes_run_is_refused(tmp_path):
     run = start(tmp_path, identity()).run
     for resume in (LAST, run.path):

@@ -1,8 +1,8 @@
 """Put on the path of a run's processes: does something at the moment a named file is given its name.
 
 FAULT holds "rank file action": when that rank ("-" for a process without one) is about to rename something to `file`,
-it does the action first. Actions are "kill N" (SIGKILL to rank N, which may be itself), and "SIGTERM", "SIGINT",
-"SIGKILL" to the launcher.
+it does the action first. Actions are "kill N" and "suspend N" (SIGKILL and SIGSTOP to rank N, which may be itself),
+"worker" (SIGKILL to a data worker of this process), and "SIGTERM", "SIGINT", "SIGKILL", "SIGHUP" to the launcher.
 """
 
 import os
@@ -29,6 +29,22 @@ def _process_of(rank):
     raise ProcessLookupError(rank)
 
 
+def _worker():
+    """A data worker: a child of this process with the same command line."""
+    with open("/proc/self/cmdline", "rb") as file:
+        own = file.read()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                parent = int(file.read().rsplit(")", 1)[1].split()[1])
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if parent == os.getpid() and file.read() == own:
+                    return int(name)
+        except OSError:
+            continue
+    raise ProcessLookupError("a data worker")
+
+
 def _install(rank, file, action, argument=None):
     launched = int(os.environ.get("RETROFLOW_LAUNCHED", os.getpid()))
     if os.environ.get("RANK", "-") != rank:
@@ -38,8 +54,10 @@ def _install(rank, file, action, argument=None):
     def replace_or_fail(source, target, **options):
         if str(target).endswith(file):
             os.replace = replace
-            if action == "kill":
-                os.kill(_process_of(argument), signal.SIGKILL)
+            if action in ("kill", "suspend"):
+                os.kill(_process_of(argument), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+            elif action == "worker":
+                os.kill(_worker(), signal.SIGKILL)
             else:
                 os.kill(launched, getattr(signal, action))
         return replace(source, target, **options)

@@ -1,0 +1,93 @@
+"""Which rank is named when a job ends, and that a suspended rank is noticed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from retroflow.errors import RecipeError, RetroflowError
+from retroflow.training import launching
+from retroflow.training.data_module import naming_lost_workers
+from retroflow.training.launching import Outcome, RankProcess
+from retroflow.training.ranks import ALONE, LostRanks, Ranks
+
+LOST = Outcome(error=(LostRanks, "rank 0 of 3 has lost another rank"))
+KNOWS = Outcome(error=(RecipeError, "too large"))
+CRASHED = Outcome(crash="Traceback")
+
+
+def ended(*outcomes):
+    """Ranks that left these outcomes."""
+    return [
+        SimpleNamespace(
+            rank=number,
+            process=SimpleNamespace(pid=70 + number),
+            outcome=lambda outcome=outcome: outcome,
+            last_words=lambda: "",
+            was_suspended=False,
+        )
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "codes", "named", "words"),
+    [
+        ((LOST, Outcome(), LOST), (1, -9, 1), 1, r"rank 1 of 3 \(process 71\) was killed by SIGKILL \(out of memory"),
+        ((LOST, LOST, KNOWS), (1, 1, 2), 2, "rank 2: too large"),
+        ((LOST, CRASHED, LOST), (1, 1, 1), 1, r"rank 1 of 3 \(process 71\) ended with exit code 1"),
+        ((LOST, LOST, Outcome()), (1, 1, None), 2, r"rank 2 of 3 \(process 72\) did not answer the others"),
+        ((LOST, LOST, LOST), (1, 1, 1), 0, "rank 0 of 3 has lost another rank"),
+    ],
+)
+def test_the_rank_that_made_the_others_fail_is_named(outcomes, codes, named, words, capsys):
+    ranks = ended(*outcomes)
+    culprit = launching._culprit(ranks, codes)
+    assert culprit.rank == named
+    with pytest.raises(RetroflowError, match=words):
+        raise launching._failure(culprit, codes[named], 3, SimpleNamespace(signal_number=None))
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(monkeypatch):
+    monkeypatch.setattr(launching, "_SUSPENDED_SECONDS", 1.0)
+    rank = RankProcess.__new__(RankProcess)
+    rank.rank, rank.was_suspended, rank._suspended_seconds = 1, False, 0.0
+    rank.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        for _ in range(3):
+            os.kill(rank.process.pid, signal.SIGSTOP)
+            assert until(lambda: launching._is_suspended(rank.process.pid))
+            rank.watch(0.9)
+            os.kill(rank.process.pid, signal.SIGCONT)
+            assert until(lambda: not launching._is_suspended(rank.process.pid))
+            rank.watch(0.9)
+            assert rank.code is None and not rank.was_suspended
+        os.kill(rank.process.pid, signal.SIGSTOP)
+        assert until(lambda: launching._is_suspended(rank.process.pid))
+        for _ in range(20):  # a killed rank is looked at, too, until it is reaped
+            rank.watch(0.9)
+        assert until(lambda: rank.code == -signal.SIGKILL) and rank.was_suspended
+        assert "was suspended by a signal for 1 s" in launching._end_of(rank, rank.code)
+    finally:
+        rank.process.kill()
+        rank.process.wait()
+
+
+@pytest.mark.parametrize(("ranks", "whose"), [(ALONE, "training"), (Ranks(1, 2, 1, 2, "torchrun"), "rank 1 of 2")])
+def test_a_lost_data_worker_is_no_bug_and_its_rank_is_named(ranks, whose):
+    with pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: .*\(pid 7\).*--resume"):
+        with naming_lost_workers(ranks):
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="something else"), naming_lost_workers(ranks):
+        raise RuntimeError("something else")
