@@ -131,10 +131,11 @@ class Ranks:
             if backend == "gloo":
                 dist.destroy_process_group()
             if self.world_size > 1 and _is_loss(error):
+                reason = str(error).split(". ")[0].splitlines()[0]  # gloo goes on with general advice
                 raise LostRanks(
                     f"rank {self.rank} of {self.world_size} has lost another rank, which ended or did not answer for "
-                    f"{seconds:g} s (trainer.timeout_seconds): {str(error).split(". ")[0].splitlines()[0]}. What that rank printed "
-                    "says why. The same command with --resume goes on from the last checkpoint"
+                    f"{seconds:g} s (trainer.timeout_seconds): {reason}. What that rank printed says why. "
+                    "The same command with --resume goes on from the last checkpoint"
                 ) from error
             raise
         dist.destroy_process_group()
