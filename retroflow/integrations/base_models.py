@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -256,6 +257,8 @@ def fingerprint(model: nn.Module) -> Tensor:
     named = sorted(model.state_dict().items())
     if any(value.device.type == "meta" for _, value in named):
         raise RetroflowError("a model on the meta device has no weights to take a fingerprint of; load them first")
+    if any(isinstance(value, DTensor) for _, value in named):
+        raise RetroflowError("a sharded model has no whole weights to take a fingerprint of; take it before sharding")
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
         digests = list(pool.map(digest, named))
     return torch.frombuffer(bytearray(hashlib.sha256(b"".join(digests)).digest()), dtype=torch.uint8)

@@ -73,9 +73,9 @@ class RetrofitModel(nn.Module):
         self._fingerprint: Tensor | None = None
         if not options.unfreeze:
             base.requires_grad_(False)
-            base.eval()
             self.register_state_dict_post_hook(_leave_out_base)
             self.register_load_state_dict_pre_hook(_put_in_base)
+        self.train()  # a base comes in evaluation mode from its files, in training mode from its config
 
     @classmethod
     def build(cls, options: RetrofitConfig) -> "RetrofitModel":
@@ -123,6 +123,19 @@ class RetrofitModel(nn.Module):
     def encoder(self) -> nn.Module:
         """The neighbour encoder, for sharding."""
         return self.retrieval.encoder
+
+    @property
+    def readers(self) -> list[nn.Module]:
+        """Chunked cross-attention of each layer that has it, for sharding; no parts of the `blocks`."""
+        return list(self.retrieval.readers.values())
+
+    def facts_of_whole(self) -> dict[str, Tensor]:
+        """What a share of the weights cannot tell: the fingerprint of a frozen base."""
+        return {} if self.options.unfreeze else {FINGERPRINT: self.base_fingerprint}
+
+    def learn(self, facts: dict[str, Tensor]) -> None:
+        """Take the facts of the whole model that this one becomes a share of."""
+        self._fingerprint = facts[FINGERPRINT]
 
     def retrieval_parameters(self) -> set[str]:
         """Names of the parameters that a loss without retrieved text does not reach."""

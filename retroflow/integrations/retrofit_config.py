@@ -55,9 +55,6 @@ class RetrofitConfig:
     tokenizer_option: ClassVar[str] = "base"
     """The option whose value is also the tokenizer's name; retroflow/pipeline/prepare.py asks every model for it."""
 
-    can_be_sharded: ClassVar[bool] = False
-    """Whether FSDP may cut it: weights that a base ties would come apart, and its fingerprint is of whole ones."""
-
     vocabulary_size: int
     chunk_length: int
     base: str

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, TRACKERS, create
-from retroflow.errors import RecipeError
 from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.recipe import Recipe
 from retroflow.training.guarded_tracker import GuardedTracker
@@ -74,7 +73,7 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options, ranks)
     check_runs_folder(runs_folder_of(options))
-    _check_model(recipe, placement)
+    _check_model(recipe)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
@@ -88,11 +87,6 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
         chunk_length=splits.train_chunks.chunk_length,
     )
     module = RetroModule(model=config, optimizer=optimizer, trainer=options, seed=recipe.values["seed"])
-    if placement.strategy == "fsdp" and module.outline.frozen:
-        raise RecipeError(
-            f"trainer.strategy: fsdp given, and {len(module.outline.frozen)} parameters of the model are frozen; train "
-            "it with trainer.strategy=ddp: what is frozen needs no memory for gradients and optimizer"
-        )
     return Job(
         name=recipe.name,
         seed=recipe.values["seed"],
@@ -107,15 +101,10 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     )
 
 
-def _check_model(recipe: Recipe, placement: Placement) -> None:
+def _check_model(recipe: Recipe) -> None:
     """Let a model that starts from files of its own look for them before minutes of preparing."""
     section = recipe.section("model")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=recipe.section("data")["chunk_length"])
-    if placement.strategy == "fsdp" and not getattr(config, "can_be_sharded", True):
-        raise RecipeError(
-            f'trainer.strategy: fsdp given; a model "{section["name"]}" cannot be sharded (docs/retrofit.md). Train it '
-            "with trainer.strategy=ddp."
-        )
     check = getattr(config, "check", None)
     if check is not None:
         check()

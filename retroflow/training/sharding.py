@@ -18,13 +18,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from retroflow.errors import DamagedDataError
 from retroflow.training.checkpoints import read_checkpoint
+from retroflow.training.tying import share_as, shared_names
 
 
 def build_sharded(build: Callable[[], nn.Module], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None]) -> Any:
     """Build a model of which every rank has a share; no rank but the first ever holds the whole of it.
 
+    A model that keeps what only whole weights tell, such as their fingerprint, gives it by `facts_of_whole()` and takes
+    it by `learn(facts)`: those of rank 0's are given to all.
+
     Args:
-        build: makes the model with its first weights, on the CPU.
+        build: makes the model with its first weights, on the CPU; on the meta device with none.
         mesh: one axis, all ranks.
         prepare: changes the blocks before they are sharded.
 
@@ -32,13 +36,20 @@ def build_sharded(build: Callable[[], nn.Module], mesh: DeviceMesh, *, prepare: 
         The model on the mesh's devices; its parameters equal those that `build` gives to rank 0.
     """
     whole: dict[str, Tensor] = {}
+    told: list[Any] = [None]
     if mesh.get_rank() == 0:
         with torch.device("cpu"):
             built = build()
         whole = {name: value.detach() for name, value in (*built.named_parameters(), *built.named_buffers())}
+        told = [(shared_names(built), _facts_of(built))]
         del built
+    dist.broadcast_object_list(told, src=0)
+    shared, facts = told[0]
     with torch.device("meta"):
         model = build()
+    share_as(model, shared)
+    if facts:
+        cast(Any, model).learn(facts)
     prepare(model)
     for part in units(model):
         fully_shard(part, mesh=mesh)
@@ -59,10 +70,20 @@ def build_sharded(build: Callable[[], nn.Module], mesh: DeviceMesh, *, prepare: 
 
 
 def units(model: Any) -> Iterator[nn.Module]:
-    """The parts that are gathered, computed and given back as one: each decoder block, and the encoder."""
+    """The parts that are gathered, computed and given back as one: each decoder block, reader of a base, the encoder.
+
+    What is in none of them belongs to the whole model, which is gathered once for a forward and a backward pass.
+    Weights that are tied lie there: a parameter can be in one unit only.
+    """
     yield from getattr(model, "blocks", ())
+    yield from getattr(model, "readers", ())
     if getattr(model, "encoder", None) is not None:
         yield model.encoder
+
+
+def _facts_of(model: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = model.facts_of_whole() if hasattr(model, "facts_of_whole") else {}
+    return facts
 
 
 @torch.no_grad()
@@ -119,15 +140,21 @@ class ShardedStrategy(ModelParallelStrategy):
 
         Raises:
             DamagedDataError: it does not verify, or lacks a parameter.
+            RetroflowError: whatever the model refuses, such as weights that were trained on another base.
         """
         checkpoint = read_checkpoint(checkpoint_path, lazily=True)
         assert self.lightning_module is not None
-        parameters = cast(dict[str, DTensor], dict(self.lightning_module.named_parameters()))
-        weights = checkpoint["state_dict"]
-        if missing := sorted(parameters.keys() ^ weights.keys()):
+        weights, targets = checkpoint["state_dict"], self.lightning_module.state_dict()
+        if missing := sorted(targets.keys() ^ weights.keys()):
             raise DamagedDataError(f"{checkpoint_path}: does not fit the model, which differs in {missing[0]}")
-        for name, parameter in parameters.items():
-            _fill(parameter, share_of(weights[name], parameter))
+        sharded = {name: target for name, target in targets.items() if isinstance(target, DTensor)}
+        # What is whole goes through the model's own loading, where a RETRO-fit compares the fingerprint of its base.
+        self.lightning_module.load_state_dict(
+            {name: weights[name] for name in targets.keys() - sharded.keys()}, strict=False
+        )
+        for name, target in sharded.items():
+            _fill(target, share_of(weights[name], target))
+        parameters = cast(dict[str, DTensor], dict(self.lightning_module.named_parameters()))
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             for group, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
                 group.update({key: value for key, value in stored.items() if key != "params"})

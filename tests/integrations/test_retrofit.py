@@ -226,6 +226,16 @@ def test_unfreeze_trains_the_base_too(family):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_trained_base_begins_in_training_mode_wherever_it_comes_from(mode):
+    """From files it comes in evaluation mode, from its config in training mode: its dropout would differ."""
+    assert make_base().train(mode).training == mode
+    fresh = RetrofitModel(make_options(unfreeze=True), make_base().train(mode))
+    assert all(module.training for module in fresh.modules())
+    frozen = RetrofitModel(make_options(), make_base().train(mode))
+    assert not any(module.training for module in frozen.base.modules()) and frozen.retrieval.training
+
+
 def test_a_frozen_base_stays_in_evaluation_mode():
     base = make_base("gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
     tokens, _, _ = make_batch()
