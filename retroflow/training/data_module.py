@@ -15,6 +15,7 @@ from retroflow.errors import RetroflowError
 from retroflow.training.lifeline import kill_with_parent
 from retroflow.training.options import TrainerOptions
 from retroflow.training.ranks import Ranks
+from retroflow.training.stopping import SIGNALS
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -24,7 +25,7 @@ def _as_it_is(batch: Any) -> Any:
 
 def _start_worker(parent: int, worker: int) -> None:
     """Leave signals to the training process, which needs its workers until the step ends, and end with it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     kill_with_parent(parent)
 

@@ -1,6 +1,7 @@
 """What a person sees while a model trains: a live line on a terminal, plain lines elsewhere, always on stderr."""
 
 import time
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -75,14 +76,16 @@ class TrainingProgress:
         """Show a quick validation estimate."""
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         if self._bar is not None:
-            self._bar.console.print(f"step {step:,}  {text}")
+            with suppress(OSError):  # as `say`
+                self._bar.console.print(f"step {step:,}  {text}")
         else:
             say(f"step {step:,}/{self._max_steps:,}  {text}")
 
     def stop(self) -> None:
         """Take the live line away."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
             self._bar = None
 
     def _reading(self, step: int) -> str:

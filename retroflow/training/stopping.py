@@ -1,6 +1,8 @@
-"""SIGTERM and SIGINT become a wish that the training loop reads at the next step boundary."""
+"""SIGTERM, SIGINT and SIGHUP become a wish that the training loop reads at the next step boundary."""
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,19 @@ from typing import Any
 
 from retroflow.errors import Interrupted, Preempted
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)))
+"""A scheduler's, the keyboard's, and that of a terminal that was closed."""
+
+
+_HANGUP = getattr(signal, "SIGHUP", None)
+
+
+def _leave_terminal() -> None:
+    """Let what is printed to a terminal go nowhere from now on: writing to one that is gone is an error."""
+    with open(os.devnull, "w") as nothing:
+        for descriptor in (1, 2):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nothing.fileno(), descriptor)
 
 
 class StopRequests:
@@ -29,14 +43,16 @@ class StopRequests:
         return self.signal_number is not None
 
     def install(self) -> None:
-        """Take both signals; does nothing outside the main thread, where Python allows no handlers."""
+        """Take the signals; does nothing outside the main thread, where Python allows no handlers."""
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in SIGNALS:
+                if number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # under nohup a run outlives its terminal
                 signal.signal(number, self._record)
 
     def __enter__(self) -> "StopRequests":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
         self.install()
         return self
 
@@ -47,6 +63,8 @@ class StopRequests:
             signal.signal(number, handler)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
+        if number == _HANGUP:
+            _leave_terminal()
         again = self.signal_number is not None and number == signal.SIGINT
         self.signal_number = self.signal_number or number
         if again or not self._waits:

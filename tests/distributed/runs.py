@@ -93,7 +93,9 @@ class Ended:
         return alive
 
 
-def launch(folder, *words, fault=None, prefix=(), environment=None, command=("fit", "--recipe", "tiny.yaml")):
+def launch(
+    folder, *words, fault=None, prefix=(), environment=None, command=("fit", "--recipe", "tiny.yaml"), **streams
+):
     mark = uuid.uuid4().hex
     variables = os.environ | {"TEST_MARK": mark, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     paths = [*([str(FAULTS)] if fault else []), *filter(None, sys.path)]
@@ -103,9 +105,7 @@ def launch(folder, *words, fault=None, prefix=(), environment=None, command=("fi
         [*python, "tests.distributed.command", *command, *words],
         cwd=folder,
         env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | streams),
         start_new_session=True,
     )
     return Launch(process, mark)

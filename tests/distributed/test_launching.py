@@ -1,12 +1,19 @@
 """Started by torchrun and under SLURM's variables; artifacts that are missing there; one rank's own error."""
 
+import fcntl
+import os
 import re
 import socket
 import sys
+import termios
+import threading
+import time
+from contextlib import suppress
 
 import pytest
 
-from tests.distributed.runs import TWO, assert_same, end_all, fit, launch, metrics, prepared_folder
+from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
+from tests.distributed.runs import LIMIT, TWO, Ended, assert_same, end_all, fit, launch, metrics, prepared_folder
 
 pytestmark = pytest.mark.timeout(900)
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
@@ -61,6 +68,45 @@ def test_a_signal_to_the_launcher_is_its_exit_code(folder, signal, code):
     words = (*TWO["fsdp"], f"trainer.runs_folder=signal-{signal}")
     ended = fit(folder, *words, fault=f"0 step-00000004.ckpt {signal}")
     assert ended.code == code and not ended.leftovers(), ended.errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), TWO["ddp"]])
+def test_a_terminal_that_is_closed_leaves_a_checkpoint_and_no_process(folder, words):
+    runs = f"closed-{len(words)}"
+    controller, terminal = os.openpty()
+    started = launch(
+        folder,
+        *words,
+        "trainer.max_steps=100000",
+        "trainer.checkpoint_every=5",
+        f"trainer.runs_folder={runs}",
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    threading.Thread(target=read_until_closed, args=(controller,), daemon=True).start()
+    checkpoints = folder / runs / "tiny/0001/checkpoints"
+    try:
+        deadline = time.monotonic() + LIMIT
+        while not list(checkpoints.glob("step-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.close(controller)
+        assert started.process.wait(60) == 75
+        assert not Ended(75, "", "", started.mark).leftovers()
+    finally:
+        end_all(started.mark)
+    newest = list_checkpoints(checkpoints)[0]
+    read_checkpoint(newest)
+
+
+def read_until_closed(descriptor):
+    """Be the person at the terminal."""
+    with suppress(OSError):
+        while os.read(descriptor, 1 << 16):
+            pass
 
 
 @pytest.mark.slow

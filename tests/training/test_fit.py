@@ -11,7 +11,7 @@ import torch
 
 from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
 from retroflow.training import fit as fit_module
-from retroflow.training import verdict
+from retroflow.training import stopping, verdict
 from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.training.fit import fit
 from retroflow.training.options import OptimizerOptions
@@ -151,9 +151,11 @@ def test_killed_before_the_first_checkpoint_starts_again_in_its_folder(run, inte
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "code"), [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130)]
+    ("number", "error", "code"),
+    [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130), (signal.SIGHUP, Preempted, 75)],
 )
-def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, number, error, code):
+def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, monkeypatch, number, error, code):
+    monkeypatch.setattr(stopping, "_leave_terminal", lambda: None)  # that of the tests, under pytest -s
     undo = interfere(5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(error, match="stopped at step 6") as caught:
         run("stopped")
@@ -163,9 +165,19 @@ def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, numbe
 
 
 def test_handlers_are_given_back(run):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     run()
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_under_nohup_a_run_outlives_its_terminal(run, interfere):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interfere(5, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert run().steps == 12
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_damaged_newest_checkpoint_falls_back_and_says_so(run, interfere, capsys, tmp_path):
