@@ -79,13 +79,14 @@ def print_error(message: str) -> None:
 
 
 def end_within(code: int, *, seconds: float = EXIT_SECONDS) -> NoReturn:
-    """Exit, even if an exit handler of a library hangs; results are written and flushed by now."""
+    """Exit, even if an exit handler of a library hangs or fails; results are written and flushed by now."""
 
     def give_up() -> None:
         time.sleep(seconds)
         os._exit(code)
 
     threading.Thread(target=give_up, daemon=True).start()
+    sys.unraisablehook = lambda failed: None  # W&B's handler fails with a traceback if its process was killed
     sys.exit(code)
 
 

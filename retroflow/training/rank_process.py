@@ -40,6 +40,7 @@ def main(order_file: int, outcome_file: int) -> None:
     if at_once:
         sys.stderr.flush()
         os._exit(code)  # libraries may wait at a regular exit for ranks that are gone
+    sys.unraisablehook = lambda failed: None  # as at the end of a command (cli/console.py)
     sys.exit(code)
 
 

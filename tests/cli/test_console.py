@@ -109,3 +109,15 @@ def test_a_hanging_exit_handler_does_not_keep_the_process() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert (result.returncode, result.stdout) == (3, "result\n")
+
+
+def test_a_failing_exit_handler_adds_nothing_to_what_was_said() -> None:
+    program = (
+        "import atexit\n"
+        "from retroflow.cli.console import end_within\n"
+        "atexit.register(lambda: 1 / 0)\n"
+        "print('result')\n"
+        "end_within(3)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "result\n", "")
