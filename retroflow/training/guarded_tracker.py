@@ -111,4 +111,4 @@ class GuardedTracker:
             getattr(self._tracker, method)(*arguments)
         except BaseException as error:  # a mirror of whatever kind must not stop a run, by SystemExit neither
             self._over = True
-            say(f"{self._name} failed in {method} ({error}); the run goes on without it")
+            say(f"{self._name} failed in {method} ({str(error) or type(error).__name__}); the run goes on without it")

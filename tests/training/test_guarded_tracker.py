@@ -71,13 +71,13 @@ def test_calls_arrive_once_and_in_order(tracked):
 
 
 @pytest.mark.parametrize("method", ["start", "log", "finish"])
-@pytest.mark.parametrize("error", [ConnectionError("gone"), SystemExit(3), KeyboardInterrupt("gone")])
+@pytest.mark.parametrize("error", [ConnectionError("gone"), SystemExit(3), KeyboardInterrupt("gone"), TimeoutError()])
 def test_a_failure_is_told_once_and_ends_the_mirroring(tracked, capsys, method, error):
     tracker = Recording(fails=method, error=error)
     whole_run(tracker, tracked)
     assert tracker.calls[-1][0] == method and [call[0] for call in tracker.calls].count(method) == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"Recording failed in {method} ({error}); the run goes on without it"
+        f"Recording failed in {method} ({str(error) or 'TimeoutError'}); the run goes on without it"
     ]
 
 
