@@ -67,6 +67,12 @@ class RetrofitModel(nn.Module):
         self.options = options
         self.config = reading_config(options, base.config)
         self.base = base
+        embedded: int = self._embedding().weight.shape[1]
+        if embedded != self.config.width:
+            raise RecipeError(
+                f'model.base: "{options.base}" embeds tokens with {embedded} features and computes with '
+                f"{self.config.width}; only a base that does both with the same number can be RETRO-fitted"
+            )
         self.retrieval = RetrievalParts(self.config)
         self.max_length = family.max_length(base.config)
         attach(layers_of(base, family), family.attention, self.config.cca_layers)
@@ -292,8 +298,8 @@ class RetrofitModel(nn.Module):
     def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
         return self.retrieval.encode(self._embedding(), retrieved, chunks, chunk_mask)
 
-    def _embedding(self) -> nn.Module:
-        return self.base.get_input_embeddings()
+    def _embedding(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.base.get_input_embeddings())
 
     def _output_matrix(self) -> Tensor:
         return cast(nn.Linear, self.base.get_output_embeddings()).weight

@@ -15,7 +15,7 @@ TOKENIZER = LetterTokenizer()
 SAMPLED = {"temperature": 1.0, "stop_at_end_of_text": False, "max_new_tokens": 9}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "mistral", "mixtral", "qwen3", "opt"])
 @pytest.mark.parametrize("options", [{}, {"retrieval_step": 3}, {"align": False}])
 def test_cached_generation_equals_uncached_token_for_token(family, options):
     prompts = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11, 12]]

@@ -20,28 +20,46 @@ ROTARY = {
     "max_position_embeddings": 64,
 }
 GROUPED = {**ROTARY, "num_attention_heads": 4, "num_key_value_heads": 2}
+SLIDING = {**GROUPED, "sliding_window": 9}
+EXPERTS = {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+           "shared_expert_intermediate_size": 8}  # fmt: skip
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": DEEP, "n_head": 2, "n_positions": 64} | NO_DROPOUT
 CONFIGS = {
-    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": DEEP, "n_head": 2, "n_positions": 64} | NO_DROPOUT,
+    "gpt2": GPT2,
+    "gpt_bigcode": GPT2,
     "gpt_neox": ROTARY,
     "gpt_neox_sequential": {**ROTARY, "use_parallel_residual": False},
     "llama": GROUPED,
-    "mistral": {**GROUPED, "sliding_window": 9},
-    "qwen2": GROUPED,
+    "mistral": SLIDING,
+    "ministral": {**SLIDING, "head_dim": 8},
+    "ministral3": {**GROUPED, "head_dim": 8},
+    "mixtral": {**SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2": {**SLIDING, "use_sliding_window": True, "max_window_layers": 3},
+    "qwen2_moe": EXPERTS,
     "qwen3": {**GROUPED, "head_dim": 8},
+    "qwen3_moe": {**EXPERTS, "head_dim": 8},
+    "gemma": {**GROUPED, "head_dim": 8},
+    "olmo": GROUPED,
+    "opt": {**ROTARY, "ffn_dim": 24, "word_embed_proj_dim": 16, "dropout": 0.0, "pad_token_id": 1},
+    "phi3": {**SLIDING, "pad_token_id": 0},
+    "smollm3": {**GROUPED, "pad_token_id": 0},
+    "starcoder2": {**SLIDING, "use_sliding_window": True},
 }
 FAMILIES = list(CONFIGS)
 
 
-def make_base(family="gpt2", **changes):
-    """A base in evaluation mode; weights large enough that every layer matters."""
+def make_base(family="gpt2", *, dtype=torch.float32, **changes):
+    """A base in evaluation mode; weights large enough that every layer and every bias matters."""
     config = AutoConfig.for_model(family.removesuffix("_sequential"), **(CONFIGS[family] | changes))
     config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            torch.nn.init.normal_(parameter, std=0.25)
-    return model
+        noise = torch.randn_like(parameter) * 0.25
+        parameter.data = noise if parameter.ndim >= 2 else parameter.data + noise
+    if dtype == torch.float64:
+        model.set_experts_implementation("eager")  # the usual kernels of experts compute in float32 at most
+    return model.to(dtype)
 
 
 def make_options(**changes):
@@ -56,14 +74,14 @@ def make_options(**changes):
     return RetrofitConfig(**(options | changes))
 
 
-def make_retrofit(family="gpt2", *, open_gates=True, base=None, **changes):
-    """A RETRO-fit in float64 and evaluation mode, whose new weights are no longer at step 0 unless they are asked to be."""
-    model = RetrofitModel(make_options(**changes), base or make_base(family))
+def make_retrofit(family="gpt2", *, open_gates=True, base=None, dtype=torch.float64, **changes):
+    """A RETRO-fit in evaluation mode, whose new weights are no longer at step 0 unless they are asked to be."""
+    model = RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype))
     if open_gates:
         torch.manual_seed(1)
         for parameter in model.retrieval.parameters():
             torch.nn.init.normal_(parameter, std=0.5 if parameter.ndim >= 2 else 1.0)
-    return model.double().eval()
+    return model.to(dtype).eval()
 
 
 def make_batch(num_rows=2, length=13, num_neighbours=2, *, seed=0, step=CHUNK):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.integrations.base_models import FAMILIES, find_base, fingerprint, load_base
@@ -39,7 +40,7 @@ def test_a_saved_base_is_loaded_as_it_was(family, tmp_path):
     options.check()
     model = options.build().eval()
     tokens, _, _ = make_batch()
-    assert torch.equal(model(tokens), base(tokens).logits)
+    assert torch.equal(model(tokens), AutoModelForCausalLM.from_pretrained(tmp_path)(tokens).logits)
     assert torch.equal(model.base_fingerprint, fingerprint(base))
 
 
@@ -96,7 +97,7 @@ def test_the_cache_comes_before_the_hub(monkeypatch, folder):
 
 
 def test_weights_of_a_family_that_cannot_be_used_are_not_fetched(monkeypatch, folder):
-    change_config(folder, model_type="opt")
+    change_config(folder, model_type="bloom")
     asked = []
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **options: asked.append(options) or str(folder)
@@ -115,10 +116,10 @@ def test_pickled_weights_are_refused(folder):
         load_base(str(folder))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "opt", "bloom", "t5"])
+@pytest.mark.parametrize("model_type", ["bert", "gpt_neo", "gpt_neox_japanese", "bloom", "t5"])
 def test_another_family_is_refused_before_weights_are_read(folder, model_type):
     change_config(folder, model_type=model_type)
-    with pytest.raises(RecipeError, match=rf'"{model_type}", which cannot be RETRO-fitted.*gpt2.*gpt_neox.*llama'):
+    with pytest.raises(RecipeError, match=rf'"{model_type}", which cannot be RETRO-fitted.*gpt2.*gpt_neox.*llama.*qwen3_moe'):
         make_options(base=str(folder)).check()
 
 
@@ -183,6 +184,11 @@ def test_the_state_of_an_unfrozen_retrofit_is_whole():
     other.load_state_dict(model.state_dict())
     tokens, retrieved, mask = make_batch()
     assert torch.equal(other(tokens, retrieved, mask), model(tokens, retrieved, mask))
+
+
+def test_a_base_with_narrow_embeddings_is_refused():
+    with pytest.raises(RecipeError, match=r"model\.base.*embeds tokens with 8 features and computes with 16"):
+        make_retrofit(base=make_base("opt", word_embed_proj_dim=8))
 
 
 def test_an_empty_base_is_refused():

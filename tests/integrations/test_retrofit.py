@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.integrations import base_models
+from retroflow.integrations.base_models import layers_of
 from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.integrations.retrofit_config import default_cca_layers
@@ -52,10 +54,37 @@ def changed_positions(before, after):
 @torch.no_grad()
 def test_retrieval_off_is_the_base_bit_for_bit(family):
     tokens, _, _ = make_batch()
-    wanted = make_base(family).double()(tokens).logits
+    wanted = make_base(family, dtype=torch.float64)(tokens).logits
     model = make_retrofit(family)
     assert torch.equal(model(tokens), wanted)
     assert torch.equal(model.base(tokens).logits, wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt_neox"])  # it adds both at once
+def test_a_layer_adds_to_its_input_what_its_attention_gives_and_nothing_before(family):
+    """Then x + ATTN(x) + CCA is what the layer goes on with: only the sum of input and attention matters."""
+    base = make_base(family, dtype=torch.float64)
+    row = base_models.FAMILIES[family.removesuffix("_sequential")]
+    layer = layers_of(base, row)[3]
+    torch.manual_seed(0)
+    moved, shift = torch.zeros(1, 7, 16), torch.randn(1, 7, 16).double()
+
+    def before(layer, args, kwargs):
+        x = args[0] if args else kwargs["hidden_states"]
+        return (x + moved, *args[1:]) if args else args, kwargs if args else kwargs | {"hidden_states": x + moved}
+
+    attended = torch.randn(1, 7, 16).double()
+
+    def after(attention, args, output):
+        return (attended - moved, *output[1:]) if isinstance(output, tuple) else attended - moved
+
+    layer.register_forward_pre_hook(before, with_kwargs=True)
+    layer.get_submodule(row.attention).register_forward_hook(after)
+    tokens, _, _ = make_batch(num_rows=1, length=7)
+    wanted = base(tokens).logits
+    moved = shift
+    torch.testing.assert_close(base(tokens).logits, wanted, rtol=0, atol=1e-10)
 
 
 @torch.no_grad()
@@ -377,6 +406,6 @@ def test_more_tokens_than_learned_positions_are_refused():
 
 def test_an_unsupported_family_is_refused():
     base = make_base()
-    base.config.model_type = "opt"
-    with pytest.raises(RecipeError, match=r'"opt", which cannot be RETRO-fitted.*GPT-2 \(gpt2\).*Qwen \(qwen3\)'):
+    base.config.model_type = "bloom"
+    with pytest.raises(RecipeError, match=r'"bloom", which cannot be RETRO-fitted.*GPT-2 \(gpt2, .*Qwen \(qwen2, .*qwen3,'):
         RetrofitModel(make_options(), base)

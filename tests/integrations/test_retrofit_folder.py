@@ -18,16 +18,20 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 @pytest.mark.parametrize("unfreeze", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_folder_gives_the_same_logits_after_it_was_moved(family, unfreeze, tmp_path):
-    model = make_retrofit(family, unfreeze=unfreeze, smear=True).float()
+def test_a_folder_gives_every_bit_after_it_was_moved(family, unfreeze, tmp_path):
+    model = make_retrofit(family, unfreeze=unfreeze, smear=True, dtype=torch.float32)
     batch = make_batch()
     wanted = model(*batch)
     model.save_pretrained(tmp_path / "here")
     shutil.move(tmp_path / "here", tmp_path / "there")
     loaded = RetrofitModel.from_pretrained(tmp_path / "there")
-    assert torch.equal(loaded(*batch), wanted) and not loaded.training
+    assert not loaded.training
+    assert all(torch.equal(loaded.get_parameter(name), value) for name, value in model.named_parameters())
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "there" / "base", dtype=torch.float32)
-    assert torch.equal(base(batch[0]).logits, model.base(batch[0]).logits)
+    assert all(torch.equal(base.get_parameter(name), value) for name, value in model.base.named_parameters())
+    # The last bit of a logit depends on where in memory a weight of one row lies (Qwen2-MoE has one).
+    torch.testing.assert_close(loaded(*batch), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(base(batch[0]).logits, model.base(batch[0]).logits, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
