@@ -3,6 +3,9 @@
 Lightning's own writer goes through the temporary folder and a copy, which leaves an empty file when it is killed on
 another filesystem, and syncs nothing. Files are `step-00000200.ckpt` with `step-00000200.ckpt.sha256` beside them;
 the checksum is in place before the checkpoint gets its name, so a named checkpoint without one was tampered with.
+
+Training with FSDP adds a file a rank, `step-00000200.share-0-of-8` (shares.py). They are on the disk before the
+checkpoint that names them, and are leftovers without it. The .sha256 file is as sha256sum writes it, and lists all.
 """
 
 import hashlib
@@ -10,15 +13,17 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from retroflow.errors import DamagedDataError, RetroflowError
+from retroflow.training.shares import Share, join_shares
 
-_READ_BYTES = 1 << 22
+_SHARES = "shares"
+"""The key of a checkpoint that names the files of its shares."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -29,6 +34,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def checkpoint_step(path: Path) -> int:
     """The optimizer step a checkpoint was written at."""
     return int(path.stem.removeprefix("step-"))
+
+
+def share_path(path: Path, rank: int, world_size: int) -> Path:
+    """The file with what one rank has of a checkpoint."""
+    return path.with_name(f"{path.stem}.share-{rank}-of-{world_size}")
 
 
 def checksum_path(path: Path) -> Path:
@@ -85,27 +95,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint and its checksum so that a kill at any moment leaves a whole checkpoint or none.
+def _save_hashed(values: Any, file: IO[bytes]) -> str:
+    """Let torch write `values`; returns their SHA-256."""
+    hashed = _HashedFile(file)
+    try:
+        torch.save(values, hashed)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        # torch's zip writer hides what stopped it, such as a full disk, behind an assertion of its own.
+        raise hashed.failure or error from None
+    return hashed.digest.hexdigest()
 
-    Raises:
-        RetroflowError: the folder cannot be written or the disk is full; nothing of the checkpoint stays.
-    """
 
-    def save(file: IO[bytes]) -> None:
-        hashed = _HashedFile(file)
-        try:
-            torch.save(checkpoint, hashed)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            # torch's zip writer hides what stopped it, such as a full disk, behind an assertion of its own.
-            raise hashed.failure or error from None
-        line = f"{hashed.digest.hexdigest()}  {path.name}\n".encode()
-        path.unlink(missing_ok=True)  # an older checkpoint of this name must never meet the new checksum
-        _replace_synced(checksum_path(path), lambda checksum: checksum.write(line))
-
+def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace_synced(path, save)
+        _replace_synced(path, write)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise RetroflowError(
@@ -114,39 +118,124 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def verify_checkpoint(path: Path) -> None:
-    """Compare a checkpoint with its checksum.
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, shares: Mapping[str, str] | None = None) -> None:
+    """Write a checkpoint and its checksum so that a kill at any moment leaves a whole checkpoint or none.
+
+    Args:
+        checkpoint: tensors and plain values.
+        path: where to.
+        shares: names and SHA-256 of the files beside it that `write_share` has written, in the order of ranks.
 
     Raises:
-        DamagedDataError: the file, or its checksum, is missing or differs.
+        RetroflowError: the folder cannot be written or the disk is full; nothing of the checkpoint stays.
     """
+    shares = dict(shares or {})
+
+    def save(file: IO[bytes]) -> None:
+        digests = {path.name: _save_hashed(checkpoint | {_SHARES: shares}, file), **shares}
+        lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
+        path.unlink(missing_ok=True)  # an older checkpoint of this name must never meet the new checksum
+        _replace_synced(checksum_path(path), lambda checksum: checksum.write(lines))
+
+    _write_synced(path, save)
+
+
+def write_share(share: Share, path: Path) -> str:
+    """Write what one rank has of a checkpoint; returns its SHA-256.
+
+    Raises:
+        RetroflowError: as for `write_checkpoint`.
+    """
+    digests: list[str] = []
+    _write_synced(path, lambda file: digests.append(_save_hashed(share, file)))
+    return digests[0]
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint, the one with its name first."""
     try:
-        expected = checksum_path(path).read_text().split()[0]
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
-    except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise DamagedDataError(f"{path}: checkpoint or its .sha256 file cannot be read ({error})") from error
-    if digest.hexdigest() != expected:
-        raise DamagedDataError(f"{path}: the bytes do not match {checksum_path(path).name}; the checkpoint is damaged")
+        lines = checksum_path(path).read_text().splitlines()
+        checksums = {name: digest for digest, name in (line.split() for line in lines)}
+    except (OSError, ValueError) as error:
+        raise DamagedDataError(f"{path}: its .sha256 file cannot be read ({error})") from error
+    if next(iter(checksums), None) != path.name:
+        raise DamagedDataError(f"{path}: not in {checksum_path(path).name}; the checkpoint is damaged")
+    return checksums
 
 
-def read_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
-    """Load a verified checkpoint to the CPU with torch's safe loader.
+def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> None:
+    """Compare the files of a checkpoint with its checksums.
 
     Args:
         path: the checkpoint.
-        lazily: leave tensors on disk until they are used, to look at the plain values of a large checkpoint.
+        rank: this process, of those that share the work.
+        world_size: how many they are.
+
+    Raises:
+        DamagedDataError: a file, or the checksums, is missing or differs.
+    """
+    for number, (name, expected) in enumerate(_checksums(path).items()):
+        if number % world_size != rank:
+            continue
+        try:
+            with path.with_name(name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DamagedDataError(f"{path}: {name} cannot be read ({error}); the checkpoint is damaged") from error
+        if digest != expected:
+            raise DamagedDataError(
+                f"{path.with_name(name)}: the bytes do not match {checksum_path(path).name}; the checkpoint is damaged"
+            )
+
+
+def _load(path: Path, *, lazily: bool) -> dict[Any, Any]:
+    try:
+        values: dict[Any, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise DamagedDataError(f"{path}: not a checkpoint that can be loaded safely ({error})") from error
+    return values
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """Load the plain values of a checkpoint; tensors stay on the disk until they are used, sharded ones are None.
+
+    It is not verified, which takes as long as reading it.
+
+    Raises:
+        DamagedDataError: it cannot be read, or holds more than tensors and plain values.
+    """
+    return _load(path, lazily=True)
+
+
+def open_shares(path: Path, head: dict[str, Any]) -> list[Share]:
+    """Load the shares of a checkpoint; the rows stay on the disk until they are used.
+
+    Args:
+        path: the checkpoint.
+        head: what `read_head` gave for it.
+
+    Raises:
+        DamagedDataError: one cannot be read, or is not the one that was verified.
+    """
+    shares = head.get(_SHARES, {})
+    if shares != {name: digest for name, digest in _checksums(path).items() if name != path.name}:
+        raise DamagedDataError(f"{path}: names other shares than {checksum_path(path).name}; the checkpoint is damaged")
+    return [_load(path.with_name(name), lazily=True) for name in shares]
+
+
+def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
+    """Load a verified checkpoint to the CPU with torch's safe loader, its tensors whole.
+
+    Args:
+        path: the checkpoint.
+        optimizer: whether the optimizer's states are wanted; if not they stay on the disk.
 
     Raises:
         DamagedDataError: the checkpoint does not verify or holds more than tensors and plain values.
     """
     verify_checkpoint(path)
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise DamagedDataError(f"{path}: not a checkpoint that can be loaded safely ({error})") from error
+    checkpoint: dict[str, Any] = _load(path, lazily=not optimizer)
+    join_shares(checkpoint, open_shares(path, checkpoint), below=None if optimizer else "state_dict")
     return checkpoint
 
 
@@ -184,11 +273,10 @@ def discard_after(folder: Path, step: int) -> None:
 
 
 def sweep(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, leftovers of killed writes, and checksums without a file."""
+    """Remove all but the newest `keep` checkpoints, leftovers of killed writes, checksums and shares without a file."""
     for path in list_checkpoints(folder)[max(1, keep) :]:
         path.unlink(missing_ok=True)
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
-    for checksum in folder.glob("step-*.ckpt.sha256"):
-        if not checksum.with_suffix("").exists():
-            checksum.unlink(missing_ok=True)
+    kept = {path.stem for path in list_checkpoints(folder)}
+    for part in (*folder.glob(".*.part"), *folder.glob("step-*.ckpt.sha256"), *folder.glob("step-*.share-*")):
+        if part.name.split(".")[0] not in kept:
+            part.unlink(missing_ok=True)

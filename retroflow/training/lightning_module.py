@@ -127,7 +127,9 @@ class RetroModule(pl.LightningModule):
         torch.manual_seed(self._seed)
         if self._is_sharded:
             assert self.device_mesh is not None
-            self.model = build_sharded(self._build, self.device_mesh["data_parallel"], prepare=self._prepare_blocks)
+            bf16 = self.trainer.precision == "bf16-mixed"
+            mesh = self.device_mesh["data_parallel"]
+            self.model = build_sharded(self._build, mesh, prepare=self._prepare_blocks, bf16=bf16)
         else:
             with torch.device("cpu"):  # the same weights on every kind of device, where Lightning would draw them there
                 self.model = self._build()

@@ -1,9 +1,9 @@
 """How much memory training needs on each device, by formula: retroflow/model/costs.py for activations, the rest here.
 
 With P parameters over s shards (FSDP; else s = 1), AdamW in float32 keeps 16 P / s bytes: the weight, its gradient and
-two means. bf16 autocast adds a copy of every weight in 2 bytes for as long as a forward pass lasts, DDP a second
-set of gradients in its buckets, FSDP the unit at work and the next one with all their weights, and what belongs to no
-unit. What CUDA, NCCL and the allocator take (1 to 3 GiB) is not in it.
+two means. bf16 autocast adds a copy of every weight in 2 bytes until its backward pass, DDP a second
+set of gradients in its buckets. FSDP has the unit at work and the next one with all their weights, in 2 bytes for bf16,
+and what belongs to no unit, in 4 and as bf16's copy. What CUDA, NCCL and the allocator take (1 to 3 GiB) is not in it.
 """
 
 from collections.abc import Mapping
@@ -81,11 +81,14 @@ def estimate_memory(config: RetroConfig, sizes: Mapping[str, int], share: Share)
     """
     num_parameters = sum(sizes.values())
     value_bytes = 2 if share.bf16 else 4
-    copies = 2 * num_parameters if share.bf16 else 0
+    copies = 0
+    if share.shards > 1:
+        units, rest = _gathered(sizes)
+        copies = value_bytes * units + (6 if share.bf16 else 4) * rest
+    elif share.bf16:
+        copies = 2 * num_parameters
     if share.buckets:
         copies += 4 * num_parameters
-    if share.shards > 1:
-        copies += 4 * _gathered(sizes)
     activations = activation_bytes(
         config, share.length, share.num_neighbours, value_bytes=value_bytes, checkpointing=share.checkpointing
     )
@@ -97,15 +100,15 @@ def estimate_memory(config: RetroConfig, sizes: Mapping[str, int], share: Share)
     )
 
 
-def _gathered(sizes: Mapping[str, int]) -> int:
-    """Parameters that FSDP has whole on a device: two blocks, or the encoder and a block, and what is in no unit."""
+def _gathered(sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Parameters that FSDP has whole on a device: of two blocks, or the encoder and a block; and what is in no unit."""
     units: dict[str, int] = {}
     for name, size in sizes.items():
         parts = name.split(".")
         unit = ".".join(parts[:2]) if parts[0] == "blocks" else "encoder" if parts[0] == "encoder" else ""
         units[unit] = units.get(unit, 0) + size
     root = units.pop("", 0)
-    return root + sum(sorted(units.values())[-2:])
+    return sum(sorted(units.values())[-2:]), root
 
 
 def _size(num_bytes: float) -> str:

@@ -11,7 +11,13 @@ import retroflow
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline.prepare import Prepared
 from retroflow.recipe import Recipe
-from retroflow.training.checkpoints import checkpoint_step, list_checkpoints, newest_verified, read_checkpoint
+from retroflow.training.checkpoints import (
+    checkpoint_step,
+    list_checkpoints,
+    newest_verified,
+    read_head,
+    verify_checkpoint,
+)
 from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_json, write_text
 
 LAST = Path("last")
@@ -140,8 +146,8 @@ def _named_start(
     run = _named_run(path)
     hold(run)
     if path.is_file():
-        checkpoint = read_checkpoint(path, lazily=True)
-        refuse_other_recipe(path, checkpoint.get("retroflow", {}), this)
+        verify_checkpoint(path)
+        refuse_other_recipe(path, read_head(path).get("retroflow", {}), this)
         return Start(run, path)
     return _continue(run, this, say)
 
@@ -165,7 +171,7 @@ def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) 
         refuse_other_recipe(run.path, _identity_of(run), this)
         say(f"{run.path} has no checkpoint yet; starting it again from step 0")
         return Start(run)
-    refuse_other_recipe(path, read_checkpoint(path, lazily=True).get("retroflow", {}), this)
+    refuse_other_recipe(path, read_head(path).get("retroflow", {}), this)
     say(f"going on with {run.path} from step {checkpoint_step(path)}")
     return Start(run, path)
 
@@ -192,7 +198,7 @@ def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]
 
 def refuse_other_weights(path: Path, this: dict[str, str]) -> None:
     """Raise RecipeError unless the model and the tokens of `this` are those the checkpoint was trained with."""
-    stored = read_checkpoint(path, lazily=True).get("retroflow", {})
+    stored = read_head(path).get("retroflow", {})
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
         listed = "\n".join(f"  {line}" for line in found)

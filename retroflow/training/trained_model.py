@@ -56,7 +56,7 @@ def load_trained_model(run_folder: Path, *, say: Callable[[str], None]) -> Train
         raise RecipeError(f"{run_folder}: has no checkpoint yet; go on training with --resume {run_folder}")
     chunks = run.artifact("chunks")
     info = open_artifact(chunks, kind="chunks").info
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, optimizer=False)
     refuse_other_recipe(path, checkpoint.get("retroflow", {}), run.identity)
     config = create(
         MODELS, run.values["model"], vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"]

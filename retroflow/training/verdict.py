@@ -83,7 +83,7 @@ def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | 
     """
     if start.checkpoint is None:
         return None
-    checkpoint = read_checkpoint(start.checkpoint, lazily=True)
+    checkpoint = read_checkpoint(start.checkpoint, optimizer=False)
     states: dict[str, Any] = checkpoint["callbacks"]
     seconds, tokens = states["StopAtStepEnd"]["seconds"], states["LogMetrics"]["tokens"]
     record = record_of(job, steps=start.step, tokens=tokens, seconds=seconds)

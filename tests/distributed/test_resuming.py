@@ -34,6 +34,67 @@ def test_ddp_stopped_and_orphaned(folder, unbroken):
     assert_same(folder, unbroken("ddp"), "stopped")
 
 
+WRITES = {
+    "ddp": (("0", "ckpt.sha256", "before"), ("0", "ckpt", "before"), ("0", "ckpt", "after")),
+    "fsdp": (
+        ("0", "share-0-of-2", "before"),
+        ("1", "share-1-of-2", "before"),
+        ("1", "share-1-of-2", "after"),
+        ("0", "ckpt.sha256", "before"),
+        ("0", "ckpt", "before"),
+        ("0", "ckpt", "after"),
+    ),
+}
+"""What is given its name at a checkpoint, and by which rank."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_one_process_killed_at_every_write_of_every_checkpoint(folder):
+    words = (*EXACT, "trainer.runs_folder=one-killed")
+    whole = fit(folder, *EXACT, "trainer.runs_folder=one-unbroken")
+    assert whole.code == 0, whole.errors
+    for step in (4, 8, 12):
+        for _, file, when in WRITES["ddp"]:
+            ended = fit(folder, *words, "--resume", fault=f"- step-{step:08d}.{file} SIGKILL - {when}")
+            assert ended.code == -9 and not ended.leftovers(), ended.errors
+    again = fit(folder, *words, "--resume")
+    assert again.code == 0, again.errors
+    assert_same(folder, "one-unbroken", "one-killed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("victim", ["0", "1"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_killed_at_every_write_of_every_checkpoint(folder, unbroken, strategy, victim):
+    runs = f"{strategy}-{victim}-killed"
+    words = (*TWO[strategy], *EXACT, f"trainer.runs_folder={runs}")
+    for step in (4, 8, 12):
+        for rank, file, when in WRITES[strategy]:
+            ended = fit(folder, *words, "--resume", fault=f"{rank} step-{step:08d}.{file} kill {victim} {when}")
+            assert ended.code in (0, 1) and not ended.leftovers(), ended.errors
+            if ended.code == 0:  # the last checkpoint was whole, and the victim had nothing left to do
+                assert (step, file, when, victim) == (12, "ckpt", "after", "1")
+    again = fit(folder, *words, "--resume")
+    assert again.code == 0, again.errors
+    assert_same(folder, unbroken(strategy), runs)
+    assert not list((folder / runs).rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_fsdp_with_a_disk_that_is_full_for_one_rank(folder, unbroken, rank):
+    words = (*TWO["fsdp"], *EXACT, f"trainer.runs_folder=full-{rank}", "--resume")
+    ended = fit(folder, *words, fault=f"{rank} step-00000008.share-{rank}-of-2 full")
+    assert ended.code == 1 and not ended.leftovers()
+    assert f"share-{rank}-of-2: the checkpoint could not be written" in ended.errors, ended.errors
+    assert "No space left on device" in ended.errors and "Traceback" not in ended.errors
+    again = fit(folder, *words)
+    assert again.code == 0 and "from step 4" in again.errors, again.errors
+    assert_same(folder, unbroken("fsdp"), f"full-{rank}")
+
+
 @pytest.mark.slow
 def test_ddp_bereaved_of_another_rank(folder, unbroken):
     words = (*TWO["ddp"], *EXACT, "trainer.runs_folder=bereaved", "--resume")

@@ -88,7 +88,7 @@ def test_the_head_states_parameters_flops_and_hours(name):
 
 @pytest.mark.parametrize(
     ("name", "overrides", "gib"),
-    [(SMALL, (), 39), (LARGE, (), 43), (LARGE, ("trainer.nodes=8", "trainer.accumulate=4"), 31)],
+    [(SMALL, (), 39), (LARGE, (), 30), (LARGE, ("trainer.nodes=8", "trainer.accumulate=4"), 18)],
 )
 def test_the_head_states_the_memory_of_a_gpu_and_it_fits_80_gb(name, overrides, gib):
     whole = plan(name, *overrides)
@@ -99,7 +99,7 @@ def test_the_head_states_the_memory_of_a_gpu_and_it_fits_80_gb(name, overrides, 
 
 def test_the_large_checkpoint_is_as_large_as_its_recipe_says():
     assert plan(LARGE).checkpoint_bytes == pytest.approx(90e9, rel=0.01)
-    assert "90 GB of RAM" in head(LARGE) and "270 GB of disk for three" in head(LARGE)
+    assert "270 GB of disk for three" in head(LARGE)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

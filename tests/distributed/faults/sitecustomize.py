@@ -1,10 +1,12 @@
 """Put on the path of a run's processes: does something at the moment a named file is given its name.
 
 FAULT holds "rank file action": when that rank ("-" for a process without one) is about to rename something to `file`,
-it does the action first. Actions are "kill N" and "suspend N" (SIGKILL and SIGSTOP to rank N, which may be itself),
-"worker" (SIGKILL to a data worker of this process), and "SIGTERM", "SIGINT", "SIGKILL", "SIGHUP" to the launcher.
+it does the action first, or with a fifth word, "after", then. Actions are "kill N" and "suspend N" (SIGKILL and SIGSTOP
+to rank N, which may be itself), "worker" (SIGKILL to a data worker of this process), "SIGTERM", "SIGINT", "SIGKILL",
+"SIGHUP" to the launcher, and "full": the disk has no place for the file.
 """
 
+import errno
 import os
 import signal
 
@@ -45,7 +47,7 @@ def _worker():
     raise ProcessLookupError("a data worker")
 
 
-def _install(rank, file, action, argument=None):
+def _install(rank, file, action, argument=None, when="before"):
     launched = int(os.environ.get("RETROFLOW_LAUNCHED", os.getpid()))
     if os.environ.get("RANK", "-") != rank:
         return
@@ -54,12 +56,18 @@ def _install(rank, file, action, argument=None):
     def replace_or_fail(source, target, **options):
         if str(target).endswith(file):
             os.replace = replace
+            if when == "after":
+                replace(source, target, **options)
+            if action == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if action in ("kill", "suspend"):
                 os.kill(_process_of(argument), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
             elif action == "worker":
                 os.kill(_worker(), signal.SIGKILL)
             else:
                 os.kill(launched, getattr(signal, action))
+            if when == "after":
+                return None
         return replace(source, target, **options)
 
     os.replace = replace_or_fail

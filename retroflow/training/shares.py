@@ -1,0 +1,93 @@
+"""Checkpoints of a sharded model: the rows of every rank apart from what is whole.
+
+A sharded tensor is cut along its first axis into as many pieces as there are ranks, of ceil(rows / ranks) rows each
+and the last ones shorter or empty, as torch.chunk does and FSDP2 with it. In the checkpoint its place holds None; each
+rank's pieces are a mapping of their own, from the place to the rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+Place = tuple[str | int, ...]
+"""The keys that lead to a value of a checkpoint, such as ("state_dict", "model.embedding.weight")."""
+
+Share = dict[Place, Tensor]
+"""One rank's rows of each sharded tensor."""
+
+
+def split_share(checkpoint: Any) -> tuple[Any, Share]:
+    """Take this rank's rows out of a checkpoint.
+
+    Args:
+        checkpoint: dicts, lists and plain values; its tensors are whole, or sharded along their first axis.
+
+    Returns:
+        A copy with None at the places of sharded tensors and whole ones on the CPU; and the rows, on the CPU.
+    """
+    share: Share = {}
+
+    def without(value: Any, place: Place) -> Any:
+        if isinstance(value, DTensor):
+            if any(not placement.is_shard(0) for placement in value.placements):
+                raise ValueError(f"{place}: placed as {value.placements}; only Shard(0) can be stored")
+            share[place] = value.to_local().detach().cpu()
+            return None
+        if isinstance(value, Tensor):
+            return value.detach().cpu()
+        if isinstance(value, dict):
+            return {key: without(part, (*place, key)) for key, part in value.items()}
+        if isinstance(value, list):
+            return [without(part, (*place, number)) for number, part in enumerate(value)]
+        return value
+
+    return without(checkpoint, ()), share
+
+
+def join_shares(checkpoint: Any, shares: Sequence[Mapping[Place, Tensor]], *, below: str | None = None) -> None:
+    """Put the whole tensors back in their places.
+
+    Args:
+        checkpoint: as `split_share` returned it; changed.
+        shares: of all ranks, in their order.
+        below: a first key; the places of other parts keep None.
+    """
+    for place in shares[0] if shares else ():
+        if below is None or place[0] == below:
+            value_at(checkpoint, place[:-1])[place[-1]] = torch.cat([share[place] for share in shares])
+
+
+def value_at(checkpoint: Any, place: Place) -> Any:
+    """Follow the keys."""
+    for key in place:
+        checkpoint = checkpoint[key]
+    return checkpoint
+
+
+def rows_of_rank(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """The first row of a rank's piece, and the row after its last."""
+    length = -(-num_rows // world_size)
+    return min(rank * length, num_rows), min((rank + 1) * length, num_rows)
+
+
+def rows_between(pieces: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    """Assemble rows of a tensor from its pieces, however many there are, and touch no others.
+
+    Args:
+        pieces: float [s_i, ...] each, in their order.
+        start: the first row.
+        stop: the row after the last.
+
+    Returns:
+        float [stop - start, ...].
+    """
+    found, first = [], 0
+    for piece in pieces:
+        begin, end = max(start - first, 0), min(stop - first, piece.shape[0])
+        if begin < end:
+            found.append(piece[begin:end])
+        first += piece.shape[0]
+    return torch.cat(found) if found else pieces[0][:0]
