@@ -26,7 +26,7 @@ from retroflow.training.callbacks import (
     WriteCheckpoints,
 )
 from retroflow.training.checkpoint_io import AtomicIO
-from retroflow.training.checkpoints import checkpoint_path, discard_after
+from retroflow.training.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.training.data_module import RetroData, naming_lost_workers
 from retroflow.training.job import Job, make_job
 from retroflow.training.launching import Order, launch_ranks
@@ -141,6 +141,8 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
         held.enter_context(run.lock(seconds=LOCK_SECONDS if resume else 0.0))
 
     start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say, hold=hold)
+    discard_after(start.run.checkpoints, start.step)
+    sweep(start.run.checkpoints, keep=job.options.keep_checkpoints)  # what a kill has left
     describe(job, start)
     say(summarise(job, start))
     job.tracker.start(tracked_run(job, start))
@@ -178,7 +180,6 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
     """
     log = None
     if ranks.is_first:
-        discard_after(start.run.checkpoints, start.step)
         log = MetricsLog(start.run.path, step=start.step)
     progress = TrainingProgress(job.options.max_steps)
     metrics = LogMetrics(log, job.tracker, progress, throughput_of(job), job.options, ranks)

@@ -10,7 +10,7 @@ from retroflow.errors import RecipeError
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.progress import progress, say
 from retroflow.recipe import load
-from retroflow.training.checkpoints import newest_verified, read_checkpoint
+from retroflow.training.checkpoints import newest_verified, read_checkpoint, read_head
 from retroflow.training.job import Job, make_job
 from retroflow.training.proof import prove, sequences_to_measure
 from retroflow.training.quiet import quiet_lightning
@@ -83,14 +83,13 @@ def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | 
     """
     if start.checkpoint is None:
         return None
-    checkpoint = read_checkpoint(start.checkpoint, optimizer=False)
-    states: dict[str, Any] = checkpoint["callbacks"]
+    states: dict[str, Any] = read_head(start.checkpoint)["callbacks"]
     seconds, tokens = states["StopAtStepEnd"]["seconds"], states["LogMetrics"]["tokens"]
     record = record_of(job, steps=start.step, tokens=tokens, seconds=seconds)
     if not (as_it_is or record.steps >= record.max_steps or record.stopped_by_time):
         return None
     job.module.configure_model()
-    job.module.load_state_dict(checkpoint["state_dict"])
+    job.module.load_state_dict(read_checkpoint(start.checkpoint, optimizer=False)["state_dict"])
     return record
 
 

@@ -233,3 +233,21 @@ def test_a_missing_token_is_not_even_before_another(aids):
     with torch.no_grad():
         other = torch.where(mask, retrieved, changed(retrieved))
         torch.testing.assert_close(model(tokens, other, mask), model(tokens, retrieved, mask), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_no_step_touches_the_processor_while_the_model_is_elsewhere(variant, bf16):
+    # The meta device refuses to meet tensors of another and to say a value, as a GPU would wait to be asked.
+    with torch.device("meta"):
+        model = dataclasses.replace(SMALL, **VARIANTS[variant]).build()
+    tokens, retrieved, mask = (tensor.to("meta") for tensor in inputs(model, length=17))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model.loss(tokens[:, :-1], tokens[:, 1:], retrieved, mask).sum().backward()
+        cache = model.new_cache()
+        with torch.no_grad():
+            for start in range(0, 17, 4):
+                piece = tokens[:, start : start + 4]
+                windows = cache.num_new_windows(piece.shape[1])
+                model.extend(piece, cache, retrieved[:, :windows], mask[:, :windows])
+    assert all(parameter.grad.device.type == "meta" for parameter in model.parameters())
