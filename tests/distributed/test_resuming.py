@@ -73,9 +73,7 @@ def test_killed_at_every_write_of_every_checkpoint(folder, unbroken, strategy, v
     for step in (4, 8, 12):
         for rank, file, when in WRITES[strategy]:
             ended = fit(folder, *words, "--resume", fault=f"{rank} step-{step:08d}.{file} kill {victim} {when}")
-            assert ended.code in (0, 1) and not ended.leftovers(), ended.errors
-            if ended.code == 0:  # the last checkpoint was whole, and the victim had nothing left to do
-                assert (step, file, when, victim) == (12, "ckpt", "after", "1")
+            assert ended.code == 1 and not ended.leftovers(), ended.errors
     again = fit(folder, *words, "--resume")
     assert again.code == 0, again.errors
     assert_same(folder, unbroken(strategy), runs)

@@ -33,6 +33,7 @@ def mesh():
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_sharded_model_computes_what_the_whole_one_does(mesh, bf16):
     whole, sharded = build(), build_sharded(build, mesh, prepare=lambda model: None, bf16=bf16)

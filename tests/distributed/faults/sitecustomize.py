@@ -9,6 +9,9 @@ to rank N, which may be itself), "worker" (SIGKILL to a data worker of this proc
 import errno
 import os
 import signal
+import time
+
+_UNTIL_ENDED = 30.0  # seconds; a rank that goes on writing would make it chance how far it comes
 
 
 def _process_of(rank):
@@ -62,6 +65,8 @@ def _install(rank, file, action, argument=None, when="before"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if action in ("kill", "suspend"):
                 os.kill(_process_of(argument), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+                if action == "kill" and argument != rank:
+                    time.sleep(_UNTIL_ENDED)
             elif action == "worker":
                 os.kill(_worker(), signal.SIGKILL)
             else:
