@@ -127,7 +127,8 @@ class RetroModule(pl.LightningModule):
         torch.manual_seed(self._seed)
         if self._is_sharded:
             assert self.device_mesh is not None
-            bf16 = self.trainer.precision == "bf16-mixed"
+            # Layers of another library need not take weights in bfloat16: torch's LayerNorm refuses.
+            bf16 = self.trainer.precision == "bf16-mixed" and isinstance(self._config, RetroConfig)
             mesh = self.device_mesh["data_parallel"]
             self.model = build_sharded(self._build, mesh, prepare=self._prepare_blocks, bf16=bf16)
         else:

@@ -45,8 +45,9 @@ def build_sharded(
         mesh: one axis, all ranks.
         prepare: changes the blocks before they are sharded.
         bf16: send and keep the gathered weights of blocks and encoder in bfloat16, in which autocast multiplies
-            anyway: half the traffic, and no copy of every weight from forward to backward. Shares, gradients that are
-            summed over ranks, and what belongs to no block (embeddings, so the residual stream) stay in float32.
+            anyway: half the traffic, and no copy of every weight from forward to backward. The gains of norms are
+            rounded with them. Shares, gradients that are summed over ranks, and what belongs to no block (embeddings,
+            so the residual stream) stay in float32.
 
     Returns:
         The model on the mesh's devices; its parameters equal those that `build` gives to rank 0.

@@ -23,7 +23,11 @@ CONFIG = RetroConfig(
 
 def build():
     torch.manual_seed(1)
-    return CONFIG.build()
+    model = CONFIG.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
 
 
 @pytest.fixture
@@ -46,10 +50,11 @@ def test_a_sharded_model_computes_what_the_whole_one_does(mesh, bf16):
             loss = model.loss(tokens[:, :-1], tokens[:, 1:], retrieved).sum()
         loss.backward()
         losses.append(loss.item())
-    assert losses[0] == losses[1]  # autocast rounds the same weights to the same bfloat16
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if bf16 else 0)  # the gains of norms are rounded, too
     for (_, one), (_, other) in zip(whole.named_parameters(), sharded.named_parameters(), strict=True):
         assert other.dtype == other.grad.dtype == torch.float32
-        torch.testing.assert_close(other.grad.full_tensor(), one.grad, rtol=0, atol=0.01 * float(one.grad.abs().max()))
+        difference = (other.grad.full_tensor() - one.grad).norm() / one.grad.norm()
+        assert difference < (0.03 if bf16 else 1e-5)
 
 
 def test_gathered_weights_are_bfloat16(mesh):
