@@ -31,22 +31,25 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
-    from retroflow.components import recipe_schema
-    from retroflow.recipe import load
+    from retroflow.training.stopping import preempted_while_starting
 
-    overrides, resumed = split_words(words or [], resume=resume)
-    loaded = load(recipe, overrides, schema=recipe_schema())
+    with preempted_while_starting():
+        from retroflow.components import recipe_schema
+        from retroflow.recipe import load
 
-    if dry_run:
-        if resume:
-            raise RecipeError("--dry-run looks at a new run; leave --resume out")
-        _print_dry_run(loaded, as_json=as_json)
-        return
-    from retroflow.training.fit import fit as fit_recipe
-    from retroflow.training.resuming import check_resume
+        overrides, resumed = split_words(words or [], resume=resume)
+        loaded = load(recipe, overrides, schema=recipe_schema())
 
-    if resumed is not None:
-        check_resume(loaded, resumed)
+        if dry_run:
+            if resume:
+                raise RecipeError("--dry-run looks at a new run; leave --resume out")
+            _print_dry_run(loaded, as_json=as_json)
+            return
+        from retroflow.training.fit import fit as fit_recipe
+        from retroflow.training.resuming import check_resume
+
+        if resumed is not None:
+            check_resume(loaded, resumed)
     fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
 
 

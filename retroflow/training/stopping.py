@@ -15,6 +15,28 @@ SIGNALS = tuple(number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number :=
 """A scheduler's, the keyboard's, and that of a terminal that was closed."""
 
 
+@contextmanager
+def preempted_while_starting() -> Iterator[None]:
+    """End at once at SIGTERM, with the exit code by which a scheduler knows that the job is to be run again.
+
+    For the seconds, on a network file system the minutes, in which libraries are imported and nothing is begun. Not an
+    exception, which imports of native libraries would not survive.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"error: stopped before anything was begun; the same command begins it\n")
+        os._exit(Preempted.exit_code)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 _HANGUP = getattr(signal, "SIGHUP", None)
 
 

@@ -1,5 +1,10 @@
-"""What follows --resume is a path or an override, and both are told apart."""
+"""What follows --resume is a path or an override, and both are told apart; a stop before anything has begun."""
 
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,3 +34,26 @@ def test_without_resume_every_word_is_an_override():
 def test_two_paths_are_refused():
     with pytest.raises(RecipeError, match="takes one run folder or checkpoint, 2 given"):
         split_words(["a", "b"], resume=True)
+
+
+def test_sigterm_while_libraries_are_imported_is_a_preemption(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    os.mkfifo(recipe)  # reading it waits for a writer, as an import may for a file system
+    program = (
+        f"from retroflow.cli.main import main; import sys; sys.argv[1:] = ['fit', '--recipe', {str(recipe)!r}]; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    try:
+        # The pipe has a reader from the moment on at which the recipe is opened.
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                writer = os.open(recipe, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            time.sleep(0.02)
+        process.terminate()
+        assert process.communicate(timeout=30)[1].startswith("error: stopped before anything was begun")
+        assert process.returncode == 75
+        os.close(writer)
+    finally:
+        process.kill()
