@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -170,8 +171,11 @@ class Stopped(BaseException):
 
 
 def test_a_run_stopped_and_resumed_reads_back_as_its_own_metrics(tmp_path, tracker, monkeypatch):
-    def job(**options):
-        return tiny_job(tmp_path, tracker=tracker(), validate_every=6, **options)
+    jobs = []
+
+    def job():
+        jobs.append(tiny_job(tmp_path, tracker=tracker(), validate_every=6))
+        return jobs[-1]
 
     def stop(*arguments, **options):
         raise Stopped
@@ -180,6 +184,9 @@ def test_a_run_stopped_and_resumed_reads_back_as_its_own_metrics(tmp_path, track
     monkeypatch.setattr(fit_module, "judge", stop)
     with pytest.raises(Stopped):
         fit(tiny_recipe())
+    mirrored = threading.Event()  # a real kill would take the tracker's thread along; here it could still write later
+    jobs[0].tracker._calls.put(mirrored.set)
+    assert mirrored.wait(100)
     monkeypatch.undo()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(fit_module, "make_job", lambda recipe: job())
