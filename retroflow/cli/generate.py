@@ -72,7 +72,8 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
     from retroflow.training.opening import open_database, open_model
 
     if (prompt is None) == (prompts_file is None):
-        raise RecipeError("generate: what to continue is not given; give either --prompt or --prompts-file.")
+        given = "is not given" if prompt is None else "is given twice"
+        raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
     prompts = read_prompts(prompts_file) if prompts_file is not None else [prompt or ""]
     options = GenerationOptions(
         max_new_tokens=max_new_tokens,
@@ -91,6 +92,8 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
     retriever = open_database(opened, database, retrieval=retrieval, say=say)
     options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
     pieces = stream(opened.model, opened.tokenizer, prompts, retriever=retriever, options=options)
+    if show_sources and not retriever:
+        say("no sources: nothing is retrieved")
     _print(pieces, metric=retriever.metric if show_sources and retriever else None, as_json=as_json)
 
 

@@ -8,7 +8,8 @@ Shapes: b rows, t tokens of a call, m tokens of a chunk, s tokens between two re
 k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -125,10 +126,11 @@ def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[
     """Every prompt as text and tokens.
 
     Raises:
-        GenerationError: no token, or one that is not in the vocabulary.
+        GenerationError: neither a text nor tokens, no token, or one that is not in the vocabulary.
     """
-    if isinstance(prompts, str):
-        raise GenerationError(f"prompts: one text given ({prompts!r:.60}); a list of prompts is needed.")
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        kind = "one text" if isinstance(prompts, str) else type(prompts).__name__
+        raise GenerationError(f"prompts: {kind} given ({prompts!r:.60}); a list of prompts is needed.")
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             if any("\ud800" <= letter <= "\udfff" for letter in prompt):
@@ -138,7 +140,12 @@ def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[
                 )
             text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
         else:
-            tokens = [int(token) for token in prompt]
+            try:
+                tokens = [operator.index(token) for token in prompt]
+            except TypeError as error:
+                raise GenerationError(
+                    f"prompts[{number}]: {prompt!r:.60} given; a text or a list of tokens, whole numbers, is needed."
+                ) from error
             wrong = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
             if wrong:
                 raise GenerationError(

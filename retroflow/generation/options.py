@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from retroflow.errors import GenerationError
+from retroflow.model.field_types import fit_fields
+
+LEAST_TEMPERATURE = 1e-6
+"""Logits divided by less would overflow in float32."""
 
 _LEAST = {"max_new_tokens": 1, "top_k": 0, "num_neighbours": 1, "seed": 0, "batch_size": 1}
 
@@ -29,6 +33,9 @@ class GenerationOptions:
             Without it nothing is retrieved before the first chunk_length tokens are known.
         seed: row i of the prompts draws from seed + i, so it is the same alone with that seed.
         batch_size: most prompts computed together; changes speed and memory only.
+
+    Raises:
+        GenerationError: a value of a wrong type or out of its range; all that are, what is allowed for each.
     """
 
     max_new_tokens: int = 128
@@ -45,7 +52,7 @@ class GenerationOptions:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        problems = [*self._number_problems(), *self._stop_problems()]
+        problems = fit_fields(self, where="") or [*self._number_problems(), *self._stop_problems()]
         if problems:
             raise GenerationError("\n".join(problems))
 
@@ -70,19 +77,16 @@ class GenerationOptions:
         ]
         if self.retrieval_step is not None and self.retrieval_step < 1:
             wrong.append(("retrieval_step", "1 to the model's chunk length are allowed"))
-        if not 0 <= self.temperature < float("inf"):
-            wrong.append(("temperature", "0 (the likeliest token) or a positive number is needed"))
+        if not (self.temperature == 0 or self.temperature >= LEAST_TEMPERATURE):
+            wrong.append(("temperature", f"0 (the likeliest token) or a number from {LEAST_TEMPERATURE} on is needed"))
         if not 0 < self.top_p <= 1:
             wrong.append(("top_p", "a probability above 0, up to 1, is needed"))
-        if not 0 < self.repetition_penalty < float("inf"):
+        if self.repetition_penalty <= 0:
             wrong.append(("repetition_penalty", "a positive number is needed; above 1 repeats less"))
-        if self.temperature == 0:
+        if self.temperature == 0 and not wrong:
             unused = [name for name, off in (("top_k", 0), ("top_p", 1)) if getattr(self, name) != off]
             wrong += [(name, "at temperature 0 it has no effect; give a temperature above 0") for name in unused]
         return [f"{name}: {getattr(self, name)} given; {allowed}." for name, allowed in wrong]
 
     def _stop_problems(self) -> list[str]:
-        given: object = self.stop
-        if not isinstance(given, tuple):
-            return [f"stop: {self.stop!r} given; a tuple of texts is needed."]
         return [f"stop: {text!r} given; a text of at least one character is needed." for text in self.stop if not text]

@@ -14,24 +14,32 @@ SHOWN_CHARACTERS = 240
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Read prompts: of a .jsonl file the "prompt" of every line, of another file every line; blank lines are left out.
+    """Read prompts: of a .jsonl file the "prompt" of every line, of another file every line; prompt i is of line i.
+
+    Blank lines at the end are left out. A line ends with a line feed alone: other characters that Python takes for
+    line ends, such as U+2028, may stand in a JSON text.
 
     Raises:
         GenerationError: the file cannot be read, has no prompt, or a line is not what it ought to be.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GenerationError(f"--prompts-file {file}: cannot be read ({reason}); give a UTF-8 text file.") from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if file.suffix == ".jsonl":
-        prompts = [_prompt_of(line, f"{file}:{number}") for number, line in numbered]
-    else:
-        prompts = [line for _, line in numbered]
-    if not prompts:
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
         raise GenerationError(f"--prompts-file {file}: has no prompt; write one on every line.")
-    return prompts
+    blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
+    if blank:
+        raise GenerationError(
+            f"{file}:{blank[0]}: a blank line, where a prompt is needed: answers are in the order of the lines. Delete "
+            "it, or write a prompt there."
+        )
+    if file.suffix == ".jsonl":
+        return [_prompt_of(line, f"{file}:{number}") for number, line in enumerate(lines, start=1)]
+    return lines
 
 
 def _prompt_of(line: str, where: str) -> str:

@@ -76,7 +76,7 @@ class RetrofitConfig:
     cca_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        if problems := fit_fields(self):
+        if problems := fit_fields(self, where="model."):
             raise RecipeError("\n".join(problems))
         if not self.base:
             raise RecipeError(

@@ -101,7 +101,8 @@ class RetroConfig:
     cca_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        problems = fit_fields(self) or [*self._size_problems(), *self._layer_problems(), *self._part_problems()]
+        problems = fit_fields(self, where="model.")
+        problems = problems or [*self._size_problems(), *self._layer_problems(), *self._part_problems()]
         if problems:
             raise RecipeError("\n".join(problems))
 

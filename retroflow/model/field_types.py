@@ -1,7 +1,7 @@
 """The fields of a configuration hold what their annotations say, from Python and from JSON alike.
 
 A recipe's values are checked before a configuration is made of them; these checks are for those who write
-`RetroConfig(...)` themselves, and for config.json.
+`RetroConfig(...)` or `GenerationOptions(...)` themselves, and for config.json.
 """
 
 import dataclasses
@@ -21,8 +21,12 @@ def types_of(config_class: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
-def fit_fields(config: Any) -> list[str]:
+def fit_fields(config: Any, *, where: str) -> list[str]:
     """Bring the fields of a frozen dataclass, which has just been made, to the types of their annotations.
+
+    Args:
+        config: the dataclass, changed in place.
+        where: what stands before a field's name in a message.
 
     Returns:
         What does not fit, a line for each field: name, given, allowed. Empty if everything does.
@@ -33,7 +37,7 @@ def fit_fields(config: Any) -> list[str]:
         try:
             object.__setattr__(config, name, fitted(value, hint))
         except TypeError:
-            problems.append(f"model.{name}: {value!r} given; {described(hint)} is needed")
+            problems.append(f"{where}{name}: {value!r} given; {described(hint)} is needed")
     return problems
 
 

@@ -43,7 +43,7 @@ def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Open
         say: told of damaged checkpoints that are passed over.
 
     Raises:
-        GenerationError: the device is not there.
+        GenerationError: the device or the folder is not there.
         RetroflowError: as `load_trained_model` and `load_exported`.
     """
     place = _device(device)
@@ -56,6 +56,11 @@ def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Open
             values["neighbours"]["k"],
             prints.get("index", ""),
             own_database=folder,
+        )
+    if not folder.is_dir():
+        raise GenerationError(
+            f'there is no folder "{folder}"; give a run folder, which `retroflow fit` printed, or one that `retroflow '
+            "export` wrote."
         )
     exported = load_exported(folder)
     origin = exported.origin

@@ -97,8 +97,9 @@ def test_the_exported_model_says_the_same_as_the_run(
     run_answer, export_answer = (retroflow("generate", folder, *words) for folder in (trained, exported))
     assert run_answer == export_answer and run_answer[0] == 0
     assert f"database {other_index.name}; the model was trained with index-" in run_answer[2]
-    off = [retroflow("generate", folder, "--prompt", "Notes", "--no-retrieval") for folder in (trained, exported)]
-    assert off[0] == off[1] and off[0][0] == 0 and off[0][2] == ""
+    words = ("--prompt", "Notes", "--no-retrieval", "--show-sources")
+    off = [retroflow("generate", folder, *words) for folder in (trained, exported)]
+    assert off[0] == off[1] and off[0][0] == 0 and off[0][2] == "no sources: nothing is retrieved\n"
 
 
 def test_json_has_everything_and_follows_the_order_of_the_file(retroflow, trained: Path, tmp_path: Path) -> None:
@@ -239,10 +240,11 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["{run}"], 2, "give either --prompt or --prompts-file"),
-        (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "give either --prompt or --prompts-file"),
+        (["{run}"], 2, "is not given; give either --prompt or --prompts-file"),
+        (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "is given twice; give either --prompt or"),
         (["{run}", "--prompt", ""], 2, "has no token; give at least one"),
-        (["nowhere", "--prompt", "a"], 2, "not a model folder"),
+        (["nowhere", "--prompt", "a"], 2, 'there is no folder "nowhere"; give a run folder'),
+        (["{run}/checkpoints", "--prompt", "a"], 2, "not a model folder"),
         (["{run}", "--prompt", "a", "--database", "nowhere"], 2, 'there is no folder "nowhere"'),
         (["{run}", "--prompt", "a", "--database", "{run}", "--no-retrieval"], 2, "leave one of them out"),
         (["{exported}", "--prompt", "a"], 2, "an exported model has no database of its own"),

@@ -198,6 +198,9 @@ def test_an_end_of_text_ends_a_row_and_is_no_text():
         ([[-1]], {}, r"token -1 given"),
         (["ab\udcff"], {}, r"prompts\[0\]: 'ab\\udcff' has bytes that are no text; give it in UTF-8"),
         ("abc", {}, r"prompts: one text given \('abc'\); a list of prompts is needed"),
+        (None, {}, r"prompts: NoneType given"),
+        ([None], {}, r"prompts\[0\]: None given; a text or a list of tokens, whole numbers, is needed"),
+        ([[1.5]], {}, r"prompts\[0\]: \[1.5\] given; a text or a list of tokens"),
         (["a"], {"retrieval_step": 5}, r"retrieval_step: 5 given; 1 to 4 \(the model's chunk length\)"),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.generation import GenerationOptions
+from retroflow.generation.options import LEAST_TEMPERATURE
 from retroflow.generation.sampling import Sampler, drawn_from, penalised
 
 CPU = torch.device("cpu")
@@ -140,7 +141,12 @@ def test_logits_that_are_no_numbers_are_told(wrong):
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens: 0 given; a whole number of at least 1 is needed"),
-        ({"temperature": -0.5}, "temperature: -0.5 given; 0 (the likeliest token) or a positive number is needed"),
+        ({"temperature": -0.5}, "temperature: -0.5 given; 0 (the likeliest token) or a number from 1e-06 on"),
+        ({"temperature": 1e-40}, "temperature: 1e-40 given"),
+        ({"temperature": "hot"}, "temperature: 'hot' given; a finite number is needed"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens: 2.5 given; a whole number is needed"),
+        ({"retrieval_step": 2.0}, "retrieval_step: 2.0 given; a whole number or null is needed"),
+        ({"align": 1}, "align: 1 given; true or false is needed"),
         ({"temperature": float("nan")}, "temperature: nan given"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p: 0.0 given; a probability above 0, up to 1, is needed"),
         ({"temperature": 1.0, "top_p": 1.5}, "top_p: 1.5 given"),
@@ -152,7 +158,7 @@ def test_logits_that_are_no_numbers_are_told(wrong):
         ({"num_neighbours": 0}, "num_neighbours: 0 given"),
         ({"batch_size": 0}, "batch_size: 0 given"),
         ({"seed": -1}, "seed: -1 given; a whole number of at least 0 is needed"),
-        ({"stop": "end"}, "stop: 'end' given; a tuple of texts is needed"),
+        ({"stop": "end"}, "stop: 'end' given; a list, each item text, is needed"),
         ({"stop": ("a", "")}, "stop: '' given; a text of at least one character is needed"),
     ],
 )
@@ -160,6 +166,12 @@ def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(GenerationError) as caught:
         GenerationOptions(**options)
     assert message in str(caught.value)
+
+
+def test_the_least_temperature_takes_the_likeliest_token():
+    assert GenerationOptions(stop=["a"]).stop == ("a",)
+    sampler = make_sampler(1, vocabulary=3, temperature=LEAST_TEMPERATURE)
+    assert sampler.choose(torch.tensor([[-90.0, 90.0, 89.0]])).tolist() == [1]
 
 
 def test_all_wrong_options_are_told_at_once():

@@ -15,10 +15,10 @@ def generation(number, text="t", retrievals=()):
 
 def test_prompts_are_lines_or_json_lines(tmp_path):
     plain, lines = tmp_path / "p.txt", tmp_path / "p.jsonl"
-    plain.write_text("first\n\n  second \r\nthird")
-    lines.write_text('{"prompt": "one\\ntwo", "id": 3}\n\n{"prompt": "x"}\n')
-    assert read_prompts(plain) == ["first", "  second ", "third"]
-    assert read_prompts(lines) == ["one\ntwo", "x"]
+    plain.write_text("\ufefffirst\n  second \r\nthird\u2028\x0c! \n \n\n", encoding="utf-8")
+    lines.write_text('{"prompt": "one\\ntwo", "id": 3}\n{"prompt": "x\u2028y"}\n', encoding="utf-8")
+    assert read_prompts(plain) == ["first", "  second ", "third\u2028\x0c! "]
+    assert read_prompts(lines) == ["one\ntwo", "x\u2028y"]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,9 @@ def test_prompts_are_lines_or_json_lines(tmp_path):
         ("p.jsonl", b"[1]", r'p.jsonl:1: not a JSON object with "prompt" \(TypeError'),
         ("p.jsonl", b"{", r"p.jsonl:1: not a JSON object"),
         ("p.jsonl", b'{"prompt": 3}', r'p.jsonl:1: "prompt" is 3; a text'),
-        ("p.jsonl", b'\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
+        ("p.txt", b"a\n\nb\n", r"p.txt:2: a blank line, where a prompt is needed.*Delete it, or write a prompt"),
+        ("p.jsonl", b'\n{"prompt": "a"}', "p.jsonl:1: a blank line"),
     ],
 )
 def test_files_that_hold_no_prompts_are_told(tmp_path, name, content, message):
