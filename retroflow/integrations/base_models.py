@@ -148,17 +148,19 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
 
     Raises:
         RecipeError: transformers does not know the model without running code of its repository.
-        DamagedDataError: config.json cannot be read.
+        DamagedDataError: config.json cannot be read, or holds values that its family cannot have.
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except OSError as error:
-        raise DamagedDataError(f"{folder / CONFIG_FILE}: cannot be read ({error}). Copy the model again.") from error
     except (ValueError, KeyError) as error:
         known = ", ".join(FAMILIES)
         raise RecipeError(
             f'model.base: transformers cannot open "{base}" without code from elsewhere, which is never run '
             f"({' '.join(str(error).split())[:200]}). Choose a base whose model_type is one of {known}."
+        ) from error
+    except Exception as error:  # OSError, and what huggingface_hub raises for values that a family cannot have
+        raise DamagedDataError(
+            f"{folder / CONFIG_FILE}: cannot be read ({' '.join(str(error).split())[:200]}). Copy the model again."
         ) from error
     return cast(PretrainedConfig, config)
 

@@ -88,6 +88,12 @@ class RetrofitConfig:
                 "model.cca_layers: [] leaves nothing that could read neighbours; name layers of the base, or leave the "
                 "line out for the default"
             )
+        layers = list(self.cca_layers or ())
+        if any(layer < 1 for layer in layers) or len(set(layers)) < len(layers):
+            raise RecipeError(
+                f"model.cca_layers: {layers} given; different layers of the base are needed, counted from 1. Leave the "
+                "line out for every third from the sixth."
+            )
         # A stand-in as deep as the deepest layer named, which any heads divide: the rest needs the base itself.
         deepest = max(self.cca_layers or (1,))
         width = 64 * max(1, self.cca_heads)

@@ -143,6 +143,13 @@ def test_a_damaged_config_is_refused(folder, content):
         load_base(str(folder))
 
 
+@pytest.mark.parametrize("changes", [{"n_layer": "six"}, {"n_embd": 15}, {"model_type": "gpt_neo", "num_layers": 5}])
+def test_a_config_that_its_family_cannot_have_is_refused(folder, changes):
+    change_config(folder, **changes)
+    with pytest.raises((DamagedDataError, RecipeError), match="config.json: cannot be read|model.base"):
+        load_base(str(folder))
+
+
 def test_damaged_weights_are_refused(folder):
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()

@@ -359,8 +359,9 @@ def test_default_layers(layers, wanted):
 @pytest.mark.parametrize("number", [0, DEEP + 1])
 def test_a_layer_that_the_base_lacks_is_refused(number):
     if number == 0:
-        with pytest.raises(RecipeError, match=r"model\.cca_layers"):
-            make_options(cca_layers=(0,))
+        for wrong in ((0,), (-1, 2), (2, 2)):
+            with pytest.raises(RecipeError, match=r"model\.cca_layers: .* given; different layers of the base.*from 1"):
+                make_options(cca_layers=wrong)
     else:
         with pytest.raises(RecipeError, match=rf"model\.cca_layers.*names layer {number}.*layers 1 to {DEEP}"):
             make_retrofit(cca_layers=(number,))
