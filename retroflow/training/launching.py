@@ -118,10 +118,13 @@ class RankProcess:
             self.process.kill()
 
     def outcome(self) -> Outcome:
-        """What the ended rank left; empty if it was killed."""
+        """What the ended rank left; empty if it was killed, even while it wrote it."""
         self._outcome.seek(0)
-        content = self._outcome.read()
-        return pickle.loads(content) if content else Outcome()
+        try:
+            outcome: Outcome = pickle.load(self._outcome)
+        except (EOFError, pickle.UnpicklingError):
+            return Outcome()
+        return outcome
 
     def last_words(self) -> str:
         """The end of what it printed."""

@@ -1,6 +1,7 @@
 """Which rank is named when a job ends, and that a suspended rank is noticed."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -50,6 +51,17 @@ def test_the_rank_that_made_the_others_fail_is_named(outcomes, codes, named, wor
     assert culprit.rank == named
     with pytest.raises(RetroflowError, match=words):
         raise launching._failure(culprit, codes[named], 3, SimpleNamespace(signal_number=None))
+
+
+def test_a_rank_that_is_killed_while_it_says_how_it_ended_has_said_nothing(tmp_path):
+    whole = pickle.dumps(KNOWS)
+    rank = RankProcess.__new__(RankProcess)
+    with (tmp_path / "outcome").open("w+b") as rank._outcome:
+        for length in range(len(whole)):
+            assert rank.outcome() == Outcome(), length
+            rank._outcome.seek(length)
+            rank._outcome.write(whole[length : length + 1])
+        assert rank.outcome() == KNOWS
 
 
 def until(condition, seconds=20.0):
