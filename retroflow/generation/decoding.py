@@ -37,11 +37,15 @@ class GenerativeModel(Protocol):
 
     config: Any
 
-    def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> Any: ...
+    def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> Any:
+        """Begin: padding int64 [b] tokens at the left of each row, neighbours every `retrieval_step` tokens."""
+        ...
 
     def extend(
         self, tokens: Tensor, cache: Any, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Give logits float [b, t, v] of tokens int64 [b, t] after those of the cache; see `Retro.extend`."""
+        ...
 
 
 def generate(
@@ -82,6 +86,16 @@ def stream(
     options: GenerationOptions | None = None,
 ) -> Iterator[Piece]:
     """Generate as `generate` does, giving out text as soon as it is decided.
+
+    Args:
+        model: as in `generate`.
+        tokenizer: as in `generate`.
+        prompts: as in `generate`.
+        retriever: as in `generate`.
+        options: as in `generate`.
+
+    Returns:
+        Pieces of text, of several prompts in turn; the last piece of each has its whole `Generation`.
 
     Raises:
         GenerationError: as `generate`, at once.

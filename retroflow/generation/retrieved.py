@@ -56,6 +56,9 @@ class LiveRetriever(Protocol):
         Args:
             queries: each the tokens of one window, 1 to m of them, without padding.
             num_neighbours: k.
+
+        Returns:
+            Tokens and mask [q, k, r] and sources, in the order of the queries; k places each, filled or not.
         """
         ...
 

@@ -81,10 +81,12 @@ class Row:
 
     @property
     def is_running(self) -> bool:
+        """Whether nothing has ended it."""
         return self._reason is None
 
     @property
     def met_stop(self) -> bool:
+        """Whether its new text has come to a stop text."""
         return self._text.stopped
 
     @property

@@ -84,7 +84,16 @@ class Sampler:
 
 
 def penalised(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
-    """Make tokens that were said less likely: logits [b, v] where said [b, v] divided, if negative multiplied."""
+    """Make tokens that were said less likely (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
+
+    Args:
+        logits: float [b, v].
+        said: bool [b, v].
+        penalty: above 0; those that were said are divided by it, negative ones multiplied.
+
+    Returns:
+        float [b, v].
+    """
     return torch.where(said, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 

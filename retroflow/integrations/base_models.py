@@ -73,6 +73,10 @@ FAMILIES: dict[str, Family] = {
 def family_of(config: PretrainedConfig, base: str) -> Family:
     """Look up the family of a base.
 
+    Args:
+        config: of the base.
+        base: as it was named, for the message.
+
     Raises:
         RecipeError: it is not one of `FAMILIES`.
     """
@@ -179,6 +183,12 @@ def check_base(options: RetrofitConfig) -> None:
 def load_base(base: str) -> PreTrainedModel:
     """Load a base with its weights in float32; on the meta device with its config alone.
 
+    Args:
+        base: as in `find_base`.
+
+    Returns:
+        The model, on the CPU, in evaluation mode.
+
     Raises:
         RecipeError: it cannot be found, or is of a family that cannot be RETRO-fitted.
         DamagedDataError: its weights do not fit its config, or cannot be read.
@@ -216,6 +226,13 @@ def load_base(base: str) -> PreTrainedModel:
 
 def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
     """Describe the new parts for a base with this configuration.
+
+    Args:
+        options: of the recipe.
+        config: of the base.
+
+    Returns:
+        The new parts in the words of a Retro, with width, depth, heads and vocabulary of the base.
 
     Raises:
         RecipeError: its layers, heads or vocabulary do not fit the options.
@@ -265,6 +282,9 @@ def fingerprint(model: nn.Module) -> Tensor:
 
     Of the weights and not of their files: it is the same however they are cut into files, and it would show if
     training had changed one bit.
+
+    Raises:
+        RetroflowError: a model on the meta device has none.
     """
 
     def digest(item: tuple[str, Tensor]) -> bytes:

@@ -38,6 +38,7 @@ class RetrofitCache(RetroCache):
         self.past = DynamicCache(config=config)
 
     def select(self, rows: Tensor) -> None:
+        """Keep the rows int64 [c] of the batch, in this order."""
         super().select(rows)
         if self.length:
             self.past.batch_select_indices(rows)
@@ -136,11 +137,11 @@ class RetrofitModel(nn.Module):
         return list(self.retrieval.readers.values())
 
     def facts_of_whole(self) -> dict[str, Tensor]:
-        """What a share of the weights cannot tell: the fingerprint of a frozen base."""
+        """What a share of the weights cannot tell: the fingerprint of a frozen base, uint8 [32]."""
         return {} if self.options.unfreeze else {FINGERPRINT: self.base_fingerprint}
 
     def learn(self, facts: dict[str, Tensor]) -> None:
-        """Take the facts of the whole model that this one becomes a share of."""
+        """Take the facts of the whole model that this one becomes a share of: its fingerprint, uint8 [32]."""
         self._fingerprint = facts[FINGERPRINT]
 
     def retrieval_parameters(self) -> set[str]:
@@ -324,7 +325,15 @@ class RetrofitModel(nn.Module):
 
 
 def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:
-    """What the base is told about padding in the next tokens; nothing where there is none."""
+    """What the base is told about padding in the next tokens; nothing where there is none.
+
+    Args:
+        cache: with the padding, of the tokens before.
+        num_tokens: t, how many come next.
+
+    Returns:
+        attention_mask int64 [b, length + t], 0 at padding, and position_ids int64 [b, t], counted without it.
+    """
     if cache.padding is None:
         return {}
     end = cache.length + num_tokens

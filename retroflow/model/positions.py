@@ -36,7 +36,7 @@ class Rotary:
         return self._turn(key, first)
 
     def bias(self, query: Tensor, first_query: int, num_keys: int) -> Tensor | None:
-        """Add nothing: the placed vectors' product is all."""
+        """Add nothing to the logits [..., t, s]: the placed vectors' product is all."""
         return None
 
     def _turn(self, x: Tensor, first: int) -> Tensor:
@@ -74,11 +74,11 @@ class Relative(nn.Module):
         self.distance = nn.Linear(width, num_heads * head_width, bias=False)
 
     def place_queries(self, query: Tensor, first: int = 0) -> Tensor:
-        """Leave queries as they are."""
+        """Leave queries float [..., t, w] as they are."""
         return query
 
     def place_keys(self, key: Tensor, first: int = 0) -> Tensor:
-        """Leave keys as they are."""
+        """Leave keys float [..., s, w] as they are."""
         return key
 
     def bias(self, query: Tensor, first_query: int, num_keys: int) -> Tensor | None:

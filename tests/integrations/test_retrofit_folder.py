@@ -1,7 +1,9 @@
 """A saved RETRO-fit comes back with every bit, wherever its folder is moved, and its base is a model of its own."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +34,17 @@ def test_a_folder_gives_every_bit_after_it_was_moved(family, unfreeze, tmp_path)
     # The last bit of a logit depends on where in memory a weight of one row lies (Qwen2-MoE has one).
     torch.testing.assert_close(loaded(*batch), wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(base(batch[0]).logits, model.base(batch[0]).logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_retrofit(dtype=torch.float32).save_pretrained("my-model")
+    page = (Path(__file__).parents[2] / "docs" / "retrofit.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names = dict(zip(("tokens", "retrieved", "retrieved_mask"), make_batch(), strict=True))
+    exec(block, names)
+    assert torch.equal(names["logits"], names["model"](names["tokens"]))
 
 
 @torch.no_grad()
