@@ -39,6 +39,9 @@ _SUSPENDED_SECONDS = 30.0
 
 _LAST_WORDS = 4000
 
+_LEAVE_LIVE_LINE = "\n\x1b[?25h"
+"""Ends the live line of a rank 0 that was killed, which has hidden the terminal's cursor."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -190,8 +193,12 @@ class RankProcesses:
         self.end()
 
     def end(self) -> None:
+        """Kill those that run, and reap all."""
+        is_cut_off = any(rank.code is None or rank.code < 0 for rank in self.ranks[:1])
         for rank in self.ranks:
             rank.end()
+        if is_cut_off and sys.stderr.isatty():
+            sys.stderr.write(_LEAVE_LIVE_LINE)
 
     def wait(self, requests: StopRequests) -> list[int | None]:
         """Wait until all ranks have ended, or some time after one has failed; pass stop signals on.

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from retroflow.pipeline.progress import say
 
@@ -34,9 +35,9 @@ class TrainingProgress:
         self._last_line = self._began
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("training"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                # Of all columns the steps are the last to be cut on a narrow terminal.
+                MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(self._max_steps)) + 1)),
                 TextColumn("{task.fields[reading]}"),
                 TimeElapsedColumn(),
                 console=self._console,

@@ -13,7 +13,7 @@ import pytest
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.training import launching
 from retroflow.training.data_module import naming_lost_workers
-from retroflow.training.launching import Outcome, RankProcess
+from retroflow.training.launching import Outcome, RankProcess, RankProcesses
 from retroflow.training.ranks import ALONE, LostRanks, Ranks
 
 LOST = Outcome(error=(LostRanks, "rank 0 of 3 has lost another rank"))
@@ -62,6 +62,17 @@ def test_a_rank_that_is_killed_while_it_says_how_it_ended_has_said_nothing(tmp_p
             rank._outcome.seek(length)
             rank._outcome.write(whole[length : length + 1])
         assert rank.outcome() == KNOWS
+
+
+@pytest.mark.parametrize(("code", "is_terminal", "shown"), [(-9, True, "\n\x1b[?25h"), (1, True, ""), (-9, False, "")])
+def test_the_live_line_of_a_rank_0_that_was_killed_is_left_with_the_cursor_shown(
+    monkeypatch, capsys, code, is_terminal, shown
+):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    processes = RankProcesses.__new__(RankProcesses)
+    processes.ranks = [SimpleNamespace(code=code, end=lambda: None), SimpleNamespace(code=-9, end=lambda: None)]
+    processes.end()
+    assert capsys.readouterr().err == shown
 
 
 def until(condition, seconds=20.0):

@@ -76,6 +76,20 @@ def test_on_a_terminal_there_is_one_live_line_with_loss_speed_and_time_left(time
     assert "step 3  validation/loss_on 1.5000" in shown
 
 
+def test_on_a_narrow_terminal_the_steps_are_whole(time, monkeypatch):
+    console = Console(force_terminal=True, width=80, record=True)
+    monkeypatch.setattr(module, "Console", lambda stderr: console)
+    progress = TrainingProgress(800_000)
+    progress.start(123_456)
+    progress.first_step_done(123_457, 3.0)
+    time.now += 2.0
+    progress.measured(2.5, 1_234_567.0)
+    progress.advance(123_458)
+    progress.stop()
+    shown = console.export_text()
+    assert "123458/800000" in shown and "loss 2.5000  1,234,567 tokens/s" in shown
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
