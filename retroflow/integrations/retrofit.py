@@ -191,7 +191,8 @@ class RetrofitModel(nn.Module):
             InvalidShapeError: shapes, dtypes or values that do not fit the configuration.
         """
         step = checked_step(retrieval_step, self.config.chunk_length)
-        self._check(tokens, 0)
+        check_tokens(self.config, tokens)
+        self._check_room(tokens, 0)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
         given, arguments = None, {}
@@ -223,7 +224,8 @@ class RetrofitModel(nn.Module):
         Raises:
             InvalidShapeError: as in `forward`.
         """
-        self._check(tokens, 0)
+        check_tokens(self.config, tokens)
+        self._check_room(tokens, 0)
         check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
@@ -267,8 +269,8 @@ class RetrofitModel(nn.Module):
         Raises:
             InvalidShapeError: as in `forward`.
         """
-        self._check(tokens, cache.length)
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
+        self._check_room(tokens, cache.length)
         return read_on(tokens, cache, found, self._encode, self._advance)
 
     def _advance(self, tokens: Tensor, cache: RetrofitCache, reading: Reading) -> Tensor:
@@ -308,9 +310,12 @@ class RetrofitModel(nn.Module):
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetrofitCache:
         return RetrofitCache(self.base.config, chunk_length=self.config.chunk_length, step=step, padding=padding)
 
-    def _check(self, tokens: Tensor, before: int) -> None:
-        """Check tokens int64 [b, t] that follow `before` others."""
-        check_tokens(self.config, tokens)
+    def _check_room(self, tokens: Tensor, before: int) -> None:
+        """Check that the base has room for tokens int64 [b, t] that follow `before` others."""
+        if not len(tokens):
+            raise InvalidShapeError(
+                f"tokens: {list(tokens.shape)} given; a base computes with one row or more, so leave out empty batches"
+            )
         if self.max_length is not None and before + tokens.shape[1] > self.max_length:
             raise InvalidShapeError(
                 f"tokens: {before + tokens.shape[1]} in a row given; the base has learned positions for "

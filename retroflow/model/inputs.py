@@ -109,7 +109,7 @@ def check_extension(
 
     Args:
         config: the model's.
-        tokens: int64 [b, t], checked.
+        tokens: int64 [b, t].
         cache: of the tokens before.
         retrieved: int64 [b, W, k, r] for the W windows that t more tokens close, or None.
         retrieved_mask: bool [b, W, k, r] or [b, W, k], or None.
@@ -118,8 +118,17 @@ def check_extension(
         As `check_sequence`.
 
     Raises:
-        InvalidShapeError: rows that are not those of the cache, or as `check_sequence`.
+        InvalidShapeError: a cache of another model, rows that are not those of the cache, or as `check_tokens` and
+            `check_sequence`.
     """
+    if (
+        not isinstance(cache, RetroCache)
+        or cache.chunk_length != config.chunk_length
+        or len(cache.layers) not in (0, config.num_layers)  # a base keeps its own
+    ):
+        given = "that of another model" if isinstance(cache, RetroCache) else _told(cache)
+        raise InvalidShapeError(f"cache: {given} given; one that `new_cache` of this model made is needed")
+    check_tokens(config, tokens)
     num_rows, length = tokens.shape
     if cache.num_rows not in (None, num_rows):
         raise InvalidShapeError(

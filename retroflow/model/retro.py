@@ -193,7 +193,6 @@ class Retro(nn.Module):
         Raises:
             InvalidShapeError: as in `forward`; rows that are not those of the cache. The cache is as before.
         """
-        check_tokens(self.config, tokens)
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
         hidden = read_on(tokens, cache, found, self._encode, self._advance)
         return F.linear(hidden, self._output_matrix())

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.model.cache import RetroCache
 from tests.integrations.bases import VOCABULARY, make_batch, make_options, make_retrofit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,6 +23,22 @@ def test_wrong_targets_are_refused(change, message):
     tokens, retrieved, mask = make_batch()
     with pytest.raises(InvalidShapeError, match=message):
         model.loss(tokens, change(tokens), retrieved, mask)
+
+
+def test_a_batch_without_rows_is_refused():
+    model = make_retrofit()
+    tokens, retrieved, mask = (x[:0] for x in make_batch())
+    for call in (lambda: model(tokens, retrieved, mask), lambda: model.extend(tokens, model.new_cache())):
+        with pytest.raises(InvalidShapeError, match=r"tokens: \[0, 13\] given; a base computes with one row or more"):
+            call()
+
+
+def test_a_cache_of_another_model_is_refused():
+    model = make_retrofit()
+    tokens, _, _ = make_batch()
+    for other in (None, RetroCache(4, chunk_length=4, step=4, padding=None)):
+        with pytest.raises(InvalidShapeError, match="cache: .* given; one that `new_cache` of this model made is needed"):
+            model.extend(tokens, other)
 
 
 def test_rows_that_are_not_those_of_the_cache_are_refused():

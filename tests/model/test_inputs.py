@@ -164,6 +164,24 @@ def test_wrong_targets_are_refused(targets, message):
         model.loss(tokens, targets, retrieved, mask)
 
 
+def test_a_cache_of_another_model_is_refused():
+    model = make()
+    tokens, _, _ = inputs(model)
+    for other in (make(chunk_length=3), make(num_layers=2, cca_layers=(2,))):
+        with pytest.raises(InvalidShapeError, match=r"cache: that of another model .* `new_cache` of this model"):
+            model.extend(tokens, other.new_cache())
+    with pytest.raises(InvalidShapeError, match="cache: NoneType and no tensor given"):
+        model.extend(tokens, None)
+
+
+def test_no_rows_give_no_logits():
+    model = make()
+    tokens, retrieved, mask = (x[:0] for x in inputs(model))
+    with torch.no_grad():
+        assert model(tokens, retrieved, mask).shape == (0, 14, VOCABULARY)
+        assert model.loss(tokens, tokens, retrieved, mask).shape == (0,)
+
+
 def test_loss_refuses_what_forward_refuses():
     model = make()
     tokens, retrieved, _ = inputs(model)
