@@ -35,12 +35,12 @@ def naming_lost_workers(ranks: Ranks) -> Iterator[None]:
     """Say what it means when a data worker is gone: torch raises a RuntimeError wherever the process is just then.
 
     Raises:
-        RetroflowError: a data worker was killed or does not answer.
+        RetroflowError: a data worker was killed. One that only hangs, as on a file system that does, is waited for.
     """
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+        if not str(error).startswith("DataLoader worker"):
             raise
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
@@ -78,6 +78,5 @@ class RetroData(pl.LightningDataModule):
             collate_fn=_as_it_is,
             num_workers=self._num_workers,
             worker_init_fn=partial(_start_worker, os.getpid()),
-            timeout=self._options.timeout_seconds if self._num_workers else 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
