@@ -50,7 +50,7 @@ def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
             raise RetroflowError(f'"{folder}" does not exist; run retroflow prepare to make it.') from None
         raise damaged(folder, "manifest.json is missing", folder) from None
     if kind is not None and manifest.kind != kind:
-        raise RetroflowError(f'"{folder}" holds {manifest.kind}, not {kind}; give a {kind}-... folder.')
+        raise RetroflowError(f'"{folder}" holds {manifest.kind}, not {kind}; give the {kind}-... folder.')
     if folder.resolve().name != manifest.name:
         raise damaged(folder / "manifest.json", f'it describes "{manifest.name}", another artifact', folder)
     _verify(folder, manifest)
