@@ -55,6 +55,9 @@ class RetrofitConfig:
     tokenizer_option: ClassVar[str] = "base"
     """The option whose value is also the tokenizer's name; retroflow/pipeline/prepare.py asks every model for it."""
 
+    compiles_by_block: ClassVar[bool] = False
+    """Whether its blocks can be compiled one by one: the hooks that read neighbours would be left out."""
+
     vocabulary_size: int
     chunk_length: int
     base: str

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, TRACKERS, create
+from retroflow.errors import RecipeError
 from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.recipe import Recipe
 from retroflow.training.guarded_tracker import GuardedTracker
@@ -73,7 +74,7 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options, ranks)
     check_runs_folder(runs_folder_of(options))
-    _check_model(recipe)
+    _check_model(recipe, options, placement)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
@@ -101,10 +102,15 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     )
 
 
-def _check_model(recipe: Recipe) -> None:
+def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
     """Let a model that starts from files of its own look for them before minutes of preparing."""
     section = recipe.section("model")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=recipe.section("data")["chunk_length"])
+    if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):
+        raise RecipeError(
+            f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
+            f"{placement.strategy} compiles block by block. Leave trainer.compile out."
+        )
     check = getattr(config, "check", None)
     if check is not None:
         check()

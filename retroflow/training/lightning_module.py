@@ -209,7 +209,7 @@ class RetroModule(pl.LightningModule):
         loss = nats / batch.targets.numel()
         if off and self.retrieves and not self._is_sharded:
             loss = loss + self._zero_of_unused()
-        if not loss.requires_grad:  # sharded, the base frozen and retrieval dropped: there is nothing to learn
+        if off and not loss.requires_grad:  # sharded, a frozen base: there is nothing to learn
             loss = loss + torch.zeros_like(loss, requires_grad=True)
         return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
 

@@ -1,5 +1,8 @@
 """A RETRO-fit under FSDP, in a group of one: what it computes and writes is what one process computes and writes."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,9 +11,12 @@ from torch.distributed.fsdp import FSDPModule
 
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.recipe import Recipe
 from retroflow.training.checkpoints import checkpoint_path
 from retroflow.training.fit import train
+from retroflow.training.job import _check_model
 from retroflow.training.lightning_module import drops_retrieval
+from retroflow.training.options import TrainerOptions
 from retroflow.training.resuming import Start
 from retroflow.training.stopping import StopRequests
 from tests.integrations.bases import make_base
@@ -117,3 +123,16 @@ def test_what_a_config_ties_and_the_weights_do_not_stays_two(tmp_path, base_of):
     embeddings = sharded.module.model.base.transformer.wte.weight, sharded.module.model.base.lm_head.weight
     assert embeddings[0] is not embeddings[1]
     assert torch.equal(fingerprint(load_base(str(base))), before)
+
+
+def test_compiling_by_block_is_refused_before_anything_is_prepared(base_of):
+    """A compiled layer would leave out the hooks that read neighbours, and nothing would be learned."""
+    values = {"data": {"chunk_length": 4}, "model": {"name": "retrofit", "base": str(base_of("gpt2"))}}
+    recipe, compiled = Recipe(values, {}, Path("tiny.yaml")), TrainerOptions(compile=True)
+    for strategy in ("ddp", "fsdp"):
+        with pytest.raises(
+            RecipeError, match=rf'trainer\.compile: true given; a model "retrofit".*{strategy} compiles'
+        ):
+            _check_model(recipe, compiled, SimpleNamespace(strategy=strategy))
+        _check_model(recipe, TrainerOptions(), SimpleNamespace(strategy=strategy))
+    _check_model(recipe, compiled, SimpleNamespace(strategy="single"))
