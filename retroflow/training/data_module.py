@@ -31,20 +31,29 @@ def _start_worker(parent: int, worker: int) -> None:
 
 
 @contextmanager
-def naming_lost_workers(ranks: Ranks) -> Iterator[None]:
-    """Say what it means when a data worker is gone: torch raises a RuntimeError wherever the process is just then.
+def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]:
+    """Say what it means when a data worker is gone.
+
+    torch raises a RuntimeError wherever the process is just then, even while it handles the other sign of the same:
+    the connection over which a batch was coming breaks.
+
+    Args:
+        ranks: who this process is.
+        loading: whether batches come while this is entered, so that a broken connection is theirs.
 
     Raises:
         RetroflowError: a data worker was killed. One that only hangs, as on a file system that does, is waited for.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        is_told = str(error).startswith("DataLoader worker")
+        if not is_told and (isinstance(error, RuntimeError) or not loading):
             raise
+        reason = str(error).strip().rstrip(".") or "its connection ended"
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
-            f"{whose} lost a process that loads its data: {str(error).strip().rstrip('.')} (out of memory?). The same "
+            f"{whose} lost a process that loads its data: {reason} (out of memory?). The same "
             "command with --resume goes on from the last checkpoint; data.num_workers=0 needs no such processes"
         ) from error
 

@@ -120,7 +120,7 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
     recipe = order.recipe
     options = TrainerOptions(**recipe.section("trainer"))
     placement = place(options, ranks)
-    with ExitStack() as held:
+    with naming_lost_workers(ranks, loading=False), ExitStack() as held:
         with heard_from_first(ranks), ranks.joined(placement.accelerator, seconds=options.timeout_seconds):
             with requests.at_once(_WHILE_PREPARING):
                 found = ranks.agree(lambda: order.prepared or find_prepared(recipe))

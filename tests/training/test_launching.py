@@ -112,5 +112,11 @@ def test_a_lost_data_worker_is_no_bug_and_its_rank_is_named(ranks, whose):
     with pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: .*\(pid 7\).*--resume"):
         with naming_lost_workers(ranks):
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    for sign in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):  # in the middle of a batch
+        with (
+            pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: "),
+            naming_lost_workers(ranks),
+        ):
+            raise sign
     with pytest.raises(RuntimeError, match="something else"), naming_lost_workers(ranks):
         raise RuntimeError("something else")
