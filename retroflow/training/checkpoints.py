@@ -113,8 +113,8 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise RetroflowError(
-            f"{path}: the checkpoint could not be written ({error}); free space there or choose another "
-            "trainer.runs_folder, then go on with --resume"
+            f"{path}: the checkpoint could not be written ({error}); free space there and go on with --resume, or start "
+            "a new run in another trainer.runs_folder"
         ) from error
 
 
@@ -276,7 +276,16 @@ def sweep(folder: Path, *, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, leftovers of killed writes, checksums and shares without a file."""
     for path in list_checkpoints(folder)[max(1, keep) :]:
         path.unlink(missing_ok=True)
-    kept = {path.stem for path in list_checkpoints(folder)}
+    kept = {name for path in list_checkpoints(folder) for name in _files_of(path)}
     for part in (*folder.glob(".*.part"), *folder.glob("step-*.ckpt.sha256"), *folder.glob("step-*.share-*")):
-        if part.name.split(".")[0] not in kept:
+        if part.name not in kept:
             part.unlink(missing_ok=True)
+
+
+def _files_of(path: Path) -> set[str]:
+    """Names of a checkpoint's files; of a damaged one without its shares."""
+    try:
+        shares = set(_checksums(path))
+    except DamagedDataError:
+        shares = set()
+    return {path.name, checksum_path(path).name} | shares

@@ -165,6 +165,7 @@ def test_sweep_removes_the_shares_of_no_checkpoint(tmp_path):
     for step in (1, 2):
         write_sharded(tmp_path, step)
     write_share({PLACE: torch.ones(1)}, share_path(checkpoint_path(tmp_path, 3), 0, 2))  # killed before the others
+    write_share({PLACE: torch.ones(1)}, share_path(checkpoint_path(tmp_path, 2), 0, 3))  # other ranks, the same step
     sweep(tmp_path, keep=1)
     assert sorted(path.name.partition(".")[2] for path in tmp_path.iterdir()) == [
         "ckpt",
