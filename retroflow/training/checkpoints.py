@@ -113,8 +113,8 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise RetroflowError(
-            f"{path}: the checkpoint could not be written ({error}); free space there and go on with --resume, or start "
-            "a new run in another trainer.runs_folder"
+            f"{path}: the checkpoint could not be written ({error}); free space there and go on with --resume, or "
+            "start a new run in another trainer.runs_folder"
         ) from error
 
 
