@@ -47,23 +47,28 @@ def checksum_path(path: Path) -> Path:
 
 
 class _HashedFile:
-    """A writable file that hashes what passes through, so that a checkpoint is not read again for its checksum."""
+    """A writable file that hashes what passes through, so that a checkpoint is not read again for its checksum.
+
+    It raises nothing but keeps the first failure: torch's zip writer hides an error behind an assertion of its own, or
+    aborts the process. A full disk is one; a data worker that dies just then raises wherever Python is.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.digest = hashlib.sha256()
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
 
     def write(self, data: Any) -> int:
-        self.digest.update(data)
         try:
-            return self._file.write(data)
-        except OSError as error:
+            if self.failure is None:
+                self.digest.update(data)
+                self._file.write(data)
+        except Exception as error:
             self.failure = error
-            raise
+        return memoryview(data).nbytes
 
     def flush(self) -> None:
-        self._file.flush()
+        """Leave it to whoever has opened the file."""
 
 
 def _replace_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -98,11 +103,9 @@ def _sync_folder(folder: Path) -> None:
 def _save_hashed(values: Any, file: IO[bytes]) -> str:
     """Let torch write `values`; returns their SHA-256."""
     hashed = _HashedFile(file)
-    try:
-        torch.save(values, hashed)  # type: ignore[arg-type]
-    except RuntimeError as error:
-        # torch's zip writer hides what stopped it, such as a full disk, behind an assertion of its own.
-        raise hashed.failure or error from None
+    torch.save(values, hashed)  # type: ignore[arg-type]
+    if hashed.failure is not None:
+        raise hashed.failure
     return hashed.digest.hexdigest()
 
 
@@ -111,7 +114,7 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace_synced(path, write)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise RetroflowError(
             f"{path}: the checkpoint could not be written ({error}); free space there and go on with --resume, or "
             "start a new run in another trainer.runs_folder"

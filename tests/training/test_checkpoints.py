@@ -201,6 +201,22 @@ def test_a_disk_that_is_full_half_way_is_named_as_the_cause(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_raised_amid_writing_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    sha256 = checkpoints.hashlib.sha256
+
+    class Interrupted:
+        def __init__(self):
+            self.digest = sha256()
+
+        def update(self, data):
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(checkpoints.hashlib, "sha256", Interrupted)
+    with pytest.raises(RuntimeError, match="^DataLoader worker"):
+        write(tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_kill_at_any_moment_leaves_an_intact_newest_checkpoint(tmp_path):
     script = f"""
 import torch, itertools
