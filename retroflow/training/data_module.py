@@ -30,6 +30,13 @@ def _start_worker(parent: int, worker: int) -> None:
     kill_with_parent(parent)
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that were being handled when it came: torch's zip writer fails in its turn when it is left."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 @contextmanager
 def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]:
     """Say what it means when a data worker is gone.
@@ -47,10 +54,10 @@ def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        is_told = str(error).startswith("DataLoader worker")
-        if not is_told and (isinstance(error, RuntimeError) or not loading):
+        told = next((each for each in _chain(error) if str(each).startswith("DataLoader worker")), None)
+        if told is None and (isinstance(error, RuntimeError) or not loading):
             raise
-        reason = str(error).strip().rstrip(".") or "its connection ended"
+        reason = str(told or error).strip().rstrip(".") or "its connection ended"
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
             f"{whose} lost a process that loads its data: {reason} (out of memory?). The same "
