@@ -98,7 +98,7 @@ def fit(
         RetroflowError: whatever else a user can cause; see each step.
     """
     ranks = ranks_of_this_process()
-    with StopRequests() as requests, quiet_lightning():
+    with naming_lost_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
         if ranks.world_size > 1:
             return _fit_as_rank(Order(recipe, resume, prepared, show), ranks, requests)
         with requests.at_once(_WHILE_PREPARING):
@@ -120,7 +120,7 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
     recipe = order.recipe
     options = TrainerOptions(**recipe.section("trainer"))
     placement = place(options, ranks)
-    with naming_lost_workers(ranks, loading=False), ExitStack() as held:
+    with ExitStack() as held:
         with heard_from_first(ranks), ranks.joined(placement.accelerator, seconds=options.timeout_seconds):
             with requests.at_once(_WHILE_PREPARING):
                 found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
