@@ -6,9 +6,10 @@ the backward pass is twice the forward pass. Not counted: embeddings' look-ups, 
 element-wise work, and whatever is computed a second time to save memory. The projections of relative positions are
 done once for a batch and counted once for a sequence.
 
-Activations are what autograd keeps for the backward pass: around each matrix product its inputs, in the dtype of the
-product; for each norm its input and the normalised values, in float32; queries, keys, values and results of
-attention, whose kernel keeps no scores. It is an estimate: kernels differ, and dropout's masks are left out.
+Activations are what autograd keeps for the backward pass: for each norm its input, in float32; the inputs of matrix
+products, in their dtype, except where they are computed again (`retroflow.model.lean_linear`); queries, keys, values
+and results of attention, whose kernel keeps no scores. It is an estimate: kernels differ, and dropout's masks are
+left out.
 
 tests/model/test_costs.py holds both against what torch itself counts and keeps.
 
@@ -17,10 +18,10 @@ d decoder features, e encoder features, v vocabulary, t queries, s keys.
 """
 
 from retroflow.model.config import RetroConfig
-from retroflow.model.loss import LOGITS_AT_ONCE
+from retroflow.model.loss import LOGITS_AT_ONCE, SOFTMAX_AT_ONCE
 
-_NORM_BYTES = 8
-"""Input and normalised values of a norm, float32 each."""
+_NORM_BYTES = 4
+"""Of a norm's input, float32."""
 
 
 def forward_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
@@ -130,8 +131,9 @@ def activation_bytes(
 
 
 def logits_bytes(config: RetroConfig, num_tokens: int, *, value_bytes: int) -> int:
-    """Estimate the logits, their float32 copy and its gradient, of as many tokens as have logits at one time."""
-    return min(num_tokens * config.vocabulary_size, LOGITS_AT_ONCE) * (value_bytes + 8)
+    """Estimate the logits of as many tokens as have them at one time, and what their softmax needs beside them."""
+    num_logits = min(num_tokens * config.vocabulary_size, LOGITS_AT_ONCE)
+    return num_logits * value_bytes + min(num_logits, SOFTMAX_AT_ONCE) * 8
 
 
 def _hidden(config: RetroConfig) -> int:
@@ -141,10 +143,9 @@ def _hidden(config: RetroConfig) -> int:
 def _block_bytes(width: int, inner: int, hidden: int, value_bytes: int) -> int:
     """What a token keeps of self-attention and feed-forward.
 
-    Two norms and their outputs; q, k, v, then q and k in their places, the result and its merged heads; the hidden
-    layer before and after GELU.
+    The inputs of two norms; q and k in their places, v and the result; the hidden layer before GELU.
     """
-    return 2 * _NORM_BYTES * width + value_bytes * (2 * width + 7 * inner + 2 * hidden)
+    return 2 * _NORM_BYTES * width + value_bytes * (4 * inner + hidden)
 
 
 def _bias_bytes(config: RetroConfig, scores: int, value_bytes: int) -> int:
@@ -156,19 +157,19 @@ def _cca_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -
     m, d, e, r = config.chunk_length, config.width, config.encoder_width, _tokens_read(config)
     heads = config.cca_heads or config.num_heads
     inner = heads * (d // config.cca_heads if config.cca_heads else config.resolved_head_width)
-    attending = num_chunks * m * (_NORM_BYTES * d + value_bytes * (d + 3 * inner))
+    attending = num_chunks * m * (_NORM_BYTES * d + value_bytes * (d + 2 * inner))
     bias = _bias_bytes(config, num_chunks * m * heads * r * k, value_bytes) if config.cca_positions else 0
     return attending + num_chunks * k * r * value_bytes * (e + 2 * inner) + bias
 
 
 def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -> int:
-    m, d, e, r = config.chunk_length, config.width, config.encoder_width, _tokens_read(config)
+    m, e, r = config.chunk_length, config.encoder_width, _tokens_read(config)
     retrieved = num_chunks * k * r
     inner = config.encoder_heads * config.resolved_encoder_head_width
     block = retrieved * _block_bytes(e, inner, config.encoder_feed_forward_width or 4 * e, value_bytes)
     block += _bias_bytes(config, retrieved * config.encoder_heads * r, value_bytes)
-    conditioning = retrieved * (_NORM_BYTES * e + value_bytes * (e + 3 * inner))
-    conditioning += num_chunks * m * (_NORM_BYTES * d + value_bytes * (d + 3 * inner))
+    conditioning = retrieved * (_NORM_BYTES * e + value_bytes * 2 * inner)
+    conditioning += num_chunks * m * value_bytes * 3 * inner
     conditioning += _bias_bytes(config, retrieved * config.encoder_heads * m, value_bytes)
     layers = config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
     return layers + retrieved * (_NORM_BYTES + 4) * e

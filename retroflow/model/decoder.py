@@ -61,9 +61,9 @@ class DecoderBlock(nn.Module):
         Returns:
             float [b, t, d].
         """
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
+        x = x + self.dropout(self.attention(x, self.attention_norm, mask, cache))
         if self.cca is not None and reading is not None:
             if self.encodes:
                 reading.encode(x)
             x = x + self.dropout(reading.read(self.cca, self.cca_norm(x)))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + self.dropout(self.feed_forward(x, self.feed_forward_norm))

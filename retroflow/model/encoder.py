@@ -62,12 +62,12 @@ class EncoderBlock(nn.Module):
             float [b * W, k, r, e].
         """
         num_neighbours = x.shape[1]
-        flat = self.attention(self.attention_norm(x).flatten(0, 1), masks.retrieved)
+        flat = self.attention(x.flatten(0, 1), self.attention_norm, masks.retrieved)
         x = x + self.dropout(flat.unflatten(0, (-1, num_neighbours)))
         if self.cross_attention is not None:
-            update = self.cross_attention(self.cross_attention_norm(x), self.source_norm(chunks), masks.chunks)
+            update = self.cross_attention(x, chunks, self.cross_attention_norm, self.source_norm, masks.chunks)
             x = x + self.dropout(update)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + self.dropout(self.feed_forward(x, self.feed_forward_norm))
 
 
 class NeighbourEncoder(nn.Module):

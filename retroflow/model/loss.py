@@ -1,16 +1,25 @@
-"""Next-token loss of a hidden state, without keeping the logits of the whole batch.
+"""Next-token loss of a hidden state, at the price of its logits and no copy of them.
 
 Shapes: t tokens, d features, v vocabulary.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from retroflow.model.lean_linear import product_dtype
 
 IGNORED = -100
-# Logits that exist at one time, 128 MiB in float32: 4,096 tokens of a vocabulary of 8,192, 1,048 of one of 32,000.
-LOGITS_AT_ONCE = 1 << 25
+# Logits that are kept for the backward pass, 256 MiB in float32: 8,192 tokens of a vocabulary of 8,192. Of a larger
+# batch a part as large as this exists at one time.
+LOGITS_AT_ONCE = 1 << 26
+# Logits that a softmax is taken of at one time. On a CPU what it needs beside them then stays in the cache; a GPU would
+# rather be asked less often.
+SOFTMAX_AT_ONCE = 1 << 24
+_SOFTMAX_IN_CACHE = 1 << 21
 
 
 def token_losses(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
@@ -25,18 +34,67 @@ def token_losses(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
         float32 [t] (float64 for a float64 model). Above LOGITS_AT_ONCE logits they are computed again in the backward
         pass, a part at a time: a third more work in this one product for memory that no longer grows with the batch.
     """
-    tokens_at_once = max(1, LOGITS_AT_ONCE // output.shape[0])
-    if hidden.shape[0] <= tokens_at_once:
-        return _losses(hidden, output, targets)
-    parts = [
-        checkpoint(_losses, part, output, target, use_reentrant=False)
-        for part, target in zip(hidden.split(tokens_at_once), targets.split(tokens_at_once), strict=True)
-    ]
-    return torch.cat(parts)
+    dtype = product_dtype(output)
+    return _compute(hidden.to(dtype), output.to(dtype), targets)
 
 
-def _losses(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(hidden, output)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+class _TokenLosses(torch.autograd.Function):
+    """-log softmax(hidden output^T)[target]; the backward pass turns the logits into their gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+        ctx.tokens_at_once = max(1, LOGITS_AT_ONCE // output.shape[0])
+        losses, normalisers = [], []
+        logits = torch.empty(0)
+        for part, wanted in zip(hidden.split(ctx.tokens_at_once), targets.split(ctx.tokens_at_once), strict=True):
+            logits = F.linear(part, output)
+            for rows, target in _some_rows(logits, wanted):
+                rows = _precise(rows)
+                normalisers.append(rows.logsumexp(-1))
+                of_target = rows.gather(-1, target.clamp(min=0)[:, None])[:, 0]
+                losses.append((normalisers[-1] - of_target).masked_fill(target == IGNORED, 0.0))
+        ctx.save_for_backward(hidden, output, targets, torch.cat(normalisers))
+        ctx.logits = logits if hidden.shape[0] <= ctx.tokens_at_once else None
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, output, targets, normalisers = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted (create_graph)
+            logits = _precise(F.linear(hidden, output))
+            losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+            return *torch.autograd.grad(losses, (hidden, output), gradient, create_graph=True), None
+        gradient = gradient.masked_fill(targets == IGNORED, 0.0)
+        to_hidden: list[Tensor] = []
+        to_output: Tensor | None = None
+        split = (each.split(ctx.tokens_at_once) for each in (hidden, targets, normalisers, gradient))
+        for part, *of_part in zip(*split, strict=True):
+            # Kept logits serve once; whoever comes again (retain_graph) has them computed again.
+            logits, ctx.logits = ctx.logits, None
+            logits = F.linear(part, output) if logits is None else logits
+            for rows, target, normaliser, of_loss in _some_rows(logits, *of_part):
+                change = _precise(rows).sub_(normaliser[:, None]).exp_().mul_(of_loss[:, None])
+                change.scatter_add_(-1, target.clamp(min=0)[:, None], -of_loss[:, None])
+                if change is not rows:
+                    rows.copy_(change)
+            to_hidden.append(logits @ output)
+            if to_output is not None:
+                torch.addmm(to_output, logits.mT, part, out=to_output)
+            elif ctx.needs_input_grad[1]:
+                to_output = logits.mT @ part
+        return torch.cat(to_hidden), to_output, None
+
+
+# A compiler has nothing to gain: these are three matrix products, and a softmax in place.
+_compute: Callable[..., Tensor] = torch.compiler.disable(_TokenLosses.apply)
+
+
+def _some_rows(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Go through logits [t, v], and with them others [t], by a few tokens at a time."""
+    at_once = _SOFTMAX_IN_CACHE if logits.device.type == "cpu" else SOFTMAX_AT_ONCE
+    rows_at_once = max(1, at_once // logits.shape[1])
+    return zip(*(each.split(rows_at_once) for each in (logits, *others)), strict=True)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -6,7 +6,7 @@ Both answer the same three calls, so that an attention layer need not know which
 Shapes: ... any leading axes, h heads, t query tokens, s key tokens, w features of one head, d features.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,11 @@ class Rotary:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def place_queries(self, query: Tensor, first: int = 0) -> Tensor:
-        """Turn query float [..., t, w] by the positions first .. first + t - 1."""
+        """Turn query float [..., h, t, w] by the positions first .. first + t - 1."""
         return self._turn(query, first)
 
     def place_keys(self, key: Tensor, first: int = 0) -> Tensor:
-        """Turn key float [..., s, w] by the positions first .. first + s - 1."""
+        """Turn key float [..., h, s, w] by the positions first .. first + s - 1."""
         return self._turn(key, first)
 
     def bias(self, query: Tensor, first_query: int, num_keys: int) -> Tensor | None:
@@ -43,8 +43,10 @@ class Rotary:
         end = first + x.shape[-2]
         cosine, sine = self._table(end, x)
         cosine, sine = cosine[first:end], sine[first:end]
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
+        # Turned as [..., t, h, w], which is how the projections lie in memory: no head is copied together, before or
+        # after attention.
+        turned: Tensor = _Turn.apply(x.transpose(-3, -2), cosine[:, None], sine[:, None])
+        return turned.transpose(-3, -2)
 
     def _table(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
         table = self._tables.get((like.device, like.dtype))
@@ -61,6 +63,25 @@ class Rotary:
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+class _Turn(torch.autograd.Function):
+    """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]; keeps nothing of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        turned = torch.empty_like(x, memory_format=torch.contiguous_format)
+        (left, right), (new_left, new_right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+        torch.mul(left, cosine, out=new_left).addcmul_(right, sine, value=-1)
+        torch.mul(right, cosine, out=new_right).addcmul_(left, sine)
+        return turned
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        back: Tensor = _Turn.apply(gradient, cosine, -sine)
+        return back, None, None
+
+
 class Relative(nn.Module):
     """The paper's positions (appendix B, after Dai et al. 2019, arXiv:1901.02860): a logit of its own per distance.
 
@@ -74,11 +95,11 @@ class Relative(nn.Module):
         self.distance = nn.Linear(width, num_heads * head_width, bias=False)
 
     def place_queries(self, query: Tensor, first: int = 0) -> Tensor:
-        """Leave queries float [..., t, w] as they are."""
+        """Leave queries float [..., h, t, w] as they are."""
         return query
 
     def place_keys(self, key: Tensor, first: int = 0) -> Tensor:
-        """Leave keys float [..., s, w] as they are."""
+        """Leave keys float [..., h, s, w] as they are."""
         return key
 
     def bias(self, query: Tensor, first_query: int, num_keys: int) -> Tensor | None:

@@ -74,6 +74,7 @@ class SequenceReading:
         self._retrieved, self._encode = retrieved, encode
         self._chunk_length, self._step, self._given = chunk_length, step, given
         self.encoded = torch.empty(0)
+        self._again: Tensor | None = None
 
     @property
     def retrieved(self) -> Retrieved:
@@ -81,12 +82,21 @@ class SequenceReading:
         return self._retrieved
 
     def encode(self, x: Tensor) -> None:
-        """Encode the neighbours of every window given x float [b, n, d]; `encoded` is then float [b, W, k, r, e]."""
+        """Encode the neighbours of every window given x float [b, n, d]; `encoded` is then float [b, W, k, r, e].
+
+        Activation checkpointing calls it once more in the backward pass. What it computes then is for the next `read`
+        alone: kept any longer it would hold all of the encoder's activations until the end of the step.
+        """
         m, given = self._chunk_length, self._given
         chunk_mask = None if given is None else windows_of(given, m, self._step)
         self._retrieved = self._retrieved.without_empty_windows(chunk_mask)
-        self.encoded = self._encode(self._retrieved, windows_of(x, m, self._step), chunk_mask)
+        encoded = self._encode(self._retrieved, windows_of(x, m, self._step), chunk_mask)
+        if self.encoded.numel():
+            self._again = encoded
+        else:
+            self.encoded = encoded
 
     def read(self, cca: ChunkedCrossAttention, x: Tensor) -> Tensor:
         """Compute a CCA layer's residual update of its normalised x float [b, n, d]."""
-        return cca(x, self.encoded, self._retrieved.mask, self._step)
+        again, self._again = self._again, None
+        return cca(x, self.encoded if again is None else again, self._retrieved.mask, self._step)
