@@ -45,7 +45,12 @@ class Rotary:
         cosine, sine = cosine[first:end], sine[first:end]
         # Turned as [..., t, h, w], which is how the projections lie in memory: no head is copied together, before or
         # after attention.
-        turned: Tensor = _Turn.apply(x.transpose(-3, -2), cosine[:, None], sine[:, None])
+        x, cosine, sine = x.transpose(-3, -2), cosine[:, None], sine[:, None]
+        if torch.compiler.is_compiling():  # which fuses this by itself
+            left, right = x.chunk(2, dim=-1)
+            turned = torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
+        else:
+            turned = _Turn.apply(x, cosine, sine)
         return turned.transpose(-3, -2)
 
     def _table(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:

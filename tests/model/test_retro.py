@@ -251,3 +251,11 @@ def test_no_step_touches_the_processor_while_the_model_is_elsewhere(variant, bf1
                 windows = cache.num_new_windows(piece.shape[1])
                 model.extend(piece, cache, retrieved[:, :windows], mask[:, :windows])
     assert all(parameter.grad.device.type == "meta" for parameter in model.parameters())
+
+
+def test_a_compiler_takes_the_model_whole_and_leaves_the_loss():
+    model = make().float()
+    tokens, retrieved, mask = inputs(model)
+    explained = torch._dynamo.explain(model.loss)(tokens[:, :-1], tokens[:, 1:], retrieved, mask)
+    where = {reason.user_stack[-1].name for reason in explained.break_reasons}
+    assert (explained.graph_count, where) == (3, {"token_losses"})
