@@ -123,8 +123,15 @@ class RetrofitModel(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The base's decoder layers, for sharding and activation checkpointing."""
+        """The base's decoder layers, for sharding."""
         return layers_of(self.base, family_of(self.base.config, self.options.base))
+
+    @property
+    def blocks_to_recompute(self) -> list[nn.Module]:
+        """What activation checkpointing computes again, as `Retro.blocks_to_recompute`."""
+        blocks = self.blocks
+        del blocks[self.retrieval.first_layer - 1]
+        return [*blocks, *self.retrieval.encoder.blocks]
 
     @property
     def encoder(self) -> nn.Module:

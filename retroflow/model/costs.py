@@ -115,7 +115,8 @@ def activation_bytes(
         length: n.
         num_neighbours: k; 0 without retrieval.
         value_bytes: bytes of a value in matrix products, 2 for bfloat16, 4 for float32.
-        checkpointing: blocks are computed again in the backward pass, and keep only their inputs.
+        checkpointing: blocks are computed again in the backward pass, and keep only their inputs
+            (`Retro.blocks_to_recompute`).
     """
     d = config.width
     retrieves = bool(num_neighbours and config.cca_layers and length >= config.chunk_length)
@@ -123,7 +124,7 @@ def activation_bytes(
     block = length * _block_bytes(d, config.num_heads * config.resolved_head_width, _hidden(config), value_bytes)
     block += _bias_bytes(config, length * config.num_heads * length, value_bytes)
     cca = _cca_bytes(config, num_chunks, num_neighbours, value_bytes) if retrieves else 0
-    encoder = _encoder_bytes(config, num_chunks, num_neighbours, value_bytes) if retrieves else 0
+    encoder = _encoder_bytes(config, num_chunks, num_neighbours, value_bytes, checkpointing) if retrieves else 0
     ends = length * (d * 4 + _NORM_BYTES * d + d * value_bytes)  # embedding, last norm, input of the logits
     if checkpointing:
         return config.num_layers * length * d * 4 + block + cca + encoder + ends
@@ -162,7 +163,7 @@ def _cca_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -
     return attending + num_chunks * k * r * value_bytes * (e + 2 * inner) + bias
 
 
-def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -> int:
+def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int, checkpointing: bool) -> int:
     m, e, r = config.chunk_length, config.encoder_width, _tokens_read(config)
     retrieved = num_chunks * k * r
     inner = config.encoder_heads * config.resolved_encoder_head_width
@@ -171,5 +172,8 @@ def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: in
     conditioning = retrieved * (_NORM_BYTES * e + value_bytes * 2 * inner)
     conditioning += num_chunks * m * value_bytes * 3 * inner
     conditioning += _bias_bytes(config, retrieved * config.encoder_heads * m, value_bytes)
-    layers = config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
+    if checkpointing:
+        layers = config.encoder_layers * retrieved * 4 * e + block + conditioning
+    else:
+        layers = config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
     return layers + retrieved * (_NORM_BYTES + 4) * e

@@ -89,6 +89,16 @@ class Retro(nn.Module):
             model = cls(config)
         return load_weights(model, Path(folder))
 
+    @property
+    def blocks_to_recompute(self) -> list[nn.Module]:
+        """What activation checkpointing computes again: the blocks of decoder and encoder, each by itself.
+
+        Not the decoder's block that encodes the neighbours: with it all of the encoder's activations would come back
+        at once.
+        """
+        blocks: list[nn.Module] = [block for block in self.blocks if not block.encodes]
+        return blocks if self.encoder is None else [*blocks, *self.encoder.blocks]
+
     def forward(
         self,
         tokens: Tensor,

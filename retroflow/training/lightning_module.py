@@ -160,10 +160,12 @@ class RetroModule(pl.LightningModule):
 
         Not torch's wrapper for checkpointing, which changes the names of parameters.
         """
-        for block in getattr(model, "blocks", ()):
-            if self._options.activation_checkpointing:
+        blocks = getattr(model, "blocks", ())
+        if self._options.activation_checkpointing:
+            for block in getattr(model, "blocks_to_recompute", blocks):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-            if self._options.compile and dist.is_initialized():
+        if self._options.compile and dist.is_initialized():
+            for block in blocks:
                 block.compile(dynamic=False)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:

@@ -183,7 +183,7 @@ def make(contender: Contender, task: Task) -> tuple[torch.nn.Module, Any]:
         return make_peer(task)
     model = task.config.build().to(task.device).train()
     if contender.checkpointed:  # as `trainer.activation_checkpointing` does
-        for block in model.blocks:
+        for block in model.blocks_to_recompute:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     loss = torch.compile(model.loss, dynamic=False) if contender.compiled else model.loss
 

@@ -1,6 +1,7 @@
 """Which processes a recipe asks for, and that FSDP's checkpoints and those of one process are the same thing."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.distributed as dist
 
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.model.decoder import DecoderBlock
+from retroflow.model.encoder import EncoderBlock
 from retroflow.training import fit as fit_module
 from retroflow.training.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
 from retroflow.training.fit import train
@@ -150,16 +152,24 @@ def test_fsdp_refuses_a_checkpoint_of_another_model(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["auto", "fsdp"])
 def test_activation_checkpointing_computes_twice_and_changes_nothing(tmp_path, alone, strategy, monkeypatch):
-    calls = {"blocks": 0}
-    forward = DecoderBlock.forward
+    calls = Counter()
 
-    def counted(*arguments, **options):
-        calls["blocks"] += torch.is_grad_enabled()
-        return forward(*arguments, **options)
+    def count(kind):
+        forward = kind.forward
 
-    monkeypatch.setattr(DecoderBlock, "forward", counted)
+        def counted(*arguments, **options):
+            calls[kind] += torch.is_grad_enabled()
+            return forward(*arguments, **options)
+
+        monkeypatch.setattr(kind, "forward", counted)
+
+    count(DecoderBlock)
+    count(EncoderBlock)
     _, run = trained(tmp_path, strategy=strategy, activation_checkpointing=True, validate_every=6)
-    assert calls["blocks"] == 2 * 2 * 12 + 2  # 2 blocks, twice in each of 12 steps; the outline's one pass on "meta"
+    # In each of 12 steps the first block and the encoder's one are computed twice, and once the block that encodes; the
+    # outline passes once over the decoder on "meta". Some steps have their retrieval dropped.
+    assert calls[DecoderBlock] == 12 * (2 + 1) + 2
+    assert 0 < calls[EncoderBlock] <= 12 * 2 and calls[EncoderBlock] % 2 == 0
     assert_same(run, alone)
 
 
