@@ -90,8 +90,7 @@ def main() -> None:
         chosen = [each for each in CONTENDERS if not arguments.only or each.name in arguments.only]
         if arguments.size != "bench":
             chosen = [each for each in chosen if not each.is_peer]
-        results = race(task, chosen, rounds=arguments.rounds, steps=arguments.steps)
-        rates = matrix_rates(task)
+        results, rates = race(task, chosen, rounds=arguments.rounds, steps=arguments.steps)
         print(report(task, results, rates), flush=True)
         if arguments.json:
             with open(arguments.json, "a", encoding="utf-8") as file:
@@ -112,8 +111,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def race(task: Task, contenders: list[Contender], *, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Let the contenders take turns; returns name -> figures."""
+def race(
+    task: Task, contenders: list[Contender], *, rounds: int, steps: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Let the contenders take turns; returns name -> figures, and the best matrix rates of all rounds."""
     context = multiprocessing.get_context("spawn")
     lanes = {}
     for contender in contenders:
@@ -123,7 +124,9 @@ def race(task: Task, contenders: list[Contender], *, rounds: int, steps: int) ->
         lanes[contender.name] = (process, here)
         print(f"ready: {contender.name}, {here.recv()}", flush=True)
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in lanes}
+    rates: dict[str, float] = {}
     for _ in range(rounds):
+        rates = {name: max(rate, rates.get(name, 0.0)) for name, rate in matrix_rates(task).items()}
         for name, (_, pipe) in lanes.items():
             pipe.send(steps)
             turns[name].append(pipe.recv())
@@ -132,7 +135,7 @@ def race(task: Task, contenders: list[Contender], *, rounds: int, steps: int) ->
         pipe.send(0)
         results[name] = summary(task, turns[name], pipe.recv())
         process.join()
-    return results
+    return results, rates
 
 
 def summary(task: Task, turns: list[dict[str, float]], end: dict[str, float]) -> dict[str, Any]:
