@@ -7,7 +7,8 @@ keeps their results for it. Computing them again in the backward pass saves a th
 Shapes: ... any leading axes, d features of x, i inputs and o outputs of the layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def lean_linear(linear: nn.Linear, before: Callable[..., Tensor], x: Tensor, *pa
     Returns:
         float [..., o].
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler decides by itself what to keep
+    if not torch.is_grad_enabled() or wants_plain():
         out: Tensor = linear(before(x, *parameters))
     else:
         out = _LeanLinear.apply(before, linear.weight.to(product_dtype(linear.weight)), x, *parameters)
@@ -42,19 +43,54 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if is_cast else weight.dtype
 
 
+def wants_plain() -> bool:
+    """Whether plain operations are wanted instead of functions with a backward pass of their own.
+
+    By a compiler, which decides by itself what to keep, and by the transforms of `torch.func` and batched gradients,
+    which cannot look into such functions.
+    """
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def goes_back_plainly(gradient: Tensor) -> bool:
+    """Whether a backward pass from gradient float [...] is itself to be differentiated (create_graph) or batched."""
+    is_batched = torch._C._functorch.is_legacy_batchedtensor(gradient)
+    return torch.is_grad_enabled() or wants_plain() or is_batched
+
+
+def differentiate(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+    """Go back through plain operations, where a backward pass is itself to be differentiated or batched.
+
+    Args:
+        plain: what was computed, of the inputs.
+        inputs: each float [...]; it gets its gradient, or None if it needs none.
+        gradient: float [...], of the result.
+
+    Returns:
+        float [...] or None for each of the inputs, in its shape.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, since one input may be made of another: tied embeddings are the output matrix, and far below hidden.
+        inputs = [each.view_as(each) for each in inputs]
+        out = plain(*inputs)
+    wanted = [each for each in inputs if each.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=again))
+    return [next(found) if each.requires_grad else None for each in inputs]
+
+
 class _LeanLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, before: Callable[..., Tensor], weight: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
         ctx.before = before
         ctx.save_for_backward(weight, x, *parameters)
-        return F.linear(before(x, *parameters).to(weight.dtype), weight)
+        return _plain(before, weight, x, *parameters)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if goes_back_plainly(gradient):
+            return None, *differentiate(partial(_plain, ctx.before), ctx.saved_tensors, gradient)
         weight, *sources = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted (create_graph)
-            out = F.linear(ctx.before(*sources).to(weight.dtype), weight)
-            return None, *torch.autograd.grad(out, (weight, *sources), gradient, create_graph=True)
         with torch.enable_grad():
             sources = [source.detach().requires_grad_() for source in sources]
             entering = ctx.before(*sources).to(weight.dtype)
@@ -62,3 +98,7 @@ class _LeanLinear(torch.autograd.Function):
         to_weight = of_rows.mT @ rows if ctx.needs_input_grad[1] else None
         torch.mm(of_rows, weight, out=rows)  # the layer's input has served: its gradient takes its place
         return None, to_weight, *torch.autograd.grad(entering, sources, rows.view(entering.shape))
+
+
+def _plain(before: Callable[..., Tensor], weight: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
+    return F.linear(before(x, *parameters).to(weight.dtype), weight)

@@ -4,13 +4,14 @@ Shapes: t tokens, d features, v vocabulary.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retroflow.model.lean_linear import product_dtype
+from retroflow.model.lean_linear import differentiate, goes_back_plainly, product_dtype, wants_plain
 
 IGNORED = -100
 # Logits that are kept for the backward pass, 256 MiB in float32: 8,192 tokens of a vocabulary of 8,192. Of a larger
@@ -35,7 +36,10 @@ def token_losses(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
         pass, a part at a time: a third more work in this one product for memory that no longer grows with the batch.
     """
     dtype = product_dtype(output)
-    return _compute(hidden.to(dtype), output.to(dtype), targets)
+    hidden, output = hidden.to(dtype), output.to(dtype)
+    if torch.compiler.is_compiling() or not wants_plain():
+        return _compute(hidden, output, targets)
+    return _plain(hidden, output, targets)
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -60,10 +64,8 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, output, targets, normalisers = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted (create_graph)
-            logits = _precise(F.linear(hidden, output))
-            losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-            return *torch.autograd.grad(losses, (hidden, output), gradient, create_graph=True), None
+        if goes_back_plainly(gradient):
+            return *differentiate(partial(_plain, targets=targets), (hidden, output), gradient), None
         gradient = gradient.masked_fill(targets == IGNORED, 0.0)
         to_hidden: list[Tensor] = []
         to_output: Tensor | None = None
@@ -87,6 +89,11 @@ class _TokenLosses(torch.autograd.Function):
 
 # A compiler has nothing to gain: these are three matrix products, and a softmax in place.
 _compute: Callable[..., Tensor] = torch.compiler.disable(_TokenLosses.apply)
+
+
+def _plain(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
+    logits = _precise(F.linear(hidden, output))
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
 
 
 def _some_rows(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

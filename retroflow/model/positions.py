@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from retroflow.model.lean_linear import goes_back_plainly, wants_plain
+
 PositionKind = Literal["rotary", "relative"]
 _FIRST_TABLE = 2048  # positions of a first table: longer than most training sequences, so that it rarely grows
 
@@ -45,12 +47,8 @@ class Rotary:
         cosine, sine = cosine[first:end], sine[first:end]
         # Turned as [..., t, h, w], which is how the projections lie in memory: no head is copied together, before or
         # after attention.
-        x, cosine, sine = x.transpose(-3, -2), cosine[:, None], sine[:, None]
-        if torch.compiler.is_compiling():  # which fuses this by itself
-            left, right = x.chunk(2, dim=-1)
-            turned = torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
-        else:
-            turned = _Turn.apply(x, cosine, sine)
+        turn = _plain_turn if wants_plain() else _LeanTurn.apply
+        turned: Tensor = turn(x.transpose(-3, -2), cosine[:, None], sine[:, None])
         return turned.transpose(-3, -2)
 
     def _table(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +66,12 @@ class Rotary:
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-class _Turn(torch.autograd.Function):
+def _plain_turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
+
+
+class _LeanTurn(torch.autograd.Function):
     """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]; keeps nothing of x."""
 
     @staticmethod
@@ -83,8 +86,8 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
-        back: Tensor = _Turn.apply(gradient, cosine, -sine)
-        return back, None, None
+        turn = _plain_turn if goes_back_plainly(gradient) else _LeanTurn.apply
+        return turn(gradient, cosine, -sine), None, None
 
 
 class Relative(nn.Module):

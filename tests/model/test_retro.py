@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from retroflow.model.config import RetroConfig
 from retroflow.model.windows import num_windows
@@ -259,3 +260,62 @@ def test_a_compiler_takes_the_model_whole_and_leaves_the_loss():
     explained = torch._dynamo.explain(model.loss)(tokens[:, :-1], tokens[:, 1:], retrieved, mask)
     where = {reason.user_stack[-1].name for reason in explained.break_reasons}
     assert (explained.graph_count, where) == (3, {"token_losses"})
+
+
+def test_transforms_and_batched_gradients_see_through_the_model():
+    model = make()
+    tokens, retrieved, mask = inputs(model, rows=1)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    name = "embedding.weight"
+
+    def loss_of(weight):
+        return torch.func.functional_call(model, parameters | {name: weight}, (tokens, retrieved, mask))[0, -1, :3]
+
+    one_by_one = torch.autograd.functional.jacobian(loss_of, parameters[name])
+    batched = torch.autograd.functional.jacobian(loss_of, parameters[name], vectorize=True)
+    torch.testing.assert_close(batched, one_by_one, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(torch.func.jacrev(loss_of)(parameters[name]), one_by_one, rtol=1e-9, atol=1e-12)
+    assert one_by_one.abs().max() > 0
+
+
+def test_transforms_and_batched_gradients_see_through_the_loss():
+    model = make()
+    tokens, retrieved, mask = inputs(model)
+
+    def losses(weight):
+        arguments = (tokens, torch.roll(tokens, -1, dims=1), retrieved, mask)
+        return torch.func.functional_call(Losing(model), {"model.norm.weight": weight}, arguments)
+
+    weight = model.norm.weight.detach()
+    one_by_one = torch.autograd.functional.jacobian(losses, weight)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(losses, weight, vectorize=True), one_by_one)
+    torch.testing.assert_close(torch.func.jacrev(losses)(weight), one_by_one)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gradient_that_is_to_be_differentiated_is_the_same(tied):
+    model = make(tie_embeddings=tied)
+    tokens, retrieved, mask = inputs(model)
+
+    def gradients(**options):
+        losses = model.loss(tokens, torch.roll(tokens, -1, dims=1), retrieved, mask)
+        return torch.autograd.grad(losses.sum(), tuple(model.parameters()), **options)
+
+    once, twice = gradients(), gradients(create_graph=True)
+    for plain, differentiable in zip(once, twice, strict=True):
+        assert differentiable.requires_grad
+        torch.testing.assert_close(differentiable, plain, rtol=1e-9, atol=1e-12)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
+        sum((each**2).sum() for each in gradients(create_graph=True)).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+class Losing(torch.nn.Module):
+    """A model whose forward is its loss, for `functional_call`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments):
+        return self.model.loss(*arguments)
