@@ -124,10 +124,13 @@ def activation_bytes(
     block = length * _block_bytes(d, config.num_heads * config.resolved_head_width, _hidden(config), value_bytes)
     block += _bias_bytes(config, length * config.num_heads * length, value_bytes)
     cca = _cca_bytes(config, num_chunks, num_neighbours, value_bytes) if retrieves else 0
-    encoder = _encoder_bytes(config, num_chunks, num_neighbours, value_bytes, checkpointing) if retrieves else 0
+    encoder = _encoder_bytes(config, num_chunks, num_neighbours, value_bytes) if retrieves else 0
     ends = length * (d * 4 + _NORM_BYTES * d + d * value_bytes)  # embedding, last norm, input of the logits
     if checkpointing:
-        return config.num_layers * length * d * 4 + block + cca + encoder + ends
+        retrieved = num_chunks * num_neighbours * _tokens_read(config) if retrieves else 0
+        inputs = config.num_layers * length * d * 4 + config.encoder_layers * retrieved * config.encoder_width * 4
+        kept = inputs + bool(config.cca_layers) * block + cca + ends  # the block that encodes is kept
+        return kept + max(block + cca, encoder // max(1, config.encoder_layers))  # and one at a time is computed again
     return config.num_layers * block + len(config.cca_layers) * cca + encoder + ends
 
 
@@ -163,7 +166,7 @@ def _cca_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -
     return attending + num_chunks * k * r * value_bytes * (e + 2 * inner) + bias
 
 
-def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int, checkpointing: bool) -> int:
+def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: int) -> int:
     m, e, r = config.chunk_length, config.encoder_width, _tokens_read(config)
     retrieved = num_chunks * k * r
     inner = config.encoder_heads * config.resolved_encoder_head_width
@@ -172,8 +175,5 @@ def _encoder_bytes(config: RetroConfig, num_chunks: int, k: int, value_bytes: in
     conditioning = retrieved * (_NORM_BYTES * e + value_bytes * 2 * inner)
     conditioning += num_chunks * m * value_bytes * 3 * inner
     conditioning += _bias_bytes(config, retrieved * config.encoder_heads * m, value_bytes)
-    if checkpointing:
-        layers = config.encoder_layers * retrieved * 4 * e + block + conditioning
-    else:
-        layers = config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
+    layers = config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
     return layers + retrieved * (_NORM_BYTES + 4) * e

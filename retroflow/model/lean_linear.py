@@ -20,16 +20,17 @@ def lean_linear(linear: nn.Linear, before: Callable[..., Tensor], x: Tensor, *pa
     """Compute linear(before(x, *parameters)), keeping x but not before's result for the backward pass.
 
     Args:
-        linear: a layer without a bias.
+        linear: a layer; one with a bias, of a class of its own or with hooks after it is called as it is.
         before: makes the layer's input float [..., i], in memory of its own; deterministic, and its derivative does not
             ask for its result, which the backward pass writes over.
-        x: float [..., d].
+        x: float [..., d], of two axes or more.
         parameters: of `before`, for which it has derivatives, too.
 
     Returns:
         float [..., o].
     """
-    if not torch.is_grad_enabled() or wants_plain():
+    is_plain = type(linear) is nn.Linear and linear._parameters["bias"] is None and not linear._forward_hooks
+    if not is_plain or not torch.is_grad_enabled() or wants_plain():
         out: Tensor = linear(before(x, *parameters))
     else:
         out = _LeanLinear.apply(before, linear.weight.to(product_dtype(linear.weight)), x, *parameters)
@@ -40,16 +41,18 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     """The dtype of matrix products with weight float [o, i]: autocast's, outside of it the weight's own."""
     device = weight.device.type
     is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if is_cast else weight.dtype
+    # Autocast leaves float64 alone.
+    return torch.get_autocast_dtype(device) if is_cast and weight.dtype != torch.float64 else weight.dtype
 
 
 def wants_plain() -> bool:
     """Whether plain operations are wanted instead of functions with a backward pass of their own.
 
-    By a compiler, which decides by itself what to keep, and by the transforms of `torch.func` and batched gradients,
-    which cannot look into such functions.
+    By a compiler, which decides by itself what to keep, and by forward-mode derivatives and the transforms of
+    `torch.func`, which cannot look into such functions.
     """
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    is_transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return torch.compiler.is_compiling() or is_transformed
 
 
 def goes_back_plainly(gradient: Tensor) -> bool:

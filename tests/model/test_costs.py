@@ -118,8 +118,8 @@ def test_activation_bytes_are_about_what_autograd_keeps(changes, k, bf16):
     assert estimated == pytest.approx(kept(config, 256, k, bf16=bf16), rel=0.25)
 
 
-def test_checkpointing_keeps_one_block_and_the_inputs_of_all():
+def test_checkpointing_keeps_two_blocks_and_the_inputs_of_all():
     config = RetroConfig(**(LARGER | {"num_layers": 24, "cca_layers": (12, 24)}))
     whole = activation_bytes(config, 256, 0, value_bytes=4)
     checkpointed = activation_bytes(config, 256, 0, value_bytes=4, checkpointing=True)
-    assert 24 * 256 * 96 * 4 < checkpointed < whole / 6
+    assert 24 * 256 * 96 * 4 < checkpointed < whole / 5

@@ -95,3 +95,24 @@ def test_a_backward_pass_can_be_asked_for_twice():
     first = torch.autograd.grad(out, (x, linear.weight), retain_graph=True)
     second = torch.autograd.grad(out, (x, linear.weight))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_layer_that_is_more_than_a_product_is_called_as_it_is():
+    linear, x, scale = parts()
+    called = []
+    linear.register_forward_hook(lambda *_: called.append(True))
+    lean_linear(linear, rms_norm, x, scale)
+    assert called == [True]
+    biased = nn.Linear(8, 6)
+    assert torch.equal(lean_linear(biased, rms_norm, x, scale), biased(rms_norm(x, scale)))
+
+
+def test_autocast_leaves_float64_alone():
+    linear, x, scale = parts(torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lean_linear(linear, rms_norm, x, scale).dtype == torch.float64
+
+
+def test_it_has_a_forward_derivative():
+    linear, x, scale = parts(torch.float64, rows=(2, 2))
+    assert gradcheck(lambda x: lean_linear(linear, rms_norm, x, scale), (x,), check_forward_ad=True)

@@ -61,7 +61,24 @@ def test_under_autocast_products_are_bfloat16_and_losses_float32(tokens_at_once)
     torch.testing.assert_close((hidden.grad, output.grad), expected, rtol=2e-2, atol=2e-2)
 
 
-def test_a_token_without_a_target_counts_nothing_even_where_its_loss_is_not_finite():
+def test_a_target_outside_the_vocabulary_is_refused():
+    hidden, output, targets = inputs()
+    for wrong in (-1, VOCABULARY):
+        targets[5] = wrong
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            token_losses(hidden, output, targets)
+
+
+def test_a_backward_pass_under_autocast_gives_the_same(tokens_at_once):
+    hidden, output, targets = inputs()
+    losses = token_losses(hidden, output, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(losses.sum(), (hidden, output))
+    expected = torch.autograd.grad(plain(hidden, output, targets).sum(), (hidden, output))
+    torch.testing.assert_close(gradients, expected, rtol=0.05, atol=0.2)
+
+
+def test_a_token_without_a_target_has_no_loss_even_where_its_loss_is_not_finite():
     hidden, output, targets = inputs()
     with torch.no_grad():
         hidden[3] = float("inf")
