@@ -1,6 +1,6 @@
 """Tokens/s of generation beside retro-pytorch's own generate, and beside this project's without a cache.
 
-    pip install retro-pytorch==0.3.9
+    (retro-pytorch in an environment of its own: the lines at the head of bench_training_step.py)
     python tests/benchmarks/bench_generation.py                  # 512 new tokens after a prompt of 64, on the CPU
     python tests/benchmarks/bench_generation.py --device cuda
 

@@ -1,14 +1,16 @@
 """A full training step (forward, loss, backward, AdamW) beside retro-pytorch's, interleaved in one run.
 
-    pip install retro-pytorch==0.3.9
+    python -m venv peer && source peer/bin/activate        # its own: the peer's dependencies ask for numpy 1
+    pip install -c constraints.txt -e ".[faiss,parquet]" einops einops-exts fire pandas sentencepiece
+    pip install --no-deps retro-pytorch==0.3.9 autofaiss==2.18.0 embedding-reader==1.8.1
     python tests/benchmarks/bench_training_step.py                       # CPU: sequences of 1,024 and 2,048 tokens
     python tests/benchmarks/bench_training_step.py --device cuda --lengths 2048 --batch 8
     python tests/benchmarks/bench_training_step.py --device cuda --size 425m --lengths 2048 --batch 8
 
 Every contender is a process of its own, so that its peak memory is its own; all are made ready first, then they take
 turns, `--steps` steps at a time, one running while the others wait. Printed: tokens/s (median and best over the
-turns), CPU-seconds per step, peak memory, parameters; then the floor, the step's matrix products at the measured
-matrix rate of this machine, and the ratios to the peer.
+turns), CPU-seconds per step, peak memory, parameters; the floor, the step's matrix products at the measured matrix rate
+of this machine, and the share of it that was reached; and the ratios to the peer in the same precision.
 
 FLOPs of a step are counted by the formula of retroflow/model/costs.py; MFU = FLOPs / (seconds * peak), with the
 device's published dense bf16 peak (retroflow/training/throughput.py).
@@ -44,7 +46,6 @@ SIZES = {
         cca_layers=(6, 9, 12), encoder_width=896, encoder_layers=2, encoder_heads=14, encoder_cross_attention_layers=(1,),
     ),
 }  # fmt: skip
-PEER = "retro-pytorch fp32"
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,15 @@ class Contender:
     compiled: bool = False
     checkpointed: bool = False
 
+    @property
+    def peer(self) -> str:
+        """The peer's contender in the same precision: nothing else is a fair comparison."""
+        return f"retro-pytorch {'bf16' if self.bf16 else 'fp32'}"
+
 
 CONTENDERS = (
-    Contender(PEER, is_peer=True),
+    Contender("retro-pytorch fp32", is_peer=True),
+    Contender("retro-pytorch bf16", is_peer=True, bf16=True),
     Contender("retroflow fp32"),
     Contender("retroflow fp32 compiled", compiled=True),
     Contender("retroflow fp32 checkpointed", checkpointed=True),
@@ -68,7 +75,6 @@ CONTENDERS = (
     Contender("retroflow bf16 compiled", bf16=True, compiled=True),
     Contender("decoder alone fp32", retrieval=False),
     Contender("decoder alone bf16 compiled", retrieval=False, bf16=True, compiled=True),
-    Contender("retro-pytorch bf16", is_peer=True, bf16=True),
 )
 
 
@@ -257,19 +263,20 @@ def matrix_rates(task: Task) -> dict[str, float]:
 def report(task: Task, results: dict[str, dict[str, Any]], rates: dict[str, float]) -> str:
     lines = [
         f"\n{task.batch} x {task.length} tokens on {task.device}, {task.threads} threads, torch {torch.__version__}",
-        "| contender | tokens/s | best | to peer | CPU-s/step | peak MiB | to peer | floor s | step s | parameters |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| contender | tokens/s | best | to peer | CPU-s/step | peak MiB | to peer | step s | floor s | of floor | params |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    peer = results.get(PEER)
-    for name, figures in results.items():
-        flops = step_flops(task, retrieval="alone" not in name)
-        floor = flops / rates["bf16" if "bf16" in name else "fp32"]
+    for contender in (each for each in CONTENDERS if each.name in results):
+        figures, peer = results[contender.name], results.get(contender.peer)
+        flops = step_flops(task, retrieval=contender.retrieval)
+        floor = flops / rates["bf16" if contender.bf16 else "fp32"]
         faster = f"{figures['tokens_per_second'] / peer['tokens_per_second']:.2f}" if peer else "-"
         smaller = f"{figures['peak_mib'] / peer['peak_mib']:.2f}" if peer else "-"
         lines.append(
-            f"| {name} | {figures['tokens_per_second']:,.0f} | {figures['best_tokens_per_second']:,.0f} | {faster} | "
-            f"{figures['cpu_seconds']:.2f} | {figures['peak_mib']:,.0f} | {smaller} | {floor:.3f} | "
-            f"{figures['seconds']:.3f} | {figures['parameters'] / 1e6:.1f} M |"
+            f"| {contender.name} | {figures['tokens_per_second']:,.0f} | {figures['best_tokens_per_second']:,.0f} | "
+            f"{faster} | {figures['cpu_seconds']:.2f} | {figures['peak_mib']:,.0f} | {smaller} | "
+            f"{figures['seconds']:.3f} | {floor:.3f} | {floor / figures['seconds']:.0%} | "
+            f"{figures['parameters'] / 1e6:.1f} M |"
         )
         if task.device == "cuda" and (peak := peak_flops_of(torch.cuda.get_device_name())):
             lines.append(f"  MFU {flops / figures['seconds'] / peak:.1%}")
