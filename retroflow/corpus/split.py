@@ -44,6 +44,6 @@ def check_held_out(options: Mapping[str, Any]) -> None:
     if options.get("valid_share") == 0 and all(options[key] is None for key in own):
         instead = "".join(f", or give corpus.{key}" for key in own)
         raise RecipeError(
-            f"corpus.valid_share: given 0, allowed 0 < share < 1{' without ' + own[0] if own else ''}: a model is "
-            f"always evaluated on text that it was not trained on. Leave it out (0.05){instead}."
+            "corpus.valid_share is 0, so that no text is left to evaluate the model on; allowed: a number above 0 and "
+            f"below 1. Leave it out (0.05){instead}."
         )

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 if sys.platform == "darwin":
     # Two OpenMP runtimes in one process: on macOS faiss before torch ends in OMP error 15 or a segmentation fault.
@@ -24,10 +24,12 @@ if sys.platform == "darwin":
 
 import faiss
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, Neighbours, VectorSource
+from retroflow.recipe.ranges import within_ranges
 from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
 from retroflow.retrieval.inverted_lists import (
     ID_BYTES,
@@ -38,7 +40,6 @@ from retroflow.retrieval.inverted_lists import (
     release_mapped,
     write_lists,
 )
-from retroflow.retrieval.ranges import check_least
 
 FILE, DESCRIPTION_FILE = "index.faiss", "faiss.json"
 ADD_ROWS = 4_096
@@ -50,6 +51,7 @@ SAMPLE_RULE_VERSION = 2
 _native: Any = faiss  # the type stubs lack the search parameters' arguments
 
 
+@within_ranges("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class FaissBuild:
     """Options that change the index.
@@ -66,11 +68,12 @@ class FaissBuild:
 
     factory: str = "auto"
     metric: Literal["l2", "inner_product"] = "l2"
-    train_sample: int = 0
-    seed: int = 1234
+    train_sample: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(2_147_483_647)] = 1234
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+@within_ranges("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class FaissSearch:
     """Options that change recall and speed of a search, never the index. Those an index does not have are ignored.
@@ -83,10 +86,10 @@ class FaissSearch:
         device: where the search runs; "auto" uses a GPU where faiss-gpu finds one and the index can live on it.
     """
 
-    nprobe: int = 64
-    ef_search: int = 64
-    refine_candidates: int = 64
-    num_threads: int = 0
+    nprobe: Annotated[int, Ge(1)] = 64
+    ef_search: Annotated[int, Ge(1)] = 64
+    refine_candidates: Annotated[int, Ge(1)] = 64
+    num_threads: Annotated[int, Ge(0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -96,8 +99,6 @@ class FaissRetriever:
     def __init__(self, *, build: FaissBuild | None = None, search: FaissSearch | None = None) -> None:
         self._build = build or FaissBuild()
         self._search = search or FaissSearch()
-        check_least("build", self._build, {"train_sample": 0})
-        check_least("search", self._search, {"nprobe": 1, "ef_search": 1, "refine_candidates": 1, "num_threads": 0})
         self._index: Any = None
         self._gpu_index: Any = None
         self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each

@@ -12,24 +12,23 @@ import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scann  # type: ignore[import-untyped]
+from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
-from retroflow.retrieval.ranges import check_least
+from retroflow.recipe.ranges import within_ranges
 
 FOLDER = "searcher"
 DESCRIPTION_FILE = "scann.json"
 COPY_ROWS = 65_536
 LARGEST_COUNT = 2**32 - 1
-# Below these ScaNN fails while it builds, or searches with another number than was asked for.
-LEAST_BUILD = {"num_leaves": 0, "dimensions_per_block": 1, "train_sample": 1, "num_threads": 1}
-LEAST_SEARCH = {"leaves_to_search": 1, "reorder": 1}
 
 
+@within_ranges("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class ScannBuild:
     """Options that change the index.
@@ -46,14 +45,15 @@ class ScannBuild:
     """
 
     metric: Literal["l2", "inner_product"] = "l2"
-    brute_force_below: int = 5_000
-    num_leaves: int = 0
-    dimensions_per_block: int = 2
+    brute_force_below: Annotated[int, Ge(0)] = 5_000
+    num_leaves: Annotated[int, Ge(0)] = 0
+    dimensions_per_block: Annotated[int, Ge(1)] = 2
     anisotropic_threshold: float = 0.2
-    train_sample: int = 250_000
-    num_threads: int = 1
+    train_sample: Annotated[int, Ge(1)] = 250_000
+    num_threads: Annotated[int, Ge(1)] = 1
 
 
+@within_ranges("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class ScannSearch:
     """Options that change recall and speed of a search, never the index; without effect on brute force.
@@ -63,8 +63,8 @@ class ScannSearch:
         reorder: candidates whose distance is computed again exactly; at least k is used.
     """
 
-    leaves_to_search: int = 64
-    reorder: int = 100
+    leaves_to_search: Annotated[int, Ge(1)] = 64
+    reorder: Annotated[int, Ge(1)] = 100
 
 
 class ScannRetriever:
@@ -73,8 +73,6 @@ class ScannRetriever:
     def __init__(self, *, build: ScannBuild | None = None, search: ScannSearch | None = None) -> None:
         self._build = build or ScannBuild()
         self._search = search or ScannSearch()
-        check_least("build", self._build, LEAST_BUILD)
-        check_least("search", self._search, LEAST_SEARCH)
         self._searcher: Any = None
         self._is_tree = False
         self.capabilities = Capabilities(metric=self._build.metric, exact=False, deterministic=False, fork_safe=True)

@@ -47,4 +47,4 @@ def test_check_lists_all_errors_and_exits_with_2(capsys: Capture) -> None:
 
 def test_ranges_are_checked_with_the_place_of_the_value(capsys: Capture) -> None:
     assert run(["recipe", "check", "--recipe", RECIPE, "neighbours.k=0"]) == 2
-    assert "command line: neighbours.k is 0; it must be 1 or more." in capsys.readouterr().err
+    assert "command line: neighbours.k is 0; allowed: a whole number of at least 1." in capsys.readouterr().err

@@ -2,9 +2,7 @@
 
 import pytest
 
-from retroflow.corpus.documents import check_share
 from retroflow.corpus.split import choose_split, chosen, hash_fraction
-from retroflow.errors import RecipeError
 
 SPLIT_OF_A = 0.43114815327656
 KEYS = [f"document {i}" for i in range(4000)]
@@ -33,9 +31,3 @@ def test_nothing_is_held_out_at_share_zero() -> None:
 def test_the_hash_is_the_same_for_ever() -> None:
     """A change here moves documents between splits in every existing run."""
     assert hash_fraction("a", purpose="retroflow-split") == pytest.approx(SPLIT_OF_A, abs=1e-12)
-
-
-@pytest.mark.parametrize("share", [-0.1, 0.0, 1.5, float("nan")])
-def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(RecipeError, match=r"corpus\.share: given .* allowed 0 < share <= 1"):
-        check_share("corpus.share", share, zero=False, one=True)
