@@ -23,7 +23,7 @@ RETRIEVERS: "Registry[type[Retriever]]" = Registry(
             "retroflow.retrieval.faiss:FaissRetriever",
             extra="faiss",
             requires=("faiss",),
-            check="retroflow.retrieval.faiss_factory:check_options",
+            check="retroflow.retrieval.faiss_options:check_options",
         ),
         "scann": Entry("retroflow.retrieval.scann:ScannRetriever", extra="scann", requires=("scann",)),
         "hnsw": Entry("retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",)),

@@ -269,6 +269,20 @@ class _Shift:
         return rows
 
 
+def check_a_sequence(chunks: Manifest, data: DataOptions) -> None:
+    """Refuse a corpus whose training split is shorter than one sequence.
+
+    Raises:
+        CorpusError: it has fewer chunks than `data.sequence_chunks`.
+    """
+    count = chunks.info["splits"]["train"]["chunks"]
+    if count < data.sequence_chunks:
+        raise CorpusError(
+            f"data.sequence_chunks is {data.sequence_chunks}, and the training split has {count} chunks; lower "
+            "data.sequence_chunks, or add documents."
+        )
+
+
 def _no_text(split: str) -> CorpusError:
     if split == "valid":
         return CorpusError(

@@ -15,7 +15,7 @@ from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.chunks import ChunkStage
+from retroflow.pipeline.chunks import ChunkStage, check_a_sequence
 from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
@@ -156,17 +156,20 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
             artifacts.mkdir(parents=True, exist_ok=True)
             chunks = _chunks(recipe, data, artifacts, sharing)
             report(chunks)
+            check_a_sequence(chunks.manifest, data)
         return _prepared(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
     retriever = _Retriever(recipe)
-    retriever.new()
+    retriever.new().check_vectors(None, embedder.dimension)
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts, sharing)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
+        check_a_sequence(chunks.manifest, data)
+        retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
         embeddings = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
         report(embeddings)
         index = _index(retriever, embeddings, sharing)
@@ -239,7 +242,11 @@ def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
     folder = artifact_folder(embeddings.folder.parent, "index", inputs)
 
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
-        made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
+        try:
+            made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
+        except RecipeError:  # its options have to change, and then it is another artifact
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         return replace(made, component=retriever.options)
 
     return _stage(folder, {"embeddings": parent_of(embeddings.manifest)}, sharing, make)

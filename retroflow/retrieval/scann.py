@@ -77,11 +77,14 @@ class ScannRetriever:
         self._is_tree = False
         self.capabilities = Capabilities(metric=self._build.metric, exact=False, deterministic=False, fork_safe=True)
 
+    def check_vectors(self, count: int | None, dimension: int) -> None:
+        """Refuse more vectors than ScaNN holds."""
+        if count is not None and count > LARGEST_COUNT:
+            raise RecipeError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
+
     def build(self, vectors: VectorSource) -> None:
         """Copy vectors [N, D] into memory as float32 (4 N D bytes; the library reads no other way) and build."""
         count, dimension = vectors.shape
-        if count > LARGEST_COUNT:
-            raise RecipeError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
         matrix = np.empty((count, dimension), np.float32)
         for start in range(0, count, COPY_ROWS):
             matrix[start : start + COPY_ROWS] = vectors[start : start + COPY_ROWS]
