@@ -269,16 +269,16 @@ class _Shift:
         return rows
 
 
-def check_a_sequence(chunks: Manifest, data: DataOptions) -> None:
-    """Refuse a corpus whose training split is shorter than one sequence.
+def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:
+    """Refuse to train on a split that is shorter than one sequence.
 
     Raises:
-        CorpusError: it has fewer chunks than `data.sequence_chunks`.
+        CorpusError: it has fewer than `sequence_chunks` chunks.
     """
     count = chunks.info["splits"]["train"]["chunks"]
-    if count < data.sequence_chunks:
+    if count < sequence_chunks:
         raise CorpusError(
-            f"data.sequence_chunks is {data.sequence_chunks}, and the training split has {count} chunks; lower "
+            f"data.sequence_chunks is {sequence_chunks}, and the training split has {count} chunks; lower "
             "data.sequence_chunks, or add documents."
         )
 

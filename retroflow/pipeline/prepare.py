@@ -15,7 +15,7 @@ from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.chunks import ChunkStage, check_a_sequence
+from retroflow.pipeline.chunks import ChunkStage
 from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
@@ -113,7 +113,8 @@ def describe(stage: Stage) -> str:
     return f"{stage.kind}: {verb}, {counts}, {stage.seconds:.1f} s, {stage.folder}"
 
 
-def _say_stage(stage: Stage) -> None:
+def say_stage(stage: Stage) -> None:
+    """Print the line about a finished stage."""
     say(describe(stage))
 
 
@@ -132,7 +133,7 @@ def prepare_command(recipe: Recipe) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sharing: Sharing = ALONE) -> Prepared:
+def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, sharing: Sharing = ALONE) -> Prepared:
     """Make what is missing of a recipe's artifacts.
 
     Killed anywhere and called again it goes on where it was; two processes may call it at once.
@@ -156,7 +157,6 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
             artifacts.mkdir(parents=True, exist_ok=True)
             chunks = _chunks(recipe, data, artifacts, sharing)
             report(chunks)
-            check_a_sequence(chunks.manifest, data)
         return _prepared(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
@@ -168,7 +168,6 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
         chunks = _chunks(recipe, data, artifacts, sharing)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
-        check_a_sequence(chunks.manifest, data)
         retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
         embeddings = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
         report(embeddings)

@@ -210,6 +210,38 @@ def test_a_corpus_without_validation_text_is_refused_before_it_is_read(tmp_path:
     assert quietly(small_recipe(tmp_path, corpus=own | {"valid_share": 0.0})).built
 
 
+@pytest.mark.parametrize(
+    ("build", "message", "made"),
+    [
+        ({"factory": "PQ7"}, "no index for vectors of width 32", []),
+        ({"factory": "IVF100000,Flat"}, "more than the [0-9]+ vectors", ["chunks"]),
+        ({"factory": "IVF4,PQ4"}, "cannot be trained on", ["chunks", "embeddings"]),  # 256 centroids: only faiss knows
+    ],
+)
+def test_options_that_no_index_can_be_built_with_are_refused_early_and_leave_nothing_half_made(
+    tmp_path: Path, build: dict[str, str], message: str, made: list[str]
+) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", 8, words=60)
+    recipe = small_recipe(tmp_path, retriever={"name": "faiss", "build": build})
+    with pytest.raises(RecipeError, match=message):
+        quietly(recipe)
+    found = (tmp_path / "artifacts").glob("[!.]*")
+    assert sorted(path.name.partition("-")[0] for path in found) == made
+    assert not list((tmp_path / "artifacts").glob("*.partial"))
+
+
+def test_a_retriever_that_refuses_its_options_is_asked_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, **options: object) -> None:
+        raise RecipeError("retriever.build.num_trees is 0; allowed: a whole number of at least 1.")
+
+    monkeypatch.setattr("retroflow.retrieval.exact.ExactRetriever.__init__", refuse)
+    with pytest.raises(RecipeError, match="num_trees is 0"):
+        quietly(small_recipe(tmp_path, retriever={"name": "exact"}))
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = chunks_stage.document_blocks
 

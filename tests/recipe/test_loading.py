@@ -221,7 +221,29 @@ def test_a_folder_and_a_name_with_a_null_byte_are_refused(load_text: Load) -> No
             load(path, [], schema=make_schema())
 
 
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("run: {steps: !!int 3}\n", "run.steps has the tag !!int"),
+        ("run: {folder: !!str a}\n", "run.folder has the tag !!str"),
+        ("run: !!map {steps: 3}\n", "run has the tag !!map"),
+        ("run: {layers: !!seq [1]}\n", "run.layers has the tag !!seq"),
+        ("run: {folder: ! a}\n", "run.folder has the tag !"),
+    ],
+)
+def test_every_tag_is_an_error(load_text: Load, text: str, tag: str) -> None:
+    with pytest.raises(RecipeError, match=f"^r.yaml:3: {tag}"):
+        load_text(OAK + text)
+
+
 class TestExtends:
+    def test_a_circle_is_told_alone(self, load_text: Load, tmp_path: Path) -> None:
+        (tmp_path / "p.yaml").write_text("extends: r.yaml\n")
+        with pytest.raises(RecipeError) as raised:
+            load_text("extends: p.yaml\n")
+        text = "is given in a recipe that r.yaml extends already; recipes are extended one level deep."
+        assert str(raised.value) == f"p.yaml:1: extends {text}"
+
     def test_mappings_merge_and_the_rest_is_replaced(self, load_text: Load, tmp_path: Path) -> None:
         (tmp_path / "up").mkdir()
         parent = "recipe_version: 1\ntree: {name: oak, leaves: 3, tags: [a, b]}\nrun: {steps: 5}\n"

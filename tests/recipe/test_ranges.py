@@ -16,7 +16,7 @@ from retroflow import components
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.recipe import Slot, load
 from retroflow.recipe.binding import bind
-from retroflow.recipe.option_types import Block, Choice, Either, Limits, OptionType, Scalar
+from retroflow.recipe.option_types import Block, Either, Limits, OptionType, Scalar
 from retroflow.recipe.ranges import check_ranges, within_ranges
 from retroflow.recipe.signatures import read_block
 from retroflow.registry import missing_modules
