@@ -78,9 +78,17 @@ class ScannRetriever:
         self.capabilities = Capabilities(metric=self._build.metric, exact=False, deterministic=False, fork_safe=True)
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
-        """Refuse more vectors than ScaNN holds."""
-        if count is not None and count > LARGEST_COUNT:
+        """Refuse more vectors than ScaNN holds, and too small a sample to train its tree on."""
+        if count is None:
+            return
+        if count > LARGEST_COUNT:
             raise RecipeError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
+        sample, leaves = min(count, self._build.train_sample), self._leaves(count)
+        if self._wants_tree(count) and sample < leaves:
+            raise RecipeError(
+                f"retriever.build.train_sample is {self._build.train_sample}, fewer than the {leaves} leaves of the "
+                f"tree over {count} vectors; raise it, or lower retriever.build.num_leaves."
+            )
 
     def build(self, vectors: VectorSource) -> None:
         """Copy vectors [N, D] into memory as float32 (4 N D bytes; the library reads no other way) and build."""
@@ -88,7 +96,7 @@ class ScannRetriever:
         matrix = np.empty((count, dimension), np.float32)
         for start in range(0, count, COPY_ROWS):
             matrix[start : start + COPY_ROWS] = vectors[start : start + COPY_ROWS]
-        self._is_tree = count >= max(self._build.brute_force_below, 1_000)
+        self._is_tree = self._wants_tree(count)
         self._searcher = self._described(matrix).build()
 
     def search(self, queries: Float32Array, k: int) -> Neighbours:
@@ -134,6 +142,12 @@ class ScannRetriever:
         del options["num_threads"]  # no two builds are equal anyway
         return {"backend": "scann", "version": ".".join(version("scann").split(".")[:2]), "build": options}
 
+    def _wants_tree(self, count: int) -> bool:
+        return count >= max(self._build.brute_force_below, 1_000)
+
+    def _leaves(self, count: int) -> int:
+        return min(self._build.num_leaves or round(4 * math.sqrt(count)), count)
+
     def _described(self, matrix: Float32Array) -> Any:
         """Return ScaNN's builder, configured for matrix [N, D]."""
         metric = "squared_l2" if self._build.metric == "l2" else "dot_product"
@@ -142,9 +156,8 @@ class ScannRetriever:
         if not self._is_tree:
             return builder.score_brute_force()
         count = len(matrix)
-        leaves = self._build.num_leaves or round(4 * math.sqrt(count))
         return (
-            builder.tree(min(leaves, count), 10, training_sample_size=min(count, self._build.train_sample))
+            builder.tree(self._leaves(count), 10, training_sample_size=min(count, self._build.train_sample))
             .score_ah(
                 self._build.dimensions_per_block,
                 anisotropic_quantization_threshold=self._build.anisotropic_threshold,

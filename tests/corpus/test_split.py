@@ -2,7 +2,8 @@
 
 import pytest
 
-from retroflow.corpus.split import choose_split, chosen, hash_fraction
+from retroflow.corpus.split import check_held_out, choose_split, chosen, hash_fraction
+from retroflow.errors import RecipeError
 
 SPLIT_OF_A = 0.43114815327656
 KEYS = [f"document {i}" for i in range(4000)]
@@ -31,3 +32,19 @@ def test_nothing_is_held_out_at_share_zero() -> None:
 def test_the_hash_is_the_same_for_ever() -> None:
     """A change here moves documents between splits in every existing run."""
     assert hash_fraction("a", purpose="retroflow-split") == pytest.approx(SPLIT_OF_A, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"valid_share": 0}, "corpus.valid_share is 0, so that no text is left to evaluate the model on"),
+        ({"valid_share": 0, "valid_path": None, "path": "a"}, "or give corpus.valid_path."),
+        ({"valid_share": 0.1, "valid_path": "a", "path": "a"}, 'corpus.valid_path is "a", as corpus.path is'),
+        ({"valid_share": 0.1, "valid_split": "train", "split": "train"}, 'corpus.valid_split is "train", as corpus.split'),
+    ],
+)
+def test_a_corpus_without_text_to_train_or_validate_on_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_held_out(options)
+    check_held_out({"valid_share": 0, "path": "a", "valid_path": "b"})
+    check_held_out({"valid_share": 0.1, "path": "a", "valid_path": None})

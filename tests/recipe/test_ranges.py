@@ -47,7 +47,9 @@ class Ranged(NamedTuple):
         """The nearest values that the limits do not admit."""
         if self.limits.min_length:
             return [""]
-        step = (lambda bound, to: int(bound + to)) if self.is_whole else (lambda b, to: math.nextafter(b, to * math.inf))
+        step = (
+            (lambda bound, to: int(bound + to)) if self.is_whole else (lambda b, to: math.nextafter(b, to * math.inf))
+        )
         limits = self.limits
         below = [limits.gt] if limits.gt is not None else [] if limits.ge is None else [step(limits.ge, -1)]
         above = [limits.lt] if limits.lt is not None else [] if limits.le is None else [step(limits.le, 1)]

@@ -110,7 +110,9 @@ def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
         ("OPQ4,IVF64_HNSW8,SQ8", 63, "which has 64 lists, more than the 63 vectors"),
     ],
 )
-def test_what_cannot_be_built_is_refused_before_there_are_vectors(factory: str, count: int | None, message: str) -> None:
+def test_what_cannot_be_built_is_refused_before_there_are_vectors(
+    factory: str, count: int | None, message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
         made(factory).check_vectors(count, 16)
 
