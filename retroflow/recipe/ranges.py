@@ -72,12 +72,12 @@ def within_ranges(key: str) -> Callable[[Component], Component]:
         signature = inspect.signature(made)
 
         @functools.wraps(made)
-        def checked(self: Any, *args: Any, **words: Any) -> None:
+        def _checked(self: Any, *args: Any, **words: Any) -> None:
             hints = typing.get_type_hints(made, include_extras=True)
             check_ranges(signature.bind(self, *args, **words).arguments, hints, key=key)
             made(self, *args, **words)
 
-        component.__init__ = checked  # type: ignore[misc]
+        component.__init__ = _checked  # type: ignore[misc]
         return component
 
     return decorate
