@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from retroflow import components
 from retroflow.errors import RecipeError, RetroflowError
-from retroflow.recipe import Slot, load
+from retroflow.recipe import Slot, load, ranges
 from retroflow.recipe.binding import bind
 from retroflow.recipe.option_types import Block, Either, Limits, OptionType, Scalar
 from retroflow.recipe.ranges import check_ranges, within_ranges
@@ -113,8 +113,8 @@ def load_with(folder: Path, component: str, values: dict[str, Any]) -> str:
     return ""
 
 
-def construct(option: Ranged, value: Any) -> str:
-    """Construct the component, or its block, with one value in Python; return the message, empty if it is accepted."""
+def owner_of(option: Ranged) -> tuple[Any, dict[str, Any]]:
+    """The class that has an option among its parameters, and arguments without which it cannot be made."""
     section, *path = option.key.split(".")
     part = components.recipe_schema().sections[section]
     if isinstance(part, Slot):
@@ -129,9 +129,15 @@ def construct(option: Ranged, value: Any) -> str:
     for name in path[:-1]:
         hint = typing.get_type_hints(made.__init__)[name]
         made = next(arm for arm in typing.get_args(hint) if dataclasses.is_dataclass(arm))
-    needed = {key: REQUIRED[key] for key in read_block(target, "retroflow").options if key in REQUIRED and not path[1:]}
+    keys = () if path[1:] else read_block(target, "retroflow").options
+    return made, {key: REQUIRED[key] for key in keys if key in REQUIRED}
+
+
+def construct(option: Ranged, value: Any) -> str:
+    """Construct the component, or its block, with one value in Python; return the message, empty if it is accepted."""
+    made, needed = owner_of(option)
     try:
-        made(**(needed | {path[-1]: value}))
+        made(**(needed | {option.key.rpartition(".")[2]: value}))
     except RetroflowError as error:
         return str(error)
     return ""
@@ -158,6 +164,14 @@ def test_values_just_outside_are_refused_by_a_recipe_and_in_python_with_one_sent
                 assert f"command line: {said}" in message
                 assert said.endswith(f"; allowed: {one.type.describe()}.")
         assert message.count("command line:") == len(values)
+
+
+@pytest.mark.parametrize(("section", "component"), COMPONENTS)
+def test_source_and_class_are_read_alike(section: str, component: str) -> None:
+    for one in [one for one in ALL if one.key.partition(".")[0] == section and one.component == component]:
+        made = owner_of(one)[0]
+        hints = typing.get_type_hints(made.__init__, include_extras=True)
+        assert ranges._option_type(hints[one.key.rpartition(".")[2]]) == one.type
 
 
 @pytest.mark.parametrize(("section", "component"), COMPONENTS)
