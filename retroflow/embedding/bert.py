@@ -56,7 +56,7 @@ class BertEmbedder:
 
     Raises:
         RecipeError, MissingExtraError, DamagedDataError: see `find_model_files`; RecipeError also for an option out
-            of range.
+            of range, and where `device` is cuda and there is none.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class BertEmbedder:
         self._files: ModelFiles = find_model_files(model, weights_sha256=weights_sha256)
         self._config = read_model_config(self._files.folder)
         self._check_length()
+        self._resolve_device()
         self._padded: PaddedBert | None = None
         self._packed: PackedBert | None = None
         self._tokenizer: Tokenizer | None = None
@@ -111,7 +112,7 @@ class BertEmbedder:
         Identical texts are computed once. Fastest with some thousands of texts at a time, which are sorted by length.
 
         Raises:
-            RecipeError: a text is not a string, or `device` is cuda and there is none.
+            RecipeError: a text is not a string.
             DamagedDataError: the files are not a model's, or the model gave a vector that is not finite.
         """
         for row, text in enumerate(texts):

@@ -112,8 +112,8 @@ def _report(stage: Stage, sequence_chunks: int) -> None:
 
 def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
     """Let a model that starts from files of its own look for them before minutes of preparing."""
-    section = recipe.section("model")
-    config = create(MODELS, section, vocabulary_size=1, chunk_length=recipe.section("data")["chunk_length"])
+    section, data = recipe.section("model"), recipe.section("data")
+    config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])
     if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):
         raise RecipeError(
             f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
@@ -121,4 +121,4 @@ def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) 
         )
     check = getattr(config, "check", None)
     if check is not None:
-        check()
+        check(sequence_length=data["sequence_chunks"] * data["chunk_length"])

@@ -142,4 +142,4 @@ def test_a_max_length_the_model_cannot_take_is_refused(tiny: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused(tiny: Path) -> None:
     with pytest.raises(RecipeError, match="sees no GPU"):
-        BertEmbedder(model=str(tiny), max_length=64, device="cuda").embed(["alpha"])
+        BertEmbedder(model=str(tiny), max_length=64, device="cuda")
