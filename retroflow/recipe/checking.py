@@ -133,7 +133,7 @@ class ValueCheck:
             is_finite = _is_finite(value)
             within, allowed = within and is_finite, allowed if is_finite else "a finite number"
         elif isinstance(value, int) and abs(value) >= LARGEST:
-            within, allowed = False, "a whole number of at most 64 bits"
+            within, allowed = False, "a whole number between -2**63 and 2**63"
         if not within:
             shown = f'"{value}"' if isinstance(value, str) else describe(value) if isinstance(value, list) else value
             self._problems.add(node.origin, key, f"is {shown}; allowed: {allowed}.")

@@ -32,7 +32,7 @@ from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.tree import plant
 
 Seed = Annotated[int, Ge(0)]
-"""A seed of numpy and torch; like every whole number of a recipe it has at most 64 bits."""
+"""A seed of numpy and torch; like every whole number of a recipe it is below 2**63."""
 
 _SCALARS = {int: "int", float: "float", str: "str", bool: "bool", type(None): "None"}
 

@@ -212,7 +212,7 @@ class Oak:
         ({"height": float("nan")}, "tree.height is nan; allowed: a finite number."),
         ({"leaves": 0}, 'tree.leaves is 0; allowed: a whole number of at least 1 or "all".'),
         ({"leaves": True}, 'tree.leaves is true (a truth value); allowed: a whole number of at least 1 or "all".'),
-        ({"leaves": 2**63}, f"tree.leaves is {2**63}; allowed: a whole number of at most 64 bits."),
+        ({"leaves": 2**63}, f"tree.leaves is {2**63}; allowed: a whole number between -2**63 and 2**63."),
         ({"rings": []}, "tree.rings is a list of 0; allowed: a list that is not empty, each item a whole number of "),
         ({"rings": [3, -1]}, "tree.rings[1] is -1; allowed: a whole number of at least 0."),
         ({"height": -1, "leaves": 0}, "tree.leaves is 0"),
