@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from retroflow.embedding.lexical_terms import check_terms
 from retroflow.embedding.ngrams import MOST_BYTES, NgramHasher
@@ -50,7 +50,7 @@ class LexicalEmbedder:
     def __init__(
         self,
         *,
-        dimension: Annotated[int, Ge(1)] = 256,
+        dimension: Annotated[int, Ge(1), Le(65_536)] = 256,
         word_ngrams: Annotated[int, Ge(0)] = 2,
         character_ngram: Annotated[int, Ge(0)] = 5,
         buckets: Annotated[int, Ge(1)] = 262144,
