@@ -19,7 +19,12 @@ RETRIEVERS: "Registry[type[Retriever]]" = Registry(
     "retroflow.retrievers",
     {
         "exact": Entry("retroflow.retrieval.exact:ExactRetriever"),
-        "faiss": Entry("retroflow.retrieval.faiss:FaissRetriever", extra="faiss", requires=("faiss",)),
+        "faiss": Entry(
+            "retroflow.retrieval.faiss:FaissRetriever",
+            extra="faiss",
+            requires=("faiss",),
+            check="retroflow.retrieval.faiss_options:check_options",
+        ),
         "scann": Entry("retroflow.retrieval.scann:ScannRetriever", extra="scann", requires=("scann",)),
         "hnsw": Entry("retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",)),
     },
@@ -30,7 +35,9 @@ EMBEDDERS: "Registry[type[Embedder]]" = Registry(
     "retroflow.embedders",
     {
         "bert": Entry("retroflow.embedding.bert:BertEmbedder"),
-        "lexical": Entry("retroflow.embedding.lexical:LexicalEmbedder"),
+        "lexical": Entry(
+            "retroflow.embedding.lexical:LexicalEmbedder", check="retroflow.embedding.lexical_terms:check_terms"
+        ),
     },
 )
 
@@ -56,15 +63,21 @@ TRACKERS: Registry[Any] = Registry(
     },
 )
 
+_HELD_OUT = "retroflow.corpus.split:check_held_out"
+
 CORPORA: Registry[Any] = Registry(
     "corpus",
     None,
     {
-        "jsonl": Entry("retroflow.corpus.jsonl:JsonlCorpus"),
-        "text": Entry("retroflow.corpus.text:TextCorpus"),
-        "parquet": Entry("retroflow.corpus.parquet:ParquetCorpus", extra="parquet", requires=("pyarrow",)),
-        "datasets": Entry("retroflow.corpus.datasets:DatasetsCorpus", extra="datasets", requires=("datasets",)),
-        "python_source": Entry("retroflow.corpus.python_source:PythonSourceCorpus"),
+        "jsonl": Entry("retroflow.corpus.jsonl:JsonlCorpus", check=_HELD_OUT),
+        "text": Entry("retroflow.corpus.text:TextCorpus", check=_HELD_OUT),
+        "parquet": Entry(
+            "retroflow.corpus.parquet:ParquetCorpus", extra="parquet", requires=("pyarrow",), check=_HELD_OUT
+        ),
+        "datasets": Entry(
+            "retroflow.corpus.datasets:DatasetsCorpus", extra="datasets", requires=("datasets",), check=_HELD_OUT
+        ),
+        "python_source": Entry("retroflow.corpus.python_source:PythonSourceCorpus", light=True, check=_HELD_OUT),
     },
 )
 
@@ -105,4 +118,5 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
     name = options["name"]
     component = registry.get(name)
     given = {key: value for key, value in options.items() if key != "name"}
-    return bind(component, given | derived, where=f'{registry.kind} "{name}" of {registry.origin(name)}')
+    where = f'{registry.kind} "{name}" of {registry.origin(name)}'
+    return bind(component, given | derived, where=where, key=registry.kind)

@@ -83,6 +83,10 @@ class Retriever(Protocol):
     A retriever may assume checked input: the caller (`retroflow.retrieval.checked.CheckedRetriever`) has refused
     non-finite, wrongly shaped and empty-k input before any of these methods runs, hands `search` C-contiguous
     float32, never asks an empty index or with zero queries, and checks the answer.
+
+    A retriever may also have `check_vectors(count, dimension)`, which raises RecipeError where its options cannot index
+    so many vectors of that width. `prepare` calls it before it makes anything, when the count is None, and again before
+    it embeds.
     """
 
     capabilities: Capabilities

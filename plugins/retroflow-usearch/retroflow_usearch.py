@@ -9,9 +9,10 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 from usearch.index import Index
 
 from retroflow.errors import DamagedDataError, RetrieverError
@@ -35,9 +36,9 @@ class UsearchBuild:
 
     metric: Literal["l2", "inner_product"] = "l2"
     dtype: Literal["f32", "f16", "bf16"] = "f16"
-    connectivity: int = 16
-    expansion_add: int = 128
-    num_threads: int = 1
+    connectivity: Annotated[int, Ge(1)] = 16
+    expansion_add: Annotated[int, Ge(1)] = 128
+    num_threads: Annotated[int, Ge(0)] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ class UsearchSearch:
         num_threads: searching threads; 0 = all cores.
     """
 
-    expansion_search: int = 64
-    num_threads: int = 0
+    expansion_search: Annotated[int, Ge(1)] = 64
+    num_threads: Annotated[int, Ge(0)] = 0
 
 
 class UsearchRetriever:

@@ -7,18 +7,22 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import Counts, Document, check_positive, check_share, check_unicode
+from retroflow.corpus.documents import Counts, Document, ValidShare, check_unicode
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import describe_files, find_files
 from retroflow.corpus.split import choose_split
 from retroflow.errors import CorpusError, DamagedDataError
+from retroflow.recipe.ranges import within_ranges
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+@within_ranges("corpus")
 class DatasetsCorpus:
     """Documents from the rows of a data set of the `datasets` library.
 
@@ -42,20 +46,18 @@ class DatasetsCorpus:
     def __init__(  # noqa: PLR0913 - options of a recipe, one a key
         self,
         *,
-        path: str,
+        path: Annotated[str, MinLen(1)],
         config_name: str | None = None,
         split: str = "train",
         valid_split: str | None = None,
-        valid_share: float = 0.05,
+        valid_share: ValidShare = 0.05,
         revision: str | None = None,
         text_key: str = "text",
         id_key: str = "id",
         title_key: str = "title",
-        max_document_bytes: int = 67_108_864,
+        max_document_bytes: Annotated[int, Ge(1)] = 67_108_864,
     ) -> None:
         require("datasets", extra="datasets", purpose="corpus.name=datasets")
-        check_share("corpus.valid_share", valid_share, zero=True, one=False)
-        check_positive("corpus.max_document_bytes", max_document_bytes)
         local = os.path.expanduser(path)
         self.is_local = os.path.isdir(local)
         self.path = local if self.is_local else path

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
-from retroflow.errors import DamagedDataError, RecipeError
+from annotated_types import Ge, Lt
+
+from retroflow.errors import DamagedDataError
 
 Split = Literal["train", "valid"]
+ValidShare = Annotated[float, Ge(0), Lt(1)]
+LEAST_VOCABULARY = 257  # of a trained tokenizer: 256 bytes and the end of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +81,6 @@ class Corpus(Protocol):
     def fingerprint(self) -> dict[str, object]:
         """Options and content identity as JSON values: whatever changes the documents; no path of this machine."""
         ...
-
-
-def check_share(key: str, share: float, *, zero: bool, one: bool) -> None:
-    """Refuse a share outside (0, 1); `zero` and `one` say which of the ends are allowed too."""
-    if 0 < share < 1 or (zero and share == 0) or (one and share == 1):
-        return
-    lower, upper = "0 <=" if zero else "0 <", "<= 1" if one else "< 1"
-    raise RecipeError(f"{key}: given {share}, allowed {lower} share {upper}. Write 5 % as 0.05.")
-
-
-def check_positive(key: str, number: int) -> None:
-    """Refuse a count below one."""
-    if number < 1:
-        raise RecipeError(f"{key}: given {number}, allowed 1 or more.")
 
 
 def check_unicode(place: str, *values: tuple[str, str]) -> None:

@@ -5,18 +5,22 @@ corpus: {name: jsonl, path: data/train.jsonl.gz, valid_path: data/valid.jsonl.gz
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import read_lines, require
-from retroflow.corpus.documents import Counts, Document, check_positive, check_unicode
+from retroflow.corpus.documents import Counts, Document, ValidShare, check_unicode
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
+from retroflow.recipe.ranges import within_ranges
 
 INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")
 DEFAULT_ID_KEY = "id"
 
 
+@within_ranges("corpus")
 class JsonlCorpus:
     """Documents from JSON Lines files.
 
@@ -37,15 +41,14 @@ class JsonlCorpus:
     def __init__(
         self,
         *,
-        path: str,
-        valid_path: str | None = None,
-        valid_share: float = 0.05,
+        path: Annotated[str, MinLen(1)],
+        valid_path: Annotated[str, MinLen(1)] | None = None,
+        valid_share: ValidShare = 0.05,
         text_key: str = "text",
         id_key: str = "id",
         title_key: str = "meta.title",
-        max_document_bytes: int = 67_108_864,
+        max_document_bytes: Annotated[int, Ge(1)] = 67_108_864,
     ) -> None:
-        check_positive("corpus.max_document_bytes", max_document_bytes)
         self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=INCLUDE)
         if self.files.mention(".zst"):
             require("zstandard", extra="zstd", purpose="corpus.path: reading .zst")

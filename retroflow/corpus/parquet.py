@@ -4,13 +4,16 @@ corpus: {name: parquet, path: "data/*.parquet", text_key: content}
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import Counts, Document, check_positive
+from retroflow.corpus.documents import Counts, Document, ValidShare
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import CorpusError, DamagedDataError
+from retroflow.recipe.ranges import within_ranges
 
 if TYPE_CHECKING:
     import pyarrow
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 64
 
 
+@within_ranges("corpus")
 class ParquetCorpus:
     """Documents from the rows of Parquet files.
 
@@ -39,16 +43,15 @@ class ParquetCorpus:
     def __init__(
         self,
         *,
-        path: str,
-        valid_path: str | None = None,
-        valid_share: float = 0.05,
+        path: Annotated[str, MinLen(1)],
+        valid_path: Annotated[str, MinLen(1)] | None = None,
+        valid_share: ValidShare = 0.05,
         text_key: str = "text",
         id_key: str = "id",
         title_key: str = "title",
-        max_document_bytes: int = 67_108_864,
+        max_document_bytes: Annotated[int, Ge(1)] = 67_108_864,
     ) -> None:
         require("pyarrow", extra="parquet", purpose="corpus.name=parquet")
-        check_positive("corpus.max_document_bytes", max_document_bytes)
         self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=("**/*.parquet",))
         self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
         self.max_document_bytes = max_document_bytes

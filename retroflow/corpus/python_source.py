@@ -15,12 +15,16 @@ from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
-from retroflow.corpus.documents import Counts, Document, check_positive, check_share
+from annotated_types import Ge, Gt, Le
+
+from retroflow.corpus.documents import Counts, Document, ValidShare
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, matches, printable, unreadable, walk
 from retroflow.corpus.split import choose_split, chosen
 from retroflow.errors import CorpusError, RecipeError
+from retroflow.recipe.ranges import within_ranges
 
 # Not the standard library: installed packages, and the test suite, which some distributions leave out.
 NOT_STDLIB = ("site-packages", "dist-packages", "test")
@@ -47,6 +51,7 @@ class SourceTree:
     without: tuple[str, ...] = ()
 
 
+@within_ranges("corpus")
 class PythonSourceCorpus:
     """Documents from the source files of installed Python packages, one document a file.
 
@@ -73,20 +78,15 @@ class PythonSourceCorpus:
         packages: list[str] | None = None,
         python_stdlib: bool = False,
         include: str = "**/*.py",
-        share: float = 1.0,
-        valid_share: float = 0.05,
-        group_by: int | None = None,
-        max_document_bytes: int = 4_194_304,
+        share: Annotated[float, Gt(0), Le(1)] = 1.0,
+        valid_share: ValidShare = 0.05,
+        group_by: Annotated[int, Ge(1)] | None = None,
+        max_document_bytes: Annotated[int, Ge(1)] = 4_194_304,
     ) -> None:
-        check_share("corpus.share", share, zero=False, one=True)
-        check_share("corpus.valid_share", valid_share, zero=True, one=False)
-        check_positive("corpus.max_document_bytes", max_document_bytes)
-        if group_by is not None:
-            check_positive("corpus.group_by", group_by)
         if not packages and not python_stdlib:
             raise RecipeError(
-                "corpus.packages: none given. Name installed packages, such as [transformers], "
-                "or set corpus.python_stdlib to true."
+                "corpus.packages names no package; name installed ones, such as [transformers], or set "
+                "corpus.python_stdlib to true."
             )
         self.packages, self.python_stdlib = tuple(packages or ()), python_stdlib
         self.include, self.share, self.valid_share, self.group_by = include, share, valid_share, group_by

@@ -30,7 +30,7 @@ def chosen(key: str, share: float) -> bool:
 
 
 def check_held_out(options: Mapping[str, Any]) -> None:
-    """Refuse a corpus without validation text before it is read rather than after.
+    """Refuse a corpus without text to train or to validate on before it is read rather than after.
 
     A corpus by itself may go without (a retrieval database needs none); what is trained on may not.
 
@@ -38,12 +38,19 @@ def check_held_out(options: Mapping[str, Any]) -> None:
         options: the recipe's corpus section.
 
     Raises:
-        RecipeError: valid_share is 0, and no validation documents have a place of their own.
+        RecipeError: valid_share is 0, and no validation documents have a place of their own; or that place is the one
+            of the training documents.
     """
+    for key, valid_key in (("path", "valid_path"), ("split", "valid_split")):
+        if options.get(valid_key) is not None and options.get(valid_key) == options.get(key):
+            raise RecipeError(
+                f'corpus.{valid_key} is "{options[valid_key]}", as corpus.{key} is, so that no text is left to train '
+                f"on. Name other text, or leave it out: corpus.valid_share of corpus.{key} is then held out."
+            )
     own = [key for key in ("valid_path", "valid_split") if key in options]
     if options.get("valid_share") == 0 and all(options[key] is None for key in own):
         instead = "".join(f", or give corpus.{key}" for key in own)
         raise RecipeError(
-            f"corpus.valid_share: given 0, allowed 0 < share < 1{' without ' + own[0] if own else ''}: a model is "
-            f"always evaluated on text that it was not trained on. Leave it out (0.05){instead}."
+            "corpus.valid_share is 0, so that no text is left to evaluate the model on; allowed: a number above 0 and "
+            f"below 1. Leave it out (0.05){instead}."
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from retroflow.corpus.documents import Counts, Document, Split, check_share
+from retroflow.corpus.documents import Counts, Document, Split
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, find_files, matches
 from retroflow.corpus.split import choose_split
@@ -27,10 +27,6 @@ class SplitFiles:
     valid_path: str | None
     valid_share: float
     include: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        """Check the share."""
-        check_share("corpus.valid_share", self.valid_share, zero=True, one=False)
 
     def mention(self, ending: str) -> bool:
         """Say whether one of the paths ends so."""

@@ -5,13 +5,18 @@ corpus: {name: text, path: docs, include: "**/*.md"}
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import read_whole
-from retroflow.corpus.documents import Counts, Document, check_positive
+from retroflow.corpus.documents import Counts, Document, ValidShare
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
+from retroflow.recipe.ranges import within_ranges
 
 
+@within_ranges("corpus")
 class TextCorpus:
     """Documents from text files in UTF-8; a document's id and title are the file's name below `path`.
 
@@ -29,13 +34,12 @@ class TextCorpus:
     def __init__(
         self,
         *,
-        path: str,
+        path: Annotated[str, MinLen(1)],
         include: str = "**/*.txt",
-        valid_path: str | None = None,
-        valid_share: float = 0.05,
-        max_document_bytes: int = 67_108_864,
+        valid_path: Annotated[str, MinLen(1)] | None = None,
+        valid_share: ValidShare = 0.05,
+        max_document_bytes: Annotated[int, Ge(1)] = 67_108_864,
     ) -> None:
-        check_positive("corpus.max_document_bytes", max_document_bytes)
         self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=(include,))
         self.max_document_bytes = max_document_bytes
         self.counts = Counts()

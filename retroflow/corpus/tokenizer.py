@@ -19,6 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.errors import DamagedDataError, RecipeError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -166,16 +167,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: 
 
     Args:
         texts: the training texts, read once to the end.
-        vocabulary_size: 257 (256 bytes and the special token) or more.
+        vocabulary_size: `LEAST_VOCABULARY` (256 bytes and the special token) or more.
         train_bytes: learn from a sample of at most so many bytes, drawn evenly from all texts.
 
     Raises:
-        RecipeError: a vocabulary size below 257.
+        RecipeError: a smaller vocabulary.
     """
-    smallest = len(BYTE_ALPHABET) + 1
-    if vocabulary_size < smallest:
+    if vocabulary_size < LEAST_VOCABULARY:
         raise RecipeError(
-            f"data.vocabulary_size: given {vocabulary_size}, allowed {smallest} (256 bytes and {END_OF_TEXT}) or more."
+            f"data.vocabulary_size is {vocabulary_size}; allowed: a whole number of at least {LEAST_VOCABULARY}."
         )
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

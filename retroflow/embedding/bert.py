@@ -7,10 +7,11 @@ included, as all-MiniLM-L6-v2 was trained. Keys and queries go through this one 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
 from tokenizers import Tokenizer
 
 from retroflow.embedding.model_files import ModelFiles, find_model_files, read_model_config
@@ -18,6 +19,7 @@ from retroflow.embedding.packed_bert import PackedBert
 from retroflow.embedding.padded_bert import PaddedBert
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.protocols import Float32Array
+from retroflow.recipe.ranges import within_ranges
 
 # Names that configurations of BERT-like models use for the width of the last hidden layer.
 WIDTH_KEYS = ("hidden_size", "dim", "d_model")
@@ -34,6 +36,7 @@ class Pooling(Protocol):
     def pooled(self, token_ids: list[list[int]]) -> torch.Tensor: ...
 
 
+@within_ranges("embedder")
 class BertEmbedder:
     """A frozen BERT-like model from transformers, mean-pooled.
 
@@ -53,18 +56,18 @@ class BertEmbedder:
 
     Raises:
         RecipeError, MissingExtraError, DamagedDataError: see `find_model_files`; RecipeError also for an option out
-            of range.
+            of range, and where `device` is cuda and there is none.
     """
 
     def __init__(
         self,
         *,
-        model: str = "all-MiniLM-L6-v2",
-        max_length: int = 256,
+        model: Annotated[str, MinLen(1)] = "all-MiniLM-L6-v2",
+        max_length: Annotated[int, Ge(SHORTEST_MAX_LENGTH)] = 256,
         normalise: bool = True,
         precision: Literal["auto", "bfloat16", "float32"] = "auto",
         device: Literal["auto", "cpu", "cuda"] = "auto",
-        batch_tokens: int = 1024,
+        batch_tokens: Annotated[int, Ge(1)] = 1024,
         weights_sha256: str | None = None,
     ) -> None:
         self._max_length = max_length
@@ -74,29 +77,21 @@ class BertEmbedder:
         self._batch_tokens = batch_tokens
         self._files: ModelFiles = find_model_files(model, weights_sha256=weights_sha256)
         self._config = read_model_config(self._files.folder)
-        self._check_options()
+        self._check_length()
+        self._resolve_device()
         self._padded: PaddedBert | None = None
         self._packed: PackedBert | None = None
         self._tokenizer: Tokenizer | None = None
         self.dimension = self._read_dimension()
         self.source = self._files.source
 
-    def _check_options(self) -> None:
+    def _check_length(self) -> None:
         positions = self._config.get("max_position_embeddings")
-        longest = positions if isinstance(positions, int) else self._max_length
-        if not SHORTEST_MAX_LENGTH <= self._max_length <= longest:
+        if isinstance(positions, int) and self._max_length > positions:
             raise RecipeError(
-                f"embedder.max_length: {self._max_length} is out of range; {self._files.folder.name} takes "
-                f"{SHORTEST_MAX_LENGTH} to {longest} wordpieces."
+                f"embedder.max_length is {self._max_length}; {self._files.folder.name} reads {SHORTEST_MAX_LENGTH} to "
+                f"{positions} wordpieces."
             )
-        if self._batch_tokens < 1:
-            raise RecipeError(f"embedder.batch_tokens: {self._batch_tokens} is out of range; give at least 1.")
-        for key, given, allowed in (
-            ("precision", self._precision, ("auto", "bfloat16", "float32")),
-            ("device", self._device_option, ("auto", "cpu", "cuda")),
-        ):
-            if given not in allowed:
-                raise RecipeError(f'embedder.{key}: "{given}" is not one of {", ".join(allowed)}.')
 
     def _read_dimension(self) -> int:
         for key in WIDTH_KEYS:
@@ -117,7 +112,7 @@ class BertEmbedder:
         Identical texts are computed once. Fastest with some thousands of texts at a time, which are sorted by length.
 
         Raises:
-            RecipeError: a text is not a string, or `device` is cuda and there is none.
+            RecipeError: a text is not a string.
             DamagedDataError: the files are not a model's, or the model gave a vector that is not finite.
         """
         for row, text in enumerate(texts):

@@ -9,12 +9,16 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
+from retroflow.embedding.lexical_terms import check_terms
 from retroflow.embedding.ngrams import MOST_BYTES, NgramHasher
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.protocols import Float32Array
+from retroflow.recipe.ranges import Seed, within_ranges
 
 # Texts whose n-grams are in memory at once: some 50 MB with chunks of 300 bytes, 150 MB with long ones.
 BLOCK_TEXTS = 1024
@@ -25,6 +29,7 @@ OPTIONS_FILE = "lexical.json"
 FREQUENCIES_FILE = "document_frequencies.npy"
 
 
+@within_ranges("embedder")
 class LexicalEmbedder:
     """Hashed word and character n-grams, TF-IDF weighted, projected to `dimension`, of length 1.
 
@@ -45,11 +50,11 @@ class LexicalEmbedder:
     def __init__(
         self,
         *,
-        dimension: int = 256,
-        word_ngrams: int = 2,
-        character_ngram: int = 5,
-        buckets: int = 262144,
-        seed: int = 0,
+        dimension: Annotated[int, Ge(1), Le(65_536)] = 256,
+        word_ngrams: Annotated[int, Ge(0)] = 2,
+        character_ngram: Annotated[int, Ge(0)] = 5,
+        buckets: Annotated[int, Ge(1)] = 262144,
+        seed: Seed = 0,
     ) -> None:
         self._options = {
             "dimension": dimension,
@@ -58,11 +63,7 @@ class LexicalEmbedder:
             "buckets": buckets,
             "seed": seed,
         }
-        for key, least in (("dimension", 1), ("word_ngrams", 0), ("character_ngram", 0), ("buckets", 1), ("seed", 0)):
-            if self._options[key] < least:
-                raise RecipeError(f"embedder.{key}: {self._options[key]} is out of range; give at least {least}.")
-        if word_ngrams == 0 and character_ngram == 0:
-            raise RecipeError("embedder: word_ngrams and character_ngram are both 0, so no text has a term; set one.")
+        check_terms(self._options)
         self.dimension = dimension
         self._hasher = NgramHasher(word_ngrams=word_ngrams, character_ngram=character_ngram, seed=seed)
         self._buckets = buckets

@@ -75,7 +75,7 @@ class RetrievalDatabase:
             DamagedDataError: its bytes are not what was written.
             RetroflowError: its embedder or retriever cannot be made here.
         """
-        place = _find(Path(folder))
+        place = _find(Path(folder).resolve())
         index = open_artifact(place.index, kind="index")
         embeddings_folder = _beside(place.index, index, "embeddings")
         embeddings = open_artifact(embeddings_folder, kind="embeddings")
@@ -146,10 +146,10 @@ def _find(folder: Path) -> _Place:
         run = read_run(folder)
         return _Place(run.artifact("index"), run.values["embedder"], run.values["retriever"])
     if (folder / MANIFEST_NAME).is_file():
-        return _Place(folder.absolute())
+        return _Place(folder)
     indexes = sorted(path for path in folder.glob(INDEX_FOLDERS) if path.is_dir() and path.suffix != ".partial")
     if len(indexes) == 1:
-        return _Place(indexes[0].absolute())
+        return _Place(indexes[0].resolve())
     held = f"{len(indexes)} databases: {', '.join(path.name for path in indexes)}" if indexes else "no database"
     raise GenerationError(
         f'--database: "{folder}" holds {held}; give one index folder (index-... in the artifacts that '

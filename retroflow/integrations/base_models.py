@@ -169,15 +169,20 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
     return cast(PretrainedConfig, config)
 
 
-def check_base(options: RetrofitConfig) -> None:
+def check_base(options: RetrofitConfig, sequence_length: int = 0) -> None:
     """Find out without loading weights whether a base is there and fits the options.
 
     Raises:
-        RecipeError: as `load_base` and `reading_config`.
+        RecipeError: as `load_base` and `reading_config`; or sequences are longer than the base's learned positions.
     """
     config = read_config(find_base(options.base, weights=False), options.base)
-    family_of(config, options.base)
+    longest = family_of(config, options.base).max_length(config)
     reading_config(options, config)
+    if longest is not None and sequence_length > longest:
+        raise RecipeError(
+            f'data.sequence_chunks makes sequences of {sequence_length} tokens; model.base "{options.base}" has '
+            f"learned positions for {longest}. Lower it, or take a base with rotary positions."
+        )
 
 
 def load_base(base: str) -> PreTrainedModel:

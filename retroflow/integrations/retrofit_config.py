@@ -131,15 +131,18 @@ class RetrofitConfig:
         """Point a saved configuration at the base that lies beside it, if one does."""
         return replace(self, base=str(folder / BASE_FOLDER)) if self.base == BASE_FOLDER else self
 
-    def check(self) -> None:
+    def check(self, *, sequence_length: int = 0) -> None:
         """Find out, before anything is prepared, whether the base is there and fits these options.
+
+        Args:
+            sequence_length: tokens of a training sequence; 0 if they are not known.
 
         Raises:
             RecipeError: it is not, or does not.
         """
         from retroflow.integrations.base_models import check_base
 
-        check_base(self)
+        check_base(self, sequence_length)
 
     def build(self) -> "RetrofitModel":
         """Open the base and attach fresh parts to it; on the meta device nothing but the base's config is read."""

@@ -125,21 +125,21 @@ class RetroConfig:
 
     def _size_problems(self) -> list[str]:
         problems = [
-            f"model.{name}: {getattr(self, name)} given; a whole number of at least 1 is needed"
+            f"model.{name} is {getattr(self, name)}; allowed: a whole number of at least 1."
             for name in _POSITIVE
             if getattr(self, name) < 1
         ]
         problems += [
-            f"model.{name}: {getattr(self, name)} given; it cannot be negative"
+            f"model.{name} is {getattr(self, name)}; allowed: a number of at least 0."
             for name in _NOT_NEGATIVE
             if getattr(self, name) < 0
         ]
         if problems:
             return problems
         if not 0.0 <= self.dropout < 1.0:
-            problems.append(f"model.dropout: {self.dropout} given; a probability from 0 to below 1 is needed")
+            problems.append(f"model.dropout is {self.dropout}; allowed: a number from 0 to below 1.")
         if self.rotary_theta <= 0.0:
-            problems.append(f"model.rotary_theta: {self.rotary_theta} given; a number above 0 is needed")
+            problems.append(f"model.rotary_theta is {self.rotary_theta}; allowed: a number above 0.")
         problems += self._head_problems()
         if self.copy_initialisation and not self.share_encoder_embeddings:
             problems.append(

@@ -269,6 +269,20 @@ class _Shift:
         return rows
 
 
+def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:
+    """Refuse to train on a split that is shorter than one sequence.
+
+    Raises:
+        CorpusError: it has fewer than `sequence_chunks` chunks.
+    """
+    count = chunks.info["splits"]["train"]["chunks"]
+    if count < sequence_chunks:
+        raise CorpusError(
+            f"data.sequence_chunks is {sequence_chunks}, and the training split has {count} chunks; lower "
+            "data.sequence_chunks, or add documents."
+        )
+
+
 def _no_text(split: str) -> CorpusError:
     if split == "valid":
         return CorpusError(

@@ -1,13 +1,18 @@
 """The recipe's two sections that shape the artifacts: `data` and `neighbours`."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from retroflow.errors import RecipeError
+from annotated_types import Ge, Le, MinLen
+
+from retroflow.corpus.documents import LEAST_VOCABULARY
+from retroflow.recipe.ranges import within_ranges
 
 TRAINED = "train"  # data.tokenizer's word for a tokenizer that is trained on the corpus
 LONGEST_CHUNK = 65_535  # lengths are stored in 16 bits
 
 
+@within_ranges("data")
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """How text becomes chunks and sequences, and where the artifacts are kept.
@@ -22,25 +27,15 @@ class DataOptions:
         num_workers: processes that load batches during training.
     """
 
-    tokenizer: str | None = None
-    vocabulary_size: int = 8192
-    chunk_length: int = 64
-    sequence_chunks: int = 8
-    artifacts_folder: str = "artifacts"
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        _at_least("data.vocabulary_size", self.vocabulary_size, 258)  # 256 bytes, end of text, one merge
-        _at_least("data.chunk_length", self.chunk_length, 2)
-        if self.chunk_length > LONGEST_CHUNK:
-            raise RecipeError(f"data.chunk_length is {self.chunk_length}; it must be {LONGEST_CHUNK} or less.")
-        _at_least("data.sequence_chunks", self.sequence_chunks, 1)
-        _at_least("data.num_workers", self.num_workers, 0)
-        for key in ("tokenizer", "artifacts_folder"):
-            if getattr(self, key) == "":
-                raise RecipeError(f"data.{key} is empty; give a name or a folder, or leave the line out.")
+    tokenizer: Annotated[str, MinLen(1)] | None = None
+    vocabulary_size: Annotated[int, Ge(LEAST_VOCABULARY)] = 8192
+    chunk_length: Annotated[int, Ge(2), Le(LONGEST_CHUNK)] = 64
+    sequence_chunks: Annotated[int, Ge(1)] = 8
+    artifacts_folder: Annotated[str, MinLen(1)] = "artifacts"
+    num_workers: Annotated[int, Ge(0)] = 0
 
 
+@within_ranges("neighbours")
 @dataclass(frozen=True, kw_only=True)
 class NeighbourOptions:
     """Which neighbours a chunk gets.
@@ -52,15 +47,6 @@ class NeighbourOptions:
         overfetch: candidates fetched at first for every training chunk; doubled where fewer than `k` of them are legal.
     """
 
-    k: int = 2
+    k: Annotated[int, Ge(1)] = 2
     exclude_same_document: bool = True
-    overfetch: int = 16
-
-    def __post_init__(self) -> None:
-        _at_least("neighbours.k", self.k, 1)
-        _at_least("neighbours.overfetch", self.overfetch, 1)
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise RecipeError(f"{key} is {value}; it must be {least} or more.")
+    overfetch: Annotated[int, Ge(1)] = 16

@@ -113,7 +113,8 @@ def describe(stage: Stage) -> str:
     return f"{stage.kind}: {verb}, {counts}, {stage.seconds:.1f} s, {stage.folder}"
 
 
-def _say_stage(stage: Stage) -> None:
+def say_stage(stage: Stage) -> None:
+    """Print the line about a finished stage."""
     say(describe(stage))
 
 
@@ -132,7 +133,7 @@ def prepare_command(recipe: Recipe) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sharing: Sharing = ALONE) -> Prepared:
+def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, sharing: Sharing = ALONE) -> Prepared:
     """Make what is missing of a recipe's artifacts.
 
     Killed anywhere and called again it goes on where it was; two processes may call it at once.
@@ -161,12 +162,13 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
     retriever = _Retriever(recipe)
-    retriever.new()
+    retriever.new().check_vectors(None, embedder.dimension)
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts, sharing)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
+        retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
         embeddings = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
         report(embeddings)
         index = _index(retriever, embeddings, sharing)
@@ -239,7 +241,11 @@ def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
     folder = artifact_folder(embeddings.folder.parent, "index", inputs)
 
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
-        made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
+        try:
+            made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
+        except RecipeError:  # its options have to change, and then it is another artifact
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         return replace(made, component=retriever.options)
 
     return _stage(folder, {"embeddings": parent_of(embeddings.manifest)}, sharing, make)

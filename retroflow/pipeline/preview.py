@@ -20,6 +20,7 @@ from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.recipe import Recipe
+from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import artifact_folder
 from retroflow.store.manifest import Manifest, read_manifest
 
@@ -136,15 +137,22 @@ def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
     except (RetroflowError, OSError) as error:
         found.notes.append(f"the embedder cannot be asked yet ({_first_line(error)})")
         return
-    if "chunks" not in found.manifests:
+    chunks = _counted(found)
+    try:
+        name = recipe.section("retriever")["name"]
+        retriever = CheckedRetriever(create(RETRIEVERS, recipe.section("retriever")), owner=name)
+        retriever.check_vectors(chunks["train"] if chunks else None, int(embedder.dimension))
+    except RetroflowError as error:
+        found.notes.append(f"the retriever cannot be used as it is ({_first_line(error)})")
+        return
+    if chunks is None:
         return
     inputs = fingerprint.embeddings_inputs(found.manifests["chunks"].fingerprint, embedder_print)
     _look(artifacts, "embeddings", inputs, found)
     if "embeddings" not in found.manifests:
         return
     options = recipe.section("retriever")
-    built = create(RETRIEVERS, options).fingerprint()
-    inputs = fingerprint.index_inputs(found.manifests["embeddings"].fingerprint, options["name"], built)
+    inputs = fingerprint.index_inputs(found.manifests["embeddings"].fingerprint, name, retriever.fingerprint())
     _look(artifacts, "index", inputs, found)
     if "index" not in found.manifests:
         return

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from retroflow.errors import RecipeError
+from retroflow.recipe.ranges import check_ranges
 
 
-def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: str) -> Any:
+def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: str, key: str = "") -> Any:
     """Call component with options as keyword arguments.
 
     Args:
@@ -18,9 +19,11 @@ def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: st
         options: plain values; a mapping is turned into a dataclass and a list into a tuple where the annotation
             of the parameter says so.
         where: what a message calls the component.
+        key: what the options are part of in a recipe.
 
     Raises:
-        RecipeError: an option without a parameter, or a parameter without default that no option fills.
+        RecipeError: an option without a parameter, a parameter without default that no option fills, or a value out
+            of the range of its annotation.
     """
     parameters = inspect.signature(component).parameters
     unknown = [key for key in options if key not in parameters]
@@ -35,16 +38,17 @@ def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: st
     ]
     if needed:
         raise RecipeError(f"{where} needs a value for {_quoted(needed)}.")
-    hints = _hints(component)
-    return component(**{key: _fit(value, hints.get(key)) for key, value in options.items()})
-
-
-def _hints(component: Callable[..., Any]) -> dict[str, Any]:
     annotated = component.__init__ if inspect.isclass(component) else component
-    return typing.get_type_hints(annotated)
+    check_ranges(options, typing.get_type_hints(annotated, include_extras=True), key=key)
+    hints = typing.get_type_hints(annotated)
+    return component(**{name: _fit(value, hints.get(name), _joined(key, name)) for name, value in options.items()})
 
 
-def _fit(value: Any, annotation: Any) -> Any:
+def _joined(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _fit(value: Any, annotation: Any, key: str) -> Any:
     """Return value in the form that annotation asks for; plain values pass through."""
     if isinstance(value, list):
         arms = [get_origin(arm) or arm for arm in _arms(annotation)]
@@ -52,7 +56,7 @@ def _fit(value: Any, annotation: Any) -> Any:
     if isinstance(value, dict):
         for arm in _arms(annotation):
             if dataclasses.is_dataclass(arm) and isinstance(arm, type):
-                return bind(arm, value, where=arm.__name__)
+                return bind(arm, value, where=arm.__name__, key=key)
     return value
 
 

@@ -22,6 +22,8 @@ from retroflow.recipe.yaml_text import describe, parse_scalar
 
 MISSING = "???"  # OmegaConf's sign for "whoever extends this recipe must give a value"
 
+LARGEST = 2**63  # whole numbers are below it: no library takes larger ones, and most say so in the middle of a run
+
 _PYTHON_TYPES: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
 
@@ -82,10 +84,12 @@ class ValueCheck:
         if isinstance(fitting, Mapped):
             items = {part: self.check(child, fitting.value, f"{key}.{part}") for part, child in node.value.items()}
             return Node(items, node.origin)
+        if isinstance(fitting, Scalar | Listed) and not self._is_within(node, fitting, option_type, key):
+            return Node(BROKEN, node.origin)
         if isinstance(fitting, Listed | Fixed):
             return Node(self._list(node, fitting, key), node.origin)
-        if fitting == Scalar("float"):
-            return self._number(node, key)
+        if isinstance(fitting, Scalar) and fitting.kind == "float":
+            return Node(float(node.value), node.origin)
         return node
 
     def _block(self, node: Node, block: Block, key: str) -> dict[str, Node]:
@@ -121,15 +125,19 @@ class ValueCheck:
         pairs = zip(node.value, types, strict=True)
         return [self.check(child, one, f"{key}[{i}]") for i, (child, one) in enumerate(pairs)]
 
-    def _number(self, node: Node, key: str) -> Node:
-        try:
-            value = float(node.value)
-        except OverflowError:
-            value = math.inf
-        if not math.isfinite(value):
-            self._problems.add(node.origin, key, f"is {node.value}; allowed: a finite number.")
-            return Node(BROKEN, node.origin)
-        return Node(value, node.origin)
+    def _is_within(self, node: Node, fitting: Scalar | Listed, option_type: OptionType, key: str) -> bool:
+        """Say whether a value of the right type is within its limits; note it if not."""
+        value, allowed = node.value, option_type.describe()
+        within = fitting.limits.admit(value)
+        if isinstance(fitting, Scalar) and fitting.kind == "float":
+            is_finite = _is_finite(value)
+            within, allowed = within and is_finite, allowed if is_finite else "a finite number"
+        elif isinstance(value, int) and abs(value) >= LARGEST:
+            within, allowed = False, "a whole number between -2**63 and 2**63"
+        if not within:
+            shown = f'"{value}"' if isinstance(value, str) else describe(value) if isinstance(value, list) else value
+            self._problems.add(node.origin, key, f"is {shown}; allowed: {allowed}.")
+        return within
 
     def _refuse(self, node: Node, option_type: OptionType, key: str) -> None:
         text = f"is {describe(node.value)}; allowed: {option_type.describe()}."
@@ -139,12 +147,19 @@ class ValueCheck:
 def _fitting_arm(value: Any, option_type: OptionType) -> OptionType | None:
     """Return the arm of a type that a value is meant for, by its outer shape; None if there is none."""
     arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
-    for arm in arms:
-        if _fits(value, arm):
-            return arm
-    if isinstance(value, int) and not isinstance(value, bool) and Scalar("float") in arms:
-        return Scalar("float")
+    fitting = [arm for arm in arms if _fits(value, arm)]
+    if fitting:
+        return next((arm for arm in fitting if not isinstance(arm, Scalar) or arm.limits.admit(value)), fitting[0])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return next((arm for arm in arms if isinstance(arm, Scalar) and arm.kind == "float"), None)
     return None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
 
 
 def _fits(value: Any, arm: OptionType) -> bool:
@@ -168,7 +183,7 @@ def _hint(node: Node, option_type: OptionType, key: str) -> str:
         if any(_fitting_arm(parse_scalar(value), arm) for arm in arms):
             return " Remove the quotes."
     scalar = value is not None and not isinstance(value, dict | list)
-    if scalar and Scalar("str") in arms:
+    if scalar and any(isinstance(arm, Scalar) and arm.kind == "str" for arm in arms):
         written = str(value).lower() if isinstance(value, bool) else value
         return f" Write {key}='\"{written}\"'." if node.origin == COMMAND_LINE else f' Write it in quotes: "{written}".'
     if scalar and any(isinstance(arm, Listed) and _fits_item(value, arm) for arm in arms):

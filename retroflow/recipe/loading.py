@@ -4,10 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from annotated_types import Ge
+
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.recipe.checking import MISSING, ValueCheck, complete
 from retroflow.recipe.interpolation import resolve
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Option, OptionType, Scalar
+from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Option, OptionType, Scalar, limited
 from retroflow.recipe.overrides import parse_overrides
 from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.resolved import Recipe
@@ -39,11 +41,9 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
     derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
     check = ValueCheck(problems, _dotted_keys(layout), derived)
     checked = check.check(resolve(tree, problems), layout, "")
+    try_out(checked, schema, problems)
     problems.raise_if_any()
-    recipe = Recipe(values=checked.plain(), origins=_origins(checked), path=path)
-    try_out(recipe, schema, problems)
-    problems.raise_if_any()
-    return recipe
+    return Recipe(values=checked.plain(), origins=_origins(checked), path=path)
 
 
 def _read_with_parent(path: Path, problems: Problems) -> Node:
@@ -63,6 +63,7 @@ def _read_with_parent(path: Path, problems: Problems) -> Node:
     if further is not None:
         text = f"is given in a recipe that {path} extends already; recipes are extended one level deep."
         problems.add(further.origin, "extends", text)
+        problems.raise_if_any()  # what else is wrong may be in a recipe that is not read
     _check_version(parent, problems, stop=True)
     return overlay(parent, child)
 
@@ -81,7 +82,7 @@ def _check_version(tree: Node, problems: Problems, *, stop: bool = False) -> Non
 
 def _layout(tree: Node, schema: RecipeSchema, problems: Problems) -> Block:
     """Return the options of the whole recipe, those of slots for the components it names."""
-    options = {"recipe_version": Option(Scalar("int")), "seed": Option(Scalar("int"), 1)}
+    options = {"recipe_version": Option(Scalar("int")), "seed": Option(limited(Scalar("int"), [Ge(0)]), 1)}
     for name, section in schema.sections.items():
         if isinstance(section, Slot):
             block = _slot_block(tree.value.get(name), name, section, problems)

@@ -27,8 +27,7 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
             continue
         parts = key.split(".")
         if not all(part.isidentifier() for part in parts):
-            text = f'"{key}" is not a key; write words joined by dots, such as trainer.max_steps.'
-            problems.add(COMMAND_LINE, "", text)
+            problems.add(COMMAND_LINE, "", _not_a_key(key, text))
             continue
         if key == "extends":
             problems.add(COMMAND_LINE, key, "belongs into the file of the recipe; here, write out what is to change.")
@@ -49,6 +48,13 @@ def _value(key: str, text: str, problems: Problems) -> Node:
         reason = str(error).partition(": ")[2]
         problems.add(COMMAND_LINE, key, f"is {text}: {reason} In a shell, quote the whole word: '{key}={{a: 1}}'.")
         return Node(BROKEN, COMMAND_LINE)
+
+
+def _not_a_key(key: str, value: str) -> str:
+    meant = ".".join(part.strip().replace("-", "_") for part in key.split("."))
+    if all(part.isidentifier() for part in meant.split(".")):
+        return f'"{key}" is not a key. Did you mean "{meant}"? Write {meant}={value.strip()}'
+    return f'"{key}" is not a key; write words joined by dots, such as trainer.max_steps.'
 
 
 def _misspelt(word: str, following: str) -> str:

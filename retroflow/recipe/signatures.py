@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MinLen
+
 from retroflow.errors import BrokenPluginError
 from retroflow.recipe.option_types import (
     REQUIRED,
@@ -22,12 +24,14 @@ from retroflow.recipe.option_types import (
     Option,
     OptionType,
     Scalar,
+    limited,
 )
 from retroflow.recipe.source import Definition, UnreadableSourceError, find_definition
 
 _SCALARS = {"int", "float", "str", "bool", "None"}
 _LISTS = {"list", "List", "Sequence", "tuple", "Tuple"}
 _DICTS = {"dict", "Dict", "Mapping"}
+_MARKERS = {marker.__name__: marker for marker in (Ge, Gt, Le, Lt, Interval, MinLen, Len)}
 _UNKNOWN: Any = object()  # a default that is not a literal
 
 
@@ -171,7 +175,8 @@ def _subscripted(name: str, items: list[ast.expr], module: str, depth: int) -> O
     if name in ("Optional", "Union"):
         return _either([*items, *([ast.Constant(None)] if name == "Optional" else [])], module, depth)
     if name in ("Annotated", "InitVar", "Final"):
-        return _type(items[0], module, depth)
+        inner = _type(items[0], module, depth)
+        return inner and limited(inner, _markers(items[1:], module))
     types = [_type(item, module, depth) for item in items if not _is_ellipsis(item)]
     known = [one for one in types if one is not None]
     if len(known) != len(types) or not known:
@@ -182,6 +187,19 @@ def _subscripted(name: str, items: list[ast.expr], module: str, depth: int) -> O
     if name in _DICTS and len(known) == 2 and known[0] == Scalar("str"):
         return Mapped(known[1])
     return None
+
+
+def _markers(expressions: list[ast.expr], module: str) -> Iterator[object]:
+    """Yield the markers of annotated-types in an annotation whose arguments are literals or names of constants.
+
+    Others are passed over here; `binding` sees the objects themselves.
+    """
+    for expression in expressions:
+        if isinstance(expression, ast.Call) and _last_name(expression.func) in _MARKERS:
+            args = [_default(argument, None, module) for argument in expression.args]
+            words = {word.arg: _default(word.value, None, module) for word in expression.keywords if word.arg}
+            if not any(value is _UNKNOWN for value in [*args, *words.values()]):
+                yield _MARKERS[_last_name(expression.func)](*args, **words)
 
 
 def _either(expressions: list[ast.expr], module: str, depth: int) -> OptionType | None:

@@ -1,62 +1,81 @@
-"""Try a recipe's values out: construct what can be constructed without loading a library.
+"""Try a recipe's values out: find those that do not fit each other, without loading a library.
 
-Types are checked against source; ranges (`trainer.max_steps: -5`) and values that do not fit each other are known to
-the options' own classes alone. Their complaints start with the dotted key, which is where the place comes from.
+Sections and light components are constructed once each of their values is right. The check that a component's registry
+entry names is called with those that are. Complaints start with the dotted key, which gives them their place.
 """
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from retroflow.errors import RecipeError
 from retroflow.recipe.binding import bind
-from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Origin, Problems
-from retroflow.recipe.resolved import Recipe
+from retroflow.recipe.problems import Origin, Problems
 from retroflow.recipe.schema import RecipeSchema, Slot
+from retroflow.recipe.tree import BROKEN, Node
 
 _KEY_FIRST = re.compile(r"^([a-z_]+(?:\.\w+)+)[:, ]+(.*)$", re.DOTALL)
 
 
-def try_out(recipe: Recipe, schema: RecipeSchema, problems: Problems) -> None:
-    """Construct sections and light components with the recipe's values; note what they refuse."""
+def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
+    """Construct sections and light components with a recipe's values; note what they refuse.
+
+    Args:
+        recipe: the checked tree, BROKEN where a problem is noted.
+        schema: what a recipe may contain.
+        problems: where problems are noted.
+    """
+    wrong = {problem.key for problem in problems.found}
     for name, section in schema.sections.items():
-        values = recipe.section(name)
+        values = _sound(recipe.value[name]) if name in recipe.value else None
+        if not isinstance(values, dict) or f"{name}.name" in wrong:
+            continue
+        target, derived = "", {}
         if isinstance(section, Slot):
             entry = section.registry.entry(values.pop("name"))
-            if not entry.light:
-                continue
-            target = entry.target
-            values |= {key: _value_at(recipe.values, dotted) for key, dotted in section.derived.items()}
+            derived = {key: _sound(_nearest(recipe, dotted)) for key, dotted in section.derived.items()}
+            target = entry.target if entry.light else ""
+            if entry.check:
+                with _noting(recipe, problems):
+                    _load(entry.check)(values)
         else:
             target = section.target
-        _try(name, target, values, recipe, problems)
+        is_right = not any(key.partition(".")[0] == name for key in wrong) and BROKEN not in derived.values()
+        if target and is_right:
+            with _noting(recipe, problems):
+                bind(_load(target), values | derived, where=name, key=name)
 
 
-def _try(name: str, target: str, values: dict[str, Any], recipe: Recipe, problems: Problems) -> None:
-    module, _, attribute = target.partition(":")
-    component = getattr(importlib.import_module(module), attribute)
+@contextmanager
+def _noting(recipe: Node, problems: Problems) -> Iterator[None]:
+    """Note each line of a RecipeError at the place of the key that it starts with."""
     try:
-        bind(component, values, where=name)
+        yield
     except RecipeError as error:
         for line in str(error).splitlines():
-            key, text = _split(line)
-            problems.add(_origin(key, recipe), key, text)
+            match = _KEY_FIRST.match(line.strip())
+            key, text = (match[1], match[2]) if match else ("", line.strip())
+            problems.add(_nearest(recipe, key).origin if key else Origin(recipe.origin.source), key, text)
 
 
-def _split(line: str) -> tuple[str, str]:
-    match = _KEY_FIRST.match(line.strip())
-    return (match[1], match[2]) if match else ("", line.strip())
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
-def _origin(key: str, recipe: Recipe) -> Origin:
-    written = recipe.origins.get(key, str(recipe.path))
-    if written in (str(COMMAND_LINE), str(DEFAULT)):
-        return Origin(written)
-    source, _, line = written.rpartition(":")
-    return Origin(source, int(line)) if source and line.isdigit() else Origin(written)
+def _sound(node: Node) -> Any:
+    """Return a node's plain value without the keys of mappings that are broken."""
+    if node.is_mapping:
+        return {key: _sound(child) for key, child in node.value.items() if child.value is not BROKEN}
+    return node.plain()
 
 
-def _value_at(values: Mapping[str, Any], dotted: str) -> Any:
-    section, _, key = dotted.partition(".")
-    return values[section][key]
+def _nearest(node: Node, dotted: str) -> Node:
+    """Return the node of a dotted key, or the deepest one on the way to it."""
+    for part in dotted.split("."):
+        if not node.is_mapping or part not in node.value:
+            return node
+        node = node.value[part]
+    return node

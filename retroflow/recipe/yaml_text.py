@@ -32,10 +32,21 @@ _IMPLICIT: tuple[tuple[str, str, list[str]], ...] = (
 _SCALARS = {_TAG + name for name, _, _ in _IMPLICIT} | {_TAG + "str"}
 
 
+_WRITTEN = "written "
+
+
 class _Loader(yaml.SafeLoader):
     """Composes with the implicit types above."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (declared so by PyYAML)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Mark a node whose tag is written in the file; other nodes have the tag that their text stands for."""
+        written = getattr(self.peek_event(), "tag", None)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if node is not None and written is not None:
+            node.tag = _WRITTEN + node.tag
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -149,7 +160,7 @@ class _Conversion:
             return Node(items, origin)
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return Node(self._scalar(node, key, origin), origin)
-        tag = node.tag.replace(_TAG, "!!")
+        tag = node.tag.removeprefix(_WRITTEN).replace(_TAG, "!!")
         self._problems.add(origin, key, f"has the tag {tag}; a recipe holds plain values. Remove the tag.")
         return Node(BROKEN, origin)
 
@@ -173,13 +184,10 @@ class _Conversion:
 
     def _scalar(self, node: yaml.ScalarNode, key: str, origin: Origin) -> Any:
         kind, text = node.tag.removeprefix(_TAG), node.value
-        try:
-            if kind == "int" and len(text) > MAX_DIGITS:
-                raise ValueError
-            return _converted(kind, text)
-        except ValueError:
-            self._problems.add(origin, key, f'is "{text[:40]}", which cannot be read as {kind}.')
+        if kind == "int" and len(text) > MAX_DIGITS:
+            self._problems.add(origin, key, f"is {text[:40]}..., a number of more than {MAX_DIGITS} digits.")
             return BROKEN
+        return _converted(kind, text)
 
 
 def parse_scalar(text: str) -> Any:
@@ -210,14 +218,8 @@ def describe(value: Any) -> str:
 
 
 def _converted(kind: str, text: str) -> Any:
-    """Return a scalar's text as its kind.
-
-    Raises:
-        ValueError: an explicit tag (`!!int x`) promised what the text does not hold.
-    """
+    """Return a scalar's text as its kind, whose pattern it matches."""
     if kind == "bool":
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
         return text.lower() == "true"
     if kind == "int":
         return int(text)

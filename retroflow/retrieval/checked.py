@@ -61,6 +61,21 @@ class CheckedRetriever:
         """Number of vectors N in the index, 0 before `build` or `load`."""
         return self._count
 
+    def check_vectors(self, count: int | None, dimension: int) -> None:
+        """Let the retriever refuse options with which it cannot index N vectors of width D, before they are made.
+
+        Args:
+            count: N, None if it is not known yet.
+            dimension: D.
+
+        Raises:
+            RetroflowError: whatever the backend raises in its `check_vectors`, which is optional.
+        """
+        check = getattr(self._retriever, "check_vectors", None)
+        if check is not None:
+            with self._blame("check_vectors"):
+                check(count, dimension)
+
     def build(self, vectors: VectorSource) -> None:
         """Build the index over vectors [N, D]; N may be 0.
 
@@ -77,6 +92,7 @@ class CheckedRetriever:
         count, dimension = source.shape
         self.dimension, self._count = None, 0
         if count:
+            self.check_vectors(count, dimension)
             with self._blame("build"):
                 self._retriever.build(source)
         self.dimension, self._count, self._process_id = dimension, count, os.getpid()

@@ -11,20 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
-from retroflow.retrieval.ranges import check_least
+from retroflow.recipe.ranges import within_ranges
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
 FILE = "vectors.npy"
 COPY_ROWS = 16_384
 
 
+@within_ranges("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class ExactBuild:
     """Options that change what is stored or what a score means.
@@ -36,6 +38,7 @@ class ExactBuild:
     metric: Literal["l2", "inner_product"] = "l2"
 
 
+@within_ranges("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class ExactSearch:
     """Options that change speed and memory, never the answer.
@@ -47,8 +50,8 @@ class ExactSearch:
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    block_rows: int = 16_384
-    query_rows: int = 1_024
+    block_rows: Annotated[int, Ge(1)] = 16_384
+    query_rows: Annotated[int, Ge(1)] = 1_024
 
 
 class ExactRetriever:
@@ -57,7 +60,6 @@ class ExactRetriever:
     def __init__(self, *, build: ExactBuild | None = None, search: ExactSearch | None = None) -> None:
         self._build = build or ExactBuild()
         self._search = search or ExactSearch()
-        check_least("search", self._search, {"block_rows": 1, "query_rows": 1})
         self._device = _device(self._search.device)
         self._vectors: VectorSource | None = None
         self._resident: torch.Tensor | None = None

@@ -14,9 +14,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 if sys.platform == "darwin":
     # Two OpenMP runtimes in one process: on macOS faiss before torch ends in OMP error 15 or a segmentation fault.
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, Neighbours, VectorSource
 from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
+from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch
 from retroflow.retrieval.inverted_lists import (
     ID_BYTES,
     copy_mapped,
@@ -38,7 +39,6 @@ from retroflow.retrieval.inverted_lists import (
     release_mapped,
     write_lists,
 )
-from retroflow.retrieval.ranges import check_least
 
 FILE, DESCRIPTION_FILE = "index.faiss", "faiss.json"
 ADD_ROWS = 4_096
@@ -50,54 +50,12 @@ SAMPLE_RULE_VERSION = 2
 _native: Any = faiss  # the type stubs lack the search parameters' arguments
 
 
-@dataclass(frozen=True, kw_only=True)
-class FaissBuild:
-    """Options that change the index.
-
-    Attributes:
-        factory: a faiss factory string such as "IVF1024,SQfp16" or "HNSW32", or "auto": chosen by N
-            (`auto_factory`).
-        metric: "l2" (minus the squared distance) or "inner_product".
-        train_sample: vectors that k-means and quantisers are trained on, spread over the source; 0 = 40 per list,
-            at least 65,536, at most 1 GiB of float32; for plain inverted lists at most 24 MiB, or 8 per list.
-        seed: of k-means.
-        device: where k-means runs; "auto" uses a GPU where faiss-gpu is installed and finds one.
-    """
-
-    factory: str = "auto"
-    metric: Literal["l2", "inner_product"] = "l2"
-    train_sample: int = 0
-    seed: int = 1234
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaissSearch:
-    """Options that change recall and speed of a search, never the index. Those an index does not have are ignored.
-
-    Attributes:
-        nprobe: inverted lists visited (IVF).
-        ef_search: candidates kept while walking the graph (HNSW); at least k is used.
-        refine_candidates: candidates whose distance is computed again from full vectors (RFlat, Refine).
-        num_threads: OpenMP threads; 0 = faiss's own choice, 1 on macOS.
-        device: where the search runs; "auto" uses a GPU where faiss-gpu finds one and the index can live on it.
-    """
-
-    nprobe: int = 64
-    ef_search: int = 64
-    refine_candidates: int = 64
-    num_threads: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
 class FaissRetriever:
     """Search by faiss. Two builds with the same options and machine are bit-identical (measured up to 2 threads)."""
 
     def __init__(self, *, build: FaissBuild | None = None, search: FaissSearch | None = None) -> None:
         self._build = build or FaissBuild()
         self._search = search or FaissSearch()
-        check_least("build", self._build, {"train_sample": 0})
-        check_least("search", self._search, {"nprobe": 1, "ef_search": 1, "refine_candidates": 1, "num_threads": 0})
         self._index: Any = None
         self._gpu_index: Any = None
         self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
@@ -114,6 +72,17 @@ class FaissRetriever:
             fork_safe=False,
             device="cuda" if _wants_gpu(self._search.device, "retriever.search.device") else "cpu",
         )
+
+    def check_vectors(self, count: int | None, dimension: int) -> None:
+        """Refuse a factory string of which faiss makes no index for N vectors of width D; N is None if unknown."""
+        if self._build.factory == "auto":
+            return
+        lists = faiss.try_extract_index_ivf(_empty_index(self._build.factory, dimension, self._build))
+        if count is not None and lists is not None and lists.nlist > count:
+            raise RecipeError(
+                f'retriever.build.factory is "{self._build.factory}", which has {lists.nlist} lists, more than the '
+                f'{count} vectors. Use fewer lists, or "auto", which chooses by the number of vectors.'
+            )
 
     def build(self, vectors: VectorSource) -> None:
         """Train on a sample of vectors [N, D], then add them block by block.
@@ -260,9 +229,10 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
     try:
         return faiss.index_factory(dimension, factory, metric)
     except RuntimeError as error:
+        reason = str(error).partition(".cpp:")[2].partition(": ")[2] or error
         raise RecipeError(
-            f'retriever.build.factory: faiss makes no index out of "{factory}" for vectors of width {dimension}: '
-            f'{error}. Use "auto", or see https://github.com/facebookresearch/faiss/wiki/The-index-factory.'
+            f'retriever.build.factory is "{factory}", of which faiss makes no index for vectors of width {dimension}: '
+            f'{reason}. Use "auto", or see https://github.com/facebookresearch/faiss/wiki/The-index-factory.'
         ) from error
 
 
@@ -277,7 +247,7 @@ def _is_plain_lists(index: Any) -> bool:
 
 def _add(index: Any, vectors: VectorSource) -> None:
     for start in range(0, len(vectors), ADD_ROWS):
-        index.add(_float32(vectors[start : start + ADD_ROWS]))
+        index.add(np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32))
 
 
 def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray[np.int32]) -> None:
@@ -342,10 +312,6 @@ def _parameters(index: Any, search: FaissSearch, k: int) -> Any:
     if isinstance(index, faiss.IndexHNSW):
         return _native.SearchParametersHNSW(efSearch=max(search.ef_search, k))
     return None
-
-
-def _float32(block: Any) -> Float32Array:
-    return np.ascontiguousarray(block, dtype=np.float32)
 
 
 def _wants_gpu(device: str, key: str) -> bool:

@@ -11,20 +11,22 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import hnswlib  # type: ignore[import-untyped]
 import numpy as np
+from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
-from retroflow.retrieval.ranges import check_least
+from retroflow.recipe.ranges import Seed, within_ranges
 
 FILE = "index.hnsw"
 DESCRIPTION_FILE = "hnsw.json"
 ADD_ROWS = 16_384
 
 
+@within_ranges("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class HnswBuild:
     """Options that change the index.
@@ -38,12 +40,13 @@ class HnswBuild:
     """
 
     metric: Literal["l2", "inner_product"] = "l2"
-    links: int = 16
-    ef_construction: int = 100
-    seed: int = 1234
+    links: Annotated[int, Ge(2)] = 16
+    ef_construction: Annotated[int, Ge(1)] = 100
+    seed: Seed = 1234
     deterministic: bool = True
 
 
+@within_ranges("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class HnswSearch:
     """Options that change recall and speed of a search, never the index.
@@ -53,8 +56,8 @@ class HnswSearch:
         num_threads: of a search, and of a build that need not be deterministic; -1 = all cores.
     """
 
-    ef: int = 64
-    num_threads: int = -1
+    ef: Annotated[int, Ge(1)] = 64
+    num_threads: Annotated[int, Ge(-1)] = -1
 
 
 class HnswRetriever:
@@ -63,8 +66,6 @@ class HnswRetriever:
     def __init__(self, *, build: HnswBuild | None = None, search: HnswSearch | None = None) -> None:
         self._build = build or HnswBuild()
         self._search = search or HnswSearch()
-        check_least("build", self._build, {"links": 2, "ef_construction": 1, "seed": 0})
-        check_least("search", self._search, {"ef": 1, "num_threads": -1})
         self._index: Any = None
         self.capabilities = Capabilities(
             metric=self._build.metric, exact=False, deterministic=self._build.deterministic, fork_safe=True

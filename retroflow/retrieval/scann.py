@@ -12,24 +12,23 @@ import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scann  # type: ignore[import-untyped]
+from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
-from retroflow.retrieval.ranges import check_least
+from retroflow.recipe.ranges import within_ranges
 
 FOLDER = "searcher"
 DESCRIPTION_FILE = "scann.json"
 COPY_ROWS = 65_536
 LARGEST_COUNT = 2**32 - 1
-# Below these ScaNN fails while it builds, or searches with another number than was asked for.
-LEAST_BUILD = {"num_leaves": 0, "dimensions_per_block": 1, "train_sample": 1, "num_threads": 1}
-LEAST_SEARCH = {"leaves_to_search": 1, "reorder": 1}
 
 
+@within_ranges("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class ScannBuild:
     """Options that change the index.
@@ -46,14 +45,15 @@ class ScannBuild:
     """
 
     metric: Literal["l2", "inner_product"] = "l2"
-    brute_force_below: int = 5_000
-    num_leaves: int = 0
-    dimensions_per_block: int = 2
+    brute_force_below: Annotated[int, Ge(0)] = 5_000
+    num_leaves: Annotated[int, Ge(0)] = 0
+    dimensions_per_block: Annotated[int, Ge(1)] = 2
     anisotropic_threshold: float = 0.2
-    train_sample: int = 250_000
-    num_threads: int = 1
+    train_sample: Annotated[int, Ge(1)] = 250_000
+    num_threads: Annotated[int, Ge(1)] = 1
 
 
+@within_ranges("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class ScannSearch:
     """Options that change recall and speed of a search, never the index; without effect on brute force.
@@ -63,8 +63,8 @@ class ScannSearch:
         reorder: candidates whose distance is computed again exactly; at least k is used.
     """
 
-    leaves_to_search: int = 64
-    reorder: int = 100
+    leaves_to_search: Annotated[int, Ge(1)] = 64
+    reorder: Annotated[int, Ge(1)] = 100
 
 
 class ScannRetriever:
@@ -73,21 +73,30 @@ class ScannRetriever:
     def __init__(self, *, build: ScannBuild | None = None, search: ScannSearch | None = None) -> None:
         self._build = build or ScannBuild()
         self._search = search or ScannSearch()
-        check_least("build", self._build, LEAST_BUILD)
-        check_least("search", self._search, LEAST_SEARCH)
         self._searcher: Any = None
         self._is_tree = False
         self.capabilities = Capabilities(metric=self._build.metric, exact=False, deterministic=False, fork_safe=True)
 
+    def check_vectors(self, count: int | None, dimension: int) -> None:
+        """Refuse more vectors than ScaNN holds, and too small a sample to train its tree on."""
+        if count is None:
+            return
+        if count > LARGEST_COUNT:
+            raise RecipeError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
+        sample, leaves = min(count, self._build.train_sample), self._leaves(count)
+        if self._wants_tree(count) and sample < leaves:
+            raise RecipeError(
+                f"retriever.build.train_sample is {self._build.train_sample}, fewer than the {leaves} leaves of the "
+                f"tree over {count} vectors; raise it, or lower retriever.build.num_leaves."
+            )
+
     def build(self, vectors: VectorSource) -> None:
         """Copy vectors [N, D] into memory as float32 (4 N D bytes; the library reads no other way) and build."""
         count, dimension = vectors.shape
-        if count > LARGEST_COUNT:
-            raise RecipeError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
         matrix = np.empty((count, dimension), np.float32)
         for start in range(0, count, COPY_ROWS):
             matrix[start : start + COPY_ROWS] = vectors[start : start + COPY_ROWS]
-        self._is_tree = count >= max(self._build.brute_force_below, 1_000)
+        self._is_tree = self._wants_tree(count)
         self._searcher = self._described(matrix).build()
 
     def search(self, queries: Float32Array, k: int) -> Neighbours:
@@ -133,6 +142,12 @@ class ScannRetriever:
         del options["num_threads"]  # no two builds are equal anyway
         return {"backend": "scann", "version": ".".join(version("scann").split(".")[:2]), "build": options}
 
+    def _wants_tree(self, count: int) -> bool:
+        return count >= max(self._build.brute_force_below, 1_000)
+
+    def _leaves(self, count: int) -> int:
+        return min(self._build.num_leaves or round(4 * math.sqrt(count)), count)
+
     def _described(self, matrix: Float32Array) -> Any:
         """Return ScaNN's builder, configured for matrix [N, D]."""
         metric = "squared_l2" if self._build.metric == "l2" else "dot_product"
@@ -141,9 +156,8 @@ class ScannRetriever:
         if not self._is_tree:
             return builder.score_brute_force()
         count = len(matrix)
-        leaves = self._build.num_leaves or round(4 * math.sqrt(count))
         return (
-            builder.tree(min(leaves, count), 10, training_sample_size=min(count, self._build.train_sample))
+            builder.tree(self._leaves(count), 10, training_sample_size=min(count, self._build.train_sample))
             .score_ah(
                 self._build.dimensions_per_block,
                 anisotropic_quantization_threshold=self._build.anisotropic_threshold,

@@ -117,7 +117,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     )
     if hasattr(config, "check"):  # of a model that starts from files of its own
         with no_downloads():
-            config.check()
+            config.check(sequence_length=data["sequence_chunks"] * data["chunk_length"])
     model = outline(config)
     retrieves = options.retrieval and bool(model.retrieval)
     plan = Plan(

@@ -9,7 +9,8 @@ import torch
 
 from retroflow.components import MODELS, TRACKERS, create
 from retroflow.errors import RecipeError
-from retroflow.pipeline.prepare import Prepared, prepare
+from retroflow.pipeline.chunks import check_a_sequence
+from retroflow.pipeline.prepare import Prepared, Stage, prepare, say_stage
 from retroflow.recipe import Recipe
 from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
@@ -78,8 +79,8 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
-    prepared = prepared or prepare(recipe)
     data: dict[str, Any] = recipe.section("data")
+    prepared = prepared or prepare(recipe, report=lambda stage: _report(stage, data["sequence_chunks"]))
     splits = open_splits(prepared, sequence_chunks=data["sequence_chunks"])
     config = create(
         MODELS,
@@ -102,10 +103,17 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     )
 
 
+def _report(stage: Stage, sequence_chunks: int) -> None:
+    """Say that a stage is finished; refuse chunks that are too few to train on before they are embedded."""
+    say_stage(stage)
+    if stage.kind == "chunks":
+        check_a_sequence(stage.manifest, sequence_chunks)
+
+
 def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
     """Let a model that starts from files of its own look for them before minutes of preparing."""
-    section = recipe.section("model")
-    config = create(MODELS, section, vocabulary_size=1, chunk_length=recipe.section("data")["chunk_length"])
+    section, data = recipe.section("model"), recipe.section("data")
+    config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])
     if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):
         raise RecipeError(
             f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
@@ -113,4 +121,4 @@ def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) 
         )
     check = getattr(config, "check", None)
     if check is not None:
-        check()
+        check(sequence_length=data["sequence_chunks"] * data["chunk_length"])

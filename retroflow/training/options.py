@@ -1,11 +1,15 @@
 """The `optimizer` and `trainer` sections of a recipe. No torch here: `retroflow recipe check` reads this file only."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from retroflow.errors import RecipeError
+from retroflow.recipe.ranges import within_ranges
 
 
+@within_ranges("optimizer")
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
     """AdamW with a linear warm-up and a cosine, after RETRO's appendix C.
@@ -21,28 +25,17 @@ class OptimizerOptions:
         clip_norm: largest global gradient norm; 0 leaves gradients as they are.
     """
 
-    learning_rate: float = 3.0e-3
-    weight_decay: float = 0.1
-    warmup_steps: int = 50
-    final_share: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1.0e-8
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        _within("optimizer.learning_rate", self.learning_rate, 0.0)
-        _within("optimizer.weight_decay", self.weight_decay, 0.0)
-        _within("optimizer.warmup_steps", self.warmup_steps, 0)
-        _within("optimizer.final_share", self.final_share, 0.0, 1.0)
-        for name in ("beta1", "beta2"):
-            _within(f"optimizer.{name}", getattr(self, name), 0.0, 1.0)
-            if getattr(self, name) == 1.0:
-                raise RecipeError(f"optimizer.{name}: 1.0 given; it must be below 1, or the mean never moves")
-        _within("optimizer.epsilon", self.epsilon, 0.0)
-        _within("optimizer.clip_norm", self.clip_norm, 0.0)
+    learning_rate: Annotated[float, Ge(0)] = 3.0e-3
+    weight_decay: Annotated[float, Ge(0)] = 0.1
+    warmup_steps: Annotated[int, Ge(0)] = 50
+    final_share: Annotated[float, Ge(0), Le(1)] = 0.1
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    epsilon: Annotated[float, Gt(0)] = 1.0e-8
+    clip_norm: Annotated[float, Ge(0)] = 1.0
 
 
+@within_ranges("trainer")
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
     """How long, on what and with which habits a model is trained.
@@ -76,56 +69,33 @@ class TrainerOptions:
         runs_folder: where run folders are made; `~` is the home folder.
     """
 
-    max_steps: int = 1000
-    max_seconds: float = 0.0
-    batch_size: int = 4
-    accumulate: int = 1
+    max_steps: Annotated[int, Ge(1)] = 1000
+    max_seconds: Annotated[float, Ge(0)] = 0.0
+    batch_size: Annotated[int, Ge(1)] = 4
+    accumulate: Annotated[int, Ge(1)] = 1
     retrieval: bool = True
-    retrieval_dropout: float = 0.1
+    retrieval_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    devices: int = 0
-    nodes: int = 0
-    timeout_seconds: float = 600.0
+    devices: Annotated[int, Ge(0)] = 0
+    nodes: Annotated[int, Ge(0)] = 0
+    timeout_seconds: Annotated[float, Ge(1)] = 600.0
     activation_checkpointing: bool = False
     compile: bool = False
-    num_threads: int = 0
-    peak_flops: float = 0.0
-    log_every: int = 10
-    validate_every: int = 0
-    validation_batches: int = 8
-    eval_batch_size: int = 8
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    runs_folder: str = "runs"
+    num_threads: Annotated[int, Ge(0)] = 0
+    peak_flops: Annotated[float, Ge(0)] = 0.0
+    log_every: Annotated[int, Ge(1)] = 10
+    validate_every: Annotated[int, Ge(0)] = 0
+    validation_batches: Annotated[int, Ge(1)] = 8
+    eval_batch_size: Annotated[int, Ge(1)] = 8
+    checkpoint_every: Annotated[int, Ge(0)] = 200
+    keep_checkpoints: Annotated[int, Ge(1)] = 2
+    runs_folder: Annotated[str, MinLen(1)] = "runs"
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "accumulate", "log_every", "validation_batches", "eval_batch_size"):
-            _within(f"trainer.{name}", getattr(self, name), 1)
-        for name in (
-            "max_seconds",
-            "num_threads",
-            "devices",
-            "nodes",
-            "peak_flops",
-            "validate_every",
-            "checkpoint_every",
-        ):
-            _within(f"trainer.{name}", getattr(self, name), 0)
-        _within("trainer.keep_checkpoints", self.keep_checkpoints, 1)
-        _within("trainer.timeout_seconds", self.timeout_seconds, 1)
-        _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)
         if self.batch_size % self.accumulate:
             raise RecipeError(
-                f"trainer.accumulate: {self.accumulate} does not divide trainer.batch_size {self.batch_size}; a step "
-                "is cut into equal pieces"
+                f"trainer.accumulate is {self.accumulate}, which does not divide trainer.batch_size {self.batch_size}; "
+                "a step is cut into equal pieces."
             )
-        if not self.runs_folder:
-            raise RecipeError("trainer.runs_folder is empty; give a folder, or leave the line out")
-
-
-def _within(key: str, value: float, least: float, most: float = float("inf")) -> None:
-    if not least <= value <= most:
-        allowed = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
-        raise RecipeError(f"{key}: {value} given; it must be {allowed}")

@@ -123,15 +123,22 @@ class Plan:
         return f"{device}, {precision}, CPU threads: {torch.get_num_threads()}"
 
     def _notes(self) -> list[str]:
+        notes = []
+        if self.chunks and self.chunks["train"] < self.sequence_chunks:
+            notes.append(
+                f"data.sequence_chunks is {self.sequence_chunks}, and the training split has {self.chunks['train']:,} "
+                "chunks, too few for one sequence: fit will refuse"
+            )
         warmup, steps = self.optimizer.warmup_steps, self.options.max_steps
         if warmup < steps:
-            return []
+            return notes
         highest = schedule_share(
             steps - 1, warmup_steps=warmup, max_steps=steps, final_share=self.optimizer.final_share
         )
         return [
+            *notes,
             f"optimizer.warmup_steps is {warmup:,} and trainer.max_steps {steps:,}: the learning rate only rises, to "
-            f"{highest:.0%} of its highest. Enough for a trial; else lower optimizer.warmup_steps"
+            f"{highest:.0%} of its highest. Enough for a trial; else lower optimizer.warmup_steps",
         ]
 
 

@@ -7,13 +7,15 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import wandb
+from annotated_types import Ge, Gt
 from lightning.pytorch.loggers import WandbLogger
 
 from retroflow.pipeline.progress import say
+from retroflow.recipe.ranges import within_ranges
 from retroflow.training.run_folder import write_json
 from retroflow.training.trackers import NeighbourExample, Summary, TrackedRun
 
@@ -42,6 +44,7 @@ def has_key() -> bool:
         return False
 
 
+@within_ranges("tracker")
 class WandbTracker:
     """Mirrors a run to W&B; a resumed run continues under its id, which is kept in the run folder.
 
@@ -70,9 +73,9 @@ class WandbTracker:
         tags: tuple[str, ...] = (),
         mode: Literal["auto", "online", "offline"] = "auto",
         log_text: bool = False,
-        table_rows: int = 50,
-        init_seconds: float = 30.0,
-        finish_seconds: float = 60.0,
+        table_rows: Annotated[int, Ge(0)] = 50,
+        init_seconds: Annotated[float, Gt(0)] = 30.0,
+        finish_seconds: Annotated[float, Ge(0)] = 60.0,
     ) -> None:
         self._project, self._entity, self._group, self._job_type = project, entity, group, job_type
         self._tags, self._mode, self._init_seconds = tags, mode, init_seconds

@@ -10,7 +10,7 @@ from retroflow.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = str(ROOT / "recipes" / "retro_small.yaml")
-HEAVY = ("torch", "numpy", "lightning", "transformers", "faiss", "scann", "wandb", "datasets")
+HEAVY = ("torch", "numpy", "lightning", "transformers", "tokenizers", "faiss", "scann", "wandb", "datasets")
 
 
 def retroflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":

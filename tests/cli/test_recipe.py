@@ -45,6 +45,19 @@ def test_check_lists_all_errors_and_exits_with_2(capsys: Capture) -> None:
     assert "has 3 errors:" in shown.err
 
 
+def test_values_that_can_never_work_are_all_told_at_once(capsys: Capture) -> None:
+    wrong = ["corpus.valid_share=1", "corpus.max_document_bytes=0", "retriever.search.nprobe=0", "seed=-1"]
+    wrong += ["retriever.build.factory=XYZ", "embedder={name: lexical, word_ngrams: 0, character_ngram: 0}"]
+    wrong += ["trainer.accumulate=3", "model.width=0"]
+    assert run(["recipe", "check", "--recipe", RECIPE, *wrong]) == 2
+    shown = capsys.readouterr().err
+    assert f"has {len(wrong)} errors:" in shown
+    for key in ("corpus.valid_share", "retriever.build.factory", "embedder.word_ngrams", "trainer.accumulate"):
+        assert f"command line: {key} " in shown
+    assert run(["recipe", "check", "--recipe", RECIPE, "corpus.valid_share=0"]) == 2
+    assert "corpus.valid_share is 0, so that no text is left to evaluate the model on" in capsys.readouterr().err
+
+
 def test_ranges_are_checked_with_the_place_of_the_value(capsys: Capture) -> None:
     assert run(["recipe", "check", "--recipe", RECIPE, "neighbours.k=0"]) == 2
-    assert "command line: neighbours.k is 0; it must be 1 or more." in capsys.readouterr().err
+    assert "command line: neighbours.k is 0; allowed: a whole number of at least 1." in capsys.readouterr().err

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retroflow.corpus.jsonl import JsonlCorpus
-from retroflow.errors import CorpusError, DamagedDataError, MissingExtraError, RecipeError, RetroflowError
+from retroflow.errors import CorpusError, DamagedDataError, MissingExtraError, RetroflowError
 
 
 def line(id: str, text: str, **meta: str) -> bytes:
@@ -182,14 +182,6 @@ def test_zst_without_the_library_is_refused_at_construction(tmp_path: Path, monk
         corpus(tmp_path / "a.jsonl.zst")
     with pytest.raises(MissingExtraError, match=r'pip install "retroflow\[zstd\]"'):
         texts(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "key"), [({"valid_share": 1.0}, "valid_share"), ({"max_document_bytes": 0}, "max_document_bytes")]
-)
-def test_an_option_out_of_range_names_its_key(tmp_path: Path, options: dict[str, object], key: str) -> None:
-    with pytest.raises(RecipeError, match=rf"corpus\.{key}: given"):
-        corpus(tmp_path, **options)
 
 
 @pytest.mark.parametrize("valid_path", ["valid.jsonl", "v*.jsonl", "**/valid.jsonl"])

@@ -2,8 +2,7 @@
 
 import pytest
 
-from retroflow.corpus.documents import check_share
-from retroflow.corpus.split import choose_split, chosen, hash_fraction
+from retroflow.corpus.split import check_held_out, choose_split, chosen, hash_fraction
 from retroflow.errors import RecipeError
 
 SPLIT_OF_A = 0.43114815327656
@@ -35,7 +34,17 @@ def test_the_hash_is_the_same_for_ever() -> None:
     assert hash_fraction("a", purpose="retroflow-split") == pytest.approx(SPLIT_OF_A, abs=1e-12)
 
 
-@pytest.mark.parametrize("share", [-0.1, 0.0, 1.5, float("nan")])
-def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(RecipeError, match=r"corpus\.share: given .* allowed 0 < share <= 1"):
-        check_share("corpus.share", share, zero=False, one=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"valid_share": 0}, "corpus.valid_share is 0, so that no text is left to evaluate the model on"),
+        ({"valid_share": 0, "valid_path": None, "path": "a"}, "or give corpus.valid_path."),
+        ({"valid_share": 0.1, "valid_path": "a", "path": "a"}, 'corpus.valid_path is "a", as corpus.path is'),
+        ({"valid_share": 0.1, "valid_split": "train", "split": "train"}, 'corpus.valid_split is "train", as corpus.split'),
+    ],
+)
+def test_a_corpus_without_text_to_train_or_validate_on_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_held_out(options)
+    check_held_out({"valid_share": 0, "path": "a", "valid_path": "b"})
+    check_held_out({"valid_share": 0.1, "path": "a", "valid_path": None})

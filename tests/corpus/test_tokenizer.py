@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from retroflow.corpus import tokenizer as module
+from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.corpus.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, split_segments, train_tokenizer
 from retroflow.errors import DamagedDataError, RecipeError
 
@@ -138,13 +139,14 @@ def test_the_sample_is_capped_even_and_independent_of_order() -> None:
 
 
 def test_a_vocabulary_too_small_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"data\.vocabulary_size: given 256, allowed 257"):
+    with pytest.raises(RecipeError, match=r"data\.vocabulary_size is 256; allowed: a whole number of at least 257"):
         train_tokenizer(TEXTS, 256)
 
 
 def test_a_small_corpus_gives_a_smaller_vocabulary() -> None:
-    assert 257 <= train_tokenizer(["ab"], 8192).vocabulary_size < 300
-    assert train_tokenizer([], 8192).vocabulary_size == 257
+    assert LEAST_VOCABULARY <= train_tokenizer(["ab"], 8192).vocabulary_size < 300
+    assert train_tokenizer([], 8192).vocabulary_size == LEAST_VOCABULARY
+    assert train_tokenizer(TEXTS, LEAST_VOCABULARY).vocabulary_size == LEAST_VOCABULARY
 
 
 def test_saved_and_loaded_it_is_the_same(trained: Tokenizer, tmp_path: Path) -> None:

@@ -80,12 +80,6 @@ def test_a_state_of_other_options_is_refused(tmp_path: Path) -> None:
         LexicalEmbedder(buckets=64, seed=5).load(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["dimension", "word_ngrams", "character_ngram", "buckets", "seed"])
-def test_an_option_out_of_range_is_named(key: str) -> None:
-    with pytest.raises(RecipeError, match=f"embedder.{key}: -1"):
-        LexicalEmbedder(**{key: -1})
-
-
 def test_no_terms_at_all_is_refused() -> None:
     with pytest.raises(RecipeError, match="no text has a term"):
         LexicalEmbedder(word_ngrams=0, character_ngram=0)

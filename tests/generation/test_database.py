@@ -10,7 +10,7 @@ import pytest
 
 from retroflow.corpus.tokenizer import load_tokenizer, train_tokenizer
 from retroflow.embedding.lexical import LexicalEmbedder
-from retroflow.errors import DamagedDataError, GenerationError
+from retroflow.errors import DamagedDataError, GenerationError, RecipeError
 from retroflow.generation import RetrievalDatabase
 from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.retrieval.checked import CheckedRetriever
@@ -39,6 +39,22 @@ def copy(prepared: Prepared, folder: Path) -> Path:
 @pytest.fixture
 def index(prepared: Prepared, tmp_path: Path) -> Path:
     return copy(prepared, tmp_path / "elsewhere")
+
+
+def test_a_link_to_an_index_is_that_index_and_nothing_is_left_beside_the_link(
+    prepared: Prepared, index: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "database"
+    link.symlink_to(index)
+    assert open_database(link, prepared).fingerprint == open_database(index, prepared).fingerprint
+    assert list((tmp_path / "links").iterdir()) == [link]
+
+
+def test_another_artifact_is_an_error_of_the_command_line(prepared: Prepared) -> None:
+    with pytest.raises(RecipeError, match="holds chunks, not index") as raised:
+        open_database(prepared.stages[0].folder, prepared)
+    assert raised.value.exit_code == 2
 
 
 def open_database(index: Path, prepared: Prepared, **changes):

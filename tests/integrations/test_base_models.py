@@ -136,6 +136,13 @@ def test_a_layer_that_the_base_lacks_is_refused_before_weights_are_read(folder):
         make_options(base=str(folder), cca_layers=(2, 9)).check()
 
 
+def test_sequences_longer_than_learned_positions_are_refused_before_weights_are_read(folder):
+    (folder / "model.safetensors").unlink()
+    make_options(base=str(folder)).check(sequence_length=64)
+    with pytest.raises(RecipeError, match=r"data.sequence_chunks makes sequences of 65 tokens; .* positions for 64\."):
+        make_options(base=str(folder)).check(sequence_length=65)
+
+
 @pytest.mark.parametrize("content", [b"", b"no json", b"[]"])
 def test_a_damaged_config_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)

@@ -16,7 +16,6 @@ from retroflow.errors import CorpusError, DamagedDataError, InvalidVectorsError,
 from retroflow.pipeline import chunks as chunks_stage
 from retroflow.pipeline import embeddings as embeddings_stage
 from retroflow.pipeline import prepare as prepare_module
-from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.prepare import Prepared, describe, find_prepared, prepare
 from retroflow.recipe import Recipe
 from retroflow.store.chunk_store import ChunkStore
@@ -203,12 +202,44 @@ def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> 
 
 def test_a_corpus_without_validation_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
     corpus = {"name": "jsonl", "path": str(tmp_path / "missing.jsonl"), "valid_path": None, "valid_share": 0.0}
-    with pytest.raises(RecipeError, match=r"corpus\.valid_share: given 0, .*or give corpus\.valid_path") as caught:
+    with pytest.raises(RecipeError, match=r"corpus\.valid_share is 0, .*or give corpus\.valid_path") as caught:
         quietly(small_recipe(tmp_path, corpus=corpus))
     assert caught.value.exit_code == 2
     write_corpus(tmp_path / "valid.jsonl", 8, seed=1)
     own = {"name": "jsonl", "path": str(tmp_path / "corpus.jsonl"), "valid_path": str(tmp_path / "valid.jsonl")}
     assert quietly(small_recipe(tmp_path, corpus=own | {"valid_share": 0.0})).built
+
+
+@pytest.mark.parametrize(
+    ("build", "message", "made"),
+    [
+        ({"factory": "PQ7"}, "no index for vectors of width 32", []),
+        ({"factory": "IVF100000,Flat"}, "more than the [0-9]+ vectors", ["chunks"]),
+        ({"factory": "IVF4,PQ4"}, "cannot be trained on", ["chunks", "embeddings"]),  # 256 centroids: only faiss knows
+    ],
+)
+def test_options_that_no_index_can_be_built_with_are_refused_early_and_leave_nothing_half_made(
+    tmp_path: Path, build: dict[str, str], message: str, made: list[str]
+) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", 8, words=60)
+    recipe = small_recipe(tmp_path, retriever={"name": "faiss", "build": build})
+    with pytest.raises(RecipeError, match=message):
+        quietly(recipe)
+    found = (tmp_path / "artifacts").glob("[!.]*")
+    assert sorted(path.name.partition("-")[0] for path in found) == made
+    assert not list((tmp_path / "artifacts").glob("*.partial"))
+
+
+def test_a_retriever_that_refuses_its_options_is_asked_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, **options: object) -> None:
+        raise RecipeError("retriever.build.num_trees is 0; allowed: a whole number of at least 1.")
+
+    monkeypatch.setattr("retroflow.retrieval.exact.ExactRetriever.__init__", refuse)
+    with pytest.raises(RecipeError, match="num_trees is 0"):
+        quietly(small_recipe(tmp_path, retriever={"name": "exact"}))
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,23 +271,6 @@ def test_embeddings_that_float16_cannot_hold_are_refused(value: float) -> None:
         embeddings_stage._checked(vectors, (3, 2), "train", 10)
     with pytest.raises(InvalidVectorsError, match="shape"):
         embeddings_stage._checked(vectors, (3, 4), "train", 10)
-
-
-@pytest.mark.parametrize(
-    ("make", "key"),
-    [
-        (lambda: DataOptions(chunk_length=1), r"data\.chunk_length is 1; it must be 2"),
-        (lambda: DataOptions(vocabulary_size=100), r"data\.vocabulary_size is 100"),
-        (lambda: DataOptions(sequence_chunks=0), r"data\.sequence_chunks is 0"),
-        (lambda: DataOptions(tokenizer=""), r"data\.tokenizer is empty"),
-        (lambda: DataOptions(chunk_length=70_000), r"data\.chunk_length is 70000; it must be 65535 or less"),
-        (lambda: NeighbourOptions(k=0), r"neighbours\.k is 0"),
-        (lambda: NeighbourOptions(overfetch=0), r"neighbours\.overfetch is 0"),
-    ],
-)
-def test_options_out_of_range_are_refused_by_key(make: Any, key: str) -> None:
-    with pytest.raises(RecipeError, match=key):
-        make()
 
 
 def test_an_artifacts_folder_that_is_a_file_or_cannot_be_made_is_told(tmp_path: Path) -> None:

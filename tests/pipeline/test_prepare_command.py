@@ -64,6 +64,7 @@ def test_a_tilde_is_the_home_folder(
     [
         ("retriever={name: hnsw}", 4, 'pip install "retroflow[hnsw]"'),
         ("embedder.dimension=0", 2, "embedder.dimension"),
+        ("retriever={name: faiss, build: {factory: PQ7}}", 2, "retriever.build.factory"),
     ],
 )
 def test_components_are_made_before_anything_is_prepared(

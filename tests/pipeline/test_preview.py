@@ -103,6 +103,12 @@ def test_an_embedder_that_would_be_downloaded_is_noted(tmp_path):
     assert "the embedder cannot be asked yet" in found.notes[0]
 
 
+def test_a_retriever_that_cannot_index_what_it_would_be_given_is_noted(tmp_path):
+    retriever = {"name": "faiss", "build": {"factory": "PQ7"}}
+    (note,) = preview(small_recipe(tmp_path, retriever=retriever)).notes
+    assert "the retriever cannot be used as it is (retriever.build.factory is" in note
+
+
 def test_an_empty_corpus_is_refused_as_by_prepare(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("")
     with pytest.raises(CorpusError, match="holds no text"):

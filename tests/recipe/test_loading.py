@@ -133,14 +133,14 @@ def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
         (OAK + "1: 3\n", 'has the key "1", which is not text'),
         (OAK + "run: {steps: 1, steps: 2}\n", "r.yaml:3: run.steps is given twice, first in line 3"),
         (OAK + "run: {steps: !!python/name:os.system 1}\n", "tag !!python/name:os.system"),
-        (OAK + "run: {steps: !!int x}\n", 'run.steps is "x", which cannot be read as int'),
-        (OAK + "seed: true\n", "seed is true (a truth value); allowed: a whole number."),
-        (OAK + "seed: 1.0\n", "seed is 1.0 (a number); allowed: a whole number."),
-        (OAK + 'seed: "12"\n', 'seed is "12" (text); allowed: a whole number. Remove the quotes.'),
+        (OAK + "run: {steps: !!int 3}\n", "r.yaml:3: run.steps has the tag !!int; a recipe holds plain values"),
+        (OAK + "seed: true\n", "seed is true (a truth value); allowed: a whole number of at least 0."),
+        (OAK + "seed: 1.0\n", "seed is 1.0 (a number); allowed: a whole number of at least 0."),
+        (OAK + 'seed: "12"\n', 'seed is "12" (text); allowed: a whole number of at least 0. Remove the quotes.'),
         (OAK + "seed: 012\n", 'seed is "012" (text)'),
         (OAK + "run: {rate: .nan}\n", "run.rate is nan; allowed: a finite number."),
         (OAK + "run: {rate: 1e999}\n", "run.rate is inf; allowed: a finite number."),
-        (OAK + f"seed: {'9' * 400}\n", "which cannot be read as int"),
+        (OAK + f"seed: {'9' * 400}\n", "a number of more than 300 digits"),
         (OAK + "run: {folder: 12}\n", 'run.folder is 12 (a whole number); allowed: text. Write it in quotes: "12".'),
         (OAK + "run: {folder: false}\n", 'Write it in quotes: "false".'),
         (OAK + "run: {layers: 3}\n", "run.layers is 3 (a whole number); allowed: a list, each item a whole number. Write [3]."),
@@ -221,7 +221,29 @@ def test_a_folder_and_a_name_with_a_null_byte_are_refused(load_text: Load) -> No
             load(path, [], schema=make_schema())
 
 
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("run: {steps: !!int 3}\n", "run.steps has the tag !!int"),
+        ("run: {folder: !!str a}\n", "run.folder has the tag !!str"),
+        ("run: !!map {steps: 3}\n", "run has the tag !!map"),
+        ("run: {layers: !!seq [1]}\n", "run.layers has the tag !!seq"),
+        ("run: {folder: ! a}\n", "run.folder has the tag !"),
+    ],
+)
+def test_every_tag_is_an_error(load_text: Load, text: str, tag: str) -> None:
+    with pytest.raises(RecipeError, match=f"^r.yaml:3: {tag}"):
+        load_text(OAK + text)
+
+
 class TestExtends:
+    def test_a_circle_is_told_alone(self, load_text: Load, tmp_path: Path) -> None:
+        (tmp_path / "p.yaml").write_text("extends: r.yaml\n")
+        with pytest.raises(RecipeError) as raised:
+            load_text("extends: p.yaml\n")
+        text = "is given in a recipe that r.yaml extends already; recipes are extended one level deep."
+        assert str(raised.value) == f"p.yaml:1: extends {text}"
+
     def test_mappings_merge_and_the_rest_is_replaced(self, load_text: Load, tmp_path: Path) -> None:
         (tmp_path / "up").mkdir()
         parent = "recipe_version: 1\ntree: {name: oak, leaves: 3, tags: [a, b]}\nrun: {steps: 5}\n"

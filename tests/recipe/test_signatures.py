@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.errors import BrokenPluginError
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Listed, Mapped, Option, Scalar
+from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Limits, Listed, Mapped, Option, Scalar
 from retroflow.recipe.signatures import read_block
 
 
@@ -59,6 +59,34 @@ def test_every_annotation_that_yaml_can_express(write) -> None:
         "q": Either((Mapped(Scalar("int")), none)),
     }
     assert all(option.default is REQUIRED for option in options("sig:make").values())
+
+
+def test_ranges_are_read_from_annotations(write) -> None:
+    write(
+        "ranges.py",
+        """
+        import annotated_types as at
+        from annotated_types import Ge, Interval, Le, Len, MinLen
+        from typing import Annotated
+        LEAST = 3
+        Share = Annotated[float, Ge(0), at.Lt(1.5)]
+        def make(*, a: Annotated[int, Ge(LEAST)], b: Share, c: Annotated[int, Ge(-1)] | None, d: "Annotated[str, MinLen(1)]",
+                 e: Annotated[list[Share], Len(2)], f: Annotated[int | str, Interval(gt=0, le=9)],
+                 g: Annotated[Share, Le(1)], h: Annotated[int, Ge(unknown()), "doc", Le(2)]): ...
+        """,
+    )
+    share = Scalar("float", Limits(ge=0, lt=1.5))
+    bounds = Limits(gt=0, le=9)
+    assert {key: option.type for key, option in options("ranges:make").items()} == {
+        "a": Scalar("int", Limits(ge=3)),
+        "b": share,
+        "c": Either((Scalar("int", Limits(ge=-1)), Scalar("None"))),
+        "d": Scalar("str", Limits(min_length=1)),
+        "e": Listed(share, Limits(min_length=2)),
+        "f": Either((Scalar("int", bounds), Scalar("str", bounds))),
+        "g": Scalar("float", Limits(ge=0, lt=1.5, le=1)),
+        "h": Scalar("int", Limits(le=2)),
+    }
 
 
 def test_every_default_that_is_written_out(write) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError
+from retroflow.errors import DamagedDataError, InvalidVectorsError, RecipeError, RetrieverError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 
@@ -73,6 +73,23 @@ BROKEN = {
     "id 4 occurs twice": answer([[4, 4, -1]], [[-0.5, -0.5, -INF]]),
 }
 del BROKEN["not float16"]
+
+
+def test_a_retriever_may_refuse_a_width_or_a_count_before_it_builds() -> None:
+    class Choosy(Scripted):
+        def check_vectors(self, count: int | None, dimension: int) -> None:
+            if dimension > 3:
+                raise RecipeError("retriever.build.part is 2; allowed: a divisor of the width.")
+            if count == 7:
+                raise ValueError("seven")
+
+    checked = CheckedRetriever(Choosy(), owner="choosy (acme 1.0)")
+    checked.check_vectors(None, 3)
+    with pytest.raises(RecipeError, match=r"^retriever\.build\.part is 2"):
+        checked.build(np.zeros((1, 4), np.float32))
+    with pytest.raises(RetrieverError, match=r"choosy \(acme 1.0\): check_vectors\(\) failed: ValueError: seven"):
+        checked.check_vectors(7, 3)
+    CheckedRetriever(Scripted(), owner="scripted").check_vectors(7, 4)  # has nothing to say
 
 
 def test_a_good_answer_passes_untouched() -> None:

@@ -102,6 +102,32 @@ def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
         made(factory).build(VECTORS)
 
 
+@pytest.mark.parametrize(
+    ("factory", "count", "message"),
+    [
+        ("PQ7", None, "faiss makes no index for vectors of width 16: .*multiple of the number of subquantizers"),
+        ("Flat,XYZ", None, "faiss makes no index for vectors of width 16: could not parse index string Flat,XYZ"),
+        ("OPQ4,IVF64_HNSW8,SQ8", 63, "which has 64 lists, more than the 63 vectors"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_there_are_vectors(
+    factory: str, count: int | None, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        made(factory).check_vectors(count, 16)
+
+
+@pytest.mark.parametrize("factory", ["auto", "Flat", "IVF64,SQfp16", "OPQ4,IVF64_HNSW8,SQ8", "HNSW8", "PCA8,Flat"])
+def test_what_can_be_built_is_not_refused(factory: str) -> None:
+    made(factory).check_vectors(None, 16)
+    made(factory).check_vectors(64, 16)
+
+
+def test_a_word_that_no_factory_string_has_is_refused_without_faiss() -> None:
+    with pytest.raises(RecipeError, match=r'^retriever.build.factory is "XYZ"; allowed: "auto", or a factory string'):
+        ours.FaissBuild(factory="XYZ")
+
+
 def test_too_few_vectors_to_train_on_is_an_error_of_the_recipe() -> None:
     with pytest.raises(RecipeError, match='"IVF64,Flat" cannot be trained on 10 vectors'):
         made("IVF64,Flat").build(VECTORS[:10])

@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError
 from retroflow.testing.clustered import clustered_vectors
 
 pytest.importorskip("hnswlib")
@@ -51,16 +50,3 @@ def test_metadata_that_does_not_fit_is_damaged_data(tmp_path: Path, change: dict
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(DamagedDataError, match="hnsw: the index"):
         HnswRetriever().load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"build": HnswBuild(links=1)}, "retriever.build.links is 1; it must be 2 or more"),
-        ({"build": HnswBuild(seed=-1)}, "retriever.build.seed is -1; it must be 0 or more"),
-        ({"search": HnswSearch(ef=0)}, "retriever.search.ef is 0; it must be 1 or more"),
-    ],
-)
-def test_options_that_are_too_small_are_errors_of_the_recipe(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        HnswRetriever(**options)

@@ -1,7 +1,6 @@
 """What is particular to ScaNN: id 0 with NaN, its pickle, brute force and inner products."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,17 +32,13 @@ def test_more_leaves_than_there_are_can_be_asked_for() -> None:
     assert np.mean(retriever.search(VECTORS, 1).ids[:, 0] == np.arange(1_500)) >= 0.99
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"build": ScannBuild(dimensions_per_block=0)}, "retriever.build.dimensions_per_block is 0"),
-        ({"build": ScannBuild(num_leaves=-4)}, "retriever.build.num_leaves is -4; it must be 0 or more"),
-        ({"search": ScannSearch(leaves_to_search=0)}, "retriever.search.leaves_to_search is 0; it must be 1 or more"),
-    ],
-)
-def test_options_that_are_too_small_are_errors_of_the_recipe(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        ScannRetriever(**options)
+def test_a_sample_smaller_than_the_tree_is_refused_before_there_are_vectors() -> None:
+    retriever = ScannRetriever(build=ScannBuild(brute_force_below=1_000, train_sample=20))
+    retriever.check_vectors(None, 16)
+    retriever.check_vectors(999, 16)  # no tree
+    with pytest.raises(RecipeError, match=r"^retriever.build.train_sample is 20, fewer than the 155 leaves"):
+        retriever.check_vectors(1_500, 16)
+    ScannRetriever().check_vectors(10_000_000, 16)
 
 
 def test_a_planted_pickle_is_never_opened(tmp_path: Path) -> None:

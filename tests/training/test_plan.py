@@ -1,5 +1,7 @@
 """The summary before a run says what the run will be."""
 
+from dataclasses import replace
+
 import pytest
 
 from retroflow.training.options import OptimizerOptions
@@ -36,6 +38,11 @@ def test_a_warm_up_that_does_not_end_is_told(tmp_path, warmup, share):
         f"note       optimizer.warmup_steps is {warmup} and trainer.max_steps 12: the learning rate only rises, to "
         f"{share} of its highest" in shown
     )
+
+
+def test_chunks_too_few_for_a_sequence_are_told(tmp_path):
+    plan = replace(plan_of(tiny_job(tmp_path)), sequence_chunks=1000)
+    assert any("data.sequence_chunks is 1000, and the training split has" in line for line in plan.lines())
 
 
 def test_a_plugins_model_has_no_memory_estimate(tmp_path):

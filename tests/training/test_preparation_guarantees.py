@@ -10,8 +10,10 @@ import pytest
 
 from retroflow.components import recipe_schema
 from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.errors import CorpusError
 from retroflow.pipeline.prepare import prepare
 from retroflow.recipe import load
+from retroflow.training.job import make_job
 from retroflow.training.splits import open_splits
 
 NUM_DOCUMENTS = 30
@@ -47,6 +49,16 @@ def prepared_with(folder: Path, artifacts: str, overrides=()):
         marked_corpus(corpus)
     recipe.write_text(RECIPE.format(corpus=corpus, artifacts=folder / artifacts), encoding="utf-8")
     return prepare(load(recipe, list(overrides), schema=recipe_schema()), report=lambda stage: None)
+
+
+def test_chunks_too_few_for_a_sequence_are_refused_before_they_are_embedded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    marked_corpus(tmp_path / "corpus.jsonl")
+    (tmp_path / "r.yaml").write_text(RECIPE.format(corpus="corpus.jsonl", artifacts="artifacts"), encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"data.sequence_chunks is 1000, and the training split has \d+ chunks"):
+        make_job(load(Path("r.yaml"), ["data.sequence_chunks=1000", "trainer.device=cpu"], schema=recipe_schema()))
+    assert [path.name.partition("-")[0] for path in (tmp_path / "artifacts").glob("[!.]*")] == ["chunks"]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,9 @@ def test_wandb_hanging_in_finish_is_left_alone(tmp_path, tracker):
         "from retroflow.cli.console import end_within\n"
         "hang = lambda *arguments, **options: threading.Event().wait()\n"
         "wandb.Run.finish = wandb.Run._atexit_cleanup = hang\n"
-        "mirror = GuardedTracker(WandbTracker(finish_seconds=-4.5))\n"
+        "tracker = WandbTracker()\n"
+        "tracker.finish_seconds = -4.5\n"  # 5 s are added, so that a tracker's own limit comes first
+        "mirror = GuardedTracker(tracker)\n"
         "mirror.start(TrackedRun(Path('.').absolute(), 'tiny', 'tiny', {}))\n"
         "mirror.log({'train/loss': 1.0}, 1)\n"
         "mirror.finish({})\n"

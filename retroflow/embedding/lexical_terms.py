@@ -1,0 +1,18 @@
+"""What `recipe check` asks about the lexical embedder; apart from it, so that nothing loads numpy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from retroflow.errors import RecipeError
+
+
+def check_terms(options: Mapping[str, Any]) -> None:
+    """Refuse options under which no text has a term.
+
+    Raises:
+        RecipeError: neither words nor pieces of them are terms.
+    """
+    if options.get("word_ngrams") == 0 and options.get("character_ngram") == 0:
+        raise RecipeError(
+            "embedder.word_ngrams and embedder.character_ngram are both 0, so no text has a term; set one."
+        )

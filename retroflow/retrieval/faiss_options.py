@@ -1,0 +1,76 @@
+"""The options of faiss, apart from it, so that `recipe check` can try them without the library."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from retroflow.errors import RecipeError
+from retroflow.recipe.ranges import within_ranges
+
+# The words that the parts of a factory string begin with, as in faiss 1.15 (index_factory.cpp). Other versions may have
+# others, so a string is refused only if it has none of them; `FaissRetriever.check_vectors` asks faiss itself.
+_WORD = re.compile(
+    r"\(?(?:Flat|L2[nN]orm|PCA|OPQ|ITQ|RR|HR|Pad|IVF|IMI|Residual|HNSW|NSG|LSH|PQ|SQ|RQ|LSQ|LSCQ|PRQ|PLSQ|ZnLattice|RaBitQ"
+    r"|MinMax|IDMap|Refine|RFlat|SVS|[0-9]+x)"
+)
+
+
+@within_ranges("retriever.build")
+@dataclass(frozen=True, kw_only=True)
+class FaissBuild:
+    """Options that change the index.
+
+    Attributes:
+        factory: a faiss factory string such as "IVF1024,SQfp16" or "HNSW32", or "auto": chosen by N
+            (`auto_factory`).
+        metric: "l2" (minus the squared distance) or "inner_product".
+        train_sample: vectors that k-means and quantisers are trained on, spread over the source; 0 = 40 per list,
+            at least 65,536, at most 1 GiB of float32; for plain inverted lists at most 24 MiB, or 8 per list.
+        seed: of k-means.
+        device: where k-means runs; "auto" uses a GPU where faiss-gpu is installed and finds one.
+    """
+
+    factory: str = "auto"
+    metric: Literal["l2", "inner_product"] = "l2"
+    train_sample: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(2_147_483_647)] = 1234
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.factory != "auto" and not any(_WORD.match(part.strip()) for part in self.factory.split(",")):
+            raise RecipeError(
+                f'retriever.build.factory is "{self.factory}"; allowed: "auto", or a factory string of faiss such as '
+                '"IVF1024,SQfp16" or "HNSW32".'
+            )
+
+
+@within_ranges("retriever.search")
+@dataclass(frozen=True, kw_only=True)
+class FaissSearch:
+    """Options that change recall and speed of a search, never the index. Those an index does not have are ignored.
+
+    Attributes:
+        nprobe: inverted lists visited (IVF).
+        ef_search: candidates kept while walking the graph (HNSW); at least k is used.
+        refine_candidates: candidates whose distance is computed again from full vectors (RFlat, Refine).
+        num_threads: OpenMP threads; 0 = faiss's own choice, 1 on macOS.
+        device: where the search runs; "auto" uses a GPU where faiss-gpu finds one and the index can live on it.
+    """
+
+    nprobe: Annotated[int, Ge(1)] = 64
+    ef_search: Annotated[int, Ge(1)] = 64
+    refine_candidates: Annotated[int, Ge(1)] = 64
+    num_threads: Annotated[int, Ge(0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Try the retriever's options, nested as in a recipe.
+
+    Raises:
+        RecipeError: no index can be made with them.
+    """
+    FaissBuild(**(options.get("build") or {}))

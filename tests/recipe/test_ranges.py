@@ -1,0 +1,246 @@
+"""The range of an option stands in its annotation once; a recipe and Python refuse the same values with one sentence."""
+
+import dataclasses
+import importlib
+import math
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pytest
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
+
+from retroflow import components
+from retroflow.errors import RecipeError, RetroflowError
+from retroflow.recipe import Slot, load, ranges
+from retroflow.recipe.binding import bind
+from retroflow.recipe.option_types import Block, Either, Limits, OptionType, Scalar
+from retroflow.recipe.ranges import check_ranges, within_ranges
+from retroflow.recipe.signatures import read_block
+from retroflow.registry import missing_modules
+
+REQUIRED = {"path": "corpus.jsonl", "packages": ["json"]}
+UNBOUNDED = {  # numbers that may be anything
+    "retriever.build.anisotropic_threshold",
+}
+
+
+class Ranged(NamedTuple):
+    """An option of a built-in component or section, and what it may be."""
+
+    component: str  # "" for a section without components
+    key: str
+    type: OptionType
+
+    @property
+    def limits(self) -> Limits:
+        arms = self.type.arms if isinstance(self.type, Either) else (self.type,)
+        return next((arm.limits for arm in arms if isinstance(arm, Scalar) and arm.kind != "None"), Limits())
+
+    @property
+    def is_whole(self) -> bool:
+        return self.type.describe().startswith("a whole number")
+
+    def outside(self) -> list[Any]:
+        """The nearest values that the limits do not admit."""
+        if self.limits.min_length:
+            return [""]
+        step = (
+            (lambda bound, to: int(bound + to)) if self.is_whole else (lambda b, to: math.nextafter(b, to * math.inf))
+        )
+        limits = self.limits
+        below = [limits.gt] if limits.gt is not None else [] if limits.ge is None else [step(limits.ge, -1)]
+        above = [limits.lt] if limits.lt is not None else [] if limits.le is None else [step(limits.le, 1)]
+        return [*below, *above]
+
+    def inside(self) -> list[Any]:
+        """The outermost values that the limits admit."""
+        limits = self.limits
+        if limits.min_length:
+            return ["x"]
+        bounds = [limits.ge, limits.le]
+        if limits.gt is not None:
+            bounds.append(math.nextafter(limits.gt, math.inf))
+        if limits.lt is not None:
+            bounds.append(math.nextafter(limits.lt, -math.inf))
+        return [bound for bound in bounds if bound is not None]
+
+
+def _numbers(component: str, section: str, block: Block) -> Iterator[Ranged]:
+    for name, option in block.options.items():
+        arms = option.type.arms if isinstance(option.type, Either) else (option.type,)
+        for arm in arms:
+            if isinstance(arm, Block):
+                yield from _numbers(component, f"{section}.{name}", arm)
+        if any(isinstance(arm, Scalar) and (arm.kind in ("int", "float") or arm.limits != Limits()) for arm in arms):
+            yield Ranged(component, f"{section}.{name}", option.type)
+
+
+def _all() -> Iterator[Ranged]:
+    for section, part in components.recipe_schema().sections.items():
+        if not isinstance(part, Slot):
+            yield from _numbers("", section, read_block(part.target, "retroflow"))
+        elif section != "model":  # checks its own values, which need torch alone
+            for name, entry in part.registry._builtin.items():
+                yield from _numbers(name, section, read_block(entry.target, "retroflow"))
+
+
+ALL = list(_all())
+COMPONENTS = sorted({(option.key.partition(".")[0], option.component) for option in ALL})
+RECIPE = """\
+recipe_version: 1
+corpus: {name: python_source, packages: [json]}
+embedder: {name: lexical}
+retriever: {name: exact}
+model: {name: retro}
+"""
+
+
+def load_with(folder: Path, component: str, values: dict[str, Any]) -> str:
+    """Load a recipe with these values; return the message, empty if they are accepted."""
+    (folder / "r.yaml").write_text(RECIPE)
+    section = next(iter(values)).partition(".")[0]
+    needed = [f"corpus={{name: {component}, path: corpus.jsonl}}"] if section == "corpus" else []
+    needed = ["corpus={name: python_source, packages: [json]}"] if component == "python_source" else needed
+    words = needed or ([f"{section}.name={component}"] if component else [])
+    words += [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value!r}" for key, value in values.items()]
+    try:
+        load(folder / "r.yaml", words, schema=components.recipe_schema())
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def owner_of(option: Ranged) -> tuple[Any, dict[str, Any]]:
+    """The class that has an option among its parameters, and arguments without which it cannot be made."""
+    section, *path = option.key.split(".")
+    part = components.recipe_schema().sections[section]
+    if isinstance(part, Slot):
+        entry = part.registry.entry(option.component)
+        if missing_modules(entry):
+            pytest.skip(f"{option.component} is not installed")
+        target = entry.target
+    else:
+        target = part.target
+    module, _, attribute = target.partition(":")
+    made = getattr(importlib.import_module(module), attribute)
+    for name in path[:-1]:
+        hint = typing.get_type_hints(made.__init__)[name]
+        made = next(arm for arm in typing.get_args(hint) if dataclasses.is_dataclass(arm))
+    keys = () if path[1:] else read_block(target, "retroflow").options
+    return made, {key: REQUIRED[key] for key in keys if key in REQUIRED}
+
+
+def construct(option: Ranged, value: Any) -> str:
+    """Construct the component, or its block, with one value in Python; return the message, empty if it is accepted."""
+    made, needed = owner_of(option)
+    try:
+        made(**(needed | {option.key.rpartition(".")[2]: value}))
+    except RetroflowError as error:
+        return str(error)
+    return ""
+
+
+def test_every_number_of_a_built_in_component_has_a_range() -> None:
+    assert {option.key for option in ALL if option.limits == Limits()} == UNBOUNDED
+
+
+@pytest.mark.parametrize(("section", "component"), COMPONENTS)
+def test_values_just_outside_are_refused_by_a_recipe_and_in_python_with_one_sentence(
+    section: str, component: str, tmp_path: Path
+) -> None:
+    options = [one for one in ALL if one.key.partition(".")[0] == section and one.component == component]
+    for place in (0, -1):
+        values = {one.key: one.outside()[place] for one in options if one.outside()}
+        if not values:
+            continue
+        message = load_with(tmp_path, component, values)
+        for one in options:
+            if one.key in values:
+                said = construct(one, values[one.key])
+                assert said.startswith(f"{one.key} is ")
+                assert f"command line: {said}" in message
+                assert said.endswith(f"; allowed: {one.type.describe()}.")
+        assert message.count("command line:") == len(values)
+
+
+@pytest.mark.parametrize(("section", "component"), COMPONENTS)
+def test_source_and_class_are_read_alike(section: str, component: str) -> None:
+    for one in [one for one in ALL if one.key.partition(".")[0] == section and one.component == component]:
+        made = owner_of(one)[0]
+        hints = typing.get_type_hints(made.__init__, include_extras=True)
+        assert ranges._option_type(hints[one.key.rpartition(".")[2]]) == one.type
+
+
+@pytest.mark.parametrize(("section", "component"), COMPONENTS)
+def test_values_at_the_bounds_are_accepted_by_both(section: str, component: str, tmp_path: Path) -> None:
+    for one in [one for one in ALL if one.key.partition(".")[0] == section and one.component == component]:
+        for value in one.inside():
+            for message in (load_with(tmp_path, component, {one.key: value}), construct(one, value)):
+                assert one.type.describe() not in message
+
+
+def test_choices_are_refused_in_python_as_in_a_recipe(tmp_path: Path) -> None:
+    from retroflow.training.options import TrainerOptions
+
+    with pytest.raises(RecipeError) as raised:
+        TrainerOptions(strategy="dp")  # type: ignore[arg-type]
+    assert str(raised.value) == 'trainer.strategy is "dp" (text); allowed: "auto", "ddp" or "fsdp". Did you mean "ddp"?'
+    assert str(raised.value) in load_with(tmp_path, "", {"trainer.strategy": "dp"})
+
+
+@within_ranges("tree")
+class Oak:
+    def __init__(
+        self,
+        *,
+        height: Annotated[float, Interval(gt=0, le=100)] = 1.0,
+        leaves: Annotated[int, Ge(1)] | Literal["all"] = "all",
+        rings: Annotated[list[Annotated[int, Ge(0)]], MinLen(1)] | None = None,
+        name: Annotated[str, "a name"] = "oak",
+        client: object = None,
+    ) -> None:
+        self.height, self.leaves = height, leaves
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"height": 0}, "tree.height is 0; allowed: a number above 0 and up to 100."),
+        ({"height": float("nan")}, "tree.height is nan; allowed: a finite number."),
+        ({"leaves": 0}, 'tree.leaves is 0; allowed: a whole number of at least 1 or "all".'),
+        ({"leaves": True}, 'tree.leaves is true (a truth value); allowed: a whole number of at least 1 or "all".'),
+        ({"leaves": 2**63}, f"tree.leaves is {2**63}; allowed: a whole number between -2**63 and 2**63."),
+        ({"rings": []}, "tree.rings is a list of 0; allowed: a list that is not empty, each item a whole number of "),
+        ({"rings": [3, -1]}, "tree.rings[1] is -1; allowed: a whole number of at least 0."),
+        ({"height": -1, "leaves": 0}, "tree.leaves is 0"),
+    ],
+)
+def test_what_an_annotation_does_not_allow_is_refused(values: dict[str, Any], message: str) -> None:
+    for make in (lambda: Oak(**values), lambda: bind(Oak, values, where="oak", key="tree")):
+        with pytest.raises(RecipeError) as raised:
+            make()
+        assert message in str(raised.value)
+        assert len(str(raised.value).splitlines()) == len(values)
+
+
+def test_numbers_of_numpy_and_whole_numbers_for_numbers_are_accepted() -> None:
+    oak = Oak(height=np.float32(0.5), leaves=np.int64(3), client=object())  # type: ignore[arg-type]
+    assert (oak.height, oak.leaves) == (0.5, 3)
+    assert Oak(height=100, leaves="all", rings=[0]).height == 100
+
+
+def test_a_plugin_without_the_decorator_is_checked_by_its_annotations_when_a_recipe_makes_it() -> None:
+    def pine(*, width: Annotated[int, Ge(2), Lt(5)]) -> int:
+        return width
+
+    assert bind(pine, {"width": 4}, where="pine", key="tree") == 4
+    with pytest.raises(RecipeError, match=r"^tree.width is 5; allowed: a whole number from 2 to below 5.$"):
+        bind(pine, {"width": 5}, where="pine", key="tree")
+
+
+def test_other_markers_and_values_that_no_recipe_holds_are_passed_over() -> None:
+    hints = {"a": Annotated[int, "doc"], "b": Annotated[Path, Gt(0)], "c": Annotated[int, Le(3)] | Path}
+    check_ranges({"a": -1, "b": Path("x"), "c": Path("y"), "unknown": 3}, hints, key="")
