@@ -1,0 +1,133 @@
+"""What the rules of RetrieverContract work with: vectors, queries, and retrievers made from them.
+
+Shapes: q queries, N vectors, D embedding width, k neighbours.
+"""
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+
+from retroflow.errors import RecipeError
+from retroflow.protocols import Float32Array, Neighbours, Retriever
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.testing.clustered import clustered_vectors
+from retroflow.testing.rule_process import RuleProcess, RuleProcessError, other_hash_seed
+
+OWNER = "the retriever under test"
+NUM_QUERIES = 50
+
+
+class Suite(Protocol):
+    """What a subclass of RetrieverContract says."""
+
+    recall_floor: float
+    score_tolerance: float
+    dimension: int
+    num_vectors: int
+    seconds: float
+    not_options: frozenset[str]
+
+    def make_retriever(self) -> Retriever: ...
+    def make_retriever_searching_differently(self) -> Retriever | None: ...
+    def embeddings(self) -> Float32Array | None: ...
+
+
+class RetrieverCase:
+    """One suite at work in one process. Nothing here looks inside a retriever: CheckedRetriever is in between.
+
+    Args:
+        suite: an instance of the author's subclass.
+        folder: an empty folder for files.
+        elsewhere: another process, with another PYTHONHASHSEED and another current folder.
+
+    Attributes:
+        doing: what the rule is at, for the message if it fails half way through.
+    """
+
+    def __init__(self, suite: Suite, folder: Path, elsewhere: RuleProcess | None = None) -> None:
+        self.suite, self.folder = suite, folder
+        self._elsewhere = elsewhere or RuleProcess(other_hash_seed())
+
+    @cached_property
+    def vectors(self) -> Float32Array:
+        """The vectors [N, D] that `built` holds, of length 1; read-only, as an embedding store's are."""
+        return read_only(clustered_vectors(self.suite.num_vectors, self.suite.dimension))
+
+    @cached_property
+    def queries(self) -> Float32Array:
+        """Queries [50, D] from the same clusters."""
+        return clustered_vectors(len(self.vectors) + NUM_QUERIES, self.suite.dimension)[len(self.vectors) :]
+
+    @cached_property
+    def built(self) -> CheckedRetriever:
+        """A retriever built over `vectors`; the rules only search and save it."""
+        return self.build(self.vectors)
+
+    @property
+    def metric(self) -> str:
+        """What scores mean, "l2" or "inner_product"."""
+        return self.new().capabilities.metric
+
+    def new(self) -> CheckedRetriever:
+        """A retriever without an index."""
+        return CheckedRetriever(self.suite.make_retriever(), owner=OWNER)
+
+    def build(self, vectors: Any) -> CheckedRetriever:
+        """A new retriever, built over vectors [N, D]."""
+        retriever = self.new()
+        retriever.build(vectors)
+        return retriever
+
+    def build_or_skip(self, vectors: Any) -> CheckedRetriever:
+        """As `build`, for so few vectors that a retriever may refuse them by a RecipeError."""
+        try:
+            return self.build(vectors)
+        except RecipeError as error:
+            pytest.skip(f"refuses to build over {len(vectors)} vectors: {error}")
+
+    def opened(self, folder: Path) -> CheckedRetriever:
+        """A new retriever, loaded from folder."""
+        retriever = self.new()
+        retriever.load(folder)
+        return retriever
+
+    def scratch(self) -> Path:
+        """A new, empty folder."""
+        return Path(tempfile.mkdtemp(dir=self.folder))
+
+    def elsewhere(self, function: Any, **arguments: object) -> Any:
+        """Call function(case, **arguments) in another process.
+
+        Raises:
+            AssertionError: it failed there, or ended the process.
+        """
+        try:
+            return self._elsewhere.call(type(self.suite), function, seconds=self.suite.seconds / 2, **arguments)
+        except RuleProcessError as error:
+            raise AssertionError(f"in a new process: {error}") from None
+
+    def close(self) -> None:
+        """End the other process."""
+        self._elsewhere.close()
+
+
+def read_only(array: Float32Array) -> Float32Array:
+    """Return a copy that cannot be changed."""
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def write_answer(answer: Neighbours, path: Path) -> None:
+    """Write an answer for the process that asked."""
+    np.savez(path, ids=answer.ids, scores=answer.scores)
+
+
+def read_answer(path: Path) -> Neighbours:
+    """Read what `write_answer` wrote."""
+    with np.load(path) as file:
+        return Neighbours(file["ids"], file["scores"])
