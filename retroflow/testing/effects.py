@@ -25,7 +25,7 @@ _installed = threading.Event()
 
 def state_of_process() -> dict[str, object]:
     """Return what a library must leave as it was, by its name in a sentence."""
-    numpy_state = np.random.get_state(legacy=False)["state"]  # type: ignore[index]
+    numpy_state = np.random.get_state(legacy=False)["state"]
     state: dict[str, object] = {
         "the state of Python's random": hash(random.getstate()),
         "the state of numpy.random": (numpy_state["key"].tobytes(), numpy_state["pos"]),
@@ -84,7 +84,11 @@ def writes_outside(folder: Path) -> Iterator[list[str]]:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor
         absolute = os.path.realpath(os.fsdecode(path))
-        if absolute != os.devnull and "__pycache__" not in absolute and not (absolute + os.sep).startswith(inside + os.sep):
+        if (
+            absolute != os.devnull
+            and "__pycache__" not in absolute
+            and not (absolute + os.sep).startswith(inside + os.sep)
+        ):
             found.append(absolute)
 
     with _watched(look):

@@ -3,10 +3,13 @@
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from retroflow.errors import RecipeError
 from retroflow.protocols import Float32Array, Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.testing.clustered import clustered_vectors
+from retroflow.testing.retriever_inputs import read_only
 from retroflow.testing.rule_process import RuleProcess, RuleProcessError, other_hash_seed
 
 OWNER = "the retriever under test"
@@ -24,16 +28,16 @@ NUM_QUERIES = 50
 class Suite(Protocol):
     """What a subclass of RetrieverContract says."""
 
-    recall_floor: float
-    score_tolerance: float
-    dimension: int
-    num_vectors: int
-    seconds: float
-    not_options: frozenset[str]
+    recall_floor: ClassVar[float]
+    score_tolerance: ClassVar[float]
+    dimension: ClassVar[int]
+    num_vectors: ClassVar[int]
+    seconds: ClassVar[float]
+    not_options: ClassVar[frozenset[str]]
 
     def make_retriever(self) -> Retriever: ...
     def make_retriever_searching_differently(self) -> Retriever | None: ...
-    def embeddings(self) -> Float32Array | None: ...
+    def embeddings(self) -> Float32Array: ...
 
 
 class RetrieverCase:
@@ -43,9 +47,6 @@ class RetrieverCase:
         suite: an instance of the author's subclass.
         folder: an empty folder for files.
         elsewhere: another process, with another PYTHONHASHSEED and another current folder.
-
-    Attributes:
-        doing: what the rule is at, for the message if it fails half way through.
     """
 
     def __init__(self, suite: Suite, folder: Path, elsewhere: RuleProcess | None = None) -> None:
@@ -115,11 +116,15 @@ class RetrieverCase:
         self._elsewhere.close()
 
 
-def read_only(array: Float32Array) -> Float32Array:
-    """Return a copy that cannot be changed."""
-    array = array.copy()
-    array.flags.writeable = False
-    return array
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say what a rule was at if it fails there: as a note to the error, and on stderr should the process die."""
+    print(f"[{what}]", file=sys.stderr, flush=True)
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
+        raise
 
 
 def write_answer(answer: Neighbours, path: Path) -> None:

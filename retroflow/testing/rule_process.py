@@ -65,7 +65,12 @@ class RuleProcess:
         # The child ends itself at its limit and says where it was. Should it be stopped, or leave children that keep
         # its pipe open, this ends them all.
         hung = threading.Event()
-        timer = threading.Timer(seconds + GRACE_SECONDS, lambda: (hung.set(), _kill(process)))
+
+        def end() -> None:
+            hung.set()
+            _kill(process)
+
+        timer = threading.Timer(seconds + GRACE_SECONDS, end)
         timer.start()
         try:
             line = _ask(process, json.dumps(request))
@@ -131,7 +136,8 @@ def outcome_of(call: Callable[[], object]) -> tuple[str, Any]:
         return "skipped", str(skipped)
     except AssertionError as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        return "failed", f"{error}\n({Path(frame.filename).name}:{frame.lineno} {frame.name})"
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        return "failed", f"{error}{notes}\n({Path(frame.filename).name}:{frame.lineno} {frame.name})"
     except BaseException as error:  # SystemExit above all, which would end the process without a word
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -226,8 +232,6 @@ def main() -> None:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     _serve(requests, replies, Path(sys.argv[1]))
-    for case in ():
-        case.close()
 
 
 if __name__ == "__main__":
