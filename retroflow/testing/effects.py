@@ -40,6 +40,15 @@ def state_of_process() -> dict[str, object]:
     return state
 
 
+def draw_from_global_generators() -> None:
+    """Move their states on, so that seeding them again, even with the same number, is seen."""
+    random.random()
+    np.random.random_sample()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.rand(1)
+
+
 def changed_since(before: dict[str, object]) -> list[str]:
     """Name what differs from an earlier `state_of_process`."""
     after = state_of_process()

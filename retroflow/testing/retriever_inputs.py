@@ -74,7 +74,5 @@ def bad_vectors(vectors: Float32Array) -> dict[str, Any]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy that cannot be changed, as a memory map of stored embeddings cannot."""
-    array = array.copy()
-    array.flags.writeable = False
-    return array
+    """Return a copy that cannot be changed, nor made changeable, as a memory map of stored embeddings cannot."""
+    return np.frombuffer(array.tobytes(), dtype=array.dtype).reshape(array.shape)

@@ -13,7 +13,7 @@ import pytest
 from retroflow.errors import RetrieverError
 from retroflow.protocols import Float32Array, Neighbours
 from retroflow.testing.clustered import clustered_vectors
-from retroflow.testing.effects import changed_since, standard_output, state_of_process
+from retroflow.testing.effects import changed_since, draw_from_global_generators, standard_output, state_of_process
 from retroflow.testing.retriever_answers import check_equal, check_identical
 from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
 
@@ -25,7 +25,7 @@ DIFFERS = "fix a seed and one thread, or declare deterministic=False"
 
 def building_again_replaces_the_index(case: RetrieverCase) -> None:
     retriever = case.build(case.vectors[:400])
-    retriever.search(case.queries, 3)
+    retriever.search(case.queries, 60)
     other = _others(case)
     retriever.build(other)
     ids, _ = answer = retriever.search(case.queries, 60)
@@ -138,7 +138,9 @@ def a_forked_child_searches_or_is_told_not_to(case: RetrieverCase) -> None:
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(FORK_SECONDS)  # whatever hangs there, the child ends
+            # Whatever hangs there, the child ends: not by a handler of Python's, which native code would not let run.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(FORK_SECONDS)
             os.write(writing, _answer_of_child(retriever, case.queries, expected).encode()[:4096])
         finally:
             os._exit(0)
@@ -160,6 +162,7 @@ def leaves_the_process_as_it_was(case: RetrieverCase) -> None:
     """Nothing on stdout, which belongs to `--json`; no global generator used or seeded, no setting changed."""
     folder = case.scratch() / "index"
     case.built.search(case.queries, 2)  # what is imported at the first search may
+    draw_from_global_generators()
     before = state_of_process()
     with standard_output() as written:
         retriever = case.build(case.vectors[:500])
