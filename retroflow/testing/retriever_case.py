@@ -3,10 +3,6 @@
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,9 +13,10 @@ import pytest
 from retroflow.errors import RecipeError
 from retroflow.protocols import Float32Array, Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.testing.case import Case
 from retroflow.testing.clustered import clustered_vectors
 from retroflow.testing.retriever_inputs import read_only
-from retroflow.testing.rule_process import RuleProcess, RuleProcessError, other_hash_seed
+from retroflow.testing.rule_process import RuleProcess
 
 OWNER = "the retriever under test"
 NUM_QUERIES = 50
@@ -40,7 +37,7 @@ class Suite(Protocol):
     def embeddings(self) -> Float32Array: ...
 
 
-class RetrieverCase:
+class RetrieverCase(Case):
     """One suite at work in one process. Nothing here looks inside a retriever: CheckedRetriever is in between.
 
     Args:
@@ -50,8 +47,8 @@ class RetrieverCase:
     """
 
     def __init__(self, suite: Suite, folder: Path, elsewhere: RuleProcess | None = None) -> None:
-        self.suite, self.folder = suite, folder
-        self._elsewhere = elsewhere or RuleProcess(other_hash_seed())
+        super().__init__(suite, folder, elsewhere)
+        self.suite = suite
 
     @cached_property
     def vectors(self) -> Float32Array:
@@ -95,36 +92,6 @@ class RetrieverCase:
         retriever = self.new()
         retriever.load(folder)
         return retriever
-
-    def scratch(self) -> Path:
-        """A new, empty folder."""
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def elsewhere(self, function: Any, **arguments: object) -> Any:
-        """Call function(case, **arguments) in another process.
-
-        Raises:
-            AssertionError: it failed there, or ended the process.
-        """
-        try:
-            return self._elsewhere.call(type(self.suite), function, seconds=self.suite.seconds / 2, **arguments)
-        except RuleProcessError as error:
-            raise AssertionError(f"in a new process: {error}") from None
-
-    def close(self) -> None:
-        """End the other process."""
-        self._elsewhere.close()
-
-
-@contextmanager
-def doing(what: str) -> Iterator[None]:
-    """Say what a rule was at if it fails there: as a note to the error, and on stderr should the process die."""
-    print(f"[{what}]", file=sys.stderr, flush=True)
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(what)
-        raise
 
 
 def write_answer(answer: Neighbours, path: Path) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from retroflow.errors import InvalidVectorsError, RetrieverError
+from retroflow.testing.case import doing
 from retroflow.testing.retriever_answers import check_equal
-from retroflow.testing.retriever_case import RetrieverCase, doing
+from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_inputs import BAD_K, BAD_QUERIES, LAYOUTS, bad_vectors
 
 TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -1,29 +1,23 @@
 """What `save` writes and `load` reads: files in one folder, complete, that open anywhere and run no code."""
 
-import io
 import os
-import pickletools
 import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from retroflow.errors import DamagedDataError
-from retroflow.testing.effects import unpickled, writes_outside
+from retroflow.testing.case import doing
+from retroflow.testing.effects import unpickled
 from retroflow.testing.retriever_answers import check_equal
-from retroflow.testing.retriever_case import RetrieverCase, doing, read_answer, write_answer
-
-NPY = b"\x93NUMPY"
+from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
+from retroflow.testing.stored_files import check_saved_alone, files_in, own_surroundings, pickles_in
 
 
 def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
     """Nothing but the folder is left: what was written beside it, or is known to this process, is missed."""
     origin, moved = case.scratch(), case.scratch()
-    with _own_surroundings(origin):
+    with own_surroundings(origin):
         case.built.save(origin / "parent" / "index")
     shutil.move(origin / "parent" / "index", moved / "index")
     shutil.rmtree(origin)
@@ -43,24 +37,15 @@ def open_and_search(case: RetrieverCase, folder: str) -> None:
 
 
 def writes_into_its_folder_alone(case: RetrieverCase) -> None:
-    origin = case.scratch()
-    folder = origin / "parent" / "index"
-    folder.parent.mkdir()
-    with _own_surroundings(origin), writes_outside(folder) as elsewhere:
-        surroundings = _listing(origin, folder)
-        case.built.save(folder)
-        beside = sorted(_listing(origin, folder) - surroundings)
-    assert not elsewhere, f"save() writes outside its folder: {elsewhere[:3]}"
-    assert not beside, f"save() leaves files outside its folder: {beside[:3]}"
-    links = [path.name for path in folder.rglob("*") if path.is_symlink()]
-    assert not links, f"save() makes links ({links[:3]}); a moved index could not be opened, so write files"
+    folder = case.scratch() / "parent" / "index"
+    check_saved_alone(case.built.save, folder)
 
 
 def writes_no_absolute_path(case: RetrieverCase) -> None:
     folder = case.scratch() / "index"
     case.built.save(folder)
     given = os.fsencode(folder)
-    names = [path.name for path in _files(folder) if given in path.read_bytes()]
+    names = [path.name for path in files_in(folder) if given in path.read_bytes()]
     assert not names, f"{names} hold the absolute path they were saved to; a moved index could not be opened"
 
 
@@ -68,7 +53,7 @@ def writes_and_reads_no_pickle(case: RetrieverCase) -> None:
     """Opening a pickle runs whatever code it names; an index may come from a stranger."""
     folder = case.scratch() / "index"
     case.built.save(folder)
-    pickles = [name for path in _files(folder) for name in _pickles_in(path.name, path.read_bytes())]
+    pickles = pickles_in(folder)
     assert not pickles, f"save() writes pickles: {pickles[:3]}; write arrays (numpy.save of numbers) and JSON"
     with unpickled() as names:
         case.opened(folder).search(case.queries, 1)
@@ -119,7 +104,7 @@ def a_loaded_index_can_be_saved_again(case: RetrieverCase) -> None:
 def damaged_files_are_an_error_and_never_the_end_of_the_process(case: RetrieverCase) -> None:
     saved = case.scratch() / "index"
     case.built.save(saved)
-    paths = _files(saved)
+    paths = files_in(saved)
     assert paths, "save() wrote no file"
     noise = np.random.default_rng(0)
     for path in paths:
@@ -150,65 +135,6 @@ def _expect_damage(case: RetrieverCase, folder: Path) -> None:
     except Exception as error:
         raise AssertionError(f"load() must raise DamagedDataError, not {type(error).__name__}: {error}") from error
     raise AssertionError("load() must raise DamagedDataError, and it loads")
-
-
-@contextmanager
-def _own_surroundings(folder: Path) -> Iterator[None]:
-    """Make places that are easily written to, the current folder and that of temporary files, parts of folder."""
-    before = tempfile.tempdir
-    for name in ("current", "temporary"):
-        (folder / name).mkdir()
-    tempfile.tempdir = str(folder / "temporary")
-    try:
-        with chdir(folder / "current"):
-            yield
-    finally:
-        tempfile.tempdir = before
-
-
-def _listing(folder: Path, without: Path) -> set[str]:
-    return {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path != without and without not in path.parents
-    }
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _pickles_in(name: str, content: bytes) -> list[str]:
-    """Name what is a pickle: a file, a member of a zip (npz, torch), an array of objects."""
-    if zipfile.is_zipfile(io.BytesIO(content)) and content[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [(f"{name}:{member}", archive.read(member)) for member in archive.namelist()]
-        return [found for member, inner in members for found in _pickles_in(member, inner)]
-    if content.startswith(NPY):
-        return [f"{name} (an array of objects)"] if _holds_objects(content) else []
-    return [name] if _is_pickle(content) else []
-
-
-def _holds_objects(content: bytes) -> bool:
-    try:
-        np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
-        return "pickle" in str(error).lower()
-    return False
-
-
-def _is_pickle(content: bytes) -> bool:
-    """Say whether all of content is one pickle or several; short text can look like one of protocol 0."""
-    if content[:1] != b"\x80" and content[:1] not in b"(]}cl":
-        return False
-    stream = io.BytesIO(content)
-    try:
-        while stream.tell() < len(content):
-            for _ in pickletools.genops(stream):
-                pass
-    except Exception:  # whatever genops makes of bytes that are no pickle
-        return False
-    return len(content) > 2
 
 
 __all__ = [
