@@ -1,19 +1,13 @@
 """What a retriever says about itself: protocol, capabilities, options, fingerprint."""
 
-import dataclasses
-import inspect
 import json
-import typing
-from typing import Any
 
 import numpy as np
 import pytest
 
-from retroflow.errors import BrokenPluginError
 from retroflow.protocols import Retriever
-from retroflow.recipe.option_types import Block, Either
-from retroflow.recipe.signatures import read_block
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.testing.readable_options import check_keyword_only, check_readable
 from retroflow.testing.retriever_answers import true_scores
 from retroflow.testing.retriever_case import OWNER, RetrieverCase
 
@@ -31,26 +25,12 @@ def implements_the_protocol_and_declares_its_capabilities(case: RetrieverCase) -
 
 
 def takes_its_options_by_keyword(case: RetrieverCase) -> None:
-    parameters = inspect.signature(type(case.suite.make_retriever())).parameters.values()
-    wrong = [each.name for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
-    assert not wrong, (
-        f"__init__ must take keyword-only options, so that a recipe can name them (put a * before {wrong})"
-    )
+    check_keyword_only(type(case.suite.make_retriever()))
 
 
 def has_options_that_a_recipe_can_read(case: RetrieverCase) -> None:
     """Recipes read options from the source: one that they cannot read does not exist for them."""
-    component = type(case.suite.make_retriever())
-    try:
-        block = read_block(f"{component.__module__}:{component.__qualname__}", OWNER)
-    except BrokenPluginError as error:
-        raise AssertionError(str(error)) from None
-    unread = [name for name in _unread(component, block, "") if name not in case.suite.not_options]
-    assert not unread, (
-        f"recipes cannot set {', '.join(unread)}: an option needs an annotation (int, float, str, bool, Literal, a "
-        "list or a dataclass of these) and a literal default (32, not 2 * 16). Name what is no "
-        "option in the suite's not_options"
-    )
+    check_readable(type(case.suite.make_retriever()), case.suite.not_options)
 
 
 def has_a_fingerprint_in_json_that_building_does_not_change(case: RetrieverCase) -> None:
@@ -104,37 +84,6 @@ def _searching_differently(case: RetrieverCase) -> Retriever:
     if other is None:
         pytest.skip("make_retriever_searching_differently() returns None: there are no search options to change")
     return other
-
-
-def _unread(component: Any, block: Block, prefix: str) -> list[str]:
-    """Name the parameters of a class that its block lacks, those of dataclasses among them included."""
-    hints = _hints(component)
-    unread = []
-    for name in inspect.signature(component).parameters:
-        if name not in block.options:
-            unread.append(prefix + name)
-            continue
-        for nested in _dataclasses_in(hints.get(name)):
-            inner = _block_in(block.options[name].type)
-            unread += _unread(nested, inner, f"{prefix}{name}.") if inner is not None else [prefix + name]
-    return unread
-
-
-def _hints(component: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(component if dataclasses.is_dataclass(component) else component.__init__)
-    except Exception:  # an annotation that only exists for type checkers
-        return {}
-
-
-def _dataclasses_in(annotation: Any) -> list[Any]:
-    found = [annotation] if isinstance(annotation, type) and dataclasses.is_dataclass(annotation) else []
-    return found + [each for argument in typing.get_args(annotation) for each in _dataclasses_in(argument)]
-
-
-def _block_in(option_type: object) -> Block | None:
-    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
-    return next((arm for arm in arms if isinstance(arm, Block)), None)
 
 
 __all__ = [
