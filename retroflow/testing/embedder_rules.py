@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import sys
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from retroflow.testing.effects import changed_since, draw_from_global_generators
 from retroflow.testing.embedder_case import TEXTS, TOLERANCE, UNUSUAL_TEXTS, EmbedderCase, check_close
 from retroflow.testing.readable_options import check_keyword_only, check_readable
 from retroflow.testing.stored_files import check_saved_alone, own_surroundings, pickles_in
+from retroflow.testing.threads import run_at_once
 
 MANY_TEXTS = 2_048  # of one call in `prepare`
 NUM_THREADS = 4
@@ -225,28 +225,13 @@ def threads_can_embed_at_once(case: EmbedderCase) -> None:
     """Each thread with texts of its own."""
     jobs = [TEXTS[thread:] + UNUSUAL_TEXTS[:thread] for thread in range(NUM_THREADS)]
     expected = [case.embedder.embed(texts) for texts in jobs]
-    faults: list[BaseException] = []
-    together = threading.Barrier(NUM_THREADS)
 
     def embed(number: int) -> None:
-        together.wait()
-        try:
-            for _ in range(5):
-                check_close(case.embedder.embed(jobs[number]), expected[number], "alone and beside other threads")
-        except BaseException as error:  # a thread's exception would be printed and forgotten
-            faults.append(error)
+        check_close(case.embedder.embed(jobs[number]), expected[number], "alone and beside other threads")
 
-    threads = [threading.Thread(target=embed, args=(number,), daemon=True) for number in range(NUM_THREADS)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # what is shared shows sooner
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not faults, f"several threads embed at once; keep no text of a call on self: {faults[0]!r}"
+    calls = [partial(embed, number) for number in range(NUM_THREADS)]
+    fault = run_at_once(calls, type(case.embedder), times=4)
+    assert fault is None, f"several threads embed at once; keep no text of a call on self: {fault!r}"
 
 
 def leaves_the_process_as_it_was(case: EmbedderCase) -> None:

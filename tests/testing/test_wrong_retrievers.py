@@ -64,6 +64,7 @@ WRONG = [
     (wrong.WantsWritableQueries, "takes_any_float_dtype_and_memory_layout"),
     # state
     (wrong.QueryOnSelf, "threads_can_search_at_once"),
+    (wrong.QueryOnSelfBriefly, "threads_can_search_at_once"),
     (wrong.CachedByFirstQuery, "an_answer_depends_on_every_query_and_on_k"),
     (wrong.CacheOutlivesBuild, "building_again_replaces_the_index"),
     (wrong.CacheOutlivesBuild, "loading_replaces_what_was_built"),

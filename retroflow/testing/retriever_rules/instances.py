@@ -2,8 +2,7 @@
 
 import os
 import signal
-import sys
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from retroflow.testing.clustered import clustered_vectors
 from retroflow.testing.effects import changed_since, draw_from_global_generators, standard_output, state_of_process
 from retroflow.testing.retriever_answers import check_equal, check_identical
 from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
+from retroflow.testing.threads import run_at_once
 
 NUM_THREADS = 6
-SEARCHES = 40  # of each thread
+SEARCHES = 10  # of each thread
 FORK_SECONDS = 20
 DIFFERS = "fix a seed and one thread, or declare deterministic=False"
 
@@ -102,31 +102,13 @@ def threads_can_search_at_once(case: RetrieverCase) -> None:
     """Each thread with queries, a number of them and a k of its own."""
     jobs = [(case.queries[thread::NUM_THREADS][: 8 - thread % 3], 1 + thread % 5) for thread in range(NUM_THREADS)]
     expected = [case.built.search(queries, k) for queries, k in jobs]
-    faults: list[BaseException] = []
-    together = threading.Barrier(NUM_THREADS)
 
     def search(number: int) -> None:
-        together.wait()
-        try:
-            for _ in range(SEARCHES):
-                answer = case.built.search(*jobs[number])
-                check_equal(answer, expected[number], "alone and beside other threads")
-        except BaseException as error:  # a thread's exception would be printed and forgotten
-            faults.append(error)
+        check_equal(case.built.search(*jobs[number]), expected[number], "alone and beside other threads")
 
-    threads = [threading.Thread(target=search, args=(number,), daemon=True) for number in range(NUM_THREADS)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # what is shared shows sooner
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not faults, (
-        f"several threads search at once, so no query or option may be kept on the instance: {faults[0]!r}"
-    )
+    searches = [partial(search, number) for number in range(NUM_THREADS)]
+    fault = run_at_once(searches, type(case.suite.make_retriever()), times=SEARCHES)
+    assert fault is None, f"several threads search at once; keep no query or option of a search on self: {fault!r}"
 
 
 def a_forked_child_searches_or_is_told_not_to(case: RetrieverCase) -> None:
