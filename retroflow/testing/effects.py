@@ -6,6 +6,7 @@ Printing, global random generators, the current folder, the environment; files w
 import ctypes
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -30,6 +31,8 @@ def state_of_process() -> dict[str, object]:
         "the state of Python's random": hash(random.getstate()),
         "the state of numpy.random": (numpy_state["key"].tobytes(), numpy_state["pos"]),
         "the current folder": os.getcwd(),
+        "numpy.seterr": np.geterr(),
+        "what a signal does": (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)),
         "os.environ": dict(os.environ),
     }
     torch = sys.modules.get("torch")
@@ -37,6 +40,7 @@ def state_of_process() -> dict[str, object]:
         state["the state of torch's generator"] = torch.get_rng_state().numpy().tobytes()
         state["torch's number of threads"] = torch.get_num_threads()
         state["torch's default dtype"] = torch.get_default_dtype()
+        state["whether torch keeps gradients"] = torch.is_grad_enabled()
     return state
 
 

@@ -20,9 +20,9 @@ def check_saved_alone(save: Callable[[Path], None], folder: Path) -> None:
     origin = folder.parent.parent
     folder.parent.mkdir()
     with own_surroundings(origin), writes_outside(folder) as elsewhere:
-        surroundings = _listing(origin, folder)
+        surroundings = listing(origin, folder)
         save(folder)
-        beside = sorted(_listing(origin, folder) - surroundings)
+        beside = sorted(listing(origin, folder) - surroundings)
     assert not elsewhere, f"save() writes outside its folder: {elsewhere[:3]}"
     assert not beside, f"save() leaves files outside its folder: {beside[:3]}"
     links = [path.name for path in folder.rglob("*") if path.is_symlink()]
@@ -48,12 +48,10 @@ def own_surroundings(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _listing(folder: Path, without: Path) -> set[str]:
-    return {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path != without and without not in path.parents
-    }
+def listing(folder: Path, without: Path | None = None) -> set[str]:
+    """Return what is below folder, without what is below another."""
+    paths = (path for path in folder.rglob("*") if without is None or not path.is_relative_to(without))
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ WRONG = [
     (wrong.WithTime, "has_the_same_fingerprint_in_another_process"),
     (wrong.ChangedByBuilding, "has_a_fingerprint_in_json_that_building_does_not_change"),
     (wrong.WithSearchOptions, "has_no_search_option_in_its_fingerprint"),
+    (wrong.CapabilitiesByBuild, "implements_the_protocol_and_declares_its_capabilities"),
     (wrong.Cosine, "implements_the_protocol_and_declares_its_capabilities"),
     (wrong.WithoutAnnotation, "has_options_that_a_recipe_can_read"),
     (wrong.ComputedDefault, "has_options_that_a_recipe_can_read"),
@@ -48,7 +49,9 @@ WRONG = [
     (wrong.DuplicatesDropped, "equal_vectors_are_different_neighbours"),
     (wrong.FirstNeverFound, "pads_with_minus_one_where_few_exist"),
     (wrong.AtLeastTen, "pads_with_minus_one_where_few_exist"),
+    (wrong.NoFewerThanTwoDifferent, "equal_vectors_are_different_neighbours"),
     # how much, how wide
+    (wrong.RaisesAboveK3000, "finds_the_first_and_the_last_of_70000_vectors"),
     (wrong.RaisesAbove1024, "answers_5000_queries_as_50_at_a_time"),
     (wrong.NothingAbove1024, "answers_5000_queries_as_50_at_a_time"),
     (wrong.ForgetsAfter4096, "finds_the_first_and_the_last_of_70000_vectors"),
@@ -82,7 +85,10 @@ WRONG = [
     (wrong.SeedsTorch, "leaves_the_process_as_it_was"),
     (wrong.ChangesFolder, "leaves_the_process_as_it_was"),
     (wrong.WrongAfterFork, "a_forked_child_searches_or_is_told_not_to"),
+    (wrong.SizedByTheFirstBuild, "building_again_replaces_the_index"),
     # what it stores
+    (wrong.CachesOnLoad, "building_loading_and_searching_write_nothing"),
+    (wrong.BuildsInTheCurrentFolder, "building_loading_and_searching_write_nothing"),
     (wrong.OneLost, "finds_the_same_after_loading"),
     (wrong.TwoSwapped, "finds_the_same_after_loading"),
     (wrong.HalfLost, "finds_the_same_after_loading"),

@@ -281,6 +281,52 @@ class AtLeastTen(Right):
 # How much, how wide.
 
 
+class RaisesAboveK3000(Right):
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        if k > 3_000:
+            raise ValueError("k is too large")
+        return super().search(queries, k)
+
+
+class SizedByTheFirstBuild(Right):
+    def build(self, vectors: Any) -> None:
+        self.width = getattr(self, "width", vectors.shape[1])
+        if vectors.shape[1] != self.width:
+            raise ValueError("another width")
+        super().build(vectors)
+
+
+class CapabilitiesByBuild(Right):
+    def build(self, vectors: Any) -> None:
+        super().build(vectors)
+        self.capabilities = Capabilities(exact=False)
+
+
+class CachesOnLoad(Right):
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        np.save(folder / "squares.npy", np.square(self.vectors).sum(axis=1))
+
+
+class BuildsInTheCurrentFolder(Right):
+    def build(self, vectors: Any) -> None:
+        super().build(vectors)
+        np.save("work.npy", self.vectors)
+
+
+class NoFewerThanTwoDifferent(Right):
+    def build(self, vectors: Any) -> None:
+        super().build(vectors)
+        if len(vectors) > 10 and (self.vectors == self.vectors[0]).all():
+            raise ValueError("k-means needs two different vectors")
+
+
+class ChangesSettings(Right):
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        np.seterr(all="warn" if np.geterr()["over"] == "ignore" else "ignore")
+        return super().search(queries, k)
+
+
 class RaisesAbove1024(Right):
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
         if len(queries) > 1_024:

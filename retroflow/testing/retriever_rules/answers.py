@@ -4,11 +4,11 @@ import numpy as np
 
 from retroflow.protocols import Float32Array
 from retroflow.testing.clustered import clustered_vectors
-from retroflow.testing.retriever_answers import check_recall, check_scores
+from retroflow.testing.retriever_answers import LEAST_RESULTS, check_recall, check_scores
 from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_inputs import read_only
 
-DEPTHS = (64, 256)
+DEPTHS = (64, LEAST_RESULTS)
 
 
 def finds_the_nearest_of_clustered_vectors(case: RetrieverCase) -> None:
@@ -24,6 +24,7 @@ def finds_the_nearest_of_real_embeddings(case: RetrieverCase) -> None:
 def finds_the_nearest_where_lengths_differ(case: RetrieverCase) -> None:
     """Embeddings need not have length 1: then l2, inner product and cosine rank differently."""
     vectors, queries = _of_other_lengths(case.vectors, 1), _of_other_lengths(case.queries, 2)
+    vectors = np.concatenate([vectors, np.zeros_like(vectors[:1])])  # a zero vector is one, too
     answer = case.build(vectors).search(queries, 10)
     check_scores(case, queries, vectors, answer)
     check_recall(case, queries, vectors, answer)
@@ -45,6 +46,8 @@ def equal_vectors_are_different_neighbours(case: RetrieverCase) -> None:
     ids, _ = case.build(vectors).search(vectors[::40], 4)
     found = np.mean(np.sort(ids, axis=1) == (np.arange(0, len(vectors), 40)[:, None] // 4 * 4 + np.arange(4)))
     assert found >= case.suite.recall_floor, f"only {found:.2f} of four equal vectors are found by their twin"
+    ids, _ = case.build(np.repeat(vectors[:1], 300, axis=0)).search(vectors[:1], 4)
+    assert (ids >= 0).all(), "where all vectors are equal it finds fewer than 4"
 
 
 def a_zero_query_has_an_answer(case: RetrieverCase) -> None:

@@ -19,6 +19,7 @@ def implements_the_protocol_and_declares_its_capabilities(case: RetrieverCase) -
     assert capabilities.metric in ("l2", "inner_product"), (
         f"capabilities.metric is {capabilities.metric!r}; allowed: 'l2' and 'inner_product'"
     )
+    assert case.built.capabilities == capabilities, "capabilities must not change by build(): they are asked before it"
     for field in ("exact", "deterministic", "fork_safe", "add", "remove"):
         value = getattr(capabilities, field)
         assert isinstance(value, bool), f"capabilities.{field} is {value!r}; give True or False"

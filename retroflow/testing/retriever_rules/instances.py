@@ -32,13 +32,21 @@ def building_again_replaces_the_index(case: RetrieverCase) -> None:
     assert ids.max() < len(other), "build() must replace what was there, not add to it"
     if retriever.capabilities.deterministic:
         check_equal(answer, case.build(other).search(case.queries, 60), "built again, and built by a new instance")
+    more = clustered_vectors(1_000, case.suite.dimension + 3)
+    retriever.build(more)
+    ids, _ = retriever.search(more, 1)
+    found = float(np.mean(ids[:, 0] == np.arange(len(more))))
+    assert found >= case.suite.recall_floor, (
+        f"built again over more and wider vectors, only {found:.2f} find themselves"
+    )
 
 
 def loading_replaces_what_was_built(case: RetrieverCase) -> None:
     folder = case.scratch() / "index"
     case.built.save(folder)
-    used = case.build(_others(case))
-    used.search(case.queries, 5)
+    other = clustered_vectors(300, case.suite.dimension + 3)
+    used = case.build(other)
+    used.search(other[: len(case.queries)], 5)
     used.load(folder)
     check_equal(used.search(case.queries, 5), case.built.search(case.queries, 5), "loaded by a used instance")
 

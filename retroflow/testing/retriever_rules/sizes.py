@@ -6,14 +6,16 @@
 import numpy as np
 
 from retroflow.protocols import Float32Array, Neighbours
+from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.testing.clustered import clustered_vectors
-from retroflow.testing.retriever_answers import check_equal, check_scores, joined
+from retroflow.testing.retriever_answers import LEAST_RESULTS, check_equal, check_scores, joined
 from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_inputs import LARGEST_SLICE, SliceOnly
 
 WIDTHS = (1, 7, 50)
 MANY_VECTORS, NARROW = 70_000, 8  # more than 65,536 of them, which is what 16 bits number
 MANY_QUERIES, FEW_QUERIES = 5_000, 50
+MOST_RESULTS = 4_096  # that `prepare` asks for, where a query's own document has many of its nearest
 PLACES = 16  # looked at around each multiple of PLACE_ROWS, where blocks end
 PLACE_ROWS = 4_096
 
@@ -51,6 +53,15 @@ def finds_the_first_and_the_last_of_70000_vectors(case: RetrieverCase) -> None:
             f"of rows {rows[0]} to {rows[-1]} of {MANY_VECTORS} only {found} of {len(rows)} find themselves; is every "
             "block of vectors read, to its end, and is an id wide enough for any row?"
         )
+    _check_deep_search(retriever, stored[:3].astype(np.float32))
+
+
+def _check_deep_search(retriever: CheckedRetriever, queries: Float32Array) -> None:
+    ids, _ = retriever.search(queries, MOST_RESULTS)
+    fewest = int((ids >= 0).sum(axis=1).min())
+    assert fewest >= LEAST_RESULTS, (
+        f"asked for {MOST_RESULTS} of {MANY_VECTORS} vectors, it found {fewest}; at least {LEAST_RESULTS} are needed"
+    )
 
 
 def takes_vectors_of_any_width(case: RetrieverCase) -> None:

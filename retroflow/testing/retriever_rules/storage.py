@@ -8,18 +8,18 @@ import numpy as np
 
 from retroflow.errors import DamagedDataError
 from retroflow.testing.case import doing
-from retroflow.testing.effects import unpickled
+from retroflow.testing.effects import unpickled, writes_outside
 from retroflow.testing.retriever_answers import check_equal
 from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
-from retroflow.testing.stored_files import check_saved_alone, files_in, own_surroundings, pickles_in
+from retroflow.testing.stored_files import check_saved_alone, files_in, listing, own_surroundings, pickles_in
 
 
 def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
     """Nothing but the folder is left: what was written beside it, or is known to this process, is missed."""
     origin, moved = case.scratch(), case.scratch()
     with own_surroundings(origin):
-        case.built.save(origin / "parent" / "index")
-    shutil.move(origin / "parent" / "index", moved / "index")
+        case.built.save(origin / "parent" / "the indéx")
+    shutil.move(origin / "parent" / "the indéx", moved / "index")
     shutil.rmtree(origin)
     np.save(moved / "queries.npy", case.queries)
     case.elsewhere(open_and_search, folder=str(moved))
@@ -39,6 +39,20 @@ def open_and_search(case: RetrieverCase, folder: str) -> None:
 def writes_into_its_folder_alone(case: RetrieverCase) -> None:
     folder = case.scratch() / "parent" / "index"
     check_saved_alone(case.built.save, folder)
+
+
+def building_loading_and_searching_write_nothing(case: RetrieverCase) -> None:
+    """An index may be on a disk that can only be read, used by many processes; changed files count as damaged."""
+    folder, origin = case.scratch() / "index", case.scratch()
+    case.built.save(folder)
+    with own_surroundings(origin):
+        case.build(case.vectors[:300])
+        before = listing(folder)
+        with writes_outside(origin / "temporary") as written:
+            case.opened(folder).search(case.queries, 2)
+        left = sorted((listing(folder) - before) | listing(origin / "current"))
+    assert not written, f"load() or search() writes {written[:3]}"
+    assert not left, f"build(), load() or search() leaves files: {left[:3]}"
 
 
 def writes_no_absolute_path(case: RetrieverCase) -> None:
@@ -139,6 +153,7 @@ def _expect_damage(case: RetrieverCase, folder: Path) -> None:
 
 __all__ = [
     "a_loaded_index_can_be_saved_again",
+    "building_loading_and_searching_write_nothing",
     "damaged_files_are_an_error_and_never_the_end_of_the_process",
     "finds_the_same_after_loading",
     "opens_in_another_process_and_folder",
