@@ -83,6 +83,7 @@ WRONG = [
     (wrong.SeedsNumpy, "leaves_the_process_as_it_was"),
     (wrong.SeedsRandom, "leaves_the_process_as_it_was"),
     (wrong.SeedsTorch, "leaves_the_process_as_it_was"),
+    (wrong.ChangesSettings, "leaves_the_process_as_it_was"),
     (wrong.ChangesFolder, "leaves_the_process_as_it_was"),
     (wrong.WrongAfterFork, "a_forked_child_searches_or_is_told_not_to"),
     (wrong.SizedByTheFirstBuild, "building_again_replaces_the_index"),
