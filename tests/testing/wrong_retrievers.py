@@ -323,7 +323,8 @@ class NoFewerThanTwoDifferent(Right):
 
 class ChangesSettings(Right):
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        np.seterr(all="warn" if np.geterr()["over"] == "ignore" else "ignore")
+        now = np.geterr()["under"]  # a third setting each time, so that two searches do not put it back
+        np.seterr(under={"ignore": "warn", "warn": "print"}.get(now, "ignore"))
         return super().search(queries, k)
 
 
