@@ -39,7 +39,6 @@ class Suite(Protocol):
     """What a subclass of EmbedderContract says."""
 
     seconds: ClassVar[float]
-    not_options: ClassVar[frozenset[str]]
 
     def make_embedder(self) -> Embedder: ...
     def make_other_embedder(self) -> Embedder | None: ...

@@ -24,12 +24,10 @@ class EmbedderContract:
     """Subclass it as a class whose name starts with Test, and override `make_embedder`.
 
     Attributes:
-        not_options: parameters that recipes cannot set and should not, such as an injected client.
         seconds: after which a rule has hung.
         own_process: rules run in a process of their own, so that a crash or hang fails one rule; False to debug.
     """
 
-    not_options: ClassVar[frozenset[str]] = frozenset()
     seconds: ClassVar[float] = 120.0
     own_process: ClassVar[bool] = True
 

@@ -40,7 +40,7 @@ def takes_its_options_by_keyword(case: EmbedderCase) -> None:
 
 def has_options_that_a_recipe_can_read(case: EmbedderCase) -> None:
     """Recipes read options from the source: one that they cannot read does not exist for them."""
-    check_readable(type(case.suite.make_embedder()), case.suite.not_options)
+    check_readable(type(case.suite.make_embedder()))
 
 
 def has_a_fingerprint_in_json_that_fitting_does_not_change(case: EmbedderCase) -> None:

@@ -17,22 +17,19 @@ def check_keyword_only(component: type) -> None:
     assert not wrong, f"__init__ must take options by keyword only, as recipes give them (put a * before {wrong})"
 
 
-def check_readable(component: type, not_options: frozenset[str]) -> None:
+def check_readable(component: type) -> None:
     """Assert that a recipe can set every parameter of __init__, those of dataclasses among them included.
 
-    Args:
-        component: the class.
-        not_options: parameters that recipes need not see; those of a dataclass as "build.client".
+    A parameter whose name begins with an underscore is no option: a client that a test injects.
     """
     try:
         block = read_block(f"{component.__module__}:{component.__qualname__}", "the component under test")
     except BrokenPluginError as error:
         raise AssertionError(str(error)) from None
-    unread = [name for name in _unread(component, block, "") if name not in not_options]
+    unread = _unread(component, block, "")
     assert not unread, (
         f"recipes cannot set {', '.join(unread)}: an option needs an annotation (int, float, str, bool, Literal, a "
-        "list or a dataclass of these) and a literal default (32, not 2 * 16). Name what is no option in the suite's "
-        "not_options"
+        "list or a dataclass of these) and a constant as default; what is no option has a name that begins with _"
     )
 
 
@@ -41,6 +38,8 @@ def _unread(component: Any, block: Block, prefix: str) -> list[str]:
     hints = _hints(component)
     unread = []
     for name in inspect.signature(component).parameters:
+        if name.startswith("_"):
+            continue
         if name not in block.options:
             unread.append(prefix + name)
             continue

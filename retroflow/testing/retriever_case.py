@@ -30,7 +30,6 @@ class Suite(Protocol):
     dimension: ClassVar[int]
     num_vectors: ClassVar[int]
     seconds: ClassVar[float]
-    not_options: ClassVar[frozenset[str]]
 
     def make_retriever(self) -> Retriever: ...
     def make_retriever_searching_differently(self) -> Retriever | None: ...

@@ -29,7 +29,6 @@ class RetrieverContract:
         score_tolerance: largest difference between a score and the true one, for scores up to 1; relative above.
         dimension: width D of the vectors of most rules.
         num_vectors: N; enough for an approximate index to be one.
-        not_options: parameters that recipes cannot set and should not, such as an injected client.
         seconds: after which a rule has hung.
         own_process: rules run in a process of their own, so that a crash or hang fails one rule; False to debug.
     """
@@ -38,7 +37,6 @@ class RetrieverContract:
     score_tolerance: ClassVar[float] = 1e-3
     dimension: ClassVar[int] = 32
     num_vectors: ClassVar[int] = 2_000
-    not_options: ClassVar[frozenset[str]] = frozenset()
     seconds: ClassVar[float] = 60.0
     own_process: ClassVar[bool] = True
 

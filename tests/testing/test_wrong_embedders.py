@@ -143,7 +143,7 @@ class NumTextsInFingerprint(Right):
 
 
 class ComputedDefault(Right):
-    def __init__(self, *, seed: int = 2 * 0) -> None:
+    def __init__(self, *, seed: int = len("")) -> None:
         super().__init__(seed=seed)
 
 

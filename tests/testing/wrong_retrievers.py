@@ -151,7 +151,9 @@ class WithoutAnnotation(Right):
 
 
 class ComputedDefault(Right):
-    def __init__(self, *, trees: int = 2 * 8, build: Build | None = None, search: Search | None = None) -> None:
+    def __init__(
+        self, *, trees: int = len("sixteen"), build: Build | None = None, search: Search | None = None
+    ) -> None:
         super().__init__(build=build, search=search)
 
 

@@ -31,7 +31,7 @@ def takes_its_options_by_keyword(case: RetrieverCase) -> None:
 
 def has_options_that_a_recipe_can_read(case: RetrieverCase) -> None:
     """Recipes read options from the source: one that they cannot read does not exist for them."""
-    check_readable(type(case.suite.make_retriever()), case.suite.not_options)
+    check_readable(type(case.suite.make_retriever()))
 
 
 def has_a_fingerprint_in_json_that_building_does_not_change(case: RetrieverCase) -> None:
