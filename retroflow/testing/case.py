@@ -35,7 +35,7 @@ class Case:
             AssertionError: it failed there, or ended the process.
         """
         try:
-            return self._elsewhere.call(self._suite_class, function, seconds=self._seconds / 2, **arguments)
+            return self._elsewhere.call(self._suite_class, function, seconds=self._seconds * 0.8, **arguments)
         except RuleProcessError as error:
             raise AssertionError(f"in a new process: {error}") from None
 

@@ -37,7 +37,7 @@ class RetrieverContract:
     score_tolerance: ClassVar[float] = 1e-3
     dimension: ClassVar[int] = 32
     num_vectors: ClassVar[int] = 2_000
-    seconds: ClassVar[float] = 60.0
+    seconds: ClassVar[float] = 90.0
     own_process: ClassVar[bool] = True
 
     def make_retriever(self) -> Retriever:

@@ -61,6 +61,7 @@ WRONG = [
     (wrong.ReadsAllAtOnce, "finds_the_first_and_the_last_of_70000_vectors"),
     (wrong.LastForgotten, "pads_with_minus_one_where_few_exist"),
     (wrong.WidthOf8Only, "takes_vectors_of_any_width"),
+    (wrong.WidthAtMost256, "takes_vectors_of_any_width"),
     (wrong.WidthCutTo8, "takes_vectors_of_any_width"),
     # what it is given
     (wrong.ChangesQueries, "leaves_vectors_and_queries_as_they_were"),
@@ -69,6 +70,9 @@ WRONG = [
     (wrong.QueryOnSelf, "threads_can_search_at_once"),
     (wrong.QueryOnSelfBriefly, "threads_can_search_at_once"),
     (wrong.CachedByFirstQuery, "an_answer_depends_on_every_query_and_on_k"),
+    (wrong.CachedByLastQuery, "an_answer_depends_on_every_query_and_on_k"),
+    (wrong.CachedBySum, "an_answer_depends_on_every_query_and_on_k"),
+    (wrong.LoadedWins, "loading_replaces_what_was_built"),
     (wrong.CacheOutlivesBuild, "building_again_replaces_the_index"),
     (wrong.CacheOutlivesBuild, "loading_replaces_what_was_built"),
     (wrong.LoadKeepsTheOld, "loading_replaces_what_was_built"),
@@ -105,6 +109,7 @@ WRONG = [
     (wrong.Pickles, "writes_and_reads_no_pickle"),
     (wrong.PicklesOldProtocol, "writes_and_reads_no_pickle"),
     (wrong.PicklesNoClass, "writes_and_reads_no_pickle"),
+    (wrong.PicklesCompressed, "writes_and_reads_no_pickle"),
     (wrong.ArrayOfObjects, "writes_and_reads_no_pickle"),
     (wrong.SaveBreaksSearch, "searches_after_saving_as_before"),
 ]

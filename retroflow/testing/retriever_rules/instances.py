@@ -50,18 +50,24 @@ def loading_replaces_what_was_built(case: RetrieverCase) -> None:
     for retriever in (used, wider):
         retriever.load(folder)
         check_equal(retriever.search(case.queries, 5), case.built.search(case.queries, 5), "loaded by a used instance")
+    used.build(case.vectors[:200])
+    assert used.search(case.queries, 5).ids.max() < 200, "built again after load(), it answers from what it had loaded"
 
 
 def an_answer_depends_on_every_query_and_on_k(case: RetrieverCase) -> None:
-    """Searches that begin with the same query share nothing."""
-    first, expected = case.queries[:20], case.built.search(case.queries, 5)
-    mixed = np.concatenate([first[:1], case.queries[30:49]])
-    case.built.search(first, 5)
-    answer = case.built.search(mixed, 5)
-    rows = np.array([0, *range(30, 49)])
-    check_equal(answer, Neighbours(expected.ids[rows], expected.scores[rows]), "after a search with the same first row")
-    deeper = case.built.search(mixed, 7)
-    check_equal(Neighbours(deeper.ids[:, :5], deeper.scores[:, :5]), answer, "asked for 7 after 5")
+    """Searches that have a query, a shape or a sum in common share nothing else."""
+    expected = case.built.search(case.queries, 5)
+    like_the_first = {
+        "the same first row": [0, *range(30, 49)],
+        "the same last row": [*range(30, 49), 19],
+        "the same rows in another order": list(range(19, -1, -1)),
+    }
+    for what, rows in like_the_first.items():
+        case.built.search(case.queries[:20], 5)
+        answer = case.built.search(case.queries[rows], 5)
+        check_equal(answer, Neighbours(expected.ids[rows], expected.scores[rows]), f"after a search with {what}")
+    deeper = case.built.search(case.queries, 7)
+    check_equal(Neighbours(deeper.ids[:, :5], deeper.scores[:, :5]), expected, "asked for 7 after 5")
 
 
 def an_answer_stays_as_it_is(case: RetrieverCase) -> None:

@@ -12,7 +12,7 @@ from retroflow.testing.retriever_answers import LEAST_RESULTS, check_equal, chec
 from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_inputs import LARGEST_SLICE, SliceOnly
 
-WIDTHS = (1, 7, 50)
+WIDTHS = (1, 7, 50, 768)
 MANY_VECTORS, NARROW = 70_000, 8  # more than 65,536 of them, which is what 16 bits number
 MANY_QUERIES, FEW_QUERIES = 5_000, 50
 MOST_RESULTS = 4_096  # that `prepare` asks for, where a query's own document has many of its nearest
