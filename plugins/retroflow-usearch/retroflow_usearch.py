@@ -6,7 +6,7 @@ another type for one query, rows that must be C-contiguous.
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,9 +117,5 @@ class UsearchRetriever:
         self._index = index
 
     def fingerprint(self) -> dict[str, object]:
-        """Build options and the library version (major.minor)."""
-        return {
-            "backend": "usearch",
-            "version": ".".join(version("usearch").split(".")[:2]),
-            "build": asdict(self._build),
-        }
+        """The library's version (major.minor); retroflow adds the options."""
+        return {"usearch": ".".join(version("usearch").split(".")[:2])}

@@ -22,7 +22,11 @@ Scalars = NDArray[np.floating[Any]]
 
 
 class CheckedSource:
-    """Vectors [N, D] whose every block is checked as it is read: float16 or float32, finite, of width D."""
+    """Vectors [N, D] whose every block is checked as it is read: float16 or float32, finite, of width D.
+
+    It has `shape`, `len()` and slices, and answers anything else with a sentence: whoever asks is the author of a
+    retriever, whose tests on arrays passed.
+    """
 
     def __init__(self, vectors: object) -> None:
         if isinstance(vectors, np.ndarray) or _is_tensor(vectors):
@@ -42,7 +46,12 @@ class CheckedSource:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice, /) -> Scalars:
+    def __getitem__(self, rows: object, /) -> Scalars:
+        if not isinstance(rows, slice):
+            raise TypeError(
+                f"vectors[{_shown(rows)}]: vectors are read by slices alone, vectors[start:stop]; one row is "
+                "vectors[row : row + 1]."
+            )
         start, stop, step = rows.indices(len(self))
         block = checked_vectors(self._vectors[rows], "vectors")
         expected = (len(range(start, stop, step)), self.shape[1])
@@ -53,6 +62,24 @@ class CheckedSource:
             )
         check_finite(block, "vectors", start)
         return block
+
+    def __array__(self, dtype: object = None, copy: object = None) -> Scalars:
+        raise TypeError(
+            "vectors are no array, for they may be larger than memory: read and copy blocks, vectors[start:stop]."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what libraries and copy look for
+            raise AttributeError(name)
+        raise AttributeError(
+            f"vectors.{name}: vectors have shape, len() and slices and nothing else; a block vectors[start:stop] is a "
+            "numpy array of float16 or float32."
+        )
+
+
+def _shown(rows: object) -> str:
+    shown = repr(rows)
+    return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
 
 def _is_tensor(value: object) -> bool:

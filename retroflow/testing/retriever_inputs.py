@@ -6,6 +6,7 @@ Shapes: N vectors, D embedding width.
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retroflow.protocols import Float32Array
 
@@ -30,34 +31,48 @@ LAYOUTS: dict[str, Any] = {
     "fortran": np.asfortranarray,
     "strided_rows": lambda queries: np.repeat(queries, 2, axis=0)[::2],
     "strided_columns": lambda queries: np.repeat(queries, 2, axis=1)[:, ::2],
-    "read_only": lambda queries: _read_only(queries),
+    "read_only": lambda queries: read_only(queries),
 }
 BAD_K: tuple[Any, ...] = (0, -1, np.int64(0), 1.5, 2.0, "2", None, True)
-# What a build over bad vectors must say, and what a search or save without an index must say.
-REFUSALS = {
-    **dict.fromkeys(
-        ("nan", "inf", "huge", "all_nan", "one_dimension", "integers"),
-        "InvalidVectorsError",
-    ),
-    **dict.fromkeys(("search_before_build", "save_before_build"), "RetrieverError"),
-}
+LARGEST_SLICE = 65_536  # rows that a build may ask a source for at a time
 
 
 class SliceOnly:
-    """A VectorSource [N, D] that can be read by `source[start:stop]` and in no other way."""
+    """A VectorSource [N, D] that can be read by `source[start:stop]` and in no other way.
 
-    def __init__(self, vectors: Float32Array) -> None:
+    Args:
+        vectors: float16 or float32 [N, D].
+        most_rows: a slice that asks for more is refused, for the vectors may be larger than memory.
+    """
+
+    def __init__(self, vectors: NDArray[np.floating[Any]], most_rows: int | None = None) -> None:
         self._vectors = vectors
+        self._most_rows = most_rows
         self.shape = vectors.shape
 
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def __getitem__(self, rows: slice, /) -> Float32Array:
-        return self._vectors[rows].copy()
+    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]:
+        num_rows = len(range(*rows.indices(len(self))))
+        if self._most_rows is not None and num_rows > self._most_rows:
+            raise AssertionError(
+                f"build() read {num_rows} vectors in one slice; read blocks of at most {self._most_rows} rows, for all "
+                "vectors may be larger than memory"
+            )
+        return read_only(self._vectors[rows])
 
 
-def _read_only(queries: Float32Array) -> Float32Array:
-    queries = queries.copy()
-    queries.flags.writeable = False
-    return queries
+def bad_vectors(vectors: Float32Array) -> dict[str, Any]:
+    """Return by name what no build may take."""
+    damaged: dict[str, Any] = {}
+    for name, value in {"nan": np.nan, "inf": np.inf, "huge": 1e30}.items():
+        damaged[name] = vectors.copy()
+        damaged[name][len(vectors) // 2, 1] = value
+    all_nan = np.full_like(vectors, np.nan)
+    return {**damaged, "all_nan": all_nan, "one_dimension": vectors[0], "integers": vectors.astype(np.int32)}
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy that cannot be changed, nor made changeable, as a memory map of stored embeddings cannot."""
+    return np.frombuffer(array.tobytes(), dtype=array.dtype).reshape(array.shape)

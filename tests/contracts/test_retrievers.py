@@ -2,17 +2,11 @@
 
 import pytest
 
-from retroflow.protocols import Float32Array, Retriever
+from retroflow.protocols import Retriever
 from retroflow.testing import RetrieverContract
-from tests.retrieval.real_text import hashed_embeddings
 
 
-class RealText(RetrieverContract):
-    def embeddings(self) -> Float32Array | None:
-        return hashed_embeddings()
-
-
-class TestExactRetriever(RealText):
+class TestExactRetriever(RetrieverContract):
     score_tolerance = 1e-5
 
     def make_retriever(self) -> Retriever:
@@ -26,7 +20,7 @@ class TestExactRetriever(RealText):
         return ExactRetriever(search=ExactSearch(block_rows=100, query_rows=7))
 
 
-class TestFaissRetriever(RealText):
+class TestFaissRetriever(RetrieverContract):
     def make_retriever(self) -> Retriever:
         pytest.importorskip("faiss")
         from retroflow.retrieval.faiss import FaissRetriever
@@ -39,7 +33,7 @@ class TestFaissRetriever(RealText):
         return FaissRetriever(search=FaissSearch(nprobe=3, num_threads=1))
 
 
-class TestScannRetriever(RealText):
+class TestScannRetriever(RetrieverContract):
     def make_retriever(self) -> Retriever:
         pytest.importorskip("scann")
         from retroflow.retrieval.scann import ScannBuild, ScannRetriever
@@ -60,7 +54,7 @@ class TestScannRetrieverByBruteForce(RetrieverContract):
         return ScannRetriever(build=ScannBuild(metric="inner_product"))
 
 
-class TestHnswRetriever(RealText):
+class TestHnswRetriever(RetrieverContract):
     def make_retriever(self) -> Retriever:
         pytest.importorskip("hnswlib")
         from retroflow.retrieval.hnsw import HnswRetriever

@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 from retroflow.embedding.bert import BertEmbedder
 from retroflow.embedding.model_files import MINILM_WHEEL
 from retroflow.errors import DamagedDataError, RecipeError
-from retroflow.testing.embedder_contract import TEXTS, EmbedderContract
+from retroflow.testing.embedder_case import TEXTS
+from retroflow.testing.embedder_contract import EmbedderContract
 from tests.embedding.tiny_bert import write_tiny_bert, write_tiny_distilbert
 
 SHORT_TEXTS = ["alpha", "beta gamma", "alpha beta (gamma) deltas", "", "delta delta delta", "beta gamma", "gammaed"]
