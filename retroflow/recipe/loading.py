@@ -110,7 +110,7 @@ def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems)
 
 
 def _checkable(tree: Node, layout: Block, schema: RecipeSchema, problems: Problems) -> Node:
-    """Add absent sections, empty; cut slots whose options cannot be checked, and say why unless that is said already."""
+    """Add absent sections, empty; refuse the keys that a component without options is given."""
     sections = dict(tree.value)
     for name in schema.sections:
         sections.setdefault(name, Node({}, tree.origin))
