@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from retroflow.recipe.binding import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
-from retroflow.registry import Entry, Registry
+from retroflow.registry import Entry, Registry, blaming
 
 if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
     from retroflow.protocols import Embedder, Retriever
@@ -100,9 +100,12 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
 
     Raises:
         RecipeError: an option the component does not have, or one it needs and was not given.
+        ComponentError: a plugin raised what is no RetroflowError.
         RetroflowError: as `Registry.get`, and whatever the component refuses.
     """
     name = options["name"]
     component = registry.get(name)
     given = {key: value for key, value in options.items() if key != "name"}
-    return bind(component, given | derived, where=f'{registry.kind} "{name}" of {registry.origin(name)}')
+    where = f'{registry.kind} "{name}" of {registry.origin(name)}'
+    with blaming(f"{where}: making it", registry.entry(name)):
+        return bind(component, given | derived, where=where)

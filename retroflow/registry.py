@@ -6,6 +6,7 @@ claimed twice) is told to whoever asks for that name, and to nobody else. A plug
 component away: the plugin is passed over.
 """
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -23,7 +24,9 @@ from retroflow.distributions import Declaration, declarations, install_again, mi
 from retroflow.errors import (
     BrokenPluginError,
     ComponentConflictError,
+    ComponentError,
     MissingExtraError,
+    RetroflowError,
     UnknownComponentError,
 )
 
@@ -225,6 +228,35 @@ class Registry(Generic[T]):
             else f"Install it again with: {install_again(entry.owner)}"
         )
         return f'{self.kind} "{name}" of {entry.owner} needs the module {_quoted(missing)}. {remedy}'
+
+
+@contextmanager
+def blaming(component: str, entry: Entry) -> Iterator[None]:
+    """Turn whatever a plugin raises into an error that names it, and what it prints into no result.
+
+    A built-in component's errors stay what they are, but for a lack of memory: they are told as bugs of retroflow, or
+    by path and remedy.
+
+    Args:
+        component: what the message begins with, 'retriever "annoy" of retroflow-annoy 0.1.0: __init__()'.
+        entry: the component's.
+
+    Raises:
+        ComponentError: for everything but an error of retroflow's own, an interrupt and a full disk.
+    """
+    try:
+        with redirect_stdout(sys.stderr if entry.is_plugin else sys.stdout):
+            yield
+    except (RetroflowError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or not (entry.is_plugin or isinstance(error, MemoryError)):
+            raise
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        if isinstance(error, MemoryError):
+            reason = f"there is not enough memory for what its options ask for ({reason})"
+        raise ComponentError(f"{component} failed: {reason}") from error
 
 
 def _add_claim(table: _Table, point: Declaration) -> None:
