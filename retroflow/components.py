@@ -7,6 +7,7 @@ corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-so
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from retroflow.recipe import inspection
 from retroflow.recipe.binding import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
 from retroflow.registry import Entry, Registry, blaming
@@ -88,6 +89,13 @@ def recipe_schema() -> RecipeSchema:
             "tracker": Slot(TRACKERS, default="none"),
         },
     )
+
+
+def find_fault(registry: Registry[Any], name: str) -> str | None:
+    """Return why a component cannot be used, as far as that is seen without loading it; None if nothing is found."""
+    slots = [slot for slot in recipe_schema().slots.values() if slot.registry is registry]
+    derived = frozenset(key for slot in slots for key in slot.derived)
+    return inspection.find_fault(registry, name, derived)
 
 
 def create(registry: Registry[Any], options: Mapping[str, Any], **derived: object) -> Any:

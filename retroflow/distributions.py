@@ -1,8 +1,12 @@
 """What is installed beside retroflow, read one distribution at a time, so that a damaged one hurts nobody else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+_read: Callable[[metadata.Distribution], metadata.EntryPoints] = metadata.Distribution.entry_points.fget  # type: ignore[attr-defined]
+"""Python's own reader, which raises; `shield_libraries` puts another in its place."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,10 @@ def shield_libraries() -> None:
     """
     if not unreadable():
         return
-    read = metadata.Distribution.entry_points.fget  # type: ignore[attr-defined]  # a property
 
     def entry_points(self: metadata.Distribution) -> metadata.EntryPoints:
-        try:
-            points: metadata.EntryPoints = read(self)
-        except Exception:
-            return metadata.EntryPoints()
-        return points
+        points = _entry_points(self)
+        return points if isinstance(points, metadata.EntryPoints) else metadata.EntryPoints()
 
     metadata.Distribution.entry_points = property(entry_points)  # type: ignore[assignment, method-assign]
 
@@ -103,7 +103,7 @@ def _distributions() -> list[metadata.Distribution]:
 
 def _entry_points(distribution: metadata.Distribution) -> metadata.EntryPoints | Exception:
     try:
-        return distribution.entry_points
+        return _read(distribution)
     except Exception as error:  # undecodable, or a line that is no entry point
         return error
 

@@ -120,7 +120,7 @@ class Registry(Generic[T]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit included
-            if isinstance(error, ModuleNotFoundError) and error.name and not _is_installed(error.name):
+            if isinstance(error, ModuleNotFoundError) and error.name and not is_installed(error.name):
                 library = error.name.partition(".")[0]
                 raise BrokenPluginError(f"{where}: {self.describe_missing_library(name, [library])}") from error
             reason = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
@@ -308,10 +308,11 @@ def _quoted(modules: list[str]) -> str:
 
 def missing_modules(entry: Entry) -> list[str]:
     """Return the required modules that are not installed; looks for them without importing them."""
-    return [module for module in entry.requires if not _is_installed(module)]
+    return [module for module in entry.requires if not is_installed(module)]
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Return whether the top-level package of a module is there; imports nothing."""
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is not None
     except (ImportError, ValueError):  # sys.modules holds None or no spec

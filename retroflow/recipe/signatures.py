@@ -366,4 +366,4 @@ def _last_name(node: ast.expr) -> str:
 
 
 def _name(node: ast.stmt) -> str:
-    return str(getattr(node, "name", ast.unparse(node)))
+    return str(node.name) if hasattr(node, "name") else ast.unparse(node)

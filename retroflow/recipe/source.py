@@ -66,6 +66,21 @@ def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
+def imported_packages(module: str) -> list[str]:
+    """Return the packages that a module needs to be imported: those of its imports outside `if` and `try`.
+
+    Raises:
+        UnreadableSourceError: as `find_definition`.
+    """
+    found: list[str] = []
+    for node in _parse(module).body:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.append(node.module or "")
+    return sorted({name.partition(".")[0] for name in found})
+
+
 def file_of(module: str) -> str:
     """Return the file that a module's source is in.
 
