@@ -115,5 +115,5 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
     component = registry.get(name)
     given = {key: value for key, value in options.items() if key != "name"}
     where = f'{registry.kind} "{name}" of {registry.origin(name)}'
-    with blaming(f"{where}: making it", registry.entry(name)):
+    with blaming(f"{where} could not be made", registry.entry(name)):
         return bind(component, given | derived, where=where)

@@ -231,14 +231,14 @@ class Registry(Generic[T]):
 
 
 @contextmanager
-def blaming(component: str, entry: Entry) -> Iterator[None]:
+def blaming(failure: str, entry: Entry) -> Iterator[None]:
     """Turn whatever a plugin raises into an error that names it, and what it prints into no result.
 
     A built-in component's errors stay what they are, but for a lack of memory: they are told as bugs of retroflow, or
     by path and remedy.
 
     Args:
-        component: what the message begins with, 'retriever "annoy" of retroflow-annoy 0.1.0: __init__()'.
+        failure: what the message begins with, 'retriever "annoy" of retroflow-annoy 0.1.0 could not be made'.
         entry: the component's.
 
     Raises:
@@ -256,7 +256,7 @@ def blaming(component: str, entry: Entry) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         if isinstance(error, MemoryError):
             reason = f"there is not enough memory for what its options ask for ({reason})"
-        raise ComponentError(f"{component} failed: {reason}") from error
+        raise ComponentError(f"{failure}: {reason}") from error
 
 
 def _add_claim(table: _Table, point: Declaration) -> None:

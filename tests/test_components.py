@@ -90,7 +90,7 @@ def plugins(tmp_path, monkeypatch):
 )
 def test_what_a_plugin_raises_while_it_is_made_names_it(plugins, capsys, raised: str) -> None:
     registry = plugins(f"class Part:\n    def __init__(self, *, size: int = 1):\n        print('noise'); raise {raised}\n")
-    with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0: making it failed: ') as caught:
+    with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: ') as caught:
         components.create(registry, {"name": "part", "size": 1})
     assert type(caught.value.__cause__).__name__ in str(caught.value)
     assert caught.value.exit_code == 1
@@ -109,7 +109,7 @@ def test_an_interrupt_and_an_error_of_ours_stay_while_a_plugin_is_made(plugins) 
 
 @pytest.mark.parametrize("source", ["Part = 3\n", "class Part:\n    def __init__(self, *, size: 'Missing' = 1): ...\n"])
 def test_a_plugin_that_cannot_be_bound_is_named(plugins, source: str) -> None:
-    with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0: making it failed: (TypeError|NameError)'):
+    with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: (TypeError|NameError)'):
         components.create(plugins(source), {"name": "part"})
 
 

@@ -102,5 +102,5 @@ class CheckedEmbedder:
         return values | {"distribution": self._entry.owner} if self._entry.is_plugin else values
 
     def _call(self, action: str, call: Callable[[], T]) -> T:
-        with blaming(f"embedder {self.owner}: {action}", self._entry):
+        with blaming(f"embedder {self.owner}: {action} failed", self._entry):
             return call()
