@@ -19,6 +19,7 @@ from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, GenerationError
+from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
 from retroflow.generation.run_description import RUN_FILE, read_run
 from retroflow.protocols import Neighbours
@@ -206,7 +207,9 @@ def _block_of(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None)
 
 def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedEmbedder:
     block = _block_of(folder, manifest, given)
-    embedder = CheckedEmbedder(create(EMBEDDERS, block), name=block["name"], entry=EMBEDDERS.entry(block["name"]))
+    distribution = manifest.inputs["embedder"].get("distribution", "")
+    with naming_former_owner("embedder", f"{block['name']} ({distribution})"):
+        embedder = CheckedEmbedder(create(EMBEDDERS, block), name=block["name"], entry=EMBEDDERS.entry(block["name"]))
     if embedder.fingerprint() != manifest.inputs["embedder"]:
         raise GenerationError(
             f'--database: the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
@@ -219,7 +222,8 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
 
 def _open_retriever(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedRetriever:
     block = _block_of(folder, manifest, given)
-    owner = f"{block['name']} ({RETRIEVERS.origin(block['name'])})"
-    retriever = CheckedRetriever(create(RETRIEVERS, block), owner=owner)
+    with naming_former_owner("retriever", owner_of_index(folder)):
+        owner = f"{block['name']} ({RETRIEVERS.origin(block['name'])})"
+        retriever = CheckedRetriever(create(RETRIEVERS, block), owner=owner)
     retriever.load(folder / INDEX_FOLDER)
     return retriever
