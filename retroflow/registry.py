@@ -30,6 +30,7 @@ from retroflow.errors import (
     UnknownComponentError,
 )
 
+_TARGET = re.compile(r"[^\W\d]\w*(\.\w+)*:\w+(\.\w+)*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 T = TypeVar("T")
@@ -134,6 +135,7 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownComponentError, ComponentConflictError: as `get`.
+            BrokenPluginError: the entry point is no "package.module:Name".
         """
         claims = self._table.claims.get(name)
         if claims is None:
@@ -144,6 +146,11 @@ class Registry(Generic[T]):
             raise ComponentConflictError(
                 f'{self.kind} "{name}" is claimed by {owners}. Uninstall the one that you do not need ({one_of}); '
                 "other names are not affected."
+            )
+        if not _TARGET.fullmatch(claims[0].target):
+            raise BrokenPluginError(
+                f'{self.kind} "{name}" of {claims[0].owner}: its entry point is "{claims[0].target}", and '
+                '"package.module:Name" is needed. Ask its authors.'
             )
         return claims[0]
 
@@ -168,7 +175,7 @@ class Registry(Generic[T]):
         """Return what stands in the way of using a name and how to mend it, None if nothing is known to."""
         try:
             entry = self.entry(name)
-        except ComponentConflictError as error:
+        except (ComponentConflictError, BrokenPluginError) as error:
             return str(error)
         missing = missing_modules(entry)
         return self._describe_missing(name, entry, missing) if missing else None

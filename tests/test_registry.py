@@ -157,6 +157,16 @@ def test_a_broken_plugin_hurts_only_who_asks_for_it(install: Install, source: st
     assert ("--force-reinstall" in str(raised.value)) == ("lost" in source)  # only where files are missing
 
 
+@pytest.mark.parametrize("target", ["", "no_colon", "?? !!", "module:", "a:b c-d"])
+def test_an_entry_point_that_names_nothing_is_told_to_who_asks(install: Install, target: str) -> None:
+    install("garbage", "garbage", target, None)
+    registry = make()
+    assert registry.names() == ["exact", "faiss", "garbage"]
+    with pytest.raises(BrokenPluginError, match=r'"garbage" of garbage 1\.2: .* "package\.module:Name" is needed') as raised:
+        registry.get("garbage")
+    assert registry.remedy("garbage") == str(raised.value)
+
+
 def test_a_missing_library_that_is_declared_comes_with_its_pip_line(install: Install, tmp_path: Path) -> None:
     install("broken", "broken", "broken_module:A", "import library_that_nobody_has")
     with (tmp_path / "broken-1.2.dist-info" / "METADATA").open("a") as file:

@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from retroflow.components import KINDS, find_fault
+from retroflow.distributions import shield_libraries
+from retroflow.errors import RetroflowError
 from retroflow.registry import Registry, missing_modules
 
 COMPONENT_SECONDS = 60.0
@@ -204,6 +206,7 @@ class _Child:
 def serve(descriptor: int) -> None:
     """Load the components that are asked for on a socket, in the child; answer each."""
     os.set_inheritable(descriptor, False)
+    shield_libraries()
     with socket.socket(fileno=descriptor) as connection, connection.makefile("r", encoding="utf-8") as asked:
         for line in asked:
             kind, name = json.loads(line)
@@ -216,8 +219,10 @@ def _load(kind: str, name: str) -> dict[str, Any]:
         error = find_fault(registry, name)
         if error is None:
             registry.get(name)
+    except RetroflowError as broken:
+        error = str(broken)
     except BaseException as broken:  # a KeyboardInterrupt that a plugin raises, too
-        error = str(broken) or type(broken).__name__
+        error = f'{kind} "{name}" of {registry.origin(name)} raised {type(broken).__name__} while it was loaded'
     claims = registry.claims(name)
     is_optional = error is not None and claims[0].extra is not None and bool(missing_modules(claims[0]))
     return {"error": error, "is_optional": is_optional}

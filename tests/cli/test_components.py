@@ -27,7 +27,7 @@ PLUGINS = {  # name -> (target, source, what is said of it)
     "latin": ("latin_part:A", "\n\n# caf\xe9\nclass A: pass\n", "latin_part.py:3: not UTF-8"),
     "no-such": ("fine_part:Missing", FINE, 'module "fine_part" does not define "Missing"'),
     "instance": ("instance_part:a", "class A: pass\na = A()\n", "is neither a class nor a function"),
-    "no-colon": ("fine_part", FINE, 'does not define ""'),
+    "no-colon": ("fine_part", FINE, '"package.module:Name" is needed'),
     "starred": ("starred_part:A", "class A:\n    def __init__(self, **more): ...\n", '"**more"'),
     "seven": ("seven_part:A", 'def A(*, size: int = "seven"): ...\n', 'parameter "size" of A is "seven" (text)'),
 }

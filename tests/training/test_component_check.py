@@ -22,7 +22,7 @@ file.with_suffix(".new").rename(file)
 time.sleep(600)
 """
 PLUGINS = {
-    "good": "class Part: pass",
+    "good": "from importlib import metadata\nmetadata.entry_points()\nclass Part: pass",  # as torch does
     "raising": "class Part: pass\nraise ValueError('broken inside')",
     "interrupting": "class Part: pass\nraise KeyboardInterrupt",
     "exiting": "class Part: pass\nimport sys; sys.exit(0)",
@@ -80,13 +80,16 @@ def _state(process):
 def test_every_plugin_gets_its_verdict_however_another_behaves(tmp_path):
     for name in PLUGINS:
         install(tmp_path, name)
+    stranger = tmp_path / "stranger-1.0.dist-info"
+    stranger.mkdir()
+    (stranger / "entry_points.txt").write_bytes(b"[some.group]\n\xff = a:b\n")
     output, _ = start(tmp_path, 8.0).communicate(timeout=200)
     found = {name.removeprefix("my_"): loaded for name, loaded in json.loads(output).items()}
     assert PLUGINS.keys() <= found.keys()  # others may be installed for real
     assert found["good"]["error"] is found["talking"]["error"] is None
     for name, words in {
         "raising": "broken inside. Ask its authors; if you do not need it: pip uninstall plugin-raising",
-        "interrupting": "KeyboardInterrupt",
+        "interrupting": '"my_interrupting" of plugin-interrupting 1.0 raised KeyboardInterrupt while it was loaded',
         "exiting": "SystemExit",
         "ending": "plugin-ending 1.0 ended the process (exit code 0) while it was loaded",
         "crashing": "ended the process (signal 11) while it was loaded. Ask its authors; if you do not need it: pip",
