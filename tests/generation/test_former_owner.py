@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from retroflow.components import recipe_schema
 from retroflow.errors import RecipeError, UnknownComponentError
 from retroflow.generation import database
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index, retriever_of_run
+from retroflow.recipe import load
 from retroflow.store.artifact import INDEX_FOLDER
 from retroflow.store.manifest import Manifest
-from retroflow.training.verdict import evaluate
 
 OWNER = "trees (tree-plugin 1.2)"
 SENTENCE = 'There is no retriever "trees".*It was from tree-plugin 1.2 when this was made. Install it again: pip install tree-plugin==1.2'
@@ -36,7 +37,7 @@ def test_a_database_names_the_former_owner_of_its_retriever_and_its_embedder(tmp
         database._open_embedder(index, manifest, None)
 
 
-def test_evaluate_names_the_former_owner_of_a_runs_retriever(tmp_path: Path) -> None:
+def test_a_runs_recipe_is_loaded_with_the_former_owner_of_its_retriever(tmp_path: Path) -> None:
     write_index(tmp_path / "artifacts" / "index-1")
     run = tmp_path / "runs" / "r" / "0001"
     run.mkdir(parents=True)
@@ -48,8 +49,8 @@ def test_evaluate_names_the_former_owner_of_a_runs_retriever(tmp_path: Path) -> 
         "model: {name: retro}\n"
     )
     assert retriever_of_run(run) == OWNER
-    with pytest.raises(UnknownComponentError, match=SENTENCE):
-        evaluate(run)
+    with pytest.raises(UnknownComponentError, match=SENTENCE), naming_former_owner("retriever", retriever_of_run(run)):
+        load(run / "recipe.yaml", [], schema=recipe_schema())
 
 
 def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
