@@ -45,7 +45,10 @@ def test_create_calls_functions_too() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "oak", "leafs": 1}, 'part "oak" of retroflow .* has no option "leafs". Its options: build, tags, height'),
+        (
+            {"name": "oak", "leafs": 1},
+            'part "oak" of retroflow .* has no option "leafs". Its options: build, tags, height',
+        ),
         ({"name": "oak"}, 'needs a value for "height"'),
         ({"name": "oak", "height": 1, "build": {"x": 1}}, 'Build has no option "x"'),
     ],
@@ -89,7 +92,9 @@ def plugins(tmp_path, monkeypatch):
     ["ValueError('no')", "OSError(2, 'gone')", "MemoryError()", "SystemExit(0)", "BaseException()", "RecursionError()"],
 )
 def test_what_a_plugin_raises_while_it_is_made_names_it(plugins, capsys, raised: str) -> None:
-    registry = plugins(f"class Part:\n    def __init__(self, *, size: int = 1):\n        print('noise'); raise {raised}\n")
+    registry = plugins(
+        f"class Part:\n    def __init__(self, *, size: int = 1):\n        print('noise'); raise {raised}\n"
+    )
     with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: ') as caught:
         components.create(registry, {"name": "part", "size": 1})
     assert type(caught.value.__cause__).__name__ in str(caught.value)
@@ -109,17 +114,23 @@ def test_an_interrupt_and_an_error_of_ours_stay_while_a_plugin_is_made(plugins) 
 
 @pytest.mark.parametrize("source", ["Part = 3\n", "class Part:\n    def __init__(self, *, size: 'Missing' = 1): ...\n"])
 def test_a_plugin_that_cannot_be_bound_is_named(plugins, source: str) -> None:
-    with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: (TypeError|NameError)'):
+    with pytest.raises(
+        ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: (TypeError|NameError)'
+    ):
         components.create(plugins(source), {"name": "part"})
 
 
 def test_a_built_in_that_runs_out_of_memory_is_named_and_its_other_errors_stay(monkeypatch) -> None:
-    monkeypatch.setattr("tests.component_parts.Oak.__init__", lambda self, *, height: [][height] if height else memory())
+    monkeypatch.setattr(
+        "tests.component_parts.Oak.__init__", lambda self, *, height: [][height] if height else memory()
+    )
 
     def memory() -> None:
         raise MemoryError
 
-    with pytest.raises(ComponentError, match='part "oak" of retroflow .* there is not enough memory for what its options'):
+    with pytest.raises(
+        ComponentError, match='part "oak" of retroflow .* there is not enough memory for what its options'
+    ):
         components.create(PARTS, {"name": "oak", "height": 0})
     with pytest.raises(IndexError):
         components.create(PARTS, {"name": "oak", "height": 1})

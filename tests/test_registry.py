@@ -129,7 +129,7 @@ def test_a_distribution_found_twice_is_one_owner(
 
 
 BROKEN = {
-    "raise ValueError('no')": 'ValueError: no. Ask its authors; if you do not need it: pip uninstall broken',
+    "raise ValueError('no')": "ValueError: no. Ask its authors; if you do not need it: pip uninstall broken",
     "import sys; sys.exit(3)": "SystemExit: 3. Ask its authors",
     "import sys; sys.exit(0)": "SystemExit: 0. Ask its authors",
     "raise BaseException": "BaseException. Ask its authors",
@@ -162,7 +162,9 @@ def test_an_entry_point_that_names_nothing_is_told_to_who_asks(install: Install,
     install("garbage", "garbage", target, None)
     registry = make()
     assert registry.names() == ["exact", "faiss", "garbage"]
-    with pytest.raises(BrokenPluginError, match=r'"garbage" of garbage 1\.2: .* "package\.module:Name" is needed') as raised:
+    with pytest.raises(
+        BrokenPluginError, match=r'"garbage" of garbage 1\.2: .* "package\.module:Name" is needed'
+    ) as raised:
         registry.get("garbage")
     assert registry.remedy("garbage") == str(raised.value)
 
@@ -173,7 +175,9 @@ def test_a_missing_library_that_is_declared_comes_with_its_pip_line(install: Ins
         file.write("Requires-Dist: numpy\nRequires-Dist: nobody-has-it<3,>=2\nRequires-Dist: other; extra == 'x'\n")
     with pytest.raises(BrokenPluginError) as raised:
         make().get("broken")
-    assert str(raised.value).endswith('broken 1.2 declares to need nobody-has-it<3,>=2: pip install "nobody-has-it<3,>=2"')
+    assert str(raised.value).endswith(
+        'broken 1.2 declares to need nobody-has-it<3,>=2: pip install "nobody-has-it<3,>=2"'
+    )
 
 
 def test_a_plugin_without_its_module_is_missing(install: Install) -> None:

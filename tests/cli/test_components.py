@@ -62,7 +62,9 @@ def test_json_says_the_same(capsys: Capture) -> None:
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return install(distribution, name, target): put a distribution with one part on the path."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(metadata.Distribution, "entry_points", metadata.Distribution.entry_points)  # put back at the end
+    monkeypatch.setattr(
+        metadata.Distribution, "entry_points", metadata.Distribution.entry_points
+    )  # put back at the end
     monkeypatch.setattr(components, "KINDS", (Registry("part", "test.parts", {}),))
 
     def install_it(distribution: str, name: str, target: str) -> None:
@@ -94,7 +96,7 @@ def test_broken_plugins_are_told_from_available_ones_without_running_them(
     assert said.keys() == PLUGINS.keys() | {"needy"}
     for name, (_, _, words) in PLUGINS.items():
         assert words in said[name], name
-    assert 'dist needy 1.0' not in said["needy"] and 'pip install "nobody-has-this>=2"' in said["needy"]
+    assert "dist needy 1.0" not in said["needy"] and 'pip install "nobody-has-this>=2"' in said["needy"]
     unreadable, odd = listed["passed_over"]
     assert "stranger-1.0.dist-info: entry_points.txt cannot be read" in unreadable
     assert 'odd 1.0 declares the part "My.Name"' in odd

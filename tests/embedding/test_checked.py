@@ -44,7 +44,9 @@ def checked(answer, entry=PLUGIN):
 
 
 @pytest.mark.parametrize("action", CALLS)
-@pytest.mark.parametrize("raised", [ValueError("no"), OSError(2, "gone"), MemoryError(), SystemExit(0), BaseException()])
+@pytest.mark.parametrize(
+    "raised", [ValueError("no"), OSError(2, "gone"), MemoryError(), SystemExit(0), BaseException()]
+)
 def test_what_a_plugin_raises_names_it(action, raised):
     with pytest.raises(ComponentError) as caught:
         CALLS[action](checked(raised))
@@ -62,7 +64,9 @@ def test_an_interrupt_an_error_of_ours_and_a_full_disk_stay(raised):
 def test_of_a_built_in_only_a_lack_of_memory_is_told_otherwise():
     with pytest.raises(ValueError, match="no"):
         checked(ValueError("no"), BUILT_IN).embed(["a"])
-    with pytest.raises(ComponentError, match=r"letters \(retroflow 0.1.0\): embed\(\) failed: there is not enough memory"):
+    with pytest.raises(
+        ComponentError, match=r"letters \(retroflow 0.1.0\): embed\(\) failed: there is not enough memory"
+    ):
         checked(MemoryError(), BUILT_IN).embed(["a"])
 
 
@@ -86,7 +90,9 @@ def test_an_answer_that_is_no_embedding_names_the_embedder(answer, words, monkey
 
 @pytest.mark.parametrize("answer", [None, [1], {"a": object()}, {"a": float("nan")}])
 def test_a_fingerprint_that_is_no_json_names_the_embedder(answer):
-    with pytest.raises(ComponentError, match=r"letters \(my-package 1.0\): fingerprint\(\) must be a dict of JSON values"):
+    with pytest.raises(
+        ComponentError, match=r"letters \(my-package 1.0\): fingerprint\(\) must be a dict of JSON values"
+    ):
         checked(answer).fingerprint()
 
 

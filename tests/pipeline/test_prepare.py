@@ -236,7 +236,10 @@ def test_a_broken_line_is_told_and_leaves_nothing(tmp_path: Path) -> None:
 def test_embeddings_that_float16_cannot_hold_are_refused(value: float) -> None:
     vectors = np.ones((3, 2), np.float32)
     vectors[1, 1] = value
-    with pytest.raises(InvalidVectorsError, match=r"letters \(mine 1.0\): the embedding of train chunk 11 has values that are not finite"):
+    with pytest.raises(
+        InvalidVectorsError,
+        match=r"letters \(mine 1.0\): the embedding of train chunk 11 has values that are not finite",
+    ):
         embeddings_stage._half(vectors, "letters (mine 1.0)", "train", 10)
 
 

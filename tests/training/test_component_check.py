@@ -139,7 +139,11 @@ def test_leaving_a_check_ends_what_still_runs(tmp_path, monkeypatch):
     [
         ({"error": None, "is_optional": False}, None, False),
         ({"error": "needs scann", "is_optional": True}, "needs scann", True),
-        ("ended the process (signal 4)", 'part "scann" of retroflow .* ended the process .* damaged, or built for', False),
+        (
+            "ended the process (signal 4)",
+            'part "scann" of retroflow .* ended the process .* damaged, or built for',
+            False,
+        ),
     ],
 )
 def test_a_built_in_that_is_broken_is_no_option(answer, error, is_optional):
