@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
 from retroflow.recipe.checking import MISSING, ValueCheck, complete
 from retroflow.recipe.interpolation import resolve
 from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Option, OptionType, Scalar
@@ -101,6 +101,9 @@ def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems)
     name_option = Option(Scalar("str"), slot.default or REQUIRED)
     try:
         entry = slot.registry.entry(name)
+        remedy = slot.registry.remedy(name) if entry.is_plugin else None
+        if remedy:  # without a plugin's files there are no options to read
+            raise MissingExtraError(remedy)
         options = read_block(entry.target, entry.owner, frozenset(slot.derived)).options
     except RetroflowError as error:
         origin = named.origin if named is not None else DEFAULT

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from retroflow.components import recipe_schema
-from retroflow.errors import RecipeError, UnknownComponentError
-from retroflow.recipe import Recipe, load
+from retroflow.errors import MissingExtraError, RecipeError, UnknownComponentError
+from retroflow.recipe import Recipe, RecipeSchema, Slot, load
 from retroflow.recipe.problems import nearest
+from retroflow.registry import Registry
 from tests.recipe.parts import Load, make_schema
 
 OAK = "recipe_version: 1\ntree: {name: oak}\n"
@@ -317,3 +318,16 @@ class TestComponentsWithoutOptions:
 def test_an_empty_mapping_that_is_given_has_an_origin(load_text: Load) -> None:
     recipe = load_text("recipe_version: 1\ntree: {name: elm, path: x, weights: {}}\n")
     assert recipe.origins["tree.weights"] == "r.yaml:2"
+
+
+def test_a_plugin_whose_files_are_gone_comes_with_the_line_that_brings_them_back(
+    load_text: Load, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gone-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: gone\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[test.gone]\ngone = gone_module:A\n")
+    load_text(OAK)
+    Path("r.yaml").write_text("recipe_version: 1\ntree: {name: gone, leaves: 3}\n")
+    with pytest.raises(MissingExtraError, match="pip install --force-reinstall --no-deps gone"):
+        load(Path("r.yaml"), [], schema=RecipeSchema({"tree": Slot(Registry("tree", "test.gone", {}))}))
