@@ -33,8 +33,9 @@ from retroflow.recipe.tree import plant
 _SCALARS = {"int", "float", "str", "bool", "None"}
 _LISTS = {"list", "List", "Sequence", "tuple", "Tuple"}
 _DICTS = {"dict", "Dict", "Mapping"}
+_UNKNOWN: Any = object()  # a default that is not a literal
+
 _WITHOUT_OPTIONS = {"Generic", "Protocol", "ABC", *dir(builtins)}  # classes to inherit from that add no parameter
-_UNKNOWN: Any = object()  # a default that is not a constant
 
 _ALLOWED = (
     "An option is int, float, str, bool, Literal, list, tuple, dict[str, ...], a dataclass of these or a union, and "
