@@ -7,9 +7,10 @@ corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-so
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from retroflow.recipe import inspection
 from retroflow.recipe.binding import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
-from retroflow.registry import Entry, Registry
+from retroflow.registry import Entry, Registry, blaming
 
 if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
     from retroflow.protocols import Embedder, Retriever
@@ -103,6 +104,13 @@ def recipe_schema() -> RecipeSchema:
     )
 
 
+def find_fault(registry: Registry[Any], name: str) -> str | None:
+    """Return why a component cannot be used, as far as that is seen without loading it; None if nothing is found."""
+    slots = [slot for slot in recipe_schema().slots.values() if slot.registry is registry]
+    derived = frozenset(key for slot in slots for key in slot.derived)
+    return inspection.find_fault(registry, name, derived)
+
+
 def create(registry: Registry[Any], options: Mapping[str, Any], **derived: object) -> Any:
     """Make the component that a recipe's block names.
 
@@ -113,10 +121,12 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
 
     Raises:
         RecipeError: an option the component does not have, or one it needs and was not given.
+        ComponentError: a plugin raised what is no RetroflowError.
         RetroflowError: as `Registry.get`, and whatever the component refuses.
     """
     name = options["name"]
     component = registry.get(name)
     given = {key: value for key, value in options.items() if key != "name"}
     where = f'{registry.kind} "{name}" of {registry.origin(name)}'
-    return bind(component, given | derived, where=where, key=registry.kind)
+    with blaming(f"{where} could not be made", registry.entry(name)):
+        return bind(component, given | derived, where=where, key=registry.kind)

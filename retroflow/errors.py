@@ -53,6 +53,10 @@ class ComponentConflictError(RetroflowError):
     exit_code = 4
 
 
+class ComponentError(RetroflowError):
+    """A component that failed while it was made or used; names its kind, its name and its owner."""
+
+
 class InvalidVectorsError(RetroflowError, ValueError):
     """Vectors or queries of a wrong shape, dtype or with non-finite values, refused before native code runs."""
 

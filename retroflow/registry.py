@@ -2,25 +2,36 @@
 
 Built-in names come from a literal table (retroflow/components.py), further ones from the entry points of installed
 distributions; both go through the same door. Whatever is wrong with one entry (library missing, import fails, name
-claimed twice) is told to whoever asks for that name, and to nobody else.
+claimed twice) is told to whoever asks for that name, and to nobody else. A plugin cannot take the name of a built-in
+component away: the plugin is passed over.
 """
 
+import errno
 import importlib
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
 import retroflow
+from retroflow.distributions import Declaration, declarations, install_again, missing_requirements
 from retroflow.errors import (
     BrokenPluginError,
     ComponentConflictError,
+    ComponentError,
     MissingExtraError,
+    RetroflowError,
     UnknownComponentError,
 )
+
+_TARGET = re.compile(r"[^\W\d]\w*(\.\w+)*:\w+(\.\w+)*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 T = TypeVar("T")
 
@@ -47,12 +58,28 @@ class Entry:
     owner: str = ""
 
     @property
+    def is_plugin(self) -> bool:
+        return self.distribution != "retroflow"
+
+    @property
+    def distribution(self) -> str:
+        return self.owner.partition(" ")[0]
+
+    @property
     def module(self) -> str:
         return self.target.partition(":")[0]
 
     @property
     def attribute(self) -> str:
         return self.target.partition(":")[2]
+
+
+@dataclass
+class _Table:
+    """Every name with its claims, and what is said about entry points that are passed over, by name."""
+
+    claims: dict[str, list[Entry]] = field(default_factory=dict)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Registry(Generic[T]):
@@ -68,10 +95,11 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = group
         self._builtin = dict(entries)
+        self._warned: set[str] = set()
 
     def names(self) -> list[str]:
         """Return every name, built-in ones first in the table's order, then those of plugins by alphabet."""
-        return list(self._claims)
+        return list(self._table.claims)
 
     def get(self, name: str) -> T:
         """Import and return the component.
@@ -83,20 +111,26 @@ class Registry(Generic[T]):
             BrokenPluginError: the component's module fails to import, or lacks the attribute.
         """
         entry = self.entry(name)
+        self._warn_once(name)
         missing = missing_modules(entry)
         if missing:
             raise MissingExtraError(self._describe_missing(name, entry, missing))
+        where = f'{self.kind} "{name}" of {entry.owner} cannot be loaded from "{entry.target}"'
         try:
-            found: Any = importlib.import_module(entry.module)
+            with _plugin_is_told(self.kind, name, entry):
+                found: Any = importlib.import_module(entry.module)
             for part in entry.attribute.split("."):
                 found = getattr(found, part)
-        except (KeyboardInterrupt, MemoryError):
+        except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit included
-            raise BrokenPluginError(
-                f'{self.kind} "{name}" of {entry.owner} cannot be loaded from "{entry.target}": '
-                f"{type(error).__name__}: {error}. {self._repair(entry)}"
-            ) from error
+            if isinstance(error, ModuleNotFoundError) and error.name and not is_installed(error.name):
+                library = error.name.partition(".")[0]
+                raise BrokenPluginError(f"{where}: {self.describe_missing_library(name, [library])}") from error
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
+            if isinstance(error, MemoryError):
+                reason = f"there is not enough memory to load it ({reason})"
+            raise BrokenPluginError(f"{where}: {reason}. {_advice(entry, error)}") from error
         return cast(T, found)
 
     def entry(self, name: str) -> Entry:
@@ -104,20 +138,33 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownComponentError, ComponentConflictError: as `get`.
+            BrokenPluginError: the entry point is no "package.module:Name".
         """
-        claims = self._claims.get(name)
+        claims = self._table.claims.get(name)
         if claims is None:
             raise UnknownComponentError(self._describe_unknown(name))
         if len(claims) > 1:
             owners = " and ".join(f'{claim.owner} ("{claim.target}")' for claim in claims)
+            one_of = " or ".join(f"pip uninstall {claim.distribution}" for claim in claims)
             raise ComponentConflictError(
-                f'{self.kind} "{name}" is claimed by {owners}. Uninstall one of them; other names are not affected.'
+                f'{self.kind} "{name}" is claimed by {owners}. Uninstall the one that you do not need ({one_of}); '
+                "other names are not affected."
+            )
+        if not _TARGET.fullmatch(claims[0].target):
+            raise BrokenPluginError(
+                f'{self.kind} "{name}" of {claims[0].owner}: its entry point is "{claims[0].target}", and '
+                '"package.module:Name" is needed. Ask its authors.'
             )
         return claims[0]
 
     def claims(self, name: str) -> tuple[Entry, ...]:
         """Return all entries that claim a name; more than one is a conflict."""
-        return tuple(self._claims.get(name, ()))
+        return tuple(self._table.claims.get(name, ()))
+
+    def passed_over(self, name: str | None = None) -> list[str]:
+        """Return a sentence about every entry point that is ignored, or about those that declare a name."""
+        every = self._table.passed_over
+        return list(every.get(name, ())) if name is not None else [one for some in every.values() for one in some]
 
     def origin(self, name: str) -> str:
         """Return distribution and version of a name, such as "retroflow 0.1.0".
@@ -131,32 +178,46 @@ class Registry(Generic[T]):
         """Return what stands in the way of using a name and how to mend it, None if nothing is known to."""
         try:
             entry = self.entry(name)
-        except ComponentConflictError as error:
+        except (ComponentConflictError, BrokenPluginError) as error:
             return str(error)
         missing = missing_modules(entry)
         return self._describe_missing(name, entry, missing) if missing else None
 
-    @cached_property
-    def _claims(self) -> dict[str, list[Entry]]:
-        """Every name with its claims. Read once: installing a plugin does not change a running process."""
-        own = f"retroflow {retroflow.__version__}"
-        claims = {name: [replace(entry, owner=own)] for name, entry in self._builtin.items()}
-        for name, entry in sorted(self._plugins(), key=lambda item: (item[0], item[1].owner)):
-            same_name = claims.setdefault(name, [])
-            if entry not in same_name:  # a distribution found twice on the path is one owner
-                same_name.append(entry)
-        return claims
+    def describe_missing_library(self, name: str, modules: list[str]) -> str:
+        """Say that modules which a component imports are not installed, and which pip line installs them."""
+        entry = self.entry(name)
+        needed = f"it needs the module {_quoted(modules)}, which is not installed. "
+        if entry.extra:
+            return f'{needed}Install it with: pip install "retroflow[{entry.extra}]"'
+        declared = missing_requirements(entry.distribution)
+        if declared:
+            return f"{needed}{entry.owner} declares to need {_pip_line(declared)}"
+        return f"{needed}{entry.owner} does not declare which package brings it; ask its authors."
 
-    def _plugins(self) -> list[tuple[str, Entry]]:
-        if self.group is None:
-            return []
-        found = []
-        for point in metadata.entry_points(group=self.group):
-            owner = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
-            module = point.value.partition(":")[0].strip()
-            target = point.value.partition("[")[0].replace(" ", "")
-            found.append((point.name, Entry(target, requires=(module.partition(".")[0],), owner=owner)))
-        return found
+    @cached_property
+    def _table(self) -> _Table:
+        """Read once: installing a plugin does not change a running process."""
+        own = f"retroflow {retroflow.__version__}"
+        table = _Table({name: [replace(entry, owner=own)] for name, entry in self._builtin.items()})
+        found = declarations(self.group) if self.group is not None else []
+        for point in sorted(found, key=lambda point: (point.name, point.owner)):
+            declared = f'{point.owner} declares the {self.kind} "{point.name}" ("{point.value}")'
+            if point.name in self._builtin:
+                reason = "retroflow itself has that name, so the plugin's is ignored and cannot be used"
+            elif not _NAME.fullmatch(point.name):
+                reason = "it is ignored, because names have only lower-case letters, digits, - and _"
+            else:
+                _add_claim(table, point)
+                continue
+            sentence = f"{declared}: {reason}. Its authors have to give it another name."
+            table.passed_over.setdefault(point.name, []).append(sentence)
+        return table
+
+    def _warn_once(self, name: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            for sentence in self.passed_over(name):
+                _say(f"warning: {sentence}")
 
     def _describe_unknown(self, name: str) -> str:
         near = get_close_matches(name, self.names(), n=3, cutoff=0.5)
@@ -166,27 +227,103 @@ class Registry(Generic[T]):
             if self.group
             else " No plugin can add to this table."
         )
-        return f'There is no {self.kind} "{name}".{hint} Known: {", ".join(self.names())}.{remedy}'
+        ignored = "".join(f" {sentence}" for sentence in self.passed_over(name))
+        return f'There is no {self.kind} "{name}".{hint} Known: {", ".join(self.names())}.{remedy}{ignored}'
 
     def _describe_missing(self, name: str, entry: Entry, missing: list[str]) -> str:
-        modules = " and ".join(f'"{module}"' for module in missing)
-        return f'{self.kind} "{name}" of {entry.owner} needs the module {modules}. {self._repair(entry)}'
+        """Say what a component needs: a library that an extra installs, or the files of its own distribution."""
+        remedy = (
+            f'Install it with: pip install "retroflow[{entry.extra}]"'
+            if entry.extra
+            else f"Install it again with: {install_again(entry.owner)}"
+        )
+        return f'{self.kind} "{name}" of {entry.owner} needs the module {_quoted(missing)}. {remedy}'
 
-    @staticmethod
-    def _repair(entry: Entry) -> str:
-        if entry.extra:
-            return f'Install it with: pip install "retroflow[{entry.extra}]"'
-        distribution = entry.owner.partition(" ")[0]
-        return f"Install it again with: pip install --force-reinstall {distribution}"
+
+@contextmanager
+def blaming(failure: str, entry: Entry) -> Iterator[None]:
+    """Turn whatever a plugin raises into an error that names it, and what it prints into no result.
+
+    A built-in component's errors stay what they are, but for a lack of memory: they are told as bugs of retroflow, or
+    by path and remedy.
+
+    Args:
+        failure: what the message begins with, 'retriever "annoy" of retroflow-annoy 0.1.0 could not be made'.
+        entry: the component's.
+
+    Raises:
+        ComponentError: for everything but an error of retroflow's own, an interrupt and a full disk.
+    """
+    try:
+        with redirect_stdout(sys.stderr if entry.is_plugin else sys.stdout):
+            yield
+    except (RetroflowError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or not (entry.is_plugin or isinstance(error, MemoryError)):
+            raise
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        if isinstance(error, MemoryError):
+            reason = f"there is not enough memory for what its options ask for ({reason})"
+        raise ComponentError(f"{failure}: {reason}") from error
+
+
+def _add_claim(table: _Table, point: Declaration) -> None:
+    module = point.value.partition(":")[0].strip()
+    target = point.value.partition("[")[0].replace(" ", "")
+    entry = Entry(target, requires=(module.partition(".")[0],), owner=point.owner)
+    same_name = table.claims.setdefault(point.name, [])
+    if entry not in same_name:  # a line that stands twice
+        same_name.append(entry)
+
+
+@contextmanager
+def _plugin_is_told(kind: str, name: str, entry: Entry) -> Iterator[None]:
+    """Name a plugin before its code runs, which may hang or end the process, and keep its prints off stdout."""
+    if not entry.is_plugin or entry.module in sys.modules:
+        yield
+        return
+    _say(f'loading {kind} "{name}" of {entry.owner} from "{entry.target}"')
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") != "0":  # of many processes one speaks
+        return
+    with suppress(OSError, AttributeError):  # a terminal that is gone, or no stderr at all
+        print(text, file=sys.stderr, flush=True)
+
+
+def _advice(entry: Entry, error: BaseException) -> str:
+    own_package = entry.module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] == own_package:
+        return f"Its files are not all there; install it again with: {install_again(entry.owner)}"
+    if entry.is_plugin:
+        return f"Ask its authors; if you do not need it: pip uninstall {entry.distribution}"
+    if entry.extra:
+        return f"The library that retroflow[{entry.extra}] installed may be damaged, or built for another machine."
+    return "The installation of retroflow, or of a library that it needs, is damaged."
+
+
+def _pip_line(requirements: list[str]) -> str:
+    words = " ".join(f'"{requirement}"' for requirement in requirements)
+    return f"{' and '.join(requirements)}: pip install {words}"
+
+
+def _quoted(modules: list[str]) -> str:
+    return " and ".join(f'"{module}"' for module in modules)
 
 
 def missing_modules(entry: Entry) -> list[str]:
     """Return the required modules that are not installed; looks for them without importing them."""
-    return [module for module in entry.requires if not _is_installed(module)]
+    return [module for module in entry.requires if not is_installed(module)]
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Return whether the top-level package of a module is there; imports nothing."""
     try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent package is missing; sys.modules holds None or no spec
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):  # sys.modules holds None or no spec
         return False

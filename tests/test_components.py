@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 
 from retroflow import components
-from retroflow.errors import RecipeError, UnknownComponentError
+from retroflow.errors import ComponentError, RecipeError, UnknownComponentError
 from retroflow.registry import Entry, Registry
 
 PARTS = Registry("part", None, {"oak": Entry("tests.component_parts:Oak"), "pine": Entry("tests.component_parts:pine")})
@@ -43,7 +45,10 @@ def test_create_calls_functions_too() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "oak", "leafs": 1}, 'part "oak" of retroflow .* has no option "leafs". Its options: build, tags, height'),
+        (
+            {"name": "oak", "leafs": 1},
+            'part "oak" of retroflow .* has no option "leafs". Its options: build, tags, height',
+        ),
         ({"name": "oak"}, 'needs a value for "height"'),
         ({"name": "oak", "height": 1, "build": {"x": 1}}, 'Build has no option "x"'),
     ],
@@ -62,3 +67,70 @@ def test_create_builds_a_model_config_with_derived_values() -> None:
     options = {"name": "retro", "num_layers": 2, "cca_layers": [1, 2]}
     config = components.create(components.MODELS, options, vocabulary_size=300, chunk_length=8)
     assert (config.vocabulary_size, config.chunk_length, config.cca_layers) == (300, 8, (1, 2))
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """Return plugins(source): a registry with `part`, the class Part of a distribution with this source."""
+
+    def make(source: str) -> Registry:
+        folder = tmp_path / "part_maker-2.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: part-maker\nVersion: 2.0\n")
+        (folder / "entry_points.txt").write_text("[test.parts]\npart = part_of_a_plugin:Part\n")
+        (tmp_path / "part_of_a_plugin.py").write_text(source)
+        return Registry("part", "test.parts", {})
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "part_of_a_plugin", raising=False)
+    yield make
+    sys.modules.pop("part_of_a_plugin", None)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    ["ValueError('no')", "OSError(2, 'gone')", "MemoryError()", "SystemExit(0)", "BaseException()", "RecursionError()"],
+)
+def test_what_a_plugin_raises_while_it_is_made_names_it(plugins, capsys, raised: str) -> None:
+    registry = plugins(
+        f"class Part:\n    def __init__(self, *, size: int = 1):\n        print('noise'); raise {raised}\n"
+    )
+    with pytest.raises(ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: ') as caught:
+        components.create(registry, {"name": "part", "size": 1})
+    assert type(caught.value.__cause__).__name__ in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interrupt_and_an_error_of_ours_stay_while_a_plugin_is_made(plugins) -> None:
+    source = "from retroflow.errors import RecipeError\nclass Part:\n    def __init__(self, *, kind: str):\n"
+    source += "        raise KeyboardInterrupt if kind == 'interrupt' else RecipeError('retriever.size: too large')\n"
+    registry = plugins(source)
+    with pytest.raises(KeyboardInterrupt):
+        components.create(registry, {"name": "part", "kind": "interrupt"})
+    with pytest.raises(RecipeError, match="too large"):
+        components.create(registry, {"name": "part", "kind": "ours"})
+
+
+@pytest.mark.parametrize("source", ["Part = 3\n", "class Part:\n    def __init__(self, *, size: 'Missing' = 1): ...\n"])
+def test_a_plugin_that_cannot_be_bound_is_named(plugins, source: str) -> None:
+    with pytest.raises(
+        ComponentError, match=r'part "part" of part-maker 2\.0 could not be made: (TypeError|NameError)'
+    ):
+        components.create(plugins(source), {"name": "part"})
+
+
+def test_a_built_in_that_runs_out_of_memory_is_named_and_its_other_errors_stay(monkeypatch) -> None:
+    monkeypatch.setattr(
+        "tests.component_parts.Oak.__init__", lambda self, *, height: [][height] if height else memory()
+    )
+
+    def memory() -> None:
+        raise MemoryError
+
+    with pytest.raises(
+        ComponentError, match='part "oak" of retroflow .* there is not enough memory for what its options'
+    ):
+        components.create(PARTS, {"name": "oak", "height": 0})
+    with pytest.raises(IndexError):
+        components.create(PARTS, {"name": "oak", "height": 1})

@@ -84,13 +84,37 @@ def test_a_name_claimed_twice_is_an_error_for_who_asks_for_it_alone(install: Ins
     assert registry.get("exact")
     assert registry.names() == ["exact", "faiss", "mine"]
     assert "claimed by" in str(registry.remedy("mine"))
+    assert "pip uninstall one or pip uninstall two" in str(raised.value)
 
 
-def test_a_plugin_cannot_take_the_name_of_a_built_in(install: Install) -> None:
+def test_a_built_in_name_wins_over_a_plugin_and_whoever_uses_it_is_warned_once(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
     install("thief", "faiss", "thief_module:A")
     registry = make()
-    with pytest.raises(ComponentConflictError, match=r"retroflow 0\..* and thief 1\.2"):
-        registry.get("faiss")
+    assert registry.names() == ["exact", "faiss"]
+    for _ in range(2):
+        assert registry.get("faiss").__name__ == "deque"
+    assert registry.get("exact")
+    warning = (
+        'thief 1.2 declares the retriever "faiss" ("thief_module:A"): retroflow itself has that name, so the plugin\'s is '
+        "ignored and cannot be used. Its authors have to give it another name."
+    )
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+    assert registry.passed_over() == registry.passed_over("faiss") == [warning]
+    assert registry.passed_over("exact") == []
+
+
+@pytest.mark.parametrize("name", ["my trees", "my.trees", "../evil", "Faiss", "-x", "gr\u00fcn"])
+def test_a_name_that_is_none_is_passed_over_and_hurts_nobody(install: Install, name: str) -> None:
+    install("odd", name, "odd_module:A")
+    registry = make()
+    assert registry.names() == ["exact", "faiss"]
+    (sentence,) = registry.passed_over()
+    assert f'odd 1.2 declares the retriever "{name}"' in sentence and "lower-case letters, digits, - and _" in sentence
+    with pytest.raises(UnknownComponentError) as raised:
+        registry.get(name)
+    assert sentence in str(raised.value)
 
 
 def test_a_distribution_found_twice_is_one_owner(
@@ -104,23 +128,85 @@ def test_a_distribution_found_twice_is_one_owner(
     assert make().get("mine")
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["raise ValueError('no')", "import sys; sys.exit(3)", "def broken(:", "import library_that_nobody_has", "B = 1"],
-)
-def test_a_broken_plugin_hurts_only_who_asks_for_it(install: Install, source: str) -> None:
+BROKEN = {
+    "raise ValueError('no')": "ValueError: no. Ask its authors; if you do not need it: pip uninstall broken",
+    "import sys; sys.exit(3)": "SystemExit: 3. Ask its authors",
+    "import sys; sys.exit(0)": "SystemExit: 0. Ask its authors",
+    "raise BaseException": "BaseException. Ask its authors",
+    "raise OSError(2, 'gone')": "FileNotFoundError: [Errno 2] gone. Ask its authors",
+    "raise MemoryError": "there is not enough memory to load it (MemoryError). Ask its authors",
+    "def broken(:": "SyntaxError: invalid syntax (broken_module.py, line 1). Ask its authors",
+    "import library_that_nobody_has.part": (
+        'it needs the module "library_that_nobody_has", which is not installed. broken 1.2 does not declare which package '
+        "brings it; ask its authors."
+    ),
+    "import broken_module.lost": "Its files are not all there; install it again with: pip install --force-reinstall --no-deps broken",
+    "B = 1": "has no attribute 'A'. Ask its authors",
+}
+
+
+@pytest.mark.parametrize(("source", "words"), BROKEN.items())
+def test_a_broken_plugin_hurts_only_who_asks_for_it(install: Install, source: str, words: str) -> None:
     install("broken", "broken", "broken_module:A", source)
     registry = make()
     assert registry.get("exact")
     with pytest.raises(BrokenPluginError, match=r'retriever "broken" of broken 1\.2 cannot be loaded') as raised:
         registry.get("broken")
     assert raised.value.exit_code == 4
+    assert words in str(raised.value)
+    assert ("--force-reinstall" in str(raised.value)) == ("lost" in source)  # only where files are missing
+
+
+@pytest.mark.parametrize("target", ["", "no_colon", "?? !!", "module:", "a:b c-d"])
+def test_an_entry_point_that_names_nothing_is_told_to_who_asks(install: Install, target: str) -> None:
+    install("garbage", "garbage", target, None)
+    registry = make()
+    assert registry.names() == ["exact", "faiss", "garbage"]
+    with pytest.raises(
+        BrokenPluginError, match=r'"garbage" of garbage 1\.2: .* "package\.module:Name" is needed'
+    ) as raised:
+        registry.get("garbage")
+    assert registry.remedy("garbage") == str(raised.value)
+
+
+def test_a_missing_library_that_is_declared_comes_with_its_pip_line(install: Install, tmp_path: Path) -> None:
+    install("broken", "broken", "broken_module:A", "import library_that_nobody_has")
+    with (tmp_path / "broken-1.2.dist-info" / "METADATA").open("a") as file:
+        file.write("Requires-Dist: numpy\nRequires-Dist: nobody-has-it<3,>=2\nRequires-Dist: other; extra == 'x'\n")
+    with pytest.raises(BrokenPluginError) as raised:
+        make().get("broken")
+    assert str(raised.value).endswith(
+        'broken 1.2 declares to need nobody-has-it<3,>=2: pip install "nobody-has-it<3,>=2"'
+    )
 
 
 def test_a_plugin_without_its_module_is_missing(install: Install) -> None:
     install("gone", "gone", "gone_module:A", None)
-    with pytest.raises(MissingExtraError, match='pip install --force-reinstall gone'):
+    with pytest.raises(MissingExtraError, match="pip install --force-reinstall --no-deps gone"):
         make().get("gone")
+
+
+def test_a_plugin_is_named_before_its_code_runs_and_what_it_prints_is_no_result(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("chatty", "chatty", "chatty_module:A", "print('hello')\nclass A: pass\n")
+    registry = make()
+    for _ in range(2):
+        registry.get("chatty")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == 'loading retriever "chatty" of chatty 1.2 from "chatty_module:A"\nhello\n'
+    registry.get("exact")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["chunky", "chunky-0.3"])
+def test_a_distribution_without_metadata_is_called_as_its_folder(install: Install, tmp_path: Path, name: str) -> None:
+    install("chunky", "chunky", "chunky_module:A")
+    folder = tmp_path / "chunky-1.2.dist-info"
+    (folder / "METADATA").unlink()
+    folder.rename(tmp_path / f"{name}.dist-info")
+    assert make().origin("chunky") == name.replace("-", " ")
 
 
 def test_an_interrupt_during_an_import_stays_an_interrupt(install: Install) -> None:

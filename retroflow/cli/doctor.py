@@ -11,15 +11,18 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at versions, extras, GPUs, processes, memory, disks and plugins; exit with 1 if something must be mended."""
-    from retroflow.training.machine import examine, to_json
+    from retroflow.training.component_check import ComponentCheck
 
     findings = []
-    for finding in examine(folder):
-        findings.append(finding)
-        if not as_json:
-            print(f"{finding.state:<8} {finding.name}: {finding.text}", flush=True)
-            if finding.remedy:
-                print(f"{'':<8} -> {finding.remedy}", flush=True)
+    with ComponentCheck() as check:  # works while this process imports torch and looks at the machine
+        from retroflow.training.machine import examine, to_json
+
+        for finding in examine(folder, check.results):
+            findings.append(finding)
+            if not as_json:
+                print(f"{finding.state:<8} {finding.name}: {finding.text}", flush=True)
+                if finding.remedy:
+                    print(f"{'':<8} -> {finding.remedy}", flush=True)
     if as_json:
         print(to_json(findings))
     problems = sum(finding.state == "problem" for finding in findings)

@@ -12,6 +12,7 @@ import typer
 
 import retroflow
 from retroflow.cli.console import end_within, exit_code_of, silence_broken_pipe
+from retroflow.distributions import shield_libraries
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
 RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
@@ -38,6 +39,7 @@ def run(words: list[str]) -> int:
     """
     words, show_traceback = _without_traceback_flag(words)
     try:
+        shield_libraries()
         command = typer.main.get_command(build_app(words))
         code = command.main(args=words, prog_name="retroflow", standalone_mode=False)
         sys.stdout.flush()

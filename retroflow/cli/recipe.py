@@ -49,9 +49,12 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     named = [f"{registry.kind} {loaded.values[registry.kind]['name']}" for registry in components.KINDS]
     print(f"{loaded.path}: OK: {', '.join(named)}; {given} values given, {defaults} defaults.")
     for registry in components.KINDS:
-        remedy = registry.remedy(loaded.values[registry.kind]["name"])
-        if remedy:
-            print(f"  to run it here: {remedy}")
+        name = loaded.values[registry.kind]["name"]
+        fault = components.find_fault(registry, name)
+        if fault:
+            print(f"  to run it here: {fault}")
+        for sentence in registry.passed_over(name):
+            print(f"  warning: {sentence}")
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> "Recipe":

@@ -17,10 +17,12 @@ import numpy as np
 from retroflow.components import EMBEDDERS, RETRIEVERS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
+from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, GenerationError
+from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
 from retroflow.generation.run_description import RUN_FILE, read_run
-from retroflow.protocols import Embedder, Neighbours
+from retroflow.protocols import Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
 from retroflow.store.chunk_store import ChunkStore
@@ -50,7 +52,7 @@ class RetrievalDatabase:
         self,
         chunks: ChunkStore,
         tokenizer: Tokenizer,
-        embedder: Embedder,
+        embedder: CheckedEmbedder,
         retriever: CheckedRetriever,
         *,
         fingerprint: str,
@@ -203,9 +205,11 @@ def _block_of(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None)
     return block
 
 
-def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> Embedder:
+def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedEmbedder:
     block = _block_of(folder, manifest, given)
-    embedder: Embedder = create(EMBEDDERS, block)
+    distribution = manifest.inputs["embedder"].get("distribution", "")
+    with naming_former_owner("embedder", f"{block['name']} ({distribution})"):
+        embedder = CheckedEmbedder(create(EMBEDDERS, block), name=block["name"], entry=EMBEDDERS.entry(block["name"]))
     if embedder.fingerprint() != manifest.inputs["embedder"]:
         raise GenerationError(
             f'--database: the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
@@ -218,7 +222,8 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
 
 def _open_retriever(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedRetriever:
     block = _block_of(folder, manifest, given)
-    owner = f"{block['name']} ({RETRIEVERS.origin(block['name'])})"
-    retriever = CheckedRetriever(create(RETRIEVERS, block), owner=owner)
+    with naming_former_owner("retriever", owner_of_index(folder)):
+        owner = f"{block['name']} ({RETRIEVERS.origin(block['name'])})"
+        retriever = CheckedRetriever(create(RETRIEVERS, block), owner=owner)
     retriever.load(folder / INDEX_FOLDER)
     return retriever

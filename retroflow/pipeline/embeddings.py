@@ -1,19 +1,21 @@
 """Stage 2: chunks -> text -> embeddings, float16."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.components import EMBEDDERS, create
 from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.pipeline.sharing import Sharing
 from retroflow.pipeline.tables import Table
-from retroflow.protocols import Embedder
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.artifact import parent_of
 from retroflow.store.blocks import keep_folder, kept_folder
@@ -45,12 +47,11 @@ class EmbeddingStage:
         folder: Path,
         chunks_folder: Path,
         chunks: Manifest,
-        embedder: Embedder,
+        embedder: CheckedEmbedder,
         tokenizer: Tokenizer,
     ) -> None:
-        source = getattr(embedder, "source", None)
-        if source is not None:
-            say(f"embedder: the model of the {source}")
+        if embedder.source is not None:
+            say(f"embedder: the model of the {embedder.source}")
         self._stores = {split: ChunkStore.open(chunks_folder / split) for split in ("train", "valid")}
         self._files = _keep_embedder(partial, embedder, self._stores["train"], tokenizer)
         self._embedder, self._tokenizer = embedder, tokenizer
@@ -94,11 +95,22 @@ class EmbeddingStage:
 
     def _make(self, split: str, rows: slice) -> dict[str, Array]:
         vectors = self._embedder.embed(chunk_texts(self._stores[split], self._tokenizer, rows))
-        shape = (rows.stop - rows.start, self._embedder.dimension)
-        return {f"{split}/embeddings.npy": _checked(vectors, shape, split, rows.start)}
+        return {f"{split}/embeddings.npy": _half(vectors, self._embedder.owner, split, rows.start)}
 
 
-def _keep_embedder(partial: Path, embedder: Embedder, store: ChunkStore, tokenizer: Tokenizer) -> dict[str, FileEntry]:
+def new_embedder(options: Mapping[str, Any]) -> CheckedEmbedder:
+    """Make the embedder of a recipe's section.
+
+    Raises:
+        RetroflowError: as `create`.
+    """
+    name = options["name"]
+    return CheckedEmbedder(create(EMBEDDERS, options), name=name, entry=EMBEDDERS.entry(name))
+
+
+def _keep_embedder(
+    partial: Path, embedder: CheckedEmbedder, store: ChunkStore, tokenizer: Tokenizer
+) -> dict[str, FileEntry]:
     """Fit the embedder and keep its state, or load the state that an earlier run kept."""
     kept = kept_folder(partial, "embedder")
     folder = partial / "embedder"
@@ -129,16 +141,14 @@ def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice) -> list[st
     return texts
 
 
-def _checked(vectors: NDArray[np.floating], shape: tuple[int, int], split: str, first_row: int) -> NDArray[np.float16]:
-    if tuple(vectors.shape) != shape:
-        raise InvalidVectorsError(f"embedder: gave an array of shape {list(vectors.shape)} for {list(shape)}.")
+def _half(vectors: NDArray[np.floating], owner: str, split: str, first_row: int) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half: NDArray[np.float16] = np.asarray(vectors, dtype=np.float16)
     finite = np.isfinite(half).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise InvalidVectorsError(
-            f"embedder: the embedding of {split} chunk {first_row + row} has values that are not finite in float16 "
-            "(largest 65,504). Let the embedder normalise its vectors."
+            f"embedder {owner}: the embedding of {split} chunk {first_row + row} has values that are not finite in "
+            "float16 (largest 65,504). Let the embedder normalise its vectors."
         )
     return half

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
+from retroflow.components import CORPORA, RETRIEVERS, create
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
 from retroflow.pipeline.chunks import ChunkStage
-from retroflow.pipeline.embeddings import EmbeddingStage
+from retroflow.pipeline.embeddings import EmbeddingStage, new_embedder
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
@@ -24,7 +25,6 @@ from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.progress import say
 from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
-from retroflow.protocols import Embedder
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import (
@@ -160,7 +160,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         return _prepared(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
-    embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
+    embedder = new_embedder(recipe.section("embedder"))
     retriever = _Retriever(recipe)
     retriever.new().check_vectors(None, embedder.dimension)
     with disk_errors(artifacts):
@@ -202,7 +202,7 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing
     return _stage(folder, {}, sharing, make, begin)
 
 
-def _embeddings(embedder: Embedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
+def _embeddings(embedder: CheckedEmbedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
     folder = artifact_folder(chunks.folder.parent, "embeddings", inputs)
 

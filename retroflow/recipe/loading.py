@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from annotated_types import Ge
 
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
 from retroflow.recipe.checking import MISSING, ValueCheck, complete
 from retroflow.recipe.interpolation import resolve
 from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Option, OptionType, Scalar, limited
 from retroflow.recipe.overrides import parse_overrides
-from retroflow.recipe.problems import DEFAULT, Problems
+from retroflow.recipe.problems import DEFAULT, Problems, nearest
 from retroflow.recipe.resolved import Recipe
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.signatures import read_block
@@ -37,7 +38,7 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
     tree = overlay(tree, parse_overrides(overrides, problems))
     _check_version(tree, problems)
     layout = _layout(tree, schema, problems)
-    tree = complete(_checkable(tree, layout, schema), layout)
+    tree = complete(_checkable(tree, layout, schema, problems), layout)
     derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
     check = ValueCheck(problems, _dotted_keys(layout), derived)
     checked = check.check(resolve(tree, problems), layout, "")
@@ -101,6 +102,9 @@ def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems)
     name_option = Option(Scalar("str"), slot.default or REQUIRED)
     try:
         entry = slot.registry.entry(name)
+        remedy = slot.registry.remedy(name) if entry.is_plugin else None
+        if remedy:  # without a plugin's files there are no options to read
+            raise MissingExtraError(remedy)
         options = read_block(entry.target, entry.owner, frozenset(slot.derived)).options
     except RetroflowError as error:
         origin = named.origin if named is not None else DEFAULT
@@ -109,16 +113,49 @@ def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems)
     return Block({"name": name_option} | options)
 
 
-def _checkable(tree: Node, layout: Block, schema: RecipeSchema) -> Node:
-    """Add absent sections, empty; cut slots that name nothing known down to `name`, whose problem says enough."""
+def _checkable(tree: Node, layout: Block, schema: RecipeSchema, problems: Problems) -> Node:
+    """Add absent sections, empty; refuse the keys that a component without options is given."""
     sections = dict(tree.value)
     for name in schema.sections:
         sections.setdefault(name, Node({}, tree.origin))
-    for name in schema.slots:
+    for name, slot in schema.slots.items():
         node, block = sections[name], layout.options[name].type
-        if node.is_mapping and isinstance(block, Block) and list(block.options) == ["name"]:
+        if not node.is_mapping or not isinstance(block, Block) or list(block.options) != ["name"]:
+            continue
+        if block.options["name"].type == Scalar("str") and not problems.names(f"{name}.name"):
+            sections[name] = _without_options(node, name, slot, problems)
+        else:
             sections[name] = Node({key: child for key, child in node.value.items() if key == "name"}, node.origin)
     return Node(sections, tree.origin)
+
+
+def _without_options(node: Node, section: str, slot: Slot, problems: Problems) -> Node:
+    """Refuse the keys given to a component that has no options; offer the component of its kind that has them."""
+    named = node.value.get("name")
+    component = named.value if named is not None else slot.default
+    kept = {}
+    for key, child in node.value.items():
+        if key == "name" or key in slot.derived or not key.isidentifier():
+            kept[key] = child
+            continue
+        hint = _hint_at_others(key, section, slot)
+        text = f'is not a known key: {slot.registry.kind} "{component}" takes no options.{hint or " Remove the key."}'
+        problems.add(child.origin, f"{section}.{key}", text)
+    return Node(kept, node.origin)
+
+
+def _hint_at_others(key: str, section: str, slot: Slot) -> str:
+    """Return a sentence about the first component of the kind that has the key, or one that is spelt like it."""
+    keys_of: dict[str, list[str]] = {}
+    for name in slot.registry.names():
+        with suppress(RetroflowError):
+            entry = slot.registry.entry(name)
+            keys_of[name] = list(read_block(entry.target, entry.owner, frozenset(slot.derived)).options)
+    for meant in (key, nearest(key, [known for keys in keys_of.values() for known in keys])):
+        for name, keys in keys_of.items():
+            if meant in keys:
+                return f' {slot.registry.kind} "{name}" has "{meant}": write {section}.name={name} if it is meant.'
+    return ""
 
 
 def _dotted_keys(option_type: OptionType, key: str = "") -> list[str]:
@@ -132,7 +169,7 @@ def _dotted_keys(option_type: OptionType, key: str = "") -> list[str]:
 
 
 def _origins(node: Node, key: str = "") -> dict[str, str]:
-    if not isinstance(node.value, dict):
+    if not isinstance(node.value, dict) or not node.value:
         return {key: str(node.origin)}
     found: dict[str, str] = {}
     for part, child in node.value.items():

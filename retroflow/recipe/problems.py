@@ -67,6 +67,10 @@ class Problems:
         if len(self.found) >= MAX_PROBLEMS:
             self.raise_if_any()
 
+    def names(self, key: str) -> bool:
+        """Return whether a problem of this key is noted."""
+        return any(problem.key == key for problem in self.found)
+
     def raise_if_any(self) -> None:
         """Raise what was collected, files before the command line and by line within a file.
 

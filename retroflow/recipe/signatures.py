@@ -6,13 +6,16 @@ a class with `__init__`, or a dataclass; what it inherits counts.
 """
 
 import ast
+import builtins
+import operator
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MinLen
 
 from retroflow.errors import BrokenPluginError
+from retroflow.recipe.checking import ValueCheck
 from retroflow.recipe.option_types import (
     REQUIRED,
     Block,
@@ -26,13 +29,34 @@ from retroflow.recipe.option_types import (
     Scalar,
     limited,
 )
-from retroflow.recipe.source import Definition, UnreadableSourceError, find_definition
+from retroflow.recipe.problems import DEFAULT, Problems
+from retroflow.recipe.source import Definition, UnreadableSourceError, file_of, find_definition
+from retroflow.recipe.tree import plant
 
 _SCALARS = {"int", "float", "str", "bool", "None"}
 _LISTS = {"list", "List", "Sequence", "tuple", "Tuple"}
 _DICTS = {"dict", "Dict", "Mapping"}
 _MARKERS = {marker.__name__: marker for marker in (Ge, Gt, Le, Lt, Interval, MinLen, Len)}
 _UNKNOWN: Any = object()  # a default that is not a literal
+
+_WITHOUT_OPTIONS = {"Generic", "Protocol", "ABC", *dir(builtins)}  # classes to inherit from that add no parameter
+
+_ALLOWED = (
+    "An option is int, float, str, bool, Literal, list, tuple, dict[str, ...], a dataclass of these or a union, and "
+    "its default is a constant; docs/recipes.md says more"
+)
+
+_ARITHMETIC: dict[type[ast.operator], Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
+_LARGEST_EXPONENT = 64  # of 2**64 and 1 << 64; reading a signature must not compute for long
 
 
 @lru_cache(maxsize=128)
@@ -58,51 +82,112 @@ def read_block(target: str, owner: str, derived: frozenset[str] = frozenset()) -
         raise BrokenPluginError(f'The options of "{target}" ({owner}) cannot be read: {error}.') from None
 
 
+class Parameter(NamedTuple):
+    """A parameter as it is written, and where."""
+
+    name: str
+    annotation: ast.expr | None
+    default: ast.expr | None
+    module: str
+    line: int
+
+
 def _block(definition: Definition, derived: frozenset[str], depth: int) -> Block:
     if depth > 8:
         raise UnreadableSourceError(f'"{_name(definition.node)}" is nested in itself')
     options: dict[str, Option] = {}
-    for name, annotation, default, module in _parameters(definition):
-        if name in derived:
+    for parameter in _parameters(definition):
+        # What a test injects is no option: `_client: Client | None = None`.
+        if parameter.name in derived or (parameter.name.startswith("_") and parameter.default is not None):
             continue
-        option_type = _type(annotation, module, depth) if annotation is not None else None
-        value = _default(default, option_type, module) if default is not None else REQUIRED
-        if option_type is not None and value is not _UNKNOWN:
-            options[name] = Option(option_type, value)
-        elif default is None:
-            written = "no annotation" if annotation is None else f"the annotation {ast.unparse(annotation)}"
-            raise UnreadableSourceError(
-                f'parameter "{name}" of {_name(definition.node)} has {written} and no default; options are int, '
-                "float, str, bool, Literal, list, tuple, dict[str, ...], dataclasses and unions of these"
-            )
-        # A parameter with a default that YAML cannot express (an injected client) is simply not an option.
+        options[parameter.name] = _option(parameter, _name(definition.node), depth)
     return Block(options)
 
 
-Parameter = tuple[str, ast.expr | None, ast.expr | None, str]  # name, annotation, default, module
+def _option(parameter: Parameter, owner: str, depth: int) -> Option:
+    """Return what a parameter becomes.
+
+    Raises:
+        UnreadableSourceError: YAML cannot express its type, or its default is unknown or of another type.
+    """
+    name, annotation, default, module, _ = parameter
+    try:
+        option_type = _type(annotation, module, depth) if annotation is not None else None
+    except SyntaxError:  # an annotation in quotes that is no expression
+        option_type = None
+    if option_type is None:
+        written = "no annotation" if annotation is None else f"the annotation {ast.unparse(annotation)}"
+        raise _refused(parameter, f'parameter "{name}" of {owner} has {written}. {_ALLOWED}')
+    value = _default(default, option_type, module) if default is not None else REQUIRED
+    if value is _UNKNOWN and default is not None:
+        written = f"the default {ast.unparse(default)}, which is no constant"
+        raise _refused(parameter, f'parameter "{name}" of {owner} has {written}. {_ALLOWED}')
+    if value is not REQUIRED and not (value is None and _holds_block(option_type)):  # None: the block's own defaults
+        problems = Problems()
+        ValueCheck(problems, [], frozenset()).check(plant(value, DEFAULT), option_type, name)
+        if problems.found:
+            text = problems.found[0].text.removesuffix(".")
+            raise _refused(parameter, f'the default of parameter "{name}" of {owner} {text}')
+    return Option(option_type, value)
+
+
+def _holds_block(option_type: OptionType) -> bool:
+    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
+    return any(isinstance(arm, Block) for arm in arms)
+
+
+def _refused(parameter: Parameter, text: str) -> UnreadableSourceError:
+    return UnreadableSourceError(f"{file_of(parameter.module)}:{parameter.line}: {text}")
 
 
 def _parameters(definition: Definition) -> list[Parameter]:
     node, module = definition.node, definition.module
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return list(_arguments(node.args, module, skip=0))
+        return list(_arguments(node.args, _name(node), module, skip=0))
     if not isinstance(node, ast.ClassDef):
-        raise UnreadableSourceError(f'"{_name(node)}" is neither a class nor a function')
+        place = f"{file_of(module)}:{node.lineno}"
+        raise UnreadableSourceError(f'{place}: "{_name(node)}" is neither a class nor a function')
     if _is_dataclass(node):
-        return list({parameter[0]: parameter for parameter in _fields(definition)}.values())
+        _check_bases(definition)
+        return list({parameter.name: parameter for parameter in _fields(definition)}.values())
     for owner in _with_bases(definition):
-        for member in owner.node.body if isinstance(owner.node, ast.ClassDef) else ():
+        for member in reversed(owner.node.body) if isinstance(owner.node, ast.ClassDef) else ():
             if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-                return list(_arguments(member.args, owner.module, skip=1))
+                return list(_arguments(member.args, _name(owner.node), owner.module, skip=1))
+    _check_bases(definition)
     return []
 
 
-def _arguments(arguments: ast.arguments, module: str, *, skip: int) -> Iterator[Parameter]:
+def _check_bases(definition: Definition) -> None:
+    """Refuse a class that may have parameters of a base class whose source is not read."""
+    for owner in _with_bases(definition):
+        for base in owner.node.bases if isinstance(owner.node, ast.ClassDef) else ():
+            if _last_name(base) not in _WITHOUT_OPTIONS and _lookup(base, owner.module) is None:
+                raise UnreadableSourceError(
+                    f"{file_of(owner.module)}:{base.lineno}: {_name(owner.node)} inherits from {ast.unparse(base)}, "
+                    "whose source is not found, so its parameters are not known; give it an __init__ that has them"
+                )
+
+
+def _arguments(arguments: ast.arguments, owner: str, module: str, *, skip: int) -> Iterator[Parameter]:
+    """Yield the parameters of a function but for the first `skip`.
+
+    Raises:
+        UnreadableSourceError: one that is not given by name.
+    """
+    unnamed = [(one, f'"{one.arg}" before /') for one in arguments.posonlyargs[skip:]]
+    starred = ((arguments.vararg, "*"), (arguments.kwarg, "**"))
+    unnamed += [(one, f'"{stars}{one.arg}"') for one, stars in starred if one is not None]
+    for argument, written in unnamed:
+        raise UnreadableSourceError(
+            f"{file_of(module)}:{argument.lineno}: {owner} has the parameter {written}; options are given by name, so "
+            "write out each of them"
+        )
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     pairs = zip(positional, [*defaults, *arguments.defaults], strict=True)
     for argument, default in [*list(pairs)[skip:], *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]:
-        yield argument.arg, argument.annotation, default, module
+        yield Parameter(argument.arg, argument.annotation, default, module, argument.lineno)
 
 
 def _fields(definition: Definition) -> Iterator[Parameter]:
@@ -117,7 +202,7 @@ def _fields(definition: Definition) -> Iterator[Parameter]:
                 continue
             if _field_keyword(member.value, "init") is False:
                 continue
-            yield member.target.id, member.annotation, member.value, owner.module
+            yield Parameter(member.target.id, member.annotation, member.value, owner.module, member.lineno)
 
 
 def _with_bases(definition: Definition, depth: int = 0) -> list[Definition]:
@@ -132,6 +217,7 @@ def _with_bases(definition: Definition, depth: int = 0) -> list[Definition]:
 
 
 def _lookup(expression: ast.expr, module: str) -> Definition | None:
+    expression = expression.value if isinstance(expression, ast.Subscript) else expression
     if not isinstance(expression, ast.Name):
         return None
     try:
@@ -214,7 +300,7 @@ def _either(expressions: list[ast.expr], module: str, depth: int) -> OptionType 
 
 
 def _default(expression: ast.expr, option_type: OptionType | None, module: str) -> Any:
-    """Return a default as a plain value; REQUIRED for `field()` without one, _UNKNOWN if it is not a literal."""
+    """Return a default as a plain value; REQUIRED for `field()` without one, _UNKNOWN if it is not a constant."""
     if isinstance(expression, ast.Call) and _last_name(expression.func) == "field":
         return _field_default(expression, option_type, module)
     if isinstance(expression, ast.Call) and isinstance(option_type, Block) and not expression.args:
@@ -225,9 +311,30 @@ def _default(expression: ast.expr, option_type: OptionType | None, module: str) 
         definition = _lookup(expression, module)
         constant = getattr(definition.node, "value", None) if definition else None
         return _default(constant, option_type, definition.module) if definition and constant else _UNKNOWN
+    if isinstance(expression, ast.BinOp):
+        return _computed(expression, module)
+    if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.USub):
+        return _computed(ast.BinOp(ast.Constant(0), ast.Sub(), expression.operand), module)
+    if isinstance(expression, ast.List | ast.Tuple):
+        items = [_default(item, None, module) for item in expression.elts]
+        return _UNKNOWN if _UNKNOWN in items else items
     try:
         return _plain(ast.literal_eval(expression))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return _UNKNOWN
+
+
+def _computed(expression: ast.BinOp, module: str) -> Any:
+    """Return the value of arithmetic on numbers, such as 2 * 8 and 2**20; _UNKNOWN of anything else."""
+    left, right = (_default(side, None, module) for side in (expression.left, expression.right))
+    compute = _ARITHMETIC.get(type(expression.op))
+    if compute is None or not all(type(side) in (int, float) for side in (left, right)):
+        return _UNKNOWN
+    if isinstance(expression.op, ast.Pow | ast.LShift) and abs(right) > _LARGEST_EXPONENT:
+        return _UNKNOWN
+    try:
+        return _plain(compute(left, right))
+    except (ArithmeticError, ValueError, TypeError):
         return _UNKNOWN
 
 
@@ -278,4 +385,4 @@ def _last_name(node: ast.expr) -> str:
 
 
 def _name(node: ast.stmt) -> str:
-    return str(getattr(node, "name", ast.unparse(node)))
+    return str(node.name) if hasattr(node, "name") else ast.unparse(node)

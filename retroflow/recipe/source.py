@@ -66,21 +66,55 @@ def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
+def imported_packages(module: str) -> list[str]:
+    """Return the packages that a module needs to be imported: those of its imports outside `if` and `try`.
+
+    Raises:
+        UnreadableSourceError: as `find_definition`.
+    """
+    found: list[str] = []
+    for node in _parse(module).body:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.append(node.module or "")
+    return sorted({name.partition(".")[0] for name in found})
+
+
+def file_of(module: str) -> str:
+    """Return the file that a module's source is in.
+
+    Raises:
+        UnreadableSourceError: there is no such module.
+    """
+    return _locate(module).origin or module
+
+
 @lru_cache(maxsize=64)
 def _parse(module: str) -> ast.Module:
     spec = _locate(module)
+    file = spec.origin or module
     source: str | None = None
     if isinstance(spec.loader, InspectLoader):
         try:
             source = spec.loader.get_source(spec.name)
-        except (ImportError, OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            text = f"{file}:{line}: not {error.encoding.upper()}; save the file as UTF-8"
+            raise UnreadableSourceError(text) from None
+        except SyntaxError as error:  # of the first two lines, which may name an encoding
+            raise UnreadableSourceError(f"{file}: {error.msg}; save the file as UTF-8") from None
+        except (ImportError, OSError) as error:
             raise UnreadableSourceError(f'the source of module "{module}" cannot be read ({error})') from None
     if source is None:
         raise UnreadableSourceError(f'module "{module}" has no Python source (is it compiled?)')
     try:
         return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise UnreadableSourceError(f'module "{module}" is not valid Python ({error})') from None
+    except SyntaxError as error:
+        place = f"{file}:{error.lineno}" if error.lineno else file
+        raise UnreadableSourceError(f"{place}: not valid Python: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableSourceError(f"{file}: not valid Python: {error}") from None
 
 
 def _locate(module: str) -> importlib.machinery.ModuleSpec:

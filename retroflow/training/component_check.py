@@ -1,27 +1,43 @@
 """Load every component, each where it can do no harm: in a child process that may crash, hang or exit.
 
-The child tells over a pipe of its own which component it begins with and how that ended, so that the one it died of
-is known; another child goes on with the rest.
+Two children work at a time, one from the top of the list and one from its end, each asked for one component after
+another. The one that a child dies of, or hangs at, is therefore known, and another child takes the next.
 """
 
 import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from types import TracebackType
+from typing import Any, Self
 
-from retroflow.components import KINDS
-from retroflow.errors import MissingExtraError, RetroflowError
+from retroflow.components import KINDS, find_fault
+from retroflow.distributions import shield_libraries
+from retroflow.errors import RetroflowError
+from retroflow.registry import Registry, missing_modules
 
-CHILD_SECONDS = 120.0
-"""How long one child may take; importing torch, transformers and faiss takes some ten seconds on a busy machine."""
+COMPONENT_SECONDS = 60.0
+"""How long loading one may take; importing torch and transformers takes some ten seconds on a busy machine."""
 
-_PROGRAM = (
-    "import sys; from retroflow.training.component_check import load_all; load_all(int(sys.argv[1]), sys.argv[2:])"
-)
+_POLL_SECONDS = 0.2
+_ENDING_SECONDS = 5.0
+
+_PROGRAM = """
+import sys
+from retroflow.training.lifeline import end_with_parent
+end_with_parent(int(sys.argv[1]))
+from retroflow.training.component_check import serve
+serve(int(sys.argv[2]))
+"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,7 @@ class Loaded:
         name: the component's.
         owner: distribution and version, all of them if several claim the name.
         error: why it cannot be used, None if it can.
-        is_optional: whether it only lacks a library that an extra of retroflow installs.
+        is_optional: whether retroflow works without it: it is a plugin's, or lacks a library that an extra installs.
     """
 
     kind: str
@@ -43,73 +59,170 @@ class Loaded:
     is_optional: bool = False
 
 
-def check_components(*, seconds: float = CHILD_SECONDS) -> Iterator[Loaded]:
-    """Load every component of every registry in child processes."""
-    owners = {
-        f"{registry.kind}/{name}": " and ".join(claim.owner for claim in registry.claims(name))
-        for registry in KINDS
-        for name in registry.names()
-    }
-    waiting = list(owners)
-    while waiting:
-        told, ending = _ask_child(waiting, seconds)
-        for line in told:
-            key = line["component"]
-            waiting.remove(key)
-            kind, _, name = key.partition("/")
-            yield Loaded(kind, name, owners[key], line["error"], line["is_optional"])
-        if ending is not None:
-            kind, _, name = waiting[0].partition("/")
-            owner = owners[waiting.pop(0)]
-            distribution = owner.partition(" ")[0]
-            yield Loaded(kind, name, owner, f"{owner} {ending} while it was loaded; uninstall or mend {distribution}")
+class ComponentCheck:
+    """Loads every component of every registry in the background; a context, whose end kills what still runs.
+
+    Args:
+        seconds: how long one component may take.
+    """
+
+    def __init__(self, *, seconds: float = COMPONENT_SECONDS) -> None:
+        self._seconds = seconds
+        self._keys = [(registry, name) for registry in KINDS for name in registry.names()]
+        self._waiting = deque(self._keys)
+        self._found: dict[tuple[str, str], Loaded] = {}
+        self._more = threading.Condition()
+        self._children: set[_Child] = set()
+        self._stopped = False
+        takes = (self._waiting.popleft, self._waiting.pop)
+        self._threads = [threading.Thread(target=self._work, args=(take,), daemon=True) for take in takes]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._more:
+            self._stopped = True
+            for child in self._children:
+                child.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def results(self) -> Iterator[Loaded]:
+        """Yield how each went, in the order of the registries; waits for it."""
+        for registry, name in self._keys:
+            with self._more:
+                while (registry.kind, name) not in self._found:
+                    self._more.wait()
+            yield self._found[registry.kind, name]
+
+    def _work(self, take: Callable[[], tuple[Registry[Any], str]]) -> None:
+        child: _Child | None = None
+        while True:
+            with self._more:
+                if self._stopped or not self._waiting:
+                    break
+                registry, name = take()
+            try:
+                child = child or self._new_child()
+                answer = child.load(registry.kind, name, self._seconds)
+            except OSError as error:
+                answer = f"could not be given to another process ({error})"
+            if isinstance(answer, str) and child is not None:
+                self._end(child)
+                child = None
+            with self._more:
+                self._found[registry.kind, name] = _judged(registry, name, answer)
+                self._more.notify_all()
+        if child is not None:
+            self._end(child)
+
+    def _new_child(self) -> "_Child":
+        with self._more:
+            if self._stopped:
+                raise ProcessLookupError("the check was stopped")
+            child = _Child()
+            self._children.add(child)
+            return child
+
+    def _end(self, child: "_Child") -> None:
+        with self._more:
+            self._children.discard(child)
+        child.end()
 
 
-def _ask_child(keys: list[str], seconds: float) -> tuple[list[dict[str, Any]], str | None]:
-    """Let a child load components; returns what it told, and how it ended before it was through."""
-    reading, writing = os.pipe()
-    child = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(writing), *keys],
-        pass_fds=(writing,),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def _judged(registry: Registry[Any], name: str, answer: "dict[str, Any] | str") -> Loaded:
+    """Return what is said about a component, from a child's answer or from how the child ended."""
+    claims = registry.claims(name)
+    owner = " and ".join(claim.owner for claim in claims)
+    is_plugin = claims[0].is_plugin
+    if isinstance(answer, dict):
+        return Loaded(registry.kind, name, owner, answer["error"], is_plugin or answer["is_optional"])
+    remedy = (
+        f"Ask its authors; if you do not need it: pip uninstall {claims[0].distribution}"
+        if is_plugin
+        else "The library behind it may be damaged, or built for another machine."
     )
-    os.close(writing)
-    ending = None
-    try:
-        code = child.wait(seconds)
-        if code:
-            ending = f"ended the process (signal {-code})" if code < 0 else f"ended the process (exit code {code})"
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-        ending = f"did not end within {seconds:g} s"
-    with os.fdopen(reading, encoding="utf-8") as pipe:  # what is told fits a pipe's buffer
-        told = [json.loads(line) for line in pipe]
-    if ending is None and len(told) < len(keys):
-        ending = "ended the process"
-    return told, ending if len(told) < len(keys) else None
+    error = f'{registry.kind} "{name}" of {owner} {answer} while it was loaded. {remedy}'
+    return Loaded(registry.kind, name, owner, error, is_plugin)
 
 
-def load_all(descriptor: int, keys: list[str]) -> None:
-    """Load components in the child; tell of each on the descriptor."""
-    with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
-        for key in keys:
-            _load(key, pipe)
+class _Child:
+    """A process that loads components, ends with this one, and is killed with all that it has started."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def load(self, kind: str, name: str, seconds: float) -> dict[str, Any] | str:
+        """Have a component loaded; returns the child's answer, or how the child ended instead."""
+        with suppress(OSError):  # it has ended, which is noticed below
+            self._socket.sendall(json.dumps([kind, name]).encode() + b"\n")
+        received, deadline = b"", time.monotonic() + seconds
+        while not received.endswith(b"\n"):
+            readable, _, _ = select.select([self._socket], [], [], _POLL_SECONDS)
+            part = b""
+            with suppress(OSError):
+                part = self._socket.recv(1 << 16) if readable else b""
+            received += part
+            if not part and (readable or self._process.poll() is not None):
+                return self._ending()
+            if not part and time.monotonic() > deadline:
+                return f"did not end within {seconds:g} s"
+        answer: dict[str, Any] = json.loads(received)
+        return answer
+
+    def kill(self) -> None:
+        """Kill it and what it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self.kill()
+        self._process.wait()
+        self._socket.close()
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "stopped answering"
+        return f"ended the process (signal {-code})" if code < 0 else f"ended the process (exit code {code})"
 
 
-def _load(key: str, pipe: IO[str]) -> None:
-    kind, _, name = key.partition("/")
+def serve(descriptor: int) -> None:
+    """Load the components that are asked for on a socket, in the child; answer each."""
+    os.set_inheritable(descriptor, False)
+    shield_libraries()
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("r", encoding="utf-8") as asked:
+        for line in asked:
+            kind, name = json.loads(line)
+            connection.sendall(json.dumps(_load(kind, name)).encode() + b"\n")
+
+
+def _load(kind: str, name: str) -> dict[str, Any]:
     registry = next(registry for registry in KINDS if registry.kind == kind)
-    error, is_optional = None, False
     try:
-        registry.get(name)
-    except MissingExtraError as missing:
-        error, is_optional = str(missing), False
-        with suppress(RetroflowError):
-            is_optional = registry.entry(name).extra is not None
+        error = find_fault(registry, name)
+        if error is None:
+            registry.get(name)
     except RetroflowError as broken:
         error = str(broken)
-    pipe.write(json.dumps({"component": key, "error": error, "is_optional": is_optional}) + "\n")
-    pipe.flush()
+    except BaseException as broken:  # a KeyboardInterrupt that a plugin raises, too
+        error = f'{kind} "{name}" of {registry.origin(name)} raised {type(broken).__name__} while it was loaded'
+    claims = registry.claims(name)
+    is_optional = error is not None and claims[0].extra is not None and bool(missing_modules(claims[0]))
+    return {"error": error, "is_optional": is_optional}

@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -20,7 +20,9 @@ import torch
 import torch.distributed as dist
 
 import retroflow
-from retroflow.training.component_check import check_components
+from retroflow.components import KINDS
+from retroflow.distributions import unreadable
+from retroflow.training.component_check import Loaded
 from retroflow.training.strategies import bf16_pays
 
 State = Literal["ok", "note", "problem"]
@@ -54,11 +56,12 @@ class Finding:
         return asdict(self)
 
 
-def examine(folder: Path) -> Iterator[Finding]:
+def examine(folder: Path, loaded: Callable[[], Iterable[Loaded]]) -> Iterator[Finding]:
     """Look at everything; a check that fails itself is a problem and does not stop the others.
 
     Args:
         folder: where runs and artifacts would be made.
+        loaded: gives how loading each component went, asked last.
     """
     checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("versions", _versions),
@@ -71,7 +74,8 @@ def examine(folder: Path) -> Iterator[Finding]:
         ("temporary folder", lambda: _temporary_folder(folder)),
         ("open files", _open_files),
         ("compiler", _compiler),
-        ("components", _components),
+        ("components", lambda: _components(loaded())),
+        ("plugins", _plugins),
     )
     for name, check in checks:
         try:
@@ -257,15 +261,19 @@ def _compiler() -> Iterator[Finding]:
         yield Finding("compiler", "ok", f"{found} is there, for trainer.compile")
 
 
-def _components() -> Iterator[Finding]:
-    for loaded in check_components():
-        name = f"{loaded.kind} {loaded.name}"
-        if loaded.error is None:
-            yield Finding(name, "ok", f"loads, of {loaded.owner}")
-        elif loaded.is_optional:
-            yield Finding(name, "note", loaded.error)
+def _components(loaded: Iterable[Loaded]) -> Iterator[Finding]:
+    for one in loaded:
+        name = f"{one.kind} {one.name}"
+        if one.error is None:
+            yield Finding(name, "ok", f"loads, of {one.owner}")
         else:
-            yield Finding(name, "problem", loaded.error)
+            yield Finding(name, "note" if one.is_optional else "problem", one.error)
+
+
+def _plugins() -> Iterator[Finding]:
+    """Tell of what is installed and passed over; nobody asked for it, so it is no problem."""
+    for sentence in (*unreadable(), *(sentence for registry in KINDS for sentence in registry.passed_over())):
+        yield Finding("plugins", "note", sentence)
 
 
 def _size(num_bytes: float) -> str:

@@ -5,6 +5,7 @@ import pickle
 import sys
 import traceback
 
+from retroflow.distributions import shield_libraries
 from retroflow.training.lifeline import end_with_parent
 from retroflow.training.ranks import LAUNCHED
 
@@ -17,6 +18,7 @@ def main(order_file: int, outcome_file: int) -> None:
         outcome_file: descriptor for a pickled `Outcome`.
     """
     end_with_parent(int(os.environ[LAUNCHED]))
+    shield_libraries()
     from retroflow.errors import RetroflowError
     from retroflow.training.fit import fit
     from retroflow.training.launching import Order, Outcome

@@ -8,6 +8,7 @@ from typing import Any
 from retroflow.components import recipe_schema
 from retroflow.errors import RecipeError
 from retroflow.evaluation.report import Report
+from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
 from retroflow.pipeline.progress import progress, say
 from retroflow.recipe import load
 from retroflow.training.checkpoints import newest_verified, read_checkpoint, read_head
@@ -125,7 +126,8 @@ def evaluate(run_folder: Path, overrides: Sequence[str] = ()) -> Report:
     run = RunFolder(run_folder)
     if not run.recipe.exists():
         raise RecipeError(f"{run_folder}: not a run folder (it has no recipe.yaml); give the folder that fit printed")
-    recipe = load(run.recipe, [*_ALONE, *overrides], schema=recipe_schema())
+    with naming_former_owner("retriever", retriever_of_run(run_folder)):
+        recipe = load(run.recipe, [*_ALONE, *overrides], schema=recipe_schema())
     with StopRequests() as requests, quiet_lightning():
         checkpoint = newest_verified(run.checkpoints, say=say)
         if checkpoint is None:

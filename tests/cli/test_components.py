@@ -1,10 +1,36 @@
 import json
+import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+from retroflow import components
 from retroflow.cli.main import run
+from retroflow.registry import Registry
 
 Capture = pytest.CaptureFixture[str]
+
+FINE = "class A:\n    def __init__(self, *, size: int = 1): raise ValueError\n"
+PLUGINS = {  # name -> (target, source, what is said of it)
+    "fine": ("fine_part:A", FINE, "available"),
+    "raises": ("raising_part:A", "class A: pass\nraise ValueError\n", "available"),  # only loading it can tell
+    "twice": ("twice_part:A", FINE, "is claimed by"),
+    "lacks-library": (
+        "lacking_part:A",
+        "import os\nimport numpy, nobody_has_this.part\nif os.name == '?': import never\nclass A: pass\n",
+        'needs the module "nobody_has_this", which is not installed',
+    ),
+    "gone": ("gone_part:A", None, 'needs the module "gone_part". Install it again'),
+    "inner-gone": ("fine_part.inner:A", FINE, 'there is no module "fine_part.inner"'),
+    "syntax": ("syntax_part:A", "x = 1\ndef f(:\n", "syntax_part.py:2: not valid Python: invalid syntax"),
+    "latin": ("latin_part:A", "\n\n# caf\xe9\nclass A: pass\n", "latin_part.py:3: not UTF-8"),
+    "no-such": ("fine_part:Missing", FINE, 'module "fine_part" does not define "Missing"'),
+    "instance": ("instance_part:a", "class A: pass\na = A()\n", "is neither a class nor a function"),
+    "no-colon": ("fine_part", FINE, '"package.module:Name" is needed'),
+    "starred": ("starred_part:A", "class A:\n    def __init__(self, **more): ...\n", '"**more"'),
+    "seven": ("seven_part:A", 'def A(*, size: int = "seven"): ...\n', 'parameter "size" of A is "seven" (text)'),
+}
 
 
 def test_every_kind_and_name_is_listed_with_its_distribution(capsys: Capture) -> None:
@@ -14,6 +40,7 @@ def test_every_kind_and_name_is_listed_with_its_distribution(capsys: Capture) ->
         assert kind in lines
     (exact,) = [line for line in lines if line.split()[0] == "exact"]
     assert exact.split()[1:] == ["retroflow", exact.split()[2], "available"]
+    assert "Nothing was loaded; `retroflow doctor` loads" in lines[-1]
 
 
 def test_what_is_missing_comes_with_its_pip_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +55,52 @@ def test_json_says_the_same(capsys: Capture) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert listed["model"][0].keys() == {"name", "owner", "available", "remedy"}
     assert [row["name"] for row in listed["retriever"]][:4] == ["exact", "faiss", "scann", "hnsw"]
+    assert listed["passed_over"] == []
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return install(distribution, name, target): put a distribution with one part on the path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        metadata.Distribution, "entry_points", metadata.Distribution.entry_points
+    )  # put back at the end
+    monkeypatch.setattr(components, "KINDS", (Registry("part", "test.parts", {}),))
+
+    def install_it(distribution: str, name: str, target: str) -> None:
+        folder = tmp_path / f"{distribution}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[test.parts]\n{name} = {target}\n")
+
+    return install_it
+
+
+def test_broken_plugins_are_told_from_available_ones_without_running_them(
+    install, tmp_path: Path, capsys: Capture
+) -> None:
+    for number, (name, (target, source, _)) in enumerate(PLUGINS.items()):
+        install(f"dist{number}", name, target)
+        if source is not None:
+            (tmp_path / f"{target.partition(':')[0].partition('.')[0]}.py").write_bytes(source.encode("latin-1"))
+    install("other", "twice", "twice_part:A")
+    install("needy", "needy", "fine_part:A")
+    with (tmp_path / "needy-1.0.dist-info" / "METADATA").open("a") as file:
+        file.write("Requires-Dist: nobody-has-this>=2\n")
+    install("odd", "My.Name", "fine_part:A")
+    install("stranger", "x", "a:b")
+    (tmp_path / "stranger-1.0.dist-info" / "entry_points.txt").write_bytes(b"[some.group]\n\xff = a:b\n")
+    assert run(["components", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    said = {row["name"]: row["remedy"] or "available" for row in listed["part"]}
+    assert said.keys() == PLUGINS.keys() | {"needy"}
+    for name, (_, _, words) in PLUGINS.items():
+        assert words in said[name], name
+    assert "dist needy 1.0" not in said["needy"] and 'pip install "nobody-has-this>=2"' in said["needy"]
+    unreadable, odd = listed["passed_over"]
+    assert "stranger-1.0.dist-info: entry_points.txt cannot be read" in unreadable
+    assert 'odd 1.0 declares the part "My.Name"' in odd
+    assert not [name for name in sys.modules if name.endswith("_part")]
+    assert run(["components"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("passed over:") + 1].strip() == unreadable

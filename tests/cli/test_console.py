@@ -19,6 +19,7 @@ Capture = pytest.CaptureFixture[str]
         (errors.RecipeError("x"), 2),
         (errors.CorpusError("x"), 2),
         (errors.UnknownComponentError("x"), 2),
+        (errors.ComponentError("x"), 1),
         (errors.DamagedDataError("x"), 3),
         (errors.MissingExtraError("x"), 4),
         (errors.BrokenPluginError("x"), 4),

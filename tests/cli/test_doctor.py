@@ -5,7 +5,7 @@ import json
 import pytest
 
 from retroflow.cli.main import run
-from retroflow.training import machine
+from retroflow.training import component_check, machine
 from retroflow.training.machine import Finding
 
 GOOD = Finding("GPU", "note", "none")
@@ -15,7 +15,8 @@ BAD = Finding("folder", "problem", "full", "free space")
 @pytest.fixture
 def examined(monkeypatch):
     def install(*findings):
-        monkeypatch.setattr(machine, "examine", lambda folder: iter(findings))
+        monkeypatch.setattr(component_check, "KINDS", ())
+        monkeypatch.setattr(machine, "examine", lambda folder, loaded: iter(findings))
 
     return install
 

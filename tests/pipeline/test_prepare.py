@@ -267,10 +267,11 @@ def test_a_broken_line_is_told_and_leaves_nothing(tmp_path: Path) -> None:
 def test_embeddings_that_float16_cannot_hold_are_refused(value: float) -> None:
     vectors = np.ones((3, 2), np.float32)
     vectors[1, 1] = value
-    with pytest.raises(InvalidVectorsError, match="train chunk 11 has values that are not finite"):
-        embeddings_stage._checked(vectors, (3, 2), "train", 10)
-    with pytest.raises(InvalidVectorsError, match="shape"):
-        embeddings_stage._checked(vectors, (3, 4), "train", 10)
+    with pytest.raises(
+        InvalidVectorsError,
+        match=r"letters \(mine 1.0\): the embedding of train chunk 11 has values that are not finite",
+    ):
+        embeddings_stage._half(vectors, "letters (mine 1.0)", "train", 10)
 
 
 def test_an_artifacts_folder_that_is_a_file_or_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Build:
 
 class Oak:
     def __init__(self, *, build: Build | None = None, leaves: int = 5, ratio: float = 0.5, tags: list[str] = [],
-                 speed: Speed = "slow", depth: int = DEFAULT_DEPTH, client: object = None) -> None: ...
+                 speed: Speed = "slow", depth: int = DEFAULT_DEPTH, _client: object = None) -> None: ...
 
 class Elm:
     def __init__(self, *, path: str, split: tuple[int, float] = (1, 2.0), weights: dict[str, float] | None = None,

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from retroflow.errors import RecipeError, UnknownComponentError
-from retroflow.recipe import load
+from retroflow.components import recipe_schema
+from retroflow.errors import MissingExtraError, RecipeError, UnknownComponentError
+from retroflow.recipe import Recipe, RecipeSchema, Slot, load
 from retroflow.recipe.problems import nearest
+from retroflow.registry import Registry
 from tests.recipe.parts import Load, make_schema
 
 OAK = "recipe_version: 1\ntree: {name: oak}\n"
@@ -303,3 +305,51 @@ def test_ranges_known_to_the_options_alone_are_reported_with_their_line(
     with pytest.raises(RecipeError, match=r"^r.yaml:3: run.steps is -5; it must be 0 or more.$"):
         load_text(OAK + "run: {steps: -5}\n")
     sys.modules.pop("parts_sections", None)
+
+
+class TestComponentsWithoutOptions:
+    SHIPPED = "recipe_version: 1\ncorpus: {name: jsonl, path: x}\nembedder: {name: lexical}\nretriever: {name: exact}\nmodel: {name: retro}\n"
+
+    def load_shipped(self, load_text: Load, tracker: str, *overrides: str) -> Recipe:
+        load_text(OAK)
+        Path("r.yaml").write_text(f"{self.SHIPPED}tracker: {tracker}\n")
+        return load(Path("r.yaml"), overrides, schema=recipe_schema())
+
+    @pytest.mark.parametrize(
+        ("tracker", "overrides", "messages"),
+        [
+            ("{}", ["tracker.foo=1"], ['command line: tracker.foo is not a known key: tracker "none" takes no options. Remove the key.']),
+            ("{name: none, project: x}", [], ['r.yaml:6: tracker.project is not a known key: tracker "none"', "write tracker.name=wandb"]),
+            ("{name: none, projekt: x, foo: {bar: 1}}", [], ['tracker "wandb" has "project"', "tracker.foo is not"]),
+            ("{projekt: x}", [], ['tracker.projekt is not a known key: tracker "none" takes no options', "tracker.name=wandb"]),
+        ],
+    )  # fmt: skip
+    def test_a_key_given_to_them_is_refused(
+        self, load_text: Load, tracker: str, overrides: list[str], messages: list[str]
+    ) -> None:
+        with pytest.raises(RecipeError) as raised:
+            self.load_shipped(load_text, tracker, *overrides)
+        assert all(message in str(raised.value) for message in messages), str(raised.value)
+
+    def test_a_name_alone_is_fine_and_an_override_of_the_name_drops_the_options(self, load_text: Load) -> None:
+        assert self.load_shipped(load_text, "{name: none}").values["tracker"] == {"name": "none"}
+        dropped = self.load_shipped(load_text, "{name: wandb, project: x}", "tracker.name=none")
+        assert dropped.values["tracker"] == {"name": "none"}
+
+
+def test_an_empty_mapping_that_is_given_has_an_origin(load_text: Load) -> None:
+    recipe = load_text("recipe_version: 1\ntree: {name: elm, path: x, weights: {}}\n")
+    assert recipe.origins["tree.weights"] == "r.yaml:2"
+
+
+def test_a_plugin_whose_files_are_gone_comes_with_the_line_that_brings_them_back(
+    load_text: Load, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gone-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: gone\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[test.gone]\ngone = gone_module:A\n")
+    load_text(OAK)
+    Path("r.yaml").write_text("recipe_version: 1\ntree: {name: gone, leaves: 3}\n")
+    with pytest.raises(MissingExtraError, match="pip install --force-reinstall --no-deps gone"):
+        load(Path("r.yaml"), [], schema=RecipeSchema({"tree": Slot(Registry("tree", "test.gone", {}))}))

@@ -170,12 +170,22 @@ def test_names_are_followed_through_packages_without_importing_them(write) -> No
     assert not [name for name in sys.modules if name == "pack" or name.startswith("pack.")]
 
 
-def test_a_parameter_that_yaml_cannot_express_is_no_option_if_it_has_a_default(write) -> None:
-    write(
-        "odd.py",
-        "class A:\n    def __init__(self, *, client: Client | None = None, path: str | Path = 'x', **more): ...\n",
-    )
+def test_what_a_test_injects_is_no_option(write) -> None:
+    write("odd.py", "class A:\n    def __init__(self, *, _client: Client | None = None, path: str | Path = 'x'): ...\n")
     assert options("odd:A") == {"path": Option(Scalar("str"), "x")}
+
+
+def test_numbers_may_be_computed_from_constants(write) -> None:
+    write(
+        "sums.py",
+        """
+        BITS = 4
+        def f(*, a: int = 2 * 8, b: int = 2**20, c: int = 1 << BITS, d: float = 1 / 4, e: int = -(3 + BITS), g: int = 7 % 4 - 9 // 2,
+              h: list[int] = [1, 2 * 3]): ...
+        """,
+    )
+    defaults = {key: option.default for key, option in options("sums:f").items()}
+    assert defaults == {"a": 16, "b": 2**20, "c": 16, "d": 0.25, "e": -7, "g": -1, "h": [1, 6]}
 
 
 def test_derived_parameters_are_no_options(write) -> None:
@@ -187,9 +197,38 @@ def test_derived_parameters_are_no_options(write) -> None:
     ("source", "message"),
     [
         ("def g(): ...", 'module "bad" does not define "f"'),
-        ("def f(*, a): ...", 'parameter "a" of f has no annotation and no default'),
+        ("def f(*, a): ...", 'bad.py:2: parameter "a" of f has no annotation. An option is int, float,'),
+        ("def f(*,\n    a=1): ...", 'bad.py:3: parameter "a" of f has no annotation'),
         ("def f(*, a: Client): ...", 'parameter "a" of f has the annotation Client'),
-        ("def f(:", 'module "bad" is not valid Python'),
+        (
+            "import enum\nclass E(enum.Enum): A = 1\ndef f(*, a: E = E.A): ...",
+            'bad.py:4: parameter "a" of f has the annotation E',
+        ),
+        ("import numpy as np\ndef f(*, a: np.ndarray = None): ...", 'parameter "a" of f has the annotation np.ndarray'),
+        ("def f(*, a: 'list[int' = 1): ...", 'parameter "a" of f has the annotation'),
+        (
+            "def f(*, a: int = os.cpu_count()): ...",
+            'parameter "a" of f has the default os.cpu_count(), which is no constant',
+        ),
+        ("def f(*, a: int = 2 ** 2 ** 2 ** 2 ** 2): ...", "which is no constant"),
+        ("def f(*, a: int = 1 // 0): ...", "which is no constant"),
+        (
+            "def f(*, a: int = 'seven'): ...",
+            'the default of parameter "a" of f is "seven" (text); allowed: a whole number.',
+        ),
+        (
+            "def f(*, a: int = None): ...",
+            'the default of parameter "a" of f is nothing (null); allowed: a whole number.',
+        ),
+        (
+            "from typing import Literal\ndef f(*, a: Literal['x', 'y'] = 'z'): ...",
+            'the default of parameter "a" of f is "z"',
+        ),
+        ("def f(*words): ...", 'bad.py:2: f has the parameter "*words"; options are given by name'),
+        ("class f:\n    def __init__(self, a: int = 1, **more): ...", 'bad.py:3: f has the parameter "**more"'),
+        ("def f(a: int = 1, /): ...", 'f has the parameter "a" before /'),
+        ("class f(lib.Base): pass", "bad.py:2: f inherits from lib.Base, whose source is not found"),
+        ("def f(:", "bad.py:2: not valid Python: "),
         ("f = 3", '"f = 3" is neither a class nor a function'),
         ("from bad import f", "lead in a circle"),
         ("from nowhere_at_all import f", 'there is no module "nowhere_at_all"'),
@@ -202,6 +241,27 @@ def test_options_that_cannot_be_read_name_the_owner(write, source: str, message:
         read_block("bad:f", "plugin 2.0")
     assert message in str(raised.value)
     assert "(plugin 2.0)" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"\n\n\ndef f(): ...  # caf\xe9\n", "latin.py:4: not UTF-8; save the file as UTF-8."),
+        (b"# caf\xe9\ndef f(): ...\n", "latin.py: invalid or missing encoding declaration"),
+        (b"# coding: klingon\ndef f(): ...\n", "latin.py: unknown encoding: klingon"),
+        (b"def f(): ...\0", "latin.py: not valid Python"),
+    ],
+)
+def test_bytes_that_are_no_text_name_the_file(write, tmp_path: Path, source: bytes, message: str) -> None:
+    (tmp_path / "latin.py").write_bytes(source)
+    with pytest.raises(BrokenPluginError) as raised:
+        read_block("latin:f", "plugin 2.0")
+    assert message in str(raised.value) and "(plugin 2.0)" in str(raised.value)
+
+
+def test_a_class_that_inherits_from_what_adds_no_parameter_needs_no_init(write) -> None:
+    write("fine.py", "class A(dict, Generic[T], typing.Protocol): pass\nclass B(A[int]): pass\n")
+    assert options("fine:B") == {}
 
 
 def test_a_module_without_source_is_named() -> None:

@@ -13,14 +13,12 @@ from retroflow.training.machine import Finding, examine, to_json
 Usage = namedtuple("Usage", "total used free")
 
 
-@pytest.fixture(autouse=True)
-def no_children(monkeypatch):
-    monkeypatch.setattr(machine, "check_components", lambda: iter([Loaded("retriever", "exact", "retroflow 1")]))
+EXACT = Loaded("retriever", "exact", "retroflow 1")
 
 
-def findings(folder):
+def findings(folder, loaded=(EXACT,)):
     found = {}
-    for finding in examine(folder):
+    for finding in examine(folder, lambda: loaded):
         found.setdefault(finding.name, finding)
     return found
 
@@ -114,20 +112,29 @@ def test_missing_distributions_and_both_faiss_builds(tmp_path, monkeypatch):
         return "1.0"
 
     monkeypatch.setattr(machine.metadata, "version", version)
-    every = list(examine(tmp_path))
+    every = list(examine(tmp_path, tuple))
     assert Finding("versions", "problem", "torch not installed", "pip install retroflow") in every
     assert any(finding.name == "extra scann" and finding.state == "note" for finding in every)
     assert any(finding.state == "problem" and "write over each other" in finding.text for finding in every)
 
 
-def test_a_component_that_lacks_an_extra_is_a_note_and_a_broken_one_a_problem(tmp_path, monkeypatch):
+def test_a_component_that_is_optional_is_a_note_and_a_broken_one_a_problem(tmp_path):
     broken = [
         Loaded("retriever", "scann", "retroflow 1", "needs scann", is_optional=True),
-        Loaded("retriever", "mine", "plugin 1", "cannot be loaded"),
+        Loaded("retriever", "exact", "retroflow 1", "cannot be loaded"),
     ]
-    monkeypatch.setattr(machine, "check_components", lambda: iter(broken))
-    found = findings(tmp_path)
-    assert (found["retriever scann"].state, found["retriever mine"].state) == ("note", "problem")
+    found = findings(tmp_path, broken)
+    assert (found["retriever scann"].state, found["retriever exact"].state) == ("note", "problem")
+
+
+def test_what_is_passed_over_is_a_note(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "unreadable", lambda: ["one that cannot be read"])
+    monkeypatch.setattr(machine.KINDS[1], "passed_over", lambda name=None: ["one with a bad name"])
+    notes = [finding for finding in examine(tmp_path, tuple) if finding.name == "plugins"]
+    assert [(note.state, note.text) for note in notes] == [
+        ("note", "one that cannot be read"),
+        ("note", "one with a bad name"),
+    ]
 
 
 def test_a_check_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):

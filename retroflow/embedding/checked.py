@@ -1,0 +1,106 @@
+"""What stands in front of every embedder: what it raises names it, and its answer is not believed."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from retroflow.errors import ComponentError, InvalidVectorsError
+from retroflow.protocols import Embedder, Float32Array
+from retroflow.registry import Entry, blaming
+
+T = TypeVar("T")
+
+
+class CheckedEmbedder:
+    """An embedder whose failures name it; satisfies `retroflow.protocols.Embedder`.
+
+    Args:
+        embedder: what is called.
+        name: the embedder's, as in a recipe.
+        entry: its line of the registry.
+
+    Attributes:
+        owner: name and distribution, as messages show them ("letters (my-package 1.0)").
+    """
+
+    def __init__(self, embedder: Embedder, *, name: str, entry: Entry) -> None:
+        self.owner = f"{name} ({entry.owner})"
+        self._embedder, self._entry = embedder, entry
+        methods = ("fit", "embed", "save", "load", "fingerprint")
+        missing = [method for method in methods if not hasattr(embedder, method)]
+        if missing:
+            raise ComponentError(
+                f"embedder {self.owner}: {type(embedder).__name__} is not an Embedder, it lacks {', '.join(missing)} "
+                "(the contract: retroflow/protocols.py)."
+            )
+
+    @property
+    def dimension(self) -> int:
+        """Width D of the vectors.
+
+        Raises:
+            ComponentError: the embedder states none, or none that can be one.
+        """
+        dimension: Any = self._call("dimension", lambda: self._embedder.dimension)
+        if not isinstance(dimension, int) or dimension < 1:
+            raise ComponentError(f"embedder {self.owner}: dimension is {dimension!r}; it must be an int of 1 or more.")
+        return dimension
+
+    @property
+    def source(self) -> object:
+        """Where its weights are from, None for an embedder that does not say."""
+        return self._call("source", lambda: getattr(self._embedder, "source", None))
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """As `Embedder.fit`."""
+        self._call("fit()", lambda: self._embedder.fit(texts))
+
+    def embed(self, texts: list[str]) -> Float32Array:
+        """As `Embedder.embed`.
+
+        Raises:
+            InvalidVectorsError: what it gave is no array [len(texts), D].
+        """
+        vectors: Any = self._call("embed()", lambda: self._embedder.embed(texts))
+        shape = (len(texts), self.dimension)
+        if not isinstance(vectors, np.ndarray):
+            raise InvalidVectorsError(
+                f"embedder {self.owner}: embed() must return a numpy array, not {type(vectors).__name__}."
+            )
+        if vectors.shape != shape or vectors.dtype.kind != "f":
+            raise InvalidVectorsError(
+                f"embedder {self.owner}: embed() gave {vectors.dtype} {list(vectors.shape)}; float32 {list(shape)} is "
+                "needed."
+            )
+        return vectors
+
+    def save(self, folder: Path) -> None:
+        """As `Embedder.save`."""
+        self._call("save()", lambda: self._embedder.save(folder))
+
+    def load(self, folder: Path) -> None:
+        """As `Embedder.load`."""
+        self._call("load()", lambda: self._embedder.load(folder))
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return the embedder's fingerprint, checked to be JSON; a plugin's with the distribution it is from.
+
+        Another version of a plugin may embed otherwise, and its author may forget to say so.
+        """
+        values: Any = self._call("fingerprint()", self._embedder.fingerprint)
+        try:
+            if not isinstance(values, dict):
+                raise TypeError(f"it is of type {type(values).__name__}")
+            json.dumps(values, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ComponentError(
+                f"embedder {self.owner}: fingerprint() must be a dict of JSON values; {error}."
+            ) from error
+        return values | {"distribution": self._entry.owner} if self._entry.is_plugin else values
+
+    def _call(self, action: str, call: Callable[[], T]) -> T:
+        with blaming(f"embedder {self.owner}: {action} failed", self._entry):
+            return call()
