@@ -2,15 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import retroflow
 from retroflow.errors import DamagedDataError, RecipeError
-from retroflow.pipeline.prepare import Prepared
+from retroflow.generation.run_description import not_a_run
 from retroflow.recipe import Recipe
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.checkpoints import (
     checkpoint_step,
     list_checkpoints,
@@ -18,7 +19,7 @@ from retroflow.training.checkpoints import (
     read_head,
     verify_checkpoint,
 )
-from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_json, write_text
+from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_description
 
 LAST = Path("last")
 """`--resume` without a path: the last unfinished run of the recipe."""
@@ -52,13 +53,20 @@ class Start:
         return checkpoint_step(self.checkpoint) if self.checkpoint else 0
 
 
-def identity(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
-    """What a run is: its recipe, its artifacts and the version that trains it, as plain strings for a checkpoint."""
+def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: str) -> dict[str, str]:
+    """What a run is, as plain strings for a checkpoint: recipe, artifacts, version, and the facts of its training.
+
+    Args:
+        recipe: the recipe.
+        fingerprints: of its artifacts.
+        training: what `record.facts_of` gave.
+    """
     return {
         "recipe": recipe.to_yaml(),
         "values": json.dumps(recipe.values, sort_keys=True, default=str),
-        "fingerprints": json.dumps(prepared.fingerprints, sort_keys=True),
+        "fingerprints": json.dumps(dict(fingerprints), sort_keys=True),
         "version": retroflow.__version__,
+        "training": training,
     }
 
 
@@ -135,8 +143,7 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
 def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
     run = new_run(runs_folder, recipe.name)
     hold(run)
-    write_text(run.recipe, recipe.to_yaml())
-    write_json(run.description, {"identity": this})
+    write_description(run, this, {})
     return Start(run)
 
 
@@ -155,14 +162,16 @@ def _named_start(
 def _named_run(path: Path) -> RunFolder:
     if path.is_file():
         run = RunFolder(path.parent.parent)
+        checkpoint_step(path)
         if path.parent != run.checkpoints or not run.description.exists():
             raise RecipeError(
                 f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
             )
         return run
-    if not (path / "run.json").exists():
-        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder (it has no run.json)")
-    return RunFolder(path)
+    run = RunFolder(path)
+    if not run.description.exists():
+        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder. {not_a_run(path)}")
+    return run
 
 
 def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) -> Start:
@@ -177,12 +186,11 @@ def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) 
 
 
 def _identity_of(run: RunFolder) -> dict[str, str]:
+    remedy = "Restore it, or start a new run without --resume."
     try:
-        stored: dict[str, str] = json.loads(run.description.read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedDataError(
-            f"{run.description}: cannot be read ({error}); start a new run without --resume"
-        ) from error
+        stored: dict[str, str] = read_sealed(run.description, remedy=remedy)["identity"]
+    except (FileNotFoundError, KeyError) as error:
+        raise DamagedDataError(f"{run.description}: cannot be read ({error!r}). {remedy}") from error
     return stored
 
 
@@ -196,14 +204,13 @@ def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]
         )
 
 
-def refuse_other_weights(path: Path, this: dict[str, str]) -> None:
-    """Raise RecipeError unless the model and the tokens of `this` are those the checkpoint was trained with."""
-    stored = read_head(path).get("retroflow", {})
+def refuse_other_weights(what: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+    """Raise RecipeError unless the model and the tokens of `this` are those that `what` was trained with."""
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
         listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{path} was trained with another model or other chunks; these differ:\n{listed}\n"
+            f"{what} was trained with another model or other chunks; these differ:\n{listed}\n"
             "leave these overrides out; the packages a corpus is read from must have the same versions"
         )
 

@@ -7,7 +7,7 @@ import pytest
 
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.recipe import Recipe
-from retroflow.training.checkpoints import checkpoint_path, write_checkpoint
+from retroflow.training.checkpoints import checkpoint_path, read_head, write_checkpoint
 from retroflow.training.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
 from tests.training.jobs import tiny_recipe
 
@@ -24,9 +24,7 @@ def identity(fingerprints=None, **sections):
 
 def start(tmp_path, this, resume=None, said=None):
     say = (lambda text: None) if said is None else said.append
-    chosen = choose_start(tiny_recipe(), this, runs_folder=tmp_path, resume=resume, say=say)
-    (chosen.run.path / "run.json").write_text(json.dumps({"identity": this}))
-    return chosen
+    return choose_start(tiny_recipe(), this, runs_folder=tmp_path, resume=resume, say=say)
 
 
 def finish(run, steps=9):
@@ -118,11 +116,12 @@ def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
 def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):
     path = checkpoint_path(tmp_path, 1)
     write_checkpoint({"retroflow": identity({"chunks": "a", "neighbours": "b"})}, path)
-    refuse_other_weights(path, identity({"chunks": "a", "neighbours": "c"}, corpus={"share": 0.6}))
+    stored = read_head(path)["retroflow"]
+    refuse_other_weights(path, stored, identity({"chunks": "a", "neighbours": "c"}, corpus={"share": 0.6}))
     with pytest.raises(RecipeError, match="another model or other chunks.*\n  model.width: 16 there, 32 here"):
-        refuse_other_weights(path, identity({"chunks": "a", "neighbours": "b"}, model={"width": 32}))
+        refuse_other_weights(path, stored, identity({"chunks": "a", "neighbours": "b"}, model={"width": 32}))
     with pytest.raises(RecipeError, match="  corpus.share: 0.5 there, 0.6 here\n  fingerprint of chunks: a there, d"):
-        refuse_other_weights(path, identity({"chunks": "d", "neighbours": "b"}, corpus={"share": 0.6}))
+        refuse_other_weights(path, stored, identity({"chunks": "d", "neighbours": "b"}, corpus={"share": 0.6}))
 
 
 def test_a_path_that_is_no_run_is_refused(tmp_path):
