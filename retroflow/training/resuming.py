@@ -10,6 +10,7 @@ from typing import Any
 import retroflow
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.generation.run_description import not_a_run
+from retroflow.pipeline.prepare import expected_fingerprints
 from retroflow.recipe import Recipe
 from retroflow.store.sealed_json import read_sealed
 from retroflow.training.checkpoints import (
@@ -115,25 +116,44 @@ def choose_start(
     return _begin(recipe, this, runs_folder, hold)
 
 
-def check_resume(recipe: Recipe, resume: Path) -> None:
-    """Refuse, before anything is prepared, what `choose_start` would refuse for the recipe's values alone.
+def check_resume(
+    recipe: Recipe,
+    resume: Path,
+    *,
+    fingerprints_of: Callable[[Recipe], Mapping[str, str]] = expected_fingerprints,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Refuse what `choose_start` would refuse, before anything is prepared for it.
 
     Args:
         recipe: the recipe as given now.
         resume: as for `choose_start`.
+        fingerprints_of: names the artifacts of a recipe.
+        environment: says whether this is one of several processes. These make no artifact, and need not all read the
+            corpus to learn its fingerprint.
 
     Raises:
-        RecipeError: there is no such run, or every run that could go on was made by another recipe.
+        RecipeError: there is no such run, or every run that could go on was made by another recipe or other text.
         DamagedDataError: the description of a run cannot be read.
     """
     folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
     runs = _unfinished(folder, recipe.name) if resume == LAST else [_named_run(resume)]
-    values = json.dumps(recipe.values, sort_keys=True, default=str)
-    for run in runs:
-        if not differences(_identity_of(run), _identity_of(run) | {"values": values}):
-            return
-    if runs:
-        refuse_other_recipe(runs[0].path, _identity_of(runs[0]), _identity_of(runs[0]) | {"values": values})
+    now = {"values": json.dumps(recipe.values, sort_keys=True, default=str)}
+    fitting = _fitting(runs, now)
+    if fitting and not _is_one_of_several(environment):
+        now["fingerprints"] = json.dumps(dict(fingerprints_of(recipe)), sort_keys=True)
+        runs, fitting = fitting, _fitting(fitting, now)
+    if runs and not fitting:
+        stored = _identity_of(runs[0])
+        refuse_other_recipe(runs[0].path, stored, stored | now)
+
+
+def _fitting(runs: list[RunFolder], now: dict[str, str]) -> list[RunFolder]:
+    return [run for run in runs if not differences(stored := _identity_of(run), stored | now)]
+
+
+def _is_one_of_several(environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:

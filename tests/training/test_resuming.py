@@ -97,20 +97,26 @@ def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
         values = json.loads(identity(trainer={"max_steps": 9, "runs_folder": str(tmp_path)}, **sections)["values"])
         return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
 
-    check_resume(recipe(), LAST)  # no run at all
+    def check(given, resume, chunks="a", **environment):
+        check_resume(given, resume, fingerprints_of=lambda recipe: {"chunks": chunks}, environment=environment)
+
+    check(recipe(), LAST, "b")  # no run at all
     run = start(tmp_path, identity()).run
     for resume in (LAST, run.path):
-        check_resume(recipe(), resume)
-        check_resume(recipe(embedder={"device": "cuda"}), resume)  # whether other artifacts come of it, is known later
+        check(recipe(), resume)
+        check(recipe(embedder={"device": "cuda"}), resume)
         with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here"):
-            check_resume(recipe(model={"width": 32}), resume)
+            check(recipe(model={"width": 32}), resume)
+        with pytest.raises(RecipeError, match=r"another recipe.*\n  fingerprint of chunks: a there, b here"):
+            check(recipe(), resume, "b")
+        check(recipe(), resume, "b", WORLD_SIZE="2")  # the ranks agree on it later
     start(tmp_path, identity(model={"width": 32}))
-    check_resume(recipe(model={"width": 32}), LAST)
-    check_resume(recipe(), LAST)
+    check(recipe(model={"width": 32}), LAST)
+    check(recipe(), LAST)
     with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
-        check_resume(recipe(), tmp_path / "nowhere")
+        check(recipe(), tmp_path / "nowhere")
     with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width"):
-        check_resume(recipe(model={"width": 64}), LAST)
+        check(recipe(model={"width": 64}), LAST)
 
 
 def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):
