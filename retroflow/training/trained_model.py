@@ -101,13 +101,14 @@ def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> Tr
         model.load_state_dict(state)
     except RuntimeError as error:
         raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error})") from error
-    _refuse_not_finite(path, state)
+    refuse_not_finite(path, state)
     return TrainedModel(config, model.eval(), load_tokenizer(str(chunks / "tokenizer")), run, checkpoint_step(path))
 
 
-def _refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
+def refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
+    """Raise RetroflowError if a checkpoint's weights hold NaN or infinities."""
     for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise RetroflowError(
                 f"{path}: the weights {name} are not finite, so that the model says nothing. Train a new one with a "
                 "lower optimizer.learning_rate or more optimizer.warmup_steps"

@@ -15,6 +15,7 @@ from retroflow.training.record import Record, record_from, record_in
 from retroflow.training.resuming import Start
 from retroflow.training.run_folder import RunFolder, write_report
 from retroflow.training.stopping import StopRequests
+from retroflow.training.trained_model import refuse_not_finite
 
 
 def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
@@ -45,9 +46,16 @@ def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | 
 
 
 def load_weights(job: Job, checkpoint: Path) -> None:
-    """Build the job's model with the weights of a checkpoint."""
+    """Build the job's model with the weights of a checkpoint.
+
+    Raises:
+        DamagedDataError: the checkpoint is damaged.
+        RetroflowError: its weights are not finite.
+    """
+    weights = read_checkpoint(checkpoint, optimizer=False)["state_dict"]
+    refuse_not_finite(checkpoint, weights)
     job.module.configure_model()
-    job.module.load_state_dict(read_checkpoint(checkpoint, optimizer=False)["state_dict"])
+    job.module.load_state_dict(weights)
 
 
 def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> Report:

@@ -112,10 +112,14 @@ def test_overrides_leave_the_report_and_the_facts_of_training_alone(project, ret
     assert code == 0 and project.report.read_bytes() == before
     shown = json.loads(out)
     written = content(next(project.path.glob("report-step-00000004-????????.json")))
-    assert shown["report"].endswith(".json") and written["training"] == shown["training"] == json.loads(before)["training"]
+    assert (
+        shown["report"].endswith(".json") and written["training"] == shown["training"] == json.loads(before)["training"]
+    )
     assert written["measured"]["overrides"] == kept and written["measured"]["step"] == 4
     if "trainer.retrieval" in kept:
-        assert written["findings"] == shown["findings"] and "though the model was trained with it" in shown["findings"][0]
+        assert (
+            written["findings"] == shown["findings"] and "though the model was trained with it" in shown["findings"][0]
+        )
     if "neighbours.k" in kept:
         assert "neighbours: not the run's, because of neighbours.k=1; made where they are missing" in notes
 
@@ -200,6 +204,18 @@ def test_the_checkpoint_of_another_run_is_refused_as_generate_does(project, retr
         messages.add(err)
     assert len(messages) == 1
     assert retroflow("evaluate", project.path, "--checkpoint", "4")[0] == 0
+
+
+def test_weights_that_are_not_finite_are_neither_exported_nor_judged(project, retroflow):
+    before = project.report.read_bytes()
+    checkpoint = read_checkpoint(checkpoint_path(project.checkpoints, 4))
+    name = next(name for name in checkpoint["state_dict"] if "embedding" in name)
+    checkpoint["state_dict"][name][3] = float("nan")
+    write_checkpoint(checkpoint, checkpoint_path(project.checkpoints, 4))
+    for command, *rest in (["evaluate"], ["generate", "--prompt", "a"], ["export", "out"]):
+        code, out, err = retroflow(command, project.path, *rest)
+        assert (code, out) == (1, "") and "are not finite" in err
+    assert project.report.read_bytes() == before and not os.path.exists("out")
 
 
 def test_one_changed_digit_of_a_run_s_files_is_found(project, retroflow):
