@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class RunDescription:
         fingerprints: kind of artifact -> fingerprint.
         name: the recipe's.
         artifacts_folder: where its artifacts were, relative to the run folder; empty if that was not written down.
+        started_in: where `fit` was started, likewise.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class RunDescription:
     fingerprints: dict[str, str]
     name: str
     artifacts_folder: str = ""
+    started_in: str = ""
 
     def artifact(self, kind: str) -> Path:
         """Where the run's artifact of a kind is.
@@ -58,6 +61,23 @@ class RunDescription:
             f'"{self.folder}": {name}, which it was trained with, is in none of these folders:{looked}\nMove the '
             f"artifacts to one of them, or make them again: retroflow prepare --recipe {self.folder / RECIPE_FILE}"
         )
+
+    def located(self, section: Mapping[str, Any]) -> dict[str, Any]:
+        """Lead the relative paths in a recipe's section from where the run was started, if they lead nowhere from here.
+
+        What has neither a slash nor a dot is taken for a name.
+        """
+        if not self.started_in:
+            return dict(section)
+        start = Path(os.path.normpath(Path(os.path.realpath(self.folder)) / self.started_in))
+
+        def lead(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: lead(inner) for key, inner in value.items()}
+            is_path = isinstance(value, str) and ("/" in value or "." in value)
+            return str(start / value) if is_path and not Path(value).exists() and (start / value).exists() else value
+
+        return {key: lead(value) for key, value in section.items()}
 
     def artifact_places(self) -> list[Path]:
         """Folders that may hold the run's artifacts: as the recipe has it, as the run does, beside and above the run.
@@ -103,6 +123,7 @@ def read_run(folder: Path) -> RunDescription:
         fingerprints,
         name=described.get("name", folder.absolute().parent.name),
         artifacts_folder=described.get("artifacts_folder", ""),
+        started_in=described.get("started_in", ""),
     )
 
 

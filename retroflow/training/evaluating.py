@@ -73,14 +73,14 @@ def evaluate(
     run, head = RunFolder(described.folder), read_head(path)
     recipe = _recipe_of(run, overrides)
     changed = _changed(described, recipe)
+    described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
     record = record_in(path, head, steps=checkpoint_step(path))
     own = run.path / _report_name(record, changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
         with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
             prepared = _prepared_for(described, recipe, changed)
-            job = make_job(recipe, prepared=prepared, keeps_run=False)
-        refuse_other_weights(path, head["retroflow"], job.identity)
+            job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
         load_weights(job, path)
         report = measure_model(
             job, record, path, requests, overrides=changed, remedy="the same command begins it again"
@@ -137,7 +137,6 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
     """Open the run's artifacts, or make those that the overrides ask for; the chunks are the model's and stay."""
     refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, ""))
-    described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
     wanted = KINDS if recipe.values["trainer"]["retrieval"] else KINDS[:1]
     touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)
@@ -149,15 +148,15 @@ def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[st
             return open_recorded(described.artifact, wanted)
         except GenerationError as error:
             missing = str(error)
-    recipe = _beside_the_chunks(described, recipe)
-    expected = _expected(recipe, asked, missing)
+    here = _located(described, recipe)
+    expected = _expected(here, asked, missing)
     refuse_other_weights(described.folder, described.identity, identity(recipe, expected, ""))
     anew = [kind for kind in expected if expected[kind] != described.fingerprints.get(kind)]
     if missing and anew:
         raise RecipeError(f"{missing}\nWhat this makes here now would be other {', '.join(anew)}.")
     if anew:
         say(f"{', '.join(anew)}: not the run's, because of {asked}; made where they are missing")
-    return prepare(recipe)
+    return prepare(here)
 
 
 def _expected(recipe: Recipe, asked: str, missing: str) -> dict[str, str]:
@@ -174,11 +173,13 @@ def _with_folder(described: RunDescription, artifacts_folder: str) -> RunDescrip
     return replace(described, values=described.values | {"data": data})
 
 
-def _beside_the_chunks(described: RunDescription, recipe: Recipe) -> Recipe:
-    """The recipe, with its artifacts where the run's chunks are, wherever the command was started."""
+def _located(described: RunDescription, recipe: Recipe) -> Recipe:
+    """The recipe with the paths that are right here, and its artifacts beside the run's chunks if these are found."""
+    values = {
+        key: described.located(value) if isinstance(value, dict) else value for key, value in recipe.values.items()
+    }
     try:
-        folder = described.artifact("chunks").parent
+        values["data"]["artifacts_folder"] = str(described.artifact("chunks").parent)
     except GenerationError:
-        return recipe
-    data = recipe.values["data"] | {"artifacts_folder": str(folder)}
-    return replace(recipe, values=recipe.values | {"data": data})
+        values["data"]["artifacts_folder"] = recipe.values["data"]["artifacts_folder"]
+    return replace(recipe, values=values)

@@ -151,11 +151,14 @@ def write_description(run: RunFolder, identity: Mapping[str, str], facts: Mappin
     if not run.recipe.exists() or run.recipe.read_bytes() != identity["recipe"].encode():
         write_text(run.recipe, identity["recipe"])
     data = json.loads(identity["values"]).get("data", {})
+    folder = os.path.realpath(run.path)
     artifacts = os.path.realpath(os.path.expanduser(data.get("artifacts_folder", ".")))
     described = {
         "identity": dict(identity),
         "name": run.path.absolute().parent.name,
-        "artifacts_folder": os.path.relpath(artifacts, os.path.realpath(run.path)),
+        # Relative, so that a project that is moved or mounted elsewhere stays whole.
+        "artifacts_folder": os.path.relpath(artifacts, folder),
+        "started_in": os.path.relpath(os.path.realpath("."), folder),
     }
     write_text(run.description, render_sealed(described | dict(facts), what=str(run.description)))
 

@@ -73,6 +73,8 @@ def _without_checkpoint(run: RunFolder) -> str:
             f"{run.path}: its checkpoints are gone; report.json says that it was trained to step {steps}. Put a "
             f"checkpoint back into {run.checkpoints}, or train it again: retroflow fit --recipe {run.recipe}"
         )
+    for path in run.checkpoints.glob("*.ckpt"):
+        checkpoint_step(path)  # none is named as a checkpoint, and it says so
     return f"{run.path}: has no checkpoint yet; go on training with --resume {run.path}"
 
 
@@ -90,9 +92,8 @@ def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> Tr
     run, path = open_checkpoint(run_folder, checkpoint)
     chunks = run.artifact("chunks")
     info = open_artifact(chunks, kind="chunks").info
-    config = create(
-        MODELS, run.values["model"], vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"]
-    )
+    section = run.located(run.values["model"])
+    config = create(MODELS, section, vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"])
     with same_random_state():
         model = config.build()
     weights = read_checkpoint(path, optimizer=False)["state_dict"]

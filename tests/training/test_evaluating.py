@@ -304,6 +304,10 @@ def test_a_run_is_used_from_anywhere_and_after_a_move(project, retroflow, tmp_pa
         assert retroflow("generate", folder, *generate)[:2] == (0, text)
         code, out, _ = retroflow("evaluate", os.path.relpath(folder), "neighbours.k=2", "--json")
         assert code == 0 and json.loads(out)["measured"]["step"] == 4
+        code, out, _ = retroflow("evaluate", folder, "neighbours.k=1", "--json")
+        has_corpus = folder != moved[-1]
+        assert code == (0 if has_corpus else 2)
+        assert not has_corpus or json.loads(out)["measured"]["overrides"] == {"neighbours.k": 1}
     assert retroflow("export", moved[-1], "exported")[:2] == (0, "exported: tiny, step 4\n")
     shutil.rmtree(tmp_path / "kept/artifacts")
     code, _, err = retroflow("generate", moved[-1], *generate)
@@ -365,3 +369,6 @@ def test_a_finished_run_without_checkpoints_says_so(project, retroflow):
     project.report.unlink()
     code, _, err = retroflow("evaluate", project.path)
     assert code == 2 and "has no checkpoint yet" in err
+    (project.checkpoints / "step-best.ckpt").touch()
+    code, _, err = retroflow("evaluate", project.path)
+    assert code == 2 and "step-best.ckpt: not named as a checkpoint" in err
