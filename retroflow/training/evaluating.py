@@ -124,8 +124,11 @@ def _can_be_kept(own: Path) -> bool:
 def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
     """Refuse, before minutes of measuring, a file that must not or cannot be written."""
     folder = output.absolute().parent
-    if output.absolute() == run.report.absolute() != own.absolute():
-        raise RecipeError(f"--output {output}: this is the report of the finished run; choose another name")
+    is_a_report = output.name == run.report.name and (folder / run.description.name).exists()
+    if is_a_report and output.resolve() != own.resolve():
+        raise RecipeError(
+            f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
+        )
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
         raise RecipeError(f"--output {output}: {reason}; give a file to write")

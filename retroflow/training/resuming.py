@@ -217,9 +217,8 @@ def _identity_of(run: RunFolder) -> dict[str, str]:
 def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:
     """Raise RecipeError, naming every differing key, unless `stored` may be gone on with as `this`."""
     if found := differences(stored, this):
-        listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{path} belongs to another recipe; these differ:\n{listed}\n"
+            f"{path} belongs to another recipe; these differ:\n{_listed(found)}\n"
             "use the recipe it was made with (recipe.yaml in its run folder), or start a new run without --resume"
         )
 
@@ -228,11 +227,19 @@ def refuse_other_weights(what: Path, stored: dict[str, str], this: dict[str, str
     """Raise RecipeError unless the model and the tokens of `this` are those that `what` was trained with."""
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
-        listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{what} was trained with another model or other chunks; these differ:\n{listed}\n"
+            f"{what} was trained with another model or other chunks; these differ:\n{_listed(found)}\n"
             "leave these overrides out; the packages a corpus is read from must have the same versions"
         )
+
+
+def _listed(found: list[str]) -> str:
+    """The differences, one a line; where only fingerprints tell of other chunks it is the text that has changed."""
+    lines = [f"  {line}" for line in found]
+    is_other_text = any(line.startswith("fingerprint of chunks") for line in found)
+    if is_other_text and not any(line.startswith(("corpus.", "data.")) for line in found):
+        lines.append("  the recipe's values are the same, so the text of the corpus or the tokenizer has changed since")
+    return "\n".join(lines)
 
 
 def differences(stored: dict[str, str], this: dict[str, str]) -> list[str]:

@@ -19,10 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.generation.run_description import RECIPE_FILE, RUN_FILE, is_run_number
 from retroflow.store.atomic import write_file
-from retroflow.store.sealed_json import render_sealed, strict_json
+from retroflow.store.sealed_json import read_sealed, render_sealed, strict_json
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class RunFolder:
         return bool(training) and (training["steps"] >= steps or training["stopped_by_time"])
 
     def reported_training(self) -> dict[str, Any]:
-        """How report.json says that the model was trained; empty without a report that can be read."""
+        """How report.json says that the model was trained; empty without a report that is as it was written."""
         try:
-            training: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))["training"]
+            training: dict[str, Any] = read_sealed(self.report, remedy="")["training"]
             training["steps"], training["max_steps"], training["stopped_by_time"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, DamagedDataError, KeyError, TypeError):
             return {}
         return training
 

@@ -144,8 +144,10 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
     wanted = tmp_path / "mine.json"
     assert retroflow("evaluate", project.path, "seed=2", "--output", wanted)[0] == 0
     assert content(wanted)["measured"]["overrides"] == {"seed": 2}
+    shutil.copytree(project.path, project.path.with_name("0002"))
     for output, message in (
-        (project.report, "this is the report of the finished run"),
+        (project.report, "the report.json of a run is of its last step, as it was trained; choose another name"),
+        (project.path.with_name("0002") / "report.json", "the report.json of a run is of its last step"),
         (tmp_path, "is a folder"),
         (tmp_path / "no/where.json", "there is no folder"),
     ):
@@ -279,7 +281,7 @@ def test_nothing_is_prepared_that_is_going_to_be_refused(project, retroflow):
     for overrides, words in (
         (["neighbours.k=1"], "neighbours.k: 2 there, 1 here"),
         (["corpus.valid_share=0.4"], "corpus.valid_share: 0.3 there, 0.4 here"),
-        ([], "fingerprint of chunks"),
+        ([], "the text of the corpus or the tokenizer has changed since"),
     ):
         for named in ([], [project.path]):
             code, _, err = retroflow("fit", "--recipe", "tiny.yaml", *overrides, "--resume", *named)

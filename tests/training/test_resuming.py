@@ -9,6 +9,7 @@ from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.recipe import Recipe
 from retroflow.training.checkpoints import checkpoint_path, read_head, write_checkpoint
 from retroflow.training.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
+from retroflow.training.run_folder import write_report
 from tests.training.jobs import tiny_recipe
 
 
@@ -28,7 +29,7 @@ def start(tmp_path, this, resume=None, said=None):
 
 
 def finish(run, steps=9):
-    run.report.write_text(json.dumps({"training": {"steps": steps, "max_steps": 9, "stopped_by_time": False}}))
+    write_report(run.report, {"training": {"steps": steps, "max_steps": 9, "stopped_by_time": False}})
 
 
 def test_what_the_machine_decides_may_change():

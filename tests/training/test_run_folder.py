@@ -43,6 +43,10 @@ def test_a_run_is_finished_when_its_training_is_and_it_was_judged(tmp_path, step
     assert not run.is_finished
     write_report(run.report, {"training": {"steps": steps, "max_steps": max_steps, "stopped_by_time": by_time}})
     assert run.is_finished == finished
+    report = run.report.read_text()
+    run.report.write_text(report.replace('"max_steps": 4', '"max_steps": 2'))
+    assert not run.is_finished  # it is judged again
+    run.report.write_text(report)
     values = json.dumps({"trainer": {"max_steps": 9}})
     run.description.write_text(json.dumps({"identity": {"values": values}}))
     assert run.is_finished == by_time  # it is to be trained longer than the report says
