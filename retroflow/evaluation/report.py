@@ -46,7 +46,7 @@ class Report:
     measures: dict[str, Measure]
     without_neighbours: float = 0.0
     overlap: list[OverlapBucket] = field(default_factory=list)
-    training: dict[str, float | int | str | bool] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
     def gain(self, opponent: str) -> float:
@@ -56,17 +56,37 @@ class Report:
     def findings(self) -> list[str]:
         """Sentences that keep a reader from seeing more in the table than there is."""
         trained_with_retrieval = self.training.get("retrieval", "on" in self.measures)
-        if "on" not in self.measures:
-            if trained_with_retrieval:
-                return [
-                    "Measured without retrieval, though the model was trained with it: no opponent for one that was "
-                    "trained without."
-                ]
-            return ["This model was trained without retrieval; it is an opponent for one that was."]
+        if "on" in self.measures:
+            sentences = self._of_retrieval()
+            if not trained_with_retrieval:
+                sentences.append("Measured with retrieval, though the model was trained without it.")
+        elif trained_with_retrieval:
+            sentences = [
+                "Measured without retrieval, though the model was trained with it: no opponent for one that was "
+                "trained without."
+            ]
+        else:
+            sentences = ["This model was trained without retrieval; it is an opponent for one that was."]
+        return sentences + self._of_training()
+
+    def _of_training(self) -> list[str]:
+        sentences = []
+        steps, max_steps = self.training.get("steps", 0), self.training.get("max_steps", 0)
+        if self.training.get("stopped_by_time"):
+            sentences.append(
+                f"Training was stopped by trainer.max_seconds after {steps} of {max_steps} steps, before the learning "
+                "rate reached its end."
+            )
+        elif steps < max_steps:
+            sentences.append(f"Measured after {steps} of {max_steps} steps: the training had not come to its end.")
+        if overrides := self.measured.get("overrides"):
+            listed = ", ".join(f"{key}={value}" for key, value in overrides.items())
+            sentences.append(f"Measured with other values than the run was trained with: {listed}.")
+        return sentences
+
+    def _of_retrieval(self) -> list[str]:
         against_shuffled, against_off = self.gain("shuffled"), self.gain("off")
         sentences = []
-        if not trained_with_retrieval:
-            sentences.append("Measured with retrieval, though the model was trained without it.")
         if against_shuffled < SMALL_GAIN:
             better = f"only {against_shuffled:.1%}" if against_shuffled >= 0.001 else "no"
             sentences.append(
@@ -90,11 +110,6 @@ class Report:
         if self.without_neighbours > 0.0:
             share = f"{self.without_neighbours:.1%}" if self.without_neighbours >= 0.0005 else "less than 0.1%"
             sentences.append(f"Nothing was retrieved for {share} of the validation chunks.")
-        if self.training.get("stopped_by_time"):
-            sentences.append(
-                f"Training was stopped by trainer.max_seconds after {self.training['steps']} of "
-                f"{self.training['max_steps']} steps, before the learning rate reached its end."
-            )
         return sentences
 
     def headline(self) -> dict[str, float]:

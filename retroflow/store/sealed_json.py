@@ -60,7 +60,8 @@ def read_sealed(path: Path, *, remedy: str) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedDataError(f'"{path}": cannot be read ({type(error).__name__}: {error}). {remedy}') from error
     if not is_whole:
-        raise DamagedDataError(f'"{path}": it was changed after it was written: its SHA-256 does not match. {remedy}')
+        reason = "its SHA-256 does not match" if SEAL in values else "its SHA-256 is not in it"
+        raise DamagedDataError(f'"{path}": it was changed after it was written: {reason}. {remedy}')
     return body
 
 

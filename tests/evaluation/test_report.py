@@ -44,6 +44,14 @@ def test_gains_are_shares_of_the_opponents_loss():
             {"training": {"stopped_by_time": True, "steps": 7, "max_steps": 9}},
             "stopped by trainer.max_seconds after 7 of 9 steps",
         ),
+        (
+            {"training": {"stopped_by_time": False, "steps": 7, "max_steps": 9}},
+            "Measured after 7 of 9 steps: the training had not come to its end.",
+        ),
+        (
+            {"measured": {"overrides": {"neighbours.k": 1, "seed": 7}}},
+            "Measured with other values than the run was trained with: neighbours.k=1, seed=7.",
+        ),
     ],
 )
 def test_findings_warn_of_what_the_table_does_not_show(changes, words):

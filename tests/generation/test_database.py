@@ -234,7 +234,7 @@ def test_runs_that_cannot_be_read_are_told(prepared: Prepared, tmp_path: Path) -
     ):
         open_database(run, prepared)
     (run / "run.json").write_text("{}")
-    with pytest.raises(DamagedDataError, match=r"run\.json.*its SHA-256 does not match"):
+    with pytest.raises(DamagedDataError, match=r"run\.json.*its SHA-256 is not in it"):
         open_database(run, prepared)
     (run / "run.json").write_text(render_sealed({}, what="run.json"))
     with pytest.raises(DamagedDataError, match=r"run\.json.*not what fit writes"):
