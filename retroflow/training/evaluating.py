@@ -1,8 +1,10 @@
 """`retroflow evaluate`: measure a checkpoint of a run, with other values if wished; the run's own report stays."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,12 +179,13 @@ def _with_folder(described: RunDescription, artifacts_folder: str) -> RunDescrip
 
 
 def _located(described: RunDescription, recipe: Recipe) -> Recipe:
-    """The recipe with the paths that are right here, and its artifacts beside the run's chunks if these are found."""
+    """The recipe with paths that are right here, and its artifacts where the run's are, unless others are wanted."""
     values = {
         key: described.located(value) if isinstance(value, dict) else value for key, value in recipe.values.items()
     }
-    try:
-        values["data"]["artifacts_folder"] = str(described.artifact("chunks").parent)
-    except GenerationError:
-        values["data"]["artifacts_folder"] = recipe.values["data"]["artifacts_folder"]
+    folder = recipe.values["data"]["artifacts_folder"]
+    if folder == json.loads(described.identity["values"])["data"]["artifacts_folder"]:
+        with suppress(GenerationError):
+            folder = str(described.artifact("chunks").parent)
+    values["data"]["artifacts_folder"] = folder
     return replace(recipe, values=values)

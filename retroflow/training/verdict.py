@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from retroflow.errors import DamagedDataError
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.progress import progress
 from retroflow.training.checkpoints import checkpoint_path, checksum_path, read_checkpoint, read_head
@@ -49,13 +50,16 @@ def load_weights(job: Job, checkpoint: Path) -> None:
     """Build the job's model with the weights of a checkpoint.
 
     Raises:
-        DamagedDataError: the checkpoint is damaged.
+        DamagedDataError: the checkpoint is damaged, or its weights are not those of the job's model.
         RetroflowError: its weights are not finite.
     """
     weights = read_checkpoint(checkpoint, optimizer=False)["state_dict"]
     refuse_not_finite(checkpoint, weights)
     job.module.configure_model()
-    job.module.load_state_dict(weights)
+    try:
+        job.module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error})") from error
 
 
 def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> Report:

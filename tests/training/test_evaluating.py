@@ -266,6 +266,16 @@ def test_artifacts_that_were_deleted_are_made_again_if_they_are_the_same(project
     assert code == 2 and "fingerprint of chunks" in err and not os.path.exists("artifacts")
 
 
+def test_what_overrides_need_is_made_where_it_is_wanted(project, retroflow, tmp_path):
+    before = files_of(project.path.parents[2] / "artifacts")
+    mine = f"data.artifacts_folder={tmp_path / 'mine'}"
+    assert retroflow("evaluate", project.path, mine)[0] == 0
+    assert not (tmp_path / "mine").exists()  # the run's own are enough
+    assert retroflow("evaluate", project.path, mine, "neighbours.k=1")[0] == 0
+    assert list((tmp_path / "mine").glob("neighbours-*"))
+    assert files_of(project.path.parents[2] / "artifacts") == before
+
+
 def test_nothing_is_prepared_that_is_going_to_be_refused(project, retroflow):
     with open("tiny.jsonl", "a") as file:
         file.write('{"id": "new", "text": "one more"}\n')
