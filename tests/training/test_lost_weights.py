@@ -11,13 +11,17 @@ from retroflow.training.lost_weights import refuse_lost_weights
 from tests.training.jobs import tiny_job
 
 
+def first_weight(model):
+    return next(iter(model.parameters())).view(-1)
+
+
 def look(tmp_path, spoil=None, *, others=(0.0, 0.0), **options):
-    """Look at a model of which `spoil` has changed the weights; `others` is what the other ranks have found."""
+    """Look at a model that `spoil` has changed; `others` is what the other ranks have found."""
     job = tiny_job(tmp_path, **options)
     job.module.configure_model()
     if spoil is not None:
         with torch.no_grad():
-            spoil(list(job.module.model.parameters()))
+            spoil(job.module.model)
     trainer = SimpleNamespace(
         global_step=7,
         strategy=SimpleNamespace(reduce=lambda found, reduce_op: found + torch.tensor(others)),
@@ -38,9 +42,12 @@ def test_a_sound_model_passes_and_no_random_number_is_drawn(tmp_path, retrieval)
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda weights: weights[0].view(-1)[3].fill_(float("nan")), r"after step 7 weights are not finite \(such as "),
-        (lambda weights: weights[0].view(-1)[3].fill_(float("inf")), r"after step 7 weights are not finite \(such as "),
-        (lambda weights: [weight.mul_(1e30) for weight in weights], "after step 7 the loss is (nan|inf)"),
+        (lambda model: first_weight(model)[3].fill_(float("nan")), r"after step 7 weights are not finite \(such as "),
+        (lambda model: first_weight(model)[3].fill_(float("inf")), r"after step 7 weights are not finite \(such as "),
+        (
+            lambda model: setattr(model, "loss", lambda *batch: torch.tensor([1.0, float("nan")])),
+            "after step 7 the loss is nan",
+        ),
     ],
 )
 def test_what_is_lost_is_named(tmp_path, spoil, words):
