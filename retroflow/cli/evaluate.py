@@ -31,7 +31,9 @@ def evaluate(
         file = None if found.file is None else str(found.file)
         values = {"run_folder": str(run_folder), "report": file, **found.report.to_json()}
         print(strict_json(values, what="the report"))
-        return
-    Console().print(found.report.render())
-    if found.file is not None:
-        print(f"report: {found.file}")
+    else:
+        Console().print(found.report.render())
+        if found.file is not None:
+            print(f"report: {found.file}")
+    if found.failure is not None:
+        raise found.failure

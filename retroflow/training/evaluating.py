@@ -44,12 +44,14 @@ class Evaluation:
     Attributes:
         run_folder: the run.
         report: what was measured.
-        file: where it was written; None where the run folder cannot be written.
+        file: where it was written; None where it was not.
+        failure: why it could not be written, although it seemed so before: what was measured is not lost for that.
     """
 
     run_folder: Path
     report: Report
     file: Path | None
+    failure: RetroflowError | None = None
 
 
 def evaluate(
@@ -69,7 +71,7 @@ def evaluate(
     Raises:
         RecipeError: not a run folder, no such checkpoint, or overrides that do not fit it.
         DamagedDataError: the checkpoint or an artifact is damaged, or the run folder's files do not belong together.
-        RetroflowError: a loss is not finite, or the report cannot be written.
+        RetroflowError: a loss is not finite, or it is clear from the start that `output` cannot be written.
     """
     described, path = open_checkpoint(Path(run_folder), checkpoint)
     run, head = RunFolder(described.folder), read_head(path)
@@ -87,10 +89,13 @@ def evaluate(
         report = measure_model(
             job, record, path, requests, overrides=changed, remedy="the same command begins it again"
         )
-    file = output or own
-    if keeps:
-        write_report(file, report.to_json())
-    return Evaluation(run.path, report, file if keeps else None)
+    if not keeps:
+        return Evaluation(run.path, report, None)
+    try:
+        write_report(output or own, report.to_json())
+    except RetroflowError as error:
+        return Evaluation(run.path, report, None, error)
+    return Evaluation(run.path, report, output or own)
 
 
 def _recipe_of(run: RunFolder, overrides: Sequence[str]) -> Recipe:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from retroflow.cli.main import run
-from retroflow.errors import DamagedDataError
+from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.generation.run_description import read_run
 from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training import evaluating
@@ -173,6 +173,16 @@ def test_somebody_else_s_run_is_evaluated_and_the_report_shown(project, retroflo
     assert files_of(project.path) == before
     code, _, err = retroflow("evaluate", project.path, "--output", project.path / "mine.json")
     assert code == 1 and "cannot be written" in err
+
+
+def test_what_was_measured_is_shown_even_if_the_disk_is_full_by_then(project, retroflow, monkeypatch):
+    def full(path, report):
+        raise RetroflowError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(evaluating, "write_report", full)
+    code, out, err = retroflow("evaluate", project.path, "--json")
+    assert code == 1 and json.loads(out)["validation"] and json.loads(out)["report"] is None
+    assert "error: " in err and "No space left" in err
 
 
 def test_a_damaged_newest_checkpoint_is_not_replaced_by_an_older_one_in_silence(project, retroflow, tmp_path):
