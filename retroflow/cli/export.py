@@ -9,10 +9,13 @@ import typer
 def export(
     run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
     folder: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Which checkpoint. Default: the newest.")
+    ] = None,
 ) -> None:
     """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""
     from retroflow.pipeline.progress import say
     from retroflow.training.export import export as export_run
 
-    origin = export_run(run_folder, folder, say=say)
+    origin = export_run(run_folder, folder, checkpoint=checkpoint, say=say)
     print(f"{folder}: {origin.recipe}, step {origin.step:,}")

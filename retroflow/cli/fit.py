@@ -63,8 +63,10 @@ def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:
 
 
 def _print_json(result: "FitResult") -> None:
+    from retroflow.store.sealed_json import strict_json
+
     values = {"run_folder": str(result.run_folder), "steps": result.steps, **result.report.to_json()}
-    print(json.dumps(values), flush=True)
+    print(strict_json(values, what="the report"), flush=True)
 
 
 def _print_tables(result: "FitResult") -> None:

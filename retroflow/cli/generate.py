@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from retroflow.generation import Piece
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
+Checkpoint = Annotated[
+    str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: which one. Default: the newest.")
+]
 Prompt = Annotated[str | None, typer.Option("--prompt", help="Text to continue.")]
 PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help='A prompt a line, or .jsonl with "prompt".')]
 Database = Annotated[
@@ -45,6 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a pr
 
 def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     folder: Folder,
+    checkpoint: Checkpoint = None,
     prompt: Prompt = None,
     prompts_file: PromptsFile = None,
     database: Database = None,
@@ -88,7 +92,7 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
         seed=seed,
         batch_size=batch_size,
     )
-    opened = open_model(folder, device=device, say=say)
+    opened = open_model(folder, device=device, checkpoint=checkpoint)
     retriever = open_database(opened, database, retrieval=retrieval, say=say)
     options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
     pieces = stream(opened.model, opened.tokenizer, prompts, retriever=retriever, options=options)

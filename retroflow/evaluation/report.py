@@ -1,6 +1,7 @@
 """The proof at the end of a run: a table for people, JSON for everything else, and what it does not show."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -20,6 +21,7 @@ MODES = {
 }
 """How text was retrieved in each row of the table, the table's order."""
 
+
 DEFINITIONS = {
     "loss": "nats per predicted token over the whole validation split, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
@@ -37,13 +39,15 @@ class Report:
         measures: by mode, "off" always, the others if the model retrieves.
         without_neighbours: share of validation chunks for which nothing was found.
         overlap: losses by overlap of the chunk with its retrieved text.
-        training: steps, tokens, seconds and the like, for the record.
+        training: how the model was trained: steps, tokens, seconds and the like.
+        measured: what was measured with: checkpoint and its SHA-256, step, overrides of the training's recipe.
     """
 
     measures: dict[str, Measure]
     without_neighbours: float = 0.0
     overlap: list[OverlapBucket] = field(default_factory=list)
-    training: dict[str, float | int | str | bool] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
 
     def gain(self, opponent: str) -> float:
         """How much lower the loss with retrieval is than that of an opponent, as a share of the latter."""
@@ -51,8 +55,36 @@ class Report:
 
     def findings(self) -> list[str]:
         """Sentences that keep a reader from seeing more in the table than there is."""
-        if "on" not in self.measures:
-            return ["This model was trained without retrieval; it is an opponent for one that was."]
+        trained_with_retrieval = self.training.get("retrieval", "on" in self.measures)
+        if "on" in self.measures:
+            sentences = self._of_retrieval()
+            if not trained_with_retrieval:
+                sentences.append("Measured with retrieval, though the model was trained without it.")
+        elif trained_with_retrieval:
+            sentences = [
+                "Measured without retrieval, though the model was trained with it: no opponent for one that was "
+                "trained without."
+            ]
+        else:
+            sentences = ["This model was trained without retrieval; it is an opponent for one that was."]
+        return sentences + self._of_training()
+
+    def _of_training(self) -> list[str]:
+        sentences = []
+        steps, max_steps = self.training.get("steps", 0), self.training.get("max_steps", 0)
+        if self.training.get("stopped_by_time"):
+            sentences.append(
+                f"Training was stopped by trainer.max_seconds after {steps} of {max_steps} steps, before the learning "
+                "rate reached its end."
+            )
+        elif steps < max_steps:
+            sentences.append(f"Measured after {steps} of {max_steps} steps: the training had not come to its end.")
+        if overrides := self.measured.get("overrides"):
+            listed = ", ".join(f"{key}={value}" for key, value in overrides.items())
+            sentences.append(f"Measured with other values than the run was trained with: {listed}.")
+        return sentences
+
+    def _of_retrieval(self) -> list[str]:
         against_shuffled, against_off = self.gain("shuffled"), self.gain("off")
         sentences = []
         if against_shuffled < SMALL_GAIN:
@@ -61,23 +93,23 @@ class Report:
                 f"The gain is small: retrieval is {better} better than another chunk's neighbours. "
                 "Related text may be scarce in this corpus, or the model has not learned to read it yet."
             )
-        if against_off < 0:
+        if against_off <= -SMALL_GAIN:
             sentences.append(f"Retrieval hurts: the loss is {-against_off:.1%} higher than without it.")
+        elif against_off < SMALL_GAIN:
+            sentences.append(
+                f"Retrieval makes little difference: the loss is within {SMALL_GAIN:.0%} of that without it."
+            )
         if self.overlap and self.overlap[0].above == 0.0 and against_shuffled >= SMALL_GAIN:
             low = self.overlap[0]
             gain = 1.0 - low.loss_on / low.loss_off
             if gain < SMALL_GAIN:
                 sentences.append(
                     f"The gain comes from copying: on chunks that share at most {low.up_to:.1%} of their tokens in a "
-                    f"row with the retrieved text it is {gain:.1%}."
+                    f"row with the retrieved text it is {_gain_text(gain)}."
                 )
         if self.without_neighbours > 0.0:
-            sentences.append(f"Nothing was retrieved for {self.without_neighbours:.1%} of the validation chunks.")
-        if self.training.get("stopped_by_time"):
-            sentences.append(
-                f"Training was stopped by trainer.max_seconds after {self.training['steps']} of "
-                f"{self.training['max_steps']} steps, before the learning rate reached its end."
-            )
+            share = f"{self.without_neighbours:.1%}" if self.without_neighbours >= 0.0005 else "less than 0.1%"
+            sentences.append(f"Nothing was retrieved for {share} of the validation chunks.")
         return sentences
 
     def headline(self) -> dict[str, float]:
@@ -104,6 +136,7 @@ class Report:
             "share_without_neighbours": self.without_neighbours,
             "by_overlap": [asdict(bucket) for bucket in self.overlap],
             "training": self.training,
+            "measured": self.measured,
             "findings": self.findings(),
         }
 
@@ -125,7 +158,7 @@ class Report:
         table.add_column("neighbours")
         for mode, meaning in MODES.items():
             if mode in self.measures:
-                gain = "" if mode == "on" or "on" not in self.measures else f"{self.gain(mode):.1%}"
+                gain = "" if mode == "on" or "on" not in self.measures else _gain_text(self.gain(mode))
                 measure = self.measures[mode]
                 table.add_row(mode, f"{measure.loss:.4f}", f"{measure.bits_per_byte:.4f}", gain, meaning)
         return table
@@ -140,9 +173,15 @@ class Report:
                 f"{bucket.tokens:,}",
                 f"{bucket.loss_on:.4f}",
                 f"{bucket.loss_off:.4f}",
-                f"{1.0 - bucket.loss_on / bucket.loss_off:.1%}",
+                _gain_text(1.0 - bucket.loss_on / bucket.loss_off),
             )
         return table
+
+
+def _gain_text(gain: float) -> str:
+    """A gain with one decimal; what rounds to nothing has no sign."""
+    text = f"{gain:.1%}"
+    return "0.0%" if text == "-0.0%" else text
 
 
 def _measure_json(measure: Measure) -> dict[str, float | int]:

@@ -146,7 +146,8 @@ def _find(folder: Path) -> _Place:
         )
     if (folder / RUN_FILE).is_file():
         run = read_run(folder)
-        return _Place(run.artifact("index"), run.values["embedder"], run.values["retriever"])
+        embedder, retriever = run.located(run.values["embedder"]), run.located(run.values["retriever"])
+        return _Place(run.artifact("index"), embedder, retriever)
     if (folder / MANIFEST_NAME).is_file():
         return _Place(folder)
     indexes = sorted(path for path in folder.glob(INDEX_FOLDERS) if path.is_dir() and path.suffix != ".partial")

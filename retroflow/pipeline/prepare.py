@@ -12,7 +12,7 @@ from typing import Any
 from retroflow.components import CORPORA, RETRIEVERS, create
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
-from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
@@ -38,7 +38,7 @@ from retroflow.store.artifact import (
     parent_of,
 )
 from retroflow.store.atomic import disk_errors
-from retroflow.store.manifest import Manifest
+from retroflow.store.manifest import Manifest, fingerprint_of
 from retroflow.store.pieces import discard_pieces, has_shards
 
 
@@ -157,7 +157,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
             artifacts.mkdir(parents=True, exist_ok=True)
             chunks = _chunks(recipe, data, artifacts, sharing)
             report(chunks)
-        return _prepared(chunks)
+        return prepared_of(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder = new_embedder(recipe.section("embedder"))
@@ -175,15 +175,42 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         report(index)
         neighbours = _neighbours(retriever, options, (chunks, embeddings, index), sharing)
         report(neighbours)
-    return _prepared(chunks, embeddings, index, neighbours)
+    return prepared_of(chunks, embeddings, index, neighbours)
+
+
+def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Name what `prepare` would make or find, kind -> fingerprint, without making anything.
+
+    Args:
+        recipe: as for `prepare`.
+
+    Raises:
+        RetroflowError: what the components raise, such as a corpus that is not there.
+    """
+    data = DataOptions(**recipe.section("data"))
+    corpus: Corpus = create(CORPORA, recipe.section("corpus"))
+    names = {"chunks": fingerprint_of(_chunks_inputs(corpus, given_tokenizer(recipe, data), data))}
+    if not recipe.values.get("trainer", {}).get("retrieval", True):
+        return names
+    embedder = new_embedder(recipe.section("embedder"))
+    names["embeddings"] = fingerprint_of(fingerprint.embeddings_inputs(names["chunks"], embedder.fingerprint()))
+    retriever, options = _Retriever(recipe), NeighbourOptions(**recipe.section("neighbours"))
+    names["index"] = fingerprint_of(retriever.index_inputs(names["embeddings"]))
+    found = fingerprint.neighbours_inputs(names["index"], retriever.search_options, options)
+    names["neighbours"] = fingerprint_of(found)
+    return names
+
+
+def _chunks_inputs(corpus: Corpus, tokenizer: Tokenizer | None, data: DataOptions) -> fingerprint.Inputs:
+    given = None if tokenizer is None else tokenizer.fingerprint()
+    return fingerprint.chunks_inputs(corpus.fingerprint(), given, data)
 
 
 def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing) -> Stage:
     check_held_out(recipe.section("corpus"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
     tokenizer = given_tokenizer(recipe, data)
-    given = None if tokenizer is None else tokenizer.fingerprint()
-    inputs = fingerprint.chunks_inputs(corpus.fingerprint(), given, data)
+    inputs = _chunks_inputs(corpus, tokenizer, data)
     folder = artifact_folder(artifacts, "chunks", inputs)
 
     def begin(partial: Path) -> SharedStage:
@@ -225,6 +252,9 @@ class _Retriever:
         self.search_options = {key: value for key, value in options.items() if key not in ("name", "build")}
         self.options = options
 
+    def index_inputs(self, embeddings: str) -> fingerprint.Inputs:
+        return fingerprint.index_inputs(embeddings, self.name, self.new().fingerprint())
+
     def new(self) -> CheckedRetriever:
         owner = f"{self.name} ({RETRIEVERS.origin(self.name)})"
         return CheckedRetriever(create(RETRIEVERS, self.options), owner=owner)
@@ -237,7 +267,7 @@ class _Retriever:
 
 def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
     """The one stage that is not shared: one process builds the index, and others wait for its lock."""
-    inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.new().fingerprint())
+    inputs = retriever.index_inputs(embeddings.manifest.fingerprint)
     folder = artifact_folder(embeddings.folder.parent, "index", inputs)
 
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
@@ -318,7 +348,8 @@ def _stage(
     return Stage(folder, manifest, built, time.monotonic() - started)
 
 
-def _prepared(chunks: Stage, *others: Stage) -> Prepared:
+def prepared_of(chunks: Stage, *others: Stage) -> Prepared:
+    """Put opened artifacts together, in the order of their stages."""
     stages = (chunks, *others)
     found = Prepared(
         tokenizer=chunks.folder / "tokenizer",

@@ -17,6 +17,7 @@ from torch import Tensor
 from retroflow.errors import RetroflowError
 from retroflow.training.checkpoints import checkpoint_path, sweep
 from retroflow.training.guarded_tracker import GuardedTracker
+from retroflow.training.lost_weights import refuse_lost_weights
 from retroflow.training.metrics import MetricsLog
 from retroflow.training.options import TrainerOptions
 from retroflow.training.progress import TrainingProgress
@@ -123,6 +124,7 @@ class LogMetrics(pl.Callback):
         tokens = int(counted)
         self._tokens += tokens
         _refuse_not_finite(nats, f"loss at step {step}")
+        _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
         values = {
             "train/loss": nats / max(1, tokens),
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
@@ -245,6 +247,7 @@ class WriteCheckpoints(pl.Callback):
             return
         if trainer.should_stop or step >= self._options.max_steps or (every and step % every == 0):
             _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
+            refuse_lost_weights(trainer, pl_module, batch)
             if self._log is not None:
                 self._log.sync()
             trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))

@@ -11,6 +11,7 @@ checkpoint that names them, and are leftovers without it. The .sha256 file is as
 import hashlib
 import os
 import pickle
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from retroflow.errors import DamagedDataError, RetroflowError
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.training.shares import Share, join_shares
 
 _SHARES = "shares"
@@ -31,9 +32,21 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.ckpt"
 
 
+_NAME = re.compile(r"step-([0-9]{8,})\.ckpt")
+_BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|share-[0-9]+-of-[0-9]+)|\..*\.part")
+"""Files that belong to a checkpoint, or are left of one that was being written when the process was killed."""
+
+
 def checkpoint_step(path: Path) -> int:
-    """The optimizer step a checkpoint was written at."""
-    return int(path.stem.removeprefix("step-"))
+    """The optimizer step a checkpoint was written at.
+
+    Raises:
+        RecipeError: it does not have the name of a checkpoint.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise RecipeError(f"{path}: not named as a checkpoint, such as step-00000200.ckpt; give it its name back")
+    return int(match[1])
 
 
 def share_path(path: Path, rank: int, world_size: int) -> Path:
@@ -243,8 +256,64 @@ def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All named checkpoints of a folder, newest step first."""
-    return sorted(folder.glob("step-*.ckpt"), key=checkpoint_step, reverse=True)
+    """All checkpoints of a folder, newest step first; files that somebody named otherwise are passed over."""
+    named = [path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
+    return sorted(named, key=checkpoint_step, reverse=True)
+
+
+def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
+    """Find the checkpoint that a model is taken from: the newest, or the one that is asked for, and verify it.
+
+    Args:
+        folder: the run's checkpoints.
+        wanted: a step, the name of a file in the folder, or a path; None for the newest.
+
+    Returns:
+        None if the folder has no checkpoint and none is asked for.
+
+    Raises:
+        RecipeError: there is no such checkpoint.
+        DamagedDataError: it is damaged; an older one is taken only when it is asked for.
+    """
+    paths = list_checkpoints(folder)
+    path = paths[0] if wanted is None and paths else None
+    if wanted is not None:
+        path = _wanted_checkpoint(folder, paths, wanted)
+    if path is None:
+        return None
+    try:
+        verify_checkpoint(path)
+    except DamagedDataError as error:
+        if wanted is not None:
+            raise
+        intact = next((other for other in paths[1:] if _is_intact(other)), None)
+        remedy = "no other one is intact; train again" if intact is None else f"take one before it: {_option(intact)}"
+        raise DamagedDataError(f"{error}. It is the newest of its run; {remedy}") from error
+    return path
+
+
+def _option(path: Path) -> str:
+    return f"--checkpoint {checkpoint_step(path)}"
+
+
+def _wanted_checkpoint(folder: Path, paths: list[Path], wanted: str) -> Path:
+    if re.fullmatch(r"[0-9]{1,18}", wanted):
+        path = checkpoint_path(folder, int(wanted))
+    else:
+        path = Path(wanted) if Path(wanted).is_file() else folder / wanted
+        checkpoint_step(path)
+    if not path.is_file():
+        steps = ", ".join(str(checkpoint_step(each)) for each in paths) or "none"
+        raise RecipeError(f"--checkpoint {wanted}: there is no {path}; the run has checkpoints of these steps: {steps}")
+    return path
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        verify_checkpoint(path)
+    except DamagedDataError:
+        return False
+    return True
 
 
 def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
@@ -280,8 +349,8 @@ def sweep(folder: Path, *, keep: int) -> None:
     for path in list_checkpoints(folder)[max(1, keep) :]:
         path.unlink(missing_ok=True)
     kept = {name for path in list_checkpoints(folder) for name in _files_of(path)}
-    for part in (*folder.glob(".*.part"), *folder.glob("step-*.ckpt.sha256"), *folder.glob("step-*.share-*")):
-        if part.name not in kept:
+    for part in folder.iterdir() if folder.is_dir() else ():
+        if _BESIDE.fullmatch(part.name) and part.name not in kept:
             part.unlink(missing_ok=True)
 
 

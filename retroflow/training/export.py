@@ -1,41 +1,44 @@
 """`retroflow export`: a run's model as a folder that needs neither the run nor Lightning."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import retroflow
+from retroflow.errors import DamagedDataError
 from retroflow.generation.exported import Origin
 from retroflow.model.pretrained import write_checksums
 from retroflow.store.atomic import check_unused, whole_folder, write_file
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.run_folder import RunFolder
 from retroflow.training.trained_model import TrainedModel, load_trained_model
 
 
-def export(run_folder: Path, folder: Path, *, say: Callable[[str], None]) -> Origin:
-    """Write the newest intact checkpoint of a run as weights, configuration, tokenizer and README.
+def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkpoint: str | None = None) -> Origin:
+    """Write a checkpoint of a run as weights, configuration, tokenizer and README.
 
     Args:
         run_folder: what `fit` made.
         folder: new or empty; is there whole afterwards, or as it was.
-        say: told of damaged checkpoints that are passed over.
+        say: told why the README has no losses, if it ought to have.
+        checkpoint: a step or a path; None for the newest.
 
     Returns:
         What is exported.
 
     Raises:
         RecipeError: the folder holds something, or the run cannot be exported.
-        DamagedDataError: every checkpoint is damaged.
-        RetroflowError: the folder cannot be written.
+        DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
+        RetroflowError: the weights are not finite, or the folder cannot be written.
     """
     check_unused(folder)
-    trained = load_trained_model(run_folder, say=say)
+    trained = load_trained_model(run_folder, checkpoint=checkpoint)
+    measured = _measured(trained, say)
     origin = _origin_of(trained)
     with whole_folder(folder) as partial:
         trained.model.save_pretrained(partial)
         trained.tokenizer.save(partial)
         origin.write(partial)
-        write_file(partial / "README.md", _readme(trained, origin).encode())
+        write_file(partial / "README.md", _readme(trained, origin, measured).encode())
         write_checksums(partial)
     return origin
 
@@ -52,7 +55,7 @@ def _origin_of(trained: TrainedModel) -> Origin:
     )
 
 
-def _readme(trained: TrainedModel, origin: Origin) -> str:
+def _readme(trained: TrainedModel, origin: Origin, measured: str) -> str:
     """The model card: what it is, what it was trained with, how it is used."""
     values = trained.run.values
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())
@@ -70,7 +73,7 @@ A retrieval-enhanced language model (`{values["model"]["name"]}`, {parameters:,}
 | tokenizer | `{origin.tokenizer[:16]}` |
 {artifacts}
 
-{_measured(trained)}
+{measured}
 Any database that was prepared with this tokenizer and chunks of {trained.model.config.chunk_length} tokens will do:
 
 ```bash
@@ -84,10 +87,10 @@ repeat its training text or its database word for word.
 """
 
 
-def _measured(trained: TrainedModel) -> str:
+def _measured(trained: TrainedModel, say: Callable[[str], None]) -> str:
     """Validation losses of the run's report, if it is of the exported step."""
     try:
-        report = json.loads(RunFolder(trained.run.folder).report.read_text(encoding="utf-8"))
+        report = read_sealed(RunFolder(trained.run.folder).report, remedy="The exported README has no losses.")
         if report["training"]["steps"] != trained.step:
             return ""
         rows = "\n".join(
@@ -95,7 +98,10 @@ def _measured(trained: TrainedModel) -> str:
             for mode, loss in report["validation"].items()
         )
         findings = "\n".join(f"- {finding}" for finding in report["findings"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except DamagedDataError as error:
+        say(str(error))
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
     return f"""| retrieval | nats/token on validation text | bits/byte |
 |---|--:|--:|

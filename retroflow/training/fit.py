@@ -38,12 +38,13 @@ from retroflow.training.progress import TrainingProgress
 from retroflow.training.proof import estimate
 from retroflow.training.quiet import heard_from_first, quiet_lightning
 from retroflow.training.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
+from retroflow.training.record import Record
 from retroflow.training.resuming import Start, choose_start
 from retroflow.training.run_folder import RunFolder
 from retroflow.training.stopping import StopRequests
 from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
-from retroflow.training.verdict import Record, judge, load_trained, record_of
+from retroflow.training.verdict import judge, load_trained, record_of
 
 LOCK_SECONDS = 10.0
 """How long a run that is gone on with may still be held by what a kill has left behind."""

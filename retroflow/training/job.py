@@ -16,6 +16,7 @@ from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.ranks import ALONE, Ranks
+from retroflow.training.record import facts_of
 from retroflow.training.resuming import identity
 from retroflow.training.run_folder import check_runs_folder
 from retroflow.training.splits import Splits, open_splits
@@ -60,13 +61,14 @@ def runs_folder_of(options: TrainerOptions) -> Path:
     return Path(os.path.expanduser(options.runs_folder))
 
 
-def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None = None) -> Job:
+def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None = None, keeps_run: bool = True) -> Job:
     """Check the options, prepare what is missing, and put the parts together.
 
     Args:
         recipe: the checked recipe.
         ranks: who this process is.
         prepared: the artifacts, where another process has prepared them.
+        keeps_run: whether a run folder is going to be made or written to.
 
     Raises:
         RetroflowError: whatever a recipe can get wrong; options are checked before anything is prepared.
@@ -74,7 +76,8 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     options = TrainerOptions(**recipe.section("trainer"))
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options, ranks)
-    check_runs_folder(runs_folder_of(options))
+    if keeps_run:
+        check_runs_folder(runs_folder_of(options))
     _check_model(recipe, options, placement)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
@@ -89,16 +92,17 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
         chunk_length=splits.train_chunks.chunk_length,
     )
     module = RetroModule(model=config, optimizer=optimizer, trainer=options, seed=recipe.values["seed"])
+    options, seed = replace(options, retrieval=module.retrieves), recipe.values["seed"]
     return Job(
         name=recipe.name,
-        seed=recipe.values["seed"],
-        options=replace(options, retrieval=module.retrieves),
+        seed=seed,
+        options=options,
         num_workers=data["num_workers"],
         placement=placement,
         splits=splits,
         module=module,
         tracker=GuardedTracker(tracker),
-        identity=identity(recipe, prepared),
+        identity=identity(recipe, prepared.fingerprints, facts_of(options, placement, module.outline, seed)),
         prepared=prepared,
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from retroflow.errors import RetroflowError
+from retroflow.store.sealed_json import strict_json
 
 COLUMNS = (
     "step",
@@ -51,14 +52,19 @@ class MetricsLog:
             raise RetroflowError(f"{folder}: metrics cannot be written ({error})") from error
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Add what was computed at `step`; `values` has names out of COLUMNS."""
+        """Add what was computed at `step`; `values` has names out of COLUMNS.
+
+        Raises:
+            RetroflowError: a value is not finite, or the file cannot be written.
+        """
         line = {"step": step, **values}
-        self._write(self._jsonl, json.dumps(line) + "\n")
+        self._write(self._jsonl, strict_json(line, what=f"{self._folder / 'metrics.jsonl'}, step {step}") + "\n")
         self._write(self._csv, _csv_line(line.get(column, "") for column in COLUMNS))
 
     def append_throughput(self, step: int, values: dict[str, float]) -> None:
         """Add how fast the run was up to `step`."""
-        self._write(self._throughput, json.dumps({"step": step, **values}) + "\n")
+        line = strict_json({"step": step, **values}, what=f"{self._folder / 'throughput.jsonl'}, step {step}")
+        self._write(self._throughput, line + "\n")
 
     def sync(self) -> None:
         """Bring all lines to the disk; called before a checkpoint that relies on them."""

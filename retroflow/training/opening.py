@@ -11,7 +11,8 @@ from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import GenerationError
 from retroflow.generation import RetrievalDatabase
 from retroflow.generation.exported import load_exported
-from retroflow.generation.run_description import RUN_FILE
+from retroflow.generation.run_description import RUN_FILE, not_a_run, run_meant
+from retroflow.model.pretrained import CONFIG_FILE
 from retroflow.training.trained_model import load_trained_model
 
 
@@ -34,13 +35,13 @@ class Opened:
     own_database: Path | None
 
 
-def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Opened:
-    """Open a run folder's newest intact checkpoint, or an exported folder.
+def open_model(folder: Path, *, device: str, checkpoint: str | None = None) -> Opened:
+    """Open a checkpoint of a run folder, or an exported folder.
 
     Args:
         folder: either.
         device: "auto", "cpu" or "cuda".
-        say: told of damaged checkpoints that are passed over.
+        checkpoint: of a run folder, a step or a path; None for the newest.
 
     Raises:
         GenerationError: the device or the folder is not there.
@@ -48,7 +49,7 @@ def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Open
     """
     place = _device(device)
     if (folder / RUN_FILE).is_file():
-        trained = load_trained_model(folder, say=say)
+        trained = load_trained_model(folder, checkpoint=checkpoint)
         values, prints = trained.run.values, trained.run.fingerprints
         return Opened(
             trained.model.to(place),
@@ -62,6 +63,11 @@ def open_model(folder: Path, *, device: str, say: Callable[[str], None]) -> Open
             f'there is no folder "{folder}"; give a run folder, which `retroflow fit` printed, or one that `retroflow '
             "export` wrote."
         )
+    is_exported = (folder / CONFIG_FILE).is_file()
+    if not is_exported and (run_meant(folder) is not None or (folder / "checkpoints").is_dir()):
+        raise GenerationError(not_a_run(folder))
+    if checkpoint is not None:
+        raise GenerationError(f'--checkpoint: "{folder}" is an exported model, which has only one; leave it out.')
     exported = load_exported(folder)
     origin = exported.origin
     return Opened(

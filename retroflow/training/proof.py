@@ -4,6 +4,7 @@ Shapes: b sequences, n tokens of a sequence, l chunks of a sequence, m tokens of
 validation chunks, v vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from retroflow.data import Batch, SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
+from retroflow.errors import RetroflowError
 from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
 from retroflow.evaluation.leakage import by_overlap, overlaps_of
 from retroflow.evaluation.perplexity import measure
@@ -107,6 +109,9 @@ def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None])
         job: its module's model lies on the placement's device.
         training: how it was trained, for the report.
         advance: told how many sequences are done; may raise to stop.
+
+    Raises:
+        RetroflowError: the loss is not finite.
     """
     model, splits, options = job.module.model, job.splits, job.options
     found = splits.validation_neighbours
@@ -127,6 +132,7 @@ def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None])
                 chunk_length=splits.valid_chunks.chunk_length,
                 advance=advance,
             )
+            _refuse_not_finite(measures[mode].nats, mode)
     if not options.retrieval:
         return Report(measures=measures, training=training)
     overlaps = overlaps_of(_overlap_parts(splits.validation(found)))
@@ -136,6 +142,14 @@ def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None])
         overlap=by_overlap(overlaps, measures["on"], measures["off"]),
         training=training,
     )
+
+
+def _refuse_not_finite(nats: float, mode: str) -> None:
+    if not math.isfinite(nats):
+        raise RetroflowError(
+            f"the validation loss with retrieval {mode} is {nats}: the model's weights are of no use, and no report is "
+            "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps"
+        )
 
 
 def sequences_to_measure(job: Job) -> int:

@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import retroflow
 from retroflow.errors import DamagedDataError, RecipeError
-from retroflow.pipeline.prepare import Prepared
+from retroflow.generation.run_description import not_a_run
+from retroflow.pipeline.prepare import expected_fingerprints
 from retroflow.recipe import Recipe
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.checkpoints import (
     checkpoint_step,
     list_checkpoints,
@@ -18,7 +20,7 @@ from retroflow.training.checkpoints import (
     read_head,
     verify_checkpoint,
 )
-from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_json, write_text
+from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_description
 
 LAST = Path("last")
 """`--resume` without a path: the last unfinished run of the recipe."""
@@ -52,13 +54,20 @@ class Start:
         return checkpoint_step(self.checkpoint) if self.checkpoint else 0
 
 
-def identity(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
-    """What a run is: its recipe, its artifacts and the version that trains it, as plain strings for a checkpoint."""
+def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: str) -> dict[str, str]:
+    """What a run is, as plain strings for a checkpoint: recipe, artifacts, version, and the facts of its training.
+
+    Args:
+        recipe: the recipe.
+        fingerprints: of its artifacts.
+        training: what `record.facts_of` gave.
+    """
     return {
         "recipe": recipe.to_yaml(),
         "values": json.dumps(recipe.values, sort_keys=True, default=str),
-        "fingerprints": json.dumps(prepared.fingerprints, sort_keys=True),
+        "fingerprints": json.dumps(dict(fingerprints), sort_keys=True),
         "version": retroflow.__version__,
+        "training": training,
     }
 
 
@@ -107,25 +116,44 @@ def choose_start(
     return _begin(recipe, this, runs_folder, hold)
 
 
-def check_resume(recipe: Recipe, resume: Path) -> None:
-    """Refuse, before anything is prepared, what `choose_start` would refuse for the recipe's values alone.
+def check_resume(
+    recipe: Recipe,
+    resume: Path,
+    *,
+    fingerprints_of: Callable[[Recipe], Mapping[str, str]] = expected_fingerprints,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Refuse what `choose_start` would refuse, before anything is prepared for it.
 
     Args:
         recipe: the recipe as given now.
         resume: as for `choose_start`.
+        fingerprints_of: names the artifacts of a recipe.
+        environment: says whether this is one of several processes. These make no artifact, and need not all read the
+            corpus to learn its fingerprint.
 
     Raises:
-        RecipeError: there is no such run, or every run that could go on was made by another recipe.
+        RecipeError: there is no such run, or every run that could go on was made by another recipe or other text.
         DamagedDataError: the description of a run cannot be read.
     """
     folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
     runs = _unfinished(folder, recipe.name) if resume == LAST else [_named_run(resume)]
-    values = json.dumps(recipe.values, sort_keys=True, default=str)
-    for run in runs:
-        if not differences(_identity_of(run), _identity_of(run) | {"values": values}):
-            return
-    if runs:
-        refuse_other_recipe(runs[0].path, _identity_of(runs[0]), _identity_of(runs[0]) | {"values": values})
+    now = {"values": json.dumps(recipe.values, sort_keys=True, default=str)}
+    fitting = _fitting(runs, now)
+    if fitting and not _is_one_of_several(environment):
+        now["fingerprints"] = json.dumps(dict(fingerprints_of(recipe)), sort_keys=True)
+        runs, fitting = fitting, _fitting(fitting, now)
+    if runs and not fitting:
+        stored = _identity_of(runs[0])
+        refuse_other_recipe(runs[0].path, stored, stored | now)
+
+
+def _fitting(runs: list[RunFolder], now: dict[str, str]) -> list[RunFolder]:
+    return [run for run in runs if not differences(stored := _identity_of(run), stored | now)]
+
+
+def _is_one_of_several(environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
@@ -135,8 +163,7 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
 def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
     run = new_run(runs_folder, recipe.name)
     hold(run)
-    write_text(run.recipe, recipe.to_yaml())
-    write_json(run.description, {"identity": this})
+    write_description(run, this, {})
     return Start(run)
 
 
@@ -155,14 +182,16 @@ def _named_start(
 def _named_run(path: Path) -> RunFolder:
     if path.is_file():
         run = RunFolder(path.parent.parent)
+        checkpoint_step(path)
         if path.parent != run.checkpoints or not run.description.exists():
             raise RecipeError(
                 f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
             )
         return run
-    if not (path / "run.json").exists():
-        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder (it has no run.json)")
-    return RunFolder(path)
+    run = RunFolder(path)
+    if not run.description.exists():
+        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder. {not_a_run(path)}")
+    return run
 
 
 def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) -> Start:
@@ -177,35 +206,40 @@ def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) 
 
 
 def _identity_of(run: RunFolder) -> dict[str, str]:
+    remedy = "Restore it, or start a new run without --resume."
     try:
-        stored: dict[str, str] = json.loads(run.description.read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedDataError(
-            f"{run.description}: cannot be read ({error}); start a new run without --resume"
-        ) from error
+        stored: dict[str, str] = read_sealed(run.description, remedy=remedy)["identity"]
+    except (FileNotFoundError, KeyError) as error:
+        raise DamagedDataError(f"{run.description}: cannot be read ({error!r}). {remedy}") from error
     return stored
 
 
 def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:
     """Raise RecipeError, naming every differing key, unless `stored` may be gone on with as `this`."""
     if found := differences(stored, this):
-        listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{path} belongs to another recipe; these differ:\n{listed}\n"
+            f"{path} belongs to another recipe; these differ:\n{_listed(found)}\n"
             "use the recipe it was made with (recipe.yaml in its run folder), or start a new run without --resume"
         )
 
 
-def refuse_other_weights(path: Path, this: dict[str, str]) -> None:
-    """Raise RecipeError unless the model and the tokens of `this` are those the checkpoint was trained with."""
-    stored = read_head(path).get("retroflow", {})
+def refuse_other_weights(what: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+    """Raise RecipeError unless the model and the tokens of `this` are those that `what` was trained with."""
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
-        listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
-            f"{path} was trained with another model or other chunks; these differ:\n{listed}\n"
+            f"{what} was trained with another model or other chunks; these differ:\n{_listed(found)}\n"
             "leave these overrides out; the packages a corpus is read from must have the same versions"
         )
+
+
+def _listed(found: list[str]) -> str:
+    """The differences, one a line; where only fingerprints tell of other chunks it is the text that has changed."""
+    lines = [f"  {line}" for line in found]
+    is_other_text = any(line.startswith("fingerprint of chunks") for line in found)
+    if is_other_text and not any(line.startswith(("corpus.", "data.")) for line in found):
+        lines.append("  the recipe's values are the same, so the text of the corpus or the tokenizer has changed since")
+    return "\n".join(lines)
 
 
 def differences(stored: dict[str, str], this: dict[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
 from retroflow.training.plan import plan_of
 from retroflow.training.resuming import Start
-from retroflow.training.run_folder import RunFolder, write_json
+from retroflow.training.run_folder import RunFolder, write_description
 from retroflow.training.throughput import Throughput, peak_flops_of
 from retroflow.training.trackers import Summary, TrackedRun
 
@@ -40,7 +40,6 @@ def versions() -> dict[str, str]:
 def description(job: Job) -> dict[str, Any]:
     """What the run is and what it runs on, as JSON values."""
     return {
-        "identity": job.identity,
         "recipe": json.loads(job.identity["values"]),
         "fingerprints": json.loads(job.identity["fingerprints"]),
         "versions": versions(),
@@ -51,8 +50,8 @@ def description(job: Job) -> dict[str, Any]:
 
 
 def describe(job: Job, start: Start) -> None:
-    """Write run.json."""
-    write_json(start.run.description, description(job))
+    """Write recipe.yaml and run.json."""
+    write_description(start.run, job.identity, description(job))
 
 
 def tracked_run(job: Job, start: Start) -> TrackedRun:
@@ -63,7 +62,7 @@ def tracked_run(job: Job, start: Start) -> TrackedRun:
         folder=start.run.path,
         name=f"{job.name}-{retriever}-k{k}-{start.run.path.name}",
         group=job.name,
-        description={key: value for key, value in description(job).items() if key != "identity"},
+        description=description(job),
     )
 
 

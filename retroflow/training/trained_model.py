@@ -1,18 +1,19 @@
-"""The model of a run folder, outside training: for `generate` and `export`."""
+"""The model of a run folder, outside training: for `generate` and `export`; which checkpoint, for `evaluate`, too."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.generation.run_description import RunDescription, read_run
 from retroflow.model.pretrained import same_random_state
 from retroflow.store.artifact import open_artifact
-from retroflow.training.checkpoints import checkpoint_step, newest_verified, read_checkpoint
-from retroflow.training.resuming import refuse_other_recipe
+from retroflow.training.checkpoints import checkpoint_step, pick_checkpoint, read_checkpoint, read_head
+from retroflow.training.resuming import differences
 from retroflow.training.run_folder import RunFolder
 
 MODEL_PREFIX = "model."
@@ -38,34 +39,78 @@ class TrainedModel:
     step: int
 
 
-def load_trained_model(run_folder: Path, *, say: Callable[[str], None]) -> TrainedModel:
-    """Load a run's newest intact checkpoint.
+def open_checkpoint(run_folder: Path, wanted: str | None = None) -> tuple[RunDescription, Path]:
+    """Find a run's checkpoint, verified, and check that everything in the run folder belongs together.
 
     Args:
         run_folder: what `fit` made.
-        say: told of damaged checkpoints that are passed over.
+        wanted: as `--checkpoint` has it: a step, or a path; None for the newest.
 
     Raises:
-        GenerationError: not a run folder, or its tokenizer's artifact is not there.
-        RecipeError: it has no checkpoint yet, or one of another recipe.
-        DamagedDataError: every checkpoint is damaged.
+        GenerationError: not a run folder.
+        RecipeError: it has no checkpoint, or not the one that is wanted, or the checkpoint is of another run.
+        DamagedDataError: the checkpoint is damaged, or run.json or recipe.yaml were changed.
     """
     run = read_run(Path(run_folder))
-    path = newest_verified(RunFolder(run.folder).checkpoints, say=say)
+    folder = RunFolder(run.folder)
+    path = pick_checkpoint(folder.checkpoints, wanted)
     if path is None:
-        raise RecipeError(f"{run_folder}: has no checkpoint yet; go on training with --resume {run_folder}")
+        raise RecipeError(_without_checkpoint(folder))
+    stored = read_head(path).get("retroflow", {})
+    if found := differences(stored, run.identity):
+        listed = "\n".join(f"  {line}" for line in found)
+        raise RecipeError(
+            f'{path}: of another run than "{run_folder}"; these differ between the checkpoint (there) and run.json '
+            f"(here):\n{listed}\nPut the run's own files back, or give one of its checkpoints with --checkpoint STEP."
+        )
+    return run, path
+
+
+def _without_checkpoint(run: RunFolder) -> str:
+    if run.is_finished:
+        steps = run.reported_training()["steps"]
+        return (
+            f"{run.path}: its checkpoints are gone; report.json says that it was trained to step {steps}. Put a "
+            f"checkpoint back into {run.checkpoints}, or train it again: retroflow fit --recipe {run.recipe}"
+        )
+    for path in run.checkpoints.glob("*.ckpt"):
+        checkpoint_step(path)  # none is named as a checkpoint, and it says so
+    return f"{run.path}: has no checkpoint yet; go on training with --resume {run.path}"
+
+
+def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> TrainedModel:
+    """Load the model of a run.
+
+    Args:
+        run_folder: what `fit` made.
+        checkpoint: as for `open_checkpoint`.
+
+    Raises:
+        RetroflowError: as `open_checkpoint`, or the weights are not finite.
+        GenerationError: its tokenizer's artifact is not there.
+    """
+    run, path = open_checkpoint(run_folder, checkpoint)
     chunks = run.artifact("chunks")
     info = open_artifact(chunks, kind="chunks").info
-    checkpoint = read_checkpoint(path, optimizer=False)
-    refuse_other_recipe(path, checkpoint.get("retroflow", {}), run.identity)
-    config = create(
-        MODELS, run.values["model"], vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"]
-    )
+    section = run.located(run.values["model"])
+    config = create(MODELS, section, vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"])
     with same_random_state():
         model = config.build()
-    state = {key.removeprefix(MODEL_PREFIX): value for key, value in checkpoint["state_dict"].items()}
+    weights = read_checkpoint(path, optimizer=False)["state_dict"]
+    state = {key.removeprefix(MODEL_PREFIX): value for key, value in weights.items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error})") from error
+    refuse_not_finite(path, state)
     return TrainedModel(config, model.eval(), load_tokenizer(str(chunks / "tokenizer")), run, checkpoint_step(path))
+
+
+def refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
+    """Raise RetroflowError if a checkpoint's weights hold NaN or infinities."""
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise RetroflowError(
+                f"{path}: the weights {name} are not finite, so that the model says nothing. Train a new one with a "
+                "lower optimizer.learning_rate or more optimizer.warmup_steps"
+            )

@@ -1,74 +1,27 @@
-"""From a trained model to report.json; for `fit` at its end and for `retroflow evaluate` afterwards."""
+"""From a trained model to report.json, at the end of `fit`; `retroflow evaluate` measures in the same way."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import recipe_schema
-from retroflow.errors import RecipeError
+from retroflow.errors import DamagedDataError
 from retroflow.evaluation.report import Report
-from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
-from retroflow.pipeline.progress import progress, say
-from retroflow.recipe import load
-from retroflow.training.checkpoints import newest_verified, read_checkpoint, read_head
-from retroflow.training.job import Job, make_job
+from retroflow.pipeline.progress import progress
+from retroflow.training.checkpoints import checkpoint_path, checksum_path, read_checkpoint, read_head
+from retroflow.training.job import Job
 from retroflow.training.proof import prove, sequences_to_measure
-from retroflow.training.quiet import quiet_lightning
-from retroflow.training.resuming import Start, refuse_other_weights
-from retroflow.training.run_folder import RunFolder, write_json
+from retroflow.training.record import Record, record_from, record_in
+from retroflow.training.resuming import Start
+from retroflow.training.run_folder import RunFolder, write_report
 from retroflow.training.stopping import StopRequests
-
-_ALONE = ("trainer.strategy=auto", "trainer.devices=1", "trainer.nodes=1")
-"""Whatever a model was trained on, one process evaluates it."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """How a model was trained.
-
-    Attributes:
-        steps: optimizer steps done.
-        max_steps: optimizer steps of the recipe.
-        tokens: predicted tokens seen.
-        seconds: of training, without preparation and evaluation.
-        stopped_by_time: whether `trainer.max_seconds` ended training before `max_steps`.
-        retrieval: whether the model was trained with retrieved text.
-        num_parameters: of the model.
-        num_trained_parameters: of these, not frozen.
-        device: "cpu" or "cuda".
-        precision: Lightning's word for it.
-        seed: the recipe's.
-    """
-
-    steps: int
-    max_steps: int
-    tokens: int
-    seconds: float
-    stopped_by_time: bool
-    retrieval: bool
-    num_parameters: int
-    num_trained_parameters: int
-    device: str
-    precision: str
-    seed: int
+from retroflow.training.trained_model import refuse_not_finite
 
 
 def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
     """Put together how a job's model was trained."""
-    return Record(
-        steps=steps,
-        max_steps=job.options.max_steps,
-        tokens=tokens,
-        seconds=round(seconds, 3),
-        stopped_by_time=steps < job.options.max_steps and 0 < job.options.max_seconds <= seconds,
-        retrieval=job.options.retrieval,
-        num_parameters=job.module.outline.num_parameters,
-        num_trained_parameters=job.module.outline.num_trained_parameters,
-        device=job.placement.accelerator,
-        precision=job.placement.precision,
-        seed=job.seed,
-    )
+    return record_from(job.identity, steps=steps, tokens=tokens, seconds=seconds)
 
 
 def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | None:
@@ -84,14 +37,29 @@ def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | 
     """
     if start.checkpoint is None:
         return None
-    states: dict[str, Any] = read_head(start.checkpoint)["callbacks"]
-    seconds, tokens = states["StopAtStepEnd"]["seconds"], states["LogMetrics"]["tokens"]
-    record = record_of(job, steps=start.step, tokens=tokens, seconds=seconds)
-    if not (as_it_is or record.steps >= record.max_steps or record.stopped_by_time):
+    record = record_in(start.checkpoint, read_head(start.checkpoint), steps=start.step)
+    # Whether there is more to do is for the job to say: `trainer.max_seconds` may have changed.
+    now = record_of(job, steps=start.step, tokens=record.tokens, seconds=record.seconds)
+    if not (as_it_is or now.is_finished):
         return None
+    load_weights(job, start.checkpoint)
+    return replace(record, max_steps=now.max_steps, stopped_by_time=now.stopped_by_time)
+
+
+def load_weights(job: Job, checkpoint: Path) -> None:
+    """Build the job's model with the weights of a checkpoint.
+
+    Raises:
+        DamagedDataError: the checkpoint is damaged, or its weights are not those of the job's model.
+        RetroflowError: its weights are not finite.
+    """
+    weights = read_checkpoint(checkpoint, optimizer=False)["state_dict"]
+    refuse_not_finite(checkpoint, weights)
     job.module.configure_model()
-    job.module.load_state_dict(read_checkpoint(start.checkpoint, optimizer=False)["state_dict"])
-    return record
+    try:
+        job.module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error})") from error
 
 
 def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> Report:
@@ -100,41 +68,51 @@ def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> R
     Raises:
         Preempted: SIGTERM came; the training's checkpoint stays, `--resume` judges again.
         Interrupted: the same with SIGINT.
+        RetroflowError: a loss is not finite; no report is written.
+    """
+    report = measure_model(job, record, checkpoint_path(run.checkpoints, record.steps), requests)
+    write_report(run.report, report.to_json())
+    return report
+
+
+def measure_model(
+    job: Job,
+    record: Record,
+    checkpoint: Path,
+    requests: StopRequests,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    remedy: str = "go on with --resume",
+) -> Report:
+    """Measure the module's model over the validation split.
+
+    Args:
+        job: its module has the weights.
+        record: how it was trained.
+        checkpoint: where the weights are from, for the report.
+        requests: may stop it.
+        overrides: dotted keys in which the measurement differs from the training's recipe, for the report.
+        remedy: what to do after it was stopped.
+
+    Raises:
+        RetroflowError: as `judge`.
     """
     job.module.model.to(job.placement.device)
     with progress("evaluating", sequences_to_measure(job), "sequences") as shown:
 
         def advance(sequences: int) -> None:
-            requests.stop_if_requested("stopped while evaluating; go on with --resume")
+            requests.stop_if_requested(f"stopped while evaluating; {remedy}")
             shown(sequences)
 
         report = prove(job, training=asdict(record), advance=advance)
-    write_json(run.report, report.to_json())
-    return report
+    measured = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": _digest_of(checkpoint),
+        "step": record.steps,
+        "overrides": json.loads(json.dumps(dict(overrides or {}), default=str)),
+    }
+    return replace(report, measured=measured)
 
 
-def evaluate(run_folder: Path, overrides: Sequence[str] = ()) -> Report:
-    """Make the report of a run again from its newest intact checkpoint.
-
-    Args:
-        run_folder: what `fit` made.
-        overrides: `key=value` changes to the run's recipe, such as trainer.device=cpu.
-
-    Raises:
-        RecipeError: not a run folder, or one without a checkpoint, or a recipe that does not fit the checkpoint.
-    """
-    run = RunFolder(run_folder)
-    if not run.recipe.exists():
-        raise RecipeError(f"{run_folder}: not a run folder (it has no recipe.yaml); give the folder that fit printed")
-    with naming_former_owner("retriever", retriever_of_run(run_folder)):
-        recipe = load(run.recipe, [*_ALONE, *overrides], schema=recipe_schema())
-    with StopRequests() as requests, quiet_lightning():
-        checkpoint = newest_verified(run.checkpoints, say=say)
-        if checkpoint is None:
-            raise RecipeError(f"{run_folder}: has no checkpoint yet; go on training with --resume {run_folder}")
-        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
-            job = make_job(recipe)
-        refuse_other_weights(checkpoint, job.identity)
-        record = load_trained(job, Start(run, checkpoint), as_it_is=True)
-        assert record is not None
-        return judge(job, record, run, requests)
+def _digest_of(checkpoint: Path) -> str:
+    return checksum_path(checkpoint).read_text(encoding="utf-8").split()[0]

@@ -141,7 +141,9 @@ def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, tra
     assert stopped["finish_reason"] == "stop" and stopped["text"] == plain["text"][: plain["text"].index(letter)]
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(retroflow, trained: Path, tmp_path: Path) -> None:
+def test_of_a_damaged_run_an_earlier_checkpoint_is_taken_when_it_is_asked_for(
+    retroflow, trained: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "runs" / "tiny" / "0001"
     shutil.copytree(trained, copy)
     newest, before = list_checkpoints(copy / "checkpoints")
@@ -149,10 +151,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(retroflow, trained: Path, 
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     code, out, notes = retroflow("export", copy, tmp_path / "out")
-    assert code == 0 and f"{tmp_path / 'out'}: tiny, step 3\n" == out and "trying the checkpoint before it" in notes
+    assert code == 3 and out == "" and "take one before it: --checkpoint 3" in notes and not (tmp_path / "out").exists()
+    code, out, notes = retroflow("export", copy, tmp_path / "out", "--checkpoint", "3")
+    assert (code, out, notes) == (0, f"{tmp_path / 'out'}: tiny, step 3\n", "")
     before.write_bytes(b"")
     code, _, notes = retroflow("generate", copy, "--prompt", "a")
-    assert code == 3 and "none of the 2 checkpoints is intact" in notes
+    assert code == 3 and "no other one is intact" in notes
+
+
+def test_the_losses_of_a_changed_report_are_not_exported(retroflow, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs" / "tiny" / "0001"
+    shutil.copytree(trained, copy)
+    report = (copy / "report.json").read_text()
+    (copy / "report.json").write_text(report.replace('"loss": 5.', '"loss": 4.'))
+    code, _, notes = retroflow("export", copy, tmp_path / "out")
+    assert code == 0 and "report.json" in notes and "The exported README has no losses" in notes
+    assert "nats/token" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_exported_folder_is_whole_and_says_what_it_is(trained: Path, exported: Path) -> None:
@@ -244,7 +258,8 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
         (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "is given twice; give either --prompt or"),
         (["{run}", "--prompt", ""], 2, "has no token; give at least one"),
         (["nowhere", "--prompt", "a"], 2, 'there is no folder "nowhere"; give a run folder'),
-        (["{run}/checkpoints", "--prompt", "a"], 2, "not a model folder"),
+        (["{run}/checkpoints", "--prompt", "a"], 2, "not a run folder (it has no run.json); did you mean {run}?"),
+        (["{exported}", "--prompt", "a", "--checkpoint", "6"], 2, "is an exported model, which has only one"),
         (["{run}", "--prompt", "a", "--database", "nowhere"], 2, 'there is no folder "nowhere"'),
         (["{run}", "--prompt", "a", "--database", "{run}", "--no-retrieval"], 2, "leave one of them out"),
         (["{exported}", "--prompt", "a"], 2, "an exported model has no database of its own"),
@@ -258,6 +273,7 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
 def test_a_mistake_is_one_message(retroflow, trained: Path, exported: Path, words, code, message) -> None:
     given = [word.format(run=trained, exported=exported) for word in words]
     found, out, err = retroflow("generate", *given)
+    message = message.format(run=trained)
     assert found == code and out == "" and message in err and err.startswith("error: ") and "Traceback" not in err
 
 

@@ -8,8 +8,8 @@ import torch
 
 from retroflow.components import recipe_schema
 from retroflow.recipe import load
+from retroflow.training.evaluating import evaluate
 from retroflow.training.fit import fit as fit_here
-from retroflow.training.verdict import evaluate
 from tests.distributed.runs import TWO, fit, metrics
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine; a minute on a quiet one
@@ -46,4 +46,4 @@ def test_fsdp_equals_ddp_and_is_evaluated_by_one_process(folder, unbroken, monke
     run = Path(fsdp, "tiny/0001")
     reported = json.loads((run / "report.json").read_text())["validation"]
     torch.set_num_threads(1)
-    assert json.loads(json.dumps(evaluate(run).to_json()))["validation"]["on"]["loss"] == reported["on"]["loss"]
+    assert json.loads(json.dumps(evaluate(run).report.to_json()))["validation"]["on"]["loss"] == reported["on"]["loss"]

@@ -44,12 +44,51 @@ def test_gains_are_shares_of_the_opponents_loss():
             {"training": {"stopped_by_time": True, "steps": 7, "max_steps": 9}},
             "stopped by trainer.max_seconds after 7 of 9 steps",
         ),
+        (
+            {"training": {"stopped_by_time": False, "steps": 7, "max_steps": 9}},
+            "Measured after 7 of 9 steps: the training had not come to its end.",
+        ),
+        (
+            {"measured": {"overrides": {"neighbours.k": 1, "seed": 7}}},
+            "Measured with other values than the run was trained with: neighbours.k=1, seed=7.",
+        ),
     ],
 )
 def test_findings_warn_of_what_the_table_does_not_show(changes, words):
     report = make_report(**changes)
     assert any(words in sentence for sentence in report.findings())
     assert words[:30] in rendered(report)
+
+
+@pytest.mark.parametrize("off", [99.51, 99.999, 100.0, 100.001, 100.9])
+def test_what_is_within_one_percent_neither_hurts_nor_helps(off):
+    report = make_report(on=100.0, shuffled=100.0004, random=99.9996, off=off)
+    said = " ".join(report.findings())
+    assert "Retrieval makes little difference: the loss is within 1% of that without it." in said
+    assert "hurts" not in said and "-0.0%" not in said + rendered(report)
+    worse = make_report(on=100.0, off=98.9)
+    assert any("Retrieval hurts: the loss is 1.1% higher" in sentence for sentence in worse.findings())
+
+
+def test_what_rounds_to_nothing_has_no_sign_and_little_is_not_nothing():
+    bucket = OverlapBucket(above=0.0, up_to=0.125, chunks=1, tokens=9, loss_on=1.0, loss_off=0.99999)
+    report = make_report(overlap=[bucket], without_neighbours=0.0001)
+    said = " ".join(report.findings()) + rendered(report)
+    assert "it is 0.0%." in said and "-0.0%" not in said
+    assert "Nothing was retrieved for less than 0.1% of the validation chunks." in said
+
+
+def test_a_report_does_not_confuse_how_a_model_was_trained_with_how_it_was_measured():
+    off = {"off": make_measure([5.0], [5])}
+    assert "trained without retrieval" in Report(off, training={"retrieval": False}).findings()[0]
+    measured_without = Report(off, training={"retrieval": True}).findings()
+    assert measured_without == [
+        "Measured without retrieval, though the model was trained with it: no opponent for one that was trained without."
+    ]
+    assert (
+        "Measured with retrieval, though the model was trained without it."
+        in make_report(training={"retrieval": False}).findings()
+    )
 
 
 def test_json_holds_definitions_counts_and_all_modes():

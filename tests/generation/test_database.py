@@ -18,6 +18,7 @@ from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import read_manifest
 from retroflow.store.neighbour_table import NeighbourTable
+from retroflow.store.sealed_json import render_sealed
 from tests.pipeline.recipes import small_recipe
 
 CHUNK = 16
@@ -159,9 +160,9 @@ def test_a_folder_with_one_index_and_a_run_folder_are_databases_too(
 def write_run(folder: Path, artifacts: Path, prepared: Prepared, **changes) -> Path:
     values = small_recipe(prepared.tokenizer.parents[2]).values
     values = values | {"data": values["data"] | {"artifacts_folder": str(artifacts)}} | changes
-    identity = {"values": json.dumps(values), "fingerprints": json.dumps(prepared.fingerprints)}
+    identity = {"recipe": "", "values": json.dumps(values), "fingerprints": json.dumps(prepared.fingerprints)}
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"identity": identity}))
+    (folder / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     return folder
 
 
@@ -245,9 +246,12 @@ def test_chunks_are_not_an_index(prepared: Prepared) -> None:
 def test_runs_that_cannot_be_read_are_told(prepared: Prepared, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tmp_path / "gone", prepared)
     with pytest.raises(
-        GenerationError, match=r"what it was trained with is not at .*gone.*retroflow prepare --recipe .*recipe.yaml"
+        GenerationError, match=r"(?s)index-\w+, which it was trained with.*/gone\n.*prepare --recipe .*recipe.yaml"
     ):
         open_database(run, prepared)
     (run / "run.json").write_text("{}")
+    with pytest.raises(DamagedDataError, match=r"run\.json.*its SHA-256 is not in it"):
+        open_database(run, prepared)
+    (run / "run.json").write_text(render_sealed({}, what="run.json"))
     with pytest.raises(DamagedDataError, match=r"run\.json.*not what fit writes"):
         open_database(run, prepared)

@@ -13,6 +13,7 @@ from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.ranks import ALONE
+from retroflow.training.record import facts_of
 from retroflow.training.splits import Splits
 from retroflow.training.strategies import place
 from retroflow.training.trackers import NoTracker
@@ -81,12 +82,13 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
         "retriever": {"name": "exact"},
         "neighbours": {"k": 2},
     }
+    options, placement = replace(options, retrieval=module.retrieves), place(options, ALONE)
     return Job(
         name="tiny",
         seed=seed,
-        options=replace(options, retrieval=module.retrieves),
+        options=options,
         num_workers=0,
-        placement=place(options, ALONE),
+        placement=placement,
         splits=splits or tiny_splits(),
         module=module,
         tracker=GuardedTracker(tracker or NoTracker()),
@@ -95,6 +97,7 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
             "values": json.dumps(values),
             "fingerprints": json.dumps({"chunks": "abc", "neighbours": "def"}),
             "version": "test",
+            "training": facts_of(options, placement, module.outline, seed),
         },
     )
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from retroflow.errors import DamagedDataError, RetroflowError
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.training import checkpoints
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.checkpoints import (
@@ -21,6 +21,7 @@ from retroflow.training.checkpoints import (
     list_checkpoints,
     newest_verified,
     open_shares,
+    pick_checkpoint,
     read_checkpoint,
     read_head,
     share_path,
@@ -143,6 +144,47 @@ def test_no_intact_checkpoint_is_an_error(tmp_path):
     with pytest.raises(DamagedDataError, match="none of the 1 checkpoints is intact"):
         newest_verified(tmp_path, say=lambda text: None)
     assert newest_verified(tmp_path / "empty", say=print) is None
+
+
+def test_a_checkpoint_is_picked_by_age_step_name_or_path_and_never_a_damaged_one(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert pick_checkpoint(folder) is None and pick_checkpoint(tmp_path / "none") is None
+    old, middle, new = [write(folder, step) for step in (1, 2, 100)]
+    assert pick_checkpoint(folder) == new
+    for wanted in ("2", "00000002", "step-00000002.ckpt", str(middle)):
+        assert pick_checkpoint(folder, wanted) == middle
+    elsewhere = write(tmp_path, 7)
+    assert pick_checkpoint(folder, str(elsewhere)) == elsewhere
+    with pytest.raises(RecipeError, match="--checkpoint 3: there is no .*steps: 100, 2, 1"):
+        pick_checkpoint(folder, "3")
+    flip(new)
+    flip(middle)
+    with pytest.raises(DamagedDataError, match="step-00000100.*newest of its run; take one before it: --checkpoint 1"):
+        pick_checkpoint(folder)
+    with pytest.raises(DamagedDataError, match="step-00000002"):
+        pick_checkpoint(folder, "2")
+    flip(old)
+    with pytest.raises(DamagedDataError, match="no other one is intact; train again"):
+        pick_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["step-best.ckpt", "step-00000009 copy.ckpt", "step-²²²²²²²²².ckpt", "step-٣٣٣٣٣٣٣٣.ckpt", "step-9.ckpt"]
+)
+def test_files_under_other_names_are_neither_read_nor_removed(tmp_path, name):
+    path = write(tmp_path, 2)
+    copies = [tmp_path / name, tmp_path / f"{name}.sha256"]
+    for copy in copies:
+        copy.write_bytes(path.read_bytes())
+    assert list_checkpoints(tmp_path) == [path] and newest_verified(tmp_path, say=print) == path
+    assert pick_checkpoint(tmp_path) == path
+    sweep(tmp_path, keep=1)
+    discard_after(tmp_path, 0)
+    assert all(copy.exists() for copy in copies) and not path.exists()
+    for pick in (checkpoint_step, lambda copy: pick_checkpoint(tmp_path, str(copy))):
+        with pytest.raises(RecipeError, match="not named as a checkpoint, such as step-00000200.ckpt"):
+            pick(copies[0])
 
 
 def test_sweep_keeps_the_newest_and_clears_leftovers(tmp_path):

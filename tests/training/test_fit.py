@@ -228,6 +228,29 @@ def test_no_checkpoint_keeps_weights_that_are_lost(run, tmp_path, log_every):
         assert all(tensor.isfinite().all() for tensor in read_checkpoint(path)["state_dict"].values()), path
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        ({"learning_rate": 1e30}, "after step 1 the loss is (nan|inf)"),
+        ({"epsilon": 0.0}, r"after step 1 weights are not finite \(such as "),
+    ],
+)
+def test_weights_that_the_last_step_lost_end_the_run_without_a_checkpoint(run, tmp_path, optimizer, words):
+    with pytest.raises(RetroflowError, match=words) as caught:
+        run(optimizer=OptimizerOptions(warmup_steps=0, **optimizer), max_steps=1)
+    assert caught.value.exit_code == 1
+    folder = tmp_path / "runs/tiny/0001"
+    assert not list(folder.rglob("*.ckpt")) and not (folder / "report.json").exists()
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()
+
+
+def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_report(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("retroflow.training.callbacks.refuse_lost_weights", lambda *arguments: None)
+    with pytest.raises(RetroflowError, match="the validation loss with retrieval (on|off) is nan") as caught:
+        run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0), max_steps=1)
+    assert caught.value.exit_code == 1 and not (tmp_path / "runs/tiny/0001/report.json").exists()
+
+
 def test_the_screen_shows_our_lines_alone(run, capfd):
     run()
     shown = "".join(capfd.readouterr())

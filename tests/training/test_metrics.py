@@ -56,3 +56,13 @@ def test_a_torn_or_foreign_line_is_cut_away(tmp_path, torn):
             file.write(torn if isinstance(torn, bytes) else torn.encode())
     MetricsLog(tmp_path, step=2).close()
     assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+
+
+@pytest.mark.parametrize("method", ["append", "append_throughput"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_json_does_not_have_is_not_written(tmp_path, method, value):
+    log = MetricsLog(tmp_path)
+    with pytest.raises(RetroflowError, match=r"(metrics|throughput)\.jsonl, step 2: a number in it is NaN or infinite"):
+        getattr(log, method)(2, {"train/loss": value})
+    log.close()
+    assert not (tmp_path / "metrics.jsonl").read_text() + (tmp_path / "throughput.jsonl").read_text()

@@ -7,8 +7,9 @@ import pytest
 
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.recipe import Recipe
-from retroflow.training.checkpoints import checkpoint_path, write_checkpoint
+from retroflow.training.checkpoints import checkpoint_path, read_head, write_checkpoint
 from retroflow.training.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
+from retroflow.training.run_folder import write_report
 from tests.training.jobs import tiny_recipe
 
 
@@ -24,13 +25,11 @@ def identity(fingerprints=None, **sections):
 
 def start(tmp_path, this, resume=None, said=None):
     say = (lambda text: None) if said is None else said.append
-    chosen = choose_start(tiny_recipe(), this, runs_folder=tmp_path, resume=resume, say=say)
-    (chosen.run.path / "run.json").write_text(json.dumps({"identity": this}))
-    return chosen
+    return choose_start(tiny_recipe(), this, runs_folder=tmp_path, resume=resume, say=say)
 
 
 def finish(run, steps=9):
-    run.report.write_text(json.dumps({"training": {"steps": steps, "max_steps": 9, "stopped_by_time": False}}))
+    write_report(run.report, {"training": {"steps": steps, "max_steps": 9, "stopped_by_time": False}})
 
 
 def test_what_the_machine_decides_may_change():
@@ -99,30 +98,37 @@ def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
         values = json.loads(identity(trainer={"max_steps": 9, "runs_folder": str(tmp_path)}, **sections)["values"])
         return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
 
-    check_resume(recipe(), LAST)  # no run at all
+    def check(given, resume, chunks="a", **environment):
+        check_resume(given, resume, fingerprints_of=lambda recipe: {"chunks": chunks}, environment=environment)
+
+    check(recipe(), LAST, "b")  # no run at all
     run = start(tmp_path, identity()).run
     for resume in (LAST, run.path):
-        check_resume(recipe(), resume)
-        check_resume(recipe(embedder={"device": "cuda"}), resume)  # whether other artifacts come of it, is known later
+        check(recipe(), resume)
+        check(recipe(embedder={"device": "cuda"}), resume)
         with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here"):
-            check_resume(recipe(model={"width": 32}), resume)
+            check(recipe(model={"width": 32}), resume)
+        with pytest.raises(RecipeError, match=r"another recipe.*\n  fingerprint of chunks: a there, b here"):
+            check(recipe(), resume, "b")
+        check(recipe(), resume, "b", WORLD_SIZE="2")  # the ranks agree on it later
     start(tmp_path, identity(model={"width": 32}))
-    check_resume(recipe(model={"width": 32}), LAST)
-    check_resume(recipe(), LAST)
+    check(recipe(model={"width": 32}), LAST)
+    check(recipe(), LAST)
     with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
-        check_resume(recipe(), tmp_path / "nowhere")
+        check(recipe(), tmp_path / "nowhere")
     with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width"):
-        check_resume(recipe(model={"width": 64}), LAST)
+        check(recipe(model={"width": 64}), LAST)
 
 
 def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):
     path = checkpoint_path(tmp_path, 1)
     write_checkpoint({"retroflow": identity({"chunks": "a", "neighbours": "b"})}, path)
-    refuse_other_weights(path, identity({"chunks": "a", "neighbours": "c"}, corpus={"share": 0.6}))
+    stored = read_head(path)["retroflow"]
+    refuse_other_weights(path, stored, identity({"chunks": "a", "neighbours": "c"}, corpus={"share": 0.6}))
     with pytest.raises(RecipeError, match="another model or other chunks.*\n  model.width: 16 there, 32 here"):
-        refuse_other_weights(path, identity({"chunks": "a", "neighbours": "b"}, model={"width": 32}))
+        refuse_other_weights(path, stored, identity({"chunks": "a", "neighbours": "b"}, model={"width": 32}))
     with pytest.raises(RecipeError, match="  corpus.share: 0.5 there, 0.6 here\n  fingerprint of chunks: a there, d"):
-        refuse_other_weights(path, identity({"chunks": "d", "neighbours": "b"}, corpus={"share": 0.6}))
+        refuse_other_weights(path, stored, identity({"chunks": "d", "neighbours": "b"}, corpus={"share": 0.6}))
 
 
 def test_a_path_that_is_no_run_is_refused(tmp_path):

@@ -1,0 +1,54 @@
+"""Whether a model is worth a checkpoint: its weights are finite, and so is the loss that they give."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from retroflow.data import Batch
+from retroflow.errors import RetroflowError
+from retroflow.training.proof import evaluating
+
+
+def refuse_lost_weights(trainer: pl.Trainer, module: Any, batch: Batch) -> None:
+    """Look at the weights that the step which just ended has made, of which no loss is known yet.
+
+    Called by all ranks at the same step; all of them raise.
+
+    Args:
+        trainer: computes as in training, and adds over the ranks.
+        module: a `RetroModule`.
+        batch: of the step; its loss with the new weights is computed once, at the price of a forward pass.
+
+    Raises:
+        RetroflowError: a weight, or the loss, is not finite.
+    """
+    lost = [name for name, weight in module.model.named_parameters() if not _is_finite(weight)]
+    nats = _nats(trainer, module, batch)
+    found = torch.tensor([len(lost), float(not math.isfinite(nats))], device=module.device)
+    lost_weights, lost_losses = trainer.strategy.reduce(found, reduce_op="sum").tolist()
+    if not lost_weights and not lost_losses:
+        return
+    what = f"the loss is {nats}" if not lost_weights else "weights are not finite"
+    where = f" (such as {lost[0]})" if lost else ""
+    raise RetroflowError(
+        f"after step {trainer.global_step} {what}{where}, so that no checkpoint of it is written; start a new run with "
+        "a lower optimizer.learning_rate, more optimizer.warmup_steps, or an optimizer.epsilon that is not 0"
+    )
+
+
+def _is_finite(weight: Tensor) -> bool:
+    own = weight.to_local() if isinstance(weight, DTensor) else weight
+    return bool(torch.isfinite(own).all())
+
+
+@torch.no_grad()
+def _nats(trainer: pl.Trainer, module: Any, batch: Batch) -> float:
+    """The loss of a batch, summed; the model itself is asked, and not what was compiled for training."""
+    batch = batch if module.retrieves else batch.without_retrieval()
+    with evaluating(module.model), trainer.precision_plugin.forward_context():
+        losses = module.model.loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask)
+    return float(losses.sum())
