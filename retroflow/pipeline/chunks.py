@@ -243,30 +243,32 @@ class _Shift:
     """Turns a piece's own document ids and record lengths into those of the whole split."""
 
     def __init__(self, first_valid_document: int) -> None:
+        nothing = dict.fromkeys(("documents", "chunks", "largest_document", "tokens", "text_bytes"), 0)
         first = {"train": 0, "valid": first_valid_document}
-        self.splits = {
-            split: {"first_document": first[split], "documents": 0, "chunks": 0, "largest_document": 0, "text_bytes": 0}
-            for split in SPLITS
-        }
+        self.splits = {split: {"first_document": first[split], **nothing} for split in SPLITS}
         self._record_bytes = dict.fromkeys(SPLITS, 0)
 
-    def __call__(self, name: str, rows: Array) -> Array:
-        split, _, array = name.partition("/")
-        counts = self.splits[split]
-        if array == "document_ids":
-            if len(rows):
-                counts["largest_document"] = max(counts["largest_document"], int(np.bincount(rows).max()))
-            counts["chunks"] += len(rows)
-            return rows + (counts["first_document"] + counts["documents"])
-        if array == "num_bytes":
-            counts["text_bytes"] += int(rows.sum(dtype=np.int64))
-        if array == "document_offsets":  # comes after the ids of the same piece
-            first_piece = counts["documents"] == 0
-            counts["documents"] += len(rows)
-            ends = np.cumsum(rows) + self._record_bytes[split]
-            self._record_bytes[split] += int(rows.sum())
-            return np.concatenate([np.zeros(int(first_piece and len(rows) > 0), np.int64), ends])
-        return rows
+    def __call__(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        shifted = dict(arrays)
+        for split, counts in self.splits.items():
+            ids, lengths = arrays[f"{split}/document_ids"], arrays[f"{split}/document_offsets"]
+            shifted[f"{split}/document_ids"] = ids + (counts["first_document"] + counts["documents"])
+            shifted[f"{split}/document_offsets"] = self._offsets(split, lengths)
+            if len(ids):
+                counts["largest_document"] = max(counts["largest_document"], int(np.bincount(ids).max()))
+            counts["documents"] += len(lengths)
+            counts["chunks"] += len(ids)
+            counts["tokens"] += int(arrays[f"{split}/lengths"].sum(dtype=np.int64))
+            counts["text_bytes"] += int(arrays[f"{split}/num_bytes"].sum(dtype=np.int64))
+        return shifted
+
+    def _offsets(self, split: str, lengths: Array) -> Array:
+        """Where each record ends; for the first documents of a split also where the first record begins."""
+        ends = self._record_bytes[split] + np.cumsum(lengths)
+        self._record_bytes[split] += int(lengths.sum())
+        if self.splits[split]["documents"] == 0 and len(lengths):
+            return np.concatenate([[0], ends])
+        return ends
 
 
 def _no_text(split: str) -> CorpusError:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_pieces_are_joined_in_their_order_and_broken_or_foreign_ones_are_missing
         "a": ArraySpec("a.npy", np.dtype(np.uint16), (3, 3)),
         "b": ArraySpec("b.npy", np.dtype(np.int64), (1,)),
     }
-    entries = join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, lambda name, rows: rows)
+    entries = join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, dict)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[:, 0], [0, 1, 1])
     assert entries["a.npy"].shape == (3, 3)
     path = tmp_path / "group/00000001.piece"
@@ -122,7 +123,25 @@ def test_pieces_are_joined_in_their_order_and_broken_or_foreign_ones_are_missing
         path.write_bytes(broken)
         assert pieces.find(1, "text 1") is None
     with pytest.raises(DamagedDataError, match="00000001.piece"):
-        join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, lambda name, rows: rows)
+        join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, dict)
+
+
+def test_pieces_of_which_more_rows_are_written_than_they_have_leave_no_gap(tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path / "group")
+    for piece in range(3):
+        pieces.write(piece, {"a": np.array([piece, piece])})
+
+    def with_a_leading_row(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"a": np.concatenate([[9], arrays["a"]])} if arrays["a"][0] == 0 else arrays
+
+    def joined(num_rows: int, shift: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> list[int]:
+        join_pieces(tmp_path, pieces, [""] * 3, {"a": ArraySpec("a.npy", np.dtype(np.int64), (num_rows,))}, shift)
+        return np.load(tmp_path / "a.npy").tolist()
+
+    assert joined(7, with_a_leading_row) == [9, 0, 0, 1, 1, 2, 2]
+    for num_rows, shift in ((6, with_a_leading_row), (7, dict)):
+        with pytest.raises(ValueError, match=r"a\.npy"):
+            joined(num_rows, shift)
 
 
 def test_a_piece_for_a_folder_that_was_discarded_is_an_error_and_makes_no_folder(tmp_path: Path) -> None:

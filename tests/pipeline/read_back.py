@@ -1,0 +1,58 @@
+"""What chunks artifacts say, held against the documents they were made from and never against another artifact."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from retroflow.corpus.documents import Document
+from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.pipeline.prepare import prepare
+from retroflow.pipeline.sharing import Shard, Sharing
+from retroflow.recipe import Recipe
+from retroflow.store.chunk_store import ChunkStore
+
+
+def recorded_documents(chunks: Path) -> list[Document]:
+    """Read every document back from its chunks and its record; each chunk alone is checked against the whole."""
+    tokenizer = load_tokenizer(str(chunks / "tokenizer"))
+    documents = []
+    for split in ("train", "valid"):
+        store = ChunkStore.open(chunks / split)
+        pieces: dict[int, list[list[int]]] = {}
+        for row in range(len(store)):
+            tokens = store.tokens[row][: store.lengths[row]].tolist()
+            pieces.setdefault(int(store.document_ids[row]), []).append(tokens)
+        assert len(pieces) == store.num_documents
+        for document_id, tokens in pieces.items():
+            text = tokenizer.decode([token for piece in tokens for token in piece])
+            # A chunk may begin or end in the middle of a character.
+            assert all(tokenizer.decode(piece).strip("\ufffd") in text for piece in tokens)
+            record = store.document(document_id)
+            documents.append(Document(record.id, record.title, text, record.source, split))
+    return documents
+
+
+def check_chunks(chunks: Path, expected: Iterable[Document]) -> None:
+    """Check that a chunks artifact holds these documents and no others, each under its own name."""
+
+    def by_source(documents: Iterable[Document]) -> dict[str, Document]:
+        found = {document.source: document for document in documents}
+        assert len(found) > 0
+        return found
+
+    recorded, wanted = by_source(recorded_documents(chunks)), by_source(expected)
+    assert recorded.keys() == wanted.keys()
+    for source, document in wanted.items():
+        assert recorded[source] == document
+
+
+def make_in_shares(recipe: Recipe, count: int) -> None:
+    """Prepare in rounds of shares that do not wait for each other, then merge."""
+    from retroflow.errors import Unfinished
+
+    for _ in range(4):
+        for number in range(1, count + 1):
+            try:
+                prepare(recipe, report=lambda stage: None, sharing=Sharing(Shard(number, count), wait=0))
+            except Unfinished:
+                continue
+    prepare(recipe, report=lambda stage: None, sharing=Sharing(merge=True))
