@@ -24,6 +24,7 @@ from retroflow.pipeline.progress import progress, say
 from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import keep_folder, kept_folder
+from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.manifest import FileEntry, Manifest
 from retroflow.store.pieces import Pieces, join_pieces, noted_shards, pieces_folder
 
@@ -113,7 +114,10 @@ class ChunkStage:
             "tokenizer": self._tokenizer.fingerprint(),
             "splits": splits,
         }
-        return Manifest("chunks", inputs, info=info, files=self._files | arrays)
+        manifest = Manifest("chunks", inputs, info=info, files=self._files | arrays)
+        for split in SPLITS:
+            ChunkStore.in_progress(self._partial / split, manifest).check_rows()
+        return manifest
 
     def _read_all(self, pieces: Pieces, sharing: Sharing) -> None:
         missing: dict[Key, int] = {}

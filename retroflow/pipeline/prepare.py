@@ -27,6 +27,7 @@ from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take
 from retroflow.protocols import Embedder
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import (
     INDEX_FOLDER,
     artifact_folder,
@@ -322,6 +323,8 @@ def _prepared(chunks: Stage, *others: Stage) -> Prepared:
         built=tuple(stage.kind for stage in stages if stage.built),
         stages=stages,
     )
+    for stage in others:
+        check_same_rows(stage.folder, stage.manifest, chunks.manifest)
     if not others:
         return found
     embeddings, index, neighbours = (stage.folder for stage in others)

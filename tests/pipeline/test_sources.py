@@ -1,6 +1,5 @@
 """Every chunk is text of the document that its record names, whatever the corpus, in one process or in shares."""
 
-import importlib.util
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import DamagedDataError
-from retroflow.store.array_file import ArraySpec, map_array, release_pages
+from retroflow.store.array_file import ArraySpec, ArrayWriter, map_array, release_pages
 from retroflow.store.blocks import BlockedArrays, keep_folder, kept_folder
 from retroflow.store.pieces import (
     Pieces,
@@ -78,8 +78,17 @@ def test_an_array_without_rows_has_a_readable_file(tmp_path: Path) -> None:
 
 
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with blocks_in(tmp_path) as blocks, pytest.raises(ValueError, match="do not fit"):
-        blocks.write(2, {IDS.name: np.zeros((5, 2)), SCORES.name: np.zeros((5, 2))})
+    for block, num_rows in ((2, 5), (0, 5), (0, 3), (0, 0)):  # more would overwrite the next block, fewer leave a gap
+        with (
+            blocks_in(tmp_path) as blocks,
+            pytest.raises(ValueError, match=rf"{num_rows} rows for \d of block {block}"),
+        ):
+            blocks.write(block, {IDS.name: np.zeros((num_rows, 2)), SCORES.name: np.zeros((num_rows, 2))})
+    spec = ArraySpec("alone.npy", np.dtype(np.int64), (3,))
+    writer = ArrayWriter(tmp_path, spec)
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.write(2, np.zeros(2))
+    writer.close()
 
 
 def test_a_kept_folder_is_known_again_until_a_byte_or_a_name_changes(tmp_path: Path) -> None:
