@@ -1,10 +1,13 @@
 """What chunks artifacts say, held against the documents they were made from and never against another artifact."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from retroflow.corpus.documents import Document
+from retroflow.corpus.split import choose_split
 from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.errors import Unfinished
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import Shard, Sharing
 from retroflow.recipe import Recipe
@@ -45,10 +48,25 @@ def check_chunks(chunks: Path, expected: Iterable[Document]) -> None:
         assert recorded[source] == document
 
 
+def check_corpus_file(artifacts: Path, corpus: Path, *, valid_share: float = 0.2) -> None:
+    """Check the only chunks in an artifacts folder against the lines of the JSONL file that they were made from."""
+    (chunks,) = artifacts.glob("chunks-*")
+    check_chunks(chunks, documents_of(corpus, valid_share=valid_share))
+
+
+def documents_of(corpus: Path, *, valid_share: float = 0.2) -> list[Document]:
+    """The documents of a JSONL file with ids and titles, read without the corpus' own code."""
+    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
+    return [
+        Document(
+            row["id"], row["meta"]["title"], row["text"], f"{corpus.name}:{i}", choose_split(row["id"], valid_share)
+        )
+        for i, row in enumerate(rows, start=1)
+    ]
+
+
 def make_in_shares(recipe: Recipe, count: int) -> None:
     """Prepare in rounds of shares that do not wait for each other, then merge."""
-    from retroflow.errors import Unfinished
-
     for _ in range(4):
         for number in range(1, count + 1):
             try:
