@@ -10,17 +10,16 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from retroflow.corpus.chunking import chunk_document
 from retroflow.corpus.documents import Corpus, Document
-from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, load_tokenizer, train_tokenizer
 from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
-from retroflow.pipeline.progress import progress, say
+from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import keep_folder, kept_folder
@@ -29,6 +28,8 @@ from retroflow.store.manifest import FileEntry, Manifest
 from retroflow.store.pieces import Pieces, join_pieces, noted_shards, pieces_folder
 
 BLOCK_TEXT_BYTES = 2 << 20
+SAID_CHARACTERS = 8_000_000  # the tokenizer is silent for seconds over so much text
+FEW_TOKENS = 1000
 SPLITS = ("train", "valid")
 GROUP = "documents"  # of the pieces
 
@@ -134,6 +135,17 @@ class ChunkStage:
             raise refuse_to_merge("chunks", noted_shards(self.pieces), missing, len(self._sources))
 
 
+def warn_of_few_tokens(chunks: Manifest) -> None:
+    """Print a line if the validation split is so small that its loss is mostly chance."""
+    valid = chunks.info["splits"]["valid"]
+    if valid["tokens"] < FEW_TOKENS:
+        tokens = "1 token" if valid["tokens"] == 1 else f"{valid['tokens']:,} tokens"
+        say(
+            f"warning: the validation split has only {tokens} (documents: {valid['documents']:,}); a loss over fewer "
+            f"than {FEW_TOKENS:,} is mostly chance. Raise corpus.valid_share, or add documents."
+        )
+
+
 def _hash_of(block: list[Document]) -> str:
     whole = hashlib.sha256()
     for document in block:
@@ -153,7 +165,8 @@ def _keep_tokenizer(
         return load_tokenizer(str(partial / "tokenizer")), kept
     if tokenizer is None:
         with progress("train the tokenizer", None, "documents") as advance:
-            tokenizer = train_tokenizer(_train_texts(corpus, advance), data.vocabulary_size)
+            texts = _train_texts(corpus, advance, data.vocabulary_size)
+            tokenizer = train_tokenizer(texts, data.vocabulary_size)
     folder = partial / "tokenizer"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -163,15 +176,21 @@ def _keep_tokenizer(
     return load_tokenizer(str(folder)), entries
 
 
-def _train_texts(corpus: Corpus, advance: Any) -> Iterator[str]:
-    num_texts = 0
+def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iterator[str]:
+    num_texts = num_characters = 0
     for document in corpus.documents():
         advance(1)
         if document.split == "train":
             num_texts += 1
+            num_characters += len(document.text)
             yield document.text
     if num_texts == 0:
         raise _no_text("train")
+    if num_characters >= SAID_CHARACTERS:  # the library shows nothing from here on
+        say(
+            f"tokenizer: {num_texts:,} training documents are read; learning up to {vocabulary_size:,} tokens from "
+            f"{min(num_characters, TRAIN_BYTES) / 1e6:,.0f} MB of their text"
+        )
 
 
 def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -191,6 +210,9 @@ def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int) -> dict[str, Array]:
     """The arrays of one piece; document ids and record lengths count from the piece's first document."""
     arrays: dict[str, Array] = {}
+    for document in block:
+        if len(document.text) >= SAID_CHARACTERS:
+            say(f"{document.source}: a document of {len(document.text) / 1e6:,.0f} million characters is cut at once")
     encoded = tokenizer.encode_batch([document.text for document in block])
     for split in SPLITS:
         members = [

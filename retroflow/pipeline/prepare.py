@@ -15,7 +15,7 @@ from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.chunks import ChunkStage
+from retroflow.pipeline.chunks import ChunkStage, warn_of_few_tokens
 from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
@@ -198,7 +198,10 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing
                 discard_pieces(folder)
             raise
 
-    return _stage(folder, {}, sharing, make, begin)
+    stage = _stage(folder, {}, sharing, make, begin)
+    if not sharing.command:
+        warn_of_few_tokens(stage.manifest)
+    return stage
 
 
 def _embeddings(embedder: Embedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
