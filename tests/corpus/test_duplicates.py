@@ -36,7 +36,9 @@ def test_texts_that_differ_in_one_space_are_not_duplicates() -> None:
 def test_a_split_that_stays_empty_is_an_error_that_names_the_option() -> None:
     with pytest.raises(CorpusError, match=r'corpus\.path "x" holds no text'):
         run()
-    with pytest.raises(CorpusError, match=r"corpus\.valid_share: 0\.05 of 1 documents chose none.*or give more documents"):
+    with pytest.raises(
+        CorpusError, match=r"corpus\.valid_share: 0\.05 of 1 documents chose none.*or give more documents"
+    ):
         run(("a", "train"), valid_share=0.05)
     with pytest.raises(CorpusError, match=r"all 1 documents fell into the validation split"):
         run(("a", "valid"), valid_share=0.05)
