@@ -99,7 +99,23 @@ def test_a_missing_id_is_file_and_line(tmp_path: Path) -> None:
         (b'{"text": "a", "n": NaN}\n', "bad.jsonl:2: NaN is not JSON. Write null"),
         (b'{"text": "a", "n": [-Infinity]}\n', "bad.jsonl:2: -Infinity is not JSON"),
     ],
-    ids=lambda value: str(value)[-30:],
+    ids=[
+        *(
+            "json",
+            "cut",
+            "list",
+            "lacks",
+            "number",
+            "null",
+            "utf8",
+            "surrogate",
+            "surrogate_id",
+            "id",
+            "deep",
+            "digits",
+        ),
+        *("twice", "twice_below", "nan", "infinity"),
+    ],
 )
 def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, bad: bytes, says: str) -> None:
     assert says in refusal(line("a", "good") + bad, tmp_path)
@@ -119,6 +135,7 @@ def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, bad: bytes, says: 
         ("a.json", b'[{"text": "a"}]\n', r"a.json:1: the line is a list, .*jq -c '\.\[\]' .*a\.json > lines"),
         ("a.json", b'{\n  "text": "a"\n}\n', r"a.json:1: not JSON .*jq -c \. .*a\.json > lines"),
     ],
+    ids=["gzip", "zstandard", "parquet", "zip", "utf16", "text", "csv", "array", "array_in_a_line", "over_lines"],
 )
 def test_a_file_that_is_no_json_lines_is_told_what_it_is_and_how_it_is_read(
     tmp_path: Path, name: str, content: bytes, says: str
