@@ -11,8 +11,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def corpora_of_several_pieces() -> Iterator[None]:
-    """Cut every test's corpus in pieces of a few documents: the joins between them are where rows can be misplaced."""
+def small_pieces_and_blocks() -> Iterator[None]:
+    """Make every test's artifacts of many pieces and blocks: it is at the joins that rows can be misplaced."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retroflow.pipeline.chunks.BLOCK_TEXT_BYTES", 3_000)
+        patch.setattr("retroflow.pipeline.embeddings.ROWS_PER_BLOCK", 70)
+        patch.setattr("retroflow.pipeline.neighbours.ROWS_PER_BLOCK", 50)
         yield

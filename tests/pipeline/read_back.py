@@ -2,16 +2,22 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from retroflow.corpus.documents import Document
 from retroflow.corpus.split import choose_split
 from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.embedding.lexical import LexicalEmbedder
 from retroflow.errors import Unfinished
-from retroflow.pipeline.prepare import prepare
+from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.pipeline.sharing import Shard, Sharing
 from retroflow.recipe import Recipe
 from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.store.neighbour_table import NeighbourTable
 
 
 def recorded_documents(chunks: Path) -> list[Document]:
@@ -65,12 +71,31 @@ def documents_of(corpus: Path, *, valid_share: float = 0.2) -> list[Document]:
     ]
 
 
-def make_in_shares(recipe: Recipe, count: int) -> None:
-    """Prepare in rounds of shares that do not wait for each other, then merge."""
-    for _ in range(4):
-        for number in range(1, count + 1):
-            try:
-                prepare(recipe, report=lambda stage: None, sharing=Sharing(Shard(number, count), wait=0))
-            except Unfinished:
-                continue
+def check_rows_against_texts(prepared: Prepared) -> None:
+    """Check that every embedding and every neighbour is of the chunk of its row, computed anew from the chunks' texts."""
+    tokenizer = load_tokenizer(str(prepared.tokenizer))
+    embedder = LexicalEmbedder(dimension=EmbeddingStore.open(prepared.train_embeddings).shape[1])
+    embedder.load(prepared.train_embeddings.parent / "embedder")
+    stores = {split: ChunkStore.open(prepared.train_chunks.parent / split) for split in ("train", "valid")}
+    vectors = {}
+    for split, store in stores.items():
+        texts = [tokenizer.decode(store.tokens[row][: store.lengths[row]]) for row in range(len(store))]
+        vectors[split] = embedder.embed(texts).astype(np.float16)
+        found = EmbeddingStore.open(prepared.train_embeddings.parent / split)[:]
+        np.testing.assert_array_equal(found, vectors[split])
+    keys = vectors["train"].astype(np.float32)
+    for split, store in stores.items():
+        table = NeighbourTable.open(prepared.train_neighbours.parent / split)
+        distances = ((keys[None] - vectors[split].astype(np.float32)[:, None]) ** 2).sum(axis=-1)
+        distances[store.document_ids[:, None] == stores["train"].document_ids[None]] = np.inf
+        nearest = np.sort(distances, axis=1)[:, : table.k]
+        np.testing.assert_allclose(np.take_along_axis(distances, table.ids, axis=1), nearest, atol=1e-4)
+        np.testing.assert_allclose(-table.scores, nearest, atol=1e-4)
+
+
+def make_chunks_in_shares(recipe: Recipe, count: int) -> None:
+    """Prepare a recipe without retrieval by shares that do not wait for each other, then merge."""
+    for number in range(1, count + 1):
+        with suppress(Unfinished):
+            prepare(recipe, report=lambda stage: None, sharing=Sharing(Shard(number, count), wait=0))
     prepare(recipe, report=lambda stage: None, sharing=Sharing(merge=True))

@@ -20,7 +20,7 @@ from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import ALONE
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder, building, commit
-from tests.pipeline.read_back import check_chunks, make_in_shares
+from tests.pipeline.read_back import check_chunks, make_chunks_in_shares
 from tests.pipeline.recipes import small_recipe
 
 PIECE = 500  # characters, so that 30 documents are some dozen pieces
@@ -108,7 +108,7 @@ def test_every_document_is_read_back_under_its_own_name(
     corpus = KINDS[kind](tmp_path / "corpus", all_texts)
     recipe = without_retrieval(small_recipe(tmp_path, corpus=corpus))
     if shares:
-        make_in_shares(recipe, shares)
+        make_chunks_in_shares(recipe, shares)
     made = prepare(recipe, report=lambda stage: None)
     expected = {document.source: document for document in written(kind, corpus, all_texts)}
     read = {document.source: document for document in corpus_of(recipe)}
@@ -153,7 +153,7 @@ ANY_DOCUMENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(documents=ANY_DOCUMENTS, piece=st.integers(1, 100), chunk_length=st.integers(2, 9))
 def test_any_documents_in_any_pieces_are_read_back(
     tmp_path_factory: pytest.TempPathFactory,

@@ -88,6 +88,8 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     writer = ArrayWriter(tmp_path, spec)
     with pytest.raises(ValueError, match="do not fit"):
         writer.write(2, np.zeros(2))
+    with pytest.raises(ValueError, match="a value does not fit into int64"):
+        writer.write(0, np.array([1, 2**63], dtype=np.uint64))
     writer.close()
 
 
