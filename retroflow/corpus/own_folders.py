@@ -20,7 +20,7 @@ def is_own_folder(folder: str, names: Container[str]) -> bool:
         folder: its path.
         names: what is in it.
     """
-    if "recipe.yaml" in names and ("run.json" in names or "checkpoints" in names):
+    if "recipe.yaml" in names and ("run.json" in names or "metrics.jsonl" in names):
         return True
     if "retroflow.json" in names and "config.json" in names:
         return True

@@ -212,7 +212,8 @@ def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int)
     arrays: dict[str, Array] = {}
     for document in block:
         if len(document.text) >= SAID_CHARACTERS:
-            say(f"{document.source}: a document of {len(document.text) / 1e6:,.0f} million characters is cut at once")
+            size = f"{len(document.text) / 1e6:,.0f} million characters"
+            say(f"{document.source}: tokenising one document of {size}; nothing else is shown until it is done")
     encoded = tokenizer.encode_batch([document.text for document in block])
     for split in SPLITS:
         members = [

@@ -78,7 +78,6 @@ def check_offsets(path: Path, offsets: Array, num_bytes: int) -> None:
         rises = np.diff(block) > 0
         if not rises.all():
             raise damaged_rows(path, f"record {start + int(np.argmin(rises))} ends before it begins")
-    release_pages(offsets)
 
 
 def check_records(path: Path, records: Array, offsets: Array) -> None:
@@ -96,7 +95,7 @@ def check_records(path: Path, records: Array, offsets: Array) -> None:
         fits = (records[block[:-1]] == ord("[")) & (records[block[1:] - 1] == ord("]"))
         if not fits.all():
             raise damaged_rows(path, f"record {start + int(np.argmin(fits))} is not where its offset says")
-    release_pages(records)
+        release_pages(records)
 
 
 def damaged_rows(path: Path, what: str) -> DamagedDataError:
@@ -108,3 +107,4 @@ def _overlapping_blocks(array: Array) -> Iterator[tuple[int, Array]]:
     """Yield (first row, rows) of blocks, each with the first row of the next, so that every step is in one."""
     for start in range(0, len(array) - 1, ROWS_AT_A_TIME):
         yield start, np.asarray(array[start : start + ROWS_AT_A_TIME + 1])
+        release_pages(array)

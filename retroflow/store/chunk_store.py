@@ -105,10 +105,10 @@ class ChunkStore:
                 raise damaged_rows(self._folder / "lengths.npy", "a chunk ends before its document does")
             tokens += int(lengths.sum(dtype=np.int64))
             text_bytes += int(self.num_bytes[start : start + ROWS_AT_A_TIME].sum(dtype=np.int64))
+            self.release()
         found = {"tokens": tokens, "text_bytes": text_bytes}
         if any(self._counts[name] != number for name, number in found.items()):
             raise damaged_rows(self._folder / "lengths.npy", f"its chunks have {found}, and not {dict(self._counts)}")
-        self.release()
 
     def _check_documents(self) -> None:
         check_offsets(self._folder / "document_offsets.npy", self._offsets, len(self._records))

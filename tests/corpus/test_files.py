@@ -87,12 +87,13 @@ CHUNKS = "chunks-0123456789abcdef"
     ("names", "own"),
     [
         (("r/recipe.yaml", "r/run.json", "r/a.txt", "r/deep/b.txt"), "r"),
-        (("r/recipe.yaml", "r/checkpoints/last.ckpt", "r/a.txt"), "r"),
+        (("r/recipe.yaml", "r/metrics.jsonl", "r/checkpoints/last.ckpt", "r/a.txt"), "r"),
         (("x/index-0123456789abcdef/manifest.json", "x/index-0123456789abcdef/a.txt"), "x/index-0123456789abcdef"),
         ((f"x/.locks/{CHUNKS}.lock", f"x/{CHUNKS}.partial/a.txt"), f"x/{CHUNKS}.partial"),
         ((f"x/.locks/{CHUNKS}.lock", f"x/{CHUNKS}.pieces/b/a.txt"), f"x/{CHUNKS}.pieces"),
         (("e/retroflow.json", "e/config.json", "e/a.txt"), "e"),
         (("r/recipe.yaml", "r/a.txt"), None),  # a recipe beside its text
+        (("r/recipe.yaml", "r/checkpoints/my.txt"), None),
         (("r/run.json", "r/a.txt"), None),
         ((f"{CHUNKS}/a.txt",), None),  # a name alone says nothing
         (("chunks-old/manifest.json", "chunks-old/a.txt"), None),
