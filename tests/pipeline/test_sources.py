@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from retroflow.corpus.documents import Counts, Document
 from retroflow.corpus.tokenizer import Tokenizer, train_tokenizer
+from retroflow.errors import DamagedDataError
 from retroflow.pipeline import chunks as chunks_stage
 from retroflow.pipeline.chunks import ChunkStage
 from retroflow.pipeline.options import DataOptions
@@ -174,3 +175,20 @@ def test_any_documents_in_any_pieces_are_read_back(
         stage = ChunkStage(partial, folder, {"corpus": {}}, corpus, tokenizer, data)
         commit(partial, stage.finish({}, ALONE), folder)
     check_chunks(folder, given_documents)
+
+
+@pytest.mark.parametrize("array", ["document_ids", "document_offsets"])
+def test_pieces_that_are_joined_wrongly_never_become_an_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: str
+) -> None:
+    monkeypatch.setattr(chunks_stage, "BLOCK_TEXT_BYTES", PIECE)
+    shift = chunks_stage._Shift.__call__
+
+    def without_a_shift(self: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+        return shift(self, arrays) | {f"valid/{array}": shift(chunks_stage._Shift(0), arrays)[f"valid/{array}"]}
+
+    monkeypatch.setattr(chunks_stage._Shift, "__call__", without_a_shift)
+    recipe = without_retrieval(small_recipe(tmp_path))
+    with pytest.raises((DamagedDataError, ValueError), match=rf"valid/{array}\.npy"):
+        prepare(recipe, report=lambda stage: None)
+    assert not [path for path in (tmp_path / "artifacts").glob("chunks-*") if path.suffix == ""]
