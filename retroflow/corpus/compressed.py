@@ -15,6 +15,18 @@ from retroflow.errors import DamagedDataError, MissingExtraError
 # A Zstandard block of 4 bytes may stand for 128 KiB, so that feeding 2 KiB bounds what comes out to 64 MiB.
 ZSTD_FEED_BYTES = 2048
 
+# First bytes of what is taken for text by mistake, and what to do with it.
+OTHER_FORMATS = {
+    b"\x1f\x8b": ("gzip", "Let its name end in .gz."),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "Let its name end in .zst."),
+    b"BZh": ("bzip2", "Unpack it first."),
+    b"\xfd7zXZ\0": ("xz", "Unpack it first."),
+    b"PK\x03\x04": ("a zip archive", "Unpack it first."),
+    b"PAR1": ("Parquet", "Read it with corpus.name=parquet."),
+    b"\xff\xfe": ("UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8."),
+    b"\xfe\xff": ("UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8."),
+}
+
 
 def require(module: str, *, extra: str, purpose: str) -> None:
     """Check that an optional library is installed, without importing it.
@@ -145,6 +157,21 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
                 size += len(block)
             raise too_long(str(path), size, max_bytes)
     return content
+
+
+def refuse_other_format(path: Path, content: bytes) -> None:
+    """Refuse a file whose first bytes say that it is no plain text.
+
+    Args:
+        path: the file, for the message.
+        content: its first bytes.
+
+    Raises:
+        DamagedDataError: it is compressed, Parquet or UTF-16.
+    """
+    for first, (kind, remedy) in OTHER_FORMATS.items():
+        if content.startswith(first):
+            raise DamagedDataError(f"{path}: by its first bytes this is {kind}, not text in UTF-8. {remedy}")
 
 
 def too_long(place: str, num_bytes: int, max_bytes: int) -> DamagedDataError:

@@ -14,7 +14,7 @@ from annotated_types import Ge, MinLen
 from retroflow.corpus.compressed import require, too_long
 from retroflow.corpus.documents import Counts, Document, ValidShare, check_unicode
 from retroflow.corpus.duplicates import distinct_documents
-from retroflow.corpus.files import describe_files, find_files
+from retroflow.corpus.files import FoundFile, describe_files, find_files
 from retroflow.corpus.split import choose_split
 from retroflow.errors import CorpusError, DamagedDataError
 from retroflow.recipe.ranges import within_ranges
@@ -87,7 +87,7 @@ class DatasetsCorpus:
         """Options and the commit on the hub, or the content of the local files; see `Corpus.fingerprint`."""
         content: object = self._commit()
         if content is None:
-            content = describe_files(find_files(self.path, include=("**/*",), key="corpus.path"))
+            content = describe_files(self._local_files())
         return {
             "name": "datasets",
             "version": 1,
@@ -97,6 +97,15 @@ class DatasetsCorpus:
             "keys": [self.text_key, self.id_key, self.title_key],
             "content": content,
         }
+
+    def _local_files(self) -> Iterator[FoundFile]:
+        own_folders: set[str] = set()
+        yield from find_files(self.path, include=("**/*",), key="corpus.path", own_folders=own_folders)
+        if own_folders and not self._is_saved():
+            raise CorpusError(
+                f'corpus.path: "{self.path}" holds {min(own_folders)}, which retroflow made; a data set is read with '
+                "all that is in its folder. Put the data files into a folder of their own."
+            )
 
     def _read(self) -> Iterator[Document]:
         for split in filter(None, (self.split, self.valid_split)):

@@ -43,6 +43,7 @@ class Counts:
         empty: documents dropped because they are blank.
         undecodable: source files skipped because they are in no declared encoding (python_source only).
         too_large: source files skipped because of their size (python_source only).
+        own_folders: folders that were passed over because retroflow made them, by their names below the corpus path.
     """
 
     train: int = 0
@@ -52,6 +53,7 @@ class Counts:
     empty: int = 0
     undecodable: int = 0
     too_large: int = 0
+    own_folders: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line for a person: what was read and what was left out."""
@@ -66,7 +68,17 @@ class Counts:
             )
             if number
         ]
-        return f"{line}; left out: {', '.join(left_out)}" if left_out else line
+        if left_out:
+            line += f"; left out: {', '.join(left_out)}"
+        if self.own_folders:
+            line += f"; passed over: retroflow's own {_some(self.own_folders)}"
+        return line
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The first three, and how many there are beside them."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 class Corpus(Protocol):

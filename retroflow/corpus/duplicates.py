@@ -2,7 +2,7 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from retroflow.corpus.documents import Counts, Document
 from retroflow.errors import CorpusError, RetroflowError
@@ -45,6 +45,10 @@ class SeenTexts:
         self._database.close()
 
 
+def _one_split_by_id(document: Document) -> str:
+    return f'have the id "{document.id}", and the id decides the split. Give every document an id of its own.'
+
+
 def distinct_documents(
     documents: Iterator[Document],
     counts: Counts,
@@ -52,6 +56,7 @@ def distinct_documents(
     place: str,
     valid_share: float | None,
     valid_key: str = "corpus.valid_path",
+    one_split: Callable[[Document], str] = _one_split_by_id,
 ) -> Iterator[Document]:
     """Pass on documents that are neither blank nor a copy of an earlier one, and count the others.
 
@@ -63,11 +68,14 @@ def distinct_documents(
         place: recipe key and value to name when there is nothing, such as 'corpus.path "docs"'.
         valid_share: the share that was to be held out; None if validation documents have a path of their own.
         valid_key: recipe key of that path.
+        one_split: says what keeps a document in one split with others, as the sentence to be told if it keeps all of
+            them there; by default their id.
 
     Raises:
         CorpusError: the stream ended without a train document, or without the valid ones asked for.
     """
     seen = SeenTexts()
+    ties: set[str] = set()  # one or two of them: whether any share could fill both splits
     try:
         for document in documents:
             if not document.text or document.text.isspace():
@@ -80,10 +88,24 @@ def distinct_documents(
                 else:
                     counts.train += 1
                 counts.num_bytes += len(document.text.encode())
+                if len(ties) < 2:
+                    ties.add(one_split(document))
                 yield document
     finally:
         seen.close()
+    if valid_share and len(ties) == 1 and 0 in (counts.train, counts.valid):
+        raise CorpusError(_tied(counts, place, *ties))
     _check_splits(counts, place=place, valid_share=valid_share, valid_key=valid_key)
+
+
+def _tied(counts: Counts, place: str, tie: str) -> str:
+    number = counts.train + counts.valid
+    if number == 1:
+        return (
+            f"{place} has only one document ({counts.summary()}), and two are needed at least: one to train on, one to "
+            "be held out. Give more documents, or cut the one in parts."
+        )
+    return f"{place}: all {number:,} documents {tie}"
 
 
 def _check_splits(counts: Counts, *, place: str, valid_share: float | None, valid_key: str) -> None:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from retroflow.corpus.own_folders import is_own_folder
 from retroflow.errors import CorpusError
 
 WILDCARDS = frozenset("*?[")
@@ -43,11 +44,14 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def walk(folder: Path, patterns: Sequence[str], *, without: Container[str] = ()) -> Iterator[FoundFile]:
+def walk(
+    folder: Path, patterns: Sequence[str], *, without: Container[str] = (), own_folders: set[str] | None = None
+) -> Iterator[FoundFile]:
     """Yield the files below a folder that match one of the globs, sorted by name within each folder.
 
-    Hidden files and folders are passed over, and what is named in `without` directly below the folder. One folder's
-    names are in memory at a time, never all of them.
+    Hidden files and folders are passed over, what is named in `without` directly below the folder, and retroflow's own
+    runs and artifacts, whose relative names are added to `own_folders`. One folder's names are in memory at a time,
+    never all of them.
 
     Raises:
         CorpusError: a pipe, socket or device matches: reading it might never end, and never gives the same twice.
@@ -59,7 +63,11 @@ def walk(folder: Path, patterns: Sequence[str], *, without: Container[str] = ())
         if real in above:  # a symbolic link to a folder above
             return
         with os.scandir(current) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            names = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+        if parts and is_own_folder(current, {name for name, _ in names}):
+            if own_folders is not None:
+                own_folders.add(printable("/".join(parts)))
+            return
         for name, is_folder in names:
             below = (*parts, name)
             if not parts and name in without:
@@ -74,13 +82,23 @@ def walk(folder: Path, patterns: Sequence[str], *, without: Container[str] = ())
     yield from visit(str(folder), (), ())
 
 
-def find_files(path: str, *, include: Sequence[str], key: str) -> Iterator[FoundFile]:
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere: whoever asks for it is told when it is opened
+        return False
+
+
+def find_files(
+    path: str, *, include: Sequence[str], key: str, own_folders: set[str] | None = None
+) -> Iterator[FoundFile]:
     """Yield the files that a recipe's path names: the file, the matching files of a folder, or those of a glob.
 
     Args:
         path: file, folder or glob; relative to the current folder; `~` is the home folder.
         include: globs for the files of a folder, relative to it.
         key: recipe key to name in errors.
+        own_folders: runs and artifacts of retroflow that are passed over are added to it, by their relative names.
 
     Raises:
         CorpusError: nothing is there, nothing matches, or a folder may not be read.
@@ -102,9 +120,9 @@ def find_files(path: str, *, include: Sequence[str], key: str) -> Iterator[Found
                 f'{key}: "{path}" does not exist (looked for {os.path.abspath(missing)}). '
                 "Give a file, a folder or a glob such as docs/**/*.txt; relative paths start at the current folder."
             )
-    found = False
+    found, own_folders = False, set() if own_folders is None else own_folders
     try:
-        for file in walk(root, patterns):
+        for file in walk(root, patterns, own_folders=own_folders):
             found = True
             yield file
     except OSError as error:
@@ -112,9 +130,10 @@ def find_files(path: str, *, include: Sequence[str], key: str) -> Iterator[Found
             f'{key}: "{path}" cannot be listed ({error}). Make it readable, or name the files.'
         ) from error
     if not found:
+        beside = ", and beside retroflow's own runs and artifacts" if own_folders else ""
         raise CorpusError(
-            f'{key}: "{path}" has no file that matches {" or ".join(patterns)} (looked in {os.path.abspath(root)}). '
-            "Name the files by a glob, or give another folder."
+            f'{key}: "{path}" has no file that matches {" or ".join(patterns)} (looked in {os.path.abspath(root)}'
+            f"{beside}). Name the files by a glob, or give another folder."
         )
 
 

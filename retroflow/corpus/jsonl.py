@@ -4,12 +4,14 @@ corpus: {name: jsonl, path: data/train.jsonl.gz, valid_path: data/valid.jsonl.gz
 """
 
 import json
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, MinLen
 
-from retroflow.corpus.compressed import read_lines, require
+from retroflow.corpus.compressed import read_lines, refuse_other_format, require
 from retroflow.corpus.documents import Counts, Document, ValidShare, check_unicode
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
@@ -78,7 +80,7 @@ class JsonlCorpus:
     def _read_file(self, file: FoundFile, of_valid_path: bool) -> Iterator[Document]:
         for number, line in read_lines(file.path, self.max_document_bytes):
             place = f"{file.path}:{number}"
-            record = _parse(line, place)
+            record = _parse(line, file, number)
             text = _look_up(record, self.text_key)
             if not isinstance(text, str):
                 raise DamagedDataError(_wrong_text(record, self.text_key, text, place))
@@ -101,23 +103,62 @@ class JsonlCorpus:
         )
 
 
-def _parse(line: bytes, place: str) -> dict[str, Any]:
+class _Refused(ValueError):
+    """What Python would read without a word, though JSON does not have it or two readers may read it differently."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Refused(f'the key "{twice}" is given twice. Remove the one that is not meant.')
+    return values
+
+
+def _refuse_constant(name: str) -> Any:
+    raise _Refused(f"{name} is not JSON. Write null, or leave the key out.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+
+
+def _parse(line: bytes, file: FoundFile, number: int) -> dict[str, Any]:
+    place = f"{file.path}:{number}"
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
+        if number == 1:
+            refuse_other_format(file.path, line)
         raise DamagedDataError(
             f"{place}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
             "Convert the file to UTF-8, for example with iconv."
         ) from error
+    except _Refused as error:
+        raise DamagedDataError(f"{place}: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise DamagedDataError(
-            f'{place}: not JSON ({error}). Each line must be one object such as {{"id": "a", "text": "..."}}.'
-        ) from error
+        if number == 1:
+            refuse_other_format(file.path, line)
+        raise DamagedDataError(f"{place}: not JSON ({error}). {_remedy(line, file.path)}") from error
     if not isinstance(record, dict):
         raise DamagedDataError(
-            f'{place}: the line is {_kind(record)}, allowed is an object such as {{"id": "a", "text": "..."}}.'
+            f"{place}: the line is {_kind(record)}, allowed is an object. {_remedy(line, file.path)}"
         )
     return record
+
+
+def _remedy(line: bytes, path: Path) -> str:
+    """What to do about a line that is no object, by what the file seems to be."""
+    if path.suffix in (".csv", ".tsv"):
+        return "Convert the table to JSON Lines or Parquet; corpus.name=datasets reads a folder of CSV files."
+    if path.suffix not in (".json", ".jsonl", ".ndjson", ".gz", ".zst"):
+        return "If it is plain text, one document a file, read it with corpus.name=text."
+    quoted = shlex.quote(str(path))
+    if line.startswith(b"["):
+        return f"An array is made into one object a line with: jq -c '.[]' {quoted} > lines.jsonl"
+    if line == b"{":
+        return f"Objects over several lines are put into a line each with: jq -c . {quoted} > lines.jsonl"
+    return 'Each line must be one object such as {"id": "a", "text": "..."}.'
 
 
 def _look_up(record: dict[str, Any], key: str) -> Any:

@@ -7,6 +7,7 @@ Files are read where they lie; no package is imported.
 
 import io
 import platform
+import sys
 import sysconfig
 import tokenize
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ class SourceTree:
     only_file: str | None = None
     group_parts: int | None = None
     without: tuple[str, ...] = ()
+
+    def group_of(self, parts: tuple[str, ...]) -> str:
+        """Name the group of a file, given by the parts of its path below the folder."""
+        return "/".join((self.name, *(parts[:-1] if self.group_parts is None else parts[: self.group_parts])))
 
 
 @within_ranges("corpus")
@@ -101,7 +106,9 @@ class PythonSourceCorpus:
         """
         self.counts = Counts()
         place = f'corpus.packages {list(self.packages)}, corpus.include "{self.include}", corpus.share {self.share}'
-        return distinct_documents(self._read(), self.counts, place=place, valid_share=self.valid_share)
+        return distinct_documents(
+            self._read(), self.counts, place=place, valid_share=self.valid_share, one_split=self._one_split
+        )
 
     def fingerprint(self) -> dict[str, object]:
         """Options, package versions and the content of the chosen files; see `Corpus.fingerprint`."""
@@ -136,8 +143,7 @@ class PythonSourceCorpus:
                 if not matches(parts, pattern):
                     continue
                 found = True
-                in_group = parts[:-1] if tree.group_parts is None else parts[: tree.group_parts]
-                group = "/".join((tree.name, *in_group))
+                group = tree.group_of(parts)
                 if chosen(group, self.share):
                     yield tree, FoundFile(file.path, f"{tree.name}/{file.name}"), group
             if not found:
@@ -145,6 +151,14 @@ class PythonSourceCorpus:
                     f'corpus.include: "{self.include}" matches no file of {tree.name} {tree.version} '
                     f'({tree.folder}). Give a glob relative to that folder, such as "**/*.py".'
                 )
+
+    def _one_split(self, document: Document) -> str:
+        name, *parts = document.id.split("/")
+        group = next(tree for tree in self._trees if tree.name == name).group_of(tuple(parts))
+        return (
+            f'are of the group "{group}", which stays together in one split. Name more packages or a wider '
+            "corpus.include, or make smaller groups with corpus.group_by."
+        )
 
     def _read(self) -> Iterator[Document]:
         for _, file, group in self._files():
@@ -195,9 +209,13 @@ def _walk_tree(tree: SourceTree, include: str) -> Iterator[FoundFile]:
 
 def _find_package(name: str, group_by: int | None) -> SourceTree:
     """Find a package's folder without importing it: only the finders of the import system are asked."""
+    if not name.isidentifier():
+        raise CorpusError(
+            f'corpus.packages: "{name}" is not the import name of a package. Give a name as in an import statement; '
+            "parts of a package are chosen by corpus.include, and other folders are read by corpus.name=text."
+        )
     try:
-        # A dotted name would import its parent; names of packages have no dots here.
-        spec = find_spec(name) if name.isidentifier() else None
+        spec = find_spec(name)
     except (ImportError, ValueError):
         spec = None
     if spec is None:
@@ -212,10 +230,14 @@ def _find_package(name: str, group_by: int | None) -> SourceTree:
             return SourceTree(name, Path(locations[0]), version, group_parts=group_by)
         file = Path(spec.origin)
         return SourceTree(name, file.parent, version, only_file=file.name, group_parts=group_by)
+    if name in sys.stdlib_module_names:
+        raise CorpusError(
+            f'corpus.packages: "{name}" is built into Python and not an installed package. Read the standard library '
+            f"with corpus.python_stdlib=true; corpus.include chooses files of it, such as {name}.py."
+        )
     kind = "a folder without __init__.py (a namespace package)" if locations else "a compiled module without source"
     raise CorpusError(
-        f'corpus.packages: "{name}" is {kind}. Name an ordinary package (pip install {name} if it should be one), '
-        "or read the files as text (corpus.name=text)."
+        f'corpus.packages: "{name}" is {kind}. Name an ordinary package, or read the files as text (corpus.name=text).'
     )
 
 

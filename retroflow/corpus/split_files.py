@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retroflow.corpus.documents import Counts, Document, Split
@@ -21,12 +21,14 @@ class SplitFiles:
             What `valid_path` names inside the folder `path`, by a glob too, is taken out of it.
         valid_share: 0 <= share < 1; `prepare` refuses 0 without a `valid_path`.
         include: globs for the files of a folder.
+        own_folders: runs and artifacts of retroflow that were passed over so far.
     """
 
     path: str
     valid_path: str | None
     valid_share: float
     include: tuple[str, ...]
+    own_folders: set[str] = field(default_factory=set, init=False, compare=False)
 
     def mention(self, ending: str) -> bool:
         """Say whether one of the paths ends so."""
@@ -35,14 +37,17 @@ class SplitFiles:
     def files(self) -> Iterator[FoundFile]:
         """Yield the files of `path`, which are all training files if there is a `valid_path`."""
         held_out = None if self.valid_path is None else os.path.realpath(os.path.expanduser(self.valid_path))
-        for file in find_files(self.path, include=self.include, key="corpus.path"):
+        for file in self._find(self.path, "corpus.path"):
             if held_out is None or not _is_within(file, held_out):
                 yield file
 
     def valid_files(self) -> Iterator[FoundFile]:
         """Yield the files of `valid_path`; nothing without one."""
         if self.valid_path is not None:
-            yield from find_files(self.valid_path, include=self.include, key="corpus.valid_path")
+            yield from self._find(self.valid_path, "corpus.valid_path")
+
+    def _find(self, path: str, key: str) -> Iterator[FoundFile]:
+        return find_files(path, include=self.include, key=key, own_folders=self.own_folders)
 
     def __iter__(self) -> Iterator[tuple[FoundFile, bool]]:
         """Yield (file, whether it is of `valid_path`), in a fixed order."""
@@ -58,7 +63,8 @@ class SplitFiles:
     def distinct(self, documents: Iterator[Document], counts: Counts) -> Iterator[Document]:
         """Drop what is blank or came before; see `distinct_documents`."""
         share = self.valid_share if self.valid_path is None else None
-        return distinct_documents(documents, counts, place=f'corpus.path "{self.path}"', valid_share=share)
+        yield from distinct_documents(documents, counts, place=f'corpus.path "{self.path}"', valid_share=share)
+        counts.own_folders = tuple(sorted(self.own_folders))
 
     def fingerprint(self) -> dict[str, object]:
         """Content and share as JSON values; the paths are not in it, so that a corpus can be moved."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
-from retroflow.corpus.compressed import read_whole
+from retroflow.corpus.compressed import read_whole, refuse_other_format
 from retroflow.corpus.documents import Counts, Document, ValidShare
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
@@ -68,6 +68,7 @@ def _decode(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        refuse_other_format(path, content)
         line = content.count(b"\n", 0, error.start) + 1
         raise DamagedDataError(
             f"{path}:{line}: byte {error.start + 1} of the file (0x{content[error.start]:02x}) is not UTF-8. "

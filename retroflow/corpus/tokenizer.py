@@ -36,6 +36,12 @@ SEGMENT_END = re.compile(r"(?<=\S\n)(?=\S)")
 
 TRAIN_BYTES = 100_000_000
 
+# Learning merges looks at a word as often as it has pairs to merge: one word of a million letters takes minutes. This
+# is GPT-2's way of cutting text into words, with a longest word; nothing that people write in words is cut by it.
+WORD_CHARACTERS = 256
+_RUN = f"{{1,{WORD_CHARACTERS}}}"
+WORDS = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{_RUN}| ?\p{{N}}{_RUN}| ?[^\s\p{{L}}\p{{N}}]{_RUN}|\s{_RUN}(?!\S)|\s{_RUN}"
+
 # The same texts may give another vocabulary with another version of the library.
 TRAINED_BY = "tokenizers " + ".".join(tokenizers.__version__.split(".")[:2])
 
@@ -162,8 +168,9 @@ def _rebuilt(content: str, end_of_text: str, origin: str) -> Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: int = TRAIN_BYTES) -> Tokenizer:
     """Train a byte-level BPE with one special token, `<|endoftext|>`; any text round-trips exactly.
 
-    The same texts give the same tokenizer. A small corpus may have fewer merges than asked for; the tokenizer is
-    then smaller than `vocabulary_size`.
+    The same texts give the same tokenizer. A small corpus may have fewer merges than asked for; the tokenizer is then
+    smaller than `vocabulary_size`. Words longer than `WORD_CHARACTERS` are cut, so that DNA, a repeated letter or
+    whatever else has no spaces takes no longer than other text.
 
     Args:
         texts: the training texts, read once to the end.
@@ -178,7 +185,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: 
             f"data.vocabulary_size is {vocabulary_size}; allowed: a whole number of at least {LEAST_VOCABULARY}."
         )
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,

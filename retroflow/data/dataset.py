@@ -32,6 +32,7 @@ class SequenceDataset(Dataset[Batch]):
 
     Raises:
         CorpusError: the split is empty.
+        ValueError: `neighbours` has another number of rows than the split.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class SequenceDataset(Dataset[Batch]):
     ) -> None:
         if len(chunks) == 0:
             raise CorpusError("a split of the corpus has no chunks; use a larger corpus or another corpus.valid_share")
+        if neighbours is not None and len(neighbours) != len(chunks):
+            raise ValueError(f"neighbours: given {len(neighbours):,} rows for {len(chunks):,} chunks; give one a chunk")
         self.chunks = chunks
         self.sequence_chunks = sequence_chunks
         self._database = database

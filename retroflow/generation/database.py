@@ -24,6 +24,7 @@ from retroflow.generation.retrieved import Retrieved, Source
 from retroflow.generation.run_description import RUN_FILE, read_run
 from retroflow.protocols import Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.manifest import MANIFEST_NAME, Manifest
@@ -85,6 +86,8 @@ class RetrievalDatabase:
         chunks_folder = _beside(place.index, embeddings, "chunks")
         chunks = open_artifact(chunks_folder, kind="chunks")
         check_parents(embeddings_folder, embeddings, {"chunks": parent_of(chunks)})
+        check_same_rows(embeddings_folder, embeddings, chunks)
+        check_same_rows(place.index, index, chunks)
         _check_fits(place.index, chunks, tokenizer, chunk_length)
         store = ChunkStore.open(chunks_folder / "train")
         embedder = _open_embedder(embeddings_folder, embeddings, place.embedder)

@@ -10,24 +10,26 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from retroflow.corpus.chunking import chunk_document
 from retroflow.corpus.documents import Corpus, Document
-from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, load_tokenizer, train_tokenizer
 from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
-from retroflow.pipeline.progress import progress, say
+from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import keep_folder, kept_folder
+from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.manifest import FileEntry, Manifest
 from retroflow.store.pieces import Pieces, join_pieces, noted_shards, pieces_folder
 
 BLOCK_TEXT_BYTES = 2 << 20
+SAID_CHARACTERS = 8_000_000  # the tokenizer is silent for seconds over so much text
+FEW_TOKENS = 1000
 SPLITS = ("train", "valid")
 GROUP = "documents"  # of the pieces
 
@@ -113,7 +115,10 @@ class ChunkStage:
             "tokenizer": self._tokenizer.fingerprint(),
             "splits": splits,
         }
-        return Manifest("chunks", inputs, info=info, files=self._files | arrays)
+        manifest = Manifest("chunks", inputs, info=info, files=self._files | arrays)
+        for split in SPLITS:
+            ChunkStore.in_progress(self._partial / split, manifest).check_rows()
+        return manifest
 
     def _read_all(self, pieces: Pieces, sharing: Sharing) -> None:
         missing: dict[Key, int] = {}
@@ -128,6 +133,17 @@ class ChunkStage:
                 advance(block.size)
         if missing:
             raise refuse_to_merge("chunks", noted_shards(self.pieces), missing, len(self._sources))
+
+
+def warn_of_few_tokens(chunks: Manifest) -> None:
+    """Print a line if the validation split is so small that its loss is mostly chance."""
+    valid = chunks.info["splits"]["valid"]
+    if valid["tokens"] < FEW_TOKENS:
+        tokens = "1 token" if valid["tokens"] == 1 else f"{valid['tokens']:,} tokens"
+        say(
+            f"warning: the validation split has only {tokens} (documents: {valid['documents']:,}); a loss over fewer "
+            f"than {FEW_TOKENS:,} is mostly chance. Raise corpus.valid_share, or add documents."
+        )
 
 
 def _hash_of(block: list[Document]) -> str:
@@ -149,7 +165,8 @@ def _keep_tokenizer(
         return load_tokenizer(str(partial / "tokenizer")), kept
     if tokenizer is None:
         with progress("train the tokenizer", None, "documents") as advance:
-            tokenizer = train_tokenizer(_train_texts(corpus, advance), data.vocabulary_size)
+            texts = _train_texts(corpus, advance, data.vocabulary_size)
+            tokenizer = train_tokenizer(texts, data.vocabulary_size)
     folder = partial / "tokenizer"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -159,15 +176,21 @@ def _keep_tokenizer(
     return load_tokenizer(str(folder)), entries
 
 
-def _train_texts(corpus: Corpus, advance: Any) -> Iterator[str]:
-    num_texts = 0
+def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iterator[str]:
+    num_texts = num_characters = 0
     for document in corpus.documents():
         advance(1)
         if document.split == "train":
             num_texts += 1
+            num_characters += len(document.text)
             yield document.text
     if num_texts == 0:
         raise _no_text("train")
+    if num_characters >= SAID_CHARACTERS:  # the library shows nothing from here on
+        say(
+            f"tokenizer: {num_texts:,} training documents are read; learning up to {vocabulary_size:,} tokens from "
+            f"{min(num_characters, TRAIN_BYTES) / 1e6:,.0f} MB of their text"
+        )
 
 
 def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -187,6 +210,10 @@ def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int) -> dict[str, Array]:
     """The arrays of one piece; document ids and record lengths count from the piece's first document."""
     arrays: dict[str, Array] = {}
+    for document in block:
+        if len(document.text) >= SAID_CHARACTERS:
+            size = f"{len(document.text) / 1e6:,.0f} million characters"
+            say(f"{document.source}: tokenising one document of {size}; nothing else is shown until it is done")
     encoded = tokenizer.encode_batch([document.text for document in block])
     for split in SPLITS:
         members = [
@@ -243,30 +270,32 @@ class _Shift:
     """Turns a piece's own document ids and record lengths into those of the whole split."""
 
     def __init__(self, first_valid_document: int) -> None:
+        nothing = dict.fromkeys(("documents", "chunks", "largest_document", "tokens", "text_bytes"), 0)
         first = {"train": 0, "valid": first_valid_document}
-        self.splits = {
-            split: {"first_document": first[split], "documents": 0, "chunks": 0, "largest_document": 0, "text_bytes": 0}
-            for split in SPLITS
-        }
+        self.splits = {split: {"first_document": first[split], **nothing} for split in SPLITS}
         self._record_bytes = dict.fromkeys(SPLITS, 0)
 
-    def __call__(self, name: str, rows: Array) -> Array:
-        split, _, array = name.partition("/")
-        counts = self.splits[split]
-        if array == "document_ids":
-            if len(rows):
-                counts["largest_document"] = max(counts["largest_document"], int(np.bincount(rows).max()))
-            counts["chunks"] += len(rows)
-            return rows + (counts["first_document"] + counts["documents"])
-        if array == "num_bytes":
-            counts["text_bytes"] += int(rows.sum(dtype=np.int64))
-        if array == "document_offsets":  # comes after the ids of the same piece
-            first_piece = counts["documents"] == 0
-            counts["documents"] += len(rows)
-            ends = np.cumsum(rows) + self._record_bytes[split]
-            self._record_bytes[split] += int(rows.sum())
-            return np.concatenate([np.zeros(int(first_piece and len(rows) > 0), np.int64), ends])
-        return rows
+    def __call__(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        shifted = dict(arrays)
+        for split, counts in self.splits.items():
+            ids, lengths = arrays[f"{split}/document_ids"], arrays[f"{split}/document_offsets"]
+            shifted[f"{split}/document_ids"] = ids + (counts["first_document"] + counts["documents"])
+            shifted[f"{split}/document_offsets"] = self._offsets(split, lengths)
+            if len(ids):
+                counts["largest_document"] = max(counts["largest_document"], int(np.bincount(ids).max()))
+            counts["documents"] += len(lengths)
+            counts["chunks"] += len(ids)
+            counts["tokens"] += int(arrays[f"{split}/lengths"].sum(dtype=np.int64))
+            counts["text_bytes"] += int(arrays[f"{split}/num_bytes"].sum(dtype=np.int64))
+        return shifted
+
+    def _offsets(self, split: str, lengths: Array) -> Array:
+        """Where each record ends; for the first documents of a split also where the first record begins."""
+        ends = self._record_bytes[split] + np.cumsum(lengths)
+        self._record_bytes[split] += int(lengths.sum())
+        if self.splits[split]["documents"] == 0 and len(lengths):
+            return np.concatenate([[0], ends])
+        return ends
 
 
 def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:

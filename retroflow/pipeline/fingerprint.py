@@ -11,7 +11,7 @@ from retroflow.corpus.tokenizer import TRAINED_BY
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 
 # Raised when a stage would make other bytes from the same inputs.
-CHUNKS_VERSION = 1
+CHUNKS_VERSION = 2
 EMBEDDINGS_VERSION = 1
 INDEX_VERSION = 1
 NEIGHBOURS_VERSION = 1

@@ -16,7 +16,7 @@ from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.chunks import ChunkStage
+from retroflow.pipeline.chunks import ChunkStage, warn_of_few_tokens
 from retroflow.pipeline.embeddings import EmbeddingStage, new_embedder
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
@@ -27,6 +27,7 @@ from retroflow.pipeline.progress import say
 from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import (
     INDEX_FOLDER,
     artifact_folder,
@@ -226,7 +227,10 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing
                 discard_pieces(folder)
             raise
 
-    return _stage(folder, {}, sharing, make, begin)
+    stage = _stage(folder, {}, sharing, make, begin)
+    if not sharing.command:
+        warn_of_few_tokens(stage.manifest)
+    return stage
 
 
 def _embeddings(embedder: CheckedEmbedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
@@ -359,6 +363,8 @@ def prepared_of(chunks: Stage, *others: Stage) -> Prepared:
         built=tuple(stage.kind for stage in stages if stage.built),
         stages=stages,
     )
+    for stage in others:
+        check_same_rows(stage.folder, stage.manifest, chunks.manifest)
     if not others:
         return found
     embeddings, index, neighbours = (stage.folder for stage in others)

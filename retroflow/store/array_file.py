@@ -64,8 +64,14 @@ class ArrayWriter:
             raise
 
     def write(self, first_row: int, rows: Array) -> None:
-        """Write rows from first_row on."""
+        """Write rows from first_row on.
+
+        Raises:
+            ValueError: they do not fit into the array, or integers not into its dtype.
+        """
         data = np.ascontiguousarray(rows, dtype=self.spec.dtype)
+        if not np.can_cast(rows.dtype, self.spec.dtype) and data.dtype.kind in "iu" and (data != rows).any():
+            raise ValueError(f"{self.spec.name}: a value does not fit into {self.spec.dtype}")
         if data.shape[1:] != self.spec.shape[1:] or first_row + len(data) > self.spec.shape[0]:
             raise ValueError(f"rows {first_row} + {data.shape} do not fit into {self.spec}")
         write_at(

@@ -69,7 +69,10 @@ class BlockedArrays:
         """Write a block: rows of every array, by file name, then fsync, then the marker."""
         rows = self.rows(block)
         for writer in self._writers:
-            writer.write(rows.start, arrays[writer.spec.name])
+            array = arrays[writer.spec.name]
+            if len(array) != rows.stop - rows.start:
+                raise ValueError(f"{writer.spec.name}: {len(array)} rows for {rows.stop - rows.start} of block {block}")
+            writer.write(rows.start, array)
             writer.sync()
         write_file(self._marker(block), canonical_json(self._digests(block)))
 

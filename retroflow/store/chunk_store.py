@@ -4,6 +4,7 @@ Shapes: N chunks, m tokens of a chunk.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.store.agreement import ROWS_AT_A_TIME, check_offsets, check_records, check_shapes, damaged_rows
 from retroflow.store.array_file import map_array, release_pages
 from retroflow.store.artifact import open_artifact
-from retroflow.store.manifest import damaged
+from retroflow.store.manifest import Manifest, damaged
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,8 @@ class ChunkStore:
         end_of_text: the token that fills up.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         artifact, split = folder.parent, folder.name
-        manifest = open_artifact(artifact, kind="chunks")
         if f"{split}/tokens.npy" not in manifest.files:
             raise damaged(artifact / "manifest.json", f'it has no split "{split}"', artifact)
 
@@ -48,26 +49,73 @@ class ChunkStore:
             path = f"{split}/{name}.npy"
             return map_array(artifact, path, manifest.files[path])
 
+        self._folder = folder
+        self._counts: Mapping[str, int] = manifest.info["splits"][split]
+        self._first_document = self._counts["first_document"]
+        self.chunk_length = int(manifest.info["chunk_length"])
+        self.vocabulary_size = int(manifest.info["vocabulary_size"])
+        self.end_of_text = int(manifest.info["end_of_text"])
+        chunks = self._counts["chunks"]
+        shapes = {"tokens": (chunks, self.chunk_length), "document_offsets": (self._counts["documents"] + 1,)}
+        shapes |= dict.fromkeys(("lengths", "num_bytes", "document_ids"), (chunks,))
+        check_shapes(artifact, manifest, {f"{split}/{name}.npy": shape for name, shape in shapes.items()})
         self.tokens: NDArray[np.unsignedinteger[Any]] = mapped("tokens")
         self.lengths: NDArray[np.uint16] = mapped("lengths")
         self.num_bytes: NDArray[np.uint32] = mapped("num_bytes")
         self.document_ids: NDArray[np.int64] = mapped("document_ids")
         self._records: NDArray[np.uint8] = mapped("documents")
         self._offsets: NDArray[np.int64] = mapped("document_offsets")
-        self.chunk_length = int(manifest.info["chunk_length"])
-        self.vocabulary_size = int(manifest.info["vocabulary_size"])
-        self.end_of_text = int(manifest.info["end_of_text"])
-        self._first_document = int(manifest.info["splits"][split]["first_document"])
+        self._check_documents()
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a split's folder, checked (see `retroflow.store.artifact`).
 
+        Checked, too, is what can be told without reading every chunk: that there is a row of every array for every
+        chunk, and that the records of the documents lie one after the other to the end of their file.
+
         Raises:
             RetroflowError: no such artifact.
-            DamagedDataError: its bytes are not what was written.
+            DamagedDataError: its bytes are not what was written, or do not fit together.
         """
-        return cls(Path(folder).absolute())
+        folder = Path(folder).absolute()
+        return cls(folder, open_artifact(folder.parent, kind="chunks"))
+
+    @classmethod
+    def in_progress(cls, folder: Path, manifest: Manifest) -> Self:
+        """Open a split of an artifact that is still being made; its bytes are not hashed."""
+        return cls(folder.absolute(), manifest)
+
+    def check_rows(self) -> None:
+        """Check every chunk and every record: too dear for every opening, done once, when they are made.
+
+        Raises:
+            DamagedDataError: chunks, lengths, bytes, documents and records do not fit together.
+        """
+        check_records(self._folder / "documents.npy", self._records, self._offsets)
+        tokens, text_bytes = 0, 0
+        for start in range(0, len(self), ROWS_AT_A_TIME):
+            lengths = np.asarray(self.lengths[start : start + ROWS_AT_A_TIME])
+            # One row more, so that the last chunk of the block is held against the next.
+            steps = np.diff(self.document_ids[start : start + ROWS_AT_A_TIME + 1])
+            if not ((steps == 0) | (steps == 1)).all():
+                raise damaged_rows(self._folder / "document_ids.npy", "its documents do not follow one another")
+            is_inside = steps == 0  # not the last chunk of its document
+            if (lengths == 0).any() or (lengths[: len(steps)][is_inside] != self.chunk_length).any():
+                raise damaged_rows(self._folder / "lengths.npy", "a chunk ends before its document does")
+            tokens += int(lengths.sum(dtype=np.int64))
+            text_bytes += int(self.num_bytes[start : start + ROWS_AT_A_TIME].sum(dtype=np.int64))
+            self.release()
+        found = {"tokens": tokens, "text_bytes": text_bytes}
+        if any(self._counts[name] != number for name, number in found.items()):
+            raise damaged_rows(self._folder / "lengths.npy", f"its chunks have {found}, and not {dict(self._counts)}")
+
+    def _check_documents(self) -> None:
+        check_offsets(self._folder / "document_offsets.npy", self._offsets, len(self._records))
+        ends = (self._first_document, self._first_document + self.num_documents - 1)
+        if len(self) and (int(self.document_ids[0]), int(self.document_ids[-1])) != ends:
+            what = f"it goes from document {self.document_ids[0]} to {self.document_ids[-1]}, and must go from "
+            raise damaged_rows(self._folder / "document_ids.npy", f"{what}{ends[0]} to {ends[1]}")
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.store.agreement import check_shapes, num_rows
 from retroflow.store.artifact import open_artifact
 from retroflow.store.manifest import damaged
 
@@ -29,6 +30,8 @@ class EmbeddingStore:
         name = f"{split}/embeddings.npy"
         if name not in manifest.files:
             raise damaged(artifact / "manifest.json", f'it has no split "{split}"', artifact)
+        rows, dimension = num_rows(manifest)[split], int(manifest.info["dimension"])
+        check_shapes(artifact, manifest, {name: (rows, dimension)})
         entry = manifest.files[name]
         self.path = artifact / name
         self.shape: tuple[int, ...] = entry.shape

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.store.agreement import check_shapes, num_rows
 from retroflow.store.array_file import map_array
 from retroflow.store.artifact import open_artifact
 from retroflow.store.manifest import FileEntry, damaged
@@ -39,10 +40,14 @@ class NeighbourTable:
 
         Raises:
             RetroflowError: no such artifact.
-            DamagedDataError: its bytes are not what was written.
+            DamagedDataError: its bytes are not what was written, or ids and scores do not fit together.
         """
         folder = Path(folder).absolute()
-        return cls(folder, open_artifact(folder.parent, kind="neighbours").files)
+        manifest = open_artifact(folder.parent, kind="neighbours")
+        table, split = cls(folder, manifest.files), folder.name
+        shape = (num_rows(manifest)[split], int(manifest.info["k"]))
+        check_shapes(folder.parent, manifest, {f"{split}/{name}.npy": shape for name in ("ids", "scores")})
+        return table
 
     @classmethod
     def in_progress(cls, folder: Path, files: Mapping[str, FileEntry]) -> Self:

@@ -131,7 +131,7 @@ def join_pieces(
     pieces: Pieces,
     sources: list[str],
     specs: Mapping[str, ArraySpec],
-    shift: Callable[[str, Array], Array],
+    shift: Callable[[dict[str, Array]], dict[str, Array]],
 ) -> dict[str, FileEntry]:
     """Write the pieces' arrays one after the other into array files; returns their manifest entries.
 
@@ -140,7 +140,8 @@ def join_pieces(
         pieces: where the rows are.
         sources: what every piece, from 0 on, was made from.
         specs: array name to the file it becomes, at its full length.
-        shift: gives what to write for (array name, rows of a piece), called in the order of the pieces.
+        shift: gives what to write for the arrays of a piece, called in the order of the pieces; it may give an array
+            more rows than the piece has.
     """
     writers: dict[str, ArrayWriter] = {}
     try:
@@ -148,10 +149,12 @@ def join_pieces(
             writers[name] = ArrayWriter(partial, spec)
         rows = dict.fromkeys(specs, 0)
         for piece, source in enumerate(sources):
-            for name, array in pieces.read(piece, source).items():
-                writers[name].write(rows[name], shift(name, array))
+            for name, array in shift(pieces.read(piece, source)).items():
+                writers[name].write(rows[name], array)
                 rows[name] += len(array)
-        for writer in writers.values():
+        for name, writer in writers.items():
+            if rows[name] != writer.spec.shape[0]:
+                raise ValueError(f"{writer.spec.name}: the pieces gave {rows[name]} rows of {writer.spec.shape[0]}")
             writer.sync()
         return {writer.spec.name: _entry(writer) for writer in writers.values()}
     finally:

@@ -90,6 +90,23 @@ def test_a_run_continues_a_prompt_with_its_own_database(retroflow, trained: Path
     )
 
 
+@pytest.mark.parametrize("corpus", ["tiny", "other"])
+def test_every_source_named_holds_the_text_shown(
+    retroflow, trained: Path, exported: Path, other_index: Path, corpus: str
+) -> None:
+    model = [trained] if corpus == "tiny" else [exported, "--database", other_index]
+    lines = (trained.parents[2] / corpus / "tiny.jsonl").open()
+    documents = {f"tiny.jsonl:{i}": json.loads(line) for i, line in enumerate(lines, start=1)}
+    words = ("--prompt", "Notes, part 3.", "--max-new-tokens", "60", "--neighbours", "6", "--ignore-end-of-text")
+    code, out, _ = retroflow("generate", *model, *words, "--json")
+    sources = [source for retrieval in json.loads(out)["retrievals"] for source in retrieval["sources"]]
+    assert code == 0 and len({source["document"] for source in sources}) > 5
+    for source in sources:
+        document = documents[source["source"]]
+        assert (source["document"], source["title"]) == (document["id"], document["meta"]["title"])
+        assert source["text"] in document["text"]
+
+
 def test_the_exported_model_says_the_same_as_the_run(
     retroflow, trained: Path, exported: Path, other_index: Path
 ) -> None:

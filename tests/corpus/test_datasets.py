@@ -47,6 +47,20 @@ def test_a_folder_of_data_files_is_streamed(tmp_path: Path) -> None:
     assert DatasetsCorpus(path=str(tmp_path)).fingerprint() != before
 
 
+def test_a_folder_with_our_own_artifacts_in_it_is_refused_where_they_would_be_read(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n')
+    datasets.Dataset.from_dict(ROWS).save_to_disk(tmp_path / "saved")
+    for folder in (tmp_path, tmp_path / "saved"):
+        (folder / "runs" / "0001").mkdir(parents=True)
+        for name in ("recipe.yaml", "run.json", "metrics.jsonl"):
+            (folder / "runs" / "0001" / name).write_text("{}")
+    with pytest.raises(CorpusError, match=r"corpus\.path: .*holds runs/0001, which retroflow made.*of their own"):
+        DatasetsCorpus(path=str(tmp_path)).fingerprint()
+    before = DatasetsCorpus(path=str(tmp_path / "saved")).fingerprint()
+    (tmp_path / "saved" / "runs" / "0001" / "metrics.jsonl").write_text("more")
+    assert DatasetsCorpus(path=str(tmp_path / "saved")).fingerprint() == before
+
+
 def test_a_row_that_is_no_text_or_too_long_is_named(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["one", None], "n": [1, 2]}).save_to_disk(tmp_path)
     with pytest.raises(DamagedDataError, match='train split, row 2: "text" is null'):

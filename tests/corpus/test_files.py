@@ -74,6 +74,61 @@ def test_the_description_counts_files_and_bytes(tmp_path: Path) -> None:
     assert describe_files(find_files(str(tmp_path), include=["*.txt"], key="corpus.path")) != described
 
 
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+CHUNKS = "chunks-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("names", "own"),
+    [
+        (("r/recipe.yaml", "r/run.json", "r/a.txt", "r/deep/b.txt"), "r"),
+        (("r/recipe.yaml", "r/metrics.jsonl", "r/checkpoints/last.ckpt", "r/a.txt"), "r"),
+        (("x/index-0123456789abcdef/manifest.json", "x/index-0123456789abcdef/a.txt"), "x/index-0123456789abcdef"),
+        ((f"x/.locks/{CHUNKS}.lock", f"x/{CHUNKS}.partial/a.txt"), f"x/{CHUNKS}.partial"),
+        ((f"x/.locks/{CHUNKS}.lock", f"x/{CHUNKS}.pieces/b/a.txt"), f"x/{CHUNKS}.pieces"),
+        (("e/retroflow.json", "e/config.json", "e/a.txt"), "e"),
+        (("r/recipe.yaml", "r/a.txt"), None),  # a recipe beside its text
+        (("r/recipe.yaml", "r/checkpoints/my.txt"), None),
+        (("r/run.json", "r/a.txt"), None),
+        ((f"{CHUNKS}/a.txt",), None),  # a name alone says nothing
+        (("chunks-old/manifest.json", "chunks-old/a.txt"), None),
+        (("e/config.json", "e/a.txt"), None),
+    ],
+)
+def test_our_own_runs_and_artifacts_are_passed_over_by_what_is_in_them(
+    tmp_path: Path, names: tuple[str, ...], own: str | None
+) -> None:
+    make(tmp_path, "mine.txt", *names)
+    for pattern in ("**/*", "**/*.txt"):
+        own_folders: set[str] = set()
+        found = find_files(str(tmp_path), include=[pattern], key="corpus.path", own_folders=own_folders)
+        texts = {file.name for file in found if file.name.endswith(".txt")}
+        expected = {name for name in names if name.endswith(".txt") and "/." not in name}
+        assert (texts - {"mine.txt"} == set()) if own else (texts == expected | {"mine.txt"})
+        assert own_folders == ({own} if own else set())
+    if own:  # named by itself, it is read: who names it means it
+        assert list(find_files(str(tmp_path / own), include=["**/*.txt"], key="corpus.path"))
+        (tmp_path / "mine.txt").unlink()
+        with pytest.raises(CorpusError, match="beside retroflow's own runs and artifacts"):
+            list(find_files(str(tmp_path), include=["**/*.txt"], key="corpus.path"))
+
+
+def test_links_in_a_circle_hurt_only_who_asks_for_them(tmp_path: Path) -> None:
+    make(tmp_path, "a.jsonl")
+    (tmp_path / "loop.txt").symlink_to("pool.txt")
+    (tmp_path / "pool.txt").symlink_to("loop.txt")
+    (tmp_path / "nowhere").symlink_to("missing")
+    (found,) = find_files(str(tmp_path / "*.jsonl"), include=[], key="corpus.path")
+    assert found.name == "a.jsonl"
+    with pytest.raises(CorpusError, match=r"loop\.txt: cannot be read \(Too many levels of symbolic links\)"):
+        describe_files(find_files(str(tmp_path / "*.txt"), include=[], key="corpus.path"))
+
+
 def test_a_pipe_a_socket_or_a_device_is_refused_instead_of_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,11 +94,56 @@ def test_a_missing_id_is_file_and_line(tmp_path: Path) -> None:
         (b'{"id": [], "text": "a"}\n', 'bad.jsonl:2: "id" is a list, allowed are a string or a whole number'),
         (b"[" * 100_000 + b"\n", "bad.jsonl:2: not JSON"),
         (b'{"id": "b", "text": "a", "n": ' + b"1" * 5000 + b"}\n", "bad.jsonl:2: not JSON"),
+        (b'{"text": "first", "text": "second"}\n', 'bad.jsonl:2: the key "text" is given twice. Remove'),
+        (b'{"text": "a", "meta": {"n": 1, "m": 2, "n": 1}}\n', 'bad.jsonl:2: the key "n" is given twice'),
+        (b'{"text": "a", "n": NaN}\n', "bad.jsonl:2: NaN is not JSON. Write null"),
+        (b'{"text": "a", "n": [-Infinity]}\n', "bad.jsonl:2: -Infinity is not JSON"),
     ],
-    ids=["json", "cut", "list", "lacks", "number", "null", "utf8", "surrogate", "surrogate_id", "id", "deep", "digits"],
+    ids=[
+        *(
+            "json",
+            "cut",
+            "list",
+            "lacks",
+            "number",
+            "null",
+            "utf8",
+            "surrogate",
+            "surrogate_id",
+            "id",
+            "deep",
+            "digits",
+        ),
+        *("twice", "twice_below", "nan", "infinity"),
+    ],
 )
 def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, bad: bytes, says: str) -> None:
     assert says in refusal(line("a", "good") + bad, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", gzip.compress(b'{"text": "a"}'), "a.jsonl: by its first bytes this is gzip, .* end in .gz"),
+        ("a.jsonl", zstandard.compress(b'{"text": "a"}'), "this is Zstandard, .* end in .zst"),
+        ("a.jsonl", b"PAR1\x15\x04\x15\xff", "this is Parquet, .*corpus.name=parquet"),
+        ("a.jsonl", b"PK\x03\x04text", "this is a zip archive, .*Unpack"),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "this is UTF-16, .*iconv -f UTF-16"),
+        ("a.txt", b"Some text.\nMore of it.\n", r"a.txt:1: not JSON .*plain text.*corpus\.name=text"),
+        ("a.csv", b"id,text\n1,words\n", r"a.csv:1: not JSON .*corpus\.name=datasets"),
+        ("a.json", b'[{"text": "a"},\n{"text": "b"}]\n', r"a.json:1: not JSON .*jq -c '\.\[\]' .*a\.json > lines"),
+        ("a.json", b'[{"text": "a"}]\n', r"a.json:1: the line is a list, .*jq -c '\.\[\]' .*a\.json > lines"),
+        ("a.json", b'{\n  "text": "a"\n}\n', r"a.json:1: not JSON .*jq -c \. .*a\.json > lines"),
+    ],
+    ids=["gzip", "zstandard", "parquet", "zip", "utf16", "text", "csv", "array", "array_in_a_line", "over_lines"],
+)
+def test_a_file_that_is_no_json_lines_is_told_what_it_is_and_how_it_is_read(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DamagedDataError, match=says) as caught:
+        texts(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_named_id_key_must_be_there(tmp_path: Path) -> None:

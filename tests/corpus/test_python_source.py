@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,9 @@ def test_files_the_interpreter_could_not_read_are_not_decoded(content: bytes) ->
         decode_source(content)
 
 
-@pytest.mark.parametrize("name", ["no_such_package_here", "not-a-name", "json.decoder", ""])
-def test_a_package_that_is_not_installed_gets_the_pip_line(name: str) -> None:
-    with pytest.raises(CorpusError, match=rf'corpus\.packages: "{name}" .*pip install {name}'):
-        ids(packages=[name])
+def test_a_package_that_is_not_installed_gets_the_pip_line() -> None:
+    with pytest.raises(CorpusError, match=r'corpus\.packages: "no_such_package" .*pip install no_such_package'):
+        ids(packages=["no_such_package"])
 
 
 def test_namespace_and_compiled_packages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,32 @@ def test_namespace_and_compiled_packages_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(CorpusError, match="a namespace package"):
         ids(packages=["bare_folder"])
-    with pytest.raises(CorpusError, match="a compiled module without source"):
-        ids(packages=["sys"])
+    (tmp_path / f"compiled_thing{EXTENSION_SUFFIXES[0]}").write_bytes(b"")
+    with pytest.raises(CorpusError, match="a compiled module without source") as caught:
+        ids(packages=["compiled_thing"])
+    assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["os", "sys", "math"])
+def test_a_module_built_into_python_is_told_how_the_standard_library_is_read(name: str) -> None:
+    with pytest.raises(CorpusError, match=rf'"{name}" is built into Python.*corpus\.python_stdlib=true') as caught:
+        ids(packages=[name])
+    assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../..", "json.decoder", "not-a-name", ""])
+def test_what_is_no_import_name_is_not_to_be_installed(name: str) -> None:
+    with pytest.raises(CorpusError, match="is not the import name of a package") as caught:
+        ids(packages=[name])
+    assert "pip install" not in str(caught.value)
+
+
+def test_a_single_group_is_named_where_it_cannot_fill_both_splits(package: str) -> None:
+    with pytest.raises(
+        CorpusError, match=rf'all \d documents are of the group "{package}/models/m0".*group_by'
+    ) as caught:
+        ids(packages=[package], include="models/m0/*.py", valid_share=0.05)
+    assert "valid_share" not in str(caught.value)
 
 
 def test_a_glob_that_matches_nothing_names_the_folder(package: str) -> None:

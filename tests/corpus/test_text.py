@@ -1,5 +1,6 @@
 """Text folders: one document a file."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def test_a_single_file_is_a_document_whatever_its_ending(tmp_path: Path) -> None
 def test_invalid_utf8_names_file_line_and_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"good\nb\xe9d\n")
     with pytest.raises(DamagedDataError, match=r"a\.txt:2: byte 7 of the file \(0xe9\) is not UTF-8"):
+        list(TextCorpus(path=str(tmp_path)).documents())
+
+
+def test_a_compressed_file_named_as_text_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(gzip.compress(b"words"))
+    with pytest.raises(DamagedDataError, match=r"a\.txt: by its first bytes this is gzip, .* end in \.gz"):
         list(TextCorpus(path=str(tmp_path)).documents())
 
 

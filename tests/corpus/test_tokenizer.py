@@ -129,6 +129,41 @@ def test_training_twice_gives_the_same_tokenizer_on_any_number_of_threads() -> N
     assert len(printed) == 1
 
 
+UNBROKEN = ("a" * 5000, "\U0001f600" * 3000, "ACGT" * 900, "\u732b" * 2000, " " * 4000 + "x", "7" * 3000, "=" * 600)
+
+
+@pytest.mark.parametrize("text", UNBROKEN, ids=lambda text: f"{text[0]!r}")
+def test_no_word_is_too_long_for_learning_and_long_ones_round_trip(text: str) -> None:
+    """Learning from one word of a million letters took minutes: the time of a merge grows with the longest word."""
+    tokenizer = train_tokenizer([text], 300)
+    words = [word for word, _ in tokenizer._backend.pre_tokenizer.pre_tokenize_str(text)]
+    letters = max(len(word) // len(text[0].encode()) for word in words)
+    assert letters <= module.WORD_CHARACTERS + 1  # one space before the letters
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_text_of_words_gives_the_tokenizer_that_words_without_a_limit_give(trained: Tokenizer) -> None:
+    texts = [
+        *TEXTS,
+        "It's we'll  tab\t\tlines\n\n\n  x  ",
+        "na\u00efve \u732b\u304c 12,345.67 !!! \u0e44\u0e17\u0e22 " * 3,
+    ]
+
+    def without_a_limit() -> tokenizers.Tokenizer:
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=400, special_tokens=[END_OF_TEXT], initial_alphabet=module.BYTE_ALPHABET, show_progress=False
+        )
+        backend.train_from_iterator(texts, trainer)
+        return backend
+
+    ours, theirs = train_tokenizer(texts, 400)._backend, without_a_limit()
+    assert json.loads(ours.to_str())["model"] == json.loads(theirs.to_str())["model"]
+    for text in texts:
+        assert ours.encode(text).ids == theirs.encode(text).ids
+
+
 def test_the_sample_is_capped_even_and_independent_of_order() -> None:
     texts = [f"{i:04d}" * 25 for i in range(200)]
     sample = list(module._sample_segments(texts, 5000))

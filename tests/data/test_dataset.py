@@ -122,6 +122,14 @@ def test_without_neighbours_nothing_is_retrieved():
     assert batch.retrieved is None and batch.retrieved_mask is None
 
 
+def test_neighbours_of_another_split_are_refused():
+    chunks = make_chunks(LENGTHS)
+    neighbours = random_neighbours(len(chunks), chunks, seed=0)
+    for wrong in (neighbours[:-1], np.concatenate([neighbours, neighbours[:1]])):
+        with pytest.raises(ValueError, match=rf"neighbours: given {len(wrong)} rows for {len(chunks)} chunks"):
+            SequenceDataset(chunks, sequence_chunks=2, database=chunks, neighbours=wrong)
+
+
 def test_an_empty_split_is_refused():
     empty = make_chunks([4])
     empty.tokens = empty.tokens[:0]

@@ -15,6 +15,7 @@ from retroflow.errors import Unfinished
 from retroflow.pipeline import chunks, embeddings, neighbours
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import ALONE, Shard, Sharing
+from tests.pipeline.read_back import check_corpus_file
 from tests.pipeline.recipes import small_recipe
 
 
@@ -76,6 +77,7 @@ def main(folder: Path, points: list[str]) -> None:
     """See the module."""
     killed, count = run_in_child(folder, folder / "unbroken", None)
     assert killed == 0, killed
+    check_corpus_file(folder / "unbroken", folder / "corpus.jsonl")
     expected = digest(folder / "unbroken")
     if not points:
         print(count)

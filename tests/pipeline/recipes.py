@@ -17,7 +17,8 @@ def write_corpus(path: Path, num_documents: int, words: int = 120, seed: int = 0
     with path.open("w", encoding="utf-8") as stream:
         for number in range(num_documents):
             text = " ".join(draw.choices(vocabulary, k=words))
-            stream.write(json.dumps({"id": f"document {number}", "text": text}) + "\n")
+            record = {"id": f"document {number}", "text": text, "meta": {"title": f"Title {number}"}}
+            stream.write(json.dumps(record) + "\n")
     return path
 
 

@@ -23,7 +23,8 @@ def embeddings_in(folder: Path, rows: int) -> tuple[Path, Manifest]:
         assert partial is not None
         with BlockedArrays(partial, "train", [spec], rows) as blocks:
             blocks.write(0, {spec.name: np.random.default_rng(0).normal(size=spec.shape)})
-            manifest = Manifest("embeddings", {}, files=blocks.entries())
+            info = {"dimension": 32, "splits": {"train": {"chunks": rows}}}
+            manifest = Manifest("embeddings", {}, info=info, files=blocks.entries())
         commit(partial, manifest, artifact)
     return artifact, manifest
 

@@ -1,6 +1,5 @@
 """prepare: what is made, what is re-used, what is refused."""
 
-import json
 import os
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from retroflow.pipeline import prepare as prepare_module
 from retroflow.pipeline.prepare import Prepared, describe, find_prepared, prepare
 from retroflow.recipe import Recipe
 from retroflow.store.chunk_store import ChunkStore
-from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.neighbour_table import NeighbourTable
+from tests.pipeline.read_back import check_corpus_file, check_rows_against_texts, documents_of
 from tests.pipeline.recipes import EXACT_FAISS, small_recipe, write_corpus
 
 ALL = ("chunks", "embeddings", "index", "neighbours")
@@ -35,28 +34,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return quietly(small_recipe(tmp_path_factory.mktemp("prepared")))
 
 
-def texts_of(store: ChunkStore, tokenizer: Any) -> dict[str, str]:
-    """Document id -> text, out of the chunks."""
-    texts: dict[str, str] = {}
-    for row in range(len(store)):
-        name = store.document(store.document_ids[row]).id
-        texts[name] = texts.get(name, "") + tokenizer.decode(store.tokens[row][: store.lengths[row]])
-    return texts
-
-
 def test_the_chunks_hold_every_document_byte_for_byte(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     done = quietly(recipe)
+    check_corpus_file(tmp_path / "artifacts", tmp_path / "corpus.jsonl")
     tokenizer = load_tokenizer(str(done.tokenizer))
     train, valid = ChunkStore.open(done.train_chunks), ChunkStore.open(done.valid_chunks)
-    wanted = {}
-    for line in (tmp_path / "corpus.jsonl").read_text().splitlines():
-        document = json.loads(line)
-        wanted[document["id"]] = document["text"]
-    assert texts_of(train, tokenizer) | texts_of(valid, tokenizer) == wanted
+    texts = [document.text for document in documents_of(tmp_path / "corpus.jsonl")]
     assert train.tokens.dtype == np.uint16 and train.chunk_length == 16
     assert train.vocabulary_size == tokenizer.vocabulary_size and train.end_of_text == tokenizer.end_of_text
-    assert int(train.num_bytes.sum() + valid.num_bytes.sum()) == sum(len(text.encode()) for text in wanted.values())
+    assert int(train.num_bytes.sum() + valid.num_bytes.sum()) == sum(len(text.encode()) for text in texts)
     for store in (train, valid):
         assert (np.diff(store.document_ids) >= 0).all()
         filled = np.arange(16)[None, :] >= store.lengths[:, None]
@@ -67,20 +54,9 @@ def test_the_chunks_hold_every_document_byte_for_byte(tmp_path: Path) -> None:
         train.document(int(valid.document_ids[0]))
 
 
-def test_the_neighbours_are_the_nearest_chunks_of_other_documents(prepared: Prepared) -> None:
-    database = ChunkStore.open(prepared.train_chunks)
-    keys = EmbeddingStore.open(prepared.train_embeddings)[:].astype(np.float32)
-    for split in ("train", "valid"):
-        store = ChunkStore.open(getattr(prepared, f"{split}_chunks"))
-        queries = EmbeddingStore.open(getattr(prepared, f"{split}_embeddings"))[:].astype(np.float32)
-        table = NeighbourTable.open(getattr(prepared, f"{split}_neighbours"))
-        assert table.k == 2 and len(table) == len(store) and table.ids.dtype == np.int64
-        for row in range(len(store)):
-            distances = ((keys - queries[row]) ** 2).sum(axis=1)
-            distances[database.document_ids == store.document_ids[row]] = np.inf
-            best = np.sort(distances)[:2]
-            np.testing.assert_allclose(-table.scores[row], best, atol=1e-4)
-            np.testing.assert_allclose(distances[table.ids[row]], best, atol=1e-4)
+def test_embeddings_and_neighbours_are_those_of_the_chunks_texts(prepared: Prepared) -> None:
+    check_rows_against_texts(prepared)
+    assert NeighbourTable.open(prepared.valid_neighbours).k == 2
     assert prepared.stages[3].manifest.info["recall"]["recall_at_k"] == 1.0
 
 

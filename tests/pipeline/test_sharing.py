@@ -17,6 +17,7 @@ from retroflow.pipeline.sharing import Shard, Sharing
 from retroflow.recipe import Recipe
 from retroflow.store.pieces import Pieces
 from tests.pipeline.kill_and_resume import digest
+from tests.pipeline.read_back import check_corpus_file, check_rows_against_texts
 from tests.pipeline.recipes import small_recipe, write_corpus
 
 MERGE = Sharing(merge=True)
@@ -39,7 +40,10 @@ def corpus(tmp_path: Path) -> Callable[[str], Recipe]:
 
 @pytest.fixture
 def expected(tmp_path: Path, corpus: Callable[[str], Recipe]) -> str:
-    prepare(corpus("alone"), report=lambda stage: None)
+    """Digest of an unshared run that was held against the corpus: what is equal to it is right, too."""
+    made = prepare(corpus("alone"), report=lambda stage: None)
+    check_corpus_file(tmp_path / "alone", tmp_path / "corpus.jsonl")
+    check_rows_against_texts(made)
     return digest(tmp_path / "alone")
 
 
@@ -99,6 +103,7 @@ from retroflow.errors import Unfinished
 from retroflow.pipeline import chunks, embeddings, neighbours
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import Shard, Sharing
+from tests.pipeline.read_back import check_corpus_file, check_rows_against_texts
 from tests.pipeline.recipes import small_recipe
 chunks.BLOCK_TEXT_BYTES, embeddings.ROWS_PER_BLOCK, neighbours.ROWS_PER_BLOCK = 6_000, 100, 100
 folder, shard = Path(sys.argv[1]), Shard.parse(sys.argv[2])

@@ -4,13 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retroflow.errors import DamagedDataError
-from retroflow.store.array_file import ArraySpec, map_array, release_pages
+from retroflow.store.array_file import ArraySpec, ArrayWriter, map_array, release_pages
 from retroflow.store.blocks import BlockedArrays, keep_folder, kept_folder
 from retroflow.store.pieces import (
     Pieces,
@@ -77,8 +78,19 @@ def test_an_array_without_rows_has_a_readable_file(tmp_path: Path) -> None:
 
 
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with blocks_in(tmp_path) as blocks, pytest.raises(ValueError, match="do not fit"):
-        blocks.write(2, {IDS.name: np.zeros((5, 2)), SCORES.name: np.zeros((5, 2))})
+    for block, num_rows in ((2, 5), (0, 5), (0, 3), (0, 0)):  # more would overwrite the next block, fewer leave a gap
+        with (
+            blocks_in(tmp_path) as blocks,
+            pytest.raises(ValueError, match=rf"{num_rows} rows for \d of block {block}"),
+        ):
+            blocks.write(block, {IDS.name: np.zeros((num_rows, 2)), SCORES.name: np.zeros((num_rows, 2))})
+    spec = ArraySpec("alone.npy", np.dtype(np.int64), (3,))
+    writer = ArrayWriter(tmp_path, spec)
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.write(2, np.zeros(2))
+    with pytest.raises(ValueError, match="a value does not fit into int64"):
+        writer.write(0, np.array([1, 2**63], dtype=np.uint64))
+    writer.close()
 
 
 def test_a_kept_folder_is_known_again_until_a_byte_or_a_name_changes(tmp_path: Path) -> None:
@@ -113,7 +125,7 @@ def test_pieces_are_joined_in_their_order_and_broken_or_foreign_ones_are_missing
         "a": ArraySpec("a.npy", np.dtype(np.uint16), (3, 3)),
         "b": ArraySpec("b.npy", np.dtype(np.int64), (1,)),
     }
-    entries = join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, lambda name, rows: rows)
+    entries = join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, dict)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy")[:, 0], [0, 1, 1])
     assert entries["a.npy"].shape == (3, 3)
     path = tmp_path / "group/00000001.piece"
@@ -122,7 +134,25 @@ def test_pieces_are_joined_in_their_order_and_broken_or_foreign_ones_are_missing
         path.write_bytes(broken)
         assert pieces.find(1, "text 1") is None
     with pytest.raises(DamagedDataError, match="00000001.piece"):
-        join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, lambda name, rows: rows)
+        join_pieces(tmp_path, pieces, ["text 0", "text 1"], specs, dict)
+
+
+def test_pieces_of_which_more_rows_are_written_than_they_have_leave_no_gap(tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path / "group")
+    for piece in range(3):
+        pieces.write(piece, {"a": np.array([piece, piece])})
+
+    def with_a_leading_row(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"a": np.concatenate([[9], arrays["a"]])} if arrays["a"][0] == 0 else arrays
+
+    def joined(num_rows: int, shift: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> list[int]:
+        join_pieces(tmp_path, pieces, [""] * 3, {"a": ArraySpec("a.npy", np.dtype(np.int64), (num_rows,))}, shift)
+        return np.load(tmp_path / "a.npy").tolist()
+
+    assert joined(7, with_a_leading_row) == [9, 0, 0, 1, 1, 2, 2]
+    for num_rows, shift in ((6, with_a_leading_row), (7, dict)):
+        with pytest.raises(ValueError, match=r"a\.npy"):
+            joined(num_rows, shift)
 
 
 def test_a_piece_for_a_folder_that_was_discarded_is_an_error_and_makes_no_folder(tmp_path: Path) -> None:

@@ -5,7 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from retroflow.corpus.tokenizer import train_tokenizer
+from retroflow.pipeline.prepare import prepare
 from retroflow.training.neighbour_examples import neighbour_examples
+from retroflow.training.splits import open_splits
+from tests.pipeline.read_back import documents_of
+from tests.pipeline.recipes import small_recipe
 from tests.training.jobs import tiny_splits
 
 
@@ -55,3 +59,14 @@ def test_text_is_that_of_the_chunks_and_a_continuation_stays_in_its_document(tmp
         assert (example.continuation_text == "") == ends
         continued += not ends
     assert continued
+
+
+def test_every_source_named_holds_the_text_beside_it(tmp_path):
+    splits = open_splits(prepare(small_recipe(tmp_path), report=lambda stage: None), sequence_chunks=2)
+    texts = {document.source: document.text for document in documents_of(tmp_path / "corpus.jsonl")}
+    examples = neighbour_examples(splits)(60, True)
+    assert len({example.neighbour_source for example in examples}) > 5
+    for example in examples:
+        assert example.chunk_text in texts[example.chunk_source]
+        assert example.neighbour_text + example.continuation_text in texts[example.neighbour_source]
+        assert example.neighbour_source != example.chunk_source

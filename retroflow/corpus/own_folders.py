@@ -1,0 +1,32 @@
+"""Folders that retroflow itself makes: runs, artifacts and exported models, whose files are nobody's documents.
+
+A corpus may be the folder in which retroflow is run (`corpus.path=.`), where these appear while the corpus is read.
+"""
+
+import os
+import re
+from collections.abc import Container
+
+from retroflow.store.artifact import LOCKS_FOLDER
+from retroflow.store.manifest import MANIFEST_NAME
+
+ARTIFACT = re.compile(r"((?:chunks|embeddings|index|neighbours)-[0-9a-f]{16})(?:\.partial|\.pieces)?")
+
+
+def is_own_folder(folder: str, names: Container[str]) -> bool:
+    """Say whether a folder is a run, an artifact (finished or in the making) or an exported model of retroflow.
+
+    Args:
+        folder: its path.
+        names: what is in it.
+    """
+    if "recipe.yaml" in names and ("run.json" in names or "metrics.jsonl" in names):
+        return True
+    if "retroflow.json" in names and "config.json" in names:
+        return True
+    artifact = ARTIFACT.fullmatch(os.path.basename(folder))
+    if artifact is None:
+        return False
+    # One in the making has no manifest yet; it is made under a lock.
+    lock = os.path.join(os.path.dirname(folder), LOCKS_FOLDER, f"{artifact[1]}.lock")
+    return MANIFEST_NAME in names or os.path.exists(lock)

@@ -1,0 +1,110 @@
+"""Arrays that must agree row for row: within one artifact, and from one artifact to the next.
+
+Checksums say that the bytes are those that were written, not that what was written fits together. What shapes and
+counts tell is checked at every opening; what needs every row is checked once, when the artifact is made.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from retroflow.errors import DamagedDataError
+from retroflow.store.array_file import Array, release_pages
+from retroflow.store.manifest import Manifest, damaged
+
+ROWS_AT_A_TIME = 1 << 20
+
+
+def num_rows(manifest: Manifest) -> dict[str, int]:
+    """Rows of each split of an artifact, one a chunk; an index has those of the training split."""
+    info = manifest.info
+    if manifest.kind == "index":
+        return {"train": int(info["vectors"])}
+    if manifest.kind == "neighbours":
+        return {split: int(rows) for split, rows in info["chunks"].items()}
+    return {split: int(counts["chunks"]) for split, counts in info["splits"].items()}
+
+
+def check_same_rows(folder: Path, manifest: Manifest, chunks: Manifest) -> None:
+    """Check that an artifact has a row for every chunk of the chunks that it was made from.
+
+    Raises:
+        DamagedDataError: it has more or fewer.
+    """
+    expected = num_rows(chunks)
+    for split, rows in num_rows(manifest).items():
+        if rows != expected[split]:
+            raise damaged(folder, f"{rows:,} rows for {expected[split]:,} {split} chunks", folder)
+
+
+def check_shapes(artifact: Path, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that array files have the shapes that follow from the manifest and from one another.
+
+    Args:
+        artifact: the artifact's folder.
+        manifest: its manifest.
+        shapes: path of a file inside the artifact to the shape that it must have.
+
+    Raises:
+        DamagedDataError: a file is not in the manifest, or has another shape.
+    """
+    for name, shape in shapes.items():
+        if name not in manifest.files:
+            raise damaged(artifact / "manifest.json", f'it has no "{name}"', artifact)
+        found = manifest.files[name].shape
+        if found != shape:
+            raise damaged(artifact / name, f"its shape is {list(found)}, and must be {list(shape)}", artifact)
+
+
+def check_offsets(path: Path, offsets: Array, num_bytes: int) -> None:
+    """Check that offsets int64 [documents + 1] begin at 0, rise, and end where the records end.
+
+    Reads all of them, 8 bytes a document, in blocks.
+
+    Args:
+        path: their file, in a split's folder of an artifact.
+        offsets: its content.
+        num_bytes: length of the records.
+
+    Raises:
+        DamagedDataError: they do not; the message names the file and the record.
+    """
+    first, last = int(offsets[0]), int(offsets[-1])
+    if (first, last) != (0, num_bytes):
+        what = f"its offsets go from {first:,} to {last:,}, and the records from 0 to {num_bytes:,}"
+        raise damaged_rows(path, what)
+    for start, block in _overlapping_blocks(offsets):
+        rises = np.diff(block) > 0
+        if not rises.all():
+            raise damaged_rows(path, f"record {start + int(np.argmin(rises))} ends before it begins")
+
+
+def check_records(path: Path, records: Array, offsets: Array) -> None:
+    """Check that every record begins as a JSON list of strings does, and ends as one does; reads them all, in blocks.
+
+    Args:
+        path: the file of the records.
+        records: its content, uint8.
+        offsets: int64 [documents + 1], as checked by `check_offsets`.
+
+    Raises:
+        DamagedDataError: one does not; the message names the file and the record.
+    """
+    for start, block in _overlapping_blocks(offsets):
+        fits = (records[block[:-1]] == ord("[")) & (records[block[1:] - 1] == ord("]"))
+        if not fits.all():
+            raise damaged_rows(path, f"record {start + int(np.argmin(fits))} is not where its offset says")
+        release_pages(records)
+
+
+def damaged_rows(path: Path, what: str) -> DamagedDataError:
+    """The error for an array file of a split, `<artifact>/<split>/<name>.npy`, that does not fit the others."""
+    return damaged(path, what, path.parents[1])
+
+
+def _overlapping_blocks(array: Array) -> Iterator[tuple[int, Array]]:
+    """Yield (first row, rows) of blocks, each with the first row of the next, so that every step is in one."""
+    for start in range(0, len(array) - 1, ROWS_AT_A_TIME):
+        yield start, np.asarray(array[start : start + ROWS_AT_A_TIME + 1])
+        release_pages(array)
