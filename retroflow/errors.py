@@ -4,6 +4,21 @@ The command line prints the message as it is and exits with the class's `exit_co
 for one of these. docs/exit-codes.md lists the codes.
 """
 
+import errno
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+"""How torch's allocators and C++ libraries say it, in RuntimeErrors."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory, of the machine or of a GPU, was not enough."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    )
+
 
 class RetroflowError(Exception):
     """A failure the user can act on. The message carries place, value, allowed values and remedy."""
