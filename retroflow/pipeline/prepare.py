@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
+from retroflow.components import CORPORA, EMBEDDERS, create
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import load_tokenizer
@@ -20,9 +20,10 @@ from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
-from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks
+from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks, concerns, describe_exact
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.progress import say
+from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
 from retroflow.protocols import Embedder
 from retroflow.recipe import Recipe
@@ -104,13 +105,17 @@ def describe(stage: Stage) -> str:
             f"{sum(split['chunks'] for split in info['splits'].values()):,} of width {info['dimension']:,}"
         ),
         "index": lambda: f"{info['vectors']:,} vectors",
-        "neighbours": lambda: (
-            f"{info['k']} for {sum(info['chunks'].values()):,} chunks, "
-            f"recall@{info['k']} {info['recall']['recall_at_k']:.3f} on {info['recall']['queries']} of them"
-        ),
+        "neighbours": lambda: ", ".join(part for part in _describe_neighbours(info) if part),
     }[stage.kind]()
     verb = "built" if stage.built else "re-used"
     return f"{stage.kind}: {verb}, {counts}, {stage.seconds:.1f} s, {stage.folder}"
+
+
+def _describe_neighbours(info: Mapping[str, Any]) -> list[str]:
+    k, recall = info["k"], info["recall"]
+    measured = recall["recall_at_k"]
+    told = "not measured" if measured is None else f"{measured:.3f} on {recall['queries']} of them"
+    return [f"{k} for {sum(info['chunks'].values()):,} chunks", f"recall@{k} {told}", describe_exact(info)]
 
 
 def _say_stage(stage: Stage) -> None:
@@ -160,7 +165,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
-    retriever = _Retriever(recipe)
+    retriever = RecipeRetriever(recipe.section("retriever"))
     retriever.new()
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -173,6 +178,9 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
         report(index)
         neighbours = _neighbours(retriever, options, (chunks, embeddings, index), sharing)
         report(neighbours)
+    if not sharing.command:
+        for line in concerns(neighbours.manifest.info, retriever.owner):
+            say(line)
     return _prepared(chunks, embeddings, index, neighbours)
 
 
@@ -214,28 +222,9 @@ def _embeddings(embedder: Embedder, options: Mapping[str, Any], chunks: Stage, s
     return _stage(folder, {"chunks": parent_of(chunks.manifest)}, sharing, make, begin)
 
 
-class _Retriever:
-    """The recipe's retriever: a new one for every use, so that an index leaves the memory with its stage."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        options = recipe.section("retriever")
-        self.name: str = options["name"]
-        self.search_options = {key: value for key, value in options.items() if key not in ("name", "build")}
-        self.options = options
-
-    def new(self) -> CheckedRetriever:
-        owner = f"{self.name} ({RETRIEVERS.origin(self.name)})"
-        return CheckedRetriever(create(RETRIEVERS, self.options), owner=owner)
-
-    def load(self, index: Path) -> CheckedRetriever:
-        retriever = self.new()
-        retriever.load(index / INDEX_FOLDER)
-        return retriever
-
-
-def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
+def _index(retriever: RecipeRetriever, embeddings: Stage, sharing: Sharing) -> Stage:
     """The one stage that is not shared: one process builds the index, and others wait for its lock."""
-    inputs = fingerprint.index_inputs(embeddings.manifest.fingerprint, retriever.name, retriever.new().fingerprint())
+    inputs = retriever.index_inputs(embeddings.manifest.fingerprint)
     folder = artifact_folder(embeddings.folder.parent, "index", inputs)
 
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
@@ -246,7 +235,7 @@ def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
 
 
 def _neighbours(
-    retriever: _Retriever, options: NeighbourOptions, before: tuple[Stage, Stage, Stage], sharing: Sharing
+    retriever: RecipeRetriever, options: NeighbourOptions, before: tuple[Stage, Stage, Stage], sharing: Sharing
 ) -> Stage:
     chunks, embeddings, index = before
     inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
@@ -258,9 +247,14 @@ def _neighbours(
         "index": parent_of(index.manifest, by_content=False),
     }
 
+    def load() -> CheckedRetriever:
+        # Native code may crash or hang: the last line on the screen then says whose it was.
+        say(f"searching the index with {retriever.owner}, {index.manifest.info['vectors']:,} vectors")
+        return retriever.load(index.folder)
+
     def begin(partial: Path) -> SharedStage:
         sources = Sources(chunks.folder, embeddings.folder, parents)
-        return NeighbourStage(partial, folder, sources, lambda: retriever.load(index.folder), options)
+        return NeighbourStage(partial, folder, sources, load, options)
 
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
         return finish(partial, begin, begun, inputs, sharing)

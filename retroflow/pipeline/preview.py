@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, EMBEDDERS, RETRIEVERS, create
+from retroflow.components import CORPORA, EMBEDDERS, create
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
@@ -19,6 +19,7 @@ from retroflow.pipeline import fingerprint
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
+from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
 from retroflow.store.manifest import Manifest, read_manifest
@@ -142,15 +143,13 @@ def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
     _look(artifacts, "embeddings", inputs, found)
     if "embeddings" not in found.manifests:
         return
-    options = recipe.section("retriever")
-    built = create(RETRIEVERS, options).fingerprint()
-    inputs = fingerprint.index_inputs(found.manifests["embeddings"].fingerprint, options["name"], built)
+    retriever = RecipeRetriever(recipe.section("retriever"))
+    inputs = retriever.index_inputs(found.manifests["embeddings"].fingerprint)
     _look(artifacts, "index", inputs, found)
     if "index" not in found.manifests:
         return
-    search = {key: value for key, value in options.items() if key not in ("name", "build")}
     neighbours = NeighbourOptions(**recipe.section("neighbours"))
-    inputs = fingerprint.neighbours_inputs(found.manifests["index"].fingerprint, search, neighbours)
+    inputs = fingerprint.neighbours_inputs(found.manifests["index"].fingerprint, retriever.search_options, neighbours)
     _look(artifacts, "neighbours", inputs, found)
 
 

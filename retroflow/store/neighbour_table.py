@@ -44,10 +44,5 @@ class NeighbourTable:
         folder = Path(folder).absolute()
         return cls(folder, open_artifact(folder.parent, kind="neighbours").files)
 
-    @classmethod
-    def in_progress(cls, folder: Path, files: Mapping[str, FileEntry]) -> Self:
-        """Open a split of an artifact that is still being made, from its entries, unchecked."""
-        return cls(folder.absolute(), files)
-
     def __len__(self) -> int:
         return len(self.ids)
