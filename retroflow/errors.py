@@ -72,6 +72,10 @@ class InvalidVectorsError(RetroflowError, ValueError):
     """Vectors or queries of a wrong shape, dtype or with non-finite values, refused before native code runs."""
 
 
+class OutOfMemory(RetroflowError, MemoryError):
+    """Memory was not enough in another process; the command line adds the remedy."""
+
+
 class RetrieverError(RetroflowError):
     """A retriever used before it was built, in a forked child, or breaking its contract; names its owner."""
 
@@ -96,3 +100,10 @@ class Interrupted(RetroflowError):
     """Stopped from the keyboard with a checkpoint written; the same command with --resume goes on."""
 
     exit_code = 130
+
+
+class RankEnded(SystemExit):
+    """Ends a rank without a word, with the exit code of the error that rank 0 raises and reports.
+
+    The only SystemExit that stands for anything: whatever else ends the process from inside is a bug.
+    """

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from retroflow.cli.streams import only_results_on_stdout
+
 
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
@@ -19,7 +21,8 @@ def evaluate(
 
     from retroflow.training.verdict import evaluate as evaluate_run
 
-    report = evaluate_run(run_folder, overrides or [])
+    with only_results_on_stdout():
+        report = evaluate_run(run_folder, overrides or [])
     if as_json:
         print(json.dumps({"run_folder": str(run_folder), **report.to_json()}))
     else:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from retroflow.errors import RecipeError
 
+MOST_THREADS = 1024
+"""More than any machine has cores; of 100,000 torch fails to start most, long after they were asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
@@ -105,7 +108,6 @@ class TrainerOptions:
             _within(f"trainer.{name}", getattr(self, name), 1)
         for name in (
             "max_seconds",
-            "num_threads",
             "devices",
             "nodes",
             "peak_flops",
@@ -113,6 +115,7 @@ class TrainerOptions:
             "checkpoint_every",
         ):
             _within(f"trainer.{name}", getattr(self, name), 0)
+        _within("trainer.num_threads", self.num_threads, 0, MOST_THREADS)
         _within("trainer.keep_checkpoints", self.keep_checkpoints, 1)
         _within("trainer.timeout_seconds", self.timeout_seconds, 1)
         _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)
