@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from retroflow.cli.streams import describe_failed_stdout, stdout_fails
+from retroflow.cli.streams import STDOUT, describe_failed_stdout
 from retroflow.errors import RankEnded, RetroflowError, is_out_of_memory
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
@@ -27,7 +27,9 @@ _REMEDIES = {
 }
 _REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
 
-_PREPARING = "use another retriever (docs/retrievers.md), or lower embedder.batch_tokens (bert) or embedder.buckets (lexical)"
+_PREPARING = (
+    "use another retriever (docs/retrievers.md), or lower embedder.batch_tokens (bert) or embedder.buckets (lexical)"
+)
 _MEMORY_REMEDIES = {
     "fit": "While training: raise trainer.accumulate, set trainer.activation_checkpointing=true, lower "
     f"trainer.batch_size, or make the model smaller (model.width, model.num_layers). While preparing: {_PREPARING}.",
@@ -64,8 +66,7 @@ def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[
         print_error(str(error))
         return error.exit_code
     if isinstance(error, OSError) and error.errno is not None:
-        is_of_stdout = error.filename is None and stdout_fails()
-        print_error(describe_failed_stdout(error) if is_of_stdout else describe_os_error(error))
+        print_error(describe_failed_stdout(error) if error.filename == STDOUT else describe_os_error(error))
         return FAILURE
     # typer's usage errors; their classes moved from click into typer, their shape did not change
     format_message = getattr(error, "format_message", None)

@@ -45,10 +45,10 @@ def run(words: list[str]) -> int:
         if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this, without a word
             raise KeyboardInterrupt
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = 1
     except BaseException as error:  # SystemExit, too: what ends the process from inside a command has not done it
-        code = exit_code_of(error, show_traceback=show_traceback, words=words)
+        # Nobody reads on, as behind `| head`; typer makes a SystemExit of it.
+        is_unread = any(isinstance(one, BrokenPipeError) for one in (error, error.__context__))
+        code = 1 if is_unread else exit_code_of(error, show_traceback=show_traceback, words=words)
     drop_unprinted()
     return code if isinstance(code, int) else 0
 

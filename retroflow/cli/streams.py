@@ -1,6 +1,7 @@
 """The standard streams: made ready before a command runs, and stdout kept for results."""
 
 import faulthandler
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,29 @@ from typing import TextIO
 
 from retroflow.errors import RetroflowError
 
+STDOUT = "stdout"
+
 _stdout_of_results: ContextVar[TextIO | None] = ContextVar("stdout_of_results", default=None)
+
+
+class _NamedStdout(io.TextIOWrapper):
+    """Stdout whose errors say that it is stdout, which those of a stream do not."""
+
+    def write(self, text: str, /) -> int:
+        with _naming_stdout():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _naming_stdout():
+            super().flush()
+
+
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STDOUT) from error
 
 
 def ready_streams() -> None:
@@ -32,6 +55,15 @@ def ready_streams() -> None:
         with suppress(OSError):
             os.dup2(2, 1)
         sys.stdout = sys.stderr
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        before = sys.stdout
+        sys.stdout = _NamedStdout(
+            before.buffer,
+            encoding=before.encoding,
+            errors=before.errors,
+            line_buffering=before.line_buffering,
+            write_through=before.write_through,
+        )
     with suppress(OSError, ValueError, RuntimeError):
         faulthandler.enable()
 
@@ -81,17 +113,10 @@ def describe_failed_stdout(error: OSError) -> str:
     )
 
 
-def stdout_fails() -> bool:
-    """Say whether what was printed cannot be written; it stays in the buffer and is tried again."""
+def drop_unprinted() -> None:
+    """Point stdout at nothing if it takes nothing, so that the interpreter's last flush does not complain."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        return True
-    return False
-
-
-def drop_unprinted() -> None:
-    """Point stdout at nothing if it takes nothing, so that the interpreter's last flush does not complain."""
-    if stdout_fails():
         with suppress(OSError, ValueError), open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())

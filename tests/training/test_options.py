@@ -11,6 +11,8 @@ from retroflow.training.options import OptimizerOptions, TrainerOptions
     [
         ({"max_steps": 0}, "trainer.max_steps: 0 given; it must be at least 1"),
         ({"retrieval_dropout": 1.5}, "trainer.retrieval_dropout: 1.5 given; it must be from 0.0 to 1.0"),
+        ({"num_threads": 100_000}, "trainer.num_threads: 100000 given; it must be from 0 to 1024"),
+        ({"num_threads": -1}, "trainer.num_threads: -1 given"),
         ({"keep_checkpoints": 0}, "trainer.keep_checkpoints: 0 given"),
         ({"max_seconds": -1.0}, "trainer.max_seconds: -1.0 given"),
         ({"batch_size": 4, "accumulate": 3}, "trainer.accumulate: 3 does not divide trainer.batch_size 4"),
