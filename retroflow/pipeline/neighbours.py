@@ -169,15 +169,18 @@ class _Own:
 
 
 def describe_exact(info: Mapping[str, Any]) -> str:
-    """What share of the chunks of a finished stage was searched exactly and why, empty if none was."""
+    """How many chunks of a finished stage were searched exactly and why, empty if none was."""
     total = sum(info["chunks"].values())
     reasons = {
         "retriever_ran_out": "the retriever had too few candidates",
         "large_document": f"their document has more than {MAX_FETCH:,} chunks",
     }
-    counts = info["searched_exactly"]
-    told = [f"{counts[name] / total:.1%} ({words})" for name, words in reasons.items() if counts[name]]
-    return f"{' and '.join(told)} of chunks searched exactly" if told else ""
+    counts = {reason: info["searched_exactly"][reason] for reason in reasons}
+    return ", ".join(
+        f"{count:,} ({count / total:.1%}) searched exactly since {reasons[reason]}"
+        for reason, count in counts.items()
+        if count
+    )
 
 
 def concerns(info: Mapping[str, Any], owner: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retroflow.errors import RetrieverError
-from retroflow.pipeline import recipe_retriever
+from retroflow.pipeline import legal_search, recipe_retriever
 from retroflow.pipeline.prepare import Prepared, describe, prepare
 from retroflow.registry import Registry
 from tests.pipeline.recipes import small_recipe
@@ -130,7 +130,7 @@ def test_a_retriever_that_finds_nothing_has_recall_0_and_a_warning(
     total = sum(info["chunks"].values())
     assert info["recall"]["recall_at_k"] == 0.0
     assert info["searched_exactly"] == {"retriever_ran_out": total, "large_document": 0}
-    assert "100.0% (the retriever had too few candidates) of chunks searched exactly" in describe(done.stages[3])
+    assert f"{total} (100.0%) searched exactly since the retriever had too few candidates" in describe(done.stages[3])
     told = capsys.readouterr().err
     assert told.count("warning: recall@2 is 0.000: mine (retroflow-mine 0.1) misses more than half") == 1
     assert "note: mine (retroflow-mine 0.1) has too few candidates for 100% of these chunks" in told
@@ -188,3 +188,19 @@ def test_a_plugin_that_ends_the_process_ends_prepare_with_its_name(
     install(f"import sys\ndef end(*given): sys.exit(0)\nPlugin.{member} = end\n")
     with pytest.raises(RetrieverError, match=rf"mine \(retroflow-mine 0\.1\): {member}\(\) failed: .*SystemExit: 0"):
         prepared(tmp_path)
+
+
+def test_chunks_of_a_large_document_are_counted_and_told_as_such(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(legal_search, "MAX_FETCH", 8)  # documents of the corpus have some 17 chunks
+    monkeypatch.setattr(legal_search, "FIRST_FETCHES", 0)
+    install()
+    done = prepared(tmp_path)
+    info = done.stages[3].manifest.info
+    train = info["chunks"]["train"]
+    assert f"{train} (77.3%)" in describe(done.stages[3])
+    assert "searched exactly since their document has more than 4,096 chunks" in describe(done.stages[3])
+    assert info["searched_exactly"] == {"retriever_ran_out": 0, "large_document": train}
+    assert info["recall"]["recall_at_k"] is None and info["recall"]["queries"] == 0
+    assert "note: 100% of these chunks are of a document of more than" in capsys.readouterr().err
