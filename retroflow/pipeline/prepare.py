@@ -166,7 +166,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = _say_stage, sha
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder: Embedder = create(EMBEDDERS, recipe.section("embedder"))
     retriever = RecipeRetriever(recipe.section("retriever"))
-    retriever.new()
+    retriever.new().fingerprint()
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts, sharing)

@@ -204,3 +204,10 @@ def test_chunks_of_a_large_document_are_counted_and_told_as_such(
     assert info["searched_exactly"] == {"retriever_ran_out": 0, "large_document": train}
     assert info["recall"]["recall_at_k"] is None and info["recall"]["queries"] == 0
     assert "note: 100% of these chunks are of a document of more than" in capsys.readouterr().err
+
+
+def test_a_fingerprint_that_is_none_is_refused_before_anything_is_made(install: Install, tmp_path: Path) -> None:
+    install("Plugin.fingerprint = lambda self: None\n")
+    with pytest.raises(RetrieverError, match=r"mine \(retroflow-mine 0\.1\): fingerprint\(\) must return a dict"):
+        prepared(tmp_path)
+    assert not (tmp_path / "artifacts").exists()
