@@ -47,13 +47,10 @@ def ready_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-            if descriptor == 2 and sys.stdout is None:
-                os.dup2(2, 1)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     if sys.stdout is None:
-        with suppress(OSError):
-            os.dup2(2, 1)
+        os.dup2(2, 1)  # for the processes that this one starts
         sys.stdout = sys.stderr
     elif isinstance(sys.stdout, io.TextIOWrapper):
         before = sys.stdout
