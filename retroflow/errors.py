@@ -4,6 +4,21 @@ The command line prints the message as it is and exits with the class's `exit_co
 for one of these. docs/exit-codes.md lists the codes.
 """
 
+import errno
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+"""How torch's allocators and C++ libraries say it, in RuntimeErrors."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory, of the machine or of a GPU, was not enough."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    )
+
 
 class RetroflowError(Exception):
     """A failure the user can act on. The message carries place, value, allowed values and remedy."""
@@ -61,6 +76,10 @@ class InvalidVectorsError(RetroflowError, ValueError):
     """Vectors or queries of a wrong shape, dtype or with non-finite values, refused before native code runs."""
 
 
+class OutOfMemory(RetroflowError, MemoryError):
+    """Memory was not enough in another process; the command line adds the remedy."""
+
+
 class RetrieverError(RetroflowError):
     """A retriever used before it was built, in a forked child, or breaking its contract; names its owner."""
 
@@ -85,3 +104,10 @@ class Interrupted(RetroflowError):
     """Stopped from the keyboard with a checkpoint written; the same command with --resume goes on."""
 
     exit_code = 130
+
+
+class RankEnded(SystemExit):
+    """Ends a rank without a word, with the exit code of the error that rank 0 raises and reports.
+
+    The only SystemExit that stands for anything: whatever else ends the process from inside is a bug.
+    """

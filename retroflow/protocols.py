@@ -19,6 +19,7 @@ PROTOCOL_VERSION = 1
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
+Metric = Literal["l2", "inner_product"]
 
 
 class Neighbours(NamedTuple):
@@ -50,7 +51,7 @@ class Capabilities:
         device: where the search runs, "cpu" or "cuda"; "remote" for a served database.
     """
 
-    metric: Literal["l2", "inner_product"] = "l2"
+    metric: Metric = "l2"
     queried_by: Literal["vectors", "texts"] = "vectors"
     exact: bool = False
     deterministic: bool = True
@@ -108,7 +109,12 @@ class Retriever(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Build options and library version, as JSON values: whatever changes the built index, nothing else."""
+        """Whatever changes the built index and only the retriever knows, as JSON values; {} if there is nothing.
+
+        That is above all the version of the library it calls: {"version": "1.15"}. Its options (all but those of
+        `search`), and name and version of the distribution that a plugin comes from, are added by the caller. The
+        answer must be the same in every process: no time, no process id, no `hash` of a string.
+        """
         ...
 
 

@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from retroflow.errors import RetroflowError
+from retroflow.cli.streams import STDOUT, describe_failed_stdout
+from retroflow.errors import RankEnded, RetroflowError, is_out_of_memory
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -26,6 +27,20 @@ _REMEDIES = {
 }
 _REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
 
+_PREPARING = (
+    "use another retriever (docs/retrievers.md), or lower embedder.batch_tokens (bert) or embedder.buckets (lexical)"
+)
+_MEMORY_REMEDIES = {
+    "fit": "While training: raise trainer.accumulate, set trainer.activation_checkpointing=true, lower "
+    f"trainer.batch_size, or make the model smaller (model.width, model.num_layers). While preparing: {_PREPARING}.",
+    "evaluate": "Lower trainer.eval_batch_size.",
+    "prepare": f"{_PREPARING[0].upper()}{_PREPARING[1:]}.",
+    "generate": "Give fewer --neighbours, shorter or fewer prompts, or a lower --batch-size.",
+    "recipe": "Check that the file that was given is a recipe; one is a few kilobytes.",
+}
+_MORE_MEMORY = "Use a machine with more memory, or end what else runs on this one."
+_LONGEST_REASON = 200
+
 
 def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[str] = ()) -> int:
     """Print an error on stderr and return the exit code it stands for.
@@ -40,16 +55,18 @@ def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         print_error("interrupted.")
         return INTERRUPTED
+    if isinstance(error, RankEnded):  # rank 0 says why
+        return error.code if isinstance(error.code, int) else FAILURE
     if show_traceback:
         traceback.print_exception(error)
+    if is_out_of_memory(error):
+        print_error(_describe_out_of_memory(error, words))
+        return FAILURE
     if isinstance(error, RetroflowError):
         print_error(str(error))
         return error.exit_code
     if isinstance(error, OSError) and error.errno is not None:
-        print_error(describe_os_error(error))
-        return FAILURE
-    if isinstance(error, MemoryError):
-        print_error("out of memory. Lower trainer.batch_size or raise trainer.accumulate; --traceback shows where.")
+        print_error(describe_failed_stdout(error) if error.filename == STDOUT else describe_os_error(error))
         return FAILURE
     # typer's usage errors; their classes moved from click into typer, their shape did not change
     format_message = getattr(error, "format_message", None)
@@ -58,8 +75,20 @@ def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[
         return USAGE
     if not show_traceback:
         traceback.print_exception(error)
-    print_error("this is a bug in retroflow or in a plugin; please report it with the traceback above.")
+    ended = ""
+    if isinstance(error, SystemExit):
+        ended = f"something inside has ended the command before it was done (SystemExit: {error}); "
+    print_error(f"{ended}this is a bug in retroflow or in a plugin; please report it with the traceback above.")
     return FAILURE
+
+
+def _describe_out_of_memory(error: BaseException, words: Sequence[str]) -> str:
+    command = next((word for word in words if not word.startswith("-")), "")
+    reason = str(error).strip().partition("\n")[0]
+    if len(reason) > _LONGEST_REASON:
+        reason = f"{reason[:_LONGEST_REASON]} ..."
+    told = f" ({reason})" if reason else ""
+    return f"out of memory{told}. {_MEMORY_REMEDIES.get(command, _MORE_MEMORY)} --traceback shows where."
 
 
 def describe_os_error(error: OSError) -> str:
@@ -88,11 +117,6 @@ def end_within(code: int, *, seconds: float = EXIT_SECONDS) -> NoReturn:
     threading.Thread(target=give_up, daemon=True).start()
     sys.unraisablehook = lambda failed: None  # W&B's handler fails with a traceback if its process was killed
     sys.exit(code)
-
-
-def silence_broken_pipe() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush does not complain about the closed pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_usage_error(error: BaseException, message: str, words: Sequence[str]) -> None:

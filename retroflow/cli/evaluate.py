@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from retroflow.cli.streams import only_results_on_stdout
+
 
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
@@ -26,7 +28,8 @@ def evaluate(
     from retroflow.store.sealed_json import strict_json
     from retroflow.training.evaluating import evaluate as evaluate_run
 
-    found = evaluate_run(run_folder, overrides or [], checkpoint=checkpoint, output=output)
+    with only_results_on_stdout():
+        found = evaluate_run(run_folder, overrides or [], checkpoint=checkpoint, output=output)
     if as_json:
         file = None if found.file is None else str(found.file)
         values = {"run_folder": str(run_folder), "report": file, **found.report.to_json()}

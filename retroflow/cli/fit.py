@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retroflow.cli.streams import only_results_on_stdout, print_result, result_stream, writing_results
 from retroflow.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def fit(
 
         if resumed is not None:
             check_resume(loaded, resumed)
-    fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
+    with only_results_on_stdout():
+        fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
 
 
 def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:
@@ -66,14 +68,15 @@ def _print_json(result: "FitResult") -> None:
     from retroflow.store.sealed_json import strict_json
 
     values = {"run_folder": str(result.run_folder), "steps": result.steps, **result.report.to_json()}
-    print(strict_json(values, what="the report"), flush=True)
+    print_result(strict_json(values, what="the report"))
 
 
 def _print_tables(result: "FitResult") -> None:
     from rich.console import Console
 
-    Console().print(result.report.render())
-    print(f"report: {result.run_folder / 'report.json'}", flush=True)
+    with writing_results():
+        Console(file=result_stream()).print(result.report.render())
+    print_result(f"report: {result.run_folder / 'report.json'}")
 
 
 def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | None]:

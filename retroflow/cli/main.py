@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 import retroflow
-from retroflow.cli.console import end_within, exit_code_of, silence_broken_pipe
+from retroflow.cli.console import INTERRUPTED, end_within, exit_code_of
+from retroflow.cli.streams import drop_unprinted, ready_streams
 from retroflow.distributions import shield_libraries
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
@@ -25,6 +26,7 @@ OVERRIDES_FOLLOW = {"ignore_unknown_options": True}
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    ready_streams()
     end_within(run(sys.argv[1:]))
 
 
@@ -42,12 +44,14 @@ def run(words: list[str]) -> int:
         shield_libraries()
         command = typer.main.get_command(build_app(words))
         code = command.main(args=words, prog_name="retroflow", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this, without a word
+            raise KeyboardInterrupt
         sys.stdout.flush()
-    except BrokenPipeError:
-        silence_broken_pipe()
-        return 1
-    except (Exception, KeyboardInterrupt) as error:
-        return exit_code_of(error, show_traceback=show_traceback, words=words)
+    except BaseException as error:  # SystemExit, too: what ends the process from inside a command has not done it
+        # Nobody reads on, as behind `| head`; typer makes a SystemExit of it.
+        is_unread = any(isinstance(one, BrokenPipeError) for one in (error, error.__context__))
+        code = 1 if is_unread else exit_code_of(error, show_traceback=show_traceback, words=words)
+    drop_unprinted()
     return code if isinstance(code, int) else 0
 
 

@@ -1,15 +1,21 @@
 """`retroflow prepare`: make the artifacts of a recipe, without training."""
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retroflow.cli.streams import only_results_on_stdout, print_result
 from retroflow.errors import Interrupted
 
 if TYPE_CHECKING:
     from retroflow.pipeline.prepare import Stage
+    from retroflow.pipeline.sharing import Sharing
+    from retroflow.recipe import Recipe
+
+_KEPT = "what is complete is kept, and the same command goes on from there."
 
 
 def prepare(
@@ -28,27 +34,34 @@ def prepare(
     ] = 600.0,
 ) -> None:
     """Make chunks, embeddings, index and neighbours, or re-use those that are there; docs/preparing.md."""
-    try:
-        _prepare(recipe, overrides or [], as_json, (shard, merge, wait))
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; what is complete is kept, and the same command goes on from there.") from None
+    from retroflow.training.stopping import StopRequests, preempted_while_starting
+
+    with preempted_while_starting():
+        from retroflow.components import recipe_schema
+        from retroflow.pipeline.sharing import Shard, Sharing
+        from retroflow.recipe import load
+
+        sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait)
+        loaded = load(recipe, overrides or [], schema=recipe_schema())
+    with StopRequests() as requests, requests.at_once(f"stopped; {_KEPT}"):
+        try:
+            _prepare(loaded, sharing, as_json=as_json)
+        except KeyboardInterrupt:
+            if requests.signal_number == signal.SIGINT:
+                raise Interrupted(f"interrupted; {_KEPT}") from None
+            raise
 
 
-def _prepare(file: Path, overrides: list[str], as_json: bool, sharing_words: tuple[str | None, bool, float]) -> None:
-    from retroflow.components import recipe_schema
-    from retroflow.pipeline.prepare import describe
-    from retroflow.pipeline.prepare import prepare as prepare_artifacts
-    from retroflow.pipeline.sharing import Shard, Sharing
-    from retroflow.recipe import load
+def _prepare(loaded: "Recipe", sharing: "Sharing", *, as_json: bool) -> None:
+    with only_results_on_stdout():
+        from retroflow.pipeline.prepare import describe
+        from retroflow.pipeline.prepare import prepare as prepare_artifacts
 
-    shard, merge, wait = sharing_words
-    sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait)
-    loaded = load(file, overrides, schema=recipe_schema())
-    if as_json:
-        prepared = prepare_artifacts(loaded, sharing=sharing)
-        print(json.dumps({"stages": [_as_json(stage) for stage in prepared.stages]}, indent=2))
-    else:
-        prepare_artifacts(loaded, report=lambda stage: print(describe(stage), flush=True), sharing=sharing)
+        if as_json:
+            prepared = prepare_artifacts(loaded, sharing=sharing)
+            print_result(json.dumps({"stages": [_as_json(stage) for stage in prepared.stages]}, indent=2))
+        else:
+            prepare_artifacts(loaded, report=lambda stage: print_result(describe(stage)), sharing=sharing)
 
 
 def _as_json(stage: "Stage") -> dict[str, object]:

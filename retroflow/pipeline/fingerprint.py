@@ -1,6 +1,6 @@
 """What every artifact depends on, and nothing else: the inputs whose hash names it.
 
-The chain: corpus, tokenizer and chunk length -> chunks; + embedder -> embeddings; + retriever's build options ->
+The chain: corpus, tokenizer and chunk length -> chunks; + embedder -> embeddings; + the retriever and its options ->
 index; + search options, k and exclusion -> neighbours. docs/artifacts.md shows it as a table.
 """
 
@@ -13,8 +13,8 @@ from retroflow.pipeline.options import DataOptions, NeighbourOptions
 # Raised when a stage would make other bytes from the same inputs.
 CHUNKS_VERSION = 2
 EMBEDDINGS_VERSION = 1
-INDEX_VERSION = 1
-NEIGHBOURS_VERSION = 1
+INDEX_VERSION = 2
+NEIGHBOURS_VERSION = 2
 
 Inputs = dict[str, Any]
 
@@ -41,17 +41,36 @@ def embeddings_inputs(chunks: str, embedder: Mapping[str, object]) -> Inputs:
     return {"version": EMBEDDINGS_VERSION, "chunks": chunks, "embedder": dict(embedder)}
 
 
-def index_inputs(embeddings: str, name: str, retriever: Mapping[str, object]) -> Inputs:
-    """Inputs of the index, from the embeddings' fingerprint, the retriever's name and its fingerprint."""
-    return {"version": INDEX_VERSION, "embeddings": embeddings, "name": name, "retriever": dict(retriever)}
+def index_inputs(
+    embeddings: str, options: Mapping[str, Any], distribution: str, retriever: Mapping[str, object]
+) -> Inputs:
+    """Inputs of the index.
+
+    Args:
+        embeddings: the embeddings' fingerprint.
+        options: the recipe's retriever section, complete; all of it but `search` changes the index.
+        distribution: where the retriever comes from, "retroflow-annoy 0.1.0"; the version of retroflow itself
+            changes nothing.
+        retriever: what the retriever's `fingerprint` adds.
+    """
+    build = {key: value for key, value in options.items() if key not in ("name", "search")}
+    inputs = {
+        "version": INDEX_VERSION,
+        "embeddings": embeddings,
+        "name": options["name"],
+        "options": build,
+        "retriever": dict(retriever),
+    }
+    is_plugin = distribution.partition(" ")[0] != "retroflow"
+    return inputs | {"distribution": distribution} if is_plugin else inputs
 
 
-def neighbours_inputs(index: str, search: Mapping[str, object], options: NeighbourOptions) -> Inputs:
-    """Inputs of the neighbours, from the index' fingerprint and every option that is not one of the build."""
+def neighbours_inputs(index: str, search: object, options: NeighbourOptions) -> Inputs:
+    """Inputs of the neighbours, from the index' fingerprint and the retriever's options of a search."""
     return {
         "version": NEIGHBOURS_VERSION,
         "index": index,
-        "search": dict(search),
+        "search": search,
         "k": options.k,
         "exclude_same_document": options.exclude_same_document,
         "overfetch": options.overfetch,

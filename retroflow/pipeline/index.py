@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.errors import RetroflowError
+from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.memory import give_back
-from retroflow.pipeline.progress import Advance, progress
+from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import INDEX_FOLDER, parent_of
@@ -34,6 +34,10 @@ def make_index(
 ) -> Manifest:
     """Build and save the index, and read it back: some libraries report no error on a full disk.
 
+    Raises:
+        RetrieverError: the retriever fails, or cannot read what it has just written.
+        OSError: the disk is full.
+
     Args:
         partial: the folder to make it in; half an index of an earlier run is thrown away.
         inputs: what the artifact is named by.
@@ -41,15 +45,18 @@ def make_index(
         new_retriever: makes the recipe's retriever, without an index.
     """
     vectors = EmbeddingStore.open(embeddings_folder / "train")
-    metric = new_retriever().capabilities.metric
+    retriever = new_retriever()
+    metric = retriever.capabilities.metric
     files = kept_folder(partial, INDEX_FOLDER)
     if files is None:
         shutil.rmtree(partial / INDEX_FOLDER, ignore_errors=True)
+        # Native code may crash or hang: the last line on the screen then says whose it was.
+        say(f"building the index with {retriever.owner}, {len(vectors):,} vectors")
         with _full_disk_told(partial):
             _build(partial / INDEX_FOLDER, vectors, new_retriever())
             give_back()
             written = new_retriever()
-            written.load(partial / INDEX_FOLDER)
+            _read_back(written, partial / INDEX_FOLDER)
             written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
         files = keep_folder(partial, INDEX_FOLDER)
     info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": metric}
@@ -63,15 +70,28 @@ def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -
         retriever.save(folder)  # some read the vectors only now
 
 
+def _read_back(retriever: CheckedRetriever, folder: Path) -> None:
+    """Load what this process has just saved: a failure is no damage, and to make it again would not help."""
+    try:
+        retriever.load(folder)
+    except DamagedDataError as error:
+        cause = error.__cause__ or error
+        raise RetrieverError(
+            f"{retriever.owner}: load() cannot read what save() has just written ({type(cause).__name__}: {cause}). "
+            "This is a bug of the retriever, not damage; please report it to its authors."
+        ) from error
+
+
 @contextmanager
 def _full_disk_told(folder: Path) -> Iterator[None]:
     """Blame a disk without room for what a library makes of it: an error of its own, or half an index."""
     try:
         yield
     except (OSError, RetroflowError) as error:
-        if shutil.disk_usage(folder).free < NO_ROOM_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+        is_told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_told or shutil.disk_usage(folder).free >= NO_ROOM_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {error}") from error
 
 
 class _Watched:

@@ -1,21 +1,31 @@
-"""The k nearest chunks that a chunk may have as neighbours, and the exact answer to compare with.
+"""The k nearest chunks that a chunk may have as neighbours: what the retriever finds, and the exact answer.
 
 Shapes: q queries, N vectors, D embedding width, k neighbours, f candidates fetched.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.protocols import Float32Array, Int64Array, Neighbours, VectorSource
+from retroflow.protocols import Float32Array, Int64Array, Metric, Neighbours, VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 
 MAX_FETCH = 4096  # beyond it the exact search below costs less than a backend's
+FEW_VECTORS = 1 << 17  # to compare a query with so many costs about what a search for MAX_FETCH candidates does
+FIRST_FETCHES = 64  # how far candidates are doubled all the same, for documents whose chunks are unlike each other
 MAX_CANDIDATES = 1 << 18  # of one call to the backend: some 8 MB with what is computed from them
 EXACT_QUERIES = 256
 EXACT_VECTORS = 4096
+LEAST_GROUP = 32  # queries of one document that are worth a pass of their own over the vectors
+
+BY_RETRIEVER, RAN_OUT, LARGE_DOCUMENT = 0, 1, 2
+"""Who found the neighbours of a query: the retriever, or exact search since the retriever had too few candidates, or
+since the query's own document holds more chunks than candidates are asked for."""
+
+_Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -35,53 +45,89 @@ class Queries:
         return Queries(self.vectors[rows], None if self.excluded is None else self.excluded[rows])
 
 
+class Found(NamedTuple):
+    """The neighbours of queries, and who found them.
+
+    Attributes:
+        ids, scores: as in `Neighbours`, [q, k].
+        by: uint8 [q], BY_RETRIEVER, RAN_OUT or LARGE_DOCUMENT.
+    """
+
+    ids: Int64Array
+    scores: Float32Array
+    by: NDArray[np.uint8]
+
+
+class Judgement(NamedTuple):
+    """The retriever's own answer beside the exact one.
+
+    Attributes:
+        recall: share of the exact neighbours it found, compared by score: an equal copy is as good. None if it was
+            asked for none of the queries.
+        queries: how many of them it was asked for.
+        score_error: median distance of its scores from the true ones, in units of what two queries differ by.
+    """
+
+    recall: float | None
+    queries: int
+    score_error: float
+
+
 class LegalSearch:
     """Searches a database for neighbours outside the query's own document.
 
     Args:
         retriever: holds the index over vectors.
         vectors: the embeddings [N, D] that the index was built over.
-        keys: int64 [N], a neighbour is legal if its key is not the query's excluded one; None: the key is the row.
+        keys: int64 [N], non-decreasing; a neighbour is legal if its key is not the query's excluded one. None: the
+            key is the row.
         overfetch: candidates asked for at first.
-
-    Attributes:
-        num_exact: queries so far that the backend had too few legal candidates for, searched exactly.
     """
 
     def __init__(
         self, retriever: CheckedRetriever, vectors: VectorSource, keys: Int64Array | None, overfetch: int
     ) -> None:
-        self.num_exact = 0
-        self._retriever, self._vectors, self._keys = retriever, vectors, keys
+        self.retriever = retriever
+        self._vectors, self._keys = vectors, keys
         self._overfetch = overfetch
 
-    def search(self, queries: Queries, k: int) -> Neighbours:
-        """Find k legal neighbours of every query; fewer only where the database has fewer.
+    def search(self, queries: Queries, k: int) -> Found:
+        """Find k legal neighbours of every query; fewer only where the database has fewer."""
+        return self.complete(queries, self.own_answer(queries, k))
 
-        Candidates are doubled for the queries that lack neighbours. A query for which the backend runs out of
-        candidates (it answers -1) or that needs more than `MAX_FETCH` is searched exactly.
+    def own_answer(self, queries: Queries, k: int) -> Found:
+        """Find what the retriever finds by itself.
+
+        Candidates are doubled for the queries that lack neighbours. It is given up where the retriever runs out of
+        candidates (it answers -1) and beyond `MAX_FETCH` of them, and earlier where the query's own document is
+        larger than that and exact search costs less.
+
+        Returns:
+            k neighbours of every query that is found by the retriever, fewer of the others.
         """
-        found = _nothing(len(queries.vectors), k)
-        starved = np.arange(len(queries.vectors))
-        exact: list[Int64Array] = []
+        found = Found(*_nothing(len(queries.vectors), k), np.zeros(len(queries.vectors), np.uint8))
+        most = np.minimum(self._worth_fetching(queries), len(self._vectors))
+        found.by[most == 0] = LARGE_DOCUMENT
+        starved = np.flatnonzero(most)
         fetch = min(k if queries.excluded is None else max(self._overfetch, k + 1), len(self._vectors))
         while len(starved):
             lacking, exhausted = self._fetch(queries, starved, fetch, found)
-            exact.append(starved[lacking & exhausted])
+            found.by[starved[lacking & exhausted]] = RAN_OUT
             starved = starved[lacking & ~exhausted]
-            if fetch >= min(MAX_FETCH, len(self._vectors)):
-                exact.append(starved)
-                break
-            fetch = min(2 * fetch, len(self._vectors))
-        rest = np.concatenate(exact) if exact else starved
+            found.by[starved[fetch >= most[starved]]] = LARGE_DOCUMENT
+            starved = starved[fetch < most[starved]]
+            fetch = min(2 * fetch, MAX_FETCH, len(self._vectors))
+        return found
+
+    def complete(self, queries: Queries, found: Found) -> Found:
+        """Search exactly for the queries that the retriever did not find k neighbours of; `found` is filled in."""
+        rest = np.flatnonzero(found.by != BY_RETRIEVER)
         if len(rest):
-            self.num_exact += len(rest)
-            answer = self.exact(queries.part(rest), k)
-            found.ids[rest], found.scores[rest] = answer
+            found.ids[rest], found.scores[rest] = self.exact(queries.part(rest), found.ids.shape[1])
         return found
 
     def _fetch(
-        self, queries: Queries, rows: Int64Array, fetch: int, found: Neighbours
+        self, queries: Queries, rows: Int64Array, fetch: int, found: Found
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Fill in what a search with `fetch` candidates finds for some rows.
 
@@ -93,7 +139,7 @@ class LegalSearch:
         step = max(1, MAX_CANDIDATES // fetch)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            answer = self._retriever.search(queries.vectors[part], fetch)  # [p, f]
+            answer = self.retriever.search(queries.vectors[part], fetch)  # [p, f]
             legal = answer.ids >= 0
             exhausted[start : start + step] = ~legal[:, -1]
             if queries.excluded is not None:
@@ -107,51 +153,105 @@ class LegalSearch:
         return lacking, exhausted
 
     def exact(self, queries: Queries, k: int) -> Neighbours:
-        """Find the k nearest legal neighbours by comparing with every vector; time q N D, memory constant."""
+        """Find the k nearest legal neighbours by comparing with every vector; time q N D, memory constant.
+
+        Chunks of a document that is much of the database are not compared with it: N is then what is outside it.
+        """
         found = _nothing(len(queries.vectors), k)
-        for start in range(0, len(queries.vectors), EXACT_QUERIES):
-            rows = slice(start, start + EXACT_QUERIES)
-            found.ids[rows], found.scores[rows] = self._exact_part(queries.part(rows), k)
+        for rows, ranges in self._groups(queries):
+            for start in range(0, len(rows), EXACT_QUERIES):
+                part = rows[start : start + EXACT_QUERIES]
+                found.ids[part], found.scores[part] = self._exact_part(queries.part(part), ranges, k)
         return found
 
-    def recall(self, queries: Queries, answer: Neighbours) -> float:
-        """Share of the exact neighbours that an answer [q, k] holds, compared by score: an equal copy is as good."""
-        exact = self.exact(queries, answer.ids.shape[1])
-        wanted = np.unique(answer.ids[answer.ids >= 0])
-        if not len(wanted):
-            return float(not (exact.ids >= 0).any())
-        vectors = np.concatenate([self._vectors[row : row + 1] for row in wanted.tolist()]).astype(np.float32)
-        answered = vectors[np.searchsorted(wanted, np.maximum(answer.ids, wanted[0]))]  # [q, k, D]
-        scores = np.stack(
-            [
-                _similarity(queries.vectors[row : row + 1], answered[row], self._metric)[0]
-                for row in range(len(answered))
-            ]
-        )
+    def judge(self, queries: Queries, own: Found) -> Judgement:
+        """Compare the retriever's own answer with the exact one."""
+        asked = np.flatnonzero(own.by != LARGE_DOCUMENT)
+        queries, own = queries.part(asked), Found(own.ids[asked], own.scores[asked], own.by[asked])
+        exact = self.exact(queries, own.ids.shape[1])
+        wanted = (exact.ids >= 0).sum()
+        if not wanted:
+            return Judgement(None, len(asked), 0.0)
+        is_found = own.ids >= 0
+        true = self._true_scores(queries, own.ids)  # [q, k]
         worst = np.where(exact.ids >= 0, exact.scores, np.inf).min(axis=1, keepdims=True)
-        tolerance = 1e-4 * np.maximum(1.0, np.abs(worst))
-        found = ((answer.ids >= 0) & (scores >= worst - tolerance)).sum()
-        return float(found / max(1, (exact.ids >= 0).sum()))
+        hits = is_found & (true >= worst - _rounding(worst))
+        error = 0.0
+        if is_found.any():
+            off = np.maximum(np.abs(own.scores - true) - _rounding(true), 0.0)
+            error = float(np.median(off[is_found])) / self._spread(queries)
+        return Judgement(float(hits.sum() / wanted), len(asked), error)
+
+    def _true_scores(self, queries: Queries, ids: Int64Array) -> Float32Array:
+        """Similarity of every query with the vectors of its ids [q, k]; that of row 0 where an id is -1."""
+        wanted = np.unique(np.maximum(ids, 0))
+        vectors = np.concatenate([self._vectors[row : row + 1] for row in wanted.tolist()]).astype(np.float32)
+        answered = vectors[np.searchsorted(wanted, np.maximum(ids, 0))]  # [q, k, D]
+        pairs = zip(queries.vectors[:, None, :], answered, strict=True)
+        return np.concatenate([_similarity(query, candidates, self._metric) for query, candidates in pairs])
+
+    def _spread(self, queries: Queries) -> float:
+        """How far the similarities of two queries are apart, typically."""
+        if self._metric == "inner_product":
+            spread = float(np.median(np.einsum("ij,ij->i", queries.vectors, queries.vectors)))
+        else:
+            spread = float(np.median(-_similarity(queries.vectors, queries.vectors, "l2")))
+        return spread if spread > 0.0 else 1.0
+
+    def _worth_fetching(self, queries: Queries) -> Int64Array:
+        """Most candidates to ask for [q], by what is left outside the query's own document."""
+        most = np.full(len(queries.vectors), MAX_FETCH)
+        if queries.excluded is not None:
+            start, stop = self._rows_of(queries.excluded)
+            is_large, others = stop - start > MAX_FETCH, len(self._vectors) - (stop - start)
+            most[is_large & (others <= FEW_VECTORS)] = FIRST_FETCHES
+            most[is_large & (others <= MAX_FETCH)] = 0
+        return most
+
+    def _groups(self, queries: Queries) -> Iterator[tuple[Int64Array, _Ranges]]:
+        """Yield rows of queries, and the ranges of vectors that are worth comparing them with."""
+        everything = ((0, len(self._vectors)),)
+        others = np.arange(len(queries.vectors))
+        if queries.excluded is not None:
+            keys, group, counts = np.unique(queries.excluded, return_inverse=True, return_counts=True)
+            start, stop = self._rows_of(keys)
+            is_alone = (stop - start > EXACT_VECTORS) & (counts >= LEAST_GROUP)
+            for number in np.flatnonzero(is_alone):
+                before, after = (0, int(start[number])), (int(stop[number]), len(self._vectors))
+                yield np.flatnonzero(group == number), (before, after)
+            others = np.flatnonzero(~is_alone[group])
+        if len(others):
+            yield others, everything
+
+    def _rows_of(self, keys: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """First row with each of keys [q], and the row after its last one."""
+        if self._keys is None:
+            return keys, keys + 1
+        first, last = (np.searchsorted(self._keys, keys, side=side) for side in ("left", "right"))
+        return first, last
 
     def _keys_of(self, rows: Int64Array) -> Int64Array:
         return rows if self._keys is None else np.asarray(self._keys[rows])
 
     @property
-    def _metric(self) -> Literal["l2", "inner_product"]:
-        return self._retriever.capabilities.metric
+    def _metric(self) -> Metric:
+        return self.retriever.capabilities.metric
 
-    def _exact_part(self, queries: Queries, k: int) -> Neighbours:
+    def _exact_part(self, queries: Queries, ranges: _Ranges, k: int) -> Neighbours:
         best = _nothing(len(queries.vectors), k)
-        for start in range(0, len(self._vectors), EXACT_VECTORS):
-            stop = min(start + EXACT_VECTORS, len(self._vectors))
-            scores = _similarity(queries.vectors, np.asarray(self._vectors[start:stop], np.float32), self._metric)
-            if queries.excluded is not None:
-                scores[self._keys_of(np.arange(start, stop))[None, :] == queries.excluded[:, None]] = -np.inf
-            best = _merge(best, scores, start)
+        for first, last in ranges:
+            for start in range(first, last, EXACT_VECTORS):
+                stop = min(start + EXACT_VECTORS, last)
+                scores = _similarity(queries.vectors, np.asarray(self._vectors[start:stop], np.float32), self._metric)
+                if queries.excluded is not None:
+                    keys = self._keys_of(np.arange(start, stop))
+                    hit = (queries.excluded >= keys[0]) & (queries.excluded <= keys[-1])
+                    scores[hit] = np.where(keys[None, :] == queries.excluded[hit, None], -np.inf, scores[hit])
+                _merge(best, scores, start)
         return best
 
 
-def _similarity(queries: Float32Array, vectors: Float32Array, metric: Literal["l2", "inner_product"]) -> Float32Array:
+def _similarity(queries: Float32Array, vectors: Float32Array, metric: Metric) -> Float32Array:
     products: Float32Array = queries @ vectors.T  # [q, block]
     if metric == "inner_product":
         return products
@@ -161,19 +261,28 @@ def _similarity(queries: Float32Array, vectors: Float32Array, metric: Literal["l
     return products
 
 
-def _merge(best: Neighbours, scores: Float32Array, first_id: int) -> Neighbours:
-    """The k best of what was best so far and a block of scores [q, block] for ids from first_id on."""
-    k = best.ids.shape[1]
+def _rounding(scores: Float32Array) -> Float32Array:
+    """What two float32 computations of a score may differ by."""
+    return np.asarray(1e-4 * np.maximum(1.0, np.abs(scores)), np.float32)
+
+
+def _merge(best: Neighbours, scores: Float32Array, first_id: int) -> None:
+    """Put what is better of a block of scores [q, block], for ids from first_id on, among the best so far."""
+    rows = np.flatnonzero(scores.max(axis=1) > best.scores[:, -1])
+    if not len(rows):
+        return
+    k, scores = best.ids.shape[1], scores[rows]
     if scores.shape[1] > k:
         columns = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     else:
         columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     new_scores = np.take_along_axis(scores, columns, axis=1)
     new_ids = np.where(np.isneginf(new_scores), -1, columns + first_id)
-    all_scores = np.concatenate([best.scores, new_scores], axis=1)
-    all_ids = np.concatenate([best.ids, new_ids], axis=1)
+    all_scores = np.concatenate([best.scores[rows], new_scores], axis=1)
+    all_ids = np.concatenate([best.ids[rows], new_ids], axis=1)
     order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
-    return Neighbours(np.take_along_axis(all_ids, order, axis=1), np.take_along_axis(all_scores, order, axis=1))
+    best.ids[rows] = np.take_along_axis(all_ids, order, axis=1)
+    best.scores[rows] = np.take_along_axis(all_scores, order, axis=1)
 
 
 def _nothing(num_queries: int, k: int) -> Neighbours:

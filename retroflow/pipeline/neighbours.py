@@ -1,6 +1,6 @@
 """Stage 4: the neighbours of every training and validation chunk, all of them training chunks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,21 +10,25 @@ import numpy as np
 
 from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.legal_search import LegalSearch, Queries
+from retroflow.pipeline.legal_search import LARGE_DOCUMENT, MAX_FETCH, RAN_OUT, Found, LegalSearch, Queries
 from retroflow.pipeline.options import NeighbourOptions
+from retroflow.pipeline.progress import say
 from retroflow.pipeline.sharing import Sharing
 from retroflow.pipeline.tables import Table
-from retroflow.protocols import Int64Array, Neighbours
+from retroflow.protocols import Int64Array
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.store.array_file import Array, ArraySpec
+from retroflow.store.array_file import Array, ArraySpec, map_array, release_pages
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import FileEntry, Manifest
-from retroflow.store.neighbour_table import NeighbourTable
 from retroflow.store.pieces import pieces_folder
 
 ROWS_PER_BLOCK = 4096
 RECALL_SAMPLE = 500
+LEAST_RECALL = 0.5
+SLOW_SHARE = 0.1
+MOST_SCORE_ERROR = 0.15
+"""Of what two chunks differ by. Product quantisers of 8 bytes for 64 dimensions are below 0.02."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class NeighbourStage:
         self._database = ChunkStore.open(sources.chunks / "train")
         self._embeddings = {split: EmbeddingStore.open(sources.embeddings / split) for split in ("train", "valid")}
         self._load, self._options = load, options
+        self._is_told_why_slow = False
         self._own = _Own(self._database, options.exclude_same_document)
         self._parents = sources.parents
         basis = {"rows_per_block": ROWS_PER_BLOCK, "parents": self._parents}
@@ -108,7 +113,8 @@ class NeighbourStage:
         info = {
             "k": self._options.k,
             "chunks": {split: files[f"{split}/ids.npy"].shape[0] for split in self._embeddings},
-            "recall": _measure_recall(self.work.partial, files, self._embeddings["train"], self._own, self._search),
+            "searched_exactly": _count_exact(self.work.partial, files),
+            "recall": _measure_recall(self._embeddings["train"], self._own, self._search, self._options.k),
         }
         self._database.release()
         return Manifest("neighbours", inputs, self._parents, info, files)
@@ -116,15 +122,39 @@ class NeighbourStage:
     def _specs(self, split: str) -> list[ArraySpec]:
         shape = (len(self._embeddings[split]), self._options.k)
         dtypes: dict[str, np.dtype[Any]] = {"ids": np.dtype(np.int64), "scores": np.dtype(np.float32)}
-        return [ArraySpec(f"{split}/{name}.npy", dtype, shape) for name, dtype in dtypes.items()]
+        specs = [ArraySpec(f"{split}/{name}.npy", dtype, shape) for name, dtype in dtypes.items()]
+        return [*specs, ArraySpec(f"{split}/found_by.npy", np.dtype(np.uint8), shape[:1])]
 
     def _make(self, split: str, rows: slice) -> dict[str, Array]:
         # Validation chunks are not in the database: nothing of theirs has to be left out.
         excluded = self._own.of(np.arange(rows.start, rows.stop)) if split == "train" else None
         vectors = self._embeddings[split][rows].astype(np.float32)
-        found = self._search.search(Queries(vectors, excluded), self._options.k)
+        queries = Queries(vectors, excluded)
+        found = self._search.own_answer(queries, self._options.k)
+        self._tell_why_slow(found)
+        found = self._search.complete(queries, found)
         self._database.release()
-        return {f"{split}/ids.npy": found.ids, f"{split}/scores.npy": found.scores}
+        arrays: dict[str, Array] = {"ids": found.ids, "scores": found.scores, "found_by": found.by}
+        return {f"{split}/{name}.npy": array for name, array in arrays.items()}
+
+    def _tell_why_slow(self, found: Found) -> None:
+        """Say once what takes so long, before it does."""
+        shares = {reason: float((found.by == reason).mean()) for reason in (RAN_OUT, LARGE_DOCUMENT)}
+        if self._is_told_why_slow or max(shares.values()) < SLOW_SHARE:
+            return
+        self._is_told_why_slow = True
+        if shares[RAN_OUT] >= SLOW_SHARE:
+            say(
+                f"note: {self._search.retriever.owner} has too few candidates for {shares[RAN_OUT]:.0%} of these "
+                "chunks. They are compared with every chunk instead, which takes long in a large corpus. Options of "
+                "retriever.search give more candidates, and so does another retriever (docs/retrievers.md)."
+            )
+        else:
+            say(
+                f"note: {shares[LARGE_DOCUMENT]:.0%} of these chunks are of a document of more than {MAX_FETCH:,} "
+                "chunks. They are compared with every chunk outside it, which takes long in a large corpus. Shorter "
+                "documents are faster."
+            )
 
 
 @dataclass(frozen=True)
@@ -138,13 +168,63 @@ class _Own:
         return np.asarray(self.database.document_ids[rows]) if self.by_document else rows
 
 
-def _measure_recall(
-    partial: Path, files: dict[str, FileEntry], vectors: EmbeddingStore, own: _Own, search: LegalSearch
-) -> dict[str, float | int]:
-    """Compare the table with exact search on training chunks spread evenly over the corpus."""
+def describe_exact(info: Mapping[str, Any]) -> str:
+    """How many chunks of a finished stage were searched exactly and why, empty if none was."""
+    total = sum(info["chunks"].values())
+    reasons = {
+        "retriever_ran_out": "the retriever had too few candidates",
+        "large_document": f"their document has more than {MAX_FETCH:,} chunks",
+    }
+    counts = {reason: info["searched_exactly"][reason] for reason in reasons}
+    return ", ".join(
+        f"{count:,} ({count / total:.1%}) searched exactly since {reasons[reason]}"
+        for reason, count in counts.items()
+        if count
+    )
+
+
+def concerns(info: Mapping[str, Any], owner: str) -> list[str]:
+    """What a user should know of the neighbours that a retriever found.
+
+    Args:
+        info: of the manifest.
+        owner: the retriever, as messages call it.
+    """
+    k, found = info["k"], info["recall"]
+    told = []
+    if found["recall_at_k"] is not None and found["recall_at_k"] < LEAST_RECALL:
+        told.append(
+            f"warning: recall@{k} is {found['recall_at_k']:.3f}: {owner} misses more than half of the nearest "
+            "chunks, and the model reads others in their place. Raise options of retriever.search, choose others of "
+            "retriever.build, or compare with retriever.name=exact (docs/retrievers.md)."
+        )
+    if found["score_error"] > MOST_SCORE_ERROR:
+        told.append(
+            f"warning: the scores that {owner} reports are not the similarities of the chunks it found: half of them "
+            f"are wrong by {found['score_error']:.0%} or more of what two chunks differ by. This is a bug of the "
+            "retriever; under l2 a score is minus the squared distance."
+        )
+    return told
+
+
+def _count_exact(partial: Path, files: Mapping[str, FileEntry]) -> dict[str, int]:
+    counts = dict.fromkeys(("retriever_ran_out", "large_document"), 0)
+    for name in (name for name in files if name.endswith("/found_by.npy")):
+        found_by = map_array(partial, name, files[name])
+        for key, reason in zip(counts, (RAN_OUT, LARGE_DOCUMENT), strict=True):
+            counts[key] += int(np.count_nonzero(found_by == reason))
+        release_pages(found_by)
+    return counts
+
+
+def _measure_recall(vectors: EmbeddingStore, own: _Own, search: LegalSearch, k: int) -> dict[str, float | int | None]:
+    """Ask the retriever for training chunks spread evenly over the corpus, and compare with exact search."""
     rows = np.unique(np.linspace(0, len(vectors) - 1, min(RECALL_SAMPLE, len(vectors)), dtype=np.int64))
-    queries = np.concatenate([vectors[row : row + 1] for row in rows.tolist()]).astype(np.float32)
-    table = NeighbourTable.in_progress(partial / "train", files)
-    answer = Neighbours(np.asarray(table.ids[rows]), np.asarray(table.scores[rows]))
-    value = search.recall(Queries(queries, own.of(rows)), answer)
-    return {"recall_at_k": round(value, 4), "queries": len(rows)}
+    sample = np.concatenate([vectors[row : row + 1] for row in rows.tolist()]).astype(np.float32)
+    queries = Queries(sample, own.of(rows))
+    found = search.judge(queries, search.own_answer(queries, k))
+    return {
+        "recall_at_k": None if found.recall is None else round(found.recall, 4),
+        "queries": found.queries,
+        "score_error": round(found.score_error, 4),
+    }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, RETRIEVERS, create
+from retroflow.components import CORPORA, create
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -21,9 +21,10 @@ from retroflow.pipeline.embeddings import EmbeddingStage, new_embedder
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
-from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks
+from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks, concerns, describe_exact
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.progress import say
+from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
@@ -105,13 +106,17 @@ def describe(stage: Stage) -> str:
             f"{sum(split['chunks'] for split in info['splits'].values()):,} of width {info['dimension']:,}"
         ),
         "index": lambda: f"{info['vectors']:,} vectors",
-        "neighbours": lambda: (
-            f"{info['k']} for {sum(info['chunks'].values()):,} chunks, "
-            f"recall@{info['k']} {info['recall']['recall_at_k']:.3f} on {info['recall']['queries']} of them"
-        ),
+        "neighbours": lambda: ", ".join(part for part in _describe_neighbours(info) if part),
     }[stage.kind]()
     verb = "built" if stage.built else "re-used"
     return f"{stage.kind}: {verb}, {counts}, {stage.seconds:.1f} s, {stage.folder}"
+
+
+def _describe_neighbours(info: Mapping[str, Any]) -> list[str]:
+    k, recall = info["k"], info["recall"]
+    measured = recall["recall_at_k"]
+    told = "not measured" if measured is None else f"{measured:.3f} on {recall['queries']} of them"
+    return [f"{k} for {sum(info['chunks'].values()):,} chunks", f"recall@{k} {told}", describe_exact(info)]
 
 
 def say_stage(stage: Stage) -> None:
@@ -162,8 +167,10 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
     embedder = new_embedder(recipe.section("embedder"))
-    retriever = _Retriever(recipe)
-    retriever.new().check_vectors(None, embedder.dimension)
+    retriever = RecipeRetriever(recipe.section("retriever"))
+    made = retriever.new()
+    made.fingerprint()
+    made.check_vectors(None, embedder.dimension)
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts, sharing)
@@ -176,6 +183,9 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         report(index)
         neighbours = _neighbours(retriever, options, (chunks, embeddings, index), sharing)
         report(neighbours)
+    if not sharing.command:
+        for line in concerns(neighbours.manifest.info, retriever.owner):
+            say(line)
     return prepared_of(chunks, embeddings, index, neighbours)
 
 
@@ -195,7 +205,7 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
         return names
     embedder = new_embedder(recipe.section("embedder"))
     names["embeddings"] = fingerprint_of(fingerprint.embeddings_inputs(names["chunks"], embedder.fingerprint()))
-    retriever, options = _Retriever(recipe), NeighbourOptions(**recipe.section("neighbours"))
+    retriever, options = RecipeRetriever(recipe.section("retriever")), NeighbourOptions(**recipe.section("neighbours"))
     names["index"] = fingerprint_of(retriever.index_inputs(names["embeddings"]))
     found = fingerprint.neighbours_inputs(names["index"], retriever.search_options, options)
     names["neighbours"] = fingerprint_of(found)
@@ -247,29 +257,7 @@ def _embeddings(embedder: CheckedEmbedder, options: Mapping[str, Any], chunks: S
     return _stage(folder, {"chunks": parent_of(chunks.manifest)}, sharing, make, begin)
 
 
-class _Retriever:
-    """The recipe's retriever: a new one for every use, so that an index leaves the memory with its stage."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        options = recipe.section("retriever")
-        self.name: str = options["name"]
-        self.search_options = {key: value for key, value in options.items() if key not in ("name", "build")}
-        self.options = options
-
-    def index_inputs(self, embeddings: str) -> fingerprint.Inputs:
-        return fingerprint.index_inputs(embeddings, self.name, self.new().fingerprint())
-
-    def new(self) -> CheckedRetriever:
-        owner = f"{self.name} ({RETRIEVERS.origin(self.name)})"
-        return CheckedRetriever(create(RETRIEVERS, self.options), owner=owner)
-
-    def load(self, index: Path) -> CheckedRetriever:
-        retriever = self.new()
-        retriever.load(index / INDEX_FOLDER)
-        return retriever
-
-
-def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
+def _index(retriever: RecipeRetriever, embeddings: Stage, sharing: Sharing) -> Stage:
     """The one stage that is not shared: one process builds the index, and others wait for its lock."""
     inputs = retriever.index_inputs(embeddings.manifest.fingerprint)
     folder = artifact_folder(embeddings.folder.parent, "index", inputs)
@@ -286,7 +274,7 @@ def _index(retriever: _Retriever, embeddings: Stage, sharing: Sharing) -> Stage:
 
 
 def _neighbours(
-    retriever: _Retriever, options: NeighbourOptions, before: tuple[Stage, Stage, Stage], sharing: Sharing
+    retriever: RecipeRetriever, options: NeighbourOptions, before: tuple[Stage, Stage, Stage], sharing: Sharing
 ) -> Stage:
     chunks, embeddings, index = before
     inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
@@ -298,9 +286,14 @@ def _neighbours(
         "index": parent_of(index.manifest, by_content=False),
     }
 
+    def load() -> CheckedRetriever:
+        # Native code may crash or hang: the last line on the screen then says whose it was.
+        say(f"searching the index with {retriever.owner}, {index.manifest.info['vectors']:,} vectors")
+        return retriever.load(index.folder)
+
     def begin(partial: Path) -> SharedStage:
         sources = Sources(chunks.folder, embeddings.folder, parents)
-        return NeighbourStage(partial, folder, sources, lambda: retriever.load(index.folder), options)
+        return NeighbourStage(partial, folder, sources, load, options)
 
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
         return finish(partial, begin, begun, inputs, sharing)

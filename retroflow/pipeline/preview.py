@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, RETRIEVERS, create
+from retroflow.components import CORPORA, create
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
@@ -20,8 +20,8 @@ from retroflow.pipeline.embeddings import new_embedder
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
+from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.recipe import Recipe
-from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import artifact_folder
 from retroflow.store.manifest import Manifest, read_manifest
 
@@ -140,9 +140,8 @@ def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
         return
     chunks = _counted(found)
     try:
-        name = recipe.section("retriever")["name"]
-        retriever = CheckedRetriever(create(RETRIEVERS, recipe.section("retriever")), owner=name)
-        retriever.check_vectors(chunks["train"] if chunks else None, int(embedder.dimension))
+        retriever = RecipeRetriever(recipe.section("retriever"))
+        retriever.new().check_vectors(chunks["train"] if chunks else None, int(embedder.dimension))
     except RetroflowError as error:
         found.notes.append(f"the retriever cannot be used as it is ({_first_line(error)})")
         return
@@ -152,14 +151,12 @@ def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
     _look(artifacts, "embeddings", inputs, found)
     if "embeddings" not in found.manifests:
         return
-    options = recipe.section("retriever")
-    inputs = fingerprint.index_inputs(found.manifests["embeddings"].fingerprint, name, retriever.fingerprint())
+    inputs = retriever.index_inputs(found.manifests["embeddings"].fingerprint)
     _look(artifacts, "index", inputs, found)
     if "index" not in found.manifests:
         return
-    search = {key: value for key, value in options.items() if key not in ("name", "build")}
     neighbours = NeighbourOptions(**recipe.section("neighbours"))
-    inputs = fingerprint.neighbours_inputs(found.manifests["index"].fingerprint, search, neighbours)
+    inputs = fingerprint.neighbours_inputs(found.manifests["index"].fingerprint, retriever.search_options, neighbours)
     _look(artifacts, "neighbours", inputs, found)
 
 

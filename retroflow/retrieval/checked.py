@@ -8,32 +8,50 @@ answer that breaks the contract of `retroflow.protocols`, naming who gave it. It
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
+import errno
 import json
 import operator
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex, get_args
 
 import numpy as np
 
-from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError, RetroflowError
+from retroflow.errors import (
+    DamagedDataError,
+    InvalidVectorsError,
+    MissingExtraError,
+    RecipeError,
+    RetrieverError,
+    RetroflowError,
+    is_out_of_memory,
+)
 from retroflow.protocols import (
     PROTOCOL_VERSION,
     Capabilities,
     Float32Array,
     Int64Array,
+    Metric,
     Neighbours,
     Retriever,
     VectorSource,
 )
+from retroflow.retrieval.saved_index import (
+    BACKEND_FOLDER,
+    DESCRIPTION_FILE,
+    FORMAT_VERSION,
+    checksums,
+    fault_of_files,
+    read_description,
+)
 from retroflow.retrieval.vectors import CheckedSource, check_finite, checked_vectors
 
-FORMAT_VERSION = 1
-DESCRIPTION_FILE = "retriever.json"
-BACKEND_FOLDER = "backend"
+_STATE_OF_THE_DISK = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
+)
+"""Errors that are nobody's bug; they stay OSErrors, so that whoever knows the folder adds the remedy."""
 
 
 class CheckedRetriever:
@@ -45,8 +63,9 @@ class CheckedRetriever:
     """
 
     def __init__(self, retriever: Retriever, *, owner: str) -> None:
-        _check_protocol(retriever, owner)
         self.owner = owner
+        with self._blame("capabilities"):
+            _check_protocol(retriever, owner)
         self.dimension: int | None = None
         self._retriever = retriever
         self._count = 0
@@ -73,7 +92,7 @@ class CheckedRetriever:
         """
         check = getattr(self._retriever, "check_vectors", None)
         if check is not None:
-            with self._blame("check_vectors"):
+            with self._blame("check_vectors()"):
                 check(count, dimension)
 
     def build(self, vectors: VectorSource) -> None:
@@ -86,14 +105,15 @@ class CheckedRetriever:
         Raises:
             InvalidVectorsError: not two-dimensional, not floating point, width 0, or a value that is NaN,
                 infinite or above 1e15; nothing of the earlier index is usable afterwards.
-            RetrieverError: the backend failed.
+            RetrieverError: the backend failed, or ran out of memory.
+            OSError: the disk is full or cannot be used.
         """
         source = CheckedSource(vectors)
         count, dimension = source.shape
         self.dimension, self._count = None, 0
         if count:
             self.check_vectors(count, dimension)
-            with self._blame("build"):
+            with self._blame("build()", f"building the index of {count:,} vectors of width {dimension:,}"):
                 self._retriever.build(source)
         self.dimension, self._count, self._process_id = dimension, count, os.getpid()
 
@@ -125,7 +145,7 @@ class CheckedRetriever:
         if self._count == 0 or len(checked) == 0:
             return _all_padding(len(checked), k)
         self._check_process()
-        with self._blame("search"):
+        with self._blame("search()", f"searching {self._count:,} vectors with {len(checked):,} queries for {k:,} each"):
             answer = self._retriever.search(checked, k)
         return self._checked_answer(answer, (len(checked), k))
 
@@ -133,7 +153,9 @@ class CheckedRetriever:
         """Write the index into folder (made if missing, must be empty): retriever.json and the backend's files.
 
         Raises:
-            RetrieverError: nothing built, folder not empty, or the backend failed to write.
+            RetrieverError: nothing built, folder not empty, or the backend failed to write, wrote beside the folder
+                or left a link in it.
+            OSError: the disk is full or cannot be used.
         """
         if self.dimension is None:
             raise RetrieverError(f"{self.owner}: save() before build() or load(); there is no index to save.")
@@ -145,8 +167,13 @@ class CheckedRetriever:
         backend_folder.mkdir()
         if self._count:
             self._check_process()
-            with self._blame("save"):
+            with self._blame("save()", f"saving the index of {self._count:,} vectors"):
                 self._retriever.save(backend_folder)
+        if fault := fault_of_files(folder):
+            raise RetrieverError(
+                f"{self.owner}: save() left what cannot be moved with the index: {fault}. This is a bug of the "
+                "retriever; an index is files in the folder that save() is given, and nothing else."
+            )
         description = {
             "format_version": FORMAT_VERSION,
             "protocol_version": PROTOCOL_VERSION,
@@ -155,7 +182,7 @@ class CheckedRetriever:
             "dimension": self.dimension,
             "count": self._count,
             "build": self.fingerprint(),
-            "crc32": _checksums(backend_folder),
+            "crc32": checksums(backend_folder),
         }
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -168,13 +195,13 @@ class CheckedRetriever:
         """
         folder = Path(folder)
         self.dimension, self._count = None, 0
-        description = _read_description(folder / DESCRIPTION_FILE)
+        description = read_description(folder / DESCRIPTION_FILE)
         if description["metric"] != self.capabilities.metric:
             raise RetrieverError(
                 f'{self.owner}: the index in "{folder}" was built with metric "{description["metric"]}", and the '
                 f'retriever is set to "{self.capabilities.metric}"; set retriever.build.metric, or rebuild.'
             )
-        if _checksums(folder / BACKEND_FOLDER) != description["crc32"]:
+        if checksums(folder / BACKEND_FOLDER) != description["crc32"]:
             raise DamagedDataError(
                 f'The files in "{folder / BACKEND_FOLDER}" are not, byte by byte, those that {description["owner"]} '
                 "wrote. Delete the artifact and run `retroflow prepare` again."
@@ -185,24 +212,33 @@ class CheckedRetriever:
         self._process_id = os.getpid()
 
     def fingerprint(self) -> dict[str, object]:
-        """The retriever's build identity, checked to be JSON."""
-        values = self._retriever.fingerprint()
+        """What the retriever says of its index beyond its options, as plain JSON values."""
+        with self._blame("fingerprint()"):
+            values: object = self._retriever.fingerprint()
+        if not isinstance(values, dict):
+            raise RetrieverError(
+                f"{self.owner}: fingerprint() must return a dict of JSON values, not {type(values).__name__}; "
+                "{} if nothing but its options changes the index."
+            )
         try:
-            json.dumps(values, allow_nan=False)
+            plain: dict[str, object] = json.loads(json.dumps(values, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise RetrieverError(f"{self.owner}: fingerprint() must hold JSON values only; {error}.") from error
-        return values
+        return plain
 
     def _load_backend(self, folder: Path, *, written_by: str) -> None:
-        try:
-            self._retriever.load(folder)
-        except (RetroflowError, MemoryError, ImportError):
-            raise
-        except Exception as error:
-            raise DamagedDataError(
-                f'{self.owner} cannot read the index in "{folder}" (written by {written_by}): '
-                f"{type(error).__name__}: {error}. Delete the artifact and run `retroflow prepare` again."
-            ) from error
+        with self._blame("load()", f'reading the index in "{folder}"'):
+            try:
+                self._retriever.load(folder)
+            except (RetroflowError, ImportError):
+                raise
+            except Exception as error:
+                if is_out_of_memory(error) or _is_state_of_the_disk(error):
+                    raise
+                raise DamagedDataError(
+                    f'{self.owner} cannot read the index in "{folder}" (written by {written_by}): '
+                    f"{type(error).__name__}: {error}. Delete the artifact and run `retroflow prepare` again."
+                ) from error
 
     def _check_process(self) -> None:
         if self.capabilities.fork_safe or os.getpid() == self._process_id:
@@ -213,14 +249,34 @@ class CheckedRetriever:
         )
 
     @contextmanager
-    def _blame(self, action: str) -> Iterator[None]:
-        """Turn whatever a backend raises in `action` into a RetrieverError that names the owner."""
+    def _blame(self, call: str, doing: str = "") -> Iterator[None]:
+        """Name the owner in whatever a backend raises.
+
+        Args:
+            call: what of the backend is called, "build()".
+            doing: the same in words, for what runs out of memory there.
+        """
         try:
             yield
-        except (RetroflowError, MemoryError, OSError):
+        except (KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
-            raise RetrieverError(f"{self.owner}: {action}() failed: {type(error).__name__}: {error}") from error
+        except RetroflowError as error:
+            known = type(error) in (RecipeError, RetrieverError, MissingExtraError, RetroflowError)
+            if not known or self.owner.partition(" ")[0] in str(error):
+                raise
+            raise type(error)(f"{self.owner}: {error}") from error
+        except BaseException as error:
+            if is_out_of_memory(error):
+                raise RetrieverError(
+                    f"{self.owner}: out of memory while {doing or f'calling {call}'} ({_described(error)}). Use a "
+                    "machine with more, or a retriever or options that need less: docs/retrievers.md."
+                ) from error
+            if isinstance(error, OSError) and error.errno is None:  # of a library's own writer
+                raise OSError(f"{self.owner}: {call} failed: {error}") from error
+            if isinstance(error, OSError) and _is_state_of_the_disk(error):
+                raise OSError(error.errno, f"{error.strerror}, in {call} of {self.owner}", error.filename) from error
+            ended = "" if isinstance(error, Exception) else "it tried to end the process, "
+            raise RetrieverError(f"{self.owner}: {call} failed: {ended}{_described(error)}") from error
 
     def _checked_answer(self, answer: object, shape: tuple[int, int]) -> Neighbours:
         fault = _fault_of_answer(answer, shape, self._count)
@@ -245,8 +301,21 @@ def _check_protocol(retriever: object, owner: str) -> None:
         raise RetrieverError(
             f"{owner}: capabilities must be a retroflow.protocols.Capabilities, not {type(capabilities).__name__}."
         )
+    if capabilities.metric not in get_args(Metric):
+        raise RetrieverError(
+            f'{owner}: capabilities.metric is "{capabilities.metric}"; allowed: {" and ".join(get_args(Metric))}. '
+            "A cosine is the inner product of vectors of length 1."
+        )
     if capabilities.queried_by != "vectors":
         raise RetrieverError(f'{owner}: a retriever queried by "{capabilities.queried_by}" is not supported yet.')
+
+
+def _is_state_of_the_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _STATE_OF_THE_DISK
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _checked_k(k: SupportsIndex) -> int:
@@ -303,45 +372,3 @@ def _fault_of_array(array: object, name: str, dtype: type, shape: tuple[int, int
 
 def _all_padding(rows: int, k: int) -> Neighbours:
     return Neighbours(np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf, np.float32))
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    """Read retriever.json, or say that it is missing, garbage or of another format."""
-    remedy = "Delete the artifact and run `retroflow prepare` again."
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["format_version"]
-        sound = (
-            isinstance(description["owner"], str)
-            and isinstance(description["metric"], str)
-            and type(description["dimension"]) is int
-            and type(description["count"]) is int
-            and description["dimension"] >= 1
-            and description["count"] >= 0
-            and isinstance(description["crc32"], dict)
-        )
-    except FileNotFoundError as error:
-        raise DamagedDataError(f'"{path}" is missing, so the folder holds no complete index. {remedy}') from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedDataError(f'"{path}" is not the description of an index: {error}. {remedy}') from error
-    if version != FORMAT_VERSION:
-        raise DamagedDataError(
-            f'"{path}" has format version {version!r}, and this retroflow reads {FORMAT_VERSION}. {remedy}'
-        )
-    if not sound:
-        raise DamagedDataError(f'"{path}" has values that no index has. {remedy}')
-    return dict(description)
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file below folder: damage is found here, for native readers believe the lengths in a file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _crc32(path) for path in files}
-
-
-def _crc32(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            checksum = zlib.crc32(block, checksum)
-    return checksum

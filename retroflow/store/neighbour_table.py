@@ -49,10 +49,5 @@ class NeighbourTable:
         check_shapes(folder.parent, manifest, {f"{split}/{name}.npy": shape for name in ("ids", "scores")})
         return table
 
-    @classmethod
-    def in_progress(cls, folder: Path, files: Mapping[str, FileEntry]) -> Self:
-        """Open a split of an artifact that is still being made, from its entries, unchecked."""
-        return cls(folder.absolute(), files)
-
     def __len__(self) -> int:
         return len(self.ids)

@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from retroflow.errors import Interrupted, Preempted
+from retroflow.errors import Interrupted, Preempted, RankEnded
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.prepare import Prepared, find_prepared
 from retroflow.pipeline.progress import say
@@ -131,7 +131,7 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
         if ranks.is_first:
             return _prove(job, record, start, requests, order.show)
     if requests.is_requested:  # rank 0 says why
-        raise SystemExit(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
+        raise RankEnded(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
     return None
 
 

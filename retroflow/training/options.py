@@ -8,6 +8,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from retroflow.errors import RecipeError
 from retroflow.recipe.ranges import within_ranges
 
+MOST_THREADS = 1024
+"""More than any machine has cores; of 100,000 torch fails to start most, long after they were asked for."""
+
 
 @within_ranges("optimizer")
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ class TrainerOptions:
     timeout_seconds: Annotated[float, Ge(1)] = 600.0
     activation_checkpointing: bool = False
     compile: bool = False
-    num_threads: Annotated[int, Ge(0)] = 0
+    num_threads: Annotated[int, Ge(0), Le(MOST_THREADS)] = 0
     peak_flops: Annotated[float, Ge(0)] = 0.0
     log_every: Annotated[int, Ge(1)] = 10
     validate_every: Annotated[int, Ge(0)] = 0

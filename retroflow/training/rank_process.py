@@ -1,5 +1,6 @@
 """What a rank runs that `launching.py` starts: `fit`, with the order and the outcome in inherited files."""
 
+import faulthandler
 import os
 import pickle
 import sys
@@ -17,9 +18,10 @@ def main(order_file: int, outcome_file: int) -> None:
         order_file: descriptor of a pickled `Order`.
         outcome_file: descriptor for a pickled `Outcome`.
     """
+    faulthandler.enable()
     end_with_parent(int(os.environ[LAUNCHED]))
     shield_libraries()
-    from retroflow.errors import RetroflowError
+    from retroflow.errors import OutOfMemory, RankEnded, RetroflowError, is_out_of_memory
     from retroflow.training.fit import fit
     from retroflow.training.launching import Order, Outcome
     from retroflow.training.ranks import LostRanks
@@ -30,13 +32,15 @@ def main(order_file: int, outcome_file: int) -> None:
         order: Order = pickle.loads(os.pread(order_file, os.fstat(order_file).st_size, 0))
         result = fit(order.recipe, resume=order.resume, prepared=order.prepared, show=order.show)
         outcome = Outcome(result=result)
-    except SystemExit as error:
+    except RankEnded as error:
         outcome, code = Outcome(), error.code if isinstance(error.code, int) else 1
     except RetroflowError as error:
         outcome, code = Outcome(error=(type(error), str(error))), error.exit_code
         at_once = isinstance(error, LostRanks)
-    except BaseException:
+    except BaseException as error:
         outcome, code, at_once = Outcome(crash=traceback.format_exc()), 1, True
+        if is_out_of_memory(error):
+            outcome = Outcome(error=(OutOfMemory, str(error)))
     with os.fdopen(outcome_file, "wb") as file:
         pickle.dump(outcome, file)
     if at_once:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from retroflow.errors import RetroflowError
+from retroflow.errors import RankEnded, RetroflowError
 
 LAUNCHED = "RETROFLOW_LAUNCHED"
 """Set in the environment of ranks that `retroflow fit` has started itself."""
@@ -72,7 +72,7 @@ class Ranks:
             decide: called on rank 0 alone; its result must be picklable.
 
         Raises:
-            SystemExit: on the other ranks, with the exit code of the error that rank 0 raises and reports.
+            RankEnded: on the other ranks, with the exit code of the error that rank 0 raises and reports.
         """
         if self.world_size == 1:
             return decide()
@@ -88,7 +88,7 @@ class Ranks:
             raise failure
         exit_code, value = told[0]
         if exit_code:
-            raise SystemExit(exit_code)
+            raise RankEnded(exit_code)
         decided: _Value = value
         return decided
 

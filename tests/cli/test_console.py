@@ -36,7 +36,7 @@ def test_every_exit_code_is_documented() -> None:
     from pathlib import Path
 
     page = (Path(__file__).resolve().parents[2] / "docs" / "exit-codes.md").read_text()
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
     for code in {kind.exit_code for kind in kinds} | {0, 130}:
         assert f"| {code} |" in page
 
@@ -77,9 +77,61 @@ def test_a_bug_keeps_its_traceback(capsys: Capture) -> None:
     assert shown.splitlines()[-1].startswith("error: this is a bug")
 
 
-def test_out_of_memory_names_the_remedy(capsys: Capture) -> None:
-    assert exit_code_of(MemoryError(), show_traceback=False) == 1
-    assert "trainer.batch_size" in capsys.readouterr().err
+NO_MEMORY = [
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("std::bad_alloc"),
+    errors.OutOfMemory("rank 1: CUDA out of memory."),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["fit", "--recipe", "x.yaml"], "trainer.accumulate"),
+        (["evaluate", "runs/x"], "Lower trainer.eval_batch_size."),
+        (["prepare"], "embedder.buckets"),
+        (["generate", "runs/x"], "fewer --neighbours"),
+        (["recipe", "check"], "Check that the file that was given is a recipe"),
+        (["export"], "Use a machine with more memory"),
+    ],
+)
+def test_out_of_memory_names_the_remedy_of_the_command(
+    error: Exception, words: list[str], remedy: str, capsys: Capture
+) -> None:
+    assert exit_code_of(error, show_traceback=False, words=words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory") and remedy in line
+    assert ("trainer.batch_size" in line) == (words[0] == "fit")
+
+
+def test_what_torch_raises_without_memory_is_known(capsys: Capture) -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    for error in (caught.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")):
+        assert exit_code_of(error, show_traceback=False, words=["fit"]) == 1
+        assert capsys.readouterr().err.startswith("error: out of memory (")
+
+
+def test_other_errors_at_runtime_stay_bugs(capsys: Capture) -> None:
+    assert exit_code_of(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), show_traceback=False) == 1
+    assert "this is a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [None, 0, 3, 75, "bye"])
+def test_an_exit_from_inside_a_command_is_a_failure(code: object, capsys: Capture) -> None:
+    assert exit_code_of(SystemExit(code), show_traceback=False) == 1
+    assert f"something inside has ended the command before it was done (SystemExit: {code})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [1, 3, 75, 130])
+def test_a_rank_leaves_with_the_code_of_rank_0_and_without_a_word(code: int, capsys: Capture) -> None:
+    assert exit_code_of(errors.RankEnded(code), show_traceback=False) == code
+    assert capsys.readouterr().err == ""
 
 
 def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from retroflow.cli import doctor
 from retroflow.cli.main import run
+from retroflow.errors import RankEnded
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = str(ROOT / "recipes" / "retro_small.yaml")
@@ -115,3 +117,30 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_color_is_honoured() -> None:
     result = retroflow("--help", NO_COLOR="1", FORCE_COLOR="1")
     assert "\x1b[3" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (SystemExit(0), 1, "ended the command before it was done (SystemExit: 0)"),
+        (SystemExit(), 1, "ended the command before it was done"),
+        (type("Odd", (BaseException,), {})("odd"), 1, "this is a bug"),
+        (RankEnded(3), 3, ""),
+        (KeyboardInterrupt(), 130, "error: interrupted.\n"),
+    ],
+    ids=repr,
+)
+def test_no_way_out_of_a_command_is_a_success(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave() -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "doctor", leave)
+    assert run(["doctor"]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_help_and_version_are_still_successes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [run(words) for words in (["--help"], ["fit", "--help"], ["--version"])] == [0, 0, 0]
+    assert capsys.readouterr().err == ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from retroflow.components import RETRIEVERS, create
+from retroflow.errors import RetrieverError
 from retroflow.pipeline.index import INDEX_FOLDER, make_index
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.array_file import ArraySpec
@@ -60,3 +61,21 @@ def test_half_an_index_is_thrown_away_and_a_whole_one_kept(tmp_path: Path) -> No
     assert make_index(partial, {}, artifact, manifest, lambda: new("faiss")) == first
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     assert first.info == {"vectors": 200, "dimension": 32, "metric": "l2"}
+
+
+def test_what_a_library_makes_of_a_full_disk_is_told_with_who_said_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, manifest = embeddings_in(tmp_path, 200)
+    partial = tmp_path / "index.partial"
+    partial.mkdir()
+
+    def fail(self: CheckedRetriever, folder: Path) -> None:
+        raise RetrieverError("annoy (retroflow-annoy 0.1): save() failed: Exception: Unable to write")
+
+    monkeypatch.setattr(CheckedRetriever, "save", fail)
+    with pytest.raises(RetrieverError, match="annoy"):
+        make_index(partial, {}, artifact, manifest, lambda: new("exact"))
+    monkeypatch.setattr("retroflow.pipeline.index.NO_ROOM_BYTES", 1 << 62)
+    with pytest.raises(OSError, match=r"No space left on device; annoy \(retroflow-annoy 0.1\)"):
+        make_index(partial, {}, artifact, manifest, lambda: new("exact"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retroflow.pipeline import legal_search
-from retroflow.pipeline.legal_search import LegalSearch, Queries
+from retroflow.pipeline.legal_search import BY_RETRIEVER, LARGE_DOCUMENT, RAN_OUT, Found, LegalSearch, Queries
 from retroflow.protocols import Capabilities, Float32Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
 
@@ -78,14 +78,14 @@ def test_neighbours_are_the_best_of_other_documents_however_deep(clustered, metr
     found = search.search(queries, 3)
     np.testing.assert_allclose(found.scores, wanted(queries, vectors, documents, 3, metric), rtol=1e-4, atol=1e-4)
     assert (documents[found.ids] != queries.excluded[:, None]).all()
-    assert search.recall(queries, found) == 1.0
-    assert (search.num_exact > 0) == (most < 100)
+    assert set(found.by.tolist()) <= {BY_RETRIEVER, RAN_OUT}
+    assert (found.by == RAN_OUT).any() == (most < 100)
 
 
 def test_only_starved_queries_are_searched_again_with_twice_the_candidates(clustered) -> None:
     vectors, documents = clustered
-    documents = documents.copy()
-    documents[:150] = np.arange(1000, 1150)  # half the queries find others at once
+    documents = documents + 1000
+    documents[:150] = np.arange(150)  # half the queries find others at once
     retriever = LoopRetriever()
     search_over(retriever, vectors, documents, overfetch=8).search(Queries(vectors, documents), 2)
     assert retriever.fetched[0] == (300, 8)
@@ -121,8 +121,116 @@ def test_exact_search_in_small_blocks_is_the_same(clustered, monkeypatch) -> Non
     monkeypatch.setattr(legal_search, "EXACT_VECTORS", 2)
     monkeypatch.setattr(legal_search, "EXACT_QUERIES", 7)
     monkeypatch.setattr(legal_search, "MAX_CANDIDATES", 50)
+    monkeypatch.setattr(legal_search, "LEAST_GROUP", 3)
     np.testing.assert_allclose(search.exact(queries, 3).scores, whole.scores, atol=1e-5)
     np.testing.assert_allclose(search.search(queries, 3).scores, whole.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize("most", [10**9, 20])
+@pytest.mark.parametrize("limits", [(40, 30, 0), (40, 1000, 16), (40, 50, 16)])
+def test_a_document_that_is_most_of_the_corpus_is_not_compared_with_itself(
+    metric: str, most: int, limits: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    max_fetch, few_vectors, first_fetches = limits
+    monkeypatch.setattr(legal_search, "MAX_FETCH", max_fetch)
+    monkeypatch.setattr(legal_search, "FEW_VECTORS", few_vectors)
+    monkeypatch.setattr(legal_search, "FIRST_FETCHES", first_fetches)
+    monkeypatch.setattr(legal_search, "EXACT_VECTORS", 16)
+    rng = np.random.default_rng(1)
+    documents = np.repeat(np.arange(9), [10, 10, 200, 10, 10, 10, 60, 10, 10])
+    vectors = (rng.normal(size=(9, 8))[documents] + 0.1 * rng.normal(size=(330, 8))).astype(np.float32)
+    read = []
+
+    class Watched:
+        shape = vectors.shape
+
+        def __len__(self) -> int:
+            return len(vectors)
+
+        def __getitem__(self, rows: slice, /) -> np.ndarray:
+            read.append(rows)
+            return vectors[rows]
+
+    retriever = LoopRetriever(metric, most)
+    checked = CheckedRetriever(retriever, owner="loop")
+    checked.build(vectors)
+    search = LegalSearch(checked, Watched(), documents, overfetch=4)
+    queries = Queries(vectors, documents)
+    found = search.search(queries, 3)
+    np.testing.assert_allclose(found.scores, wanted(queries, vectors, documents, 3, metric), rtol=1e-4, atol=1e-4)
+    assert (documents[found.ids] != documents[:, None]).all()
+    assert max(fetch for _, fetch in retriever.fetched) <= max(max_fetch, 4)
+    read.clear()
+    search.exact(queries.part(np.flatnonzero(documents == 2)), 3)
+    assert sum(rows.stop - rows.start for rows in read) == 130
+
+
+def test_a_document_larger_than_all_others_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legal_search, "MAX_FETCH", 40)
+    vectors = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    documents = np.repeat([0, 1], [30, 70])
+    retriever = LoopRetriever()
+    found = search_over(retriever, vectors, documents, 4).search(Queries(vectors[30:], documents[30:]), 2)
+    assert retriever.fetched == [] and (found.by == LARGE_DOCUMENT).all() and (found.ids < 30).all()
+
+
+def judged(retriever: LoopRetriever) -> legal_search.Judgement:
+    """A retriever over random vectors of documents of two, judged on all of them at k = 2."""
+    vectors = np.random.default_rng(3).normal(size=(200, 16)).astype(np.float32)
+    search = search_over(retriever, vectors, np.arange(200) // 2, 4)
+    queries = Queries(vectors, np.arange(200) // 2)
+    return search.judge(queries, search.own_answer(queries, 2))
+
+
+class Misreporting(LoopRetriever):
+    """Finds the right ids, or the first ones, and reports what it likes."""
+
+    def __init__(self, scores, first: bool = False, metric: str = "l2") -> None:
+        super().__init__(metric)
+        self.scores, self.first = scores, first
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        found = super().search(queries, k)
+        ids = np.tile(np.arange(k), (len(queries), 1)) if self.first else found.ids
+        return Neighbours(ids, self.scores(found.scores).astype(np.float32))
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+def test_the_retriever_is_judged_by_what_it_finds_itself(metric: str) -> None:
+    assert judged(LoopRetriever(metric)) == (1.0, 200, 0.0)
+    assert judged(LoopRetriever(metric, most=0)) == (0.0, 200, 0.0)
+    half = judged(LoopRetriever(metric, most=2)).recall
+    assert half is not None and 0.0 < half < 0.6
+    first = judged(Misreporting(lambda scores: scores, first=True, metric=metric)).recall
+    assert first is not None and first < 0.1
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+def test_scores_are_compared_with_the_true_similarity(metric: str) -> None:
+    rng = np.random.default_rng(0)
+
+    def quantised(scores: np.ndarray) -> np.ndarray:
+        return -np.sort(-(scores + rng.normal(scale=1.0, size=scores.shape)), axis=1)
+
+    # Two vectors are 32 apart in squared distance, and about 16 long in squared length.
+    assert 0.0 < judged(Misreporting(quantised, metric=metric)).score_error < 0.15
+    invented = Misreporting(lambda scores: np.broadcast_to(-np.arange(scores.shape[1]), scores.shape), metric=metric)
+    assert judged(invented).score_error > 0.3
+    assert judged(Misreporting(lambda scores: np.zeros_like(scores), metric=metric)).score_error > 0.3
+
+
+def test_chunks_whose_own_document_is_too_large_do_not_count_against_the_retriever(monkeypatch) -> None:
+    monkeypatch.setattr(legal_search, "MAX_FETCH", 40)
+    vectors = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    documents = np.repeat(np.arange(16), [70, *[2] * 15])
+    search = search_over(LoopRetriever(), vectors, documents, 4)
+    queries = Queries(vectors, documents)
+    own = search.own_answer(queries, 2)
+    assert (own.by == LARGE_DOCUMENT).sum() == 70
+    assert search.judge(queries, own) == (1.0, 30, 0.0)
+    large = queries.part(np.arange(70))
+    assert search.judge(large, search.own_answer(large, 2)).recall is None
 
 
 def test_recall_counts_what_was_not_found_and_takes_equal_copies() -> None:
@@ -130,8 +238,9 @@ def test_recall_counts_what_was_not_found_and_takes_equal_copies() -> None:
     search = search_over(LoopRetriever(), vectors, None, 4)
     queries = Queries(vectors[:1], np.array([0]))
 
-    def recall(*ids: int) -> float:
-        return search.recall(queries, Neighbours(np.array([ids], np.int64), np.zeros((1, len(ids)), np.float32)))
+    def recall(*ids: int) -> float | None:
+        scores = np.zeros((1, len(ids)), np.float32)
+        return search.judge(queries, Found(np.array([ids], np.int64), scores, np.zeros(1, np.uint8))).recall
 
     assert recall(1) == recall(2) == 1.0
     assert recall(3) == recall(-1) == 0.0

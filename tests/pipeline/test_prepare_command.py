@@ -94,26 +94,31 @@ from retroflow.embedding.lexical import LexicalEmbedder
 # A shell's background jobs, the tests among them, are started with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def slow(self, texts):
-    print("embedding", flush=True)
+    print("embedding", file=sys.__stdout__, flush=True)
     time.sleep(60)
 LexicalEmbedder.embed = slow
 main()
 """
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(recipe_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped")]
+)
+def test_an_interrupt_says_that_the_same_command_goes_on(
+    recipe_file: Path, number: signal.Signals, code: int, word: str
+) -> None:
     command = [sys.executable, "-c", SLOW, "prepare", "--recipe", str(recipe_file)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
         try:
             assert process.stdout is not None and any(line == "embedding\n" for line in process.stdout)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert errors.splitlines()[-1] == (
-        "error: interrupted; what is complete is kept, and the same command goes on from there."
+        f"error: {word}; what is complete is kept, and the same command goes on from there."
     )
     assert run(["prepare", "--recipe", str(recipe_file)]) == 0
 

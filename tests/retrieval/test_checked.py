@@ -1,12 +1,14 @@
 """CheckedRetriever: what it refuses, what it says, and whom it blames."""
 
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from retroflow.errors import DamagedDataError, InvalidVectorsError, RecipeError, RetrieverError
+from retroflow.errors import DamagedDataError, InvalidVectorsError, RecipeError, RetrieverError, RetroflowError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 
@@ -28,7 +30,7 @@ class Scripted:
     def search(self, queries: Float32Array, k: int) -> Neighbours:
         assert type(k) is int and queries.dtype == np.float32 and queries.flags.c_contiguous
         self.asked.append(queries.shape)
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer  # type: ignore[return-value]
 
@@ -238,3 +240,155 @@ def test_retrievers_queried_by_text_are_refused_until_they_are_supported() -> No
     retriever.capabilities = Capabilities(queried_by="texts")
     with pytest.raises(RetrieverError, match='queried by "texts" is not supported yet'):
         CheckedRetriever(retriever, owner="x")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "L2", None])
+def test_a_metric_that_no_score_has_is_refused(metric: object) -> None:
+    retriever = Scripted()
+    retriever.capabilities = Capabilities(metric=metric)  # type: ignore[arg-type]
+    with pytest.raises(RetrieverError, match=f'x: capabilities.metric is "{metric}"; allowed: l2 and inner_product'):
+        CheckedRetriever(retriever, owner="x")
+
+
+class Failing:
+    """A retriever of which one member raises."""
+
+    def __init__(self, member: str, error: BaseException) -> None:
+        self._member, self._error = member, error
+
+    def _touch(self, member: str) -> None:
+        if member == self._member:
+            raise self._error
+
+    @property
+    def capabilities(self) -> Capabilities:
+        self._touch("capabilities")
+        return Capabilities()
+
+    def build(self, vectors: VectorSource) -> None:
+        self._touch("build")
+
+    def search(self, queries: Float32Array, k: int) -> Neighbours:
+        self._touch("search")
+        return Neighbours(np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32))
+
+    def save(self, folder: Path) -> None:
+        self._touch("save")
+
+    def load(self, folder: Path) -> None:
+        self._touch("load")
+
+    def fingerprint(self) -> dict[str, object]:
+        self._touch("fingerprint")
+        return {}
+
+
+MEMBERS = ("capabilities", "build", "search", "save", "load", "fingerprint")
+
+
+def use(member: str, error: BaseException, folder: Path) -> None:
+    """Call everything of a retriever once, one member of which raises."""
+    checked = CheckedRetriever(Failing(member, error), owner="annoy (retroflow-annoy 0.1)")
+    checked.build(np.zeros((10, 3), np.float32))
+    checked.search(np.zeros((1, 3)), 1)
+    checked.save(folder / "index")
+    CheckedRetriever(Failing(member, error), owner="annoy (retroflow-annoy 0.1)").load(folder / "index")
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(0),
+        SystemExit("bye"),
+        type("Odd", (BaseException,), {})("odd"),
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.EACCES, "Permission denied", "/index"),
+        OSError("the library could not write"),
+        ImportError("no module x"),
+    ],
+    ids=repr,
+)
+def test_whatever_a_retriever_raises_names_it_and_its_distribution(
+    member: str, error: BaseException, tmp_path: Path
+) -> None:
+    with pytest.raises((RetroflowError, OSError), match=r"annoy \(retroflow-annoy 0\.1\)") as caught:
+        use(member, error, tmp_path)
+    assert not isinstance(caught.value, DamagedDataError) or str(error) == "the library could not write"
+
+
+@pytest.mark.parametrize("member", ["build", "search", "save", "fingerprint"])
+def test_a_missing_file_of_a_retriever_is_its_failure(member: str, tmp_path: Path) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "/nonexistent/x")
+    with pytest.raises(RetrieverError, match=rf"{member}\(\) failed: FileNotFoundError: .*/nonexistent/x"):
+        use(member, error, tmp_path)
+
+
+@pytest.mark.parametrize("member", ["build", "search", "save", "load"])
+def test_a_full_disk_stays_one_and_names_the_retriever(member: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=rf"No space left on device, in {member}\(\) of annoy") as caught:
+        use(member, OSError(errno.ENOSPC, "No space left on device", "/index"), tmp_path)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/index")
+
+
+def test_running_out_of_memory_says_what_was_done_and_what_helps(tmp_path: Path) -> None:
+    with pytest.raises(RetrieverError, match="out of memory while building the index of 10 vectors of width 3 .*need"):
+        use("build", MemoryError("7 GiB"), tmp_path)
+    with pytest.raises(RetrieverError, match="out of memory while searching 10 vectors with 1 queries for 1 each"):
+        use("search", RuntimeError("DefaultCPUAllocator: can't allocate memory"), tmp_path)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_an_interrupt_passes_a_retriever(member: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        use(member, KeyboardInterrupt(), tmp_path)
+
+
+def test_an_error_in_retroflows_own_words_keeps_its_kind_and_gets_a_name(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^annoy \(retroflow-annoy 0.1\): num_trees must be positive$"):
+        use("build", RecipeError("num_trees must be positive"), tmp_path)
+    with pytest.raises(RecipeError, match="^annoy: num_trees must be positive$"):
+        use("build", RecipeError("annoy: num_trees must be positive"), tmp_path)
+    with pytest.raises(InvalidVectorsError, match=r"^vectors\[6, 1\]"):
+        use("build", InvalidVectorsError("vectors[6, 1] is nan"), tmp_path)
+
+
+@pytest.mark.parametrize(("values", "kind"), [(None, "NoneType"), ("1.0", "str"), ([("version", 1)], "list")])
+def test_a_fingerprint_that_is_no_dict_is_refused(values: object, kind: str) -> None:
+    class Odd(Scripted):
+        def fingerprint(self) -> dict[str, object]:
+            return values  # type: ignore[return-value]
+
+    with pytest.raises(RetrieverError, match=rf"x: fingerprint\(\) must return a dict of JSON values, not {kind}"):
+        CheckedRetriever(Odd(), owner="x").fingerprint()
+
+
+def outside(folder: Path) -> None:
+    (folder.parent / "more").write_text("")
+
+
+def linked(folder: Path) -> None:
+    (folder / "data").symlink_to("/etc/hostname")
+
+
+def linked_folder(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "below" / "all").symlink_to(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("leave", "fault"),
+    [
+        (outside, 'it wrote "more" beside the folder'),
+        (linked, '"data" is a link'),
+        (linked_folder, '"all" is a link'),
+    ],
+)
+def test_an_index_is_files_in_its_own_folder(leave: Callable[[Path], None], fault: str, tmp_path: Path) -> None:
+    class Straying(Scripted):
+        def save(self, folder: Path) -> None:
+            leave(folder)
+
+    with pytest.raises(RetrieverError, match=rf"scripted \(acme 1.0\): save\(\) left .*{fault}"):
+        built(Straying()).save(tmp_path / "index")

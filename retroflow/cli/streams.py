@@ -1,0 +1,119 @@
+"""The standard streams: made ready before a command runs, and stdout kept for results."""
+
+import faulthandler
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
+from typing import TextIO
+
+from retroflow.errors import RetroflowError
+
+STDOUT = "stdout"
+
+_stdout_of_results: ContextVar[TextIO | None] = ContextVar("stdout_of_results", default=None)
+
+
+class _NamedStdout(io.TextIOWrapper):
+    """Stdout whose errors say that it is stdout, which those of a stream do not."""
+
+    def write(self, text: str, /) -> int:
+        with _naming_stdout():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _naming_stdout():
+            super().flush()
+
+
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STDOUT) from error
+
+
+def ready_streams() -> None:
+    """Make the streams of this process safe to write to, and let crashes of native code name their Python lines.
+
+    A closed descriptor is filled at once: the next file that is opened would take its number, and whatever is printed
+    would be written into it. What belongs on a closed stdout goes to stderr, so that it is not lost.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    if sys.stdout is None:
+        os.dup2(2, 1)  # for the processes that this one starts
+        sys.stdout = sys.stderr
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        before = sys.stdout
+        sys.stdout = _NamedStdout(
+            before.buffer,
+            encoding=before.encoding,
+            errors=before.errors,
+            line_buffering=before.line_buffering,
+            write_through=before.write_through,
+        )
+    with suppress(OSError, ValueError, RuntimeError):
+        faulthandler.enable()
+
+
+@contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Send to stderr what plugins and libraries print meanwhile; `print_result` still reaches stdout."""
+    token = _stdout_of_results.set(result_stream())
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout_of_results.reset(token)
+
+
+def result_stream() -> TextIO:
+    """Return stdout, also while `only_results_on_stdout` has redirected it."""
+    return _stdout_of_results.get() or sys.stdout
+
+
+@contextmanager
+def writing_results() -> Iterator[None]:
+    """Blame stdout for what writing to it raises.
+
+    Raises:
+        BrokenPipeError: nobody reads it.
+        RetroflowError: it goes to a disk that is full, say.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RetroflowError(describe_failed_stdout(error)) from error
+
+
+def print_result(text: str) -> None:
+    """Print what a command was asked for; raises what `writing_results` does."""
+    with writing_results():
+        print(text, file=result_stream(), flush=True)
+
+
+def describe_failed_stdout(error: OSError) -> str:
+    """Return the sentence for a result that could not be written."""
+    return (
+        f"stdout: {error.strerror}. The result could not be printed; send stdout somewhere else. What was made is kept."
+    )
+
+
+def drop_unprinted() -> None:
+    """Point stdout at nothing if it takes nothing, so that the interpreter's last flush does not complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())

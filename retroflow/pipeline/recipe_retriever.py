@@ -1,0 +1,48 @@
+"""The retriever that a recipe names: made anew for every use, and what its index depends on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retroflow.components import RETRIEVERS, create
+from retroflow.pipeline import fingerprint
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.artifact import INDEX_FOLDER
+
+
+class RecipeRetriever:
+    """A recipe's retriever section; nothing is imported until `new` is called.
+
+    A new retriever for every use, so that an index leaves the memory with its stage.
+
+    Attributes:
+        options: the section.
+        search_options: its part that changes searches and no index; None without one.
+        distribution: who provides it, "retroflow-annoy 0.1.0".
+        owner: the same with its name, as in every message: "annoy (retroflow-annoy 0.1.0)".
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.search_options: object = options.get("search")
+        self.distribution = RETRIEVERS.origin(options["name"])
+        self.owner = f"{options['name']} ({self.distribution})"
+
+    def new(self) -> CheckedRetriever:
+        """Make it, without an index.
+
+        Raises:
+            RetroflowError: whatever `create` refuses.
+        """
+        return CheckedRetriever(create(RETRIEVERS, self.options), owner=self.owner)
+
+    def load(self, index: Path) -> CheckedRetriever:
+        """Make it and open an index artifact."""
+        retriever = self.new()
+        retriever.load(index / INDEX_FOLDER)
+        return retriever
+
+    def index_inputs(self, embeddings: str) -> fingerprint.Inputs:
+        """What its index over the embeddings of a fingerprint depends on."""
+        own = self.new().fingerprint()
+        return fingerprint.index_inputs(embeddings, self.options, self.distribution, own)
