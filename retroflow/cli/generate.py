@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retroflow.cli.streams import only_results_on_stdout, result_stream
 from retroflow.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ ShowSources = Annotated[bool, typer.Option("--show-sources", help="List document
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a prompt, sources included.")]
 
 
+@only_results_on_stdout()
 def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     folder: Folder,
     checkpoint: Checkpoint = None,
@@ -114,8 +116,8 @@ def _print(pieces: "Iterable[Piece]", *, metric: str | None, as_json: bool) -> N
 
     for piece in in_turn(pieces):
         if not as_json:
-            print(piece.text, end="" if piece.generation is None else "\n", flush=True)
+            print(piece.text, end="" if piece.generation is None else "\n", file=result_stream(), flush=True)
         elif piece.generation is not None:
-            print(json.dumps(to_json(piece.generation), ensure_ascii=False), flush=True)
+            print(json.dumps(to_json(piece.generation), ensure_ascii=False), file=result_stream(), flush=True)
         if piece.generation is not None and metric is not None:
             say(describe_sources(piece.generation, metric))

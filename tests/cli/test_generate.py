@@ -16,6 +16,7 @@ from retroflow.cli.main import run
 from retroflow.generation import GenerationOptions, RetrievalDatabase, generate
 from retroflow.generation.exported import load_exported
 from retroflow.model.retro import Retro
+from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training.checkpoints import list_checkpoints
 
@@ -136,6 +137,21 @@ def test_json_has_everything_and_follows_the_order_of_the_file(retroflow, traine
         assert json.loads(alone[1])["tokens"] == answers[number]["tokens"]
     _, text, _ = retroflow("generate", trained, "--prompts-file", file, *words, "--ignore-end-of-text")
     assert text == "".join(answer["text"] + "\n" for answer in answers)
+
+
+def test_what_a_retriever_prints_is_not_part_of_the_text(
+    retroflow, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = CheckedRetriever.search
+
+    def search(self: CheckedRetriever, queries: object, k: int) -> object:
+        print("a plugin says hello")
+        return original(self, queries, k)
+
+    monkeypatch.setattr(CheckedRetriever, "search", search)
+    code, out, err = retroflow("generate", trained, "--prompt", "in the", "--max-new-tokens", 4, "--json")
+    assert code == 0 and json.loads(out)["prompt"] == "in the"
+    assert "a plugin says hello\n" in err
 
 
 def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, trained: Path) -> None:
