@@ -87,7 +87,7 @@ def test_a_retriever_may_refuse_a_width_or_a_count_before_it_builds() -> None:
 
     checked = CheckedRetriever(Choosy(), owner="choosy (acme 1.0)")
     checked.check_vectors(None, 3)
-    with pytest.raises(RecipeError, match=r"^retriever\.build\.part is 2"):
+    with pytest.raises(RecipeError, match=r"^choosy \(acme 1\.0\): retriever\.build\.part is 2"):
         checked.build(np.zeros((1, 4), np.float32))
     with pytest.raises(RetrieverError, match=r"choosy \(acme 1.0\): check_vectors\(\) failed: ValueError: seven"):
         checked.check_vectors(7, 3)
