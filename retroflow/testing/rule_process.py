@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -47,7 +47,14 @@ class RuleProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="retroflow-contract-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[str] | None = None
 
-    def call(self, suite: type, function: Callable[..., object], *, seconds: float, **arguments: object) -> Any:
+    def call(
+        self,
+        suite: type,
+        function: Callable[..., object],
+        arguments: Mapping[str, object] | None = None,
+        *,
+        seconds: float,
+    ) -> Any:
         """Return what function(case of suite, **arguments) returns there; everything travels as JSON.
 
         Raises:
@@ -59,7 +66,7 @@ class RuleProcess:
         request = {
             "suite": _reference(suite),
             "function": f"{function.__module__}:{function.__qualname__}",
-            "arguments": arguments,
+            "arguments": dict(arguments or {}),
             "seconds": seconds,
         }
         # The child ends itself at its limit and says where it was. Should it be stopped, or leave children that keep
