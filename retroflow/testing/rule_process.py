@@ -125,7 +125,7 @@ class RuleProcess:
         _kill(process)
         said = (Path(self._folder.name) / "stderr").read_text(encoding="utf-8", errors="replace")
         hung = hung or "Timeout (" in said
-        how = f"still running after {seconds:.0f} s" if hung else f"ended the process ({_status(process.returncode)})"
+        how = f"still running after {seconds:g} s" if hung else f"ended the process ({_status(process.returncode)})"
         said = said[said.rfind("Timeout (") :] if hung and "Timeout (" in said else said[-STDERR_CHARACTERS:]
         return RuleProcessError(how + (f". It wrote:\n{said[:STDERR_CHARACTERS]}" if said.strip() else ""), hung=hung)
 
@@ -143,12 +143,18 @@ def outcome_of(call: Callable[[], object]) -> tuple[str, Any]:
         return "skipped", str(skipped)
     except AssertionError as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        return "failed", f"{error}{notes}\n({Path(frame.filename).name}:{frame.lineno} {frame.name})"
+        return "failed", f"{_said(error)}\n({Path(frame.filename).name}:{frame.lineno} {frame.name})"
     except BaseException as error:  # SystemExit above all, which would end the process without a word
         if isinstance(error, KeyboardInterrupt):
             raise
-        return "failed", f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+        trace = "".join(traceback.format_exception(error))
+        return "failed", f"{type(error).__name__}: {_said(error)}\n{trace}"
+
+
+def _said(error: BaseException) -> str:
+    """Return an error's message, and what it was at."""
+    notes = getattr(error, "__notes__", [])
+    return f"{error} ({'; '.join(notes)})" if notes else str(error)
 
 
 def _ask(process: "subprocess.Popen[str]", request: str) -> str:
