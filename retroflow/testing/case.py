@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ class Case:
         """A new, empty folder."""
         return Path(tempfile.mkdtemp(dir=self.folder))
 
-    def elsewhere(self, function: Any, **arguments: object) -> Any:
+    def elsewhere(self, function: Any, arguments: Mapping[str, object] | None = None) -> Any:
         """Call function(case, **arguments) in another process.
 
         Raises:
             AssertionError: it failed there, or ended the process.
         """
         try:
-            return self._elsewhere.call(self._suite_class, function, seconds=self._seconds * 0.8, **arguments)
+            return self._elsewhere.call(self._suite_class, function, arguments, seconds=self._seconds * 0.8)
         except RuleProcessError as error:
             raise AssertionError(f"in a new process: {error}") from None
 

@@ -167,7 +167,7 @@ def fitting_again_replaces_what_was_learned(case: EmbedderCase) -> None:
 
 def embeds_alike_when_fitted_in_another_process(case: EmbedderCase) -> None:
     folder = case.scratch()
-    case.elsewhere(fit_and_embed, folder=str(folder))
+    case.elsewhere(fit_and_embed, {"folder": str(folder)})
     there = np.load(folder / "vectors.npy")
     check_close(there, case.embedder.embed(TEXTS), "fitted in another process, with another PYTHONHASHSEED")
 
@@ -185,7 +185,7 @@ def a_saved_embedder_embeds_alike_in_another_process(case: EmbedderCase) -> None
         case.embedder.save(origin / "parent" / "state")
     shutil.move(origin / "parent" / "state", moved / "state")
     shutil.rmtree(origin)
-    case.elsewhere(load_and_embed, folder=str(moved))
+    case.elsewhere(load_and_embed, {"folder": str(moved)})
     there = np.load(moved / "vectors.npy")
     check_close(there, case.embedder.embed(TEXTS), "saved, moved and loaded by another process")
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -47,7 +47,14 @@ class RuleProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="retroflow-contract-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[str] | None = None
 
-    def call(self, suite: type, function: Callable[..., object], *, seconds: float, **arguments: object) -> Any:
+    def call(
+        self,
+        suite: type,
+        function: Callable[..., object],
+        arguments: Mapping[str, object] | None = None,
+        *,
+        seconds: float,
+    ) -> Any:
         """Return what function(case of suite, **arguments) returns there; everything travels as JSON.
 
         Raises:
@@ -59,7 +66,7 @@ class RuleProcess:
         request = {
             "suite": _reference(suite),
             "function": f"{function.__module__}:{function.__qualname__}",
-            "arguments": arguments,
+            "arguments": dict(arguments or {}),
             "seconds": seconds,
         }
         # The child ends itself at its limit and says where it was. Should it be stopped, or leave children that keep
@@ -118,7 +125,7 @@ class RuleProcess:
         _kill(process)
         said = (Path(self._folder.name) / "stderr").read_text(encoding="utf-8", errors="replace")
         hung = hung or "Timeout (" in said
-        how = f"still running after {seconds:.0f} s" if hung else f"ended the process ({_status(process.returncode)})"
+        how = f"still running after {seconds:g} s" if hung else f"ended the process ({_status(process.returncode)})"
         said = said[said.rfind("Timeout (") :] if hung and "Timeout (" in said else said[-STDERR_CHARACTERS:]
         return RuleProcessError(how + (f". It wrote:\n{said[:STDERR_CHARACTERS]}" if said.strip() else ""), hung=hung)
 
@@ -136,12 +143,18 @@ def outcome_of(call: Callable[[], object]) -> tuple[str, Any]:
         return "skipped", str(skipped)
     except AssertionError as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        return "failed", f"{error}{notes}\n({Path(frame.filename).name}:{frame.lineno} {frame.name})"
+        return "failed", f"{_said(error)}\n({Path(frame.filename).name}:{frame.lineno} {frame.name})"
     except BaseException as error:  # SystemExit above all, which would end the process without a word
         if isinstance(error, KeyboardInterrupt):
             raise
-        return "failed", f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+        trace = "".join(traceback.format_exception(error))
+        return "failed", f"{type(error).__name__}: {_said(error)}\n{trace}"
+
+
+def _said(error: BaseException) -> str:
+    """Return an error's message, and what it was at."""
+    notes = getattr(error, "__notes__", [])
+    return f"{error} ({'; '.join(notes)})" if notes else str(error)
 
 
 def _ask(process: "subprocess.Popen[str]", request: str) -> str:

@@ -34,7 +34,7 @@ class RuleRunner:
             rule(self._case)
             return
         if self._hangs >= MOST_HANGS:
-            pytest.fail(f"not run: {self._hangs} rules have hung, {self._suite.seconds:.0f} s each", pytrace=False)
+            pytest.fail(f"not run: {self._hangs} rules have hung, {self._suite.seconds:g} s each", pytrace=False)
         fault: Exception | None = None  # failed outside the handler, or pytest shows it twice
         try:
             self._process.call(self._suite, rule, seconds=self._suite.seconds)

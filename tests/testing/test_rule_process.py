@@ -14,7 +14,7 @@ from retroflow.testing import RetrieverContract, rule_process
 from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.rule_process import RuleProcess, RuleProcessError
 from retroflow.testing.rule_runner import RuleRunner
-from tests.testing.wrong_retrievers import Right
+from tests.testing.right_retriever import Right
 
 PATIENCE_SECONDS = 60
 
@@ -102,7 +102,7 @@ def test_a_process_whose_pytest_was_killed_ends(tmp_path: Path) -> None:
     script = (
         "from tests.testing.test_rule_process import Suite, hang\n"
         "from retroflow.testing.rule_process import RuleProcess\n"
-        f"RuleProcess().call(Suite, hang, seconds=3, note={str(note)!r})"
+        f"RuleProcess().call(Suite, hang, {{'note': {str(note)!r}}}, seconds=3)"
     )
     asking = subprocess.Popen(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

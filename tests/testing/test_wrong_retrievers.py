@@ -15,115 +15,115 @@ from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_rules import RULES, instances
 from retroflow.testing.rule_process import RuleProcess, other_hash_seed, outcome_of
 from retroflow.testing.rule_runner import RuleRunner
-from tests.testing import wrong_retrievers as wrong
-from tests.testing.wrong_retrievers import Search
+from tests.testing import right_retriever, wrong_answers, wrong_state, wrong_storage
+from tests.testing.right_retriever import Right, Search
 
 WRONG = [
     # what it declares
-    (wrong.WithProcessId, "has_the_same_fingerprint_in_another_process"),
-    (wrong.WithHash, "has_the_same_fingerprint_in_another_process"),
-    (wrong.WithTime, "has_a_fingerprint_in_json_that_building_does_not_change"),
-    (wrong.WithTime, "has_the_same_fingerprint_in_another_process"),
-    (wrong.ChangedByBuilding, "has_a_fingerprint_in_json_that_building_does_not_change"),
-    (wrong.WithSearchOptions, "has_no_search_option_in_its_fingerprint"),
-    (wrong.CapabilitiesByBuild, "implements_the_protocol_and_declares_its_capabilities"),
-    (wrong.Cosine, "implements_the_protocol_and_declares_its_capabilities"),
-    (wrong.WithoutAnnotation, "has_options_that_a_recipe_can_read"),
-    (wrong.ComputedDefault, "has_options_that_a_recipe_can_read"),
-    (wrong.LambdaDefault, "has_options_that_a_recipe_can_read"),
-    (wrong.ComputedInItsBlock, "has_options_that_a_recipe_can_read"),
-    (wrong.AnyKeyword, "takes_its_options_by_keyword"),
-    (wrong.Positional, "takes_its_options_by_keyword"),
+    (wrong_answers.WithProcessId, "has_the_same_fingerprint_in_another_process"),
+    (wrong_answers.WithHash, "has_the_same_fingerprint_in_another_process"),
+    (wrong_answers.WithTime, "has_a_fingerprint_in_json_that_building_does_not_change"),
+    (wrong_answers.WithTime, "has_the_same_fingerprint_in_another_process"),
+    (wrong_answers.ChangedByBuilding, "has_a_fingerprint_in_json_that_building_does_not_change"),
+    (wrong_answers.WithSearchOptions, "has_no_search_option_in_its_fingerprint"),
+    (wrong_answers.CapabilitiesByBuild, "implements_the_protocol_and_declares_its_capabilities"),
+    (wrong_answers.Cosine, "implements_the_protocol_and_declares_its_capabilities"),
+    (wrong_answers.WithoutAnnotation, "has_options_that_a_recipe_can_read"),
+    (wrong_answers.ComputedDefault, "has_options_that_a_recipe_can_read"),
+    (wrong_answers.LambdaDefault, "has_options_that_a_recipe_can_read"),
+    (wrong_answers.ComputedInItsBlock, "has_options_that_a_recipe_can_read"),
+    (wrong_answers.AnyKeyword, "takes_its_options_by_keyword"),
+    (wrong_answers.Positional, "takes_its_options_by_keyword"),
     # what it answers
-    (wrong.NotExact, "finds_the_nearest_of_clustered_vectors"),
-    (wrong.TopOneOnly, "finds_the_nearest_of_clustered_vectors"),
-    (wrong.At11, "finds_as_many_as_asked_for"),
-    (wrong.At20, "finds_as_many_as_asked_for"),
-    (wrong.At50, "finds_as_many_as_asked_for"),
-    (wrong.At100, "finds_as_many_as_asked_for"),
-    (wrong.DotProductUnderL2, "finds_the_nearest_where_lengths_differ"),
-    (wrong.CosineAsInnerProduct, "finds_the_nearest_where_lengths_differ"),
-    (wrong.DistancesNotSquared, "scores_are_what_the_metric_says"),
-    (wrong.ExitsForZeroQuery, "a_zero_query_has_an_answer"),
-    (wrong.NothingForZeroQuery, "a_zero_query_has_an_answer"),
-    (wrong.DuplicatesDropped, "equal_vectors_are_different_neighbours"),
-    (wrong.FirstNeverFound, "pads_with_minus_one_where_few_exist"),
-    (wrong.AtLeastTen, "pads_with_minus_one_where_few_exist"),
-    (wrong.NoFewerThanTwoDifferent, "equal_vectors_are_different_neighbours"),
+    (wrong_answers.NotExact, "finds_the_nearest_of_clustered_vectors"),
+    (wrong_answers.TopOneOnly, "finds_the_nearest_of_clustered_vectors"),
+    (wrong_answers.At11, "finds_as_many_as_asked_for"),
+    (wrong_answers.At20, "finds_as_many_as_asked_for"),
+    (wrong_answers.At50, "finds_as_many_as_asked_for"),
+    (wrong_answers.At100, "finds_as_many_as_asked_for"),
+    (wrong_answers.DotProductUnderL2, "finds_the_nearest_where_lengths_differ"),
+    (wrong_answers.CosineAsInnerProduct, "finds_the_nearest_where_lengths_differ"),
+    (wrong_answers.DistancesNotSquared, "scores_are_what_the_metric_says"),
+    (wrong_answers.ExitsForZeroQuery, "a_zero_query_has_an_answer"),
+    (wrong_answers.NothingForZeroQuery, "a_zero_query_has_an_answer"),
+    (wrong_answers.DuplicatesDropped, "equal_vectors_are_different_neighbours"),
+    (wrong_answers.FirstNeverFound, "pads_with_minus_one_where_few_exist"),
+    (wrong_answers.AtLeastTen, "pads_with_minus_one_where_few_exist"),
+    (wrong_answers.NoFewerThanTwoDifferent, "equal_vectors_are_different_neighbours"),
     # how much, how wide
-    (wrong.RaisesAboveK3000, "finds_the_first_and_the_last_of_70000_vectors"),
-    (wrong.RaisesAbove1024, "answers_5000_queries_as_50_at_a_time"),
-    (wrong.NothingAbove1024, "answers_5000_queries_as_50_at_a_time"),
-    (wrong.ForgetsAfter4096, "finds_the_first_and_the_last_of_70000_vectors"),
-    (wrong.ForgetsAfter16384, "finds_the_first_and_the_last_of_70000_vectors"),
-    (wrong.LastBlockForgotten, "finds_the_first_and_the_last_of_70000_vectors"),
-    (wrong.IdsOf16Bits, "finds_the_first_and_the_last_of_70000_vectors"),
-    (wrong.ReadsAllAtOnce, "finds_the_first_and_the_last_of_70000_vectors"),
-    (wrong.LastForgotten, "pads_with_minus_one_where_few_exist"),
-    (wrong.WidthOf8Only, "takes_vectors_of_any_width"),
-    (wrong.WidthAtMost256, "takes_vectors_of_any_width"),
-    (wrong.WidthCutTo8, "takes_vectors_of_any_width"),
+    (wrong_answers.RaisesAboveK3000, "finds_the_first_and_the_last_of_70000_vectors"),
+    (wrong_answers.RaisesAbove1024, "answers_5000_queries_as_50_at_a_time"),
+    (wrong_answers.NothingAbove1024, "answers_5000_queries_as_50_at_a_time"),
+    (wrong_answers.ForgetsAfter4096, "finds_the_first_and_the_last_of_70000_vectors"),
+    (wrong_answers.ForgetsAfter16384, "finds_the_first_and_the_last_of_70000_vectors"),
+    (wrong_answers.LastBlockForgotten, "finds_the_first_and_the_last_of_70000_vectors"),
+    (wrong_answers.IdsOf16Bits, "finds_the_first_and_the_last_of_70000_vectors"),
+    (wrong_answers.ReadsAllAtOnce, "finds_the_first_and_the_last_of_70000_vectors"),
+    (wrong_answers.LastForgotten, "pads_with_minus_one_where_few_exist"),
+    (wrong_answers.WidthOf8Only, "takes_vectors_of_any_width"),
+    (wrong_answers.WidthAtMost256, "takes_vectors_of_any_width"),
+    (wrong_answers.WidthCutTo8, "takes_vectors_of_any_width"),
     # what it is given
-    (wrong.ChangesQueries, "leaves_vectors_and_queries_as_they_were"),
-    (wrong.WantsWritableQueries, "takes_any_float_dtype_and_memory_layout"),
+    (wrong_state.ChangesQueries, "leaves_vectors_and_queries_as_they_were"),
+    (wrong_state.WantsWritableQueries, "takes_any_float_dtype_and_memory_layout"),
     # state
-    (wrong.QueryOnSelf, "threads_can_search_at_once"),
-    (wrong.QueryOnSelfBriefly, "threads_can_search_at_once"),
-    (wrong.CachedByFirstQuery, "an_answer_depends_on_every_query_and_on_k"),
-    (wrong.CachedByLastQuery, "an_answer_depends_on_every_query_and_on_k"),
-    (wrong.CachedBySum, "an_answer_depends_on_every_query_and_on_k"),
-    (wrong.LoadedWins, "loading_replaces_what_was_built"),
-    (wrong.CacheOutlivesBuild, "building_again_replaces_the_index"),
-    (wrong.CacheOutlivesBuild, "loading_replaces_what_was_built"),
-    (wrong.LoadKeepsTheOld, "loading_replaces_what_was_built"),
-    (wrong.BuildAppends, "building_again_replaces_the_index"),
-    (wrong.StateInTheClass, "two_instances_share_nothing"),
-    (wrong.SharedArrays, "an_answer_stays_as_it_is"),
-    (wrong.RandomSearch, "the_same_search_has_the_same_answer"),
-    (wrong.RandomBuild, "two_builds_are_equal_if_declared_deterministic"),
-    (wrong.RandomByHash, "a_build_in_another_process_is_equal_if_declared_deterministic"),
-    (wrong.Prints, "leaves_the_process_as_it_was"),
-    (wrong.PrintsNatively, "leaves_the_process_as_it_was"),
-    (wrong.SeedsNumpy, "leaves_the_process_as_it_was"),
-    (wrong.SeedsRandom, "leaves_the_process_as_it_was"),
-    (wrong.SeedsTorch, "leaves_the_process_as_it_was"),
-    (wrong.ChangesSettings, "leaves_the_process_as_it_was"),
-    (wrong.ChangesFolder, "leaves_the_process_as_it_was"),
-    (wrong.WrongAfterFork, "a_forked_child_searches_or_is_told_not_to"),
-    (wrong.SizedByTheFirstBuild, "building_again_replaces_the_index"),
+    (wrong_state.QueryOnSelf, "threads_can_search_at_once"),
+    (wrong_state.QueryOnSelfBriefly, "threads_can_search_at_once"),
+    (wrong_state.CachedByFirstQuery, "an_answer_depends_on_every_query_and_on_k"),
+    (wrong_state.CachedByLastQuery, "an_answer_depends_on_every_query_and_on_k"),
+    (wrong_state.CachedBySum, "an_answer_depends_on_every_query_and_on_k"),
+    (wrong_state.LoadedWins, "loading_replaces_what_was_built"),
+    (wrong_state.CacheOutlivesBuild, "building_again_replaces_the_index"),
+    (wrong_state.CacheOutlivesBuild, "loading_replaces_what_was_built"),
+    (wrong_state.LoadKeepsTheOld, "loading_replaces_what_was_built"),
+    (wrong_state.BuildAppends, "building_again_replaces_the_index"),
+    (wrong_state.StateInTheClass, "two_instances_share_nothing"),
+    (wrong_state.SharedArrays, "an_answer_stays_as_it_is"),
+    (wrong_state.RandomSearch, "the_same_search_has_the_same_answer"),
+    (wrong_state.RandomBuild, "two_builds_are_equal_if_declared_deterministic"),
+    (wrong_state.RandomByHash, "a_build_in_another_process_is_equal_if_declared_deterministic"),
+    (wrong_state.Prints, "leaves_the_process_as_it_was"),
+    (wrong_state.PrintsNatively, "leaves_the_process_as_it_was"),
+    (wrong_state.SeedsNumpy, "leaves_the_process_as_it_was"),
+    (wrong_state.SeedsRandom, "leaves_the_process_as_it_was"),
+    (wrong_state.SeedsTorch, "leaves_the_process_as_it_was"),
+    (wrong_answers.ChangesSettings, "leaves_the_process_as_it_was"),
+    (wrong_state.ChangesFolder, "leaves_the_process_as_it_was"),
+    (wrong_state.WrongAfterFork, "a_forked_child_searches_or_is_told_not_to"),
+    (wrong_answers.SizedByTheFirstBuild, "building_again_replaces_the_index"),
     # what it stores
-    (wrong.CachesOnLoad, "building_loading_and_searching_write_nothing"),
-    (wrong.BuildsInTheCurrentFolder, "building_loading_and_searching_write_nothing"),
-    (wrong.OneLost, "finds_the_same_after_loading"),
-    (wrong.TwoSwapped, "finds_the_same_after_loading"),
-    (wrong.HalfLost, "finds_the_same_after_loading"),
-    (wrong.ElsewhereByPath, "writes_into_its_folder_alone"),
-    (wrong.ElsewhereByPath, "opens_in_another_process_and_folder"),
-    (wrong.IntoItsHome, "writes_into_its_folder_alone"),
-    (wrong.IntoTheParent, "writes_into_its_folder_alone"),
-    (wrong.ByLink, "writes_into_its_folder_alone"),
-    (wrong.ByLinkInside, "writes_into_its_folder_alone"),
-    (wrong.IntoTheCurrentFolder, "writes_into_its_folder_alone"),
-    (wrong.OwnPathStored, "writes_no_absolute_path"),
-    (wrong.InTheProcess, "opens_in_another_process_and_folder"),
-    (wrong.Pickles, "writes_and_reads_no_pickle"),
-    (wrong.PicklesOldProtocol, "writes_and_reads_no_pickle"),
-    (wrong.PicklesNoClass, "writes_and_reads_no_pickle"),
-    (wrong.PicklesCompressed, "writes_and_reads_no_pickle"),
-    (wrong.ArrayOfObjects, "writes_and_reads_no_pickle"),
-    (wrong.SaveBreaksSearch, "searches_after_saving_as_before"),
+    (wrong_answers.CachesOnLoad, "building_loading_and_searching_write_nothing"),
+    (wrong_answers.BuildsInTheCurrentFolder, "building_loading_and_searching_write_nothing"),
+    (wrong_storage.OneLost, "finds_the_same_after_loading"),
+    (wrong_storage.TwoSwapped, "finds_the_same_after_loading"),
+    (wrong_storage.HalfLost, "finds_the_same_after_loading"),
+    (wrong_storage.ElsewhereByPath, "writes_into_its_folder_alone"),
+    (wrong_storage.ElsewhereByPath, "opens_in_another_process_and_folder"),
+    (wrong_storage.IntoItsHome, "writes_into_its_folder_alone"),
+    (wrong_storage.IntoTheParent, "writes_into_its_folder_alone"),
+    (wrong_storage.ByLink, "writes_into_its_folder_alone"),
+    (wrong_storage.ByLinkInside, "writes_into_its_folder_alone"),
+    (wrong_storage.IntoTheCurrentFolder, "writes_into_its_folder_alone"),
+    (wrong_storage.OwnPathStored, "writes_no_absolute_path"),
+    (wrong_storage.InTheProcess, "opens_in_another_process_and_folder"),
+    (wrong_storage.Pickles, "writes_and_reads_no_pickle"),
+    (wrong_storage.PicklesOldProtocol, "writes_and_reads_no_pickle"),
+    (wrong_storage.PicklesNoClass, "writes_and_reads_no_pickle"),
+    (wrong_storage.PicklesCompressed, "writes_and_reads_no_pickle"),
+    (wrong_storage.ArrayOfObjects, "writes_and_reads_no_pickle"),
+    (wrong_storage.SaveBreaksSearch, "searches_after_saving_as_before"),
 ]
-RIGHT = [wrong.Right, wrong.ByInnerProduct, wrong.TiesDescending, wrong.OptionsInTheFingerprint]
+RIGHT = [Right, right_retriever.ByInnerProduct, right_retriever.TiesDescending, right_retriever.OptionsInTheFingerprint]
 FATAL = [
-    (wrong.CrashesInBuild, "building_again_replaces_the_index", "SIGSEGV"),
-    (wrong.CrashesInSearch, "the_same_search_has_the_same_answer", "SIGSEGV"),
-    (wrong.CrashesInLoad, "finds_the_same_after_loading", "SIGSEGV"),
-    (wrong.LeavesInBuild, "building_again_replaces_the_index", "exit status 0"),
-    (wrong.LeavesInSearch, "the_same_search_has_the_same_answer", "exit status 0"),
+    (wrong_state.CrashesInBuild, "building_again_replaces_the_index", "SIGSEGV"),
+    (wrong_state.CrashesInSearch, "the_same_search_has_the_same_answer", "SIGSEGV"),
+    (wrong_state.CrashesInLoad, "finds_the_same_after_loading", "SIGSEGV"),
+    (wrong_state.LeavesInBuild, "building_again_replaces_the_index", "exit status 0"),
+    (wrong_state.LeavesInSearch, "the_same_search_has_the_same_answer", "exit status 0"),
 ]
 EXITS = [
-    (wrong.ExitsInBuild, "building_again_replaces_the_index"),
-    (wrong.ExitsInSearch, "scores_are_what_the_metric_says"),
+    (wrong_state.ExitsInBuild, "building_again_replaces_the_index"),
+    (wrong_state.ExitsInSearch, "scores_are_what_the_metric_says"),
 ]
 
 
@@ -131,7 +131,7 @@ class Suite(RetrieverContract):
     """A suite of the retriever class that its subclass names; made for each class, and found by name elsewhere."""
 
     __test__ = False
-    of: type = wrong.Right
+    of: type = Right
 
     def make_retriever(self) -> Retriever:
         return self.of()
@@ -146,9 +146,10 @@ def suite_of(retriever: type) -> None:
     globals()[name] = type(name, (Suite,), {"of": retriever, "__module__": __name__})
 
 
-for _name, _class in list(vars(wrong).items()):
-    if isinstance(_class, type) and issubclass(_class, wrong.Right):
-        suite_of(_class)
+for _module in (right_retriever, wrong_answers, wrong_state, wrong_storage):
+    for _class in list(vars(_module).values()):
+        if isinstance(_class, type) and issubclass(_class, Right):
+            suite_of(_class)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,9 @@ def test_an_exit_is_a_failure(retriever: type, rule: str) -> None:
         runner.close()
 
 
-@pytest.mark.parametrize("retriever", [wrong.HangsInBuild, wrong.HangsInSearch], ids=lambda value: value.__name__)
+@pytest.mark.parametrize(
+    "retriever", [wrong_state.HangsInBuild, wrong_state.HangsInSearch], ids=lambda value: value.__name__
+)
 def test_a_hang_fails_the_rule_by_name_and_says_where(retriever: type, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = globals()[f"Suite{retriever.__name__}"]
     monkeypatch.setattr(suite, "seconds", 1.5, raising=False)
@@ -209,7 +212,7 @@ def test_a_hang_fails_the_rule_by_name_and_says_where(retriever: type, monkeypat
             pytest.fail.Exception, match="scores_are_what_the_metric_says: still running after"
         ) as raised:
             runner.run(RULES["scores_are_what_the_metric_says"])
-        assert "wrong_retrievers.py" in str(raised.value), "the line where it was"
+        assert "wrong_state.py" in str(raised.value), "the line where it was"
         with pytest.raises(pytest.fail.Exception, match="still running"):
             runner.run(RULES["a_zero_query_has_an_answer"])
         with pytest.raises(pytest.fail.Exception, match="not run: 2 rules have hung"):
@@ -223,5 +226,5 @@ def test_a_forked_child_that_hangs_ends(
 ) -> None:
     monkeypatch.setattr(instances, "FORK_SECONDS", 1)
     rule = RULES["a_forked_child_searches_or_is_told_not_to"]
-    outcome, message = outcome_of(lambda: rule(case_of(wrong.HangsAfterFork, tmp_path, elsewhere)))
+    outcome, message = outcome_of(lambda: rule(case_of(wrong_state.HangsAfterFork, tmp_path, elsewhere)))
     assert outcome == "failed" and "still searching after 1 s" in message

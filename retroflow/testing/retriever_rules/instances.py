@@ -99,7 +99,7 @@ def a_build_in_another_process_is_equal_if_declared_deterministic(case: Retrieve
     folder = case.scratch()
     np.save(folder / "vectors.npy", case.vectors)
     np.save(folder / "queries.npy", case.queries)
-    case.elsewhere(build_and_search, folder=str(folder))
+    case.elsewhere(build_and_search, {"folder": str(folder)})
     check_identical(
         case.built.search(case.queries, 10),
         read_answer(folder / "answer.npz"),

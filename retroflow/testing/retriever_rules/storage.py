@@ -18,11 +18,11 @@ def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
     """Nothing but the folder is left: what was written beside it, or is known to this process, is missed."""
     origin, moved = case.scratch(), case.scratch()
     with own_surroundings(origin):
-        case.built.save(origin / "parent" / "the indéx")
-    shutil.move(origin / "parent" / "the indéx", moved / "index")
+        case.built.save(origin / "parent" / "the ind\u00e9x")
+    shutil.move(origin / "parent" / "the ind\u00e9x", moved / "index")
     shutil.rmtree(origin)
     np.save(moved / "queries.npy", case.queries)
-    case.elsewhere(open_and_search, folder=str(moved))
+    case.elsewhere(open_and_search, {"folder": str(moved)})
     check_equal(
         read_answer(moved / "answer.npz"),
         case.built.search(case.queries, 5),
