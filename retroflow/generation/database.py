@@ -78,7 +78,7 @@ class RetrievalDatabase:
             DamagedDataError: its bytes are not what was written.
             RetroflowError: its embedder or retriever cannot be made here.
         """
-        place = _find(Path(folder).resolve())
+        place = _find(Path(folder))
         index = open_artifact(place.index, kind="index")
         embeddings_folder = _beside(place.index, index, "embeddings")
         embeddings = open_artifact(embeddings_folder, kind="embeddings")
@@ -152,7 +152,7 @@ def _find(folder: Path) -> _Place:
         embedder, retriever = run.located(run.values["embedder"]), run.located(run.values["retriever"])
         return _Place(run.artifact("index"), embedder, retriever)
     if (folder / MANIFEST_NAME).is_file():
-        return _Place(folder)
+        return _Place(folder.resolve())  # beside a link there are no chunks
     indexes = sorted(path for path in folder.glob(INDEX_FOLDERS) if path.is_dir() and path.suffix != ".partial")
     if len(indexes) == 1:
         return _Place(indexes[0].resolve())
