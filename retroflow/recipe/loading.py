@@ -11,7 +11,7 @@ from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Optio
 from retroflow.recipe.overrides import parse_overrides
 from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.resolved import Recipe
-from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
+from retroflow.recipe.schema import LARGEST_SEED, RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.signatures import read_block
 from retroflow.recipe.tree import BROKEN, Node, overlay
 from retroflow.recipe.trial import try_out
@@ -39,6 +39,7 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
     derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
     check = ValueCheck(problems, _dotted_keys(layout), derived)
     checked = check.check(resolve(tree, problems), layout, "")
+    _check_seed(checked, problems)
     problems.raise_if_any()
     recipe = Recipe(values=checked.plain(), origins=_origins(checked), path=path)
     try_out(recipe, schema, problems)
@@ -77,6 +78,12 @@ def _check_version(tree: Node, problems: Problems, *, stop: bool = False) -> Non
     if stop:
         raise RecipeError(f"{version.origin}: recipe_version {text}")
     problems.add(version.origin, "recipe_version", text)
+
+
+def _check_seed(checked: Node, problems: Problems) -> None:
+    seed = checked.value.get("seed")
+    if seed is not None and type(seed.value) is int and not 0 <= seed.value <= LARGEST_SEED:
+        problems.add(seed.origin, "seed", f"is {seed.value}; allowed: a whole number from 0 to {LARGEST_SEED}.")
 
 
 def _layout(tree: Node, schema: RecipeSchema, problems: Problems) -> Block:

@@ -7,6 +7,8 @@ from typing import Any
 from retroflow.registry import Registry
 
 RECIPE_VERSION = 1
+LARGEST_SEED = 2**64 - 1
+"""torch takes no larger one, numpy none below 0."""
 
 
 @dataclass(frozen=True)
