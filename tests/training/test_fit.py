@@ -80,6 +80,14 @@ def interfere(monkeypatch):
     return install
 
 
+@pytest.fixture
+def default_hangup():
+    """SIGHUP as a terminal's processes have it, whoever runs the tests: under nohup it is ignored, by our runs too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
@@ -154,7 +162,9 @@ def test_killed_before_the_first_checkpoint_starts_again_in_its_folder(run, inte
     ("number", "error", "code"),
     [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130), (signal.SIGHUP, Preempted, 75)],
 )
-def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, monkeypatch, number, error, code):
+def test_a_signal_writes_a_checkpoint_at_the_step_boundary(
+    run, interfere, monkeypatch, default_hangup, number, error, code
+):
     monkeypatch.setattr(stopping, "_leave_terminal", lambda: None)  # that of the tests, under pytest -s
     undo = interfere(5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(error, match="stopped at step 6") as caught:
