@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 def fit(
-    recipe: Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML).")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe file (YAML); with --resume RUN that of the run if left out.")
+    ] = None,
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint.",
+            help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint, which "
+            "trains longer with a larger trainer.max_steps.",
         ),
     ] = None,
     resume: Annotated[
@@ -38,7 +41,7 @@ def fit(
         from retroflow.recipe import load
 
         overrides, resumed = split_words(words or [], resume=resume)
-        loaded = load(recipe, overrides, schema=recipe_schema())
+        loaded = load(recipe or recipe_of(resumed, words or []), overrides, schema=recipe_schema())
 
         if dry_run:
             if resume:
@@ -51,6 +54,26 @@ def fit(
         if resumed is not None:
             check_resume(loaded, resumed)
     fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
+
+
+def recipe_of(resumed: Path | None, words: list[str]) -> Path:
+    """The recipe of a run that is named by its folder or by a checkpoint.
+
+    Args:
+        resumed: what `split_words` found after --resume.
+        words: the command's words, for a hint at what was meant.
+    """
+    if resumed is None or resumed == Path("last"):
+        recipe = next((word for word in words if word.endswith((".yaml", ".yml"))), "FILE")
+        raise RecipeError(
+            f"Missing option '--recipe'. Write: --recipe {recipe}, or --resume RUN for the recipe of a run"
+        )
+    folder = resumed.parent.parent if resumed.is_file() else resumed
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(
+            f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
+        )
+    return folder / "recipe.yaml"
 
 
 def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """The proof at the end of a run: a table for people, JSON for everything else, and what it does not show."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -43,7 +44,7 @@ class Report:
     measures: dict[str, Measure]
     without_neighbours: float = 0.0
     overlap: list[OverlapBucket] = field(default_factory=list)
-    training: dict[str, float | int | str | bool] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
     def gain(self, opponent: str) -> float:
         """How much lower the loss with retrieval is than that of an opponent, as a share of the latter."""
@@ -52,7 +53,7 @@ class Report:
     def findings(self) -> list[str]:
         """Sentences that keep a reader from seeing more in the table than there is."""
         if "on" not in self.measures:
-            return ["This model was trained without retrieval; it is an opponent for one that was."]
+            return ["This model was trained without retrieval; it is an opponent for one that was.", *self._history()]
         against_shuffled, against_off = self.gain("shuffled"), self.gain("off")
         sentences = []
         if against_shuffled < SMALL_GAIN:
@@ -78,7 +79,16 @@ class Report:
                 f"Training was stopped by trainer.max_seconds after {self.training['steps']} of "
                 f"{self.training['max_steps']} steps, before the learning rate reached its end."
             )
-        return sentences
+        return [*sentences, *self._history()]
+
+    def _history(self) -> list[str]:
+        """How a run that was lengthened was trained."""
+        schedules = self.training.get("schedules", [])
+        return [
+            f"Trained longer from step {schedule['first_step']:,} on, as a run of {schedule['max_steps']:,} steps: the "
+            "learning rate changed there."
+            for schedule in schedules[1:]
+        ]
 
     def headline(self) -> dict[str, float]:
         """The few numbers that runs are compared by."""

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from retroflow.errors import Interrupted, Preempted
 from retroflow.evaluation.report import Report
+from retroflow.evaluation.stored_report import read_report
 from retroflow.pipeline.prepare import Prepared, find_prepared
 from retroflow.pipeline.progress import say
 from retroflow.recipe import Recipe
@@ -28,7 +29,7 @@ from retroflow.training.callbacks import (
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.training.data_module import RetroData, naming_lost_workers
-from retroflow.training.job import Job, make_job
+from retroflow.training.job import Job, bound, make_job
 from retroflow.training.launching import Order, launch_ranks
 from retroflow.training.lifeline import end_with_parent
 from retroflow.training.metrics import MetricsLog, lines_before
@@ -40,6 +41,7 @@ from retroflow.training.quiet import heard_from_first, quiet_lightning
 from retroflow.training.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
 from retroflow.training.resuming import Start, choose_start
 from retroflow.training.run_folder import RunFolder
+from retroflow.training.schedules import describe_last
 from retroflow.training.stopping import StopRequests
 from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
@@ -109,6 +111,9 @@ def fit(
             return launched
         with ExitStack() as held:
             start = _begin(recipe, job, resume, held)
+            if start.is_finished:
+                return _show_again(start, show)
+            job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests)
             return _prove(job, record, start, requests, show)
 
@@ -126,6 +131,9 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
                 found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
                 job = make_job(recipe, ranks=ranks, prepared=found)
             start = ranks.agree(lambda: _begin(recipe, job, order.resume, held))
+            if start.is_finished:
+                return _show_again(start, order.show) if ranks.is_first else None
+            job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests, ranks)
         if ranks.is_first:
             return _prove(job, record, start, requests, order.show)
@@ -141,16 +149,28 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
         held.enter_context(run.lock(seconds=LOCK_SECONDS if resume else 0.0))
 
     start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say, hold=hold)
+    if start.is_finished:
+        return start
+    job = bound(job, start)
     discard_after(start.run.checkpoints, start.step)
     sweep(start.run.checkpoints, keep=job.options.keep_checkpoints)  # what a kill has left
     describe(job, start)
     say(summarise(job, start))
+    if len(start.schedules) > 1 and start.schedules[-1].first_step == start.step:
+        say(describe_last(start.schedules, job.module.optimizer_options))
     job.tracker.start(tracked_run(job, start))
     for line in lines_before(start.run.path, start.step, most=_REPEATED_LINES):
         job.tracker.log({name: value for name, value in line.items() if name != "step"}, int(line["step"]))
     if job.options.retrieval and start.step == 0:
         job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
     return start
+
+
+def _show_again(start: Start, show: Callable[[FitResult], None]) -> FitResult:
+    report = read_report(start.run.report)
+    result = FitResult(run_folder=start.run.path, steps=int(report.training["steps"]), report=report)
+    show(result)
+    return result
 
 
 def _prove(

@@ -15,8 +15,9 @@ from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.ranks import ALONE, Ranks
-from retroflow.training.resuming import identity
+from retroflow.training.resuming import Start, identity
 from retroflow.training.run_folder import check_runs_folder
+from retroflow.training.schedules import with_schedules
 from retroflow.training.splits import Splits, open_splits
 from retroflow.training.strategies import Placement, place
 
@@ -100,6 +101,11 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
         identity=identity(recipe, prepared),
         prepared=prepared,
     )
+
+
+def bound(job: Job, start: Start) -> Job:
+    """The job whose checkpoints name the schedules of the run they belong to."""
+    return replace(job, identity=with_schedules(job.identity, start.schedules))
 
 
 def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:

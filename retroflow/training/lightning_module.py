@@ -19,7 +19,14 @@ from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
-from retroflow.training.optimizers import by_name, by_number, make_optimizer, make_schedule, parameter_names
+from retroflow.training.optimizers import (
+    by_name,
+    by_number,
+    make_optimizer,
+    make_schedule,
+    parameter_names,
+    schedule_share,
+)
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.sharding import build_sharded
 
@@ -197,6 +204,19 @@ class RetroModule(pl.LightningModule):
         optimizer = make_optimizer(self.model, self._optimizer_options)
         schedule = make_schedule(optimizer, self._optimizer_options, max_steps=self._options.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Set the learning rate of the next step by this recipe: a checkpoint may come from another schedule."""
+        options = self._optimizer_options
+        share = schedule_share(
+            self.trainer.global_step,
+            warmup_steps=options.warmup_steps,
+            max_steps=self._options.max_steps,
+            final_share=options.final_share,
+        )
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss that is minimised, and the sums that are logged.

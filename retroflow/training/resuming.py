@@ -19,6 +19,7 @@ from retroflow.training.checkpoints import (
     verify_checkpoint,
 )
 from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_json, write_text
+from retroflow.training.schedules import Schedule, in_force, lengthened, schedules_of
 
 LAST = Path("last")
 """`--resume` without a path: the last unfinished run of the recipe."""
@@ -42,10 +43,14 @@ class Start:
         run: the run folder.
         checkpoint: what to load first, None for a beginning.
         step: optimizer steps already done.
+        schedules: the run's, oldest first; more than one if it was lengthened.
+        is_finished: whether there is nothing to do: the run is trained to its end and judged.
     """
 
     run: RunFolder
     checkpoint: Path | None = None
+    schedules: tuple[Schedule, ...] = ()
+    is_finished: bool = False
 
     @property
     def step(self) -> int:
@@ -81,7 +86,8 @@ def choose_start(
         recipe: the recipe as given now.
         this: its `identity`.
         runs_folder: where runs lie.
-        resume: None for a new run, `LAST`, a run folder, or a checkpoint.
+        resume: None for a new run, `LAST`, a run folder, or a checkpoint. A run that is named may go on with another
+            `trainer.max_steps`; its recipe.yaml is replaced then, and an old report set aside.
         say: told what is resumed and what was passed over.
         hold: takes a run for this process, before its checkpoints are looked at: a job that is being preempted may
             still write one while its successor starts.
@@ -100,7 +106,13 @@ def choose_start(
         hold(matching[0])
         if matching[0].is_finished:  # while it was waited for
             return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
-        return _continue(matching[0], this, say)
+        return _continue(matching[0], _newest(matching[0], say), this, say)
+    if finished := _finished_as(this, runs_folder, recipe.name):
+        say(
+            f"{finished.path} is finished, so nothing is trained; this is its report. For a new run leave --resume "
+            f"out; to train this one longer: --resume {finished.path} trainer.max_steps=N"
+        )
+        return Start(finished, is_finished=True)
     if unfinished:
         refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
     say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
@@ -124,12 +136,36 @@ def check_resume(recipe: Recipe, resume: Path) -> None:
     for run in runs:
         if not differences(_identity_of(run), _identity_of(run) | {"values": values}):
             return
-    if runs:
-        refuse_other_recipe(runs[0].path, _identity_of(runs[0]), _identity_of(runs[0]) | {"values": values})
+    if not runs or (
+        resume == LAST and any(_is_like(run, {"values": values}) for run in _finished(folder, recipe.name))
+    ):
+        return
+    stored = _identity_of(runs[0])
+    if resume == LAST:
+        refuse_other_recipe(runs[0].path, stored, stored | {"values": values})
+    path = resume if resume.is_file() else next(iter(list_checkpoints(runs[0].checkpoints)), None)
+    _refuse_unless_lengthened(resume, stored, stored | {"values": values}, checkpoint_step(path) if path else 0)
 
 
 def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
     return [run for run in list_runs(runs_folder, name) if not run.is_finished and run.description.exists()]
+
+
+def _finished(runs_folder: Path, name: str) -> list[RunFolder]:
+    return [run for run in list_runs(runs_folder, name) if run.is_finished]
+
+
+def _finished_as(this: dict[str, str], runs_folder: Path, name: str) -> RunFolder | None:
+    """The newest finished run of the same recipe and artifacts."""
+    return next((run for run in _finished(runs_folder, name) if _is_like(run, this)), None)
+
+
+def _is_like(run: RunFolder, this: dict[str, str]) -> bool:
+    try:
+        stored = _identity_of(run)
+    except DamagedDataError:  # of a run that nobody needs
+        return False
+    return not differences(stored, stored | this)
 
 
 def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
@@ -145,11 +181,30 @@ def _named_start(
 ) -> Start:
     run = _named_run(path)
     hold(run)
+    stored = _identity_of(run)
     if path.is_file():
         verify_checkpoint(path)
-        refuse_other_recipe(path, read_head(path).get("retroflow", {}), this)
-        return Start(run, path)
-    return _continue(run, this, say)
+        checkpoint: Path | None = path
+    else:
+        checkpoint = _newest(run, say)
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    _refuse_unless_lengthened(path, stored, this, step)
+    start = _continue(run, checkpoint, this, say)
+    if step < _max_steps(this) and run.is_finished:
+        _set_report_aside(run)
+    if differences(stored, this):
+        write_text(run.recipe, this["recipe"])
+    return start
+
+
+def _newest(run: RunFolder, say: Callable[[str], None]) -> Path | None:
+    return newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
+
+
+def _set_report_aside(run: RunFolder) -> None:
+    """Keep a finished run's report under the name of its step: the run is not finished any more."""
+    steps = json.loads(run.report.read_text(encoding="utf-8"))["training"]["steps"]
+    run.report.replace(run.report.with_name(f"report-step-{steps:08d}.json"))
 
 
 def _named_run(path: Path) -> RunFolder:
@@ -165,15 +220,16 @@ def _named_run(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
-def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) -> Start:
-    path = newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
+def _continue(run: RunFolder, path: Path | None, this: dict[str, str], say: Callable[[str], None]) -> Start:
+    stored = _identity_of(run)
     if path is None:
-        refuse_other_recipe(run.path, _identity_of(run), this)
         say(f"{run.path} has no checkpoint yet; starting it again from step 0")
         return Start(run)
-    refuse_other_recipe(path, read_head(path).get("retroflow", {}), this)
-    say(f"going on with {run.path} from step {checkpoint_step(path)}")
-    return Start(run, path)
+    step, schedules = checkpoint_step(path), schedules_of(stored)
+    there = _with_max_steps(this, in_force(schedules, step).max_steps) if schedules else this
+    refuse_other_recipe(path, read_head(path).get("retroflow", {}), there)
+    say(f"going on with {run.path} from step {step}")
+    return Start(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
 
 
 def _identity_of(run: RunFolder) -> dict[str, str]:
@@ -184,6 +240,28 @@ def _identity_of(run: RunFolder) -> dict[str, str]:
             f"{run.description}: cannot be read ({error}); start a new run without --resume"
         ) from error
     return stored
+
+
+def _max_steps(identity: dict[str, str]) -> int:
+    return int(json.loads(identity["values"])["trainer"]["max_steps"])
+
+
+def _with_max_steps(identity: dict[str, str], max_steps: int) -> dict[str, str]:
+    values = json.loads(identity["values"])
+    values["trainer"]["max_steps"] = max_steps
+    return identity | {"values": json.dumps(values, sort_keys=True)}
+
+
+def _refuse_unless_lengthened(path: Path, stored: dict[str, str], this: dict[str, str], step: int) -> None:
+    """Raise RecipeError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
+    if not differences(stored, this):
+        return
+    refuse_other_recipe(path, _with_max_steps(stored, _max_steps(this)), this)
+    if _max_steps(this) <= step:
+        raise RecipeError(
+            f"trainer.max_steps: {_max_steps(this)} given, and {path} has {step} steps done; give more than {step} to "
+            "train it longer"
+        )
 
 
 def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """From a trained model to report.json; for `fit` at its end and for `retroflow evaluate` afterwards."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from retroflow.training.proof import prove, sequences_to_measure
 from retroflow.training.quiet import quiet_lightning
 from retroflow.training.resuming import Start, refuse_other_weights
 from retroflow.training.run_folder import RunFolder, write_json
+from retroflow.training.schedules import history_of
 from retroflow.training.stopping import StopRequests
 
 _ALONE = ("trainer.strategy=auto", "trainer.devices=1", "trainer.nodes=1")
@@ -38,6 +39,7 @@ class Record:
         device: "cpu" or "cuda".
         precision: Lightning's word for it.
         seed: the recipe's.
+        schedules: "first_step" and "max_steps" of each part of a run that was lengthened; else empty.
     """
 
     steps: int
@@ -51,6 +53,7 @@ class Record:
     device: str
     precision: str
     seed: int
+    schedules: list[dict[str, int]] = field(default_factory=list)
 
 
 def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
@@ -67,6 +70,7 @@ def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
         device=job.placement.accelerator,
         precision=job.placement.precision,
         seed=job.seed,
+        schedules=history_of(job.identity),
     )
 
 
@@ -83,11 +87,14 @@ def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | 
     """
     if start.checkpoint is None:
         return None
-    states: dict[str, Any] = read_head(start.checkpoint)["callbacks"]
+    head = read_head(start.checkpoint)
+    states: dict[str, Any] = head["callbacks"]
     seconds, tokens = states["StopAtStepEnd"]["seconds"], states["LogMetrics"]["tokens"]
     record = record_of(job, steps=start.step, tokens=tokens, seconds=seconds)
     if not (as_it_is or record.steps >= record.max_steps or record.stopped_by_time):
         return None
+    if history := history_of(head["retroflow"]):
+        record = replace(record, schedules=history)
     job.module.configure_model()
     job.module.load_state_dict(read_checkpoint(start.checkpoint, optimizer=False)["state_dict"])
     return record

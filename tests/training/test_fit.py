@@ -3,11 +3,8 @@
 import json
 import os
 import signal
-from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
-import torch
 
 from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
 from retroflow.training import fit as fit_module
@@ -17,67 +14,7 @@ from retroflow.training.fit import fit
 from retroflow.training.options import OptimizerOptions
 from retroflow.training.resuming import LAST
 from retroflow.training.run_folder import RunFolder
-from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Fit tiny jobs into a folder of their own: run(folder name, resume=..., **trainer options)."""
-
-    def go(name="runs", *, resume=None, **options):
-        monkeypatch.setattr(fit_module, "make_job", lambda recipe: tiny_job(tmp_path / name, **options))
-        return fit(tiny_recipe(), resume=resume)
-
-    return go
-
-
-def weights(run_folder):
-    newest = list_checkpoints(Path(run_folder) / "checkpoints")[0]
-    return read_checkpoint(newest)
-
-
-def read(run_folder):
-    return (Path(run_folder) / "metrics.jsonl").read_text().splitlines()
-
-
-def assert_same_run(first, second):
-    """Weights, optimizer state and metric files are equal bit for bit."""
-    one, two = weights(first), weights(second)
-    assert one["global_step"] == two["global_step"]
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, two["state_dict"][name]), name
-    for key, state in one["optimizer_states"][0]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(value, two["optimizer_states"][0]["state"][key][name]), (key, name)
-    for name in ("metrics.jsonl", "metrics.csv"):
-        assert (Path(first) / name).read_bytes() == (Path(second) / name).read_bytes()
-
-
-class StopAfter(pl.Callback):
-    """Does something at the end of a step, before the other callbacks see it."""
-
-    def __init__(self, step, act):
-        self.step, self.act = step, act
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            self.act()
-
-
-@pytest.fixture
-def interfere(monkeypatch):
-    """Run `act` when training is at `step`."""
-
-    def install(step, act):
-        original = fit_module.make_trainer
-
-        def make(job, start, callbacks, ranks):
-            return original(job, start, [StopAfter(step, act), *callbacks], ranks)
-
-        monkeypatch.setattr(fit_module, "make_trainer", make)
-        return lambda: monkeypatch.setattr(fit_module, "make_trainer", original)
-
-    return install
+from tests.training.jobs import Killed, assert_same_run, kill, read, tiny_config, tiny_recipe, weights
 
 
 @pytest.fixture
@@ -86,14 +23,6 @@ def default_hangup():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-def kill():
-    raise Killed
 
 
 def test_a_run_leaves_its_folder_as_documented(run):
@@ -204,8 +133,19 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(run, interfere, caps
     assert_same_run(run("unbroken").run_folder, resumed.run_folder)
 
 
-def test_resume_without_an_unfinished_run_starts_a_new_one(run, capsys):
-    run()
+def test_resume_with_a_finished_run_shows_its_report_and_trains_nothing(run, capsys):
+    first = run()
+    before = {path: path.read_bytes() for path in first.run_folder.rglob("*") if path.is_file()}
+    again = run(resume=LAST)
+    assert (again.run_folder, again.steps) == (first.run_folder, 12)
+    assert again.report.to_json() == json.loads((first.run_folder / "report.json").read_text())
+    assert "0001 is finished, so nothing is trained" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in first.run_folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in first.run_folder.parent.iterdir()] == ["0001"]
+
+
+def test_resume_starts_a_new_run_where_only_other_recipes_are_finished(run, capsys):
+    run(seed=2)
     assert run(resume=LAST).run_folder.name == "0002"
     assert "no unfinished run of 'tiny'" in capsys.readouterr().err
 
