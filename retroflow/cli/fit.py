@@ -32,6 +32,9 @@ def fit(
         bool, typer.Option("--dry-run", help="Say what it would need and do; make, prepare and download nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Train even if the run needs more memory than this machine has.")
+    ] = False,
 ) -> None:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
     from retroflow.training.stopping import preempted_while_starting
@@ -53,7 +56,8 @@ def fit(
 
         if resumed is not None:
             check_resume(loaded, resumed)
-    fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
+    show = _print_json if as_json else _print_tables
+    fit_recipe(loaded, resume=resumed, show=show, ignore_memory=ignore_memory)
 
 
 def recipe_of(resumed: Path | None, words: list[str]) -> Path:

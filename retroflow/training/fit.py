@@ -35,6 +35,7 @@ from retroflow.training.lifeline import end_with_parent
 from retroflow.training.metrics import MetricsLog, lines_before
 from retroflow.training.neighbour_examples import neighbour_examples
 from retroflow.training.options import TrainerOptions
+from retroflow.training.plan import check_memory, plan_of, plan_of_recipe
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.proof import estimate
 from retroflow.training.quiet import heard_from_first, quiet_lightning
@@ -81,6 +82,7 @@ def fit(
     resume: Path | None = None,
     prepared: Prepared | None = None,
     show: Callable[[FitResult], None] = show_nothing,
+    ignore_memory: bool = False,
 ) -> FitResult | None:
     """Turn a recipe into a trained and judged model.
 
@@ -90,6 +92,7 @@ def fit(
         prepared: the recipe's artifacts, if they are known.
         show: called with the result before the tracker is waited for, which may still have to send something; with
             several processes in rank 0, and must be picklable.
+        ignore_memory: train even if this machine has less memory than the run needs by formula.
 
     Returns:
         What it leaves; None on ranks other than 0.
@@ -102,11 +105,15 @@ def fit(
     ranks = ranks_of_this_process()
     with naming_lost_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
         if ranks.world_size > 1:
-            return _fit_as_rank(Order(recipe, resume, prepared, show), ranks, requests)
+            return _fit_as_rank(Order(recipe, resume, prepared, show, ignore_memory), ranks, requests)
         with requests.at_once(_WHILE_PREPARING):
+            if not ignore_memory:
+                check_memory(plan_of_recipe(recipe, place(TrainerOptions(**recipe.section("trainer")), ranks)))
             job = make_job(recipe)
+        if not ignore_memory:
+            check_memory(plan_of(job))  # with the vocabulary that is known now
         if job.placement.world_size > 1:
-            order = Order(recipe, resume, job.prepared, show)
+            order = Order(recipe, resume, job.prepared, show, ignore_memory)
             launched: FitResult = launch_ranks(order, size=job.placement.world_size, requests=requests)
             return launched
         with ExitStack() as held:
@@ -130,6 +137,8 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
             with requests.at_once(_WHILE_PREPARING):
                 found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
                 job = make_job(recipe, ranks=ranks, prepared=found)
+            if not order.ignore_memory:
+                check_memory(plan_of(job))
             start = ranks.agree(lambda: _begin(recipe, job, order.resume, held))
             if start.is_finished:
                 return _show_again(start, order.show) if ranks.is_first else None

@@ -28,6 +28,7 @@ from retroflow.training.optimizers import (
     schedule_share,
 )
 from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.progress import saying_if_slow
 from retroflow.training.sharding import build_sharded
 
 _RETRIEVAL_STREAM = 1
@@ -67,8 +68,8 @@ class ModelOutline:
 
 
 def outline(config: RetroConfig) -> ModelOutline:
-    """Learn a model's parameters on the meta device, which takes neither memory nor time."""
-    with torch.device("meta"):
+    """Learn a model's parameters on the meta device, which takes no memory, and time only for thousands of layers."""
+    with saying_if_slow("still counting the model's parameters, layer by layer"), torch.device("meta"):
         model = config.build()
         retrieval = _retrieval_parameters(model, config)
     parameters = dict(model.named_parameters())

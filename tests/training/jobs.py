@@ -101,9 +101,26 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
     )
 
 
-def tiny_recipe():
-    """What `choose_start` asks of a recipe."""
-    return Recipe(values={"seed": 1}, origins={}, path=Path("tiny.yaml"))
+def tiny_recipe(**trainer):
+    """What `choose_start` and the plan before preparing ask of a recipe."""
+    values = {
+        "seed": 1,
+        "model": {
+            "name": "retro",
+            "width": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "cca_layers": [2],
+            "encoder_width": 8,
+            "encoder_layers": 1,
+            "encoder_heads": 2,
+        },
+        "data": {"chunk_length": 4, "sequence_chunks": 3, "num_workers": 0},
+        "neighbours": {"k": 2},
+        "optimizer": {},
+        "trainer": {"device": "cpu"} | trainer,
+    }
+    return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
 
 
 def weights(run_folder):
