@@ -60,14 +60,21 @@ class SequenceDataset(Dataset[Batch]):
         """The batch of full sequences that begin at the chunks `starts`; the name is torch's for batched reads."""
         return self.assemble(starts, self.sequence_chunks)
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every chunk of the split exactly once, in order; a shorter last sequence is a batch of its own."""
-        full = len(self.chunks) // self.sequence_chunks
-        starts = np.arange(full, dtype=np.int64) * self.sequence_chunks
-        for first in range(0, full, batch_size):
+    def in_order(self, batch_size: int, sequences: Int64Array | None = None) -> Iterator[Batch]:
+        """Every chunk of the split exactly once, in order; a shorter last sequence is a batch of its own.
+
+        Args:
+            batch_size: sequences of a batch.
+            sequences: int64 [s], ascending, the sequences to give; None for all of them.
+        """
+        wanted = np.arange(len(self), dtype=np.int64) if sequences is None else sequences
+        num_full = len(self.chunks) // self.sequence_chunks
+        starts = wanted[wanted < num_full] * self.sequence_chunks
+        for first in range(0, len(starts), batch_size):
             yield self.assemble(starts[first : first + batch_size], self.sequence_chunks)
-        if rest := len(self.chunks) - full * self.sequence_chunks:
-            yield self.assemble([full * self.sequence_chunks], rest)
+        if len(starts) < len(wanted):
+            start = num_full * self.sequence_chunks
+            yield self.assemble([start], len(self.chunks) - start)
 
     def assemble(self, starts: Sequence[int] | Int64Array, num_chunks: int) -> Batch:
         """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b]."""

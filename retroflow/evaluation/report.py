@@ -22,7 +22,7 @@ MODES = {
 """How text was retrieved in each row of the table, the table's order."""
 
 DEFINITIONS = {
-    "loss": "nats per predicted token over the whole validation split, every token once",
+    "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
     "gain": "1 - loss with retrieval / loss of the opponent",
     "overlap": "longest run of tokens a chunk shares with its retrieved text / chunk length",
@@ -39,12 +39,14 @@ class Report:
         without_neighbours: share of validation chunks for which nothing was found.
         overlap: losses by overlap of the chunk with its retrieved text.
         training: steps, tokens, seconds and the like, for the record.
+        sample: how many "sequences" were measured, "of" how many of the validation split; None for all of them.
     """
 
     measures: dict[str, Measure]
     without_neighbours: float = 0.0
     overlap: list[OverlapBucket] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
+    sample: dict[str, int] | None = None
 
     def gain(self, opponent: str) -> float:
         """How much lower the loss with retrieval is than that of an opponent, as a share of the latter."""
@@ -53,7 +55,7 @@ class Report:
     def findings(self) -> list[str]:
         """Sentences that keep a reader from seeing more in the table than there is."""
         if "on" not in self.measures:
-            return ["This model was trained without retrieval; it is an opponent for one that was.", *self._history()]
+            return ["This model was trained without retrieval; it is an opponent for one that was.", *self._about()]
         against_shuffled, against_off = self.gain("shuffled"), self.gain("off")
         sentences = []
         if against_shuffled < SMALL_GAIN:
@@ -79,12 +81,18 @@ class Report:
                 f"Training was stopped by trainer.max_seconds after {self.training['steps']} of "
                 f"{self.training['max_steps']} steps, before the learning rate reached its end."
             )
-        return [*sentences, *self._history()]
+        return [*sentences, *self._about()]
 
-    def _history(self) -> list[str]:
-        """How a run that was lengthened was trained."""
+    def _about(self) -> list[str]:
+        """That only a sample was measured, and how a run that was lengthened was trained."""
+        sampled = []
+        if self.sample is not None:
+            sampled = [
+                f"Only a sample was measured: {self.sample['sequences']:,} of the {self.sample['of']:,} validation "
+                "sequences, evenly spaced (trainer.final_sequences)."
+            ]
         schedules = self.training.get("schedules", [])
-        return [
+        return sampled + [
             f"Trained longer from step {schedule['first_step']:,} on, as a run of {schedule['max_steps']:,} steps: the "
             "learning rate changed there."
             for schedule in schedules[1:]
@@ -109,6 +117,7 @@ class Report:
             "definitions": DEFINITIONS,
             "validation": modes,
             **gains,
+            "sample": self.sample,
             "predicted_tokens": any_measure.tokens,
             "bytes": any_measure.bytes,
             "share_without_neighbours": self.without_neighbours,
@@ -126,9 +135,10 @@ class Report:
 
     def _table(self) -> Table:
         any_measure = self.measures["off"]
-        table = Table(
-            title=f"validation: {any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes", title_justify="left"
-        )
+        size = f"{any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes"
+        if self.sample is not None:
+            size += f", a sample of {self.sample['sequences']:,} of {self.sample['of']:,} sequences"
+        table = Table(title=f"validation: {size}", title_justify="left")
         table.add_column("retrieval")
         for heading in ("nats/token", "bits/byte", "gain of on"):
             table.add_column(heading, justify="right")

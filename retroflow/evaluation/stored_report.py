@@ -43,4 +43,5 @@ def _report_of(values: dict[str, Any]) -> Report:
         without_neighbours=values["share_without_neighbours"],
         overlap=[OverlapBucket(**bucket) for bucket in values["by_overlap"]],
         training=values["training"],
+        sample=values["sample"],
     )

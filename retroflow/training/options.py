@@ -71,6 +71,8 @@ class TrainerOptions:
         validate_every: steps between two quick validation estimates; 0 for none.
         validation_batches: batches of a quick estimate.
         eval_batch_size: sequences of a batch during evaluation.
+        final_sequences: validation sequences that the evaluation at the end measures, evenly spaced and always the same;
+            for trials, and the report says that it is a sample. null for all of them.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: newest checkpoints that stay.
         runs_folder: where run folders are made; `~` is the home folder.
@@ -96,6 +98,7 @@ class TrainerOptions:
     validate_every: int = 0
     validation_batches: int = 8
     eval_batch_size: int = 8
+    final_sequences: int | None = None
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     runs_folder: str = "runs"
@@ -113,6 +116,8 @@ class TrainerOptions:
             "checkpoint_every",
         ):
             _within(f"trainer.{name}", getattr(self, name), 0)
+        if self.final_sequences is not None:
+            _within("trainer.final_sequences", self.final_sequences, 1)
         _within("trainer.keep_checkpoints", self.keep_checkpoints, 1)
         _within("trainer.timeout_seconds", self.timeout_seconds, 1)
         _within("trainer.retrieval_dropout", self.retrieval_dropout, 0.0, 1.0)

@@ -12,6 +12,7 @@ from retroflow.training.options import OptimizerOptions, TrainerOptions
         ({"max_steps": 0}, "trainer.max_steps: 0 given; it must be at least 1"),
         ({"retrieval_dropout": 1.5}, "trainer.retrieval_dropout: 1.5 given; it must be from 0.0 to 1.0"),
         ({"keep_checkpoints": 0}, "trainer.keep_checkpoints: 0 given"),
+        ({"final_sequences": 0}, "trainer.final_sequences: 0 given"),
         ({"max_seconds": -1.0}, "trainer.max_seconds: -1.0 given"),
         ({"batch_size": 4, "accumulate": 3}, "trainer.accumulate: 3 does not divide trainer.batch_size 4"),
         ({"runs_folder": ""}, "trainer.runs_folder is empty"),
