@@ -29,6 +29,7 @@ from retroflow.training.callbacks import (
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.training.data_module import RetroData, naming_lost_workers
+from retroflow.training.held_folder import HeldFolder
 from retroflow.training.job import Job, bound, make_job
 from retroflow.training.launching import Order, launch_ranks
 from retroflow.training.lifeline import end_with_parent
@@ -190,7 +191,8 @@ def _prove(
     if job.placement.strategy == "fsdp":  # the other ranks are gone, and this one has a share of the model
         job.module.release()
         load_trained(job, Start(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
-    report = judge(job, record, start.run, requests)
+    with HeldFolder(start.run.path) as folder:
+        report = judge(job, record, start.run, requests, check=folder.check)
     result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
     show(result)
     if job.options.retrieval:

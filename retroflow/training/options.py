@@ -71,7 +71,7 @@ class TrainerOptions:
         validate_every: steps between two quick validation estimates; 0 for none.
         validation_batches: batches of a quick estimate.
         eval_batch_size: sequences of a batch during evaluation.
-        final_sequences: validation sequences that the evaluation at the end measures, evenly spaced and always the same;
+        final_sequences: validation sequences that the evaluation at the end measures, evenly spaced, always the same;
             for trials, and the report says that it is a sample. null for all of them.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: newest checkpoints that stay.

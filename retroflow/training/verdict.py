@@ -1,6 +1,6 @@
 """From a trained model to report.json; for `fit` at its end and for `retroflow evaluate` afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,17 @@ def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | 
     return record
 
 
-def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> Report:
+def judge(
+    job: Job, record: Record, run: RunFolder, requests: StopRequests, *, check: Callable[[], None] = lambda: None
+) -> Report:
     """Measure the module's model over the validation split and write report.json.
+
+    Args:
+        job: its module has the weights.
+        record: how it was trained.
+        run: where the report is written to.
+        requests: may stop it.
+        check: called before the report is written; may raise.
 
     Raises:
         Preempted: SIGTERM came; the training's checkpoint stays, `--resume` judges again.
@@ -115,6 +124,7 @@ def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> R
             shown(sequences)
 
         report = prove(job, training=asdict(record), advance=advance)
+    check()
     write_json(run.report, report.to_json())
     return report
 
