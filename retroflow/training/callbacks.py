@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from retroflow.errors import RetroflowError
 from retroflow.training.checkpoints import checkpoint_path, sweep
@@ -37,6 +38,27 @@ def _refuse_not_finite(value: float, what: str) -> None:
             f"the training {what} is {value}; start a new run with a lower optimizer.learning_rate or more "
             "optimizer.warmup_steps"
         )
+
+
+def _refuse_lost_weights(module: Any, batch: Any, step: int, *, is_last: bool, ranks: Ranks) -> None:
+    """Stop, on all ranks alike, before a checkpoint keeps weights that are of no use.
+
+    The loss of a step is that of the weights before it, so what the last step did is seen by its loss computed again.
+    """
+    finite = all(bool(_own(value).isfinite().all()) for value in module.model.parameters())
+    loss = float(module.loss_of(batch)) if is_last else 0.0
+    for is_finite, nats in ranks.gather([finite, loss]):
+        if not is_finite:
+            raise RetroflowError(
+                f"weights are not finite after step {step}; start a new run with a lower optimizer.learning_rate, more "
+                "optimizer.warmup_steps or a larger optimizer.epsilon"
+            )
+        _refuse_not_finite(nats, f"loss after step {step}")
+
+
+def _own(value: Tensor) -> Tensor:
+    """This rank's part of a parameter."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 class SeedEachBatch(pl.Callback):
@@ -227,12 +249,13 @@ class WriteCheckpoints(pl.Callback):
         log: brought to the disk first; None on ranks other than 0.
         options: how often, how many to keep.
         identity: plain values that say what the checkpoint belongs to; stored in it.
+        ranks: this process.
     """
 
     def __init__(
-        self, run: RunFolder, log: MetricsLog | None, options: TrainerOptions, identity: dict[str, Any]
+        self, run: RunFolder, log: MetricsLog | None, options: TrainerOptions, identity: dict[str, Any], ranks: Ranks
     ) -> None:
-        self._run, self._log, self._options, self._identity = run, log, options, identity
+        self._run, self._log, self._options, self._identity, self._ranks = run, log, options, identity, ranks
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -245,6 +268,7 @@ class WriteCheckpoints(pl.Callback):
             return
         if trainer.should_stop or step >= self._options.max_steps or (every and step % every == 0):
             _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
+            _refuse_lost_weights(pl_module, batch, step, is_last=step >= self._options.max_steps, ranks=self._ranks)
             if self._log is not None:
                 self._log.sync()
             trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))

@@ -220,7 +220,7 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
         metrics,
         EstimateValidation(lambda: estimate(job, ranks), log, job.tracker, progress, job.options.validate_every),
         stop,
-        WriteCheckpoints(start.run, log, job.options, job.identity),
+        WriteCheckpoints(start.run, log, job.options, job.identity, ranks),
     ]
     data = RetroData(
         job.splits.training(retrieval=job.options.retrieval), job.options, seed=job.seed, num_workers=job.num_workers

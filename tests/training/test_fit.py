@@ -169,6 +169,28 @@ def test_a_loss_that_is_not_finite_stops_with_advice(run):
         run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (
+            {"learning_rate": 1e30},
+            "the training loss after step 1 is (nan|inf); start a new run with a lower optimizer",
+        ),
+        (
+            {"epsilon": 1e-60},
+            "weights are not finite after step 1; start a new run with a lower opt",
+        ),
+    ],
+)
+def test_the_last_steps_weights_are_looked_at_before_they_are_kept(run, tmp_path, spoilt, message):
+    """The loss of the only step is that of the weights before it, and says nothing about them."""
+    optimizer = OptimizerOptions(warmup_steps=0, **spoilt)
+    with pytest.raises(RetroflowError, match=message) as caught:
+        run(optimizer=optimizer, max_steps=1, retrieval_dropout=0.0)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("report.json"))
+
+
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_no_checkpoint_keeps_weights_that_are_lost(run, tmp_path, log_every):
     spoilt = OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
