@@ -108,11 +108,7 @@ def choose_start(
             return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
         return _continue(matching[0], _newest(matching[0], say), this, say)
     if finished := _finished_as(this, runs_folder, recipe.name):
-        say(
-            f"{finished.path} is finished, so nothing is trained; this is its report. For a new run leave --resume "
-            f"out; to train this one longer: --resume {finished.path} trainer.max_steps=N"
-        )
-        return Start(finished, is_finished=True)
+        return _nothing_to_do(finished, say)
     if unfinished:
         refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
     say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
@@ -176,17 +172,31 @@ def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callab
     return Start(run)
 
 
+def _nothing_to_do(run: RunFolder, say: Callable[[str], None]) -> Start:
+    say(
+        f"{run.path} is finished, so nothing is trained; this is its report. For a new run leave --resume out; to "
+        f"train this one longer: --resume {run.path} trainer.max_steps=N"
+    )
+    return Start(run, is_finished=True)
+
+
 def _named_start(
     path: Path, this: dict[str, str], say: Callable[[str], None], hold: Callable[[RunFolder], object]
 ) -> Start:
     run = _named_run(path)
     hold(run)
     stored = _identity_of(run)
+    if path.is_dir() and run.is_finished and _reported_steps(run) >= _max_steps(this) and not differences(stored, this):
+        return _nothing_to_do(run, say)
     if path.is_file():
         verify_checkpoint(path)
         checkpoint: Path | None = path
     else:
         checkpoint = _newest(run, say)
+        if checkpoint is None and run.is_finished:
+            raise RecipeError(
+                f"{run.path} is finished and has no checkpoint to go on from; start a new run without --resume"
+            )
     step = checkpoint_step(checkpoint) if checkpoint else 0
     _refuse_unless_lengthened(path, stored, this, step)
     start = _continue(run, checkpoint, this, say)
@@ -203,8 +213,12 @@ def _newest(run: RunFolder, say: Callable[[str], None]) -> Path | None:
 
 def _set_report_aside(run: RunFolder) -> None:
     """Keep a finished run's report under the name of its step: the run is not finished any more."""
-    steps = json.loads(run.report.read_text(encoding="utf-8"))["training"]["steps"]
-    run.report.replace(run.report.with_name(f"report-step-{steps:08d}.json"))
+    run.report.replace(run.report.with_name(f"report-step-{_reported_steps(run):08d}.json"))
+
+
+def _reported_steps(run: RunFolder) -> int:
+    """Steps of a finished run."""
+    return int(json.loads(run.report.read_text(encoding="utf-8"))["training"]["steps"])
 
 
 def _named_run(path: Path) -> RunFolder:

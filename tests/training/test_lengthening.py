@@ -101,6 +101,18 @@ def test_steps_that_are_done_are_refused_and_so_is_any_other_change(run):
     assert after == before
 
 
+def test_a_finished_run_without_checkpoints_is_not_trained_again_from_the_start(run, capsys):
+    folder = run().run_folder
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(RecipeError, match="is finished and has no checkpoint to go on from; start a new run"):
+        run(resume=folder, max_steps=20)
+    capsys.readouterr()
+    assert run(resume=folder).steps == 12
+    assert "0001 is finished, so nothing is trained" in capsys.readouterr().err
+    assert not list((folder / "checkpoints").iterdir())
+
+
 def test_the_last_run_is_not_lengthened_unless_it_is_named(run, interfere):
     undo = interfere(7, kill)
     with pytest.raises(Killed):
