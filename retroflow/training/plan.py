@@ -193,8 +193,8 @@ def check_memory(plan: Plan) -> None:
             "trainer.activation_checkpointing=true, or make the model smaller"
         )
     raise RecipeError(
-        f"this recipe {memory_note(needed, there)}. It needs {needed}. {remedy}. The need is computed by formula; "
-        "--ignore-memory trains all the same"
+        f"this recipe does not fit: it needs {needed}; this machine has {size_text(there.total)} {there.what}. "
+        f"{remedy}. The need is computed by formula; --ignore-memory trains all the same"
     )
 
 

@@ -107,7 +107,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(recipe_file: Path) -> N
         try:
             assert process.stdout is not None and any(line == "embedding\n" for line in process.stdout)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == 130

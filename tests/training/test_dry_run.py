@@ -150,7 +150,7 @@ def test_what_cannot_fit_is_said_by_dry_run_and_refused_by_fit_before_anything_i
     assert found["fits"] is False and found["memory_bytes"] > found["machine_memory_bytes"] > 0
     assert run(words) == 2
     errors = capsys.readouterr().err
-    for part in ("this recipe does not fit: it needs about", "and this machine has", remedy, "--ignore-memory"):
+    for part in ("this recipe does not fit: it needs about", "; this machine has", remedy, "--ignore-memory"):
         assert part in errors
     assert snapshot(tmp_path) == before
 

@@ -75,7 +75,7 @@ def test_the_live_line_of_a_rank_0_that_was_killed_is_left_with_the_cursor_shown
     assert capsys.readouterr().err == shown
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=300.0):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -86,7 +86,7 @@ def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(
     monkeypatch.setattr(launching, "_SUSPENDED_SECONDS", 1.0)
     rank = RankProcess.__new__(RankProcess)
     rank.rank, rank.was_suspended, rank._suspended_seconds = 1, False, 0.0
-    rank.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    rank.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         for _ in range(3):
             os.kill(rank.process.pid, signal.SIGSTOP)

@@ -79,7 +79,7 @@ def test_what_cannot_fit_is_refused_with_need_place_and_remedy(tmp_path, machine
         check_memory(plan)  # what is free now may be more when it is needed
     machine(needed - 1, 0)
     with pytest.raises(
-        RecipeError, match=r"needs about 381 KiB a device, and this machine has 381 KiB of memory.*"
+        RecipeError, match="does not fit: it needs about 381 KiB a device: .*; this machine has 381 KiB of memory"
     ) as caught:
         check_memory(plan)
     assert caught.value.exit_code == 2
