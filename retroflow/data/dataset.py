@@ -15,6 +15,7 @@ from retroflow.data.batch import NOT_PREDICTED, Batch
 from retroflow.data.retrieved import read_retrieved
 from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
+from retroflow.store.array_file import check_mapped
 from retroflow.store.chunk_store import ChunkStore
 
 
@@ -48,6 +49,9 @@ class SequenceDataset(Dataset[Batch]):
         self.sequence_chunks = sequence_chunks
         self._database = database
         self._neighbours = neighbours
+        stores = [store for store in (chunks, database) if store is not None]
+        self._files = [array for store in stores for array in (store.tokens, store.lengths, store.document_ids)]
+        self._files += [chunks.num_bytes, *([] if neighbours is None else [neighbours])]
 
     def __len__(self) -> int:
         """Sequences of the split, the last one possibly shorter."""
@@ -77,7 +81,12 @@ class SequenceDataset(Dataset[Batch]):
             yield self.assemble([start], len(self.chunks) - start)
 
     def assemble(self, starts: Sequence[int] | Int64Array, num_chunks: int) -> Batch:
-        """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b]."""
+        """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b].
+
+        Raises:
+            DamagedDataError: a file of an artifact was cut short since it was opened.
+        """
+        check_mapped(self._files)
         rows = np.asarray(starts, dtype=np.int64)[:, None] + np.arange(num_chunks)  # [b, s]
         following = np.minimum(rows[:, -1:] + 1, len(self.chunks) - 1)  # [b, 1], the last chunk has none
         tokens, targets = self._tokens_and_targets(rows, following)

@@ -156,10 +156,10 @@ def metrics(folder, runs="runs"):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def assert_same(folder, first, second):
+def assert_same(folder, first, second, *, steps=12):
     """Two runs ended with the same weights, optimizer state and metrics, bit for bit."""
     one, two = newest(folder, first), newest(folder, second)
-    assert one["global_step"] == two["global_step"] == 12
+    assert one["global_step"] == two["global_step"] == steps
     assert one["state_dict"].keys() == two["state_dict"].keys()
     for name, value in one["state_dict"].items():
         assert torch.equal(value, two["state_dict"][name]), name
