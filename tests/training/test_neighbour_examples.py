@@ -1,12 +1,20 @@
 """Examples show what the table of neighbours holds, and text only when it is asked for."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 
+from retroflow.components import recipe_schema
 from retroflow.corpus.tokenizer import train_tokenizer
+from retroflow.pipeline import chunks
+from retroflow.pipeline.prepare import prepare
+from retroflow.recipe import load
+from retroflow.testing.tiny_corpus import tiny_texts
 from retroflow.training.neighbour_examples import neighbour_examples
+from retroflow.training.splits import open_splits
 from tests.training.jobs import tiny_splits
+from tests.training.test_dry_run import RECIPE
 
 
 def with_scores(splits):
@@ -55,3 +63,23 @@ def test_text_is_that_of_the_chunks_and_a_continuation_stays_in_its_document(tmp
         assert (example.continuation_text == "") == ends
         continued += not ends
     assert continued
+
+
+def test_sources_of_real_artifacts_of_several_pieces_hold_the_text_beside_them(tmp_path, monkeypatch):
+    """Not of stand-ins whose documents are right by construction."""
+    monkeypatch.setattr(chunks, "BLOCK_TEXT_BYTES", 5_000)
+    texts = {str(number): text for number, text in enumerate(tiny_texts(16))}
+    lines = [json.dumps({"id": number, "text": text}) for number, text in texts.items()]
+    (tmp_path / "tiny.jsonl").write_text("\n".join(lines))
+    (tmp_path / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path))
+    prepared = prepare(load(tmp_path / "tiny.yaml", [], schema=recipe_schema()), report=lambda stage: None)
+    splits = open_splits(prepared, sequence_chunks=4)
+    stores = (splits.train_chunks, splits.valid_chunks)
+    records = [split.document(number) for split in stores for number in np.unique(split.document_ids)]
+    by_source = {record.source: texts[record.id] for record in records}
+    assert len(by_source) == 16
+    examples = neighbour_examples(splits)(10_000, True)
+    assert len(examples) == splits.validation_neighbours.size
+    for example in examples:
+        assert example.chunk_text in by_source[example.chunk_source]
+        assert example.neighbour < 0 or example.neighbour_text in by_source[example.neighbour_source]
