@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def fit(
-    recipe: Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML).")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe file (YAML); with --resume RUN that of the run if left out.")
+    ] = None,
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint.",
+            help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint, which "
+            "trains longer with a larger trainer.max_steps.",
         ),
     ] = None,
     resume: Annotated[
@@ -30,6 +33,9 @@ def fit(
         bool, typer.Option("--dry-run", help="Say what it would need and do; make, prepare and download nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Train even if the run needs more memory than this machine has.")
+    ] = False,
 ) -> None:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
     from retroflow.training.stopping import preempted_while_starting
@@ -39,7 +45,7 @@ def fit(
         from retroflow.recipe import load
 
         overrides, resumed = split_words(words or [], resume=resume)
-        loaded = load(recipe, overrides, schema=recipe_schema())
+        loaded = load(recipe or recipe_of(resumed, words or []), overrides, schema=recipe_schema())
 
         if dry_run:
             if resume:
@@ -51,8 +57,29 @@ def fit(
 
         if resumed is not None:
             check_resume(loaded, resumed)
+    show = _print_json if as_json else _print_tables
     with only_results_on_stdout():
-        fit_recipe(loaded, resume=resumed, show=_print_json if as_json else _print_tables)
+        fit_recipe(loaded, resume=resumed, show=show, ignore_memory=ignore_memory)
+
+
+def recipe_of(resumed: Path | None, words: list[str]) -> Path:
+    """The recipe of a run that is named by its folder or by a checkpoint.
+
+    Args:
+        resumed: what `split_words` found after --resume.
+        words: the command's words, for a hint at what was meant.
+    """
+    if resumed is None or resumed == Path("last"):
+        recipe = next((word for word in words if word.endswith((".yaml", ".yml"))), "FILE")
+        raise RecipeError(
+            f"Missing option '--recipe'. Write: --recipe {recipe}, or --resume RUN for the recipe of a run"
+        )
+    folder = resumed.parent.parent if resumed.is_file() else resumed
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(
+            f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
+        )
+    return folder / "recipe.yaml"
 
 
 def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:

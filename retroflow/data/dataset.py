@@ -15,6 +15,7 @@ from retroflow.data.batch import NOT_PREDICTED, Batch
 from retroflow.data.retrieved import read_retrieved
 from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
+from retroflow.store.array_file import check_mapped
 from retroflow.store.chunk_store import ChunkStore
 
 
@@ -51,6 +52,9 @@ class SequenceDataset(Dataset[Batch]):
         self.sequence_chunks = sequence_chunks
         self._database = database
         self._neighbours = neighbours
+        stores = [store for store in (chunks, database) if store is not None]
+        self._files = [array for store in stores for array in (store.tokens, store.lengths, store.document_ids)]
+        self._files += [chunks.num_bytes, *([] if neighbours is None else [neighbours])]
 
     def __len__(self) -> int:
         """Sequences of the split, the last one possibly shorter."""
@@ -63,17 +67,29 @@ class SequenceDataset(Dataset[Batch]):
         """The batch of full sequences that begin at the chunks `starts`; the name is torch's for batched reads."""
         return self.assemble(starts, self.sequence_chunks)
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every chunk of the split exactly once, in order; a shorter last sequence is a batch of its own."""
-        full = len(self.chunks) // self.sequence_chunks
-        starts = np.arange(full, dtype=np.int64) * self.sequence_chunks
-        for first in range(0, full, batch_size):
+    def in_order(self, batch_size: int, sequences: Int64Array | None = None) -> Iterator[Batch]:
+        """Every chunk of the split exactly once, in order; a shorter last sequence is a batch of its own.
+
+        Args:
+            batch_size: sequences of a batch.
+            sequences: int64 [s], ascending, the sequences to give; None for all of them.
+        """
+        wanted = np.arange(len(self), dtype=np.int64) if sequences is None else sequences
+        num_full = len(self.chunks) // self.sequence_chunks
+        starts = wanted[wanted < num_full] * self.sequence_chunks
+        for first in range(0, len(starts), batch_size):
             yield self.assemble(starts[first : first + batch_size], self.sequence_chunks)
-        if rest := len(self.chunks) - full * self.sequence_chunks:
-            yield self.assemble([full * self.sequence_chunks], rest)
+        if len(starts) < len(wanted):
+            start = num_full * self.sequence_chunks
+            yield self.assemble([start], len(self.chunks) - start)
 
     def assemble(self, starts: Sequence[int] | Int64Array, num_chunks: int) -> Batch:
-        """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b]."""
+        """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b].
+
+        Raises:
+            DamagedDataError: a file of an artifact was cut short since it was opened.
+        """
+        check_mapped(self._files)
         rows = np.asarray(starts, dtype=np.int64)[:, None] + np.arange(num_chunks)  # [b, s]
         following = np.minimum(rows[:, -1:] + 1, len(self.chunks) - 1)  # [b, 1], the last chunk has none
         tokens, targets = self._tokens_and_targets(rows, following)

@@ -6,7 +6,7 @@ Shapes: b sequences, n tokens of a sequence, m tokens of a chunk, N chunks of th
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -63,6 +63,10 @@ class Measure:
         """Nats / (ln 2 * bytes); comparable between tokenizers."""
         return self.nats / (math.log(2.0) * self.bytes)
 
+    def of_chunks(self, chunks: NDArray[np.int64]) -> "Measure":
+        """The same measure whose losses by chunk are those of `chunks` [c] alone."""
+        return replace(self, chunk_nats=self.chunk_nats[chunks], chunk_tokens=self.chunk_tokens[chunks])
+
     @property
     def perplexity(self) -> float:
         """Exponential of the loss per token."""
@@ -76,8 +80,9 @@ def measure(
     num_chunks: int,
     chunk_length: int,
     advance: Callable[[int], None] = lambda sequences: None,
+    starts: NDArray[np.int64] | None = None,
 ) -> Measure:
-    """Sum the loss of a split.
+    """Sum the loss of a split, or of some of its sequences.
 
     Args:
         losses: gives float [b, n] nats of each position of a batch, 0 where nothing is predicted.
@@ -85,25 +90,27 @@ def measure(
         num_chunks: N, chunks of the split.
         chunk_length: m.
         advance: told the number of sequences after each batch; may raise to stop.
+        starts: int64 [s], the first chunk of each sequence that the batches hold; None if they follow each other.
     """
     began = time.perf_counter()
     # One more row: the last position of the split has no following chunk and nothing to add there.
     chunk_nats = np.zeros(num_chunks + 1, dtype=np.float64)
     chunk_tokens = np.zeros(num_chunks + 1, dtype=np.int64)
-    first_chunk, num_bytes = 0, 0
+    first_chunk, done, num_bytes = 0, 0, 0
     for batch in batches:
         nats = losses(batch).double().cpu().numpy()  # [b, n]
         predicted = (batch.targets != _NOT_PREDICTED).cpu().numpy()
         num_rows, length = nats.shape
+        if starts is None:
+            of_rows = first_chunk + np.arange(num_rows) * (length // chunk_length)
+        else:
+            of_rows = starts[done : done + num_rows]
         # Position t predicts token t + 1, which opens the next chunk when t is the last position of its own.
-        chunks = first_chunk + (np.arange(num_rows * length) + 1) // chunk_length  # rows follow each other in the split
-        span = slice(first_chunk, first_chunk + num_rows * length // chunk_length + 1)
-        size = span.stop - span.start
-        chunk_nats[span] += np.bincount(chunks - first_chunk, weights=nats.ravel(), minlength=size)
-        chunk_tokens[span] += np.bincount(chunks - first_chunk, weights=predicted.ravel(), minlength=size).astype(
-            np.int64
-        )
-        first_chunk = span.stop - 1
+        chunks = of_rows[:, None] + (np.arange(length) + 1) // chunk_length  # [b, n]
+        np.add.at(chunk_nats, chunks, nats)
+        np.add.at(chunk_tokens, chunks, predicted)
+        first_chunk += num_rows * length // chunk_length
+        done += num_rows
         num_bytes += int(batch.num_bytes.sum())
         advance(num_rows)
     return Measure(

@@ -23,7 +23,7 @@ MODES = {
 
 
 DEFINITIONS = {
-    "loss": "nats per predicted token over the whole validation split, every token once",
+    "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
     "gain": "1 - loss with retrieval / loss of the opponent",
     "overlap": "longest run of tokens a chunk shares with its retrieved text / chunk length",
@@ -41,6 +41,8 @@ class Report:
         overlap: losses by overlap of the chunk with its retrieved text.
         training: how the model was trained: steps, tokens, seconds and the like.
         measured: what was measured with: checkpoint and its SHA-256, step, overrides of the training's recipe.
+        training: steps, tokens, seconds and the like, for the record.
+        sample: how many "sequences" were measured, "of" how many of the validation split; None for all of them.
     """
 
     measures: dict[str, Measure]
@@ -48,6 +50,7 @@ class Report:
     overlap: list[OverlapBucket] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    sample: dict[str, int] | None = None
 
     def gain(self, opponent: str) -> float:
         """How much lower the loss with retrieval is than that of an opponent, as a share of the latter."""
@@ -67,7 +70,7 @@ class Report:
             ]
         else:
             sentences = ["This model was trained without retrieval; it is an opponent for one that was."]
-        return sentences + self._of_training()
+        return [*sentences, *self._of_training(), *self._about()]
 
     def _of_training(self) -> list[str]:
         sentences = []
@@ -112,6 +115,21 @@ class Report:
             sentences.append(f"Nothing was retrieved for {share} of the validation chunks.")
         return sentences
 
+    def _about(self) -> list[str]:
+        """That only a sample was measured, and how a run that was lengthened was trained."""
+        sampled = []
+        if self.sample is not None:
+            sampled = [
+                f"Only a sample was measured: {self.sample['sequences']:,} of the {self.sample['of']:,} validation "
+                "sequences, evenly spaced (trainer.final_sequences)."
+            ]
+        schedules = self.training.get("schedules", [])
+        return sampled + [
+            f"Trained longer from step {schedule['first_step']:,} on, as a run of {schedule['max_steps']:,} steps: the "
+            "learning rate changed there."
+            for schedule in schedules[1:]
+        ]
+
     def headline(self) -> dict[str, float]:
         """The few numbers that runs are compared by."""
         numbers = {f"validation/bits_per_byte_{mode}": value.bits_per_byte for mode, value in self.measures.items()}
@@ -131,6 +149,7 @@ class Report:
             "definitions": DEFINITIONS,
             "validation": modes,
             **gains,
+            "sample": self.sample,
             "predicted_tokens": any_measure.tokens,
             "bytes": any_measure.bytes,
             "share_without_neighbours": self.without_neighbours,
@@ -149,9 +168,10 @@ class Report:
 
     def _table(self) -> Table:
         any_measure = self.measures["off"]
-        table = Table(
-            title=f"validation: {any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes", title_justify="left"
-        )
+        size = f"{any_measure.tokens:,} tokens, {any_measure.bytes:,} bytes"
+        if self.sample is not None:
+            size += f", a sample of {self.sample['sequences']:,} of {self.sample['of']:,} sequences"
+        table = Table(title=f"validation: {size}", title_justify="left")
         table.add_column("retrieval")
         for heading in ("nats/token", "bits/byte", "gain of on"):
             table.add_column(heading, justify="right")

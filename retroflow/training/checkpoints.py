@@ -124,7 +124,7 @@ def _save_hashed(values: Any, file: IO[bytes]) -> str:
 
 def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not its parents: a run folder that is gone must not be made anew
         _replace_synced(path, write)
         _sync_folder(path.parent)
     except OSError as error:

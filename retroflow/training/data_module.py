@@ -37,6 +37,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _of_worker(error: RetroflowError) -> RetroflowError | None:
+    """What a data worker raised, without the traceback that torch writes into its message; None for other errors."""
+    kind = type(error)
+    before, _, message = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")
+    return kind(message.strip()) if before.startswith("Caught ") else None
+
+
 @contextmanager
 def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]:
     """Say what it means when a data worker is gone.
@@ -53,6 +60,10 @@ def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]
     """
     try:
         yield
+    except RetroflowError as error:
+        if plain := _of_worker(error):
+            raise plain from error
+        raise
     except (RuntimeError, ConnectionError, EOFError) as error:
         told = next((each for each in _chain(error) if str(each).startswith("DataLoader worker")), None)
         if told is None and (isinstance(error, RuntimeError) or not loading):

@@ -2,21 +2,20 @@
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from retroflow.components import MODELS, create
 from retroflow.errors import RetroflowError
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.preview import UNKNOWN, Preview, preview
 from retroflow.recipe import Recipe
 from retroflow.training.job import runs_folder_of
-from retroflow.training.lightning_module import outline
-from retroflow.training.options import OptimizerOptions, TrainerOptions
-from retroflow.training.plan import Plan
+from retroflow.training.machine_memory import machine_memory
+from retroflow.training.options import TrainerOptions
+from retroflow.training.plan import Plan, plan_of_recipe
 from retroflow.training.run_folder import check_runs_folder
 from retroflow.training.strategies import plan_placement
 
@@ -58,7 +57,7 @@ class DryRun:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; null is what is not known."""
-        plan, memory = self.plan, self.plan.memory
+        plan, memory, there = self.plan, self.plan.memory, machine_memory(self.plan.placement)
         return {
             "parameters": plan.outline.num_parameters,
             "retrieval_parameters": plan.outline.num_retrieval_parameters,
@@ -70,12 +69,16 @@ class DryRun:
             "strategy": plan.placement.strategy,
             "processes": plan.placement.world_size,
             "precision": plan.placement.precision,
-            "memory_bytes": None if memory is None else memory.total,
+            "memory_bytes": memory.total,
+            "memory_is_a_lower_bound": not memory.is_complete,
+            "machine_memory_bytes": None if there is None else there.total,
+            "machine_memory_free_bytes": None if there is None else there.free,
+            "fits": None if there is None else memory.total <= there.total,
             "prepared": list(self.artifacts.present),
             "missing": list(self.artifacts.missing),
             "artifacts_bytes": self.artifacts.new_bytes,
             "checkpoints_bytes": self.checkpoints_bytes,
-            "notes": self._notes(),
+            "notes": [*self.plan.notes(), *self._notes()],
             "failure": None if self.failure is None else str(self.failure),
         }
 
@@ -99,7 +102,6 @@ def dry_run(recipe: Recipe) -> DryRun:
         RetroflowError: whatever would stop `fit` before it looks at the corpus.
     """
     options = TrainerOptions(**recipe.section("trainer"))
-    optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = plan_placement(options)
     runs_folder = runs_folder_of(options)
     check_runs_folder(runs_folder)
@@ -109,29 +111,14 @@ def dry_run(recipe: Recipe) -> DryRun:
         artifacts = preview(recipe, retrieval=options.retrieval)
     except RetroflowError as error:  # a model can be planned before its corpus is on this machine
         failure = error
-    config = create(
-        MODELS,
-        recipe.section("model"),
-        vocabulary_size=artifacts.vocabulary_size or data["vocabulary_size"],
-        chunk_length=data["chunk_length"],
-    )
-    if hasattr(config, "check"):  # of a model that starts from files of its own
-        with no_downloads():
-            config.check(sequence_length=data["sequence_chunks"] * data["chunk_length"])
-    model = outline(config)
-    retrieves = options.retrieval and bool(model.retrieval)
-    plan = Plan(
-        options=replace(options, retrieval=retrieves),
-        optimizer=optimizer,
-        placement=placement,
-        outline=model,
-        config=config,
-        chunk_length=data["chunk_length"],
-        sequence_chunks=data["sequence_chunks"],
-        num_neighbours=recipe.section("neighbours")["k"] if retrieves else 0,
-        chunks=artifacts.chunks,
-        is_estimate=artifacts.is_estimate,
-    )
+    with no_downloads():
+        plan = plan_of_recipe(
+            recipe,
+            placement,
+            vocabulary_size=artifacts.vocabulary_size or data["vocabulary_size"],
+            chunks=artifacts.chunks,
+            is_estimate=artifacts.is_estimate,
+        )
     return DryRun(
         plan=plan,
         artifacts=artifacts,

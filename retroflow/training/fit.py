@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from retroflow.errors import Interrupted, Preempted, RankEnded
 from retroflow.evaluation.report import Report
+from retroflow.evaluation.stored_report import read_report
 from retroflow.pipeline.prepare import Prepared, find_prepared
 from retroflow.pipeline.progress import say
 from retroflow.recipe import Recipe
@@ -28,12 +29,14 @@ from retroflow.training.callbacks import (
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.training.data_module import RetroData, naming_lost_workers
-from retroflow.training.job import Job, make_job
+from retroflow.training.held_folder import HeldFolder
+from retroflow.training.job import Job, bound, make_job
 from retroflow.training.launching import Order, launch_ranks
 from retroflow.training.lifeline import end_with_parent
 from retroflow.training.metrics import MetricsLog, lines_before
 from retroflow.training.neighbour_examples import neighbour_examples
 from retroflow.training.options import TrainerOptions
+from retroflow.training.plan import check_memory, plan_of, plan_of_recipe
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.proof import estimate
 from retroflow.training.quiet import heard_from_first, quiet_lightning
@@ -41,6 +44,7 @@ from retroflow.training.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_th
 from retroflow.training.record import Record
 from retroflow.training.resuming import Start, choose_start
 from retroflow.training.run_folder import RunFolder
+from retroflow.training.schedules import describe_last
 from retroflow.training.stopping import StopRequests
 from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
@@ -80,6 +84,7 @@ def fit(
     resume: Path | None = None,
     prepared: Prepared | None = None,
     show: Callable[[FitResult], None] = show_nothing,
+    ignore_memory: bool = False,
 ) -> FitResult | None:
     """Turn a recipe into a trained and judged model.
 
@@ -89,6 +94,7 @@ def fit(
         prepared: the recipe's artifacts, if they are known.
         show: called with the result before the tracker is waited for, which may still have to send something; with
             several processes in rank 0, and must be picklable.
+        ignore_memory: train even if this machine has less memory than the run needs by formula.
 
     Returns:
         What it leaves; None on ranks other than 0.
@@ -101,15 +107,22 @@ def fit(
     ranks = ranks_of_this_process()
     with naming_lost_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
         if ranks.world_size > 1:
-            return _fit_as_rank(Order(recipe, resume, prepared, show), ranks, requests)
+            return _fit_as_rank(Order(recipe, resume, prepared, show, ignore_memory), ranks, requests)
         with requests.at_once(_WHILE_PREPARING):
+            if not ignore_memory:
+                check_memory(plan_of_recipe(recipe, place(TrainerOptions(**recipe.section("trainer")), ranks)))
             job = make_job(recipe)
+        if not ignore_memory:
+            check_memory(plan_of(job))  # with the vocabulary that is known now
         if job.placement.world_size > 1:
-            order = Order(recipe, resume, job.prepared, show)
+            order = Order(recipe, resume, job.prepared, show, ignore_memory)
             launched: FitResult = launch_ranks(order, size=job.placement.world_size, requests=requests)
             return launched
         with ExitStack() as held:
             start = _begin(recipe, job, resume, held)
+            if start.is_finished:
+                return _show_again(start, show)
+            job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests)
             return _prove(job, record, start, requests, show)
 
@@ -126,7 +139,12 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
             with requests.at_once(_WHILE_PREPARING):
                 found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
                 job = make_job(recipe, ranks=ranks, prepared=found)
+            if not order.ignore_memory:
+                check_memory(plan_of(job))
             start = ranks.agree(lambda: _begin(recipe, job, order.resume, held))
+            if start.is_finished:
+                return _show_again(start, order.show) if ranks.is_first else None
+            job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests, ranks)
         if ranks.is_first:
             return _prove(job, record, start, requests, order.show)
@@ -142,16 +160,28 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
         held.enter_context(run.lock(seconds=LOCK_SECONDS if resume else 0.0))
 
     start = choose_start(recipe, job.identity, runs_folder=job.runs_folder, resume=resume, say=say, hold=hold)
+    if start.is_finished:
+        return start
+    job = bound(job, start)
     discard_after(start.run.checkpoints, start.step)
     sweep(start.run.checkpoints, keep=job.options.keep_checkpoints)  # what a kill has left
     describe(job, start)
     say(summarise(job, start))
+    if len(start.schedules) > 1 and start.schedules[-1].first_step == start.step:
+        say(describe_last(start.schedules, job.module.optimizer_options))
     job.tracker.start(tracked_run(job, start))
     for line in lines_before(start.run.path, start.step, most=_REPEATED_LINES):
         job.tracker.log({name: value for name, value in line.items() if name != "step"}, int(line["step"]))
     if job.options.retrieval and start.step == 0:
         job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
     return start
+
+
+def _show_again(start: Start, show: Callable[[FitResult], None]) -> FitResult:
+    report = read_report(start.run.report)
+    result = FitResult(run_folder=start.run.path, steps=int(report.training["steps"]), report=report)
+    show(result)
+    return result
 
 
 def _prove(
@@ -162,7 +192,8 @@ def _prove(
     if job.placement.strategy == "fsdp":  # the other ranks are gone, and this one has a share of the model
         job.module.release()
         load_trained(job, Start(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
-    report = judge(job, record, start.run, requests)
+    with HeldFolder(start.run.path) as folder:
+        report = judge(job, record, start.run, requests, check=folder.check)
     result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
     show(result)
     if job.options.retrieval:

@@ -17,8 +17,9 @@ from retroflow.training.lightning_module import RetroModule
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.ranks import ALONE, Ranks
 from retroflow.training.record import facts_of
-from retroflow.training.resuming import identity
+from retroflow.training.resuming import Start, identity
 from retroflow.training.run_folder import check_runs_folder
+from retroflow.training.schedules import with_schedules
 from retroflow.training.splits import Splits, open_splits
 from retroflow.training.strategies import Placement, place
 
@@ -112,6 +113,11 @@ def _report(stage: Stage, sequence_chunks: int) -> None:
     say_stage(stage)
     if stage.kind == "chunks":
         check_a_sequence(stage.manifest, sequence_chunks)
+
+
+def bound(job: Job, start: Start) -> Job:
+    """The job whose checkpoints name the schedules of the run they belong to."""
+    return replace(job, identity=with_schedules(job.identity, start.schedules))
 
 
 def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:

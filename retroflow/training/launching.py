@@ -52,12 +52,14 @@ class Order:
         resume: as in `fit`.
         prepared: its artifacts, so that ranks open no retriever; None to look for them.
         show: as in `fit`.
+        ignore_memory: as in `fit`.
     """
 
     recipe: Recipe
     resume: Path | None
     prepared: Prepared | None
     show: Callable[[Any], None]
+    ignore_memory: bool = False
 
 
 @dataclass(frozen=True)

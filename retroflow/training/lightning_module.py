@@ -19,8 +19,16 @@ from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
-from retroflow.training.optimizers import by_name, by_number, make_optimizer, make_schedule, parameter_names
+from retroflow.training.optimizers import (
+    by_name,
+    by_number,
+    make_optimizer,
+    make_schedule,
+    parameter_names,
+    schedule_share,
+)
 from retroflow.training.options import OptimizerOptions, TrainerOptions
+from retroflow.training.progress import saying_if_slow
 from retroflow.training.sharding import build_sharded
 
 _RETRIEVAL_STREAM = 1
@@ -60,8 +68,8 @@ class ModelOutline:
 
 
 def outline(config: RetroConfig) -> ModelOutline:
-    """Learn a model's parameters on the meta device, which takes neither memory nor time."""
-    with torch.device("meta"):
+    """Learn a model's parameters on the meta device, which takes no memory, and time only for thousands of layers."""
+    with saying_if_slow("still counting the model's parameters, layer by layer"), torch.device("meta"):
         model = config.build()
         retrieval = _retrieval_parameters(model, config)
     parameters = dict(model.named_parameters())
@@ -198,6 +206,19 @@ class RetroModule(pl.LightningModule):
         schedule = make_schedule(optimizer, self._optimizer_options, max_steps=self._options.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Set the learning rate of the next step by this recipe: a checkpoint may come from another schedule."""
+        options = self._optimizer_options
+        share = schedule_share(
+            self.trainer.global_step,
+            warmup_steps=options.warmup_steps,
+            max_steps=self._options.max_steps,
+            final_share=options.final_share,
+        )
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss that is minimised, and the sums that are logged.
 
@@ -214,6 +235,14 @@ class RetroModule(pl.LightningModule):
         if off and not loss.requires_grad:  # sharded, a frozen base: there is nothing to learn
             loss = loss + torch.zeros_like(loss, requires_grad=True)
         return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
+
+    @torch.no_grad()
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The loss of a batch with the weights as they are, float32 [], nats summed over its tokens; not compiled."""
+        batch = batch if self.retrieves else batch.without_retrieval()
+        with self.trainer.precision_plugin.forward_context():
+            nats: Tensor = self.model.loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask).sum()
+        return nats
 
     def _drops_this_step(self) -> bool:
         return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)

@@ -1,18 +1,19 @@
 """How much memory training needs on each device, by formula: retroflow/model/costs.py for activations, the rest here.
 
 With P parameters over s shards (FSDP; else s = 1), AdamW in float32 keeps 16 P / s bytes: the weight, its gradient and
-two means. bf16 autocast adds a copy of every weight in 2 bytes until its backward pass, DDP a second
-set of gradients in its buckets. FSDP has the unit at work and the next one with all their weights, in 2 bytes for bf16,
-and what belongs to no unit, in 4 and as bf16's copy. What CUDA, NCCL and the allocator take (1 to 3 GiB) is not in it.
+two means; a frozen parameter keeps its weight's 4. bf16 autocast adds a copy of every weight in 2 bytes until its
+backward pass, DDP a second set of gradients in its buckets. FSDP has the unit at work and the next one with all their
+weights, in 2 bytes for bf16, and what belongs to no unit, in 4 and as bf16's copy. What CUDA, NCCL and the allocator
+take (1 to 3 GiB) is not in it.
 """
 
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from retroflow.model.config import RetroConfig
 from retroflow.model.costs import activation_bytes, logits_bytes
 
-_STATE_BYTES = 16
+_STATE_BYTES, _WEIGHT_BYTES = 16, 4
 _GIB = 1 << 30
 
 
@@ -46,19 +47,29 @@ class MemoryEstimate:
     Attributes:
         states: weights, gradients and optimizer states, or this device's share of them.
         copies: weights in bfloat16, DDP's buckets, FSDP's gathered units.
-        activations: kept for the backward pass.
+        activations: kept for the backward pass; None for models that have no formula for them.
         logits: of the tokens that have logits at one time.
     """
 
     states: int
     copies: int
-    activations: int
-    logits: int
+    activations: int | None = None
+    logits: int = 0
+
+    @property
+    def of_model(self) -> int:
+        """What a smaller batch does not change."""
+        return self.states + self.copies
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return int(sum(astuple(self)))
+        """All of it that is known."""
+        return self.of_model + (self.activations or 0) + self.logits
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a formula for all of it."""
+        return self.activations is not None
 
     def __str__(self) -> str:
         parts = (
@@ -67,37 +78,48 @@ class MemoryEstimate:
             ("activations", self.activations),
             ("logits", self.logits),
         )
-        listed = ", ".join(f"{_size(size)} {what}" for what, size in parts if size)
-        return f"about {_size(self.total)} a device: {listed}"
+        listed = ", ".join(f"{size_text(size)} {what}" for what, size in parts if size)
+        if not self.is_complete:
+            listed += "; what activations add is not known for this kind of model"
+        return f"{'about' if self.is_complete else 'at least'} {size_text(self.total)} a device: {listed}"
 
 
-def estimate_memory(config: RetroConfig, sizes: Mapping[str, int], share: Share) -> MemoryEstimate:
+def estimate_memory(
+    config: RetroConfig, sizes: Mapping[str, int], share: Share, *, frozen: Collection[str] = ()
+) -> MemoryEstimate:
     """Estimate the memory of a device.
 
     Args:
         config: the model.
         sizes: numbers in each parameter, by name.
         share: what the device does.
+        frozen: names of parameters that are not trained.
     """
-    num_parameters = sum(sizes.values())
     value_bytes = 2 if share.bf16 else 4
-    copies = 0
-    if share.shards > 1:
-        units, rest = _gathered(sizes)
-        copies = value_bytes * units + (6 if share.bf16 else 4) * rest
-    elif share.bf16:
-        copies = 2 * num_parameters
-    if share.buckets:
-        copies += 4 * num_parameters
     activations = activation_bytes(
         config, share.length, share.num_neighbours, value_bytes=value_bytes, checkpointing=share.checkpointing
     )
-    return MemoryEstimate(
-        states=-(-_STATE_BYTES * num_parameters // share.shards),
-        copies=copies,
+    return replace(
+        estimate_states(sizes, share, frozen=frozen),
         activations=share.sequences * activations,
         logits=logits_bytes(config, share.sequences * share.length, value_bytes=value_bytes),
     )
+
+
+def estimate_states(sizes: Mapping[str, int], share: Share, *, frozen: Collection[str] = ()) -> MemoryEstimate:
+    """Estimate what every model needs whatever its activations are; arguments as in `estimate_memory`."""
+    num_parameters = sum(sizes.values())
+    num_trained = sum(size for name, size in sizes.items() if name not in frozen)
+    copies = 0
+    if share.shards > 1:
+        units, rest = _gathered(sizes)
+        copies = (2 if share.bf16 else 4) * units + (6 if share.bf16 else 4) * rest
+    elif share.bf16:
+        copies = 2 * num_parameters
+    if share.buckets:
+        copies += _WEIGHT_BYTES * num_trained
+    states = _STATE_BYTES * num_trained + _WEIGHT_BYTES * (num_parameters - num_trained)
+    return MemoryEstimate(states=-(-states // share.shards), copies=copies)
 
 
 def _gathered(sizes: Mapping[str, int]) -> tuple[int, int]:
@@ -111,7 +133,8 @@ def _gathered(sizes: Mapping[str, int]) -> tuple[int, int]:
     return sum(sorted(units.values())[-2:]), root
 
 
-def _size(num_bytes: float) -> str:
+def size_text(num_bytes: float) -> str:
+    """Bytes for people."""
     if num_bytes >= _GIB / 10:
-        return f"{num_bytes / _GIB:.1f} GiB"
+        return f"{num_bytes / _GIB:,.1f} GiB"
     return f"{num_bytes / (1 << 20):.0f} MiB" if num_bytes >= 1 << 20 else f"{num_bytes / (1 << 10):.0f} KiB"

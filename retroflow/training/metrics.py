@@ -15,6 +15,7 @@ from typing import IO
 
 from retroflow.errors import RetroflowError
 from retroflow.store.sealed_json import strict_json
+from retroflow.training.held_folder import HeldFolder
 
 COLUMNS = (
     "step",
@@ -37,11 +38,12 @@ class MetricsLog:
         step: the last step that counts; lines of later steps, and a torn last line, are cut away.
 
     Raises:
-        RetroflowError: a file cannot be written.
+        RetroflowError: a file cannot be written; in every method, too, where the folder was renamed or deleted.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
         self._folder = folder
+        self._held = HeldFolder(folder)
         paths = [folder / name for name in ("metrics.jsonl", "metrics.csv", "throughput.jsonl")]
         try:
             _cut_jsonl(paths[0], step)
@@ -68,6 +70,7 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Bring all lines to the disk; called before a checkpoint that relies on them."""
+        self._held.check()
         for file in (self._jsonl, self._csv, self._throughput):
             with self._saying_so():
                 file.flush()
@@ -78,8 +81,10 @@ class MetricsLog:
         for file in (self._jsonl, self._csv, self._throughput):
             with suppress(OSError):
                 file.close()
+        self._held.close()
 
     def _write(self, file: IO[str], line: str) -> None:
+        self._held.check()
         with self._saying_so():
             file.write(line)
             file.flush()

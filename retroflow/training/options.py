@@ -67,6 +67,8 @@ class TrainerOptions:
         validate_every: steps between two quick validation estimates; 0 for none.
         validation_batches: batches of a quick estimate.
         eval_batch_size: sequences of a batch during evaluation.
+        final_sequences: validation sequences that the evaluation at the end measures, evenly spaced, always the same;
+            for trials, and the report says that it is a sample. null for all of them.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: newest checkpoints that stay.
         runs_folder: where run folders are made; `~` is the home folder.
@@ -92,6 +94,7 @@ class TrainerOptions:
     validate_every: Annotated[int, Ge(0)] = 0
     validation_batches: Annotated[int, Ge(1)] = 8
     eval_batch_size: Annotated[int, Ge(1)] = 8
+    final_sequences: Annotated[int, Ge(1)] | None = None
     checkpoint_every: Annotated[int, Ge(0)] = 200
     keep_checkpoints: Annotated[int, Ge(1)] = 2
     runs_folder: Annotated[str, MinLen(1)] = "runs"

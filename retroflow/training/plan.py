@@ -1,17 +1,26 @@
 """What a run is going to be, said before it begins: by `fit` of what it has, by `fit --dry-run` of what is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from retroflow.components import MODELS, create
+from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
+from retroflow.recipe import Recipe
 from retroflow.training.job import Job
-from retroflow.training.lightning_module import ModelOutline
-from retroflow.training.memory import MemoryEstimate, Share, estimate_memory
+from retroflow.training.lightning_module import ModelOutline, outline
+from retroflow.training.machine_memory import MachineMemory, available_cores, machine_memory
+from retroflow.training.memory import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
 from retroflow.training.optimizers import schedule_share
 from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.strategies import Placement
+
+FEWEST_TOKENS = 258
+"""Of a trained vocabulary: 256 bytes, the end of a text, one merge."""
+
+_MOST_WORKERS_A_CORE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,7 @@ class Plan:
         num_neighbours: of a chunk; 0 without retrieval.
         chunks: split -> number of chunks, None if that is not known yet.
         is_estimate: whether `chunks` is an estimate.
+        num_workers: processes that load batches, for each device.
     """
 
     options: TrainerOptions
@@ -41,6 +51,7 @@ class Plan:
     num_neighbours: int
     chunks: dict[str, int] | None
     is_estimate: bool = False
+    num_workers: int = 0
 
     @property
     def sequence_tokens(self) -> int:
@@ -53,10 +64,8 @@ class Plan:
         return self.options.max_steps * self.options.batch_size * self.sequence_tokens
 
     @property
-    def memory(self) -> MemoryEstimate | None:
-        """What a device needs; None for models without a formula."""
-        if not isinstance(self.config, RetroConfig):
-            return None
+    def memory(self) -> MemoryEstimate:
+        """What a device needs; for models without a formula what is known of it."""
         world_size = self.placement.world_size
         share = Share(
             sequences=max(1, self.options.batch_size // (world_size * self.options.accumulate)),
@@ -67,7 +76,11 @@ class Plan:
             buckets=self.placement.strategy == "ddp",
             checkpointing=self.options.activation_checkpointing,
         )
-        return estimate_memory(self.config, self.outline.sizes, share)
+        sizes = self.outline.sizes
+        frozen = self.outline.frozen | (frozenset() if self.options.retrieval else self.outline.retrieval)
+        if not isinstance(self.config, RetroConfig):
+            return estimate_states(sizes, share, frozen=frozen)
+        return estimate_memory(self.config, sizes, share, frozen=frozen)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -76,14 +89,13 @@ class Plan:
 
     def lines(self, *, start_step: int = 0) -> list[str]:
         """Describe the run, a fact a line."""
-        memory = self.memory
         return [
             f"model      {self._model()}",
             f"data       {self._data()}",
             f"training   {self._training(start_step)}",
             f"device     {self._device()}",
-            f"memory     {memory if memory is not None else 'not known for this kind of model'}",
-            *(f"note       {note}" for note in self._notes()),
+            f"memory     {self.memory}",
+            *(f"note       {note}" for note in self.notes()),
         ]
 
     def _model(self) -> str:
@@ -122,24 +134,118 @@ class Plan:
         precision = "bf16" if self.placement.uses_bf16 else "fp32"
         return f"{device}, {precision}, CPU threads: {torch.get_num_threads()}"
 
-    def _notes(self) -> list[str]:
-        notes = []
-        if self.chunks and self.chunks["train"] < self.sequence_chunks:
+    def notes(self) -> list[str]:
+        """What a user should know before it begins."""
+        notes = [self._too_short(), self._warm_up(), memory_note(self.memory, machine_memory(self.placement))]
+        if self.options.compile:
+            notes.append("trainer.compile: compiling takes minutes, before the first step and without a line")
+        cores, workers = available_cores(), self.num_workers * self.placement.devices
+        if workers > _MOST_WORKERS_A_CORE * cores:
             notes.append(
-                f"data.sequence_chunks is {self.sequence_chunks}, and the training split has {self.chunks['train']:,} "
-                "chunks, too few for one sequence: fit will refuse"
+                f"data.num_workers: {workers:,} processes would load batches on {cores} cores, and starting them takes "
+                "long; 1 to 4 for each device are enough"
             )
+        return [note for note in notes if note]
+
+    def _too_short(self) -> str:
+        if not self.chunks or self.chunks["train"] >= self.sequence_chunks:
+            return ""
+        return (
+            f"data.sequence_chunks is {self.sequence_chunks}, and the training split has {self.chunks['train']:,} "
+            "chunks, too few for one sequence: fit will refuse"
+        )
+
+    def _warm_up(self) -> str:
         warmup, steps = self.optimizer.warmup_steps, self.options.max_steps
         if warmup < steps:
-            return notes
+            return ""
         highest = schedule_share(
             steps - 1, warmup_steps=warmup, max_steps=steps, final_share=self.optimizer.final_share
         )
-        return [
-            *notes,
+        return (
             f"optimizer.warmup_steps is {warmup:,} and trainer.max_steps {steps:,}: the learning rate only rises, to "
-            f"{highest:.0%} of its highest. Enough for a trial; else lower optimizer.warmup_steps",
-        ]
+            f"{highest:.0%} of its highest. Enough for a trial; else lower optimizer.warmup_steps"
+        )
+
+
+def memory_note(needed: MemoryEstimate, there: MachineMemory | None) -> str:
+    """Say what a run needs and does not find; empty if it fits or that is not known."""
+    if there is None:
+        return ""
+    needs = f"needs {'about' if needed.is_complete else 'at least'} {size_text(needed.total)} a device"
+    if needed.total > there.total:
+        return f"does not fit: it {needs}, and this machine has {size_text(there.total)} {there.what}"
+    if there.free is not None and needed.total > there.free:
+        total, free = size_text(there.total), size_text(there.free)
+        return f"may not fit: it {needs}, and of {total} {there.what} {free} are free now"
+    return ""
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse a run that cannot fit this machine.
+
+    Raises:
+        RecipeError: it needs more than there is, whether or not something else uses it now.
+    """
+    needed, there = plan.memory, machine_memory(plan.placement)
+    if there is None or needed.total <= there.total:
+        return
+    if needed.of_model > there.total:
+        remedy = (
+            "Make the model smaller (model.width, model.num_layers, data.vocabulary_size), or share it between more "
+            "devices (trainer.strategy=fsdp, trainer.devices)"
+        )
+    else:
+        remedy = (
+            "Lower trainer.batch_size or data.sequence_chunks, raise trainer.accumulate, set "
+            "trainer.activation_checkpointing=true, or make the model smaller"
+        )
+    raise RecipeError(
+        f"this recipe does not fit: it needs {needed}; this machine has {size_text(there.total)} {there.what}. "
+        f"{remedy}. The need is computed by formula; --ignore-memory trains all the same"
+    )
+
+
+def plan_of_recipe(
+    recipe: Recipe,
+    placement: Placement,
+    *,
+    vocabulary_size: int = FEWEST_TOKENS,
+    chunks: dict[str, int] | None = None,
+    is_estimate: bool = False,
+) -> Plan:
+    """The plan of a recipe by what is known before anything is prepared.
+
+    Args:
+        recipe: the checked recipe.
+        placement: device, precision and processes.
+        vocabulary_size: of its tokenizer; by default the fewest there can be, so that no need is stated too high.
+        chunks: as in `Plan`.
+        is_estimate: as in `Plan`.
+
+    Raises:
+        RetroflowError: the model's own files are not there or do not fit.
+    """
+    options, data = TrainerOptions(**recipe.section("trainer")), recipe.section("data")
+    length: int = data["chunk_length"]
+    config = create(MODELS, recipe.section("model"), vocabulary_size=vocabulary_size, chunk_length=length)
+    if hasattr(config, "check"):  # of a model that starts from files of its own
+        config.check(sequence_length=data["sequence_chunks"] * length)
+    model = outline(config)
+    retrieves = options.retrieval and bool(model.retrieval)
+    return Plan(
+        options=replace(options, retrieval=retrieves),
+        optimizer=OptimizerOptions(**recipe.section("optimizer")),
+        placement=placement,
+        outline=model,
+        config=config,
+        chunk_length=length,
+        sequence_chunks=data["sequence_chunks"],
+        num_neighbours=recipe.section("neighbours")["k"] if retrieves else 0,
+        chunks=chunks,
+        is_estimate=is_estimate,
+        num_workers=data["num_workers"],
+    )
 
 
 def plan_of(job: Job) -> Plan:
@@ -155,4 +261,5 @@ def plan_of(job: Job) -> Plan:
         sequence_chunks=splits.sequence_chunks,
         num_neighbours=splits.validation_neighbours.shape[1] if options.retrieval else 0,
         chunks={"train": len(splits.train_chunks), "valid": len(splits.valid_chunks)},
+        num_workers=job.num_workers,
     )

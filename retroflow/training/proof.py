@@ -25,6 +25,7 @@ from retroflow.evaluation.report import Report
 from retroflow.protocols import Int64Array
 from retroflow.training.job import Job
 from retroflow.training.ranks import Ranks
+from retroflow.training.splits import Splits
 from retroflow.training.strategies import Placement
 
 _LOGITS_AT_ONCE = 1 << 26
@@ -103,7 +104,7 @@ def estimate(job: Job, ranks: Ranks) -> dict[str, float]:
 
 
 def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
-    """Measure a job's model over the whole validation split.
+    """Measure a job's model over the validation split, or the sample of it that `trainer.final_sequences` asks for.
 
     Args:
         job: its module's model lies on the placement's device.
@@ -122,25 +123,31 @@ def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None])
             "shuffled": shuffled(found, seed=job.seed),
             "random": at_random(found.shape, database_chunks=len(splits.database), seed=job.seed),
         }
+    sample = sample_of(job)
+    starts = None if sample is None else sample * splits.sequence_chunks
     measures = {}
     with evaluating(model):
         for mode, table in tables.items():
             measures[mode] = measure(
                 token_losses(model, job.placement),
-                splits.validation(table).in_order(options.eval_batch_size),
+                splits.validation(table).in_order(options.eval_batch_size, sample),
                 num_chunks=len(splits.valid_chunks),
                 chunk_length=splits.valid_chunks.chunk_length,
                 advance=advance,
+                starts=starts,
             )
             _refuse_not_finite(measures[mode].nats, mode)
+    stated = None if sample is None else {"sequences": len(sample), "of": len(splits.validation())}
     if not options.retrieval:
-        return Report(measures=measures, training=training)
-    overlaps = overlaps_of(_overlap_parts(splits.validation(found)))
+        return Report(measures=measures, training=training, sample=stated)
+    chunks = _chunks_of(splits, sample)
+    overlaps = overlaps_of(_overlap_parts(splits.validation(found), sample))
     return Report(
         measures=measures,
-        without_neighbours=share_without_neighbours(found),
-        overlap=by_overlap(overlaps, measures["on"], measures["off"]),
+        without_neighbours=share_without_neighbours(found[chunks]),
+        overlap=by_overlap(overlaps, measures["on"].of_chunks(chunks), measures["off"].of_chunks(chunks)),
         training=training,
+        sample=stated,
     )
 
 
@@ -150,21 +157,46 @@ def _refuse_not_finite(nats: float, mode: str) -> None:
             f"the validation loss with retrieval {mode} is {nats}: the model's weights are of no use, and no report is "
             "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps"
         )
+def sample_of(job: Job) -> Int64Array | None:
+    """The sequences int64 [s] of the validation split that are measured, ascending; None for all of them.
+
+    They are evenly spaced, from a first one that the seed chooses.
+    """
+    count, wanted = len(job.splits.validation()), job.options.final_sequences
+    if wanted is None or wanted >= count:
+        return None
+    offset = np.random.default_rng([job.seed, count]).random()
+    return ((np.arange(wanted) + offset) * count / wanted).astype(np.int64)
+
+
+def _chunks_of(splits: Splits, sequences: Int64Array | None) -> Int64Array:
+    """The chunks of some sequences of the validation split, or of all, ascending."""
+    count = len(splits.valid_chunks)
+    if sequences is None:
+        return np.arange(count, dtype=np.int64)
+    chunks = (sequences[:, None] * splits.sequence_chunks + np.arange(splits.sequence_chunks)).ravel()
+    return chunks[chunks < count]
 
 
 def sequences_to_measure(job: Job) -> int:
     """How many sequences `prove` evaluates, over all ways of retrieving."""
-    return len(job.splits.validation()) * (4 if job.options.retrieval else 1)
+    sample = sample_of(job)
+    count = len(job.splits.validation()) if sample is None else len(sample)
+    return count * (4 if job.options.retrieval else 1)
 
 
 def _overlap_parts(
-    dataset: SequenceDataset,
+    dataset: SequenceDataset, sequences: Int64Array | None
 ) -> Iterator[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]:
-    """Chunks of the split in order, with their text lengths and what was retrieved for them."""
-    first = 0
-    for batch in dataset.in_order(_OVERLAP_SEQUENCES):
+    """Chunks of the sequences in order, with their text lengths and what was retrieved for them."""
+    wanted = np.arange(len(dataset), dtype=np.int64) if sequences is None else sequences
+    done = 0
+    for batch in dataset.in_order(_OVERLAP_SEQUENCES, sequences):
         assert batch.retrieved is not None and batch.retrieved_mask is not None
+        num_rows = len(batch.tokens)
+        starts = wanted[done : done + num_rows] * dataset.sequence_chunks
+        done += num_rows
         tokens = batch.tokens.view(-1, dataset.chunks.chunk_length).numpy()  # [b * l, m]
-        lengths = dataset.chunks.lengths[first : first + len(tokens)].astype(np.int64)
-        first += len(tokens)
+        rows = starts[:, None] + np.arange(len(tokens) // num_rows)
+        lengths = dataset.chunks.lengths[rows.ravel()].astype(np.int64)
         yield tokens, lengths, batch.retrieved.flatten(0, 1).numpy(), batch.retrieved_mask.flatten(0, 1).numpy()

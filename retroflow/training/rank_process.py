@@ -30,7 +30,13 @@ def main(order_file: int, outcome_file: int) -> None:
     try:
         # All ranks share the file's position, so it is read by offset.
         order: Order = pickle.loads(os.pread(order_file, os.fstat(order_file).st_size, 0))
-        result = fit(order.recipe, resume=order.resume, prepared=order.prepared, show=order.show)
+        result = fit(
+            order.recipe,
+            resume=order.resume,
+            prepared=order.prepared,
+            show=order.show,
+            ignore_memory=order.ignore_memory,
+        )
         outcome = Outcome(result=result)
     except RankEnded as error:
         outcome, code = Outcome(), error.code if isinstance(error.code, int) else 1

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError
 from retroflow.training.lightning_module import ModelOutline
 from retroflow.training.options import TrainerOptions
+from retroflow.training.schedules import history_of
 from retroflow.training.strategies import Placement
 
 
@@ -28,6 +29,7 @@ class Record:
         device: "cpu" or "cuda".
         precision: Lightning's word for it.
         seed: the recipe's.
+        schedules: "first_step" and "max_steps" of each part of a run that was lengthened; else empty.
     """
 
     steps: int
@@ -41,6 +43,7 @@ class Record:
     device: str
     precision: str
     seed: int
+    schedules: list[dict[str, int]] = field(default_factory=list)
 
     @property
     def is_finished(self) -> bool:
@@ -80,6 +83,7 @@ def record_from(identity: Mapping[str, str], *, steps: int, tokens: int, seconds
         tokens=tokens,
         seconds=round(seconds, 3),
         stopped_by_time=steps < max_steps and 0 < max_seconds <= seconds,
+        schedules=history_of(identity),
     )
 
 

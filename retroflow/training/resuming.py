@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from retroflow.training.checkpoints import (
     verify_checkpoint,
 )
 from retroflow.training.run_folder import RunFolder, list_runs, new_run, write_description
+from retroflow.training.schedules import Schedule, in_force, lengthened, schedules_of
 
 LAST = Path("last")
 """`--resume` without a path: the last unfinished run of the recipe."""
@@ -44,10 +45,14 @@ class Start:
         run: the run folder.
         checkpoint: what to load first, None for a beginning.
         step: optimizer steps already done.
+        schedules: the run's, oldest first; more than one if it was lengthened.
+        is_finished: whether there is nothing to do: the run is trained to its end and judged.
     """
 
     run: RunFolder
     checkpoint: Path | None = None
+    schedules: tuple[Schedule, ...] = ()
+    is_finished: bool = False
 
     @property
     def step(self) -> int:
@@ -90,7 +95,8 @@ def choose_start(
         recipe: the recipe as given now.
         this: its `identity`.
         runs_folder: where runs lie.
-        resume: None for a new run, `LAST`, a run folder, or a checkpoint.
+        resume: None for a new run, `LAST`, a run folder, or a checkpoint. A run that is named may go on with another
+            `trainer.max_steps`; its recipe.yaml is replaced then, and an old report set aside.
         say: told what is resumed and what was passed over.
         hold: takes a run for this process, before its checkpoints are looked at: a job that is being preempted may
             still write one while its successor starts.
@@ -109,7 +115,9 @@ def choose_start(
         hold(matching[0])
         if matching[0].is_finished:  # while it was waited for
             return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
-        return _continue(matching[0], this, say)
+        return _continue(matching[0], _newest(matching[0], say), this, say)
+    if finished := _finished_as(this, runs_folder, recipe.name):
+        return _nothing_to_do(finished, say)
     if unfinished:
         refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
     say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
@@ -137,15 +145,29 @@ def check_resume(
         DamagedDataError: the description of a run cannot be read.
     """
     folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
-    runs = _unfinished(folder, recipe.name) if resume == LAST else [_named_run(resume)]
     now = {"values": json.dumps(recipe.values, sort_keys=True, default=str)}
+    if resume != LAST:
+        run = _named_run(resume)
+        path = resume if resume.is_file() else next(iter(list_checkpoints(run.checkpoints)), None)
+        step, stored = checkpoint_step(path) if path else 0, _identity_of(run)
+        _refuse_unless_lengthened(resume, stored, stored | now, step)
+        if not _is_one_of_several(environment):
+            _refuse_unless_lengthened(resume, stored, stored | now | _prints(fingerprints_of(recipe)), step)
+        return
+    runs = _unfinished(folder, recipe.name)
     fitting = _fitting(runs, now)
+    if not fitting and any(_is_like(run, now) for run in _finished(folder, recipe.name)):
+        return
     if fitting and not _is_one_of_several(environment):
-        now["fingerprints"] = json.dumps(dict(fingerprints_of(recipe)), sort_keys=True)
+        now |= _prints(fingerprints_of(recipe))
         runs, fitting = fitting, _fitting(fitting, now)
     if runs and not fitting:
         stored = _identity_of(runs[0])
         refuse_other_recipe(runs[0].path, stored, stored | now)
+
+
+def _prints(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    return {"fingerprints": json.dumps(dict(fingerprints), sort_keys=True)}
 
 
 def _fitting(runs: list[RunFolder], now: dict[str, str]) -> list[RunFolder]:
@@ -160,6 +182,23 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
     return [run for run in list_runs(runs_folder, name) if not run.is_finished and run.description.exists()]
 
 
+def _finished(runs_folder: Path, name: str) -> list[RunFolder]:
+    return [run for run in list_runs(runs_folder, name) if run.is_finished]
+
+
+def _finished_as(this: dict[str, str], runs_folder: Path, name: str) -> RunFolder | None:
+    """The newest finished run of the same recipe and artifacts."""
+    return next((run for run in _finished(runs_folder, name) if _is_like(run, this)), None)
+
+
+def _is_like(run: RunFolder, this: dict[str, str]) -> bool:
+    try:
+        stored = _identity_of(run)
+    except DamagedDataError:  # of a run that nobody needs
+        return False
+    return not differences(stored, stored | this)
+
+
 def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
     run = new_run(runs_folder, recipe.name)
     hold(run)
@@ -167,16 +206,51 @@ def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callab
     return Start(run)
 
 
+def _nothing_to_do(run: RunFolder, say: Callable[[str], None]) -> Start:
+    say(
+        f"{run.path} is finished, so nothing is trained; this is its report. For a new run leave --resume out; to "
+        f"train this one longer: --resume {run.path} trainer.max_steps=N"
+    )
+    return Start(run, is_finished=True)
+
+
 def _named_start(
     path: Path, this: dict[str, str], say: Callable[[str], None], hold: Callable[[RunFolder], object]
 ) -> Start:
     run = _named_run(path)
     hold(run)
+    stored = _identity_of(run)
+    if path.is_dir() and run.is_finished and _reported_steps(run) >= _max_steps(this) and not differences(stored, this):
+        return _nothing_to_do(run, say)
     if path.is_file():
         verify_checkpoint(path)
-        refuse_other_recipe(path, read_head(path).get("retroflow", {}), this)
-        return Start(run, path)
-    return _continue(run, this, say)
+        checkpoint: Path | None = path
+    else:
+        checkpoint = _newest(run, say)
+        if checkpoint is None and run.is_finished:
+            raise RecipeError(
+                f"{run.path} is finished and has no checkpoint to go on from; start a new run without --resume"
+            )
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    _refuse_unless_lengthened(path, stored, this, step)
+    start = _continue(run, checkpoint, this, say)
+    if step < _max_steps(this) and run.is_finished:
+        _set_report_aside(run)
+    return start
+
+
+def _newest(run: RunFolder, say: Callable[[str], None]) -> Path | None:
+    return newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
+
+
+def _set_report_aside(run: RunFolder) -> None:
+    """Keep a finished run's report under the name of its step: the run is not finished any more."""
+    run.report.replace(run.report.with_name(f"report-step-{_reported_steps(run):08d}.json"))
+
+
+def _reported_steps(run: RunFolder) -> int:
+    """Steps of a finished run."""
+    return int(run.reported_training()["steps"])
 
 
 def _named_run(path: Path) -> RunFolder:
@@ -194,15 +268,15 @@ def _named_run(path: Path) -> RunFolder:
     return run
 
 
-def _continue(run: RunFolder, this: dict[str, str], say: Callable[[str], None]) -> Start:
-    path = newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
+def _continue(run: RunFolder, path: Path | None, this: dict[str, str], say: Callable[[str], None]) -> Start:
+    stored = _identity_of(run)
     if path is None:
-        refuse_other_recipe(run.path, _identity_of(run), this)
         say(f"{run.path} has no checkpoint yet; starting it again from step 0")
         return Start(run)
-    refuse_other_recipe(path, read_head(path).get("retroflow", {}), this)
-    say(f"going on with {run.path} from step {checkpoint_step(path)}")
-    return Start(run, path)
+    step, schedules = checkpoint_step(path), schedules_of(stored)
+    refuse_other_recipe(path, read_head(path).get("retroflow", {}), identity_at(step, this, schedules))
+    say(f"going on with {run.path} from step {step}")
+    return Start(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
 
 
 def _identity_of(run: RunFolder) -> dict[str, str]:
@@ -212,6 +286,33 @@ def _identity_of(run: RunFolder) -> dict[str, str]:
     except (FileNotFoundError, KeyError) as error:
         raise DamagedDataError(f"{run.description}: cannot be read ({error!r}). {remedy}") from error
     return stored
+
+
+def _max_steps(identity: dict[str, str]) -> int:
+    return int(json.loads(identity["values"])["trainer"]["max_steps"])
+
+
+def identity_at(step: int, identity: dict[str, str], schedules: Sequence[Schedule]) -> dict[str, str]:
+    """The identity that a checkpoint of a step has, in a run that was lengthened later."""
+    return _with_max_steps(identity, in_force(schedules, step).max_steps) if schedules else identity
+
+
+def _with_max_steps(identity: dict[str, str], max_steps: int) -> dict[str, str]:
+    values = json.loads(identity["values"])
+    values["trainer"]["max_steps"] = max_steps
+    return identity | {"values": json.dumps(values, sort_keys=True)}
+
+
+def _refuse_unless_lengthened(path: Path, stored: dict[str, str], this: dict[str, str], step: int) -> None:
+    """Raise RecipeError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
+    if not differences(stored, this):
+        return
+    refuse_other_recipe(path, _with_max_steps(stored, _max_steps(this)), this)
+    if _max_steps(this) <= step:
+        raise RecipeError(
+            f"trainer.max_steps: {_max_steps(this)} given, and {path} has {step} steps done; give more than {step} to "
+            "train it longer"
+        )
 
 
 def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:

@@ -58,11 +58,12 @@ def tracked_run(job: Job, start: Start) -> TrackedRun:
     """What the tracker is told."""
     values = json.loads(job.identity["values"])
     retriever, k = values["retriever"]["name"], values["neighbours"]["k"]
+    recipe_name = start.run.path.absolute().parent.name  # the recipe of `--resume RUN` is the run's recipe.yaml
     return TrackedRun(
         folder=start.run.path,
-        name=f"{job.name}-{retriever}-k{k}-{start.run.path.name}",
-        group=job.name,
-        description=description(job),
+        name=f"{recipe_name}-{retriever}-k{k}-{start.run.path.name}",
+        group=recipe_name,
+        description={key: value for key, value in description(job).items() if key != "identity"},
     )
 
 

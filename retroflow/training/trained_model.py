@@ -13,8 +13,9 @@ from retroflow.generation.run_description import RunDescription, read_run
 from retroflow.model.pretrained import same_random_state
 from retroflow.store.artifact import open_artifact
 from retroflow.training.checkpoints import checkpoint_step, pick_checkpoint, read_checkpoint, read_head
-from retroflow.training.resuming import differences
+from retroflow.training.resuming import differences, identity_at
 from retroflow.training.run_folder import RunFolder
+from retroflow.training.schedules import schedules_of
 
 MODEL_PREFIX = "model."
 """What the training step puts before the names of its model's weights."""
@@ -57,7 +58,8 @@ def open_checkpoint(run_folder: Path, wanted: str | None = None) -> tuple[RunDes
     if path is None:
         raise RecipeError(_without_checkpoint(folder))
     stored = read_head(path).get("retroflow", {})
-    if found := differences(stored, run.identity):
+    here = identity_at(checkpoint_step(path), run.identity, schedules_of(run.identity))
+    if found := differences(stored, here):
         listed = "\n".join(f"  {line}" for line in found)
         raise RecipeError(
             f'{path}: of another run than "{run_folder}"; these differ between the checkpoint (there) and run.json '

@@ -1,7 +1,7 @@
 """From a trained model to report.json, at the end of `fit`; `retroflow evaluate` measures in the same way."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,17 @@ def load_weights(job: Job, checkpoint: Path) -> None:
         raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error})") from error
 
 
-def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> Report:
+def judge(
+    job: Job, record: Record, run: RunFolder, requests: StopRequests, *, check: Callable[[], None] = lambda: None
+) -> Report:
     """Measure the module's model over the validation split and write report.json.
+
+    Args:
+        job: its module has the weights.
+        record: how it was trained.
+        run: where the report is written to.
+        requests: may stop it.
+        check: called before the report is written; may raise.
 
     Raises:
         Preempted: SIGTERM came; the training's checkpoint stays, `--resume` judges again.
@@ -71,6 +80,7 @@ def judge(job: Job, record: Record, run: RunFolder, requests: StopRequests) -> R
         RetroflowError: a loss is not finite; no report is written.
     """
     report = measure_model(job, record, checkpoint_path(run.checkpoints, record.steps), requests)
+    check()
     write_report(run.report, report.to_json())
     return report
 

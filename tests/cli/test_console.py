@@ -160,7 +160,7 @@ def test_a_hanging_exit_handler_does_not_keep_the_process() -> None:
         "print('result')\n"
         "end_within(3, seconds=0.5)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout) == (3, "result\n")
 
 
@@ -172,5 +172,5 @@ def test_a_failing_exit_handler_adds_nothing_to_what_was_said() -> None:
         "print('result')\n"
         "end_within(3)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout, result.stderr) == (3, "result\n", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retroflow.cli.fit import split_words
+from retroflow.cli.fit import recipe_of, split_words
 from retroflow.errors import RecipeError
 
 
@@ -36,6 +36,19 @@ def test_two_paths_are_refused():
         split_words(["a", "b"], resume=True)
 
 
+def test_the_recipe_of_a_run_that_is_named_is_its_own(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "step-00000001.ckpt"
+    for path in (tmp_path / "recipe.yaml", checkpoint):
+        path.touch()
+    assert recipe_of(tmp_path, []) == recipe_of(checkpoint, []) == tmp_path / "recipe.yaml"
+    with pytest.raises(RecipeError, match="not of a run folder .*; give --recipe FILE, too"):
+        recipe_of(tmp_path / "nowhere", [])
+    for nothing in (None, Path("last")):
+        with pytest.raises(RecipeError, match="Missing option '--recipe'"):
+            recipe_of(nothing, [])
+
+
 def test_sigterm_while_libraries_are_imported_is_a_preemption(tmp_path):
     recipe = tmp_path / "r.yaml"
     os.mkfifo(recipe)  # reading it waits for a writer, as an import may for a file system
@@ -45,14 +58,14 @@ def test_sigterm_while_libraries_are_imported_is_a_preemption(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     try:
         # The pipe has a reader from the moment on at which the recipe is opened.
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300  # importing takes long on a busy machine
         while time.monotonic() < deadline:
             with suppress(OSError):
                 writer = os.open(recipe, os.O_WRONLY | os.O_NONBLOCK)
                 break
             time.sleep(0.02)
         process.terminate()
-        assert process.communicate(timeout=30)[1].startswith("error: stopped before anything was begun")
+        assert process.communicate(timeout=300)[1].startswith("error: stopped before anything was begun")
         assert process.returncode == 75
         os.close(writer)
     finally:

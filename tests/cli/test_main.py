@@ -18,7 +18,7 @@ HEAVY = ("torch", "numpy", "lightning", "transformers", "tokenizers", "faiss", "
 def retroflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", "from retroflow.cli.main import main; main()", *words]
     environ = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | environment
-    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=300, check=False)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def retroflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[s
 )
 def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> None:
     program = (
-        "import sys, time; started = time.perf_counter()\n"
+        "import sys, time; started = time.process_time()\n"
         "from retroflow.cli.main import run; code = run(sys.argv[1:])\n"
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "print(code, loaded, time.perf_counter() - started, file=sys.stderr)"
+        "print(code, loaded, time.process_time() - started, file=sys.stderr)"
     )
-    # The fastest of three: other work on the machine is not what is measured.
+    # The processor's time and the fastest of three: other work on the machine is not what is measured.
     results = [
-        subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=300, check=True)
         for _ in range(3)
     ]
     code, *loaded, _ = results[0].stderr.split()
@@ -66,7 +66,7 @@ def test_a_mistyped_command_offers_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["fit"], 2, "error: Missing option '--recipe'. Try: retroflow fit --help"),
+        (["fit"], 2, "error: Missing option '--recipe'. Write: --recipe FILE, or --resume RUN for the recipe of a run"),
         (["fit", RECIPE], 2, f"Write: --recipe {RECIPE}"),
         (["fit", "--recipe", "nowhere.yaml"], 2, "error: There is no recipe at nowhere.yaml."),
         (["fit", "--recipe", RECIPE, "--trainer.max_steps", "5"], 2, "set without dashes: trainer.max_steps=5."),
@@ -103,7 +103,7 @@ def test_overrides_may_stand_before_and_after_options() -> None:
 def test_a_closed_pipe_is_silent() -> None:
     program = "import sys; sys.argv = ['retroflow', 'components']; from retroflow.cli.main import main; main()"
     command = f'{sys.executable} -c "{program}" | true'
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False)
     assert result.stderr == ""
 
 

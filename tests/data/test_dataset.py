@@ -1,11 +1,13 @@
 """Batches hold what the store holds, and never text that would give the answer away."""
 
+import os
+
 import numpy as np
 import pytest
 
 from retroflow.data import SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
-from retroflow.errors import CorpusError
+from retroflow.errors import CorpusError, DamagedDataError
 from tests.data.fakes import END_OF_TEXT, make_chunks, random_neighbours
 
 LENGTHS = [9, 4, 7, 12, 1, 8, 5, 16, 3, 11]
@@ -135,3 +137,31 @@ def test_an_empty_split_is_refused():
     empty.tokens = empty.tokens[:0]
     with pytest.raises(CorpusError, match="no chunks"):
         SequenceDataset(empty, sequence_chunks=2)
+
+
+@pytest.mark.parametrize("name", ["tokens", "lengths", "document_ids", "num_bytes"])
+def test_a_file_that_is_cut_short_while_it_is_in_use_is_an_error_and_no_signal(tmp_path, name):
+    """Reading it would end the process (SIGBUS)."""
+    chunks = make_chunks([6, 4, 30] * 400)
+    path = tmp_path / "chunks-x" / "train" / f"{name}.npy"
+    path.parent.mkdir(parents=True)
+    np.save(path, getattr(chunks, name))
+    setattr(chunks, name, np.load(path, mmap_mode="r"))
+    dataset = SequenceDataset(chunks, sequence_chunks=2)
+    dataset.assemble([0, 3000], 2)
+    os.truncate(path, 200)
+    with pytest.raises(
+        DamagedDataError, match=rf'{name}.npy" is damaged: it was cut short .*Delete the folder ".*chunks-x"'
+    ):
+        dataset.assemble([0, 3000], 2)
+
+
+def test_neighbours_that_are_cut_short_are_noticed_too(tmp_path):
+    chunks = make_chunks([6, 4, 30] * 400)
+    path = tmp_path / "neighbours-x" / "train" / "ids.npy"
+    path.parent.mkdir(parents=True)
+    np.save(path, np.zeros((len(chunks), 2), dtype=np.int64))
+    dataset = SequenceDataset(chunks, sequence_chunks=2, database=chunks, neighbours=np.load(path, mmap_mode="r"))
+    os.truncate(path, 200)
+    with pytest.raises(DamagedDataError, match='ids.npy" is damaged: it was cut short'):
+        dataset.assemble([3000], 2)

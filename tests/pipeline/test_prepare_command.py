@@ -113,7 +113,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
         try:
             assert process.stdout is not None and any(line == "embedding\n" for line in process.stdout)
             process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == code

@@ -224,7 +224,7 @@ def test_a_second_process_says_who_holds_the_lock_waits_and_finds_the_artifact(t
         line = waiter.stdout.readline()
         assert f"/{os.getpid()} since " in line and "locked by" in line and folder.name in line
         commit(partial, Manifest("chunks", {}), folder)
-    assert waiter.communicate(timeout=20)[0].strip() == "got None"
+    assert waiter.communicate(timeout=300)[0].strip() == "got None"
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

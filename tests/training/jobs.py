@@ -8,6 +8,7 @@ import torch
 
 from retroflow.model.config import RetroConfig
 from retroflow.recipe import Recipe
+from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.training.guarded_tracker import GuardedTracker
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
@@ -81,6 +82,7 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
         "model": {"name": "retro", "width": 16},
         "retriever": {"name": "exact"},
         "neighbours": {"k": 2},
+        "trainer": {"max_steps": options.max_steps},
     }
     options, placement = replace(options, retrieval=module.retrieves), place(options, ALONE)
     return Job(
@@ -102,6 +104,53 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
     )
 
 
-def tiny_recipe():
-    """What `choose_start` asks of a recipe."""
-    return Recipe(values={"seed": 1}, origins={}, path=Path("tiny.yaml"))
+def tiny_recipe(**trainer):
+    """What `choose_start` and the plan before preparing ask of a recipe."""
+    values = {
+        "seed": 1,
+        "model": {
+            "name": "retro",
+            "width": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "cca_layers": [2],
+            "encoder_width": 8,
+            "encoder_layers": 1,
+            "encoder_heads": 2,
+        },
+        "data": {"chunk_length": 4, "sequence_chunks": 3, "num_workers": 0},
+        "neighbours": {"k": 2},
+        "optimizer": {},
+        "trainer": {"device": "cpu"} | trainer,
+    }
+    return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
+
+
+def weights(run_folder):
+    newest = list_checkpoints(Path(run_folder) / "checkpoints")[0]
+    return read_checkpoint(newest)
+
+
+def read(run_folder):
+    return (Path(run_folder) / "metrics.jsonl").read_text().splitlines()
+
+
+def assert_same_run(first, second):
+    """Weights, optimizer state and metric files are equal bit for bit."""
+    one, two = weights(first), weights(second)
+    assert one["global_step"] == two["global_step"]
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
+    for key, state in one["optimizer_states"][0]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, two["optimizer_states"][0]["state"][key][name]), (key, name)
+    for name in ("metrics.jsonl", "metrics.csv"):
+        assert (Path(first) / name).read_bytes() == (Path(second) / name).read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def kill():
+    raise Killed

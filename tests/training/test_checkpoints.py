@@ -271,7 +271,7 @@ for step in itertools.count(1):
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list_checkpoints(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.01)
         for _ in range(20):

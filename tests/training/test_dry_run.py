@@ -7,7 +7,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.components import recipe_schema
-from retroflow.errors import RetroflowError
+from retroflow.errors import RecipeError, RetroflowError
 from retroflow.recipe import load
 from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training.dry_run import dry_run
@@ -129,3 +129,37 @@ def test_gpus_that_are_missing_are_noted(recipe_file, monkeypatch):
     words = ["trainer.device=cuda", "trainer.strategy=ddp", "trainer.devices=2"]
     found = dry_run(load(recipe_file, words, schema=recipe_schema()))
     assert "note       this machine has 1 GPUs, the recipe asks for 2" in found.lines()
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("trainer.batch_size=1000000000", "Lower trainer.batch_size"),
+        ("model.width=1048576", "Make the model smaller"),
+    ],
+)
+def test_what_cannot_fit_is_said_by_dry_run_and_refused_by_fit_before_anything_is_made(
+    recipe_file, tmp_path, capsys, word, remedy
+):
+    before = snapshot(tmp_path)
+    words = ["fit", "--recipe", str(recipe_file), word]
+    assert run([*words, "--dry-run"]) == 0
+    assert "note       does not fit: it needs about" in capsys.readouterr().out
+    assert run([*words, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] is False and found["memory_bytes"] > found["machine_memory_bytes"] > 0
+    assert run(words) == 2
+    errors = capsys.readouterr().err
+    for part in ("this recipe does not fit: it needs about", "; this machine has", remedy, "--ignore-memory"):
+        assert part in errors
+    assert snapshot(tmp_path) == before
+
+
+def test_who_insists_is_not_refused_for_memory(recipe_file, monkeypatch, capsys):
+    def refuse(plan):
+        raise RecipeError("too large")
+
+    monkeypatch.setattr("retroflow.training.fit.check_memory", refuse)
+    words = ["fit", "--recipe", str(recipe_file), "trainer.max_steps=1", "trainer.retrieval=false"]
+    assert run(words) == 2
+    assert run([*words, "--ignore-memory"]) == 0

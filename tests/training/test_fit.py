@@ -3,11 +3,8 @@
 import json
 import os
 import signal
-from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
-import torch
 
 from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
 from retroflow.training import fit as fit_module
@@ -17,75 +14,15 @@ from retroflow.training.fit import fit
 from retroflow.training.options import OptimizerOptions
 from retroflow.training.resuming import LAST
 from retroflow.training.run_folder import RunFolder
-from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
+from tests.training.jobs import Killed, assert_same_run, kill, read, tiny_config, tiny_recipe, weights
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Fit tiny jobs into a folder of their own: run(folder name, resume=..., **trainer options)."""
-
-    def go(name="runs", *, resume=None, **options):
-        monkeypatch.setattr(fit_module, "make_job", lambda recipe: tiny_job(tmp_path / name, **options))
-        return fit(tiny_recipe(), resume=resume)
-
-    return go
-
-
-def weights(run_folder):
-    newest = list_checkpoints(Path(run_folder) / "checkpoints")[0]
-    return read_checkpoint(newest)
-
-
-def read(run_folder):
-    return (Path(run_folder) / "metrics.jsonl").read_text().splitlines()
-
-
-def assert_same_run(first, second):
-    """Weights, optimizer state and metric files are equal bit for bit."""
-    one, two = weights(first), weights(second)
-    assert one["global_step"] == two["global_step"]
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, two["state_dict"][name]), name
-    for key, state in one["optimizer_states"][0]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(value, two["optimizer_states"][0]["state"][key][name]), (key, name)
-    for name in ("metrics.jsonl", "metrics.csv"):
-        assert (Path(first) / name).read_bytes() == (Path(second) / name).read_bytes()
-
-
-class StopAfter(pl.Callback):
-    """Does something at the end of a step, before the other callbacks see it."""
-
-    def __init__(self, step, act):
-        self.step, self.act = step, act
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            self.act()
-
-
-@pytest.fixture
-def interfere(monkeypatch):
-    """Run `act` when training is at `step`."""
-
-    def install(step, act):
-        original = fit_module.make_trainer
-
-        def make(job, start, callbacks, ranks):
-            return original(job, start, [StopAfter(step, act), *callbacks], ranks)
-
-        monkeypatch.setattr(fit_module, "make_trainer", make)
-        return lambda: monkeypatch.setattr(fit_module, "make_trainer", original)
-
-    return install
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-def kill():
-    raise Killed
+def default_hangup():
+    """SIGHUP as a terminal's processes have it, whoever runs the tests: under nohup it is ignored, by our runs too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_leaves_its_folder_as_documented(run):
@@ -154,7 +91,9 @@ def test_killed_before_the_first_checkpoint_starts_again_in_its_folder(run, inte
     ("number", "error", "code"),
     [(signal.SIGTERM, Preempted, 75), (signal.SIGINT, Interrupted, 130), (signal.SIGHUP, Preempted, 75)],
 )
-def test_a_signal_writes_a_checkpoint_at_the_step_boundary(run, interfere, monkeypatch, number, error, code):
+def test_a_signal_writes_a_checkpoint_at_the_step_boundary(
+    run, interfere, monkeypatch, default_hangup, number, error, code
+):
     monkeypatch.setattr(stopping, "_leave_terminal", lambda: None)  # that of the tests, under pytest -s
     undo = interfere(5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(error, match="stopped at step 6") as caught:
@@ -194,8 +133,19 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(run, interfere, caps
     assert_same_run(run("unbroken").run_folder, resumed.run_folder)
 
 
-def test_resume_without_an_unfinished_run_starts_a_new_one(run, capsys):
-    run()
+def test_resume_with_a_finished_run_shows_its_report_and_trains_nothing(run, capsys):
+    first = run()
+    before = {path: path.read_bytes() for path in first.run_folder.rglob("*") if path.is_file()}
+    again = run(resume=LAST)
+    assert (again.run_folder, again.steps) == (first.run_folder, 12)
+    assert again.report.to_json() == json.loads((first.run_folder / "report.json").read_text())
+    assert "0001 is finished, so nothing is trained" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in first.run_folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in first.run_folder.parent.iterdir()] == ["0001"]
+
+
+def test_resume_starts_a_new_run_where_only_other_recipes_are_finished(run, capsys):
+    run(seed=2)
     assert run(resume=LAST).run_folder.name == "0002"
     assert "no unfinished run of 'tiny'" in capsys.readouterr().err
 
@@ -217,6 +167,28 @@ def test_without_retrieval_only_off_is_measured_and_retrieval_is_not_trained(run
 def test_a_loss_that_is_not_finite_stops_with_advice(run):
     with pytest.raises(RetroflowError, match="start a new run with a lower optimizer.learning_rate"):
         run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (
+            {"learning_rate": 1e30},
+            "the training loss after step 1 is (nan|inf); start a new run with a lower optimizer",
+        ),
+        (
+            {"epsilon": 1e-60},
+            "weights are not finite after step 1; start a new run with a lower opt",
+        ),
+    ],
+)
+def test_the_last_steps_weights_are_looked_at_before_they_are_kept(run, tmp_path, spoilt, message):
+    """The loss of the only step is that of the weights before it, and says nothing about them."""
+    optimizer = OptimizerOptions(warmup_steps=0, **spoilt)
+    with pytest.raises(RetroflowError, match=message) as caught:
+        run(optimizer=optimizer, max_steps=1, retrieval_dropout=0.0)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("report.json"))
 
 
 @pytest.mark.parametrize("log_every", [1, 100])

@@ -9,8 +9,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.training import launching
 from retroflow.training.data_module import naming_lost_workers
 from retroflow.training.launching import Outcome, RankProcess, RankProcesses
@@ -75,7 +76,7 @@ def test_the_live_line_of_a_rank_0_that_was_killed_is_left_with_the_cursor_shown
     assert capsys.readouterr().err == shown
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=300.0):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -86,7 +87,7 @@ def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(
     monkeypatch.setattr(launching, "_SUSPENDED_SECONDS", 1.0)
     rank = RankProcess.__new__(RankProcess)
     rank.rank, rank.was_suspended, rank._suspended_seconds = 1, False, 0.0
-    rank.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    rank.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         for _ in range(3):
             os.kill(rank.process.pid, signal.SIGSTOP)
@@ -124,3 +125,18 @@ def test_a_lost_data_worker_is_no_bug_and_its_rank_is_named(ranks, whose):
         raise masked
     with pytest.raises(RuntimeError, match="something else"), naming_lost_workers(ranks):
         raise RuntimeError("something else")
+
+
+class Failing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, number):
+        raise DamagedDataError('"tokens.npy" is damaged: it was cut short.\nDelete the folder.')
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_a_data_worker_refuses_is_said_as_it_is(num_workers):
+    with pytest.raises(DamagedDataError) as caught, naming_lost_workers(ALONE):
+        list(torch.utils.data.DataLoader(Failing(), num_workers=num_workers))
+    assert str(caught.value) == '"tokens.npy" is damaged: it was cut short.\nDelete the folder.'

@@ -56,7 +56,9 @@ def test_the_last_unfinished_run_of_this_recipe_goes_on(tmp_path):
     finish(first.run, steps=5)  # by `evaluate`, half way
     assert start(tmp_path, identity(), LAST).run == first.run
     finish(first.run)
-    assert start(tmp_path, identity(), LAST).run.path.name == "0003"
+    again = choose_start(tiny_recipe(), identity(), runs_folder=tmp_path, resume=LAST, say=lambda text: None)
+    assert (again.run, again.is_finished) == (first.run, True)
+    assert start(tmp_path, identity(seed=2), LAST).run.path.name == "0003"
 
 
 def test_the_checkpoint_is_chosen_after_the_run_was_waited_for(tmp_path):
@@ -82,7 +84,7 @@ def test_the_checkpoint_is_chosen_after_the_run_was_waited_for(tmp_path):
     chosen = choose_start(
         tiny_recipe(), identity(), runs_folder=tmp_path, resume=LAST, say=print, hold=finish_meanwhile
     )
-    assert (chosen.run.path.name, chosen.step, held) == ("0002", 0, ["0001", "0002"])
+    assert (chosen.run, chosen.is_finished, held) == (run, True, ["0001"])
 
 
 def test_another_recipes_run_is_refused(tmp_path):
@@ -118,6 +120,20 @@ def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
         check(recipe(), tmp_path / "nowhere")
     with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width"):
         check(recipe(model={"width": 64}), LAST)
+
+
+def test_whether_a_run_can_be_lengthened_is_known_before_anything_is_prepared(tmp_path):
+    def recipe(max_steps):
+        values = json.loads(identity(trainer={"max_steps": max_steps, "runs_folder": str(tmp_path)})["values"])
+        return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
+
+    run = start(tmp_path, identity()).run
+    write_checkpoint({"retroflow": identity()}, checkpoint_path(run.checkpoints, 9))
+    finish(run)
+    check_resume(recipe(12), run.path)
+    check_resume(recipe(12), checkpoint_path(run.checkpoints, 9))
+    with pytest.raises(RecipeError, match="trainer.max_steps: 8 given, and .* has 9 steps done"):
+        check_resume(recipe(8), run.path)
 
 
 def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):

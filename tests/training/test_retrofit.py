@@ -8,6 +8,7 @@ from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.training.fit import train
 from retroflow.training.lightning_module import outline
+from retroflow.training.plan import plan_of
 from retroflow.training.resuming import choose_start
 from retroflow.training.stopping import StopRequests
 from retroflow.training.verdict import load_trained
@@ -133,3 +134,11 @@ def test_outline_of_a_retrofit(base):
     assert {name.split(".")[0] for name in frozen.frozen} == {"base"}
     unfrozen = outline(make_options(base=str(base), vocabulary_size=VOCABULARY, unfreeze=True))
     assert unfrozen.frozen == frozenset() and unfrozen.retrieval == frozen.retrieval
+
+
+def test_of_a_retrofits_memory_the_weights_are_known_the_frozen_ones_without_an_optimizer(tmp_path, base):
+    job = make_job(tmp_path, base)
+    model, memory = job.module.outline, plan_of(job).memory
+    num_frozen = model.num_parameters - model.num_trained_parameters
+    assert num_frozen > 0 and not memory.is_complete
+    assert memory.total == memory.states == 16 * model.num_trained_parameters + 4 * num_frozen

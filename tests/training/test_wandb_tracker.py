@@ -67,7 +67,7 @@ def test_wandbs_own_command_finds_the_runs(tmp_path, tracker):
     mirror_once(tracker(), tmp_path)
     wandb.teardown()
     result = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", "--dry-run"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "wandb", "sync", "--dry-run"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     run_id = json.loads((tmp_path / "wandb.json").read_text())["id"]
     assert f"run-{run_id}.wandb" in result.stdout + result.stderr
@@ -233,14 +233,14 @@ def test_wandb_hanging_in_finish_is_left_alone(tmp_path, tracker):
         "wandb.Run.finish = wandb.Run._atexit_cleanup = hang\n"
         "tracker = WandbTracker()\n"
         "tracker.finish_seconds = -4.5\n"  # 5 s are added, so that a tracker's own limit comes first
-        "mirror = GuardedTracker(tracker)\n"
+        "mirror = GuardedTracker(tracker, start_seconds=200)\n"
         "mirror.start(TrackedRun(Path('.').absolute(), 'tiny', 'tiny', {}))\n"
         "mirror.log({'train/loss': 1.0}, 1)\n"
         "mirror.finish({})\n"
         "print('done', flush=True)\n"
         "end_within(7, seconds=5)"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout) == (7, "done\n"), result.stderr
     assert "WandbTracker has not finished" in result.stderr
 

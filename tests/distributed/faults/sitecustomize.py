@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-_UNTIL_ENDED = 30.0  # seconds; a rank that goes on writing would make it chance how far it comes
+_UNTIL_ENDED = 60.0  # seconds; a rank that goes on writing would make it chance how far it comes
 
 
 def _process_of(rank):
@@ -50,6 +50,16 @@ def _worker():
     raise ProcessLookupError("a data worker")
 
 
+def _wait_until_told(number):
+    """Wait for the launcher to pass its signal on, or to take this rank with it: until then it would be chance how far it comes."""
+    deadline = time.monotonic() + _UNTIL_ENDED
+    while time.monotonic() < deadline:
+        requests = getattr(signal.getsignal(number), "__self__", None)
+        if getattr(requests, "is_requested", False):
+            return
+        time.sleep(0.01)
+
+
 def _install(rank, file, action, argument=None, when="before"):
     launched = int(os.environ.get("RETROFLOW_LAUNCHED", os.getpid()))
     if os.environ.get("RANK", "-") != rank:
@@ -70,7 +80,10 @@ def _install(rank, file, action, argument=None, when="before"):
             elif action == "worker":
                 os.kill(_worker(), signal.SIGKILL)
             else:
-                os.kill(launched, getattr(signal, action))
+                number = getattr(signal, action)
+                os.kill(launched, number)
+                if launched != os.getpid():
+                    _wait_until_told(number)
             if when == "after":
                 return None
         return replace(source, target, **options)
