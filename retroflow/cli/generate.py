@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from retroflow.generation import Piece
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="Text to continue.")]
-PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help='A prompt a line, or .jsonl with "prompt".')]
+Prompt = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Text to continue; may be given several times. -: standard input.")
+]
+PromptsFile = Annotated[
+    str | None,
+    typer.Option("--prompts-file", help='A prompt a line, or a JSON object with "prompt" a line. -: standard input.'),
+]
 Database = Annotated[
     Path | None,
     typer.Option("--database", help="Where neighbours come from: index folder or run folder. Default: the run's own."),
@@ -67,31 +72,37 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
 ) -> None:
     """Continue prompts: the text goes to stdout as it is made, sources and notes to stderr."""
     from retroflow.generation import GenerationOptions, stream
-    from retroflow.generation.session import read_prompts
+    from retroflow.generation.arguments import ArgumentError
+    from retroflow.generation.prompts import prompts_of_words, read_prompts, told_in_flags
     from retroflow.pipeline.progress import say
     from retroflow.training.opening import open_database, open_model
 
-    if (prompt is None) == (prompts_file is None):
-        given = "is not given" if prompt is None else "is given twice"
+    if bool(prompt) == (prompts_file is not None):
+        given = "is given twice" if prompt else "is not given"
         raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
-    prompts = read_prompts(prompts_file) if prompts_file is not None else [prompt or ""]
-    options = GenerationOptions(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        stop_at_end_of_text=not ignore_end_of_text,
-        retrieval_step=retrieval_step,
-        align=align,
-        seed=seed,
-        batch_size=batch_size,
-    )
-    opened = open_model(folder, device=device, say=say)
-    retriever = open_database(opened, database, retrieval=retrieval, say=say)
-    options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
-    pieces = stream(opened.model, opened.tokenizer, prompts, retriever=retriever, options=options)
+    prompts = prompts_of_words(prompt or []) if prompts_file is None else read_prompts(prompts_file)
+    try:
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            stop=tuple(stop or ()),
+            stop_at_end_of_text=not ignore_end_of_text,
+            num_neighbours=1 if neighbours is None else neighbours,
+            retrieval_step=retrieval_step,
+            align=align,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        opened = open_model(folder, device=device, say=say)
+        retriever = open_database(opened, database, retrieval=retrieval, say=say)
+        options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
+        texts = [each.text for each in prompts]
+        pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options)
+    except ArgumentError as error:
+        raise told_in_flags(error, prompts) from error
     if show_sources and not retriever:
         say("no sources: nothing is retrieved")
     _print(pieces, metric=retriever.metric if show_sources and retriever else None, as_json=as_json)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import GenerationError, RetrieverError
+from retroflow.generation.arguments import ArgumentError, Problem
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import LiveRetriever, Retrieval, Retrieved
 from retroflow.generation.rows import Generation, Piece, Row, aligned_length
@@ -119,7 +120,7 @@ def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: Generat
     """Refuse at once what a model with learned positions would refuse on the way.
 
     Raises:
-        GenerationError: a prompt and its new tokens have more positions than the model.
+        ArgumentError: a prompt and its new tokens have more positions than the model.
     """
     most = getattr(model, "max_length", None)
     if most is None:
@@ -129,50 +130,54 @@ def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: Generat
         padded = aligned_length(length, model.config.chunk_length, step) if options.align else length
         needed = padded + options.max_new_tokens - 1  # the last token is read by nobody
         if needed > most:
-            raise GenerationError(
-                f"prompts[{row.number}]: {length} tokens ({padded} with padding) and "
-                f"max_new_tokens={options.max_new_tokens} need {needed} positions, and the model has learned {most}; "
-                "shorten one of them."
+            text = (
+                f"{length} tokens ({padded} with padding) and {options.max_new_tokens} new ones need {needed} "
+                f"positions, and the model has learned {most}; shorten the prompt, or ask for fewer new tokens."
             )
+            raise ArgumentError([Problem("prompts", text, row.number)])
 
 
 def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:
     """Every prompt as text and tokens.
 
     Raises:
-        GenerationError: neither a text nor tokens, no token, or one that is not in the vocabulary.
+        ArgumentError: neither a text nor tokens, no token, or one that is not in the vocabulary.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         kind = "one text" if isinstance(prompts, str) else type(prompts).__name__
-        raise GenerationError(f"prompts: {kind} given ({prompts!r:.60}); a list of prompts is needed.")
+        raise ArgumentError([Problem("prompts", f"{kind} given ({prompts!r:.60}); a list of prompts is needed.")])
     for number, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-                raise GenerationError(
-                    f"prompts[{number}]: {prompt!r:.60} has bytes that are no text; give it in UTF-8 (a lone surrogate "
-                    "stands for such a byte)."
-                )
-            text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
-        else:
-            try:
-                tokens = [operator.index(token) for token in prompt]
-            except TypeError as error:
-                raise GenerationError(
-                    f"prompts[{number}]: {prompt!r:.60} given; a text or a list of tokens, whole numbers, is needed."
-                ) from error
-            wrong = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
-            if wrong:
-                raise GenerationError(
-                    f"prompts[{number}]: token {wrong[0]} given; the vocabulary has {tokenizer.vocabulary_size} "
-                    f"entries, 0 to {tokenizer.vocabulary_size - 1}."
-                )
-            text = tokenizer.decode(tokens)
-        if not tokens:
-            raise GenerationError(
-                f"prompts[{number}]: {prompt!r} has no token; give at least one, since the first new token is "
-                "predicted from the prompt."
+        yield _encoded_one(tokenizer, prompt, number)
+
+
+def _encoded_one(tokenizer: Tokenizer, prompt: Prompt, number: int) -> tuple[str, list[int]]:
+    def unfit(text: str) -> ArgumentError:
+        return ArgumentError([Problem("prompts", text, number)])
+
+    if isinstance(prompt, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise unfit(
+                f"{prompt!r:.60} has bytes that are no text; give it in UTF-8 (a lone surrogate stands for such a "
+                "byte)."
             )
-        yield text, tokens
+        text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
+    else:
+        try:
+            tokens = [operator.index(token) for token in prompt]
+        except TypeError as error:
+            raise unfit(f"{prompt!r:.60} given; a text or a list of tokens, whole numbers, is needed.") from error
+        wrong = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
+        if wrong:
+            raise unfit(
+                f"token {wrong[0]} given; the vocabulary has {tokenizer.vocabulary_size} entries, 0 to "
+                f"{tokenizer.vocabulary_size - 1}."
+            )
+        text = tokenizer.decode(tokens)
+    if not tokens:
+        raise unfit(
+            f"{prompt!r} has no token; give at least one, since the first new token is predicted from the prompt."
+        )
+    return text, tokens
 
 
 def _stream_batches(decoder: "_Decoding", rows: list[Row]) -> Iterator[Piece]:

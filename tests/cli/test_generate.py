@@ -1,5 +1,6 @@
 """`retroflow generate` and `retroflow export`, end to end on a run of six steps."""
 
+import io
 import json
 import os
 import re
@@ -119,6 +120,24 @@ def test_json_has_everything_and_follows_the_order_of_the_file(retroflow, traine
         assert json.loads(alone[1])["tokens"] == answers[number]["tokens"]
     _, text, _ = retroflow("generate", trained, "--prompts-file", file, *words, "--ignore-end-of-text")
     assert text == "".join(answer["text"] + "\n" for answer in answers)
+
+
+def test_prompts_given_one_by_one_from_standard_input_and_through_a_pipe_are_one_and_the_same(
+    retroflow, trained: Path, tmp_path: Path, monkeypatch
+) -> None:
+    words = ("--max-new-tokens", "9", "--json", "--ignore-end-of-text")
+    lines = b'{"prompt": "Notes"}\n{"prompt": "keeps"}\n'
+    given = retroflow("generate", trained, "--prompt", "Notes", "--prompt", "keeps", *words)
+    assert given[0] == 0 and [json.loads(line)["prompt"] for line in given[1].splitlines()] == ["Notes", "keeps"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert retroflow("generate", trained, "--prompts-file", "-", *words) == given
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"keeps\n")))
+    assert retroflow("generate", trained, "--prompt", "Notes", "--prompt", "-", *words) == given
+    reading, writing = os.pipe()  # what a shell makes of <(cat prompts.jsonl)
+    os.write(writing, lines)
+    os.close(writing)
+    assert retroflow("generate", trained, "--prompts-file", f"/dev/fd/{reading}", *words) == given
+    os.close(reading)
 
 
 def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, trained: Path) -> None:
@@ -242,15 +261,17 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
     [
         (["{run}"], 2, "is not given; give either --prompt or --prompts-file"),
         (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "is given twice; give either --prompt or"),
-        (["{run}", "--prompt", ""], 2, "has no token; give at least one"),
+        (["{run}", "--prompt", ""], 2, "error: --prompt: '' has no token; give at least one"),
+        (["{run}", "--prompt", "a", "--prompt", ""], 2, "error: --prompt (number 2): '' has no token"),
+        (["{run}", "--prompt", "a", "--max-new-tokens", "0"], 2, "error: --max-new-tokens: 0 given; a whole number"),
         (["nowhere", "--prompt", "a"], 2, 'there is no folder "nowhere"; give a run folder'),
         (["{run}/checkpoints", "--prompt", "a"], 2, "not a model folder"),
         (["{run}", "--prompt", "a", "--database", "nowhere"], 2, 'there is no folder "nowhere"'),
         (["{run}", "--prompt", "a", "--database", "{run}", "--no-retrieval"], 2, "leave one of them out"),
         (["{exported}", "--prompt", "a"], 2, "an exported model has no database of its own"),
-        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "at temperature 0 it has no effect"),
-        (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "retrieval_step: 9 given; 1 to 8"),
-        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "num_neighbours: 0 given"),
+        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "error: --top-k: 3 given; at temperature 0 it has no effect"),
+        (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "error: --retrieval-step: 9 given; 1 to 8"),
+        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "error: --neighbours: 0 given"),
         (["{run}", "--prompt", "a", "--device", "tpu"], 2, "--device: 'tpu' given; auto, cpu or cuda"),
         (["{run}", "--prompt", "a", "--tempreature", "1"], 2, "No such option"),
     ],

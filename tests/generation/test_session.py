@@ -1,49 +1,13 @@
-"""Prompts from files, answers in the order of their prompts, sources as a person reads them."""
+"""Answers in the order of their prompts, sources as a person reads them."""
 
 import json
 
-import pytest
-
-from retroflow.errors import GenerationError
 from retroflow.generation import Generation, Piece, Retrieval, Source
-from retroflow.generation.session import describe_sources, in_turn, read_prompts, to_json
+from retroflow.generation.session import describe_sources, in_turn, to_json
 
 
 def generation(number, text="t", retrievals=()):
     return Generation(number, "p", (1, 2), text, "length", tuple(retrievals))
-
-
-def test_prompts_are_lines_or_json_lines(tmp_path):
-    plain, lines = tmp_path / "p.txt", tmp_path / "p.jsonl"
-    plain.write_text("\ufefffirst\n  second \r\nthird\u2028\x0c! \n \n\n", encoding="utf-8")
-    lines.write_text('{"prompt": "one\\ntwo", "id": 3}\n{"prompt": "x\u2028y"}\n', encoding="utf-8")
-    assert read_prompts(plain) == ["first", "  second ", "third\u2028\x0c! "]
-    assert read_prompts(lines) == ["one\ntwo", "x\u2028y"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("p.txt", b"\n \n", "has no prompt; write one on every line"),
-        ("p.txt", b"\xff\xfe", "cannot be read .*give a UTF-8 text file"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r'p.jsonl:2: not a JSON object with "prompt" \(KeyError'),
-        ("p.jsonl", b"[1]", r'p.jsonl:1: not a JSON object with "prompt" \(TypeError'),
-        ("p.jsonl", b"{", r"p.jsonl:1: not a JSON object"),
-        ("p.jsonl", b'{"prompt": 3}', r'p.jsonl:1: "prompt" is 3; a text'),
-        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
-        ("p.txt", b"a\n\nb\n", r"p.txt:2: a blank line, where a prompt is needed.*Delete it, or write a prompt"),
-        ("p.jsonl", b'\n{"prompt": "a"}', "p.jsonl:1: a blank line"),
-    ],
-)
-def test_files_that_hold_no_prompts_are_told(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(GenerationError, match=message):
-        read_prompts(tmp_path / name)
-
-
-def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(GenerationError, match="No such file"):
-        read_prompts(tmp_path / "none.txt")
 
 
 def test_pieces_come_prompt_after_prompt_and_as_soon_as_they_may():
