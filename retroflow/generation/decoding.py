@@ -9,7 +9,7 @@ k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,12 @@ from retroflow.model.windows import num_windows
 
 LOGITS_AT_ONCE = 1 << 27
 """Logits that exist at one time while prompts are read, 512 MB in float32."""
+
+TOKENS_AT_ONCE = 4096
+"""Tokens of a row that are read, and whose neighbours are looked up, between two words about progress."""
+
+Reading = Callable[[int, int], None]
+"""Told how far prompts are read: tokens of each row read so far, and all of them, both with padding."""
 
 Prompt = str | Sequence[int]
 
@@ -85,6 +91,7 @@ def stream(
     *,
     retriever: LiveRetriever | None = None,
     options: GenerationOptions | None = None,
+    reading: Reading | None = None,
 ) -> Iterator[Piece]:
     """Generate as `generate` does, giving out text as soon as it is decided.
 
@@ -94,6 +101,7 @@ def stream(
         prompts: as in `generate`.
         retriever: as in `generate`.
         options: as in `generate`.
+        reading: told how far the prompts of a batch are read, before its first new token.
 
     Returns:
         Pieces of text, of several prompts in turn; the last piece of each has its whole `Generation`.
@@ -113,7 +121,7 @@ def stream(
         for number, (prompt, tokens) in enumerate(_encoded(tokenizer, prompts))
     ]
     _check_lengths(model, rows, options, step)
-    return _stream_batches(_Decoding(model, tokenizer, retriever, options, step), rows)
+    return _stream_batches(_Decoding(model, tokenizer, retriever, options, step, reading), rows)
 
 
 def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
@@ -202,8 +210,10 @@ class _Decoding:
         retriever: LiveRetriever | None,
         options: GenerationOptions,
         step: int,
+        reading: Reading | None,
     ) -> None:
         self.options = options
+        self._reading = reading
         self._model, self._tokenizer, self._retriever, self._step = model, tokenizer, retriever, step
         self._device = _device_of(model)
 
@@ -273,13 +283,14 @@ class _Decoding:
     @torch.inference_mode()
     def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
         """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
-        at_once = max(1, LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size))
+        at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
         logits = tokens.new_empty(0)
-        for first in range(0, tokens.shape[1], at_once):
-            part = tokens[:, first : first + at_once]
+        for part in tokens.split(max(1, min(at_once, TOKENS_AT_ONCE)), dim=1):
             retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
-            logits = self._model.extend(part, cache, retrieved, mask)
-        return logits[:, -1]
+            logits = self._model.extend(part, cache, retrieved, mask)[:, -1]
+            if self._reading is not None and tokens.shape[1] > 1:
+                self._reading(cache.length, tokens.shape[1])
+        return logits
 
     def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
         """Look up the windows that `num_tokens` tokens after the first `length` end, for rows that still run.
