@@ -74,6 +74,7 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
     from retroflow.generation import GenerationOptions, stream
     from retroflow.generation.arguments import ArgumentError
     from retroflow.generation.prompts import prompts_of_words, read_prompts, told_in_flags
+    from retroflow.generation.session import ReadingLines, notes_on_length
     from retroflow.pipeline.progress import say
     from retroflow.training.opening import open_database, open_model
 
@@ -100,9 +101,12 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
         retriever = open_database(opened, database, retrieval=retrieval, say=say)
         options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
         texts = [each.text for each in prompts]
-        pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options)
+        reading = ReadingLines(say)
+        pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)
     except ArgumentError as error:
         raise told_in_flags(error, prompts) from error
+    for note in notes_on_length(prompts, opened.tokenizer, opened.sequence_length):
+        say(note)
     if show_sources and not retriever:
         say("no sources: nothing is retrieved")
     _print(pieces, metric=retriever.metric if show_sources and retriever else None, as_json=as_json)

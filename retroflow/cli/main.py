@@ -5,6 +5,7 @@ loads no torch; only the file of the command that was typed is imported at all.
 """
 
 import importlib
+import os
 import sys
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def run(words: list[str]) -> int:
         The exit code (docs/exit-codes.md).
     """
     words, show_traceback = _without_traceback_flag(words)
+    _leave_out_impossible_width()
     try:
         command = typer.main.get_command(build_app(words))
         code = command.main(args=words, prog_name="retroflow", standalone_mode=False)
@@ -85,6 +87,12 @@ def _global_options(
     ] = False,
 ) -> None:
     """Options that stand before the command; both are dealt with before this runs."""
+
+
+def _leave_out_impossible_width() -> None:
+    """Let COLUMNS=0 mean what no COLUMNS means: rich would draw tables of no column at all."""
+    if not os.environ.get("COLUMNS", "1").strip("0"):
+        del os.environ["COLUMNS"]
 
 
 def _without_traceback_flag(words: list[str]) -> tuple[list[str], bool]:

@@ -284,8 +284,10 @@ class _Decoding:
     def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
         """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
         at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
+        at_once = max(1, min(at_once, TOKENS_AT_ONCE))
         logits = tokens.new_empty(0)
-        for part in tokens.split(max(1, min(at_once, TOKENS_AT_ONCE)), dim=1):
+        for first in range(0, tokens.shape[1], at_once):
+            part = tokens[:, first : first + at_once]
             retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
             logits = self._model.extend(part, cache, retrieved, mask)[:, -1]
             if self._reading is not None and tokens.shape[1] > 1:

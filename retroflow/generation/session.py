@@ -1,13 +1,75 @@
 """How answers and their sources are shown at a terminal."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.generation.prompts import PlacedPrompt
 from retroflow.generation.retrieved import Retrieval
 from retroflow.generation.rows import Generation, Piece
 
 SHOWN_CHARACTERS = 240
+
+MUCH_LONGER = 4
+"""A prompt of so many times the sequence length of training gets a note."""
+
+FIRST_SECONDS, LINE_SECONDS = 2.0, 5.0
+"""When the first line about a prompt that is being read comes, and how far apart the others are."""
+
+
+def notes_on_length(prompts: Sequence[PlacedPrompt], tokenizer: Tokenizer, sequence_length: int) -> Iterator[str]:
+    """Say which prompts are much longer than anything the model was trained on.
+
+    Args:
+        prompts: what is to be continued.
+        tokenizer: the model's.
+        sequence_length: tokens of a training sequence.
+    """
+    most = MUCH_LONGER * sequence_length
+    for prompt in prompts:
+        if len(prompt.text.encode("utf-8", "surrogateescape")) <= most:  # a token has a byte at least
+            continue
+        length = len(tokenizer.encode(prompt.text).ids)
+        if length > most:
+            yield (
+                f"{prompt.where}: {length:,} tokens, {length / sequence_length:,.0f} times the {sequence_length:,} "
+                "that the model was trained on at once: it may make little of them, and the time to read them grows "
+                "with the square of their number"
+            )
+
+
+class ReadingLines:
+    """Lines about a prompt that takes long to read, with the time left.
+
+    A part of a prompt costs c + d * (tokens before it) a token: c and d are taken from its first and its last part.
+
+    Args:
+        say: told every line.
+        clock: seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._read, self._then = 0, clock()
+        self._next = self._then + FIRST_SECONDS
+        self._first: tuple[float, float] | None = None  # middle of the first part, seconds a token there
+
+    def __call__(self, read: int, total: int) -> None:
+        """Take note that `read` of `total` tokens are read."""
+        now = self._clock()
+        if read <= self._read:  # another batch of prompts
+            self._read, self._first = 0, None
+        middle, cost = (read + self._read) / 2, (now - self._then) / (read - self._read)
+        first_middle, first_cost = self._first = self._first or (middle, cost)
+        self._read, self._then = read, now
+        if now < self._next or read == total:
+            return
+        self._next = now + LINE_SECONDS
+        slope = max(0.0, (cost - first_cost) / (middle - first_middle)) if middle > first_middle else 0.0
+        left = (total - read) * (cost + slope * ((total + read) / 2 - middle))
+        self._say(f"reading the prompt: {read:,} of {total:,} tokens, about {left:,.0f} s left")
 
 
 def in_turn(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -75,6 +75,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         RetroflowError: it cannot be written, or the disk is full.
     """
     check_unused(folder)
+    folder = Path(os.path.realpath(folder))  # a link stays a link, to a folder that is filled
+    if folder == Path.cwd():
+        raise RecipeError(f'"{folder}": this command runs in it, so that it cannot be replaced; give another folder.')
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

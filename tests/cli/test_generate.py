@@ -140,6 +140,17 @@ def test_prompts_given_one_by_one_from_standard_input_and_through_a_pipe_are_one
     os.close(reading)
 
 
+def test_a_prompt_much_longer_than_those_of_training_is_noted_for_run_and_export(
+    retroflow, trained: Path, exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "long.txt").write_text("notes keep " * 200 + "\nNotes\n")
+    words = ("--prompts-file", tmp_path / "long.txt", "--max-new-tokens", "2", "--no-retrieval")
+    for folder in (trained, exported):
+        code, _, notes = retroflow("generate", folder, *words)
+        assert code == 0 and notes.startswith(f"{tmp_path / 'long.txt'}:1: ") and len(notes.splitlines()) == 1
+        assert "times the 32 that the model was trained on at once" in notes
+
+
 def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, trained: Path) -> None:
     def answer(*words):
         code, out, _ = retroflow(

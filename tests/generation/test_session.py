@@ -3,7 +3,9 @@
 import json
 
 from retroflow.generation import Generation, Piece, Retrieval, Source
-from retroflow.generation.session import describe_sources, in_turn, to_json
+from retroflow.generation.prompts import PlacedPrompt
+from retroflow.generation.session import ReadingLines, describe_sources, in_turn, notes_on_length, to_json
+from tests.generation.small import LetterTokenizer
 
 
 def generation(number, text="t", retrievals=()):
@@ -54,3 +56,30 @@ def test_a_generation_is_json():
             "sources": [{"document": "d", "title": "", "source": "", "text": "text", "score": -1.0, "chunk": 2}],
         }
     ]
+
+
+def test_prompts_much_longer_than_those_of_training_are_noted():
+    prompts = [PlacedPrompt("a" * 40, "p.txt:1"), PlacedPrompt("b" * 41, "p.txt:2")]
+    (note,) = notes_on_length(prompts, LetterTokenizer(), 10)
+    assert note.startswith("p.txt:2: 41 tokens, 4 times the 10 that the model was trained on at once")
+    assert "grows with the square" in note
+
+
+def test_reading_a_long_prompt_tells_how_far_it_is_and_how_long_it_takes():
+    """Each thousand tokens takes a second longer than the one before: 1 + 2 + ... + 10 s in all."""
+    clock, lines = [0.0], []
+    reading = ReadingLines(lines.append, clock=lambda: clock[0])
+    for part in range(1, 11):
+        clock[0] += part
+        reading(1000 * part, 10_000)
+    assert lines == [
+        "reading the prompt: 2,000 of 10,000 tokens, about 52 s left",
+        "reading the prompt: 4,000 of 10,000 tokens, about 45 s left",
+        "reading the prompt: 5,000 of 10,000 tokens, about 40 s left",
+        "reading the prompt: 6,000 of 10,000 tokens, about 34 s left",
+        "reading the prompt: 7,000 of 10,000 tokens, about 27 s left",
+        "reading the prompt: 8,000 of 10,000 tokens, about 19 s left",
+        "reading the prompt: 9,000 of 10,000 tokens, about 10 s left",
+    ]
+    reading(1000, 1000)  # another, short prompt
+    assert len(lines) == 7
