@@ -16,8 +16,8 @@ from retroflow.cli.console import end_within, exit_code_of, silence_broken_pipe
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
 RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
-GROUPS = ("recipe",)
-OTHER_COMMANDS = ("generate", "export", "components", "doctor")
+GROUPS = ("recipe", "runs")
+OTHER_COMMANDS = ("generate", "export", "clean", "components", "doctor")
 
 # Dashes are left to the override parser, which knows that `--trainer.max_steps 5` is meant as trainer.max_steps=5.
 OVERRIDES_FOLLOW = {"ignore_unknown_options": True}
