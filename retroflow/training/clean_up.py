@@ -146,11 +146,13 @@ def _remove(path: Path, locks: Path) -> bool:
     else:
         lock = path / ".lock" if name is None else locks / f"{name[1]}.lock"
     lock.parent.mkdir(exist_ok=True)
+    is_extra = path == lock or not lock.exists()
     try:
         with FileLock(lock, timeout=0):
             if path != lock:
                 _remove_folder(path)
-            lock.unlink(missing_ok=True)  # whoever waits for it sees that, and makes a new one
+            if is_extra:  # whoever waits for it sees that it is gone, and makes a new one
+                lock.unlink(missing_ok=True)
     except Timeout:
         return False
     return True
