@@ -14,7 +14,7 @@ from retroflow.cli.main import run
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.training import clean_up
 from retroflow.training.clean_up import remove, survey
-from tests.cli.test_generate import write_recipe
+from tests.cli.conftest import write_recipe
 
 OTHER = "0123456789abcdef"
 
