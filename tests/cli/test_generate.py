@@ -191,6 +191,7 @@ def in_a_folder_of_its_own(trained: Path, exported: Path, other_index: Path, fol
     (folder / "runs" / "retro_small" / "0001").symlink_to(trained)
     (folder / "artifacts").symlink_to(other_index.parent)
     (folder / "prompts.jsonl").write_text('{"prompt": "Notes"}\n{"prompt": "keeps"}\n')
+    (folder / "draft.txt").write_text("Notes, part")
     (folder / "other.yaml").symlink_to(trained.parents[2] / "other.yaml")
 
 
@@ -203,7 +204,7 @@ def test_the_commands_and_the_python_of_the_page_run(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) == 7 and all(command.startswith("retroflow ") for command in commands)
+    assert len(commands) == 9 and all(command.startswith("retroflow ") for command in commands)
     smaller = {
         "0123456789abcdef": other_index.name.removeprefix("index-"),
         "data.chunk_length=64": "data.chunk_length=8",
@@ -211,6 +212,9 @@ def test_the_commands_and_the_python_of_the_page_run(
     for command in commands:
         for there, here in smaller.items():
             command = command.replace(there, here)
+        command, _, stdin = command.partition(" < ")
+        if stdin:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(stdin).read_bytes())))
         code, out, err = retroflow(*shlex.split(command)[1:])
         assert code == 0 and out, (command, err)
     (python,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
