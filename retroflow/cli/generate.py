@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from retroflow.generation import Piece
+    from retroflow.generation.prompts import PlacedPrompt
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
 Prompt = Annotated[
@@ -72,17 +73,13 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
 ) -> None:
     """Continue prompts: the text goes to stdout as it is made, sources and notes to stderr."""
     from retroflow.generation import GenerationOptions, stream
-    from retroflow.generation.arguments import ArgumentError
-    from retroflow.generation.prompts import prompts_of_words, read_prompts, told_in_flags
+    from retroflow.generation.prompts import telling_in_flags
     from retroflow.generation.session import ReadingLines, notes_on_length
     from retroflow.pipeline.progress import say
     from retroflow.training.opening import open_database, open_model
 
-    if bool(prompt) == (prompts_file is not None):
-        given = "is given twice" if prompt else "is not given"
-        raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
-    prompts = prompts_of_words(prompt or []) if prompts_file is None else read_prompts(prompts_file)
-    try:
+    prompts = _prompts(prompt or [], prompts_file)
+    with telling_in_flags(prompts):
         options = GenerationOptions(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -99,17 +96,23 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
         )
         opened = open_model(folder, device=device, say=say)
         retriever = open_database(opened, database, retrieval=retrieval, say=say)
-        options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
-        texts = [each.text for each in prompts]
-        reading = ReadingLines(say)
+        options = replace(options, num_neighbours=neighbours or opened.num_neighbours)
+        texts, reading = [each.text for each in prompts], ReadingLines(say)
         pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)
-    except ArgumentError as error:
-        raise told_in_flags(error, prompts) from error
     for note in notes_on_length(prompts, opened.tokenizer, opened.sequence_length):
         say(note)
     if show_sources and not retriever:
         say("no sources: nothing is retrieved")
     _print(pieces, metric=retriever.metric if show_sources and retriever else None, as_json=as_json)
+
+
+def _prompts(words: list[str], file: str | None) -> "list[PlacedPrompt]":
+    from retroflow.generation.prompts import prompts_of_words, read_prompts
+
+    if bool(words) == (file is not None):
+        given = "is given twice" if words else "is not given"
+        raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
+    return prompts_of_words(words) if file is None else read_prompts(file)
 
 
 def _print(pieces: "Iterable[Piece]", *, metric: str | None, as_json: bool) -> None:

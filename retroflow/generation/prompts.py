@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,19 @@ def read_prompts(file: str) -> list[PlacedPrompt]:
     return placed
 
 
-def told_in_flags(error: ArgumentError, prompts: Sequence[PlacedPrompt]) -> ArgumentError:
-    """An error of generation as a person at the command line knows its arguments: flags, lines of files."""
+@contextmanager
+def telling_in_flags(prompts: Sequence[PlacedPrompt]) -> Iterator[None]:
+    """Give errors about arguments the names that a person typed: flags, lines of files."""
 
     def name_of(problem: Problem) -> str:
         if problem.row is not None:
             return prompts[problem.row].where
         return _FLAGS.get(problem.argument, "--" + problem.argument.replace("_", "-"))
 
-    return error.renamed(name_of)
+    try:
+        yield
+    except ArgumentError as error:
+        raise error.renamed(name_of) from error
 
 
 _FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--ignore-end-of-text"}

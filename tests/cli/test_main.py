@@ -53,7 +53,18 @@ def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> Non
 
 def test_every_command_is_listed_and_has_a_sentence() -> None:
     listed = retroflow("--help").stdout
-    for name in ("fit", "prepare", "evaluate", "recipe", "generate", "export", "components", "--traceback"):
+    for name in (
+        "fit",
+        "prepare",
+        "evaluate",
+        "recipe",
+        "generate",
+        "export",
+        "runs",
+        "clean",
+        "components",
+        "--traceback",
+    ):
         assert name in listed
 
 

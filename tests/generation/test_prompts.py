@@ -9,7 +9,7 @@ import pytest
 from retroflow.errors import GenerationError
 from retroflow.generation import GenerationOptions
 from retroflow.generation.arguments import ArgumentError, Problem
-from retroflow.generation.prompts import PlacedPrompt, prompts_of_words, read_prompts, told_in_flags
+from retroflow.generation.prompts import PlacedPrompt, prompts_of_words, read_prompts, telling_in_flags
 
 
 class Stdin:
@@ -112,14 +112,19 @@ def test_standard_input_that_holds_no_prompt_is_told(monkeypatch, stdin, words, 
         prompts_of_words(words)
 
 
-def test_errors_name_flags_and_places():
-    with pytest.raises(ArgumentError, match=r"^max_new_tokens: 0 given.*\nnum_neighbours: 0 given") as caught:
+def test_errors_name_arguments_to_python_and_flags_to_the_command_line():
+    with pytest.raises(ArgumentError, match=r"^max_new_tokens: 0 given.*\nnum_neighbours: 0 given"):
         GenerationOptions(max_new_tokens=0, num_neighbours=0)
-    told = str(told_in_flags(caught.value, []))
-    assert told.startswith("--max-new-tokens: 0 given") and "\n--neighbours: 0 given" in told
-    error = ArgumentError([Problem("prompts", "'' has no token", row=1)])
-    assert str(error) == "prompts[1]: '' has no token"
-    prompts = [PlacedPrompt("a", "p.txt:1"), PlacedPrompt("", "p.txt:2")]
-    assert str(told_in_flags(error, prompts)) == "p.txt:2: '' has no token"
+    with pytest.raises(ArgumentError, match=r"^--max-new-tokens: 0 given.*\n--neighbours: 0 given"):
+        with telling_in_flags([]):
+            GenerationOptions(max_new_tokens=0, num_neighbours=0)
     with pytest.raises(ArgumentError, match="^temperature: nan given"):
         GenerationOptions(temperature=float("nan"))
+
+
+def test_errors_name_where_a_prompt_was_given():
+    error = ArgumentError([Problem("prompts", "'' has no token", row=1)])
+    assert str(error) == "prompts[1]: '' has no token"
+    with pytest.raises(ArgumentError, match="^p.txt:2: '' has no token$"):
+        with telling_in_flags([PlacedPrompt("a", "p.txt:1"), PlacedPrompt("", "p.txt:2")]):
+            raise error
