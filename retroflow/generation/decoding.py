@@ -30,7 +30,7 @@ LOGITS_AT_ONCE = 1 << 27
 TOKENS_AT_ONCE = 4096
 """Tokens of a row that are read, and whose neighbours are looked up, between two words about progress."""
 
-Reading = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 """Told how far prompts are read: tokens of each row read so far, and all of them, both with padding."""
 
 Prompt = str | Sequence[int]
@@ -91,7 +91,7 @@ def stream(
     *,
     retriever: LiveRetriever | None = None,
     options: GenerationOptions | None = None,
-    reading: Reading | None = None,
+    reading: Progress | None = None,
 ) -> Iterator[Piece]:
     """Generate as `generate` does, giving out text as soon as it is decided.
 
@@ -210,7 +210,7 @@ class _Decoding:
         retriever: LiveRetriever | None,
         options: GenerationOptions,
         step: int,
-        reading: Reading | None,
+        reading: Progress | None,
     ) -> None:
         self.options = options
         self._reading = reading

@@ -21,13 +21,11 @@ from retroflow.store.artifact import LOCKS_FOLDER, VERIFIED_FOLDER
 from retroflow.store.held import is_held, users_of
 from retroflow.store.manifest import read_manifest
 from retroflow.store.pieces import PIECES_ENDING
-from retroflow.training.needed import all_needed, is_empty_run, with_parents
+from retroflow.training.needed import all_needed, is_abandoned, with_parents
+from retroflow.training.runs_overview import is_empty_run
 
 PIECES_SECONDS = 3600.0
 """Pieces that were written in the last hour may be those of a share on another machine, which holds no lock here."""
-
-NEW_RUN_SECONDS = 60.0
-"""An empty run folder may be that of a run that is just beginning."""
 
 _REMOVED = ".removed"
 _NAME = re.compile(rf"((?:{'|'.join(KINDS)})-[0-9a-f]{{16}})(\.partial|\{PIECES_ENDING}|\{_REMOVED})?")
@@ -227,13 +225,11 @@ def _unidentified(folder: Path) -> str:
 
 
 def _empty_runs(runs: Sequence[Path], left_alone: dict[Path, str]) -> Iterator[Leftover]:
-    for run in runs:
-        if not is_empty_run(run):
-            continue
-        if is_held(run / ".lock") or time.time() - _newest(run) < NEW_RUN_SECONDS:
-            left_alone[run] = "a run is just beginning there"
+    for run in filter(is_empty_run, runs):
+        if is_abandoned(run):
+            yield Leftover(run, _size(run), "a run in which nothing was trained")
         else:
-            yield Leftover(run, _size(run), "an empty run folder")
+            left_alone[run] = "a run is just beginning there"
 
 
 def _traces(artifacts: Path, gone: set[str]) -> Iterator[Leftover]:

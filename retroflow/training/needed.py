@@ -1,6 +1,7 @@
 """Which artifacts runs, exported models and recipes need."""
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,26 @@ from retroflow.generation.exported import DESCRIPTION_FILE
 from retroflow.generation.run_description import read_run
 from retroflow.pipeline.preview import preview
 from retroflow.recipe import load
+from retroflow.store.held import is_held
 from retroflow.store.manifest import read_manifest
 from retroflow.training.run_folder import RunFolder
-from retroflow.training.runs_overview import find_runs, read_object
+from retroflow.training.runs_overview import find_runs, is_empty_run, read_object
 
-_OF_A_NEW_RUN = {"checkpoints", ".lock"}
+NEW_RUN_SECONDS = 60.0
+"""An empty run folder may be that of a run that is just beginning."""
 
 
-def is_empty_run(folder: Path) -> bool:
-    """Whether a run folder holds nothing but what it is made with."""
-    names = {path.name for path in folder.iterdir()}
-    checkpoints = RunFolder(folder).checkpoints
-    return names <= _OF_A_NEW_RUN and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
+def is_abandoned(run: Path) -> bool:
+    """Whether nothing was trained in a run, nobody works on it, and it has been so for a minute."""
+    return (
+        is_empty_run(run)
+        and not is_held(run / ".lock")
+        and time.time() - max(path.lstat().st_mtime for path in (run, *run.rglob("*"))) > NEW_RUN_SECONDS
+    )
 
 
 def names_for_runs(runs: Iterable[Path]) -> set[str]:
-    """Names of the artifacts that runs were trained with.
+    """Names of the artifacts that runs were trained with, abandoned ones left out.
 
     Raises:
         RecipeError: a run says nothing about it.
@@ -34,14 +39,15 @@ def names_for_runs(runs: Iterable[Path]) -> set[str]:
     """
     names = set()
     for run in runs:
-        if is_empty_run(run):
-            continue
-        if not RunFolder(run).description.exists():
+        if RunFolder(run).description.exists():
+            fingerprints = read_run(run).fingerprints  # of an abandoned run, too: a damaged one is not touched
+            if not is_abandoned(run):
+                names |= {f"{kind}-{fingerprint}" for kind, fingerprint in fingerprints.items()}
+        elif not is_empty_run(run):
             raise RecipeError(
                 f'"{run}": it has no run.json, so that nobody can tell which artifacts it needs. Restore it, or move '
                 "the folder away."
             )
-        names |= {f"{kind}-{fingerprint}" for kind, fingerprint in read_run(run).fingerprints.items()}
     return names
 
 

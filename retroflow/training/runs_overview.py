@@ -17,6 +17,10 @@ from retroflow.training.run_folder import RunFolder
 DEEPEST = 4
 """Levels of folders below the one given that are searched for runs."""
 
+_OF_A_NEW_RUN = {
+    "checkpoints", ".lock", "recipe.yaml", "run.json", "metrics.jsonl", "metrics.csv", "throughput.jsonl"
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -27,7 +31,7 @@ class RunSummary:
         recipe: the recipe's name: runs lie in a folder of its name.
         state: "running" (a process works on it), "finished" (trained to its end and judged), "unfinished" (fit
             --resume goes on with it), "failed" (its last loss, or one of its report, is not a finite number), "empty"
-            (nothing was written yet) or "damaged".
+            (nothing was trained yet) or "damaged".
         steps: optimizer steps of its report, else of its newest checkpoint; None if that is not known.
         max_steps: optimizer steps of its recipe.
         loss_on, loss_off: nats per token of its report, with and without retrieval; None without a report.
@@ -137,6 +141,13 @@ def read_object(file: Path) -> dict[str, Any]:
     return values
 
 
+def is_empty_run(folder: Path) -> bool:
+    """Whether a run folder holds nothing that was trained, and nothing that fit does not put there."""
+    checkpoints = RunFolder(folder).checkpoints
+    trained = checkpoints.is_dir() and any(checkpoints.iterdir())
+    return not trained and not last_metrics(folder) and {path.name for path in folder.iterdir()} <= _OF_A_NEW_RUN
+
+
 def last_metrics(folder: Path) -> dict[str, Any]:
     """The last whole line of a run's metrics.jsonl; empty if there is none."""
     try:
@@ -164,7 +175,7 @@ def _state(run: RunFolder, losses: dict[str, float]) -> str:
         return "failed"
     if run.is_finished:
         return "finished"
-    return "unfinished" if run.description.exists() else "empty"
+    return "empty" if is_empty_run(run.path) else "unfinished"
 
 
 def _steps(run: RunFolder, report: dict[str, Any]) -> int | None:

@@ -108,17 +108,27 @@ def test_what_killed_and_refused_commands_have_left_goes(history: Path) -> None:
     (artifacts / ".verified" / f"index-{OTHER}.json").write_text("{}")
     empty = history / "runs" / "tiny" / "0009"
     (empty / "checkpoints").mkdir(parents=True)
+    refused = history / "runs" / "tiny" / "0010"  # of an option that was refused late
+    shutil.copytree(empty, refused)
+    shutil.copy(history / "runs" / "tiny" / "0001" / "run.json", refused)
+    (refused / "metrics.jsonl").touch()
     long_ago = time.time() - 7200
     for path in (
         empty,
         *empty.rglob("*"),
+        refused,
+        *refused.rglob("*"),
         artifacts / f"chunks-{OTHER}.pieces",
         artifacts / f"chunks-{OTHER}.pieces/file",
     ):
         os.utime(path, (long_ago, long_ago))
     found = look(history)
     list(remove(found))
-    assert not empty.exists() and not [path for path in artifacts.rglob("*") if OTHER in path.name]
+    assert (
+        not empty.exists()
+        and not refused.exists()
+        and not [path for path in artifacts.rglob("*") if OTHER in path.name]
+    )
     assert artifacts_of(history) == found.needed
 
 

@@ -35,8 +35,10 @@ def test_runs_are_listed_with_the_newest_last(tmp_path):
     (tmp_path / "a" / "0010" / "checkpoints").mkdir(parents=True)
     os.utime(tmp_path / "a" / "0010", (1000, 1000))
     (tmp_path / "a" / "notes").mkdir()
+    make_run(tmp_path / "b" / "0002", metrics=(), steps=(), written=500)
     runs = overview(tmp_path)
     assert [(run.folder.name, run.recipe, run.state, run.steps, run.max_steps) for run in runs] == [
+        ("0002", "b", "empty", None, 6),
         ("0010", "a", "empty", None, None),
         ("0002", "a", "unfinished", 5, 6),
         ("0001", "b", "finished", 6, 6),
@@ -56,7 +58,7 @@ def test_runs_are_listed_with_the_newest_last(tmp_path):
         "gain",
         "date",
     ]
-    assert lines[3].split()[1:8] == ["b", "finished", "6/6", "2.0000", "2.5000", "1.0000", "20.0%"]
+    assert lines[4].split()[1:8] == ["b", "finished", "6/6", "2.0000", "2.5000", "1.0000", "20.0%"]
     assert json.loads(json.dumps(runs[-1].to_json(), allow_nan=False))["state"] == "finished"
 
 
