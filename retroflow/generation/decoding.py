@@ -31,7 +31,7 @@ TOKENS_AT_ONCE = 4096
 """Tokens of a row that are read, and whose neighbours are looked up, between two words about progress."""
 
 Progress = Callable[[int, int], None]
-"""Told how far prompts are read: tokens of each row read so far, and all of them, both with padding."""
+"""Told before each part of a batch of prompts: tokens of a row that are read, and all of them, both with padding."""
 
 Prompt = str | Sequence[int]
 
@@ -101,7 +101,7 @@ def stream(
         prompts: as in `generate`.
         retriever: as in `generate`.
         options: as in `generate`.
-        reading: told how far the prompts of a batch are read, before its first new token.
+        reading: told how far the prompts of a batch are read.
 
     Returns:
         Pieces of text, of several prompts in turn; the last piece of each has its whole `Generation`.
@@ -285,13 +285,13 @@ class _Decoding:
         """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
         at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
         at_once = max(1, min(at_once, TOKENS_AT_ONCE))
-        logits = tokens.new_empty(0)
+        logits, is_prompt = tokens.new_empty(0), cache.length == 0
         for first in range(0, tokens.shape[1], at_once):
+            if self._reading is not None and is_prompt:
+                self._reading(first, tokens.shape[1])
             part = tokens[:, first : first + at_once]
             retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
             logits = self._model.extend(part, cache, retrieved, mask)[:, -1]
-            if self._reading is not None and tokens.shape[1] > 1:
-                self._reading(cache.length, tokens.shape[1])
         return logits
 
     def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:

@@ -52,19 +52,19 @@ class ReadingLines:
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
-        self._read, self._then = 0, clock()
-        self._next = self._then + FIRST_SECONDS
+        self._read, self._then, self._next = 0, 0.0, 0.0
         self._first: tuple[float, float] | None = None  # middle of the first part, seconds a token there
 
     def __call__(self, read: int, total: int) -> None:
-        """Take note that `read` of `total` tokens are read."""
+        """Take note that `read` of `total` tokens are read; 0 begins with other prompts."""
         now = self._clock()
-        if read <= self._read:  # another batch of prompts
-            self._read, self._first = 0, None
+        if not read:
+            self._read, self._then, self._next, self._first = 0, now, now + FIRST_SECONDS, None
+            return
         middle, cost = (read + self._read) / 2, (now - self._then) / (read - self._read)
         first_middle, first_cost = self._first = self._first or (middle, cost)
         self._read, self._then = read, now
-        if now < self._next or read == total:
+        if now < self._next:
             return
         self._next = now + LINE_SECONDS
         slope = max(0.0, (cost - first_cost) / (middle - first_middle)) if middle > first_middle else 0.0

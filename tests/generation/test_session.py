@@ -69,7 +69,8 @@ def test_reading_a_long_prompt_tells_how_far_it_is_and_how_long_it_takes():
     """Each thousand tokens takes a second longer than the one before: 1 + 2 + ... + 10 s in all."""
     clock, lines = [0.0], []
     reading = ReadingLines(lines.append, clock=lambda: clock[0])
-    for part in range(1, 11):
+    reading(0, 10_000)
+    for part in range(1, 10):
         clock[0] += part
         reading(1000 * part, 10_000)
     assert lines == [
@@ -81,5 +82,7 @@ def test_reading_a_long_prompt_tells_how_far_it_is_and_how_long_it_takes():
         "reading the prompt: 8,000 of 10,000 tokens, about 19 s left",
         "reading the prompt: 9,000 of 10,000 tokens, about 10 s left",
     ]
-    reading(1000, 1000)  # another, short prompt
+    reading(0, 20_000)  # other prompts
+    clock[0] += 1
+    reading(10_000, 20_000)
     assert len(lines) == 7
