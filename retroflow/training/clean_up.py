@@ -106,7 +106,8 @@ def survey(artifacts: Path, runs_folders: Sequence[Path], recipes: Sequence[Path
             "runs with --runs, or a recipe with --recipe; to be rid of everything, remove the folder yourself."
         )
     used = _used(artifacts)
-    kept = needed | with_parents(used, artifacts)
+    whole = [name for name in used if (artifacts / name).suffix == "" and not _unidentified(artifacts / name)]
+    kept = needed | with_parents(whole, artifacts)
     left_alone: dict[Path, str] = {}
     leftovers = [*_unneeded(artifacts, needed, kept, used, left_alone), *_empty_runs(runs, left_alone)]
     gone = {leftover.path.name for leftover in leftovers}

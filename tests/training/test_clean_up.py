@@ -177,14 +177,18 @@ def test_what_is_locked_after_it_was_found_stays(history: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are open")
 def test_what_another_process_has_open_stays_and_what_it_was_made_from(history: Path) -> None:
     index = next(leftover.path for leftover in look(history).leftovers if leftover.path.name.startswith("index"))
-    program = f"import sys; file = open({str(index / 'manifest.json')!r}); print(flush=True); sys.stdin.read()"
+    partial = history / "tiny" / "artifacts" / f"chunks-{OTHER}.partial"
+    partial.mkdir()
+    (partial / "file").touch()
+    files = [str(index / "manifest.json"), str(partial / "file")]
+    program = f"import sys; files = [open(name) for name in {files!r}]; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         process.stdout.readline()
         found = look(history)
         process.stdin.close()
-    assert found.left_alone.pop(index) == f"process {process.pid} has it open"
+    assert found.left_alone.pop(index) == found.left_alone.pop(partial) == f"process {process.pid} has it open"
     assert list(found.left_alone.values()) == ["what a process has open was made from it"]
     assert kinds(found) == ["neighbours", "neighbours"]
 
