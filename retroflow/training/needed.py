@@ -25,6 +25,7 @@ def is_abandoned(run: Path) -> bool:
     """Whether nothing was trained in a run, nobody works on it, and it has been so for a minute."""
     return (
         is_empty_run(run)
+        and not run.is_symlink()
         and not is_held(run / ".lock")
         and time.time() - max(path.lstat().st_mtime for path in (run, *run.rglob("*"))) > NEW_RUN_SECONDS
     )

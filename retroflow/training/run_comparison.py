@@ -9,7 +9,7 @@ from typing import Any
 from retroflow.errors import RecipeError
 from retroflow.training.resuming import flat
 from retroflow.training.run_folder import RunFolder
-from retroflow.training.runs_overview import last_metrics, read_object
+from retroflow.training.runs_overview import last_metrics, read_description, read_object
 
 Pair = tuple[Any, Any]
 """A value of the first run and that of the second; None where there is none."""
@@ -91,7 +91,7 @@ def _described(folder: Path) -> dict[str, Any]:
     file = RunFolder(folder).description
     if not file.exists():
         raise RecipeError(f'"{folder}": not a run folder (it has no run.json); give the folder that fit printed.')
-    return read_object(file)
+    return read_description(file)
 
 
 def _validation(report: dict[str, Any]) -> dict[str, Any]:

@@ -72,19 +72,23 @@ def find_runs(folder: Path) -> list[Path]:
             f'there is no folder "{folder}"; give the folder that runs are made in (trainer.runs_folder).'
         )
     try:
-        return sorted(_runs_in(folder, DEEPEST))
+        return sorted(_runs_in(folder, DEEPEST, set()))
     except OSError as error:
         raise RecipeError(f'"{error.filename or folder}": cannot be listed ({error.strerror}).') from error
 
 
-def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
+def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in seen:  # by way of a link
+        return
+    seen.add(real)
     run = RunFolder(folder)
     if run.description.exists() or run.recipe.exists() or (folder.name.isdecimal() and run.checkpoints.is_dir()):
         yield folder
     elif depth:
-        for below in folder.iterdir():
+        for below in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
             if below.is_dir() and not below.name.startswith("."):
-                yield from _runs_in(below, depth - 1)
+                yield from _runs_in(below, depth - 1, seen)
 
 
 def overview(folder: Path) -> list[RunSummary]:
@@ -100,9 +104,9 @@ def summarise_run(folder: Path) -> RunSummary:
     """Summarise one run, whatever state its files are in."""
     run, problems = RunFolder(folder), []
     contents = {}
-    for file in (run.description, run.report):
+    for file, read in ((run.description, read_description), (run.report, read_object)):
         try:
-            contents[file.name] = read_object(file) if file.exists() else {}
+            contents[file.name] = read(file) if file.exists() else {}
         except DamagedDataError as error:
             problems.append(str(error))
     description, report = contents.get(run.description.name, {}), contents.get(run.report.name, {})
@@ -138,6 +142,18 @@ def read_object(file: Path) -> dict[str, Any]:
         raise DamagedDataError(f"{file}: cannot be read as JSON ({reason})") from error
     if not isinstance(values, dict):
         raise DamagedDataError(f"{file}: holds no JSON object")
+    return values
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """Read a run.json.
+
+    Raises:
+        DamagedDataError: it cannot be read, or has no recipe.
+    """
+    values = read_object(file)
+    if not isinstance(values.get("recipe"), dict):
+        raise DamagedDataError(f"{file}: not what fit writes (it has no recipe)")
     return values
 
 

@@ -67,6 +67,13 @@ def test_a_renamed_run_is_a_run_and_so_is_the_folder_given(tmp_path):
     assert find_runs(tmp_path) == find_runs(renamed) == [renamed]
 
 
+def test_a_link_shows_no_run_twice_and_a_loop_ends(tmp_path):
+    run = make_run(tmp_path / "a" / "0001")
+    (tmp_path / "a" / "best").symlink_to("0001")
+    (tmp_path / "a" / "0000").symlink_to(tmp_path)
+    assert find_runs(tmp_path) == [run]
+
+
 def test_a_run_that_a_process_works_on_is_running(tmp_path):
     run = make_run(tmp_path / "a" / "0001")
     with FileLock(run / ".lock"):
@@ -95,6 +102,7 @@ def test_a_gain_that_is_nothing_has_no_sign(tmp_path):
         ("run.json", b'{"identity"', "run.json: cannot be read as JSON"),
         ("run.json", b"\xff", "run.json: cannot be read as JSON"),
         ("run.json", b"[]", "run.json: holds no JSON object"),
+        ("run.json", b'{"recipe": 3}', "run.json: not what fit writes (it has no recipe)"),
         ("run.json", b"[" * 100_000, "run.json: cannot be read as JSON"),
         ("report.json", b"{}x", "report.json: cannot be read as JSON"),
         ("report.json", b'{"a": 1}', "report.json: not a report (KeyError"),
