@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from retroflow.generation import Piece
+    from retroflow.generation.prompts import PlacedPrompt
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
 Checkpoint = Annotated[
     str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: which one. Default: the newest.")
 ]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="Text to continue.")]
-PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help='A prompt a line, or .jsonl with "prompt".')]
+Prompt = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Text to continue; may be given several times. -: standard input.")
+]
+PromptsFile = Annotated[
+    str | None,
+    typer.Option("--prompts-file", help='A prompt a line, or a JSON object with "prompt" a line. -: standard input.'),
+]
 Database = Annotated[
     Path | None,
     typer.Option("--database", help="Where neighbours come from: index folder or run folder. Default: the run's own."),
@@ -73,34 +79,46 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
 ) -> None:
     """Continue prompts: the text goes to stdout as it is made, sources and notes to stderr."""
     from retroflow.generation import GenerationOptions, stream
-    from retroflow.generation.session import read_prompts
+    from retroflow.generation.prompts import telling_in_flags
+    from retroflow.generation.session import ReadingLines, notes_on_length
     from retroflow.pipeline.progress import say
     from retroflow.training.opening import open_database, open_model
 
-    if (prompt is None) == (prompts_file is None):
-        given = "is not given" if prompt is None else "is given twice"
-        raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
-    prompts = read_prompts(prompts_file) if prompts_file is not None else [prompt or ""]
-    options = GenerationOptions(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        stop_at_end_of_text=not ignore_end_of_text,
-        retrieval_step=retrieval_step,
-        align=align,
-        seed=seed,
-        batch_size=batch_size,
-    )
-    opened = open_model(folder, device=device, checkpoint=checkpoint)
-    retriever = open_database(opened, database, retrieval=retrieval, say=say)
-    options = replace(options, num_neighbours=opened.num_neighbours if neighbours is None else neighbours)
-    pieces = stream(opened.model, opened.tokenizer, prompts, retriever=retriever, options=options)
+    prompts = _prompts(prompt or [], prompts_file)
+    with telling_in_flags(prompts):
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            stop=tuple(stop or ()),
+            stop_at_end_of_text=not ignore_end_of_text,
+            num_neighbours=1 if neighbours is None else neighbours,
+            retrieval_step=retrieval_step,
+            align=align,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        opened = open_model(folder, device=device, checkpoint=checkpoint)
+        retriever = open_database(opened, database, retrieval=retrieval, say=say)
+        options = replace(options, num_neighbours=neighbours or opened.num_neighbours)
+        texts, reading = [each.text for each in prompts], ReadingLines(say)
+        pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)
+    for note in notes_on_length(prompts, opened.tokenizer, opened.sequence_length):
+        say(note)
     if show_sources and not retriever:
         say("no sources: nothing is retrieved")
     _print(pieces, metric=retriever.metric if show_sources and retriever else None, as_json=as_json)
+
+
+def _prompts(words: list[str], file: str | None) -> "list[PlacedPrompt]":
+    from retroflow.generation.prompts import prompts_of_words, read_prompts
+
+    if bool(words) == (file is not None):
+        given = "is given twice" if words else "is not given"
+        raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
+    return prompts_of_words(words) if file is None else read_prompts(file)
 
 
 def _print(pieces: "Iterable[Piece]", *, metric: str | None, as_json: bool) -> None:

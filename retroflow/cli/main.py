@@ -5,6 +5,7 @@ loads no torch; only the file of the command that was typed is imported at all.
 """
 
 import importlib
+import os
 import sys
 from typing import Annotated
 
@@ -17,8 +18,8 @@ from retroflow.distributions import shield_libraries
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
 RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
-GROUPS = ("recipe",)
-OTHER_COMMANDS = ("generate", "export", "components", "doctor")
+GROUPS = ("recipe", "runs")
+OTHER_COMMANDS = ("generate", "export", "clean", "components", "doctor")
 
 # Dashes are left to the override parser, which knows that `--trainer.max_steps 5` is meant as trainer.max_steps=5.
 OVERRIDES_FOLLOW = {"ignore_unknown_options": True}
@@ -40,6 +41,7 @@ def run(words: list[str]) -> int:
         The exit code (docs/exit-codes.md).
     """
     words, show_traceback = _without_traceback_flag(words)
+    _leave_out_impossible_width()
     try:
         shield_libraries()
         command = typer.main.get_command(build_app(words))
@@ -91,6 +93,12 @@ def _global_options(
     ] = False,
 ) -> None:
     """Options that stand before the command; both are dealt with before this runs."""
+
+
+def _leave_out_impossible_width() -> None:
+    """Let COLUMNS=0 mean what no COLUMNS means: rich would draw tables of no column at all."""
+    if not os.environ.get("COLUMNS", "1").strip("0"):
+        del os.environ["COLUMNS"]
 
 
 def _without_traceback_flag(words: list[str]) -> tuple[list[str], bool]:

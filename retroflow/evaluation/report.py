@@ -161,10 +161,11 @@ class Report:
 
     def render(self) -> Group:
         """The report for a terminal or a file, by rich."""
-        parts: list[Table | Text] = [self._table()]
-        if self.overlap:
-            parts.append(self._overlap_table())
-        return Group(*parts, *map(Text, self.findings()))
+        return Group(*self.tables(), *map(Text, self.findings()))
+
+    def tables(self) -> list[Table]:
+        """The report's numbers alone, by rich."""
+        return [self._table(), self._overlap_table()] if self.overlap else [self._table()]
 
     def _table(self) -> Table:
         any_measure = self.measures["off"]

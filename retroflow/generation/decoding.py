@@ -9,7 +9,7 @@ k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import GenerationError, RetrieverError
+from retroflow.generation.arguments import ArgumentError, Problem
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import LiveRetriever, Retrieval, Retrieved
 from retroflow.generation.rows import Generation, Piece, Row, aligned_length
@@ -25,6 +26,12 @@ from retroflow.model.windows import num_windows
 
 LOGITS_AT_ONCE = 1 << 27
 """Logits that exist at one time while prompts are read, 512 MB in float32."""
+
+TOKENS_AT_ONCE = 4096
+"""Tokens of a row that are read, and whose neighbours are looked up, between two words about progress."""
+
+Progress = Callable[[int, int], None]
+"""Told before each part of a batch of prompts: tokens of a row that are read, and all of them, both with padding."""
 
 Prompt = str | Sequence[int]
 
@@ -84,6 +91,7 @@ def stream(
     *,
     retriever: LiveRetriever | None = None,
     options: GenerationOptions | None = None,
+    reading: Progress | None = None,
 ) -> Iterator[Piece]:
     """Generate as `generate` does, giving out text as soon as it is decided.
 
@@ -93,6 +101,7 @@ def stream(
         prompts: as in `generate`.
         retriever: as in `generate`.
         options: as in `generate`.
+        reading: told how far the prompts of a batch are read.
 
     Returns:
         Pieces of text, of several prompts in turn; the last piece of each has its whole `Generation`.
@@ -112,14 +121,14 @@ def stream(
         for number, (prompt, tokens) in enumerate(_encoded(tokenizer, prompts))
     ]
     _check_lengths(model, rows, options, step)
-    return _stream_batches(_Decoding(model, tokenizer, retriever, options, step), rows)
+    return _stream_batches(_Decoding(model, tokenizer, retriever, options, step, reading), rows)
 
 
 def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
     """Refuse at once what a model with learned positions would refuse on the way.
 
     Raises:
-        GenerationError: a prompt and its new tokens have more positions than the model.
+        ArgumentError: a prompt and its new tokens have more positions than the model.
     """
     most = getattr(model, "max_length", None)
     if most is None:
@@ -129,50 +138,54 @@ def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: Generat
         padded = aligned_length(length, model.config.chunk_length, step) if options.align else length
         needed = padded + options.max_new_tokens - 1  # the last token is read by nobody
         if needed > most:
-            raise GenerationError(
-                f"prompts[{row.number}]: {length} tokens ({padded} with padding) and "
-                f"max_new_tokens={options.max_new_tokens} need {needed} positions, and the model has learned {most}; "
-                "shorten one of them."
+            text = (
+                f"{length} tokens ({padded} with padding) and {options.max_new_tokens} new ones need {needed} "
+                f"positions, and the model has learned {most}; shorten the prompt, or ask for fewer new tokens."
             )
+            raise ArgumentError([Problem("prompts", text, row.number)])
 
 
 def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:
     """Every prompt as text and tokens.
 
     Raises:
-        GenerationError: neither a text nor tokens, no token, or one that is not in the vocabulary.
+        ArgumentError: neither a text nor tokens, no token, or one that is not in the vocabulary.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         kind = "one text" if isinstance(prompts, str) else type(prompts).__name__
-        raise GenerationError(f"prompts: {kind} given ({prompts!r:.60}); a list of prompts is needed.")
+        raise ArgumentError([Problem("prompts", f"{kind} given ({prompts!r:.60}); a list of prompts is needed.")])
     for number, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-                raise GenerationError(
-                    f"prompts[{number}]: {prompt!r:.60} has bytes that are no text; give it in UTF-8 (a lone surrogate "
-                    "stands for such a byte)."
-                )
-            text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
-        else:
-            try:
-                tokens = [operator.index(token) for token in prompt]
-            except TypeError as error:
-                raise GenerationError(
-                    f"prompts[{number}]: {prompt!r:.60} given; a text or a list of tokens, whole numbers, is needed."
-                ) from error
-            wrong = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
-            if wrong:
-                raise GenerationError(
-                    f"prompts[{number}]: token {wrong[0]} given; the vocabulary has {tokenizer.vocabulary_size} "
-                    f"entries, 0 to {tokenizer.vocabulary_size - 1}."
-                )
-            text = tokenizer.decode(tokens)
-        if not tokens:
-            raise GenerationError(
-                f"prompts[{number}]: {prompt!r} has no token; give at least one, since the first new token is "
-                "predicted from the prompt."
+        yield _encoded_one(tokenizer, prompt, number)
+
+
+def _encoded_one(tokenizer: Tokenizer, prompt: Prompt, number: int) -> tuple[str, list[int]]:
+    def unfit(text: str) -> ArgumentError:
+        return ArgumentError([Problem("prompts", text, number)])
+
+    if isinstance(prompt, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise unfit(
+                f"{prompt!r:.60} has bytes that are no text; give it in UTF-8 (a lone surrogate stands for such a "
+                "byte)."
             )
-        yield text, tokens
+        text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
+    else:
+        try:
+            tokens = [operator.index(token) for token in prompt]
+        except TypeError as error:
+            raise unfit(f"{prompt!r:.60} given; a text or a list of tokens, whole numbers, is needed.") from error
+        wrong = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
+        if wrong:
+            raise unfit(
+                f"token {wrong[0]} given; the vocabulary has {tokenizer.vocabulary_size} entries, 0 to "
+                f"{tokenizer.vocabulary_size - 1}."
+            )
+        text = tokenizer.decode(tokens)
+    if not tokens:
+        raise unfit(
+            f"{prompt!r} has no token; give at least one, since the first new token is predicted from the prompt."
+        )
+    return text, tokens
 
 
 def _stream_batches(decoder: "_Decoding", rows: list[Row]) -> Iterator[Piece]:
@@ -197,8 +210,10 @@ class _Decoding:
         retriever: LiveRetriever | None,
         options: GenerationOptions,
         step: int,
+        reading: Progress | None,
     ) -> None:
         self.options = options
+        self._reading = reading
         self._model, self._tokenizer, self._retriever, self._step = model, tokenizer, retriever, step
         self._device = _device_of(model)
 
@@ -268,13 +283,16 @@ class _Decoding:
     @torch.inference_mode()
     def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
         """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
-        at_once = max(1, LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size))
-        logits = tokens.new_empty(0)
+        at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
+        at_once = max(1, min(at_once, TOKENS_AT_ONCE))
+        logits, is_prompt = tokens.new_empty(0), cache.length == 0
         for first in range(0, tokens.shape[1], at_once):
+            if self._reading is not None and is_prompt:
+                self._reading(first, tokens.shape[1])
             part = tokens[:, first : first + at_once]
             retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
-            logits = self._model.extend(part, cache, retrieved, mask)
-        return logits[:, -1]
+            logits = self._model.extend(part, cache, retrieved, mask)[:, -1]
+        return logits
 
     def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
         """Look up the windows that `num_tokens` tokens after the first `length` end, for rows that still run.

@@ -29,6 +29,7 @@ class Origin:
         recipe: name of the recipe.
         step: optimizer steps done.
         num_neighbours: k it was trained with.
+        sequence_length: tokens of a training sequence.
         tokenizer: fingerprint of its tokenizer.
         fingerprints: kind -> fingerprint of the artifacts it was trained with; "index" names its database.
         version: of retroflow that exported it.
@@ -37,6 +38,7 @@ class Origin:
     recipe: str
     step: int
     num_neighbours: int
+    sequence_length: int
     tokenizer: str
     fingerprints: dict[str, str]
     version: str

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from retroflow.errors import GenerationError
+from retroflow.generation.arguments import ArgumentError, Problem
 from retroflow.model.field_types import fit_fields
 
 LEAST_TEMPERATURE = 1e-6
@@ -35,7 +35,7 @@ class GenerationOptions:
         batch_size: most prompts computed together; changes speed and memory only.
 
     Raises:
-        GenerationError: a value of a wrong type or out of its range; all that are, what is allowed for each.
+        ArgumentError: a value of a wrong type or out of its range; all that are, what is allowed for each.
     """
 
     max_new_tokens: int = 128
@@ -52,24 +52,25 @@ class GenerationOptions:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        problems = fit_fields(self, where="") or [*self._number_problems(), *self._stop_problems()]
+        lines = (line.partition(": ") for line in fit_fields(self, where=""))
+        unfit = [Problem(name, text) for name, _, text in lines]
+        problems = unfit or [*self._number_problems(), *self._stop_problems()]
         if problems:
-            raise GenerationError("\n".join(problems))
+            raise ArgumentError(problems)
 
     def step_for(self, chunk_length: int) -> int:
         """The retrieval step for a model of this chunk length.
 
         Raises:
-            GenerationError: it is longer than the chunk.
+            ArgumentError: it is longer than the chunk.
         """
         step = chunk_length if self.retrieval_step is None else self.retrieval_step
         if step > chunk_length:
-            raise GenerationError(
-                f"retrieval_step: {step} given; 1 to {chunk_length} (the model's chunk length) are allowed."
-            )
+            text = f"{step} given; 1 to {chunk_length} (the model's chunk length) are allowed."
+            raise ArgumentError([Problem("retrieval_step", text)])
         return step
 
-    def _number_problems(self) -> list[str]:
+    def _number_problems(self) -> list[Problem]:
         wrong = [
             (name, f"a whole number of at least {least} is needed")
             for name, least in _LEAST.items()
@@ -86,7 +87,8 @@ class GenerationOptions:
         if self.temperature == 0 and not wrong:
             unused = [name for name, off in (("top_k", 0), ("top_p", 1)) if getattr(self, name) != off]
             wrong += [(name, "at temperature 0 it has no effect; give a temperature above 0") for name in unused]
-        return [f"{name}: {getattr(self, name)} given; {allowed}." for name, allowed in wrong]
+        return [Problem(name, f"{getattr(self, name)} given; {allowed}.") for name, allowed in wrong]
 
-    def _stop_problems(self) -> list[str]:
-        return [f"stop: {text!r} given; a text of at least one character is needed." for text in self.stop if not text]
+    def _stop_problems(self) -> list[Problem]:
+        wrong = "given; a text of at least one character is needed."
+        return [Problem("stop", f"{text!r} {wrong}") for text in self.stop if not text]

@@ -1,57 +1,75 @@
-"""What a person asks for at the terminal: prompts from a line or a file, and how answers and sources are shown."""
+"""How answers and their sources are shown at a terminal."""
 
-import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from retroflow.errors import GenerationError
+from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.generation.prompts import PlacedPrompt
 from retroflow.generation.retrieved import Retrieval
 from retroflow.generation.rows import Generation, Piece
 
 SHOWN_CHARACTERS = 240
 
+MUCH_LONGER = 4
+"""A prompt of so many times the sequence length of training gets a note."""
 
-def read_prompts(file: Path) -> list[str]:
-    """Read prompts: of a .jsonl file the "prompt" of every line, of another file every line; prompt i is of line i.
+FIRST_SECONDS, LINE_SECONDS = 2.0, 5.0
+"""When the first line about a prompt that is being read comes, and how far apart the others are."""
 
-    Blank lines at the end are left out. A line ends with a line feed alone: other characters that Python takes for
-    line ends, such as U+2028, may stand in a JSON text.
 
-    Raises:
-        GenerationError: the file cannot be read, has no prompt, or a line is not what it ought to be.
+def notes_on_length(prompts: Sequence[PlacedPrompt], tokenizer: Tokenizer, sequence_length: int) -> Iterator[str]:
+    """Say which prompts are much longer than anything the model was trained on.
+
+    Args:
+        prompts: what is to be continued.
+        tokenizer: the model's.
+        sequence_length: tokens of a training sequence.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise GenerationError(f"--prompts-file {file}: cannot be read ({reason}); give a UTF-8 text file.") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
-        raise GenerationError(f"--prompts-file {file}: has no prompt; write one on every line.")
-    blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
-    if blank:
-        raise GenerationError(
-            f"{file}:{blank[0]}: a blank line, where a prompt is needed: answers are in the order of the lines. Delete "
-            "it, or write a prompt there."
-        )
-    if file.suffix == ".jsonl":
-        return [_prompt_of(line, f"{file}:{number}") for number, line in enumerate(lines, start=1)]
-    return lines
+    most = MUCH_LONGER * sequence_length
+    for prompt in prompts:
+        if len(prompt.text.encode("utf-8", "surrogateescape")) <= most:  # a token has a byte at least
+            continue
+        length = len(tokenizer.encode(prompt.text).ids)
+        if length > most:
+            yield (
+                f"{prompt.where}: {length:,} tokens, {length / sequence_length:,.0f} times the {sequence_length:,} "
+                "that the model was trained on at once: it may make little of them, and the time to read them grows "
+                "with the square of their number"
+            )
 
 
-def _prompt_of(line: str, where: str) -> str:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise GenerationError(
-            f'{where}: not a JSON object with "prompt" ({type(error).__name__}: {error}); write {{"prompt": "..."}}.'
-        ) from error
-    if not isinstance(prompt, str) or not prompt:
-        raise GenerationError(f'{where}: "prompt" is {json.dumps(prompt)}; a text of at least one character is needed.')
-    return prompt
+class ReadingLines:
+    """Lines about a prompt that takes long to read, with the time left.
+
+    A part of a prompt costs c + d * (tokens before it) a token: c and d are taken from its first and its last part.
+
+    Args:
+        say: told every line.
+        clock: seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._read, self._then, self._next = 0, 0.0, 0.0
+        self._first: tuple[float, float] | None = None  # middle of the first part, seconds a token there
+
+    def __call__(self, read: int, total: int) -> None:
+        """Take note that `read` of `total` tokens are read; 0 begins with other prompts."""
+        now = self._clock()
+        if not read:
+            self._read, self._then, self._next, self._first = 0, now, now + FIRST_SECONDS, None
+            return
+        middle, cost = (read + self._read) / 2, (now - self._then) / (read - self._read)
+        first_middle, first_cost = self._first = self._first or (middle, cost)
+        self._read, self._then = read, now
+        if now < self._next:
+            return
+        self._next = now + LINE_SECONDS
+        slope = max(0.0, (cost - first_cost) / (middle - first_middle)) if middle > first_middle else 0.0
+        left = (total - read) * (cost + slope * ((total + read) / 2 - middle))
+        self._say(f"reading the prompt: {read:,} of {total:,} tokens, about {left:,.0f} s left")
 
 
 def in_turn(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -8,6 +8,7 @@ Shapes: b batch, t new tokens, m tokens of a chunk, s tokens between two lookups
 neighbour, d decoder features, e encoder features.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,6 +20,12 @@ from retroflow.model.attention import KeyValues
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention, ReadyNeighbours
 from retroflow.model.reading import Encode, Reading, Retrieved, SequenceReading
 from retroflow.model.windows import num_windows
+
+MASK_AT_ONCE = 1 << 24
+"""Pairs of a query and a key, over all rows, that one part of a sequence may have: 64 MB as a float32 mask."""
+
+RETRIEVED_AT_ONCE = 1 << 17
+"""Retrieved tokens that are encoded at one time while a cache is filled: 0.5 GB for 1,024 features in float32."""
 
 
 @dataclass
@@ -78,19 +85,10 @@ class RetroCache:
         m, s = self.chunk_length, self.step
         return num_windows(after, m, s) - num_windows(before, m, s)
 
-    def segments(self, num_tokens: int) -> list[int]:
-        """Cut the next tokens where windows close: a segment's positions read the same neighbours.
-
-        Returns:
-            Lengths that add up to `num_tokens`; a window can close at the first token of a segment only.
-        """
-        lengths, done = [], 0
-        while done < num_tokens:
-            known = self.length + done  # a segment from here on ends before the token that closes the next window
-            next_end = self.chunk_length + num_windows(known + 1, self.chunk_length, self.step) * self.step
-            lengths.append(min(num_tokens - done, next_end - 1 - known))
-            done += lengths[-1]
-        return lengths
+    def segment(self, num_tokens: int) -> int:
+        """How many of the next tokens read the same neighbours: a window can close at the first of them only."""
+        next_end = self.chunk_length + num_windows(self.length + 1, self.chunk_length, self.step) * self.step
+        return min(num_tokens, next_end - 1 - self.length)
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows int64 [c] of the batch, in this order."""
@@ -207,7 +205,10 @@ def read_on(
     encode: Encode,
     advance: Callable[[Tensor, C, Reading], Tensor],
 ) -> Tensor:
-    """Run more tokens through a model that has a cache: the first ones at once, later ones a segment at a time.
+    """Run more tokens through a model that has a cache, in parts of bounded memory.
+
+    The first tokens of a sequence are run as in training, later ones a segment at a time, or many at once where
+    nothing is retrieved. Time grows with the square of all tokens, memory with their number.
 
     Args:
         tokens: int64 [b, t], those that follow what the cache has seen.
@@ -220,15 +221,28 @@ def read_on(
     Returns:
         What `advance` gave, float [b, t, *].
     """
-    if cache.length == 0:
-        first: Reading = CachedReading(cache, closes=False, retrieved=None, encode=encode)
-        if retrieved is not None:
-            first = FirstReading(retrieved, encode, cache, tokens.shape[1])
-        return advance(tokens, cache, first)
-    outputs, window = [], 0
-    for part in tokens.split(cache.segments(tokens.shape[1]), dim=1):
-        closes = cache.num_new_windows(1) == 1
-        of_window = retrieved.window(window) if closes and retrieved is not None else None
-        window += closes
-        outputs.append(advance(part, cache, CachedReading(cache, closes=closes, retrieved=of_window, encode=encode)))
-    return torch.cat(outputs, dim=1)
+    outputs, done, window = [], 0, 0
+    while done < tokens.shape[1]:
+        length = _part_length(cache, tokens[:, done:], retrieved)
+        part = tokens[:, done : done + length]
+        count, closes = cache.num_new_windows(length), cache.num_new_windows(1) == 1
+        of_part = None if retrieved is None or not count else retrieved.windows(window, window + count)
+        reading: Reading = CachedReading(cache, closes=closes, retrieved=of_part, encode=encode)
+        if cache.length == 0 and of_part is not None:
+            reading = FirstReading(of_part, encode, cache, length)
+        outputs.append(advance(part, cache, reading))
+        done, window = done + length, window + count
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _part_length(cache: RetroCache, tokens: Tensor, retrieved: Retrieved | None) -> int:
+    """How many of tokens int64 [b, t] are run next."""
+    num_rows, num_tokens = tokens.shape
+    if cache.length and (retrieved is not None or cache.window is not None):
+        return cache.segment(num_tokens)
+    # The longest part whose mask [b, p, length + p] is small enough.
+    most = int((math.sqrt(cache.length**2 + 4 * MASK_AT_ONCE / max(1, num_rows)) - cache.length) / 2)
+    if retrieved is not None:
+        num_windows_at_once = RETRIEVED_AT_ONCE // max(1, retrieved.tokens[:, :1].numel())
+        most = min(most, cache.chunk_length + num_windows_at_once * cache.step - 1)
+    return max(1, min(num_tokens, most))

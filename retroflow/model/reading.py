@@ -31,9 +31,9 @@ class Retrieved:
     def __init__(self, tokens: Tensor, mask: Tensor | None) -> None:
         self.tokens, self.mask = tokens, mask
 
-    def window(self, index: int) -> "Retrieved":
-        """The text of window `index`, as W = 1."""
-        part = slice(index, index + 1)
+    def windows(self, start: int, stop: int) -> "Retrieved":
+        """The text of the windows start .. stop - 1."""
+        part = slice(start, stop)
         return Retrieved(self.tokens[:, part], None if self.mask is None else self.mask[:, part])
 
     def without_empty_windows(self, chunk_mask: Tensor | None) -> "Retrieved":

@@ -48,6 +48,7 @@ class Preview:
         vocabulary_size: entries of the tokenizer; an upper bound while it is not trained.
         new_bytes: what making the missing kinds adds to the disk; None if that is not known.
         notes: what is not known, and why.
+        names: of its artifacts, there or not, as far as they are known: a name needs the artifact before.
     """
 
     present: tuple[str, ...]
@@ -57,6 +58,7 @@ class Preview:
     vocabulary_size: int | None
     new_bytes: int | None
     notes: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
 
 UNKNOWN = Preview((), KINDS, chunks=None, is_estimate=False, vocabulary_size=None, new_bytes=None, notes=())
@@ -69,6 +71,7 @@ class _Found:
 
     manifests: dict[str, Manifest] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     dimension: int | None = None
 
 
@@ -112,6 +115,7 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
         vocabulary_size=vocabulary_size,
         new_bytes=_new_bytes(recipe, missing, chunks, vocabulary_size, found.dimension),
         notes=tuple(found.notes),
+        names=tuple(found.names),
     )
 
 
@@ -126,8 +130,10 @@ def _tokenizer(recipe: Recipe, data: DataOptions, found: _Found) -> tuple[Tokeni
 
 def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) -> None:
     """Take note of an artifact if it is there; its bytes are not checked, that is for those who use them."""
+    folder = artifact_folder(artifacts, kind, inputs)
+    found.names.append(folder.name)
     with suppress(FileNotFoundError, NotADirectoryError):
-        found.manifests[kind] = read_manifest(artifact_folder(artifacts, kind, inputs))
+        found.manifests[kind] = read_manifest(folder)
 
 
 def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:

@@ -58,12 +58,14 @@ def check_unused(folder: Path) -> None:
     """Refuse to write into a folder that holds something.
 
     Raises:
-        RecipeError: the folder is there and holds something, or is a file.
+        RecipeError: the folder is there and holds something, or is a file, or the one this process runs in.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise RecipeError(f'"{folder}": it holds files already; give a new or an empty folder.')
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f'"{folder}": a file of that name exists; give a new or an empty folder.')
+    if os.path.realpath(folder) == os.getcwd():
+        raise RecipeError(f'"{folder}": this command runs in it, so that it cannot be replaced; give another folder.')
 
 
 @contextmanager
@@ -75,6 +77,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         RetroflowError: it cannot be written, or the disk is full.
     """
     check_unused(folder)
+    folder = Path(os.path.realpath(folder))  # a link stays a link, to a folder that is filled
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -49,6 +49,7 @@ def _origin_of(trained: TrainedModel) -> Origin:
         recipe=trained.run.name,
         step=trained.step,
         num_neighbours=values["neighbours"]["k"],
+        sequence_length=values["data"]["sequence_chunks"] * values["data"]["chunk_length"],
         tokenizer=trained.tokenizer.fingerprint(),
         fingerprints=trained.run.fingerprints,
         version=retroflow.__version__,

@@ -24,6 +24,7 @@ class Opened:
         model: on its device, in evaluation mode.
         tokenizer: the model's.
         num_neighbours: k it was trained with.
+        sequence_length: tokens of a training sequence.
         database: fingerprint of the index it was trained with, empty if it was trained without retrieval.
         own_database: folder that opens that index, if the model came with one.
     """
@@ -31,6 +32,7 @@ class Opened:
     model: Any
     tokenizer: Tokenizer
     num_neighbours: int
+    sequence_length: int
     database: str
     own_database: Path | None
 
@@ -55,6 +57,7 @@ def open_model(folder: Path, *, device: str, checkpoint: str | None = None) -> O
             trained.model.to(place),
             trained.tokenizer,
             values["neighbours"]["k"],
+            values["data"]["sequence_chunks"] * values["data"]["chunk_length"],
             prints.get("index", ""),
             own_database=folder,
         )
@@ -71,7 +74,12 @@ def open_model(folder: Path, *, device: str, checkpoint: str | None = None) -> O
     exported = load_exported(folder)
     origin = exported.origin
     return Opened(
-        exported.model.to(place), exported.tokenizer, origin.num_neighbours, origin.fingerprints.get("index", ""), None
+        exported.model.to(place),
+        exported.tokenizer,
+        origin.num_neighbours,
+        origin.sequence_length,
+        origin.fingerprints.get("index", ""),
+        own_database=None,
     )
 
 

@@ -1,5 +1,6 @@
 """`retroflow generate` and `retroflow export`, end to end on a run of six steps."""
 
+import io
 import json
 import os
 import re
@@ -17,37 +18,8 @@ from retroflow.generation import GenerationOptions, RetrievalDatabase, generate
 from retroflow.generation.exported import load_exported
 from retroflow.model.retro import Retro
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training.checkpoints import list_checkpoints
-
-RECIPE = """recipe_version: 1
-corpus: {{name: jsonl, path: {corpus}, valid_share: 0.3}}
-embedder: {{name: lexical, dimension: 32}}
-retriever: {{name: exact}}
-neighbours: {{k: 2}}
-data: {{vocabulary_size: 300, chunk_length: 8, sequence_chunks: 4, artifacts_folder: {artifacts}}}
-model: {{name: retro, width: 16, num_layers: 2, num_heads: 2, head_width: 8, cca_layers: [2], encoder_width: 8,
-  encoder_layers: 1, encoder_heads: 1}}
-optimizer: {{learning_rate: 0.01, warmup_steps: 2}}
-trainer: {{max_steps: 6, batch_size: 2, device: cpu, precision: fp32, checkpoint_every: 3, validation_batches: 1,
-  runs_folder: {runs}}}
-"""
-
-
-def write_recipe(folder: Path, name: str, *, seed: int = 0) -> Path:
-    (folder / name).mkdir(parents=True)
-    corpus = write_tiny_corpus(folder / name, 12, seed=seed)
-    recipe = folder / f"{name}.yaml"
-    recipe.write_text(RECIPE.format(corpus=corpus, artifacts=folder / name / "artifacts", runs=folder / "runs"))
-    return recipe
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder."""
-    folder = tmp_path_factory.mktemp("generate")
-    assert run(["fit", "--recipe", str(write_recipe(folder, "tiny"))]) == 0
-    return folder / "runs" / "tiny" / "0001"
+from tests.cli.conftest import write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +35,6 @@ def other_index(trained: Path, exported: Path) -> Path:
     recipe = write_recipe(trained.parents[2], "other", seed=5)
     assert run(["prepare", "--recipe", str(recipe), f"data.tokenizer={exported}"]) == 0
     return next((trained.parents[2] / "other" / "artifacts").glob("index-*"))
-
-
-@pytest.fixture
-def retroflow(capfd: pytest.CaptureFixture[str]):
-    """Run a command line; returns exit code, stdout and stderr."""
-
-    def go(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = run([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return go
 
 
 def test_a_run_continues_a_prompt_with_its_own_database(retroflow, trained: Path) -> None:
@@ -152,6 +112,33 @@ def test_what_a_retriever_prints_is_not_part_of_the_text(
     code, out, err = retroflow("generate", trained, "--prompt", "in the", "--max-new-tokens", 4, "--json")
     assert code == 0 and json.loads(out)["prompt"] == "in the"
     assert "a plugin says hello\n" in err
+def test_prompts_given_one_by_one_from_standard_input_and_through_a_pipe_are_one_and_the_same(
+    retroflow, trained: Path, tmp_path: Path, monkeypatch
+) -> None:
+    words = ("--max-new-tokens", "9", "--json", "--ignore-end-of-text")
+    lines = b'{"prompt": "Notes"}\n{"prompt": "keeps"}\n'
+    given = retroflow("generate", trained, "--prompt", "Notes", "--prompt", "keeps", *words)
+    assert given[0] == 0 and [json.loads(line)["prompt"] for line in given[1].splitlines()] == ["Notes", "keeps"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert retroflow("generate", trained, "--prompts-file", "-", *words) == given
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"keeps\n")))
+    assert retroflow("generate", trained, "--prompt", "Notes", "--prompt", "-", *words) == given
+    reading, writing = os.pipe()  # what a shell makes of <(cat prompts.jsonl)
+    os.write(writing, lines)
+    os.close(writing)
+    assert retroflow("generate", trained, "--prompts-file", f"/dev/fd/{reading}", *words) == given
+    os.close(reading)
+
+
+def test_a_prompt_much_longer_than_those_of_training_is_noted_for_run_and_export(
+    retroflow, trained: Path, exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "long.txt").write_text("notes keep " * 200 + "\nNotes\n")
+    words = ("--prompts-file", tmp_path / "long.txt", "--max-new-tokens", "2", "--no-retrieval")
+    for folder in (trained, exported):
+        code, _, notes = retroflow("generate", folder, *words)
+        assert code == 0 and notes.startswith(f"{tmp_path / 'long.txt'}:1: ") and len(notes.splitlines()) == 1
+        assert "times the 32 that the model was trained on at once" in notes
 
 
 def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, trained: Path) -> None:
@@ -249,6 +236,7 @@ def in_a_folder_of_its_own(trained: Path, exported: Path, other_index: Path, fol
     (folder / "runs" / "retro_small" / "0001").symlink_to(trained)
     (folder / "artifacts").symlink_to(other_index.parent)
     (folder / "prompts.jsonl").write_text('{"prompt": "Notes"}\n{"prompt": "keeps"}\n')
+    (folder / "draft.txt").write_text("Notes, part")
     (folder / "other.yaml").symlink_to(trained.parents[2] / "other.yaml")
 
 
@@ -261,7 +249,7 @@ def test_the_commands_and_the_python_of_the_page_run(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) == 7 and all(command.startswith("retroflow ") for command in commands)
+    assert len(commands) == 9 and all(command.startswith("retroflow ") for command in commands)
     smaller = {
         "0123456789abcdef": other_index.name.removeprefix("index-"),
         "data.chunk_length=64": "data.chunk_length=8",
@@ -269,6 +257,9 @@ def test_the_commands_and_the_python_of_the_page_run(
     for command in commands:
         for there, here in smaller.items():
             command = command.replace(there, here)
+        command, _, stdin = command.partition(" < ")
+        if stdin:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(stdin).read_bytes())))
         code, out, err = retroflow(*shlex.split(command)[1:])
         assert code == 0 and out, (command, err)
     (python,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
@@ -289,16 +280,18 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
     [
         (["{run}"], 2, "is not given; give either --prompt or --prompts-file"),
         (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "is given twice; give either --prompt or"),
-        (["{run}", "--prompt", ""], 2, "has no token; give at least one"),
+        (["{run}", "--prompt", ""], 2, "error: --prompt: '' has no token; give at least one"),
+        (["{run}", "--prompt", "a", "--prompt", ""], 2, "error: --prompt (number 2): '' has no token"),
+        (["{run}", "--prompt", "a", "--max-new-tokens", "0"], 2, "error: --max-new-tokens: 0 given; a whole number"),
         (["nowhere", "--prompt", "a"], 2, 'there is no folder "nowhere"; give a run folder'),
         (["{run}/checkpoints", "--prompt", "a"], 2, "not a run folder (it has no run.json); did you mean {run}?"),
         (["{exported}", "--prompt", "a", "--checkpoint", "6"], 2, "is an exported model, which has only one"),
         (["{run}", "--prompt", "a", "--database", "nowhere"], 2, 'there is no folder "nowhere"'),
         (["{run}", "--prompt", "a", "--database", "{run}", "--no-retrieval"], 2, "leave one of them out"),
         (["{exported}", "--prompt", "a"], 2, "an exported model has no database of its own"),
-        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "at temperature 0 it has no effect"),
-        (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "retrieval_step: 9 given; 1 to 8"),
-        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "num_neighbours: 0 given"),
+        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "error: --top-k: 3 given; at temperature 0 it has no effect"),
+        (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "error: --retrieval-step: 9 given; 1 to 8"),
+        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "error: --neighbours: 0 given"),
         (["{run}", "--prompt", "a", "--device", "tpu"], 2, "--device: 'tpu' given; auto, cpu or cuda"),
         (["{run}", "--prompt", "a", "--tempreature", "1"], 2, "No such option"),
     ],

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -5,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from retroflow.cli import doctor
 from retroflow.cli.main import run
@@ -53,7 +55,18 @@ def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> Non
 
 def test_every_command_is_listed_and_has_a_sentence() -> None:
     listed = retroflow("--help").stdout
-    for name in ("fit", "prepare", "evaluate", "recipe", "generate", "export", "components", "--traceback"):
+    for name in (
+        "fit",
+        "prepare",
+        "evaluate",
+        "recipe",
+        "generate",
+        "export",
+        "runs",
+        "clean",
+        "components",
+        "--traceback",
+    ):
         assert name in listed
 
 
@@ -112,6 +125,16 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "Usage: retroflow" in shown.out
     assert shown.err == ""
+
+
+@pytest.mark.parametrize(("columns", "kept"), [("0", None), ("00", None), ("", None), ("60", "60")])
+def test_tables_have_a_width_whatever_the_terminal_says(
+    monkeypatch: pytest.MonkeyPatch, columns: str, kept: str | None
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["--version"]) == 0
+    assert os.environ.get("COLUMNS") == kept
+    assert Console(file=io.StringIO()).width > 0
 
 
 def test_no_color_is_honoured() -> None:

@@ -161,6 +161,15 @@ def test_long_prompts_are_read_in_parts(monkeypatch):
     assert run(case) == whole
 
 
+def test_how_far_prompts_are_read_is_told_batch_by_batch(monkeypatch):
+    monkeypatch.setattr("retroflow.generation.decoding.TOKENS_AT_ONCE", 8)
+    told = []
+    options = GenerationOptions(max_new_tokens=3, batch_size=1, stop_at_end_of_text=False)
+    prompts = [[1] * 20, [2] * 3]
+    list(stream(make_model(6), TOKENIZER, prompts, options=options, reading=lambda *far: told.append(far)))
+    assert told == [(0, 4), (0, 20), (8, 20), (16, 20)]  # the shortest first
+
+
 @pytest.mark.parametrize("options", [{}, {"stop": ("a",)}, {"max_new_tokens": 1}])
 def test_the_pieces_of_a_stream_are_the_text(options):
     model = make_model(7)

@@ -1,49 +1,15 @@
-"""Prompts from files, answers in the order of their prompts, sources as a person reads them."""
+"""Answers in the order of their prompts, sources as a person reads them."""
 
 import json
 
-import pytest
-
-from retroflow.errors import GenerationError
 from retroflow.generation import Generation, Piece, Retrieval, Source
-from retroflow.generation.session import describe_sources, in_turn, read_prompts, to_json
+from retroflow.generation.prompts import PlacedPrompt
+from retroflow.generation.session import ReadingLines, describe_sources, in_turn, notes_on_length, to_json
+from tests.generation.small import LetterTokenizer
 
 
 def generation(number, text="t", retrievals=()):
     return Generation(number, "p", (1, 2), text, "length", tuple(retrievals))
-
-
-def test_prompts_are_lines_or_json_lines(tmp_path):
-    plain, lines = tmp_path / "p.txt", tmp_path / "p.jsonl"
-    plain.write_text("\ufefffirst\n  second \r\nthird\u2028\x0c! \n \n\n", encoding="utf-8")
-    lines.write_text('{"prompt": "one\\ntwo", "id": 3}\n{"prompt": "x\u2028y"}\n', encoding="utf-8")
-    assert read_prompts(plain) == ["first", "  second ", "third\u2028\x0c! "]
-    assert read_prompts(lines) == ["one\ntwo", "x\u2028y"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("p.txt", b"\n \n", "has no prompt; write one on every line"),
-        ("p.txt", b"\xff\xfe", "cannot be read .*give a UTF-8 text file"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r'p.jsonl:2: not a JSON object with "prompt" \(KeyError'),
-        ("p.jsonl", b"[1]", r'p.jsonl:1: not a JSON object with "prompt" \(TypeError'),
-        ("p.jsonl", b"{", r"p.jsonl:1: not a JSON object"),
-        ("p.jsonl", b'{"prompt": 3}', r'p.jsonl:1: "prompt" is 3; a text'),
-        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
-        ("p.txt", b"a\n\nb\n", r"p.txt:2: a blank line, where a prompt is needed.*Delete it, or write a prompt"),
-        ("p.jsonl", b'\n{"prompt": "a"}', "p.jsonl:1: a blank line"),
-    ],
-)
-def test_files_that_hold_no_prompts_are_told(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(GenerationError, match=message):
-        read_prompts(tmp_path / name)
-
-
-def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(GenerationError, match="No such file"):
-        read_prompts(tmp_path / "none.txt")
 
 
 def test_pieces_come_prompt_after_prompt_and_as_soon_as_they_may():
@@ -90,3 +56,33 @@ def test_a_generation_is_json():
             "sources": [{"document": "d", "title": "", "source": "", "text": "text", "score": -1.0, "chunk": 2}],
         }
     ]
+
+
+def test_prompts_much_longer_than_those_of_training_are_noted():
+    prompts = [PlacedPrompt("a" * 40, "p.txt:1"), PlacedPrompt("b" * 41, "p.txt:2")]
+    (note,) = notes_on_length(prompts, LetterTokenizer(), 10)
+    assert note.startswith("p.txt:2: 41 tokens, 4 times the 10 that the model was trained on at once")
+    assert "grows with the square" in note
+
+
+def test_reading_a_long_prompt_tells_how_far_it_is_and_how_long_it_takes():
+    """Each thousand tokens takes a second longer than the one before: 1 + 2 + ... + 10 s in all."""
+    clock, lines = [0.0], []
+    reading = ReadingLines(lines.append, clock=lambda: clock[0])
+    reading(0, 10_000)
+    for part in range(1, 10):
+        clock[0] += part
+        reading(1000 * part, 10_000)
+    assert lines == [
+        "reading the prompt: 2,000 of 10,000 tokens, about 52 s left",
+        "reading the prompt: 4,000 of 10,000 tokens, about 45 s left",
+        "reading the prompt: 5,000 of 10,000 tokens, about 40 s left",
+        "reading the prompt: 6,000 of 10,000 tokens, about 34 s left",
+        "reading the prompt: 7,000 of 10,000 tokens, about 27 s left",
+        "reading the prompt: 8,000 of 10,000 tokens, about 19 s left",
+        "reading the prompt: 9,000 of 10,000 tokens, about 10 s left",
+    ]
+    reading(0, 20_000)  # other prompts
+    clock[0] += 1
+    reading(10_000, 20_000)
+    assert len(lines) == 7

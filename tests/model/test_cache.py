@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 from retroflow.errors import InvalidShapeError
+from retroflow.model import cache as module
+from retroflow.model.cache import RetroCache
 from retroflow.model.windows import num_windows
 from tests.model.random_models import VARIANTS, VOCABULARY, Case, cases, inputs, make, settings_for
 
@@ -19,6 +22,27 @@ def assert_equal(case, got, expected):
 @given(case=cases())
 def test_a_cache_gives_the_logits_of_the_forward_pass(case):
     assert_equal(case, case.cached(), case.whole())
+
+
+@settings_for(80)
+@given(case=cases(), pairs=st.integers(1, 200), retrieved=st.integers(1, 60), off=st.booleans())
+def test_long_texts_are_read_in_parts_whose_masks_are_small(case, pairs, retrieved, off):
+    """Whatever the bounds, the logits stay; a mask is larger than they allow for a single token or segment alone."""
+    how = {"retrieved": None, "mask": None} if off else {}
+    masks, make_mask = [], RetroCache.attention_mask
+
+    def watched(cache, num_tokens):
+        masks.append((case.tokens.shape[0] * num_tokens * (cache.length + num_tokens), num_tokens))
+        return make_mask(cache, num_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MASK_AT_ONCE", pairs)
+        patch.setattr(module, "RETRIEVED_AT_ONCE", retrieved)
+        patch.setattr(RetroCache, "attention_mask", watched)
+        got = case.cached([case.tokens.shape[1]], **how)
+    assert_equal(case, got, case.whole(**how))
+    longest = 1 if off else case.chunk_length
+    assert all(size <= pairs or num_tokens <= longest for size, num_tokens in masks)
 
 
 @settings_for(40)
@@ -102,11 +126,13 @@ def test_a_cache_counts_the_windows_that_tokens_close(step):
         for new in range(1, 12):
             ends = [end for end in range(4, 60, step) if seen < end <= seen + new]
             assert cache.num_new_windows(new) == len(ends)
-            assert sum(cache.segments(new)) == new
-            starts = [seen + sum(cache.segments(new)[:i]) for i in range(len(cache.segments(new)))]
-            assert starts == sorted(
-                {seen, *(end - 1 for end in ends)}
-            )  # the token that closes a window begins a segment
+            starts = []
+            while cache.length < seen + new:
+                starts.append(cache.length)
+                cache.length += cache.segment(seen + new - cache.length)
+            # The token that closes a window begins a segment.
+            assert cache.length == seen + new and starts == sorted({seen, *(end - 1 for end in ends)})
+            cache.length = seen
 
 
 def test_a_cache_keeps_one_window_however_long_the_text():

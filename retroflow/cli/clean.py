@@ -1,0 +1,54 @@
+"""`retroflow clean`: what no run needs, and its removal."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def clean(
+    artifacts: Annotated[Path, typer.Option("--artifacts", help="Folder of artifacts (data.artifacts_folder).")] = Path(
+        "artifacts"
+    ),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--runs", help="Folder of runs or exported models; may be given several times. Default: runs."),
+    ] = None,
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option("--recipe", help="Recipe whose artifacts stay, too; may be given several times."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this nothing is touched.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List artifacts that no run needs and what killed commands have left, with sizes; remove them with --yes."""
+    from retroflow.pipeline.progress import say
+    from retroflow.training.clean_up import remove, survey
+
+    folders = runs or [Path("runs")]
+    found = survey(artifacts, folders, recipe or [])
+    if not as_json:
+        places = " and ".join(map(str, folders))
+        say(f"runs in {places}: {len(found.runs)}; artifacts that they need: {len(found.needed)}")
+        for path, reason in found.left_alone.items():
+            say(f"left alone: {path} ({reason})")
+    gone, freed = [], 0
+    for leftover in remove(found) if yes else found.leftovers:
+        gone.append(str(leftover.path))
+        freed += leftover.num_bytes
+        if not as_json:
+            print(f"{_written(leftover.num_bytes):>9}  {leftover.path}  ({leftover.reason})", flush=True)
+    if as_json:
+        print(json.dumps(found.to_json() | {"removed": gone if yes else []}, indent=2, ensure_ascii=False))
+    elif not gone:
+        print("nothing to remove")
+    else:
+        print(f"{_written(freed):>9}  together" + (", removed" if yes else "; --yes removes them"))
+
+
+def _written(num_bytes: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} B"

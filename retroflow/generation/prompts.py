@@ -1,0 +1,162 @@
+"""Prompts as they are given at a terminal: words of the command line, files, standard input."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retroflow.errors import GenerationError
+from retroflow.generation.arguments import ArgumentError, Problem
+
+STDIN = "-"
+"""Stands for standard input where a prompt or a file is named."""
+
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+"""Files of these endings hold JSON lines; of other files the first line decides."""
+
+
+@dataclass(frozen=True)
+class PlacedPrompt:
+    """A prompt and where it was given: "--prompt", "questions.txt:3"."""
+
+    text: str
+    where: str
+
+
+def prompts_of_words(words: Sequence[str]) -> list[PlacedPrompt]:
+    """Turn the texts given with --prompt into prompts; "-" is the whole of standard input.
+
+    One line end at the end of standard input is left out: `echo` adds it.
+
+    Raises:
+        GenerationError: standard input is asked for twice, holds nothing, or is no UTF-8 text.
+    """
+    if words.count(STDIN) > 1:
+        raise GenerationError(f"--prompt {STDIN}: given {words.count(STDIN)} times; standard input can be read once.")
+    many = len(words) > 1
+    prompts = []
+    for number, word in enumerate(words, start=1):
+        where = f"--prompt (number {number})" if many else "--prompt"
+        if word == STDIN:
+            where = f"--prompt {STDIN}"
+            word = _decoded(_read_stdin(where), where).removesuffix("\n").removesuffix("\r")
+            if not word:
+                raise GenerationError(f"{where}: standard input holds no text; pipe the prompt into this command.")
+        prompts.append(PlacedPrompt(word, where))
+    return prompts
+
+
+def read_prompts(file: str) -> list[PlacedPrompt]:
+    """Read prompts from a file, or from standard input if it is "-".
+
+    The content decides: where the first line that is not blank is a JSON object, every line is one, and its "prompt"
+    is the prompt; otherwise every line is a prompt. Files that end in .json, .jsonl or .ndjson must hold JSON lines.
+    Blank lines at the end are left out. A line ends with a line feed alone: other characters that Python takes for
+    line ends, such as U+2028, may stand in a JSON text.
+
+    Raises:
+        GenerationError: the file cannot be read, has no prompt, or a line is not what it ought to be.
+    """
+    where = f"--prompts-file {file}"
+    text = _decoded(_read_stdin(where) if file == STDIN else _read_file(Path(file), where), where)
+    lines = text.replace("\r\n", "\n").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise GenerationError(f"{where}: has no prompt; write one on every line.")
+    name = "standard input" if file == STDIN else file
+    placed = [PlacedPrompt(line, f"{name}:{number}") for number, line in enumerate(lines, start=1)]
+    blank = next((prompt for prompt in placed if not prompt.text.strip()), None)
+    if blank is not None:
+        raise GenerationError(
+            f"{blank.where}: a blank line, where a prompt is needed: answers are in the order of the lines. Delete "
+            "it, or write a prompt there."
+        )
+    if file.lower().endswith(JSON_ENDINGS) or _json_object(lines[0]) is not None:
+        return [PlacedPrompt(_prompt_of(prompt), prompt.where) for prompt in placed]
+    for prompt in placed:
+        if "prompt" in (_json_object(prompt.text) or {}):
+            raise GenerationError(
+                f'{prompt.where}: a JSON object with "prompt", and line 1 is plain text; write every line in one of '
+                "the two ways."
+            )
+    return placed
+
+
+@contextmanager
+def telling_in_flags(prompts: Sequence[PlacedPrompt]) -> Iterator[None]:
+    """Give errors about arguments the names that a person typed: flags, lines of files."""
+
+    def name_of(problem: Problem) -> str:
+        if problem.row is not None:
+            return prompts[problem.row].where
+        return _FLAGS.get(problem.argument, "--" + problem.argument.replace("_", "-"))
+
+    try:
+        yield
+    except ArgumentError as error:
+        raise error.renamed(name_of) from error
+
+
+_FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--ignore-end-of-text"}
+
+
+def _read_file(file: Path, where: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GenerationError(f"{where}: cannot be read ({reason}); give a UTF-8 text file.") from error
+
+
+def _read_stdin(where: str) -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        raise GenerationError(f"{where}: standard input is closed; pipe text into this command.")
+    if sys.stdin.isatty():
+        print(f"{where}: write or paste the text, and end it with Ctrl-D on a line of its own", file=sys.stderr)
+    stream = getattr(sys.stdin, "buffer", None)
+    return stream.read() if stream is not None else sys.stdin.read().encode("utf-8", "surrogateescape")
+
+
+def _decoded(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GenerationError(f"{where}: cannot be read ({error}); give UTF-8 text.") from error
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    """The JSON object of a line; None if it is anything else, such as text that begins with a brace."""
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _prompt_of(line: PlacedPrompt) -> str:
+    try:
+        prompt = json.loads(line.text, object_pairs_hook=_without_repeats)["prompt"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise GenerationError(
+            f'{line.where}: not a JSON object with "prompt" ({reason}); write {{"prompt": "..."}} on every line.'
+        ) from error
+    if not isinstance(prompt, str) or not prompt:
+        raise GenerationError(
+            f'{line.where}: "prompt" is {json.dumps(prompt)}; a text of at least one character is needed.'
+        )
+    return prompt
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f'"{next(name for name in names if names.count(name) > 1)}" is given twice')
+    return values

@@ -1,0 +1,90 @@
+"""Losses of runs over their steps, as a picture; the only file that knows matplotlib."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
+
+CURVES = {
+    "train/loss": ("training", "-"),
+    "validation/loss_on": ("validation, retrieval on", "--"),
+    "validation/loss_off": ("validation, retrieval off", ":"),
+}
+"""Columns of metrics.jsonl that are drawn: name in the legend, kind of line."""
+
+ENDINGS = (".pdf", ".png", ".svg")
+
+
+def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
+    """Draw every loss in the runs' metrics.jsonl.
+
+    Args:
+        run_folders: a colour each.
+        output: the picture; its ending says which kind.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        RecipeError: a folder without metrics, or another ending.
+        RetroflowError: the picture cannot be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError('runs plot: needs matplotlib. Install it with: pip install "retroflow[plot]"')
+    if output.suffix.lower() not in ENDINGS:
+        raise RecipeError(f"--output: {str(output)!r} given; a name that ends in .png, .svg or .pdf is needed.")
+    curves = {folder: _curves(folder) for folder in run_folders}
+    from matplotlib.figure import Figure  # not pyplot: no window, no state
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (folder, of_run) in enumerate(curves.items()):
+        for name, (steps, losses) in of_run.items():
+            meaning, style = CURVES[name]
+            label = meaning if len(curves) == 1 else f"{folder}: {meaning}"
+            few = len(steps) < 30
+            axes.plot(steps, losses, style, color=f"C{number}", label=label, marker="." if few else None)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(", ".join(str(folder) for folder in curves) if len(curves) == 1 else f"{len(curves)} runs")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(output, dpi=150)
+    except OSError as error:
+        raise RetroflowError(f"{output}: cannot be written ({error.strerror}); give another --output.") from error
+
+
+def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and finite losses of every curve; damaged lines are left out."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise RecipeError(
+            f'"{folder}": has no metrics.jsonl that can be read ({error.strerror}); give a run folder.'
+        ) from error
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for line in lines:
+        values = _object(line)
+        for name in CURVES:
+            if isinstance(values.get("step"), int) and _is_finite(values.get(name)):
+                steps, losses = found.setdefault(name, ([], []))
+                steps.append(values["step"])
+                losses.append(values[name])
+    if not found:
+        raise RecipeError(f'"{folder}": its metrics.jsonl has no loss yet; the first is written after the first steps.')
+    return found
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,70 @@
+"""Two runs beside each other."""
+
+import json
+
+import pytest
+
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.training.run_comparison import compare
+
+
+def make_run(folder, *, k, loss, tokens=100, num_bytes=400, chunks="c", report=True):
+    folder.mkdir()
+    described = {
+        "recipe": {"seed": 1, "neighbours": {"k": k}},
+        "fingerprints": {"chunks": chunks, "neighbours": f"n{k}"},
+    }
+    (folder / "run.json").write_text(json.dumps(described))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 6, "train/loss": loss}) + "\n")
+    if report:
+        measured = {"loss": loss, "bits_per_byte": loss / 2}
+        values = {"validation": {"on": measured, "off": measured}, "gain_over_off": 0.0, "predicted_tokens": tokens}
+        (folder / "report.json").write_text(
+            json.dumps(values | {"bytes": num_bytes, "training": {"steps": 6, "seed": k}})
+        )
+    return folder
+
+
+def test_what_differs_is_shown_and_what_was_measured(tmp_path):
+    first, second = make_run(tmp_path / "a", k=1, loss=2.0), make_run(tmp_path / "b", k=2, loss=1.5)
+    found = compare(first, second)
+    assert found.recipe == {"neighbours.k": (1, 2)} and found.artifacts == {"neighbours": ("n1", "n2")}
+    assert found.training == {"seed": (1, 2)} and found.metrics["train/loss"] == (2.0, 1.5)
+    assert found.validation["bits/byte on"] == (1.0, 0.75) and found.notes == ()
+    lines = found.lines()
+    assert lines[0].split() == [str(first), str(second)]
+    assert "neighbours.k" in lines[2] and lines[2].split()[1:] == ["1", "2"]
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["recipe"] == {"neighbours.k": [1, 2]}
+
+
+def test_equal_runs_differ_in_nothing(tmp_path):
+    found = compare(run := make_run(tmp_path / "a", k=1, loss=float("nan")), run)
+    assert found.lines()[1:4] == [
+        "recipe (what differs): nothing",
+        "artifacts (what differs): nothing",
+        "training (what differs): nothing",
+    ]
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("other", "note"),
+    [
+        ({"num_bytes": 401}, "measured on different validation text"),
+        ({"tokens": 101}, "compare bits per byte, not losses per token"),
+        ({"chunks": "d"}, "measured on other chunks"),
+        ({"report": False}, "One of the two has no report yet"),
+    ],
+)
+def test_numbers_that_cannot_be_compared_are_noted(tmp_path, other, note):
+    found = compare(make_run(tmp_path / "a", k=1, loss=2.0), make_run(tmp_path / "b", k=1, loss=2.0, **other))
+    assert len(found.notes) == 1 and note in found.notes[0] and found.lines()[-1] == found.notes[0]
+
+
+def test_what_is_no_run_or_damaged_is_told(tmp_path):
+    run = make_run(tmp_path / "a", k=1, loss=2.0)
+    with pytest.raises(RecipeError, match=r"not a run folder \(it has no run.json\)"):
+        compare(run, tmp_path)
+    (run / "report.json").write_text("{")
+    with pytest.raises(DamagedDataError, match="report.json: cannot be read as JSON"):
+        compare(run, run)
