@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retroflow.errors import DamagedDataError, GenerationError, UnknownComponentError
 from retroflow.generation.run_description import read_run
-from retroflow.retrieval.hnsw import DESCRIPTION_FILE
+from retroflow.retrieval.saved_index import DESCRIPTION_FILE
 from retroflow.store.artifact import INDEX_FOLDER
 
 

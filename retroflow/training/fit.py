@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from retroflow.errors import Interrupted, Preempted, RankEnded
 from retroflow.evaluation.report import Report
-from retroflow.evaluation.stored_report import read_report
 from retroflow.pipeline.prepare import Prepared, find_prepared
 from retroflow.pipeline.progress import say
 from retroflow.recipe import Recipe
@@ -46,6 +45,7 @@ from retroflow.training.resuming import Start, choose_start
 from retroflow.training.run_folder import RunFolder
 from retroflow.training.schedules import describe_last
 from retroflow.training.stopping import StopRequests
+from retroflow.training.stored_report import read_report
 from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
 from retroflow.training.verdict import judge, load_trained, record_of
@@ -178,7 +178,7 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
 
 
 def _show_again(start: Start, show: Callable[[FitResult], None]) -> FitResult:
-    report = read_report(start.run.report)
+    report = read_report(start.run.path).report
     result = FitResult(run_folder=start.run.path, steps=int(report.training["steps"]), report=report)
     show(result)
     return result

@@ -14,8 +14,8 @@ from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.run_folder import RunFolder
-from retroflow.training.runs_overview import read_object
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_report(run_folder: Path) -> StoredReport:
             f'"{run_folder}": has no report.json: it is no run folder, or its training has not ended. `retroflow '
             f"evaluate {run_folder}` measures the newest checkpoint of a run."
         )
-    values = read_object(file)
+    values = read_sealed(file, remedy=f"`retroflow evaluate {run_folder}` makes it again.")
     try:
         tokens, num_bytes = int(values["predicted_tokens"]), int(values["bytes"])
         report = Report(
@@ -66,6 +66,8 @@ def read_report(run_folder: Path) -> StoredReport:
             without_neighbours=float(values["share_without_neighbours"]),
             overlap=[OverlapBucket(**bucket) for bucket in values["by_overlap"]],
             training=dict(values["training"]),
+            measured=dict(values["measured"]),
+            sample=values["sample"],
         )
         findings = [str(finding) for finding in values["findings"]]
         report.measures["off"], report.tables()

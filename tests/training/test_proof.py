@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from retroflow.evaluation.stored_report import read_report
+from retroflow.store.sealed_json import render_sealed
 from retroflow.training.proof import prove, sample_of, sequences_to_measure, token_losses
+from retroflow.training.stored_report import read_report
 from tests.training.jobs import tiny_job
 
 COUNT = 5  # validation sequences of a tiny job; the last one is shorter
@@ -80,6 +81,5 @@ def test_the_report_states_the_sample_on_screen_and_in_json(tmp_path, capsys):
         assert any("Only a sample was measured: 2 of the 5 validation sequences" in one for one in values["findings"])
         Console(width=200).print(each.render())
         assert "a sample of 2 of 5 sequences" in capsys.readouterr().out
-        path = tmp_path / "report.json"
-        path.write_text(json.dumps(values))
-        assert read_report(path).to_json() == values
+        (tmp_path / "report.json").write_text(render_sealed(values, what="report"))
+        assert read_report(tmp_path).report.to_json() == values

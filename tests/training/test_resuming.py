@@ -127,13 +127,19 @@ def test_whether_a_run_can_be_lengthened_is_known_before_anything_is_prepared(tm
         values = json.loads(identity(trainer={"max_steps": max_steps, "runs_folder": str(tmp_path)})["values"])
         return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
 
+    def check(max_steps, path, **prints):
+        known = json.loads(identity()["fingerprints"]) | prints
+        check_resume(recipe(max_steps), path, fingerprints_of=lambda recipe: known, environment={})
+
     run = start(tmp_path, identity()).run
     write_checkpoint({"retroflow": identity()}, checkpoint_path(run.checkpoints, 9))
     finish(run)
-    check_resume(recipe(12), run.path)
-    check_resume(recipe(12), checkpoint_path(run.checkpoints, 9))
+    check(12, run.path)
+    check(12, checkpoint_path(run.checkpoints, 9))
     with pytest.raises(RecipeError, match="trainer.max_steps: 8 given, and .* has 9 steps done"):
-        check_resume(recipe(8), run.path)
+        check(8, run.path)
+    with pytest.raises(RecipeError, match="belongs to another recipe.*\n.*fingerprint of chunks: .* there, other here"):
+        check(12, run.path, chunks="other")
 
 
 def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_path):

@@ -10,6 +10,7 @@ from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
+from retroflow.store.sealed_json import render_sealed
 from retroflow.training.stored_report import read_report
 
 
@@ -40,7 +41,7 @@ def report():
 
 
 def test_it_is_printed_as_it_was(tmp_path, report):
-    (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
+    (tmp_path / "report.json").write_text(render_sealed(report.to_json(), what="report"))
     stored = read_report(tmp_path)
     assert printed(stored.render()) == printed(report.render()) and "stopped by trainer.max_seconds" in printed(
         stored.render()
@@ -49,7 +50,7 @@ def test_it_is_printed_as_it_was(tmp_path, report):
 
 
 def test_the_sentences_are_those_of_then(tmp_path, report):
-    (tmp_path / "report.json").write_text(json.dumps(report.to_json() | {"findings": ["Said then."]}))
+    (tmp_path / "report.json").write_text(render_sealed(report.to_json() | {"findings": ["Said then."]}, what="report"))
     assert printed(read_report(tmp_path).render()).endswith("Said then.\n")
 
 
@@ -65,7 +66,7 @@ def test_the_sentences_are_those_of_then(tmp_path, report):
     ],
 )
 def test_a_damaged_report_is_told(tmp_path, report, change, message):
-    (tmp_path / "report.json").write_text(json.dumps(report.to_json() | change))
+    (tmp_path / "report.json").write_text(render_sealed(report.to_json() | change, what="report"))
     with pytest.raises(DamagedDataError, match=message):
         read_report(tmp_path)
 
