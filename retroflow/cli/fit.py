@@ -79,6 +79,9 @@ def recipe_of(resumed: Path | None, words: list[str]) -> Path:
         raise RecipeError(
             f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
         )
+    from retroflow.generation.run_description import read_run
+
+    read_run(folder)  # refuses a recipe.yaml that was changed
     return folder / "recipe.yaml"
 
 

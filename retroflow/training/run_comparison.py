@@ -9,7 +9,7 @@ from typing import Any
 from retroflow.errors import RecipeError
 from retroflow.training.resuming import flat
 from retroflow.training.run_folder import RunFolder
-from retroflow.training.runs_overview import last_metrics, read_description, read_object
+from retroflow.training.runs_overview import last_metrics, read_description, read_run_file
 
 Pair = tuple[Any, Any]
 """A value of the first run and that of the second; None where there is none."""
@@ -69,10 +69,10 @@ def compare(first: Path, second: Path) -> Comparison:
 
     Raises:
         RecipeError: one is not a run folder.
-        DamagedDataError: a run.json or report.json cannot be read.
+        DamagedDataError: a run.json or report.json cannot be read, or was changed after it was written.
     """
     described = [_described(folder) for folder in (first, second)]
-    reports = [read_object(file) if (file := RunFolder(folder).report).exists() else {} for folder in (first, second)]
+    reports = [read_run_file(file) if (file := RunFolder(folder).report).exists() else {} for folder in (first, second)]
     artifacts = _differing(*(flat(values.get("fingerprints", {})) for values in described))
     training = _differing(*(flat(values.get("training", {})) for values in reports))
     metrics = _paired(*(last_metrics(folder) for folder in (first, second)))

@@ -12,6 +12,7 @@ from typing import Any
 
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.store.held import is_held
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.run_folder import RunFolder
 
 DEEPEST = 4
@@ -104,7 +105,7 @@ def summarise_run(folder: Path) -> RunSummary:
     """Summarise one run, whatever state its files are in."""
     run, problems = RunFolder(folder), []
     contents = {}
-    for file, read in ((run.description, read_description), (run.report, read_object)):
+    for file, read in ((run.description, read_description), (run.report, read_run_file)):
         try:
             contents[file.name] = read(file) if file.exists() else {}
         except DamagedDataError as error:
@@ -145,13 +146,23 @@ def read_object(file: Path) -> dict[str, Any]:
     return values
 
 
+def read_run_file(file: Path) -> dict[str, Any]:
+    """Read a run.json or report.json, which carry their own SHA-256.
+
+    Raises:
+        DamagedDataError: it cannot be read, or was changed after it was written.
+    """
+    read_object(file)
+    return read_sealed(file, remedy="Restore it.")
+
+
 def read_description(file: Path) -> dict[str, Any]:
     """Read a run.json.
 
     Raises:
-        DamagedDataError: it cannot be read, or has no recipe.
+        DamagedDataError: it cannot be read, was changed after it was written, or has no recipe.
     """
-    values = read_object(file)
+    values = read_run_file(file)
     if not isinstance(values.get("recipe"), dict):
         raise DamagedDataError(f"{file}: not what fit writes (it has no recipe)")
     return values

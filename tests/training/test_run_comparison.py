@@ -1,10 +1,12 @@
 """Two runs beside each other."""
 
 import json
+import math
 
 import pytest
 
 from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.store.sealed_json import render_sealed
 from retroflow.training.run_comparison import compare
 
 
@@ -14,14 +16,15 @@ def make_run(folder, *, k, loss, tokens=100, num_bytes=400, chunks="c", report=T
         "recipe": {"seed": 1, "neighbours": {"k": k}},
         "fingerprints": {"chunks": chunks, "neighbours": f"n{k}"},
     }
-    (folder / "run.json").write_text(json.dumps(described))
+    (folder / "run.json").write_text(render_sealed(described, what="run.json"))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 6, "train/loss": loss}) + "\n")
     if report:
         measured = {"loss": loss, "bits_per_byte": loss / 2}
         values = {"validation": {"on": measured, "off": measured}, "gain_over_off": 0.0, "predicted_tokens": tokens}
-        (folder / "report.json").write_text(
-            json.dumps(values | {"bytes": num_bytes, "training": {"steps": 6, "seed": k}})
-        )
+        values |= {"bytes": num_bytes, "training": {"steps": 6, "seed": k}}
+        if not math.isfinite(loss):  # which no report that fit writes holds
+            values["validation"] = {}
+        (folder / "report.json").write_text(render_sealed(values, what="report.json"))
     return folder
 
 
@@ -68,3 +71,12 @@ def test_what_is_no_run_or_damaged_is_told(tmp_path):
     (run / "report.json").write_text("{")
     with pytest.raises(DamagedDataError, match="report.json: cannot be read as JSON"):
         compare(run, run)
+
+
+@pytest.mark.parametrize(("name", "there", "here"), [("run.json", '"k": 1', '"k": 2'), ("report.json", "2.0", "2.1")])
+def test_a_changed_digit_is_not_compared(tmp_path, name, there, here):
+    first, second = make_run(tmp_path / "a", k=1, loss=2.0), make_run(tmp_path / "b", k=1, loss=2.0)
+    content = (second / name).read_text()
+    (second / name).write_text(content.replace(there, here, 1))
+    with pytest.raises(DamagedDataError, match=f"{name}.: it was changed after it was written"):
+        compare(first, second)

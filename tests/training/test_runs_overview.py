@@ -17,9 +17,12 @@ REPORT = {
 }
 
 
+DESCRIPTION = {"recipe": {"trainer": {"max_steps": 6}}}
+
+
 def make_run(folder, *, report=None, metrics=({"step": 3, "train/loss": 3.0},), steps=(3,), written=1000):
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"recipe": {"trainer": {"max_steps": 6}}}))
+    (folder / "run.json").write_text(render_sealed(DESCRIPTION, what="run"))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     for step in steps:
         (folder / "checkpoints" / f"step-{step:08d}.ckpt").touch()
@@ -99,17 +102,19 @@ def test_a_gain_that_is_nothing_has_no_sign(tmp_path):
         ("run.json", b'{"identity"', "run.json: cannot be read as JSON"),
         ("run.json", b"\xff", "run.json: cannot be read as JSON"),
         ("run.json", b"[]", "run.json: holds no JSON object"),
-        ("run.json", b'{"recipe": 3}', "run.json: not what fit writes (it has no recipe)"),
+        ("run.json", {"recipe": 3}, "run.json: not what fit writes (it has no recipe)"),
         ("run.json", b"[" * 100_000, "run.json: cannot be read as JSON"),
+        ("run.json", b'{"recipe": {}}', 'run.json": it was changed after it was written'),
+        ("report.json", b'{"validation": {}, "sha256": "0"}', 'report.json": it was changed after it was written'),
         ("report.json", b"{}x", "report.json: cannot be read as JSON"),
-        ("report.json", b'{"a": 1}', "report.json: not a report (KeyError"),
-        ("report.json", b'{"validation": [1]}', "report.json: not a report (TypeError"),
-        ("report.json", b'{"validation": {"off": {"loss": "x", "bits_per_byte": 1}}}', "not a report (ValueError"),
+        ("report.json", {"a": 1}, "report.json: not a report (KeyError"),
+        ("report.json", {"validation": [1]}, "report.json: not a report (TypeError"),
+        ("report.json", {"validation": {"off": {"loss": "x", "bits_per_byte": 1}}}, "not a report (ValueError"),
     ],
 )
 def test_damage_is_named_and_hides_no_other_run(tmp_path, name, content, message):
     damaged = make_run(tmp_path / "a" / "0001", report=REPORT)
-    (damaged / name).write_bytes(content)
+    (damaged / name).write_bytes(content if isinstance(content, bytes) else render_sealed(content, what="").encode())
     make_run(tmp_path / "a" / "0002")
     states = {run.folder.name: run.state for run in overview(tmp_path)}
     assert states == {"0001": "damaged", "0002": "unfinished"}
