@@ -1,5 +1,6 @@
 """The proof at the end of a run: a table for people, JSON for everything else, and what it does not show."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -83,7 +84,7 @@ class Report:
         elif steps < max_steps:
             sentences.append(f"Measured after {steps} of {max_steps} steps: the training had not come to its end.")
         if overrides := self.measured.get("overrides"):
-            listed = ", ".join(f"{key}={value}" for key, value in overrides.items())
+            listed = ", ".join(f"{key}={_as_typed(value)}" for key, value in overrides.items())
             sentences.append(f"Measured with other values than the run was trained with: {listed}.")
         return sentences
 
@@ -203,6 +204,11 @@ def _gain_text(gain: float) -> str:
     """A gain with one decimal; what rounds to nothing has no sign."""
     text = f"{gain:.1%}"
     return "0.0%" if text == "-0.0%" else text
+
+
+def _as_typed(value: Any) -> str:
+    """An override's value as it is written on a command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _measure_json(measure: Measure) -> dict[str, float | int]:
