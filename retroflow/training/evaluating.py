@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.components import recipe_schema
-from retroflow.errors import GenerationError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, GenerationError, RecipeError, RetroflowError
 from retroflow.evaluation.report import Report
 from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
 from retroflow.generation.run_description import RunDescription
@@ -19,6 +19,7 @@ from retroflow.pipeline.progress import say
 from retroflow.pipeline.recorded import KINDS, open_recorded
 from retroflow.recipe import Recipe, load
 from retroflow.store.atomic import canonical_json
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.checkpoints import checkpoint_step, read_head
 from retroflow.training.job import make_job
 from retroflow.training.quiet import quiet_lightning
@@ -138,12 +139,21 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
         raise RecipeError(
             f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
         )
+    if output.is_file() and not _is_report(output):
+        raise RecipeError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
         raise RecipeError(f"--output {output}: {reason}; give a file to write")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RetroflowError(f"--output {output}: {folder} cannot be written; choose another folder")
     return True
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        return "report_version" in read_sealed(file, remedy="")
+    except DamagedDataError:
+        return False
 
 
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
@@ -153,7 +163,7 @@ def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[st
     touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)
     if not set(wanted) <= described.fingerprints.keys():
-        asked = ", ".join(filter(None, [asked, "trainer.retrieval=True"]))
+        asked = ", ".join(filter(None, [asked, "trainer.retrieval=true"]))
     missing = ""
     if not asked:
         try:

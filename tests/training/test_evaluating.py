@@ -148,12 +148,16 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
     for output, message in (
         (project.report, "the report.json of a run is of its last step, as it was trained; choose another name"),
         (project.path.with_name("0002") / "report.json", "the report.json of a run is of its last step"),
+        (project.description, "this file exists and is no report of evaluate; choose another name"),
+        (project.path / "metrics.jsonl", "this file exists and is no report"),
         (tmp_path, "is a folder"),
         (tmp_path / "no/where.json", "there is no folder"),
     ):
         code, out, err = retroflow("evaluate", project.path, "seed=2", "--output", output)
         assert (code, out) == (2, "") and message in err
     assert project.report.read_bytes() == before and not list(project.path.glob("report-*"))
+    assert retroflow("evaluate", project.path, "seed=3", "--output", wanted)[0] == 0
+    assert content(wanted)["measured"]["overrides"] == {"seed": 3}
 
 
 def test_somebody_else_s_run_is_evaluated_and_the_report_shown(project, retroflow, monkeypatch, tmp_path):
