@@ -139,7 +139,7 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
         raise RecipeError(
             f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
         )
-    if output.is_file() and not _is_report(output):
+    if output.exists() and not output.is_dir() and not _is_report(output):
         raise RecipeError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
@@ -150,8 +150,8 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
 
 
 def _is_report(file: Path) -> bool:
-    try:
-        return "report_version" in read_sealed(file, remedy="")
+    try:  # a device may never end
+        return file.is_file() and "report_version" in read_sealed(file, remedy="")
     except DamagedDataError:
         return False
 

@@ -29,7 +29,7 @@ class RunSummary:
 
     Attributes:
         folder: of the run.
-        recipe: the recipe's name: runs lie in a folder of its name.
+        recipe: the recipe's name, as run.json has it; without it, the name of the folder above.
         state: "running" (a process works on it), "finished" (trained to its end and judged), "unfinished" (fit
             --resume goes on with it), "failed" (its last loss, or one of its report, is not a finite number), "empty"
             (nothing was trained yet) or "damaged".
@@ -120,7 +120,7 @@ def summarise_run(folder: Path) -> RunSummary:
     steps = _steps(run, report)
     return RunSummary(
         folder=folder,
-        recipe=folder.absolute().parent.name,
+        recipe=str(description.get("name") or folder.absolute().parent.name),
         state="damaged" if problems else _state(run, losses),
         steps=steps,
         max_steps=_whole(_inside(description, "recipe", "trainer", "max_steps")),

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +150,7 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
         (project.report, "the report.json of a run is of its last step, as it was trained; choose another name"),
         (project.path.with_name("0002") / "report.json", "the report.json of a run is of its last step"),
         (project.description, "this file exists and is no report of evaluate; choose another name"),
+        (Path("/dev/zero"), "this file exists and is no report"),
         (project.path / "metrics.jsonl", "this file exists and is no report"),
         (tmp_path, "is a folder"),
         (tmp_path / "no/where.json", "there is no folder"),
