@@ -53,7 +53,11 @@ def test_text_that_only_looks_like_json_is_text(tmp_path):
     [
         ("p.txt", b"\n \n", "has no prompt; write one on every line"),
         ("p.txt", b"\xff\xfe", "cannot be read .*give UTF-8 text"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r'p.jsonl:2: not a JSON object with "prompt" \(it has no "prompt"\)'),
+        (
+            "p.jsonl",
+            b'{"prompt": "a"}\n{"text": "b"}',
+            r'p.jsonl:2: not a JSON object with "prompt" \(it has no "prompt"\)',
+        ),
         ("p.txt", b'{"prompt": "a"}\nb', r'p.txt:2: not a JSON object with "prompt" \(Expecting value'),
         ("p.txt", b'{"text": "a"}\n', r'p.txt:1: .*\(it has no "prompt"\)'),
         ("p.txt", b'a\n{"prompt": "b"}\n', r'p.txt:2: a JSON object with "prompt", and line 1 is plain text'),
