@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError
+from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, words_of
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.progress import Advance, progress, say
@@ -77,8 +77,8 @@ def _read_back(retriever: CheckedRetriever, folder: Path) -> None:
     except DamagedDataError as error:
         cause = error.__cause__ or error
         raise RetrieverError(
-            f"{retriever.owner}: load() cannot read what save() has just written ({type(cause).__name__}: {cause}). "
-            "This is a bug of the retriever, not damage; please report it to its authors."
+            f"{retriever.owner}: load() cannot read what save() has just written ({type(cause).__name__}: "
+            f"{words_of(cause)}). This is a bug of the retriever, not damage; please report it to its authors."
         ) from error
 
 
