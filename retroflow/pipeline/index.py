@@ -72,6 +72,7 @@ def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -
 
 def _read_back(retriever: CheckedRetriever, folder: Path) -> None:
     """Load what this process has just saved: a failure is no damage, and to make it again would not help."""
+    before = _files_with_sizes(folder)
     try:
         retriever.load(folder)
     except DamagedDataError as error:
@@ -80,6 +81,16 @@ def _read_back(retriever: CheckedRetriever, folder: Path) -> None:
             f"{retriever.owner}: load() cannot read what save() has just written ({type(cause).__name__}: "
             f"{words_of(cause)}). This is a bug of the retriever, not damage; please report it to its authors."
         ) from error
+    changed = sorted({name for name, _ in before ^ _files_with_sizes(folder)})
+    if changed:
+        raise RetrieverError(
+            f"{retriever.owner}: load() changed the index that it opened ({', '.join(changed[:3])}), which counts as "
+            "damage. This is a bug of the retriever; please report it to its authors."
+        )
+
+
+def _files_with_sizes(folder: Path) -> set[tuple[str, int]]:
+    return {(path.relative_to(folder).as_posix(), path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
 
 @contextmanager
