@@ -141,6 +141,7 @@ class ReadsAtTheFirstSearch(Right):
 
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
         if getattr(self, "_unread", None) is not None:
+            time.sleep(0.2)  # so that the others are here, too
             unread = self._unread
             self._unread = None
             self.vectors = unread
