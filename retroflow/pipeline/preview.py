@@ -23,7 +23,7 @@ from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
-from retroflow.store.manifest import Manifest, read_manifest
+from retroflow.store.manifest import KINDS, Manifest, read_manifest
 
 READ_SECONDS = 5.0
 """How long a corpus that is not prepared yet is read, to count its text."""
@@ -32,8 +32,6 @@ BYTES_PER_TOKEN = 3.8
 """Of a byte-level BPE trained on the corpus; English and code with 8,192 to 32,768 entries have 3.3 to 4.3."""
 
 _LONGEST_REASON = 120
-
-KINDS = ("chunks", "embeddings", "index", "neighbours")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from retroflow.generation.former_owner import naming_former_owner, retriever_of_
 from retroflow.generation.run_description import RunDescription
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.progress import say
-from retroflow.pipeline.recorded import KINDS, open_recorded
+from retroflow.pipeline.recorded import open_recorded
 from retroflow.recipe import Recipe, load
 from retroflow.store.atomic import canonical_json
+from retroflow.store.manifest import KINDS
 from retroflow.training.checkpoints import checkpoint_step, read_head
 from retroflow.training.job import make_job
 from retroflow.training.quiet import quiet_lightning
