@@ -112,6 +112,8 @@ def test_what_a_retriever_prints_is_not_part_of_the_text(
     code, out, err = retroflow("generate", trained, "--prompt", "in the", "--max-new-tokens", 4, "--json")
     assert code == 0 and json.loads(out)["prompt"] == "in the"
     assert "a plugin says hello\n" in err
+
+
 def test_prompts_given_one_by_one_from_standard_input_and_through_a_pipe_are_one_and_the_same(
     retroflow, trained: Path, tmp_path: Path, monkeypatch
 ) -> None:
