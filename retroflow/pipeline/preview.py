@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, create
+from retroflow.components import CORPORA, create, create_embedder
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.embeddings import new_embedder
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
@@ -136,7 +135,7 @@ def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) 
 
 def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
     try:
-        embedder = new_embedder(recipe.section("embedder"))
+        embedder = create_embedder(recipe.section("embedder"))
         found.dimension = embedder.dimension
         embedder_print = embedder.fingerprint()
     except (RetroflowError, OSError) as error:
