@@ -84,7 +84,7 @@ def evaluate(
     own = run.path / _report_name(record, changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
-        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
+        with requests.at_once("stopped while preparing; the same command continues where it stopped"):
             prepared = _prepared_for(described, recipe, changed)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
         load_weights(job, path)
