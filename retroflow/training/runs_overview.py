@@ -29,7 +29,7 @@ class RunSummary:
 
     Attributes:
         folder: of the run.
-        recipe: the recipe's name: runs lie in a folder of its name.
+        recipe: the recipe's name, as run.json has it; without it, the name of the folder above.
         state: "running" (a process works on it), "finished" (trained to its end and judged), "unfinished" (fit
             --resume continues it), "empty" (nothing was trained yet) or "damaged".
         steps: optimizer steps of its report, else of its newest checkpoint; None if that is not known.
@@ -103,9 +103,11 @@ def overview(folder: Path) -> list[RunSummary]:
 def summarise_run(folder: Path) -> RunSummary:
     """Summarise one run, whatever state its files are in."""
     run, problems = RunFolder(folder), []
-    max_steps, report, losses = None, {}, {}
+    name, max_steps, report, losses = folder.absolute().parent.name, None, {}, {}
     try:
-        max_steps = int(read_run(folder).values["trainer"]["max_steps"]) if run.description.exists() else None
+        if run.description.exists():
+            described = read_run(folder)
+            name, max_steps = described.name, int(described.values["trainer"]["max_steps"])
     except DamagedDataError as error:
         problems.append(str(error))
     try:
@@ -117,7 +119,7 @@ def summarise_run(folder: Path) -> RunSummary:
         problems.append(f'"{run.report}": not a report ({type(error).__name__}: {error})')
     return RunSummary(
         folder=folder,
-        recipe=folder.absolute().parent.name,
+        recipe=name,
         state="damaged" if problems else _state(run),
         steps=_steps(run, report),
         max_steps=max_steps,

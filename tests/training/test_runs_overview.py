@@ -70,6 +70,8 @@ def test_runs_are_listed_with_the_newest_last(tmp_path):
 def test_a_renamed_run_is_a_run_and_so_is_the_folder_given(tmp_path):
     renamed = make_run(tmp_path / "a" / "good")
     assert find_runs(tmp_path) == find_runs(renamed) == [renamed]
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert [run.recipe for run in overview(tmp_path)] == ["a"]
 
 
 def test_a_link_shows_no_run_twice_and_a_loop_ends(tmp_path):
