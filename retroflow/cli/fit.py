@@ -27,7 +27,7 @@ def fit(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the recipe's last unfinished run, or with the one named.")
+        bool, typer.Option("--resume", help="Continue the recipe's last unfinished run, or the one named.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would need and do; make, prepare and download nothing.")

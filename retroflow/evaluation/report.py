@@ -22,7 +22,6 @@ MODES = {
 }
 """How text was retrieved in each row of the table, the table's order."""
 
-
 DEFINITIONS = {
     "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
@@ -42,7 +41,6 @@ class Report:
         overlap: losses by overlap of the chunk with its retrieved text.
         training: how the model was trained: steps, tokens, seconds and the like.
         measured: what was measured with: checkpoint and its SHA-256, step, overrides of the training's recipe.
-        training: steps, tokens, seconds and the like, for the record.
         sample: how many "sequences" were measured, "of" how many of the validation split; None for all of them.
     """
 

@@ -32,6 +32,7 @@ from retroflow.errors import (
 from retroflow.protocols import (
     PROTOCOL_VERSION,
     Capabilities,
+    ChecksVectors,
     Float32Array,
     Int64Array,
     Metric,
@@ -89,12 +90,11 @@ class CheckedRetriever:
             dimension: D.
 
         Raises:
-            RetroflowError: whatever the backend raises in its `check_vectors`, which is optional.
+            RetroflowError: whatever the backend raises in its `check_vectors`, if it is a `ChecksVectors`.
         """
-        check = getattr(self._retriever, "check_vectors", None)
-        if check is not None:
+        if isinstance(self._retriever, ChecksVectors):
             with self._blame("check_vectors()"):
-                check(count, dimension)
+                self._retriever.check_vectors(count, dimension)
 
     def build(self, vectors: VectorSource) -> None:
         """Build the index over vectors [N, D]; N may be 0.

@@ -16,9 +16,10 @@ from retroflow.generation.former_owner import naming_former_owner, retriever_of_
 from retroflow.generation.run_description import RunDescription
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.progress import say
-from retroflow.pipeline.recorded import KINDS, open_recorded
+from retroflow.pipeline.recorded import open_recorded
 from retroflow.recipe import Recipe, load
 from retroflow.store.atomic import canonical_json
+from retroflow.store.manifest import KINDS
 from retroflow.store.sealed_json import read_sealed
 from retroflow.training.checkpoints import checkpoint_step, read_head
 from retroflow.training.job import make_job
@@ -84,7 +85,7 @@ def evaluate(
     own = run.path / _report_name(record, changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
-        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
+        with requests.at_once("stopped while preparing; the same command continues where it stopped"):
             prepared = _prepared_for(described, recipe, changed)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
         load_weights(job, path)

@@ -137,7 +137,7 @@ def test_another_step_gets_a_report_of_its_own_and_the_run_stays_as_finished_as_
         assert retroflow("evaluate", project.path, *words)[0] == 0
         assert not project.report.exists() and not project.is_finished
     code, _, notes = retroflow("fit", "--recipe", "tiny.yaml", "--resume")
-    assert code == 0 and "going on with runs/tiny/0001 from step 2" in notes and project.is_finished
+    assert code == 0 and "continuing runs/tiny/0001 from step 2" in notes and project.is_finished
 
 
 def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retroflow, tmp_path):
