@@ -13,7 +13,9 @@ from retroflow.recipe.schema import RecipeSchema, Section, Slot
 from retroflow.registry import Entry, Registry, blaming
 
 if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
+    from retroflow.embedding.checked import CheckedEmbedder
     from retroflow.protocols import Embedder, Retriever
+    from retroflow.retrieval.checked import CheckedRetriever
 
 RETRIEVERS: "Registry[type[Retriever]]" = Registry(
     "retriever",
@@ -130,3 +132,23 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
     where = f'{registry.kind} "{name}" of {registry.origin(name)}'
     with blaming(f"{where} could not be made", registry.entry(name)):
         return bind(component, given | derived, where=where, key=registry.kind)
+
+
+def create_embedder(options: Mapping[str, Any]) -> "CheckedEmbedder":
+    """Make the embedder that a recipe's block names, behind the checks of its answers; raises as `create`."""
+    from retroflow.embedding.checked import CheckedEmbedder
+
+    name = options["name"]
+    return CheckedEmbedder(create(EMBEDDERS, options), name=name, entry=EMBEDDERS.entry(name))
+
+
+def create_retriever(options: Mapping[str, Any]) -> "CheckedRetriever":
+    """Make the retriever that a recipe's block names, without an index, behind its checks; raises as `create`."""
+    from retroflow.retrieval.checked import CheckedRetriever
+
+    return CheckedRetriever(create(RETRIEVERS, options), owner=owner_of_retriever(options["name"]))
+
+
+def owner_of_retriever(name: str) -> str:
+    """A retriever with its distribution, as messages and a saved index have it: "annoy (retroflow-annoy 0.1.0)"."""
+    return f"{name} ({RETRIEVERS.origin(name)})"

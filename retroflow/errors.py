@@ -14,10 +14,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory, of the machine or of a GPU, was not enough."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    text = str(error).lower()
+    text = words_of(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
     )
+
+
+def words_of(error: BaseException) -> str:
+    """Return str(error), or a substitute where a plugin's exception class cannot make it."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its message cannot be shown: {type(broken).__name__} in __str__)"
 
 
 class RetroflowError(Exception):

@@ -85,9 +85,7 @@ class Retriever(Protocol):
     non-finite, wrongly shaped and empty-k input before any of these methods runs, hands `search` C-contiguous
     float32, never asks an empty index or with zero queries, and checks the answer.
 
-    A retriever may also have `check_vectors(count, dimension)`, which raises RecipeError where its options cannot index
-    so many vectors of that width. `prepare` calls it before it makes anything, when the count is None, and again before
-    it embeds.
+    One whose options do not fit every number or width of vectors is a `ChecksVectors`, too.
     """
 
     capabilities: Capabilities
@@ -114,6 +112,18 @@ class Retriever(Protocol):
         That is above all the version of the library it calls: {"version": "1.15"}. Its options (all but those of
         `search`), and name and version of the distribution that a plugin comes from, are added by the caller. The
         answer must be the same in every process: no time, no process id, no `hash` of a string.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksVectors(Protocol):
+    """A retriever that knows before it builds whether it can."""
+
+    def check_vectors(self, count: int | None, dimension: int) -> None:
+        """Raise RecipeError where the options cannot index `count` vectors of width `dimension`.
+
+        `prepare` calls it before it makes anything, when the count is None, and again before it embeds.
         """
         ...
 

@@ -28,6 +28,7 @@ from retroflow.errors import (
     MissingExtraError,
     RetroflowError,
     UnknownComponentError,
+    words_of,
 )
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.\w+)*:\w+(\.\w+)*")
@@ -127,7 +128,7 @@ class Registry(Generic[T]):
             if isinstance(error, ModuleNotFoundError) and error.name and not is_installed(error.name):
                 library = error.name.partition(".")[0]
                 raise BrokenPluginError(f"{where}: {self.describe_missing_library(name, [library])}") from error
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
+            reason = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ").removesuffix(".")
             if isinstance(error, MemoryError):
                 reason = f"there is not enough memory to load it ({reason})"
             raise BrokenPluginError(f"{where}: {reason}. {_advice(entry, error)}") from error
@@ -257,13 +258,13 @@ def blaming(failure: str, entry: Entry) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr if entry.is_plugin else sys.stdout):
             yield
-    except (RetroflowError, KeyboardInterrupt, GeneratorExit):
+    except (RetroflowError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or not (entry.is_plugin or isinstance(error, MemoryError)):
             raise
-        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        reason = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
         if isinstance(error, MemoryError):
             reason = f"there is not enough memory for what its options ask for ({reason})"
         raise ComponentError(f"{failure}: {reason}") from error

@@ -117,6 +117,13 @@ def test_a_name_that_is_none_is_passed_over_and_hurts_nobody(install: Install, n
     assert sentence in str(raised.value)
 
 
+def test_an_error_that_cannot_be_shown_names_the_plugin_all_the_same(install: Install) -> None:
+    source = "class Wordless(Exception):\n    def __str__(self): raise ValueError\nraise Wordless\n"
+    install("mute", "mute", "mute_module:A", source)
+    with pytest.raises(BrokenPluginError, match=r'"mute" of mute 1.2 cannot be loaded .*: Wordless: \(its message'):
+        make().get("mute")
+
+
 def test_a_distribution_found_twice_is_one_owner(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +138,7 @@ def test_a_distribution_found_twice_is_one_owner(
 BROKEN = {
     "raise ValueError('no')": "ValueError: no. Ask its authors; if you do not need it: pip uninstall broken",
     "import sys; sys.exit(3)": "SystemExit: 3. Ask its authors",
+    "raise GeneratorExit": "GeneratorExit. Ask its authors",
     "import sys; sys.exit(0)": "SystemExit: 0. Ask its authors",
     "raise BaseException": "BaseException. Ask its authors",
     "raise OSError(2, 'gone')": "FileNotFoundError: [Errno 2] gone. Ask its authors",

@@ -25,6 +25,7 @@ def clean(
     """List artifacts that no run needs and what killed commands have left, with sizes; remove them with --yes."""
     from retroflow.pipeline.progress import say
     from retroflow.training.clean_up import remove, survey
+    from retroflow.training.sizes import disk_size
 
     folders = runs or [Path("runs")]
     found = survey(artifacts, folders, recipe or [])
@@ -38,17 +39,10 @@ def clean(
         gone.append(str(leftover.path))
         freed += leftover.num_bytes
         if not as_json:
-            print(f"{_written(leftover.num_bytes):>9}  {leftover.path}  ({leftover.reason})", flush=True)
+            print(f"{disk_size(leftover.num_bytes):>9}  {leftover.path}  ({leftover.reason})", flush=True)
     if as_json:
         print(json.dumps(found.to_json() | {"removed": gone if yes else []}, indent=2, ensure_ascii=False))
     elif not gone:
         print("nothing to remove")
     else:
-        print(f"{_written(freed):>9}  together" + (", removed" if yes else "; --yes removes them"))
-
-
-def _written(num_bytes: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes} B"
+        print(f"{disk_size(freed):>9}  together" + (", removed" if yes else "; --yes removes them"))

@@ -125,6 +125,6 @@ def _print_usage_error(error: BaseException, message: str, words: Sequence[str])
     context = getattr(error, "ctx", None)
     hint = f" Try: {context.command_path} --help" if context is not None else ""
     recipes = [word for word in words if word.endswith((".yaml", ".yml"))]
-    if "--recipe" in message and recipes:
+    if "--recipe" in message and recipes and "--recipe" not in words:  # or the command has no such option
         hint = f" Write: --recipe {recipes[0]}"
     print_error((message if message.endswith((".", "?")) else f"{message}.") + hint)

@@ -27,7 +27,7 @@ def fit(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the recipe's last unfinished run, or with the one named.")
+        bool, typer.Option("--resume", help="Continue the recipe's last unfinished run, or the one named.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would need and do; make, prepare and download nothing.")
@@ -79,6 +79,9 @@ def recipe_of(resumed: Path | None, words: list[str]) -> Path:
         raise RecipeError(
             f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
         )
+    from retroflow.generation.run_description import read_run
+
+    read_run(folder)  # refuses a recipe.yaml that was changed
     return folder / "recipe.yaml"
 
 

@@ -102,6 +102,8 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
         )
         opened = open_model(folder, device=device, checkpoint=checkpoint)
         retriever = open_database(opened, database, retrieval=retrieval, say=say)
+        if retriever and neighbours and neighbours > len(retriever):
+            raise RecipeError(f"--neighbours: {neighbours} given; the database has {len(retriever):,} chunks.")
         options = replace(options, num_neighbours=neighbours or opened.num_neighbours)
         texts, reading = [each.text for each in prompts], ReadingLines(say)
         pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retroflow.pipeline.sharing import Sharing
     from retroflow.recipe import Recipe
 
-_KEPT = "what is complete is kept, and the same command goes on from there."
+_KEPT = "what is complete is kept, and the same command continues from there."
 
 
 def prepare(

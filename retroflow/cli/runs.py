@@ -46,10 +46,11 @@ def list_runs(
 @app.command("compare")
 def compare(first: RunFolder, second: RunFolder, as_json: AsJson = False) -> None:
     """Lay two runs side by side: what differs in their recipes, and what was measured."""
+    from retroflow.store.sealed_json import strict_json
     from retroflow.training.run_comparison import compare as compare_runs
 
     comparison = compare_runs(first, second)
-    print(json.dumps(comparison.to_json(), ensure_ascii=False) if as_json else "\n".join(comparison.lines()))
+    print(strict_json(comparison.to_json(), what="the last metrics") if as_json else "\n".join(comparison.lines()))
 
 
 @app.command("report")

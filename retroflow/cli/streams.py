@@ -1,5 +1,6 @@
 """The standard streams: made ready before a command runs, and stdout kept for results."""
 
+import ctypes
 import faulthandler
 import io
 import os
@@ -67,13 +68,45 @@ def ready_streams() -> None:
 
 @contextmanager
 def only_results_on_stdout() -> Iterator[None]:
-    """Send to stderr what plugins and libraries print meanwhile; `print_result` still reaches stdout."""
-    token = _stdout_of_results.set(result_stream())
+    """Send to stderr what plugins and libraries print meanwhile; `print_result` still reaches stdout.
+
+    What native code writes goes there, too: it knows nothing but descriptor 1.
+    """
+    with _descriptor_1_at_stderr(result_stream()) as results:
+        token = _stdout_of_results.set(results)
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            _stdout_of_results.reset(token)
+
+
+@contextmanager
+def _descriptor_1_at_stderr(stdout: TextIO) -> Iterator[TextIO]:
+    """Yield a stream to where stdout leads, while descriptor 1 leads to stderr; stdout itself if it has another one."""
     try:
-        with redirect_stdout(sys.stderr):
-            yield
+        is_descriptor_1 = stdout.fileno() == 1 and isinstance(stdout, io.TextIOWrapper)
+    except (OSError, ValueError, AttributeError):
+        is_descriptor_1 = False
+    if not is_descriptor_1:
+        yield stdout
+        return
+    stdout.flush()
+    kept = os.dup(1)
+    results = _NamedStdout(os.fdopen(kept, "wb"), stdout.encoding, stdout.errors, line_buffering=True)
+    os.dup2(2, 1)
+    try:
+        yield results
     finally:
-        _stdout_of_results.reset(token)
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # or what native code printed would leave its buffer only after this
+        os.dup2(kept, 1)
+        try:
+            results.flush()
+        finally:
+            with open(os.devnull, "wb") as nothing:  # what could not be written must not be tried again
+                os.dup2(nothing.fileno(), kept)
+            results.close()
 
 
 def result_stream() -> TextIO:

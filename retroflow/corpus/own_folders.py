@@ -8,9 +8,9 @@ import re
 from collections.abc import Container
 
 from retroflow.store.artifact import LOCKS_FOLDER
-from retroflow.store.manifest import MANIFEST_NAME
+from retroflow.store.manifest import MANIFEST_NAME, NAME
 
-ARTIFACT = re.compile(r"((?:chunks|embeddings|index|neighbours)-[0-9a-f]{16})(?:\.partial|\.pieces)?")
+ARTIFACT = re.compile(rf"({NAME})(?:\.partial|\.pieces|\.removed)?")
 
 
 def is_own_folder(folder: str, names: Container[str]) -> bool:

@@ -99,16 +99,17 @@ def measure(
     first_chunk, done, num_bytes = 0, 0, 0
     for batch in batches:
         nats = losses(batch).double().cpu().numpy()  # [b, n]
-        predicted = (batch.targets != _NOT_PREDICTED).cpu().numpy()
+        predicted = (batch.targets != _NOT_PREDICTED).cpu().numpy().astype(np.int64)
         num_rows, length = nats.shape
         if starts is None:
             of_rows = first_chunk + np.arange(num_rows) * (length // chunk_length)
         else:
             of_rows = starts[done : done + num_rows]
         # Position t predicts token t + 1, which opens the next chunk when t is the last position of its own.
-        chunks = of_rows[:, None] + (np.arange(length) + 1) // chunk_length  # [b, n]
-        np.add.at(chunk_nats, chunks, nats)
-        np.add.at(chunk_tokens, chunks, predicted)
+        edges = np.arange(-1, length, chunk_length).clip(0)  # [l + 1], where the positions of a chunk begin
+        chunks = of_rows[:, None] + np.arange(len(edges))  # [b, l + 1]
+        np.add.at(chunk_nats, chunks, np.add.reduceat(nats, edges, axis=1))
+        np.add.at(chunk_tokens, chunks, np.add.reduceat(predicted, edges, axis=1))
         first_chunk += num_rows * length // chunk_length
         done += num_rows
         num_bytes += int(batch.num_bytes.sum())

@@ -1,5 +1,6 @@
 """The proof at the end of a run: a table for people, JSON for everything else, and what it does not show."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +22,6 @@ MODES = {
 }
 """How text was retrieved in each row of the table, the table's order."""
 
-
 DEFINITIONS = {
     "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
@@ -41,7 +41,6 @@ class Report:
         overlap: losses by overlap of the chunk with its retrieved text.
         training: how the model was trained: steps, tokens, seconds and the like.
         measured: what was measured with: checkpoint and its SHA-256, step, overrides of the training's recipe.
-        training: steps, tokens, seconds and the like, for the record.
         sample: how many "sequences" were measured, "of" how many of the validation split; None for all of them.
     """
 
@@ -83,7 +82,7 @@ class Report:
         elif steps < max_steps:
             sentences.append(f"Measured after {steps} of {max_steps} steps: the training had not come to its end.")
         if overrides := self.measured.get("overrides"):
-            listed = ", ".join(f"{key}={value}" for key, value in overrides.items())
+            listed = ", ".join(f"{key}={_as_typed(value)}" for key, value in overrides.items())
             sentences.append(f"Measured with other values than the run was trained with: {listed}.")
         return sentences
 
@@ -203,6 +202,11 @@ def _gain_text(gain: float) -> str:
     """A gain with one decimal; what rounds to nothing has no sign."""
     text = f"{gain:.1%}"
     return "0.0%" if text == "-0.0%" else text
+
+
+def _as_typed(value: Any) -> str:
+    """An override's value as it is written on a command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _measure_json(measure: Measure) -> dict[str, float | int]:

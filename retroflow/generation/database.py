@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from retroflow.components import EMBEDDERS, RETRIEVERS, create
+from retroflow.components import create_embedder, create_retriever
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
 from retroflow.embedding.checked import CheckedEmbedder
@@ -213,7 +213,7 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
     block = _block_of(folder, manifest, given)
     distribution = manifest.inputs["embedder"].get("distribution", "")
     with naming_former_owner("embedder", f"{block['name']} ({distribution})"):
-        embedder = CheckedEmbedder(create(EMBEDDERS, block), name=block["name"], entry=EMBEDDERS.entry(block["name"]))
+        embedder = create_embedder(block)
     if embedder.fingerprint() != manifest.inputs["embedder"]:
         raise GenerationError(
             f'--database: the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
@@ -227,7 +227,6 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
 def _open_retriever(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedRetriever:
     block = _block_of(folder, manifest, given)
     with naming_former_owner("retriever", owner_of_index(folder)):
-        owner = f"{block['name']} ({RETRIEVERS.origin(block['name'])})"
-        retriever = CheckedRetriever(create(RETRIEVERS, block), owner=owner)
+        retriever = create_retriever(block)
     retriever.load(folder / INDEX_FOLDER)
     return retriever

@@ -74,7 +74,7 @@ def load_exported(folder: Path) -> Exported:
     """
     folder = Path(folder)
     name, values = read_config(folder)
-    origin = _read_origin(folder)
+    origin = read_origin(folder)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.fingerprint() != origin.tokenizer:
         raise DamagedDataError(
@@ -89,7 +89,13 @@ def load_exported(folder: Path) -> Exported:
     return Exported(load_weights(model, folder), tokenizer, origin)
 
 
-def _read_origin(folder: Path) -> Origin:
+def read_origin(folder: Path) -> Origin:
+    """Read where an exported model comes from.
+
+    Raises:
+        GenerationError: the folder has no retroflow.json.
+        DamagedDataError: it, or the tokenizer beside it, is missing or changed.
+    """
     file = folder / DESCRIPTION_FILE
     if not file.is_file():
         raise GenerationError(

@@ -141,12 +141,16 @@ def _json_object(line: str) -> dict[str, Any] | None:
 
 def _prompt_of(line: PlacedPrompt) -> str:
     try:
-        prompt = json.loads(line.text, object_pairs_hook=_without_repeats)["prompt"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        values = json.loads(line.text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        if not isinstance(values, dict):
+            raise ValueError("it is no object")
+        if "prompt" not in values:
+            raise ValueError('it has no "prompt"')
+    except (ValueError, RecursionError) as error:
         raise GenerationError(
-            f'{line.where}: not a JSON object with "prompt" ({reason}); write {{"prompt": "..."}} on every line.'
+            f'{line.where}: not a JSON object with "prompt" ({error}); write {{"prompt": "..."}} on every line.'
         ) from error
+    prompt = values["prompt"]
     if not isinstance(prompt, str) or not prompt:
         raise GenerationError(
             f'{line.where}: "prompt" is {json.dumps(prompt)}; a text of at least one character is needed.'
@@ -160,3 +164,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f'"{next(name for name in names if names.count(name) > 1)}" is given twice')
     return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -142,7 +142,7 @@ def _check_recipe(file: Path, written: str) -> None:
     here, there = (each[number].strip() if number < len(each) else "nothing" for each in (found, lines))
     raise DamagedDataError(
         f'"{file}", line {number + 1}: it was changed after the training: "{here}" there, "{there}" in {RUN_FILE}. '
-        "Restore the line; to evaluate with other values give them on the command line."
+        "Restore the line; give other values on the command line."
     )
 
 

@@ -1,14 +1,12 @@
 """Stage 2: chunks -> text -> embeddings, float16."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.components import EMBEDDERS, create
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import InvalidVectorsError
@@ -96,16 +94,6 @@ class EmbeddingStage:
     def _make(self, split: str, rows: slice) -> dict[str, Array]:
         vectors = self._embedder.embed(chunk_texts(self._stores[split], self._tokenizer, rows))
         return {f"{split}/embeddings.npy": _half(vectors, self._embedder.owner, split, rows.start)}
-
-
-def new_embedder(options: Mapping[str, Any]) -> CheckedEmbedder:
-    """Make the embedder of a recipe's section.
-
-    Raises:
-        RetroflowError: as `create`.
-    """
-    name = options["name"]
-    return CheckedEmbedder(create(EMBEDDERS, options), name=name, entry=EMBEDDERS.entry(name))
 
 
 def _keep_embedder(

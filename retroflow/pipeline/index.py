@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError
+from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, words_of
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.progress import Advance, progress, say
@@ -72,14 +72,25 @@ def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -
 
 def _read_back(retriever: CheckedRetriever, folder: Path) -> None:
     """Load what this process has just saved: a failure is no damage, and to make it again would not help."""
+    before = _files_with_sizes(folder)
     try:
         retriever.load(folder)
     except DamagedDataError as error:
         cause = error.__cause__ or error
         raise RetrieverError(
-            f"{retriever.owner}: load() cannot read what save() has just written ({type(cause).__name__}: {cause}). "
-            "This is a bug of the retriever, not damage; please report it to its authors."
+            f"{retriever.owner}: load() cannot read what save() has just written ({type(cause).__name__}: "
+            f"{words_of(cause)}). This is a bug of the retriever, not damage; please report it to its authors."
         ) from error
+    changed = sorted({name for name, _ in before ^ _files_with_sizes(folder)})
+    if changed:
+        raise RetrieverError(
+            f"{retriever.owner}: load() changed the index that it opened ({', '.join(changed[:3])}), which counts as "
+            "damage. This is a bug of the retriever; please report it to its authors."
+        )
+
+
+def _files_with_sizes(folder: Path) -> set[tuple[str, int]]:
+    return {(path.relative_to(folder).as_posix(), path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
 
 @contextmanager

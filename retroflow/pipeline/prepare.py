@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, create
+from retroflow.components import CORPORA, create, create_embedder
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -17,7 +17,7 @@ from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.pipeline import fingerprint
 from retroflow.pipeline.chunks import ChunkStage, warn_of_few_tokens
-from retroflow.pipeline.embeddings import EmbeddingStage, new_embedder
+from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
@@ -166,7 +166,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         return prepared_of(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
-    embedder = new_embedder(recipe.section("embedder"))
+    embedder = create_embedder(recipe.section("embedder"))
     retriever = RecipeRetriever(recipe.section("retriever"))
     made = retriever.new()
     made.fingerprint()
@@ -203,7 +203,7 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
     names = {"chunks": fingerprint_of(_chunks_inputs(corpus, given_tokenizer(recipe, data), data))}
     if not recipe.values.get("trainer", {}).get("retrieval", True):
         return names
-    embedder = new_embedder(recipe.section("embedder"))
+    embedder = create_embedder(recipe.section("embedder"))
     names["embeddings"] = fingerprint_of(fingerprint.embeddings_inputs(names["chunks"], embedder.fingerprint()))
     retriever, options = RecipeRetriever(recipe.section("retriever")), NeighbourOptions(**recipe.section("neighbours"))
     names["index"] = fingerprint_of(retriever.index_inputs(names["embeddings"]))

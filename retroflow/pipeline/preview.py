@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, create
+from retroflow.components import CORPORA, create, create_embedder
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
 from retroflow.pipeline import fingerprint
-from retroflow.pipeline.embeddings import new_embedder
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
-from retroflow.store.manifest import Manifest, read_manifest
+from retroflow.store.manifest import KINDS, Manifest, read_manifest
 
 READ_SECONDS = 5.0
 """How long a corpus that is not prepared yet is read, to count its text."""
@@ -32,8 +31,6 @@ BYTES_PER_TOKEN = 3.8
 """Of a byte-level BPE trained on the corpus; English and code with 8,192 to 32,768 entries have 3.3 to 4.3."""
 
 _LONGEST_REASON = 120
-
-KINDS = ("chunks", "embeddings", "index", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) 
 
 def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
     try:
-        embedder = new_embedder(recipe.section("embedder"))
+        embedder = create_embedder(recipe.section("embedder"))
         found.dimension = embedder.dimension
         embedder_print = embedder.fingerprint()
     except (RetroflowError, OSError) as error:

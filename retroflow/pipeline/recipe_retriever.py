@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import RETRIEVERS, create
+from retroflow.components import RETRIEVERS, create_retriever, owner_of_retriever
 from retroflow.pipeline import fingerprint
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import INDEX_FOLDER
@@ -26,7 +26,7 @@ class RecipeRetriever:
         self.options = options
         self.search_options: object = options.get("search")
         self.distribution = RETRIEVERS.origin(options["name"])
-        self.owner = f"{options['name']} ({self.distribution})"
+        self.owner = owner_of_retriever(options["name"])
 
     def new(self) -> CheckedRetriever:
         """Make it, without an index.
@@ -34,7 +34,7 @@ class RecipeRetriever:
         Raises:
             RetroflowError: whatever `create` refuses.
         """
-        return CheckedRetriever(create(RETRIEVERS, self.options), owner=self.owner)
+        return create_retriever(self.options)
 
     def load(self, index: Path) -> CheckedRetriever:
         """Make it and open an index artifact."""

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from retroflow.pipeline.prepare import Prepared, Stage, prepared_of
 from retroflow.store.artifact import check_parents, open_artifact, parent_of
-
-KINDS = ("chunks", "embeddings", "index", "neighbours")
-"""In the order in which they are made, each from those before it."""
+from retroflow.store.manifest import KINDS
 
 
 def open_recorded(folder_of: Callable[[str], Path], kinds: Iterable[str]) -> Prepared:

@@ -279,7 +279,7 @@ def _wait(folder: Path, work: Work, places: Mapping[Key, int], sharing: Sharing,
                 raise Unfinished(
                     f"{folder.name}: share {shard} is done; {len(missing)} of {len(places)} blocks are missing, of "
                     f"{_shares(missing, places, shard.count)} ({since}). Run the same command with --shard for those, "
-                    "then this one again: it goes on here. Shares that run at the same time wait for each other."
+                    "then this one again: it continues here. Shares that run at the same time wait for each other."
                 )
             time.sleep(min(poll, max(0.0, deadline - time.monotonic())))
             poll = min(poll * 1.5, LONGEST_POLL)

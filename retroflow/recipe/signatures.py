@@ -100,6 +100,9 @@ def _block(definition: Definition, derived: frozenset[str], depth: int) -> Block
         # What a test injects is no option: `_client: Client | None = None`.
         if parameter.name in derived or (parameter.name.startswith("_") and parameter.default is not None):
             continue
+        if parameter.name == "name" and depth == 0:
+            text = f'{_name(definition.node)} has the parameter "name", by which recipes name the component; rename it'
+            raise _refused(parameter, text)
         options[parameter.name] = _option(parameter, _name(definition.node), depth)
     return Block(options)
 

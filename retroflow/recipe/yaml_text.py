@@ -86,14 +86,15 @@ def read_file(path: Path, problems: Problems, *, said: Origin | None = None) -> 
     """
     place = f"{said}: extends: " if said else ""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise RecipeError(f"{place}{path} is larger than {MAX_FILE_BYTES // 1024} KB; it is not a recipe.")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)  # a device or a pipe may never end
     except FileNotFoundError:
         raise RecipeError(f"{place}There is no recipe at {path}.{_offer(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"{place}The recipe {path} cannot be read: {reason}.") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise RecipeError(f"{place}{path} is larger than {MAX_FILE_BYTES // 1024} KB; it is not a recipe.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

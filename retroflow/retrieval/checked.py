@@ -27,10 +27,12 @@ from retroflow.errors import (
     RetrieverError,
     RetroflowError,
     is_out_of_memory,
+    words_of,
 )
 from retroflow.protocols import (
     PROTOCOL_VERSION,
     Capabilities,
+    ChecksVectors,
     Float32Array,
     Int64Array,
     Metric,
@@ -88,12 +90,11 @@ class CheckedRetriever:
             dimension: D.
 
         Raises:
-            RetroflowError: whatever the backend raises in its `check_vectors`, which is optional.
+            RetroflowError: whatever the backend raises in its `check_vectors`, if it is a `ChecksVectors`.
         """
-        check = getattr(self._retriever, "check_vectors", None)
-        if check is not None:
+        if isinstance(self._retriever, ChecksVectors):
             with self._blame("check_vectors()"):
-                check(count, dimension)
+                self._retriever.check_vectors(count, dimension)
 
     def build(self, vectors: VectorSource) -> None:
         """Build the index over vectors [N, D]; N may be 0.
@@ -237,7 +238,7 @@ class CheckedRetriever:
                     raise
                 raise DamagedDataError(
                     f'{self.owner} cannot read the index in "{folder}" (written by {written_by}): '
-                    f"{type(error).__name__}: {error}. Delete the artifact and run `retroflow prepare` again."
+                    f"{_described(error)}. Delete the artifact and run `retroflow prepare` again."
                 ) from error
 
     def _check_process(self) -> None:
@@ -258,7 +259,7 @@ class CheckedRetriever:
         """
         try:
             yield
-        except (KeyboardInterrupt, GeneratorExit):
+        except KeyboardInterrupt:
             raise
         except RetroflowError as error:
             known = type(error) in (RecipeError, RetrieverError, MissingExtraError, RetroflowError)
@@ -306,6 +307,10 @@ def _check_protocol(retriever: object, owner: str) -> None:
             f'{owner}: capabilities.metric is "{capabilities.metric}"; allowed: {" and ".join(get_args(Metric))}. '
             "A cosine is the inner product of vectors of length 1."
         )
+    for name in ("exact", "deterministic", "fork_safe", "add", "remove"):
+        value = getattr(capabilities, name)
+        if not isinstance(value, bool):
+            raise RetrieverError(f"{owner}: capabilities.{name} is {value!r}; allowed: True and False.")
     if capabilities.queried_by != "vectors":
         raise RetrieverError(f'{owner}: a retriever queried by "{capabilities.queried_by}" is not supported yet.')
 
@@ -315,7 +320,7 @@ def _is_state_of_the_disk(error: BaseException) -> bool:
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
 
 
 def _checked_k(k: SupportsIndex) -> int:
@@ -361,8 +366,8 @@ def _fault_of_answer(answer: object, shape: tuple[int, int], count: int) -> str 
 
 
 def _fault_of_array(array: object, name: str, dtype: type, shape: tuple[int, int]) -> str | None:
-    if not isinstance(array, np.ndarray):
-        return f"{name} must be a numpy array, not {type(array).__name__}"
+    if not isinstance(array, np.ndarray) or isinstance(array, np.matrix | np.ma.MaskedArray):
+        return f"{name} must be a plain numpy array, not {type(array).__name__}"
     if array.dtype != dtype:
         return f"{name} must be {np.dtype(dtype).name}, not {array.dtype}"
     if array.shape != shape:

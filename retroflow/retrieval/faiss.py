@@ -74,7 +74,7 @@ class FaissRetriever:
         )
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
-        """Refuse a factory string of which faiss makes no index for N vectors of width D; N is None if unknown."""
+        """Refuse a factory string that faiss makes no index of for N vectors of width D; N is None if unknown."""
         if self._build.factory == "auto":
             return
         lists = faiss.try_extract_index_ivf(_empty_index(self._build.factory, dimension, self._build))
@@ -231,7 +231,7 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
     except RuntimeError as error:
         reason = str(error).partition(".cpp:")[2].partition(": ")[2] or error
         raise RecipeError(
-            f'retriever.build.factory is "{factory}", of which faiss makes no index for vectors of width {dimension}: '
+            f'retriever.build.factory is "{factory}"; faiss makes no such index for vectors of width {dimension}: '
             f'{reason}. Use "auto", or see https://github.com/facebookresearch/faiss/wiki/The-index-factory.'
         ) from error
 

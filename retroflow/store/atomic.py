@@ -107,7 +107,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             message = (
                 f'"{folder}": no space is left there ({error.strerror}). Free some, or give another disk with '
-                "data.artifacts_folder=FOLDER; what is complete is kept, and the same command goes on from there."
+                "data.artifacts_folder=FOLDER; what is complete is kept, and the same command continues from there."
             )
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             place = error.filename or folder

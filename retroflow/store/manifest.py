@@ -14,9 +14,14 @@ from typing import Any
 from retroflow.errors import DamagedDataError
 from retroflow.store.atomic import canonical_json, write_file
 
+KINDS = ("chunks", "embeddings", "index", "neighbours")
+"""Of artifacts, in the order in which they are made, each from those before it."""
+
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 FINGERPRINT_DIGITS = 16
+NAME = rf"(?:{'|'.join(KINDS)})-[0-9a-f]{{{FINGERPRINT_DIGITS}}}"
+"""Regular expression of the name of an artifact's folder."""
 
 
 @dataclass(frozen=True)

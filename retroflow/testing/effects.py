@@ -4,14 +4,17 @@ Printing, global random generators, the current folder, the environment; files w
 """
 
 import ctypes
+import gc
+import logging
 import os
 import random
 import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ import numpy as np
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATH_ARGUMENT = {"open": 0, "os.mkdir": 0, "os.rename": 1, "os.symlink": 1, "os.link": 1}  # of the file made
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ENVIRONMENT = dict(os.environ)  # before a component has been made
 
 _watching: dict[int, Callable[[str, tuple[Any, ...]], None]] = {}  # by thread; an audit hook cannot be taken away
 _installed = threading.Event()
@@ -32,8 +38,15 @@ def state_of_process() -> dict[str, object]:
         "the state of numpy.random": (numpy_state["key"].tobytes(), numpy_state["pos"]),
         "the current folder": os.getcwd(),
         "numpy.seterr": np.geterr(),
-        "what a signal does": (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)),
+        "what a signal does": [signal.getsignal(number) for number in _SIGNALS],
         "os.environ": dict(os.environ),
+        "the umask": _umask(),
+        "sys.path": list(sys.path),
+        "sys.stdout": sys.stdout,
+        "the recursion limit": sys.getrecursionlimit(),
+        "whether garbage is collected": gc.isenabled(),
+        "warnings.filters": list(warnings.filters),
+        "the root logger's level": logging.getLogger().level,
     }
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -42,6 +55,58 @@ def state_of_process() -> dict[str, object]:
         state["torch's default dtype"] = torch.get_default_dtype()
         state["whether torch keeps gradients"] = torch.is_grad_enabled()
     return state
+
+
+@contextmanager
+def unusual_settings(folder: Path) -> Iterator[None]:
+    """Give settings values that no library asks for, and put them back afterwards.
+
+    What is set at every call, and was set by an earlier one, would otherwise look as if nothing had changed.
+
+    Args:
+        folder: becomes the current folder.
+    """
+    torch = sys.modules.get("torch")
+    logger = logging.getLogger()
+    environment, mask, limit, collected, level = (
+        dict(os.environ),
+        _umask(),
+        sys.getrecursionlimit(),
+        gc.isenabled(),
+        logger.level,
+    )
+    of_torch = (torch.get_num_threads(), torch.is_grad_enabled()) if torch else None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = [signal.getsignal(number) for number in _SIGNALS]
+    with (
+        chdir(folder),
+        np.errstate(divide="ignore", over="warn", under="ignore", invalid="warn"),
+        warnings.catch_warnings(),
+    ):
+        warnings.resetwarnings()
+        _set_environment(_ENVIRONMENT)
+        os.umask(0o026)
+        sys.setrecursionlimit(limit + 1)
+        gc.enable()
+        logger.setLevel(logging.WARNING + 3)
+        if torch:
+            torch.set_num_threads(3)
+            torch.set_grad_enabled(True)
+        for number in _SIGNALS if in_main_thread else ():
+            signal.signal(number, lambda *_: None)
+        try:
+            yield
+        finally:
+            _set_environment(environment)
+            os.umask(mask)
+            sys.setrecursionlimit(limit)
+            (gc.enable if collected else gc.disable)()
+            logger.setLevel(level)
+            if torch and of_torch:
+                torch.set_num_threads(of_torch[0])
+                torch.set_grad_enabled(of_torch[1])
+            for number, handler in zip(_SIGNALS, handlers, strict=True) if in_main_thread else ():
+                signal.signal(number, handler)
 
 
 def draw_from_global_generators() -> None:
@@ -57,6 +122,18 @@ def changed_since(before: dict[str, object]) -> list[str]:
     """Name what differs from an earlier `state_of_process`."""
     after = state_of_process()
     return [name for name, value in before.items() if after[name] != value]
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _set_environment(environment: dict[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 @contextmanager

@@ -12,7 +12,13 @@ import pytest
 from retroflow.errors import RetroflowError
 from retroflow.protocols import Embedder
 from retroflow.testing.case import doing
-from retroflow.testing.effects import changed_since, draw_from_global_generators, standard_output, state_of_process
+from retroflow.testing.effects import (
+    changed_since,
+    draw_from_global_generators,
+    standard_output,
+    state_of_process,
+    unusual_settings,
+)
 from retroflow.testing.embedder_case import TEXTS, TOLERANCE, UNUSUAL_TEXTS, EmbedderCase, check_close
 from retroflow.testing.readable_options import check_keyword_only, check_readable
 from retroflow.testing.stored_files import check_saved_alone, own_surroundings, pickles_in
@@ -239,15 +245,15 @@ def leaves_the_process_as_it_was(case: EmbedderCase) -> None:
     folder = case.scratch()
     case.embedder.embed(TEXTS)  # what is imported at the first call may be
     draw_from_global_generators()
-    before = state_of_process()
-    with standard_output() as written:
+    with unusual_settings(case.scratch()), standard_output() as written:
+        before = state_of_process()
         embedder = case.fitted()
         embedder.embed(TEXTS)
         embedder.save(folder)
         case.suite.make_embedder().load(folder)
         said = written()
+        changed = changed_since(before)
     assert not said, f"it prints to stdout: {said[:200]!r}; log to stderr, or nothing"
-    changed = changed_since(before)
     assert not changed, f"it changed {' and '.join(changed)}; use a generator of your own and put settings back"
 
 

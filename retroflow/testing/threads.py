@@ -36,7 +36,7 @@ def run_at_once(jobs: Sequence[Callable[[], None]], component: type, *, times: i
         together.wait()
         try:
             for number in range(times):
-                sys.settrace(pause if number % 2 else None)
+                sys.settrace(None if number % 2 else pause)
                 job()
         except BaseException as error:  # a thread's exception would be printed and forgotten
             faults.append(error)

@@ -129,7 +129,7 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise RetroflowError(
-            f"{path}: the checkpoint could not be written ({error}); free space there and go on with --resume, or "
+            f"{path}: the checkpoint could not be written ({error}); free space there and continue with --resume, or "
             "start a new run in another trainer.runs_folder"
         ) from error
 

@@ -16,10 +16,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
-from retroflow.pipeline.preview import KINDS
 from retroflow.store.artifact import LOCKS_FOLDER, VERIFIED_FOLDER
 from retroflow.store.held import is_held, users_of
-from retroflow.store.manifest import read_manifest
+from retroflow.store.manifest import KINDS, NAME, read_manifest
 from retroflow.store.pieces import PIECES_ENDING
 from retroflow.training.needed import all_needed, is_abandoned, with_parents
 from retroflow.training.runs_overview import is_empty_run
@@ -28,8 +27,8 @@ PIECES_SECONDS = 3600.0
 """Pieces that were written in the last hour may be those of a share on another machine, which holds no lock here."""
 
 _REMOVED = ".removed"
-_NAME = re.compile(rf"((?:{'|'.join(KINDS)})-[0-9a-f]{{16}})(\.partial|\{PIECES_ENDING}|\{_REMOVED})?")
-_LOCK = re.compile(rf"((?:{'|'.join(KINDS)})-[0-9a-f]{{16}})(?:\.shard-\d+-of-\d+)?\.(?:lock|owner)")
+_NAME = re.compile(rf"({NAME})(\.partial|\{PIECES_ENDING}|\{_REMOVED})?")
+_LOCK = re.compile(rf"({NAME})(?:\.shard-\d+-of-\d+)?\.(?:lock|owner)")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,11 @@ class ComponentCheck:
             try:
                 child = child or self._new_child()
                 answer = child.load(registry.kind, name, self._seconds)
+                if isinstance(answer, dict) and answer["error"] and child.has_loaded_plugins:
+                    self._end(child)  # the fault may be that of what another plugin did to the process
+                    child = self._new_child()
+                    answer = child.load(registry.kind, name, self._seconds)
+                child.has_loaded_plugins |= registry.claims(name)[0].is_plugin
             except OSError as error:
                 answer = f"could not be given to another process ({error})"
             if isinstance(answer, str) and child is not None:
@@ -152,9 +157,14 @@ def _judged(registry: Registry[Any], name: str, answer: "dict[str, Any] | str") 
 
 
 class _Child:
-    """A process that loads components, ends with this one, and is killed with all that it has started."""
+    """A process that loads components, ends with this one, and is killed with all that it has started.
+
+    Attributes:
+        has_loaded_plugins: whether code of plugins has run in it, which may have changed anything there.
+    """
 
     def __init__(self) -> None:
+        self.has_loaded_plugins = False
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(

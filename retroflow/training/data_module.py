@@ -72,7 +72,7 @@ def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
             f"{whose} lost a process that loads its data: {reason} (out of memory?). The same "
-            "command with --resume goes on from the last checkpoint; data.num_workers=0 needs no such processes"
+            "command with --resume continues from the last checkpoint; data.num_workers=0 needs no such processes"
         ) from error
 
 

@@ -17,6 +17,7 @@ from retroflow.training.machine_memory import machine_memory
 from retroflow.training.options import TrainerOptions
 from retroflow.training.plan import Plan, plan_of_recipe
 from retroflow.training.run_folder import check_runs_folder
+from retroflow.training.sizes import disk_size, nearest_existing
 from retroflow.training.strategies import plan_placement
 
 
@@ -43,14 +44,14 @@ class DryRun:
         """Describe it, a fact a line."""
         present, missing = ", ".join(self.artifacts.present), ", ".join(self.artifacts.missing)
         new = self.artifacts.new_bytes
-        added = "an amount that is not known yet" if new is None else f"about {_size(new)}"
+        added = "an amount that is not known yet" if new is None else f"about {disk_size(new)}"
         lines = self.plan.lines()
         lines.append(f"prepared   {present or 'nothing'}; to be made: {missing or 'nothing'}")
         if missing:
             free = _free(self.artifacts_folder)
             lines.append(f"disk       {added} of artifacts in {self.artifacts_folder}, where {free} are free")
         lines.append(
-            f"disk       {_size(self.checkpoints_bytes)} of checkpoints in {self.runs_folder}, where "
+            f"disk       {disk_size(self.checkpoints_bytes)} of checkpoints in {self.runs_folder}, where "
             f"{_free(self.runs_folder)} are free"
         )
         return [*lines, *(f"note       {note}" for note in self._notes()), "nothing was made"]
@@ -89,9 +90,9 @@ class DryRun:
             notes.append(f"this machine has {here} GPUs, the recipe asks for {placement.devices}")
         needs = {self.artifacts_folder: self.artifacts.new_bytes or 0, self.runs_folder: self.checkpoints_bytes}
         for folder, needed in needs.items():
-            free = shutil.disk_usage(_existing(folder)).free
+            free = shutil.disk_usage(nearest_existing(folder)).free
             if needed > free:
-                notes.append(f"{folder} has {_size(free)} free, less than the {_size(needed)} needed there")
+                notes.append(f"{folder} has {disk_size(free)} free, less than the {disk_size(needed)} needed there")
         return notes
 
 
@@ -130,17 +131,5 @@ def dry_run(recipe: Recipe) -> DryRun:
     )
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-
-
 def _free(folder: Path) -> str:
-    return _size(shutil.disk_usage(_existing(folder)).free)
-
-
-def _size(num_bytes: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes / 1e3:,.0f} kB"
+    return disk_size(shutil.disk_usage(nearest_existing(folder)).free)

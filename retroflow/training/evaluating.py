@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.components import recipe_schema
-from retroflow.errors import GenerationError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, GenerationError, RecipeError, RetroflowError
 from retroflow.evaluation.report import Report
 from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
 from retroflow.generation.run_description import RunDescription
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.progress import say
-from retroflow.pipeline.recorded import KINDS, open_recorded
+from retroflow.pipeline.recorded import open_recorded
 from retroflow.recipe import Recipe, load
 from retroflow.store.atomic import canonical_json
+from retroflow.store.manifest import KINDS
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.checkpoints import checkpoint_step, read_head
 from retroflow.training.job import make_job
 from retroflow.training.quiet import quiet_lightning
@@ -83,7 +85,7 @@ def evaluate(
     own = run.path / _report_name(record, changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
-        with requests.at_once("stopped while preparing; the same command goes on where it stopped"):
+        with requests.at_once("stopped while preparing; the same command continues where it stopped"):
             prepared = _prepared_for(described, recipe, changed)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
         load_weights(job, path)
@@ -138,12 +140,21 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
         raise RecipeError(
             f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
         )
+    if output.exists() and not output.is_dir() and not _is_report(output):
+        raise RecipeError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
         raise RecipeError(f"--output {output}: {reason}; give a file to write")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RetroflowError(f"--output {output}: {folder} cannot be written; choose another folder")
     return True
+
+
+def _is_report(file: Path) -> bool:
+    try:  # a device may never end
+        return file.is_file() and "report_version" in read_sealed(file, remedy="")
+    except DamagedDataError:
+        return False
 
 
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
@@ -153,7 +164,7 @@ def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[st
     touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)
     if not set(wanted) <= described.fingerprints.keys():
-        asked = ", ".join(filter(None, [asked, "trainer.retrieval=True"]))
+        asked = ", ".join(filter(None, [asked, "trainer.retrieval=true"]))
     missing = ""
     if not asked:
         try:

@@ -56,7 +56,7 @@ LOCK_SECONDS = 10.0
 _REPEATED_LINES = 200
 """Lines of metrics that a resumed run's tracker is told again: it was killed with what it had not written yet."""
 
-_WHILE_PREPARING = "stopped while preparing; the same command goes on where it stopped"
+_WHILE_PREPARING = "stopped while preparing; the same command continues where it stopped"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _prove(
     job: Job, record: Record, start: Start, requests: StopRequests, show: Callable[[FitResult], None]
 ) -> FitResult:
     """Judge the trained model, alone."""
-    requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; go on with --resume")
+    requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; continue with --resume")
     if job.placement.strategy == "fsdp":  # the other ranks are gone, and this one has a share of the model
         job.module.release()
         load_trained(job, Start(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
@@ -236,7 +236,7 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
             trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except (SIGTERMException, SystemExit):
         # A second SIGINT, or a signal before the first step, which meets the handlers of Lightning.
-        requests.stop_if_requested("stopped at once; --resume goes on from the last checkpoint")
+        requests.stop_if_requested("stopped at once; --resume continues from the last checkpoint")
         raise
     finally:
         progress.stop()

@@ -30,7 +30,7 @@ class GuardedTracker:
 
     Args:
         tracker: what is called.
-        start_seconds: how long `start` is waited for before the run goes on beside it.
+        start_seconds: how long `start` is waited for before the run continues beside it.
     """
 
     def __init__(self, tracker: Tracker, *, start_seconds: float = _START_SECONDS) -> None:
@@ -58,7 +58,7 @@ class GuardedTracker:
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
         if not started.wait(self._start_seconds):
-            say(f"{self._name} has not begun after {self._start_seconds:g} s; the run goes on beside it")
+            say(f"{self._name} has not begun after {self._start_seconds:g} s; the run continues beside it")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Mirror values; returns at once."""
@@ -73,7 +73,7 @@ class GuardedTracker:
             # Here and not in the thread: what is read belongs to the run.
             examples = make(rows, bool(getattr(self._tracker, "log_text", False)))
         except Exception as error:  # examples are for looking at; a run must not end for them
-            say(f"neighbours cannot be shown ({error}); the run goes on without that table")
+            say(f"neighbours cannot be shown ({error}); the run continues without that table")
             return
         self._later("show_neighbours", examples, step)
 
@@ -111,4 +111,4 @@ class GuardedTracker:
             getattr(self._tracker, method)(*arguments)
         except BaseException as error:  # a mirror of whatever kind must not stop a run, by SystemExit neither
             self._over = True
-            say(f"{self._name} failed in {method} ({str(error) or type(error).__name__}); the run goes on without it")
+            say(f"{self._name} failed in {method} ({str(error) or type(error).__name__}); the run continues without it")

@@ -55,5 +55,5 @@ class HeldFolder:
         return ""
 
     def _complaint(self, place: str) -> str:
-        remedy = f"it is {place} now; go on with --resume {place}" if place else "start a new run"
+        remedy = f"it is {place} now; continue with --resume {place}" if place else "start a new run"
         return f"{self._path}: the run folder was renamed or deleted while the run used it, so the run stops; {remedy}"

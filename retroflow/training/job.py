@@ -79,7 +79,7 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     placement = place(options, ranks)
     if keeps_run:
         check_runs_folder(runs_folder_of(options))
-    _check_model(recipe, options, placement)
+    check_model(recipe, options, placement)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
@@ -120,8 +120,12 @@ def bound(job: Job, start: Start) -> Job:
     return replace(job, identity=with_schedules(job.identity, start.schedules))
 
 
-def _check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
-    """Let a model that starts from files of its own look for them before minutes of preparing."""
+def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
+    """Let a model that starts from files of its own look for them before minutes of preparing.
+
+    Raises:
+        RecipeError: the files are not there or do not fit, or the model cannot be compiled for so many processes.
+    """
     section, data = recipe.section("model"), recipe.section("data")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])
     if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):

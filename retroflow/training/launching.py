@@ -242,7 +242,7 @@ def launch_ranks(order: Order, *, size: int, requests: StopRequests) -> Any:
         try:
             codes = processes.wait(requests)
         except KeyboardInterrupt:  # the second Ctrl-C
-            raise Interrupted("stopped at once; --resume goes on from the last checkpoint") from None
+            raise Interrupted("stopped at once; --resume continues from the last checkpoint") from None
         if any(codes):
             culprit = _culprit(processes.ranks, codes)
             raise _failure(culprit, codes[culprit.rank], size, requests)
@@ -277,12 +277,12 @@ def _failure(rank: RankProcess, code: int | None, size: int, requests: StopReque
         return kind(message if rank.rank == 0 or f"rank {rank.rank} of" in message else f"rank {rank.rank}: {message}")
     if signal_number is not None and code == -signal_number:
         kind = Interrupted if signal_number == signal.SIGINT else Preempted
-        return kind("stopped before the first step; --resume goes on where the run was")
+        return kind("stopped before the first step; --resume continues where the run was")
     name = f"rank {rank.rank} of {size} (process {rank.process.pid})"
     if words := "\n".join(part for part in (rank.last_words(), outcome.crash.strip()) if part):
         say(f"{name} printed before its end:\n{words}")
     return RetroflowError(
-        f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with --resume goes on from "
+        f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with --resume continues from "
         "the last checkpoint"
     )
 

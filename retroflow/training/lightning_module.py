@@ -236,14 +236,6 @@ class RetroModule(pl.LightningModule):
             loss = loss + torch.zeros_like(loss, requires_grad=True)
         return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
 
-    @torch.no_grad()
-    def loss_of(self, batch: Batch) -> Tensor:
-        """The loss of a batch with the weights as they are, float32 [], nats summed over its tokens; not compiled."""
-        batch = batch if self.retrieves else batch.without_retrieval()
-        with self.trainer.precision_plugin.forward_context():
-            nats: Tensor = self.model.loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask).sum()
-        return nats
-
     def _drops_this_step(self) -> bool:
         return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)
 

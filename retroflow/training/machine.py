@@ -23,6 +23,8 @@ import retroflow
 from retroflow.components import KINDS
 from retroflow.distributions import unreadable
 from retroflow.training.component_check import Loaded
+from retroflow.training.machine_memory import available_cores
+from retroflow.training.sizes import disk_size, nearest_existing
 from retroflow.training.strategies import bf16_pays
 
 State = Literal["ok", "note", "problem"]
@@ -133,9 +135,8 @@ def _installed(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _processor() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bf16 = "bf16 pays on it" if bf16_pays("cpu") else "no AMX or AVX-512 BF16: fp32 is faster on it"
-    yield Finding("processor", "ok", f"{cores} cores, {bf16}")
+    yield Finding("processor", "ok", f"{available_cores()} cores, {bf16}")
 
 
 def _gpus() -> Iterator[Finding]:
@@ -201,7 +202,7 @@ def _shared_memory() -> Iterator[Finding]:
     if not shared.is_dir():
         return
     free = shutil.disk_usage(shared).free
-    text, remedy = f"{_size(free)} free in {shared}", "in a container: --shm-size=8g, or --ipc=host"
+    text, remedy = f"{disk_size(free)} free in {shared}", "in a container: --shm-size=8g, or --ipc=host"
     if free < LITTLE_SHARED:
         yield Finding("shared memory", "problem", f"{text}: data workers and NCCL will fail", remedy)
     elif free < LOW_SHARED:
@@ -211,7 +212,7 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    existing = nearest_existing(folder)
     try:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".retroflow-doctor-") as file:
             file.write(b"whole or not at all")
@@ -224,7 +225,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
         yield Finding("folder", "problem", f"{existing} cannot be written ({error})", "choose another, or free space")
         return
     free = shutil.disk_usage(existing).free
-    text = f"{existing} can be written, {_size(free)} free"
+    text = f"{existing} can be written, {disk_size(free)} free"
     remedy = "retroflow fit --dry-run says what a recipe needs"
     if free < LITTLE_DISK:
         yield Finding("folder", "problem", text, f"free space; {remedy}")
@@ -233,13 +234,13 @@ def _folder(folder: Path) -> Iterator[Finding]:
 
 
 def _temporary_folder(folder: Path) -> Iterator[Finding]:
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    existing = nearest_existing(folder)
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         yield Finding("temporary folder", "problem", f"none can be written ({error})", "set TMPDIR")
         return
-    text = f"{temporary}, {_size(shutil.disk_usage(temporary).free)} free"
+    text = f"{temporary}, {disk_size(shutil.disk_usage(temporary).free)} free"
     if temporary.stat().st_dev == existing.stat().st_dev:
         yield Finding("temporary folder", "ok", f"{text}, on the filesystem of {existing}")
     else:
@@ -274,10 +275,6 @@ def _plugins() -> Iterator[Finding]:
     """Tell of what is installed and passed over; nobody asked for it, so it is no problem."""
     for sentence in (*unreadable(), *(sentence for registry in KINDS for sentence in registry.passed_over())):
         yield Finding("plugins", "note", sentence)
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
 
 
 def to_json(findings: list[Finding]) -> str:

@@ -95,7 +95,7 @@ class MetricsLog:
             yield
         except OSError as error:
             raise RetroflowError(
-                f"{self._folder}: metrics cannot be written ({error}); free space, then go on with --resume"
+                f"{self._folder}: metrics cannot be written ({error}); free space, then continue with --resume"
             ) from error
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from retroflow.components import recipe_schema
 from retroflow.errors import DamagedDataError, RecipeError
-from retroflow.generation.exported import DESCRIPTION_FILE
+from retroflow.generation.exported import DESCRIPTION_FILE, read_origin
 from retroflow.generation.run_description import read_run
 from retroflow.pipeline.preview import preview
 from retroflow.recipe import load
 from retroflow.store.held import is_held
 from retroflow.store.manifest import read_manifest
 from retroflow.training.run_folder import RunFolder
-from retroflow.training.runs_overview import find_runs, is_empty_run, read_object
+from retroflow.training.runs_overview import find_runs, is_empty_run
 
 NEW_RUN_SECONDS = 60.0
 """An empty run folder may be that of a run that is just beginning."""
@@ -56,14 +56,11 @@ def names_for_exports(folders: Iterable[Path]) -> set[str]:
     """Names of the artifacts that exported models in these folders, or right below, were trained with.
 
     Raises:
-        DamagedDataError: a retroflow.json is not what export writes.
+        DamagedDataError: one was changed after it was exported.
     """
     names = set()
     for file in (file for folder in folders for depth in ("", "*/") for file in folder.glob(depth + DESCRIPTION_FILE)):
-        fingerprints = read_object(file).get("fingerprints")
-        if not isinstance(fingerprints, dict):
-            raise DamagedDataError(f'"{file}": not what export writes (it has no fingerprints). Export the run again.')
-        names |= {f"{kind}-{fingerprint}" for kind, fingerprint in fingerprints.items()}
+        names |= {f"{kind}-{fingerprint}" for kind, fingerprint in read_origin(file.parent).fingerprints.items()}
     return names
 
 

@@ -9,7 +9,7 @@ from retroflow.components import MODELS, create
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
 from retroflow.recipe import Recipe
-from retroflow.training.job import Job
+from retroflow.training.job import Job, check_model
 from retroflow.training.lightning_module import ModelOutline, outline
 from retroflow.training.machine_memory import MachineMemory, available_cores, machine_memory
 from retroflow.training.memory import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
@@ -228,9 +228,8 @@ def plan_of_recipe(
     """
     options, data = TrainerOptions(**recipe.section("trainer")), recipe.section("data")
     length: int = data["chunk_length"]
+    check_model(recipe, options, placement)
     config = create(MODELS, recipe.section("model"), vocabulary_size=vocabulary_size, chunk_length=length)
-    if hasattr(config, "check"):  # of a model that starts from files of its own
-        config.check(sequence_length=data["sequence_chunks"] * length)
     model = outline(config)
     retrieves = options.retrieval and bool(model.retrieval)
     return Plan(

@@ -157,6 +157,8 @@ def _refuse_not_finite(nats: float, mode: str) -> None:
             f"the validation loss with retrieval {mode} is {nats}: the model's weights are of no use, and no report is "
             "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps"
         )
+
+
 def sample_of(job: Job) -> Int64Array | None:
     """The sequences int64 [s] of the validation split that are measured, ascending; None for all of them.
 

@@ -229,7 +229,7 @@ def _named_start(
         checkpoint = _newest(run, say)
         if checkpoint is None and run.is_finished:
             raise RecipeError(
-                f"{run.path} is finished and has no checkpoint to go on from; start a new run without --resume"
+                f"{run.path} is finished and has no checkpoint to continue from; start a new run without --resume"
             )
     step = checkpoint_step(checkpoint) if checkpoint else 0
     _refuse_unless_lengthened(path, stored, this, step)
@@ -275,7 +275,7 @@ def _continue(run: RunFolder, path: Path | None, this: dict[str, str], say: Call
         return Start(run)
     step, schedules = checkpoint_step(path), schedules_of(stored)
     refuse_other_recipe(path, read_head(path).get("retroflow", {}), identity_at(step, this, schedules))
-    say(f"going on with {run.path} from step {step}")
+    say(f"continuing {run.path} from step {step}")
     return Start(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
 
 

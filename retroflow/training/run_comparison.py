@@ -1,15 +1,13 @@
 """Two runs beside each other: where their recipes differ, and what that did to the numbers."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retroflow.errors import RecipeError
+from retroflow.generation.run_description import read_run
 from retroflow.training.resuming import flat
-from retroflow.training.run_folder import RunFolder
-from retroflow.training.runs_overview import last_metrics, read_description, read_object
+from retroflow.training.runs_overview import last_metrics, stored_report
 
 Pair = tuple[Any, Any]
 """A value of the first run and that of the second; None where there is none."""
@@ -40,9 +38,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         sections = ("recipe", "artifacts", "training", "metrics", "validation")
-        pairs = {
-            name: {key: list(map(_jsonable, pair)) for key, pair in getattr(self, name).items()} for name in sections
-        }
+        pairs = {name: {key: list(pair) for key, pair in getattr(self, name).items()} for name in sections}
         return {"runs": list(map(str, self.folders)), **pairs, "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
@@ -68,30 +64,23 @@ def compare(first: Path, second: Path) -> Comparison:
     """Compare two runs, finished or not.
 
     Raises:
-        RecipeError: one is not a run folder.
-        DamagedDataError: a run.json or report.json cannot be read.
+        GenerationError: one is not a run folder.
+        DamagedDataError: a run.json, recipe.yaml or report.json cannot be read, or was changed.
     """
-    described = [_described(folder) for folder in (first, second)]
-    reports = [read_object(file) if (file := RunFolder(folder).report).exists() else {} for folder in (first, second)]
-    artifacts = _differing(*(flat(values.get("fingerprints", {})) for values in described))
+    described = [read_run(folder) for folder in (first, second)]
+    reports = [stored_report(folder) for folder in (first, second)]
+    artifacts = _differing(*(run.fingerprints for run in described))
     training = _differing(*(flat(values.get("training", {})) for values in reports))
     metrics = _paired(*(last_metrics(folder) for folder in (first, second)))
     return Comparison(
         folders=(first, second),
-        recipe=_differing(*(flat(values.get("recipe", {})) for values in described)),
+        recipe=_differing(*(flat(run.values) for run in described)),
         artifacts=artifacts,
         training=training,
         metrics=metrics,
         validation=_paired(*map(_validation, reports)),
         notes=tuple(_notes(artifacts, reports)),
     )
-
-
-def _described(folder: Path) -> dict[str, Any]:
-    file = RunFolder(folder).description
-    if not file.exists():
-        raise RecipeError(f'"{folder}": not a run folder (it has no run.json); give the folder that fit printed.')
-    return read_description(file)
 
 
 def _validation(report: dict[str, Any]) -> dict[str, Any]:
@@ -128,10 +117,6 @@ def _paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
     return {key: pair for key, pair in _paired(first, second).items() if pair[0] != pair[1]}
-
-
-def _jsonable(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _written(value: Any) -> str:

@@ -23,6 +23,7 @@ from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
 from retroflow.generation.run_description import RECIPE_FILE, RUN_FILE, is_run_number
 from retroflow.store.atomic import write_file
 from retroflow.store.sealed_json import read_sealed, render_sealed, strict_json
+from retroflow.training.sizes import nearest_existing
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def check_runs_folder(runs_folder: Path) -> None:
     Raises:
         RetroflowError: the folder, or the nearest one above it that exists, cannot be written.
     """
-    existing = next(path for path in (runs_folder.absolute(), *runs_folder.absolute().parents) if path.exists())
+    existing = nearest_existing(runs_folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         reason = "cannot be written" if existing.is_dir() else "is not a folder"
         raise RetroflowError(

@@ -1,7 +1,6 @@
-"""Runs at a glance: what `retroflow runs` lists. Reads small files alone, and is told nothing by damaged ones."""
+"""Runs at a glance: what `retroflow runs` lists. Only small files are read; damaged ones are named."""
 
 import json
-import math
 import os
 import re
 import time
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.generation.run_description import read_run
 from retroflow.store.held import is_held
+from retroflow.store.sealed_json import read_sealed
 from retroflow.training.run_folder import RunFolder
 
 DEEPEST = 4
@@ -28,10 +29,9 @@ class RunSummary:
 
     Attributes:
         folder: of the run.
-        recipe: the recipe's name: runs lie in a folder of its name.
+        recipe: the recipe's name, as run.json has it; without it, the name of the folder above.
         state: "running" (a process works on it), "finished" (trained to its end and judged), "unfinished" (fit
-            --resume goes on with it), "failed" (its last loss, or one of its report, is not a finite number), "empty"
-            (nothing was trained yet) or "damaged".
+            --resume continues it), "empty" (nothing was trained yet) or "damaged".
         steps: optimizer steps of its report, else of its newest checkpoint; None if that is not known.
         max_steps: optimizer steps of its recipe.
         loss_on, loss_off: nats per token of its report, with and without retrieval; None without a report.
@@ -54,8 +54,8 @@ class RunSummary:
     problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; numbers that are not finite are null."""
-        values = {name: _finite(value) for name, value in asdict(self).items()}
+        """As JSON values."""
+        values = asdict(self)
         date = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(self.changed))
         del values["changed"]
         return values | {"folder": str(self.folder), "date": date, "problems": list(self.problems)}
@@ -103,58 +103,42 @@ def overview(folder: Path) -> list[RunSummary]:
 def summarise_run(folder: Path) -> RunSummary:
     """Summarise one run, whatever state its files are in."""
     run, problems = RunFolder(folder), []
-    contents = {}
-    for file, read in ((run.description, read_description), (run.report, read_object)):
-        try:
-            contents[file.name] = read(file) if file.exists() else {}
-        except DamagedDataError as error:
-            problems.append(str(error))
-    description, report = contents.get(run.description.name, {}), contents.get(run.report.name, {})
-    losses: dict[str, float] = {}
-    if report:
-        try:
-            losses = _losses(report)
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"{run.report}: not a report ({type(error).__name__}: {error})")
-    steps = _steps(run, report)
+    name, max_steps, report, losses = folder.absolute().parent.name, None, {}, {}
+    try:
+        if run.description.exists():
+            described = read_run(folder)
+            name, max_steps = described.name, int(described.values["trainer"]["max_steps"])
+    except DamagedDataError as error:
+        problems.append(str(error))
+    try:
+        report = stored_report(folder)
+        losses = _losses(report) if report else {}
+    except DamagedDataError as error:
+        problems.append(str(error))
+    except (KeyError, TypeError, ValueError) as error:
+        problems.append(f'"{run.report}": not a report ({type(error).__name__}: {error})')
     return RunSummary(
         folder=folder,
-        recipe=folder.absolute().parent.name,
-        state="damaged" if problems else _state(run, losses),
-        steps=steps,
-        max_steps=_whole(_inside(description, "recipe", "trainer", "max_steps")),
+        recipe=name,
+        state="damaged" if problems else _state(run),
+        steps=_steps(run, report),
+        max_steps=max_steps,
         changed=_changed(run),
         problems=tuple(problems),
         **losses,
     )
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def stored_report(folder: Path) -> dict[str, Any]:
+    """What report.json of a run holds; empty if there is none.
 
     Raises:
-        DamagedDataError: it cannot be read, or is something else.
+        DamagedDataError: it cannot be read, or was changed.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DamagedDataError(f"{file}: cannot be read as JSON ({reason})") from error
-    if not isinstance(values, dict):
-        raise DamagedDataError(f"{file}: holds no JSON object")
-    return values
-
-
-def read_description(file: Path) -> dict[str, Any]:
-    """Read a run.json.
-
-    Raises:
-        DamagedDataError: it cannot be read, or has no recipe.
-    """
-    values = read_object(file)
-    if not isinstance(values.get("recipe"), dict):
-        raise DamagedDataError(f"{file}: not what fit writes (it has no recipe)")
-    return values
+        return read_sealed(RunFolder(folder).report, remedy=f"`retroflow evaluate {folder}` makes it again.")
+    except FileNotFoundError:
+        return {}
 
 
 def is_empty_run(folder: Path) -> bool:
@@ -183,22 +167,19 @@ def _losses(report: dict[str, Any]) -> dict[str, float]:
     return losses
 
 
-def _state(run: RunFolder, losses: dict[str, float]) -> str:
+def _state(run: RunFolder) -> str:
     if is_held(run.path / ".lock"):
         return "running"
-    last_loss = last_metrics(run.path).get("train/loss", 0.0)
-    if not all(isinstance(loss, float | int) and math.isfinite(loss) for loss in (*losses.values(), last_loss)):
-        return "failed"
     if run.is_finished:
         return "finished"
     return "empty" if is_empty_run(run.path) else "unfinished"
 
 
 def _steps(run: RunFolder, report: dict[str, Any]) -> int | None:
-    judged = _whole(_inside(report, "training", "steps"))
     names = (re.fullmatch(r"step-(\d+)\.ckpt", path.name) for path in run.checkpoints.glob("step-*.ckpt"))
     saved = max((int(name[1]) for name in names if name), default=None)
-    return judged if judged is not None else saved
+    training = report.get("training")
+    return training.get("steps", saved) if isinstance(training, dict) else saved
 
 
 def _changed(run: RunFolder) -> float:
@@ -209,20 +190,6 @@ def _changed(run: RunFolder) -> float:
         except OSError:
             continue
     return max(times[:-1] or times, default=0.0)  # the folder's own time changes whenever a lock is taken
-
-
-def _inside(values: Any, *keys: str) -> Any:
-    for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _HEADINGS = ("folder", "recipe", "state", "steps", "loss on", "loss off", "bits/byte", "gain", "date")

@@ -171,7 +171,7 @@ class ShardedStrategy(ModelParallelStrategy):
             if unknown := sorted(map(str, state["state"].keys() - parameters.keys())):
                 raise DamagedDataError(
                     f"{path}: optimizer states are not named by parameter ({unknown[0]}), which those of an "
-                    "older version are not; go on with trainer.strategy=auto or ddp until the next checkpoint"
+                    "older version are not; continue with trainer.strategy=auto or ddp until the next checkpoint"
                 )
             for name, values in state["state"].items():
                 place, parameter = ("optimizer_states", number, "state", name), parameters[name]

@@ -1,7 +1,5 @@
 """The report of a run as it was stored: printed again as `fit` printed it, or laid beside that of another run."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
-from retroflow.store.sealed_json import read_sealed
+from retroflow.store.sealed_json import strict_json
 from retroflow.training.run_folder import RunFolder
+from retroflow.training.runs_overview import stored_report
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class StoredReport:
         return Group(*self.report.tables(), *map(Text, self.findings))
 
     def to_json(self) -> str:
-        """The stored values on one line; numbers that are not finite, which JSON lacks, are null."""
-        return json.dumps(_json_values(self.values), ensure_ascii=False, allow_nan=False)
+        """The stored values on one line."""
+        return strict_json(self.values, what="the report")
 
 
 def read_report(run_folder: Path) -> StoredReport:
@@ -56,7 +55,7 @@ def read_report(run_folder: Path) -> StoredReport:
             f'"{run_folder}": has no report.json: it is no run folder, or its training has not ended. `retroflow '
             f"evaluate {run_folder}` measures the newest checkpoint of a run."
         )
-    values = read_sealed(file, remedy=f"`retroflow evaluate {run_folder}` makes it again.")
+    values = stored_report(run_folder)
     try:
         tokens, num_bytes = int(values["predicted_tokens"]), int(values["bytes"])
         report = Report(
@@ -89,11 +88,3 @@ def _measure(measured: dict[str, Any], tokens: int, num_bytes: int) -> Measure:
         chunk_nats=nothing,
         chunk_tokens=nothing.astype(np.int64),
     )
-
-
-def _json_values(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _json_values(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_json_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -63,7 +63,7 @@ def tracked_run(job: Job, start: Start) -> TrackedRun:
         folder=start.run.path,
         name=f"{recipe_name}-{retriever}-k{k}-{start.run.path.name}",
         group=recipe_name,
-        description={key: value for key, value in description(job).items() if key != "identity"},
+        description=description(job),
     )
 
 

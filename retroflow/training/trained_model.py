@@ -77,7 +77,7 @@ def _without_checkpoint(run: RunFolder) -> str:
         )
     for path in run.checkpoints.glob("*.ckpt"):
         checkpoint_step(path)  # none is named as a checkpoint, and it says so
-    return f"{run.path}: has no checkpoint yet; go on training with --resume {run.path}"
+    return f"{run.path}: has no checkpoint yet; continue training with --resume {run.path}"
 
 
 def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> TrainedModel:

@@ -92,7 +92,7 @@ def measure_model(
     requests: StopRequests,
     *,
     overrides: Mapping[str, Any] | None = None,
-    remedy: str = "go on with --resume",
+    remedy: str = "continue with --resume",
 ) -> Report:
     """Measure the module's model over the validation split.
 

@@ -1,5 +1,6 @@
 """What follows --resume is a path or an override, and both are told apart; a stop before anything has begun."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from retroflow.cli.fit import recipe_of, split_words
-from retroflow.errors import RecipeError
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.store.sealed_json import render_sealed
 
 
 @pytest.mark.parametrize(
@@ -39,14 +41,20 @@ def test_two_paths_are_refused():
 def test_the_recipe_of_a_run_that_is_named_is_its_own(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoint = tmp_path / "checkpoints" / "step-00000001.ckpt"
-    for path in (tmp_path / "recipe.yaml", checkpoint):
-        path.touch()
+    checkpoint.touch()
+    values = json.dumps({"data": {"artifacts_folder": "artifacts"}, "trainer": {"max_steps": 2}})
+    identity = {"recipe": "max_steps: 2\n", "values": values, "fingerprints": '{"chunks": "c"}'}
+    (tmp_path / "recipe.yaml").write_text(identity["recipe"])
+    (tmp_path / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     assert recipe_of(tmp_path, []) == recipe_of(checkpoint, []) == tmp_path / "recipe.yaml"
     with pytest.raises(RecipeError, match="not of a run folder .*; give --recipe FILE, too"):
         recipe_of(tmp_path / "nowhere", [])
     for nothing in (None, Path("last")):
         with pytest.raises(RecipeError, match="Missing option '--recipe'"):
             recipe_of(nothing, [])
+    (tmp_path / "recipe.yaml").write_text("max_steps: 3\n")  # which would train it longer
+    with pytest.raises(DamagedDataError, match="line 1: it was changed after the training"):
+        recipe_of(tmp_path, [])
 
 
 def test_sigterm_while_libraries_are_imported_is_a_preemption(tmp_path):

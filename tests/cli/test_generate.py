@@ -112,6 +112,8 @@ def test_what_a_retriever_prints_is_not_part_of_the_text(
     code, out, err = retroflow("generate", trained, "--prompt", "in the", "--max-new-tokens", 4, "--json")
     assert code == 0 and json.loads(out)["prompt"] == "in the"
     assert "a plugin says hello\n" in err
+
+
 def test_prompts_given_one_by_one_from_standard_input_and_through_a_pipe_are_one_and_the_same(
     retroflow, trained: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -292,6 +294,7 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
         (["{run}", "--prompt", "a", "--top-k", "3"], 2, "error: --top-k: 3 given; at temperature 0 it has no effect"),
         (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "error: --retrieval-step: 9 given; 1 to 8"),
         (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "error: --neighbours: 0 given"),
+        (["{run}", "--prompt", "a", "--neighbours", "100000000"], 2, "error: --neighbours: 100000000 given; the data"),
         (["{run}", "--prompt", "a", "--device", "tpu"], 2, "--device: 'tpu' given; auto, cpu or cuda"),
         (["{run}", "--prompt", "a", "--tempreature", "1"], 2, "No such option"),
     ],

@@ -81,6 +81,7 @@ def test_a_mistyped_command_offers_the_nearest() -> None:
     [
         (["fit"], 2, "error: Missing option '--recipe'. Write: --recipe FILE, or --resume RUN for the recipe of a run"),
         (["fit", RECIPE], 2, f"Write: --recipe {RECIPE}"),
+        (["doctor", "--recipe", RECIPE], 2, "No such option: --recipe. Try: retroflow doctor --help"),
         (["fit", "--recipe", "nowhere.yaml"], 2, "error: There is no recipe at nowhere.yaml."),
         (["fit", "--recipe", RECIPE, "--trainer.max_steps", "5"], 2, "set without dashes: trainer.max_steps=5."),
         (["prepare", "--recipe", RECIPE, "trainer.max_stepz=5"], 2, 'Did you mean "max_steps"?'),

@@ -100,6 +100,25 @@ def test_results_reach_stdout_from_within(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("result\nafter\n", "elsewhere\n")
 
 
+def test_what_native_code_prints_is_no_part_of_the_result() -> None:
+    program = (
+        "import ctypes, os; from retroflow.cli import main, streams\n"
+        "def run(words):\n"
+        "    streams.print_result('before')\n"
+        "    with streams.only_results_on_stdout(), streams.only_results_on_stdout():\n"
+        "        ctypes.CDLL(None).puts(b'in its buffer'); os.write(1, b'at once\\n'); streams.print_result('result')\n"
+        "    streams.print_result('after')\n"
+        "    return 0\n"
+        "main.run = run; main.main()"
+    )
+    printed = shell('"$@"', program=program)
+    assert printed.returncode == 0 and printed.stdout == "before\nresult\nafter\n"
+    assert "in its buffer\n" in printed.stderr and "at once\n" in printed.stderr
+    full = shell('"$@" > /dev/full', program=program.replace("streams.print_result('before')", "pass"))
+    assert full.returncode != 0 and "stdout: No space left on device" in full.stderr
+    assert "Exception ignored" not in full.stderr
+
+
 def test_a_closed_pipe_is_still_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone:
         def write(self, text: str) -> int:

@@ -90,6 +90,7 @@ CHUNKS = "chunks-0123456789abcdef"
         (("r/recipe.yaml", "r/metrics.jsonl", "r/checkpoints/last.ckpt", "r/a.txt"), "r"),
         (("x/index-0123456789abcdef/manifest.json", "x/index-0123456789abcdef/a.txt"), "x/index-0123456789abcdef"),
         ((f"x/.locks/{CHUNKS}.lock", f"x/{CHUNKS}.partial/a.txt"), f"x/{CHUNKS}.partial"),
+        ((f"x/{CHUNKS}.removed/manifest.json", f"x/{CHUNKS}.removed/a.txt"), f"x/{CHUNKS}.removed"),
         ((f"x/.locks/{CHUNKS}.lock", f"x/{CHUNKS}.pieces/b/a.txt"), f"x/{CHUNKS}.pieces"),
         (("e/retroflow.json", "e/config.json", "e/a.txt"), "e"),
         (("r/recipe.yaml", "r/a.txt"), None),  # a recipe beside its text

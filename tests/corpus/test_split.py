@@ -40,7 +40,10 @@ def test_the_hash_is_the_same_for_ever() -> None:
         ({"valid_share": 0}, "corpus.valid_share is 0, so that no text is left to evaluate the model on"),
         ({"valid_share": 0, "valid_path": None, "path": "a"}, "or give corpus.valid_path."),
         ({"valid_share": 0.1, "valid_path": "a", "path": "a"}, 'corpus.valid_path is "a", as corpus.path is'),
-        ({"valid_share": 0.1, "valid_split": "train", "split": "train"}, 'corpus.valid_split is "train", as corpus.split'),
+        (
+            {"valid_share": 0.1, "valid_split": "train", "split": "train"},
+            'corpus.valid_split is "train", as corpus.split',
+        ),
     ],
 )
 def test_a_corpus_without_text_to_train_or_validate_on_is_refused(options: dict[str, object], message: str) -> None:

@@ -26,7 +26,7 @@ def test_ddp_stopped_and_orphaned(folder, unbroken):
     words = (*TWO["ddp"], *EXACT, "trainer.runs_folder=stopped", "--resume")
     stopped = fit(folder, *words, fault="0 step-00000004.ckpt SIGTERM")
     assert stopped.code == 75 and not stopped.leftovers()
-    assert stopped.errors.count("with a checkpoint; go on with --resume") == 1, stopped.errors
+    assert stopped.errors.count("with a checkpoint; continue with --resume") == 1, stopped.errors
     orphaned = fit(folder, *words, fault="0 step-00000008.ckpt SIGKILL")
     assert orphaned.code == -9 and not orphaned.leftovers()
     again = fit(folder, *words)

@@ -49,8 +49,8 @@ def test_gains_are_shares_of_the_opponents_loss():
             "Measured after 7 of 9 steps: the training had not come to its end.",
         ),
         (
-            {"measured": {"overrides": {"neighbours.k": 1, "seed": 7}}},
-            "Measured with other values than the run was trained with: neighbours.k=1, seed=7.",
+            {"measured": {"overrides": {"neighbours.k": 1, "trainer.retrieval": False, "embedder.name": "bert"}}},
+            "trained with: neighbours.k=1, trainer.retrieval=false, embedder.name=bert.",
         ),
     ],
 )

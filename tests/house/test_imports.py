@@ -7,7 +7,14 @@ import sys
 from tests.house.tree import files, library, parse, relative
 
 BACKENDS = {"exact", "faiss", "scann", "hnsw", "usearch"}
-LIGHT = {"typer", "retroflow", "retroflow.distributions", "retroflow.errors", "retroflow.cli.console", "retroflow.cli.streams"}
+LIGHT = {
+    "typer",
+    "retroflow",
+    "retroflow.distributions",
+    "retroflow.errors",
+    "retroflow.cli.console",
+    "retroflow.cli.streams",
+}
 
 
 def test_importing_retroflow_is_fast_and_loads_nothing_heavy() -> None:

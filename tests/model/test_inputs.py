@@ -101,7 +101,9 @@ def test_odd_heads_are_allowed_where_positions_do_not_turn_pairs():
 def test_all_problems_of_a_configuration_are_named_at_once(wrong):
     with pytest.raises(RecipeError) as error:
         dataclasses.replace(SMALL, **wrong)
-    assert [line.split(":")[0].split()[0] for line in str(error.value).splitlines()] == [f"model.{name}" for name in wrong]
+    assert [line.split(":")[0].split()[0] for line in str(error.value).splitlines()] == [
+        f"model.{name}" for name in wrong
+    ]
 
 
 def test_lists_and_whole_numbers_become_what_the_fields_are():

@@ -5,7 +5,8 @@ import pytest
 from retroflow.errors import CorpusError
 from retroflow.pipeline import preview as module
 from retroflow.pipeline.prepare import prepare
-from retroflow.pipeline.preview import KINDS, preview
+from retroflow.pipeline.preview import preview
+from retroflow.store.manifest import KINDS
 from tests.pipeline.recipes import small_recipe
 
 

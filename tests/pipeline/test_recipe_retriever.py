@@ -181,6 +181,17 @@ def test_what_cannot_be_read_a_moment_after_it_was_written_is_a_bug_of_the_retri
     assert "Delete" not in str(caught.value) and caught.value.exit_code == 1
 
 
+def test_an_index_that_load_changes_is_a_bug_of_the_retriever_and_no_damage(install: Install, tmp_path: Path) -> None:
+    install(
+        "read = Plugin.load\n"
+        "def load(self, folder):\n    read(self, folder)\n    (folder / 'cache').write_text('x')\n"
+        "Plugin.load = load\n"
+    )
+    for _ in range(2):
+        with pytest.raises(RetrieverError, match=r"mine \(retroflow-mine 0\.1\): load\(\) changed .*backend/cache"):
+            prepared(tmp_path)
+
+
 @pytest.mark.parametrize("member", ["build", "search", "save", "load", "fingerprint"])
 def test_a_plugin_that_ends_the_process_ends_prepare_with_its_name(
     install: Install, tmp_path: Path, member: str

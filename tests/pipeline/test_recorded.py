@@ -8,7 +8,8 @@ import pytest
 
 from retroflow.errors import CorpusError, DamagedDataError, RecipeError, RetroflowError
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
-from retroflow.pipeline.recorded import KINDS, open_recorded
+from retroflow.pipeline.recorded import open_recorded
+from retroflow.store.manifest import KINDS
 from tests.pipeline.recipes import small_recipe
 
 SECTIONS: list[dict[str, Any]] = [

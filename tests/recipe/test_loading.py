@@ -1,4 +1,7 @@
+import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +187,21 @@ def test_a_wrong_recipe_is_refused_with_place_and_remedy(load_text: Load, text: 
     with pytest.raises(RecipeError) as raised:
         load_text(text)
     assert message in str(raised.value)
+
+
+def test_a_recipe_that_comes_from_a_pipe_is_read_no_further_than_any_other(tmp_path: Path) -> None:
+    pipe = tmp_path / "r.yaml"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with suppress(BrokenPipeError):
+            pipe.write_text("#" * 200_000)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with pytest.raises(RecipeError, match="is larger than 64 KB"):
+        load(pipe, [], schema=make_schema())
+    writer.join()
 
 
 def test_an_alias_bomb_is_refused(load_text: Load) -> None:

@@ -227,6 +227,7 @@ def test_derived_parameters_are_no_options(write) -> None:
         ("def f(*words): ...", 'bad.py:2: f has the parameter "*words"; options are given by name'),
         ("class f:\n    def __init__(self, a: int = 1, **more): ...", 'bad.py:3: f has the parameter "**more"'),
         ("def f(a: int = 1, /): ...", 'f has the parameter "a" before /'),
+        ("def f(*, name: str = 'x'): ...", 'bad.py:2: f has the parameter "name", by which recipes name the component'),
         ("class f(lib.Base): pass", "bad.py:2: f inherits from lib.Base, whose source is not found"),
         ("def f(:", "bad.py:2: not valid Python: "),
         ("f = 3", '"f = 3" is neither a class nor a function'),

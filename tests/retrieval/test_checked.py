@@ -59,7 +59,8 @@ GOOD = answer([[4, 2, -1]], [[-0.5, -1.0, -INF]])
 BROKEN = {
     "not float16": "not a pair",
     "must return Neighbours": [GOOD.ids, GOOD.scores],
-    "ids must be a numpy array, not list": ([[1, 2, 3]], GOOD.scores),
+    "ids must be a plain numpy array, not list": ([[1, 2, 3]], GOOD.scores),
+    "scores must be a plain numpy array, not MaskedArray": (GOOD.ids, np.ma.array(GOOD.scores)),
     "ids must be int64, not int32": (GOOD.ids.astype(np.int32), GOOD.scores),
     "scores must be float32, not float64": (GOOD.ids, GOOD.scores.astype(np.float64)),
     r"ids must have shape \[1, 3\], not \[1, 2\]": (GOOD.ids[:, :2], GOOD.scores),
@@ -250,6 +251,25 @@ def test_a_metric_that_no_score_has_is_refused(metric: object) -> None:
         CheckedRetriever(retriever, owner="x")
 
 
+@pytest.mark.parametrize("field", ["exact", "deterministic", "fork_safe", "add", "remove"])
+def test_a_capability_that_is_neither_true_nor_false_is_refused(field: str) -> None:
+    retriever = Scripted()
+    retriever.capabilities = Capabilities(**{field: "no"})  # type: ignore[arg-type]
+    with pytest.raises(RetrieverError, match=f"x: capabilities.{field} is 'no'; allowed: True and False"):
+        CheckedRetriever(retriever, owner="x")
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def test_an_error_that_cannot_be_shown_names_the_retriever_all_the_same() -> None:
+    retriever = CheckedRetriever(Failing("fingerprint", Wordless()), owner="x")  # type: ignore[arg-type]
+    with pytest.raises(RetrieverError, match=r"x: fingerprint\(\) failed: Wordless: \(its message cannot be shown"):
+        retriever.fingerprint()
+
+
 class Failing:
     """A retriever of which one member raises."""
 
@@ -301,6 +321,7 @@ def use(member: str, error: BaseException, folder: Path) -> None:
     [
         SystemExit(0),
         SystemExit("bye"),
+        GeneratorExit(),
         type("Odd", (BaseException,), {})("odd"),
         MemoryError(),
         RuntimeError("std::bad_alloc"),

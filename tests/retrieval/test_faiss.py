@@ -105,8 +105,8 @@ def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
 @pytest.mark.parametrize(
     ("factory", "count", "message"),
     [
-        ("PQ7", None, "faiss makes no index for vectors of width 16: .*multiple of the number of subquantizers"),
-        ("Flat,XYZ", None, "faiss makes no index for vectors of width 16: could not parse index string Flat,XYZ"),
+        ("PQ7", None, "faiss makes no such index for vectors of width 16: .*multiple of the number of subquantizers"),
+        ("Flat,XYZ", None, "faiss makes no such index for vectors of width 16: could not parse index string Flat,XYZ"),
         ("OPQ4,IVF64_HNSW8,SQ8", 63, "which has 64 lists, more than the 63 vectors"),
     ],
 )

@@ -4,9 +4,16 @@ Each wrong one is the correct one with one fault. It is shown only to the rule t
 process is shown to it in a process of its own, as the suite does, and the others here.
 """
 
+import gc
+import logging
+import os
+import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from retroflow.protocols import Retriever
@@ -15,7 +22,7 @@ from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_rules import RULES, instances
 from retroflow.testing.rule_process import RuleProcess, other_hash_seed, outcome_of
 from retroflow.testing.rule_runner import RuleRunner
-from tests.testing import right_retriever, wrong_answers, wrong_state, wrong_storage
+from tests.testing import right_retriever, wrong_answers, wrong_edges, wrong_settings, wrong_state, wrong_storage
 from tests.testing.right_retriever import Right, Search
 
 WRONG = [
@@ -63,6 +70,20 @@ WRONG = [
     (wrong_answers.WidthOf8Only, "takes_vectors_of_any_width"),
     (wrong_answers.WidthAtMost256, "takes_vectors_of_any_width"),
     (wrong_answers.WidthCutTo8, "takes_vectors_of_any_width"),
+    # at the edges
+    (wrong_edges.ExactUpTo64, "finds_as_many_as_asked_for"),
+    (wrong_edges.ExactUpTo256, "finds_as_many_as_asked_for"),
+    (wrong_edges.InventsScoresOfMany, "finds_as_many_as_asked_for"),
+    (wrong_edges.AtMost8Equal, "equal_vectors_are_different_neighbours"),
+    (wrong_edges.OneOfFew, "pads_with_minus_one_where_few_exist"),
+    (wrong_edges.WithinARadius, "a_query_far_from_all_vectors_has_an_answer"),
+    (wrong_edges.PositiveProductsOnly, "pads_with_minus_one_where_few_exist"),
+    (wrong_edges.ThreeDecimals, "long_and_short_vectors_are_as_good"),
+    (wrong_edges.FixedRange, "long_and_short_vectors_are_as_good"),
+    (wrong_edges.FingerprintBySearch, "has_a_fingerprint_in_json_that_building_does_not_change"),
+    (wrong_edges.FingerprintByLoad, "has_a_fingerprint_in_json_that_building_does_not_change"),
+    (wrong_edges.CapabilitiesByLoad, "implements_the_protocol_and_declares_its_capabilities"),
+    (wrong_edges.CapabilitiesBySearch, "implements_the_protocol_and_declares_its_capabilities"),
     # what it is given
     (wrong_state.ChangesQueries, "leaves_vectors_and_queries_as_they_were"),
     (wrong_state.WantsWritableQueries, "takes_any_float_dtype_and_memory_layout"),
@@ -76,6 +97,11 @@ WRONG = [
     (wrong_state.CacheOutlivesBuild, "building_again_replaces_the_index"),
     (wrong_state.CacheOutlivesBuild, "loading_replaces_what_was_built"),
     (wrong_state.LoadKeepsTheOld, "loading_replaces_what_was_built"),
+    (wrong_state.LoadAppends, "loading_replaces_what_was_built"),
+    (wrong_state.KeepsAnswers, "an_answer_stays_as_it_is"),
+    (wrong_state.ScratchForMany, "threads_can_search_at_once"),
+    (wrong_state.ReadsAtTheFirstSearch, "threads_can_search_at_once"),
+    (wrong_state.RestoresSearchOptions, "opens_its_index_with_other_search_options"),
     (wrong_state.BuildAppends, "building_again_replaces_the_index"),
     (wrong_state.StateInTheClass, "two_instances_share_nothing"),
     (wrong_state.SharedArrays, "an_answer_stays_as_it_is"),
@@ -91,6 +117,11 @@ WRONG = [
     (wrong_state.ChangesFolder, "leaves_the_process_as_it_was"),
     (wrong_state.WrongAfterFork, "a_forked_child_searches_or_is_told_not_to"),
     (wrong_answers.SizedByTheFirstBuild, "building_again_replaces_the_index"),
+    *(
+        (setting, "leaves_the_process_as_it_was")
+        for setting in vars(wrong_settings).values()
+        if isinstance(setting, type) and issubclass(setting, wrong_settings.Sets) and setting is not wrong_settings.Sets
+    ),
     # what it stores
     (wrong_answers.CachesOnLoad, "building_loading_and_searching_write_nothing"),
     (wrong_answers.BuildsInTheCurrentFolder, "building_loading_and_searching_write_nothing"),
@@ -146,7 +177,7 @@ def suite_of(retriever: type) -> None:
     globals()[name] = type(name, (Suite,), {"of": retriever, "__module__": __name__})
 
 
-for _module in (right_retriever, wrong_answers, wrong_state, wrong_storage):
+for _module in (right_retriever, wrong_answers, wrong_edges, wrong_settings, wrong_state, wrong_storage):
     for _class in list(vars(_module).values()):
         if isinstance(_class, type) and issubclass(_class, Right):
             suite_of(_class)
@@ -163,6 +194,27 @@ def case_of(retriever: type, folder: Path, elsewhere: RuleProcess) -> RetrieverC
     return RetrieverCase(globals()[f"Suite{retriever.__name__}"](), folder, elsewhere)
 
 
+@pytest.fixture
+def settings_put_back() -> Iterator[None]:
+    """What a wrong retriever sets before the rule looks stays set in this process."""
+    import torch
+
+    handler, mask, limit = signal.getsignal(signal.SIGTERM), os.umask(0o022), sys.getrecursionlimit()
+    path, threads, level, stdout = list(sys.path), torch.get_num_threads(), logging.getLogger().level, sys.stdout
+    with warnings.catch_warnings(), np.errstate():
+        yield
+    signal.signal(signal.SIGTERM, handler)
+    os.umask(mask)
+    sys.setrecursionlimit(limit)
+    gc.enable()
+    logging.getLogger().setLevel(level)
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(True)
+    sys.path[:], sys.stdout = path, stdout
+    os.environ.pop("MY_INDEX_WIDTH", None)
+
+
+@pytest.mark.usefixtures("settings_put_back")
 @pytest.mark.parametrize(("retriever", "rule"), WRONG, ids=lambda value: getattr(value, "__name__", value))
 def test_a_wrong_retriever_fails_its_rule(
     retriever: type, rule: str, tmp_path: Path, elsewhere: RuleProcess, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from retroflow.protocols import Neighbours
-from tests.testing.right_retriever import Right, ranked
+from tests.testing.right_retriever import Right, Search, ranked
 
 # What it is given.
 
@@ -94,6 +94,72 @@ class LoadKeepsTheOld(Right):
     def load(self, folder: Path) -> None:
         if not hasattr(self, "vectors"):
             super().load(folder)
+
+
+class LoadAppends(Right):
+    """Adds to what was loaded before, and not to what was built."""
+
+    def build(self, vectors: Any) -> None:
+        super().build(vectors)
+        self._loaded = np.empty((0, self.vectors.shape[1]), np.float32)
+
+    def load(self, folder: Path) -> None:
+        before = getattr(self, "_loaded", None)
+        super().load(folder)
+        if before is not None and before.shape[1] == self.vectors.shape[1]:
+            self.vectors = np.concatenate([before, self.vectors])
+        self._loaded = self.vectors
+
+
+class KeepsAnswers(Right):
+    """Gives the same arrays to whoever asks the same."""
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        kept = self.__dict__.setdefault("kept", {})
+        key = (id(self.vectors), queries.tobytes(), k)
+        if key not in kept:
+            kept[key] = super().search(queries, k)
+        return kept[key]
+
+
+class ScratchForMany(Right):
+    """A batch of more than 16 queries goes through memory that threads share."""
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        if len(queries) > 16:
+            self._scratch = queries.copy()
+            queries = self._scratch
+        return super().search(queries, k)
+
+
+class ReadsAtTheFirstSearch(Right):
+    """Which several threads may do at once, and then all but one take nothing."""
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self._unread, self.vectors = self.vectors, self.vectors[:0]
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        if getattr(self, "_unread", None) is not None:
+            time.sleep(0.2)  # so that the others are here, too
+            unread = self._unread
+            self._unread = None
+            self.vectors = unread
+        return super().search(queries, k)
+
+
+class RestoresSearchOptions(Right):
+    """An index that was opened is searched as the one that wrote it would."""
+
+    def scores(self, queries: np.ndarray) -> np.ndarray:
+        scores = super().scores(queries)
+        if self._search.effort > 5:
+            scores[:, ::3] = -1e6
+        return scores
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self._search = Search()
 
 
 class BuildAppends(Right):

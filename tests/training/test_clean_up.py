@@ -12,6 +12,8 @@ from filelock import FileLock
 
 from retroflow.cli.main import run
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.generation.exported import Origin
+from retroflow.model.pretrained import write_checksums
 from retroflow.training import clean_up
 from retroflow.training.clean_up import remove, survey
 from tests.cli.conftest import write_recipe
@@ -84,7 +86,10 @@ def test_the_artifacts_of_an_exported_model_stay(history: Path) -> None:
     exported.mkdir(parents=True)
     needed = look(history).needed
     fingerprints = {name.partition("-")[0]: name.partition("-")[2] for name in needed if "neighbours" not in name}
-    (exported / "retroflow.json").write_text(str({"fingerprints": fingerprints}).replace("'", '"'))
+    Origin("tiny", 2, 2, 64, "tokenizer", fingerprints, "0").write(exported)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (exported / name).touch()
+    write_checksums(exported)
     shutil.rmtree(first)
     shutil.rmtree(history / "runs" / "tiny" / "0002")
     found = survey(history / "tiny" / "artifacts", [history / "runs", history / "models"])

@@ -30,6 +30,9 @@ PLUGINS = {
     "crashing": "class Part: pass\nimport os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "hanging": f"class Part: pass\n{HANGING}",
     "talking": "print('noise'); class_ = 1\nclass Part: pass",
+    "a_spoiling": "import sys; sys.modules['fractions'] = None\nclass Part: pass",
+    "m_spoilt": "import fractions\nclass Part: pass",
+    "z_spoiling": "import sys; sys.modules['fractions'] = None\nclass Part: pass",
     "lacking": "class Part: pass\nif True: import nowhere_to_be_found",
     "latin": "class Part: pass\n\n# caf\xe9\n",
 }
@@ -78,7 +81,7 @@ def _state(process):
 
 
 def test_every_plugin_gets_its_verdict_however_another_behaves(tmp_path):
-    behaving = PLUGINS.keys() - {"hanging"}
+    behaving = {name for name in PLUGINS if name != "hanging" and "spoil" not in name}
     for name in behaving:
         install(tmp_path, name)
     stranger = tmp_path / "stranger-1.0.dist-info"
@@ -100,6 +103,14 @@ def test_every_plugin_gets_its_verdict_however_another_behaves(tmp_path):
         assert words in found[name]["error"], name
         assert found[name]["owner"] == f"plugin-{name} 1.0"
         assert found[name]["is_optional"]  # nobody has asked for it
+
+
+def test_what_a_plugin_does_to_its_process_is_no_fault_of_another(tmp_path):
+    for name in PLUGINS:
+        if "spoil" in name:
+            install(tmp_path, name)
+    output, _ = start(tmp_path, 200.0).communicate(timeout=250)
+    assert json.loads(output)["my_m_spoilt"]["error"] is None
 
 
 def test_a_plugin_that_hangs_is_given_up_and_named(tmp_path):

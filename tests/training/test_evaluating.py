@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_another_step_gets_a_report_of_its_own_and_the_run_stays_as_finished_as_
         assert retroflow("evaluate", project.path, *words)[0] == 0
         assert not project.report.exists() and not project.is_finished
     code, _, notes = retroflow("fit", "--recipe", "tiny.yaml", "--resume")
-    assert code == 0 and "going on with runs/tiny/0001 from step 2" in notes and project.is_finished
+    assert code == 0 and "continuing runs/tiny/0001 from step 2" in notes and project.is_finished
 
 
 def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retroflow, tmp_path):
@@ -148,12 +149,17 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
     for output, message in (
         (project.report, "the report.json of a run is of its last step, as it was trained; choose another name"),
         (project.path.with_name("0002") / "report.json", "the report.json of a run is of its last step"),
+        (project.description, "this file exists and is no report of evaluate; choose another name"),
+        (Path("/dev/zero"), "this file exists and is no report"),
+        (project.path / "metrics.jsonl", "this file exists and is no report"),
         (tmp_path, "is a folder"),
         (tmp_path / "no/where.json", "there is no folder"),
     ):
         code, out, err = retroflow("evaluate", project.path, "seed=2", "--output", output)
         assert (code, out) == (2, "") and message in err
     assert project.report.read_bytes() == before and not list(project.path.glob("report-*"))
+    assert retroflow("evaluate", project.path, "seed=3", "--output", wanted)[0] == 0
+    assert content(wanted)["measured"]["overrides"] == {"seed": 3}
 
 
 def test_somebody_else_s_run_is_evaluated_and_the_report_shown(project, retroflow, monkeypatch, tmp_path):

@@ -242,7 +242,7 @@ def test_a_signal_while_preparing_does_not_wait_for_its_end(monkeypatch, number,
         pytest.fail("the signal was not heard")
 
     monkeypatch.setattr(fit_module, "make_job", prepare_for_long)
-    with pytest.raises(error, match="stopped while preparing; the same command goes on"):
+    with pytest.raises(error, match="stopped while preparing; the same command continues"):
         fit(tiny_recipe())
 
 

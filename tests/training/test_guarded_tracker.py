@@ -77,7 +77,7 @@ def test_a_failure_is_told_once_and_ends_the_mirroring(tracked, capsys, method, 
     whole_run(tracker, tracked)
     assert tracker.calls[-1][0] == method and [call[0] for call in tracker.calls].count(method) == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"Recording failed in {method} ({str(error) or 'TimeoutError'}); the run goes on without it"
+        f"Recording failed in {method} ({str(error) or 'TimeoutError'}); the run continues without it"
     ]
 
 

@@ -105,7 +105,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again_from_the_start(
     folder = run().run_folder
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
-    with pytest.raises(RecipeError, match="is finished and has no checkpoint to go on from; start a new run"):
+    with pytest.raises(RecipeError, match="is finished and has no checkpoint to continue from; start a new run"):
         run(resume=folder, max_steps=20)
     capsys.readouterr()
     assert run(resume=folder).steps == 12

@@ -21,7 +21,7 @@ def test_a_full_disk_is_told_with_its_remedy_and_closing_says_no_more(tmp_path, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
         with pytest.raises(
-            RetroflowError, match=r"metrics cannot be written \(.*File too large\); free space, then go"
+            RetroflowError, match=r"metrics cannot be written \(.*File too large\); free space, then continue"
         ):
             getattr(log, method)(2, {"train/loss": 1.0})
         log.close()  # as `train` does; what could not be written must not fail here again

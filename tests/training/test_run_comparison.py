@@ -4,24 +4,23 @@ import json
 
 import pytest
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.training.run_comparison import compare
+from retroflow.training.run_folder import RunFolder, write_description, write_report
 
 
 def make_run(folder, *, k, loss, tokens=100, num_bytes=400, chunks="c", report=True):
     folder.mkdir()
-    described = {
-        "recipe": {"seed": 1, "neighbours": {"k": k}},
-        "fingerprints": {"chunks": chunks, "neighbours": f"n{k}"},
-    }
-    (folder / "run.json").write_text(json.dumps(described))
+    values = {"seed": 1, "neighbours": {"k": k}, "data": {"artifacts_folder": "artifacts"}}
+    prints = {"chunks": chunks, "neighbours": f"n{k}"}
+    identity = {"recipe": "", "values": json.dumps(values), "fingerprints": json.dumps(prints)}
+    write_description(RunFolder(folder), identity, {})
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 6, "train/loss": loss}) + "\n")
     if report:
         measured = {"loss": loss, "bits_per_byte": loss / 2}
         values = {"validation": {"on": measured, "off": measured}, "gain_over_off": 0.0, "predicted_tokens": tokens}
-        (folder / "report.json").write_text(
-            json.dumps(values | {"bytes": num_bytes, "training": {"steps": 6, "seed": k}})
-        )
+        report = values | {"bytes": num_bytes, "training": {"steps": 6, "seed": k}}
+        write_report(folder / "report.json", report)
     return folder
 
 
@@ -38,7 +37,7 @@ def test_what_differs_is_shown_and_what_was_measured(tmp_path):
 
 
 def test_equal_runs_differ_in_nothing(tmp_path):
-    found = compare(run := make_run(tmp_path / "a", k=1, loss=float("nan")), run)
+    found = compare(run := make_run(tmp_path / "a", k=1, loss=2.0), run)
     assert found.lines()[1:4] == [
         "recipe (what differs): nothing",
         "artifacts (what differs): nothing",
@@ -63,8 +62,18 @@ def test_numbers_that_cannot_be_compared_are_noted(tmp_path, other, note):
 
 def test_what_is_no_run_or_damaged_is_told(tmp_path):
     run = make_run(tmp_path / "a", k=1, loss=2.0)
-    with pytest.raises(RecipeError, match=r"not a run folder \(it has no run.json\)"):
+    with pytest.raises(GenerationError, match=r"not a run folder \(it has no run.json\)"):
         compare(run, tmp_path)
-    (run / "report.json").write_text("{")
-    with pytest.raises(DamagedDataError, match="report.json: cannot be read as JSON"):
+    (run / "report.json").write_text((run / "report.json").read_text().replace("2.0", "2.1"))
+    with pytest.raises(DamagedDataError, match='report.json": it was changed after it was written'):
         compare(run, run)
+
+
+@pytest.mark.parametrize(("name", "there", "here"), [("run.json", 'k\\": 1', 'k\\": 2'), ("report.json", "2.0", "2.1")])
+def test_a_changed_digit_is_not_compared(tmp_path, name, there, here):
+    first, second = make_run(tmp_path / "a", k=1, loss=2.0), make_run(tmp_path / "b", k=1, loss=2.0)
+    content = (second / name).read_text()
+    assert there in content
+    (second / name).write_text(content.replace(there, here, 1))
+    with pytest.raises(DamagedDataError, match=f"{name}.: it was changed after it was written"):
+        compare(first, second)

@@ -6,9 +6,10 @@ import os
 import pytest
 from filelock import FileLock
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import RecipeError
 from retroflow.store.sealed_json import render_sealed
-from retroflow.training.runs_overview import find_runs, last_metrics, overview, read_object, table
+from retroflow.training.run_folder import RunFolder, write_description
+from retroflow.training.runs_overview import find_runs, last_metrics, overview, table
 
 REPORT = {
     "validation": {"on": {"loss": 2.0, "bits_per_byte": 1.0}, "off": {"loss": 2.5, "bits_per_byte": 1.2}},
@@ -16,10 +17,16 @@ REPORT = {
     "training": {"steps": 6, "max_steps": 6, "stopped_by_time": False},
 }
 
+VALUES = {"trainer": {"max_steps": 6}, "data": {"artifacts_folder": "artifacts"}}
+IDENTITY = {"recipe": "seed: 1\n", "values": json.dumps(VALUES), "fingerprints": json.dumps({"chunks": "c"})}
+
+
+DESCRIPTION = {"recipe": {"trainer": {"max_steps": 6}}}
+
 
 def make_run(folder, *, report=None, metrics=({"step": 3, "train/loss": 3.0},), steps=(3,), written=1000):
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"recipe": {"trainer": {"max_steps": 6}}}))
+    write_description(RunFolder(folder), IDENTITY, {})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     for step in steps:
         (folder / "checkpoints" / f"step-{step:08d}.ckpt").touch()
@@ -66,6 +73,8 @@ def test_runs_are_listed_with_the_newest_last(tmp_path):
 def test_a_renamed_run_is_a_run_and_so_is_the_folder_given(tmp_path):
     renamed = make_run(tmp_path / "a" / "good")
     assert find_runs(tmp_path) == find_runs(renamed) == [renamed]
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert [run.recipe for run in overview(tmp_path)] == ["a"]
 
 
 def test_a_link_shows_no_run_twice_and_a_loop_ends(tmp_path):
@@ -82,10 +91,15 @@ def test_a_run_that_a_process_works_on_is_running(tmp_path):
     assert overview(tmp_path)[0].state == "unfinished"
 
 
-def test_a_run_whose_loss_is_no_number_has_failed(tmp_path):
-    (run,) = overview(make_run(tmp_path / "a" / "0001", metrics=[{"step": 3, "train/loss": float("nan")}]))
-    assert run.state == "failed"
-    json.dumps(run.to_json(), allow_nan=False)
+def test_one_changed_digit_is_seen(tmp_path):
+    run = make_run(tmp_path / "a" / "0001", report=REPORT)
+    for name, digits in (("report.json", ("2.5", "2.9")), ("run.json", ("6", "8")), ("recipe.yaml", ("1", "2"))):
+        before = (run / name).read_bytes()
+        (run / name).write_bytes(before.replace(*(digit.encode() for digit in digits)))
+        (found,) = overview(run)
+        assert found.state == "damaged" and name in found.problems[0] and "was changed after" in found.problems[0]
+        (run / name).write_bytes(before)
+    assert overview(run)[0].state == "finished"
 
 
 def test_a_gain_that_is_nothing_has_no_sign(tmp_path):
@@ -96,20 +110,19 @@ def test_a_gain_that_is_nothing_has_no_sign(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("run.json", b'{"identity"', "run.json: cannot be read as JSON"),
-        ("run.json", b"\xff", "run.json: cannot be read as JSON"),
-        ("run.json", b"[]", "run.json: holds no JSON object"),
-        ("run.json", b'{"recipe": 3}', "run.json: not what fit writes (it has no recipe)"),
-        ("run.json", b"[" * 100_000, "run.json: cannot be read as JSON"),
-        ("report.json", b"{}x", "report.json: cannot be read as JSON"),
-        ("report.json", b'{"a": 1}', "report.json: not a report (KeyError"),
-        ("report.json", b'{"validation": [1]}', "report.json: not a report (TypeError"),
-        ("report.json", b'{"validation": {"off": {"loss": "x", "bits_per_byte": 1}}}', "not a report (ValueError"),
+        ("run.json", b'{"identity"', 'run.json": cannot be read (JSONDecodeError'),
+        ("run.json", b"\xff", 'run.json": cannot be read (UnicodeDecodeError'),
+        ("run.json", b"[]", 'run.json": cannot be read (AttributeError'),
+        ("run.json", render_sealed({"identity": 3}, what="").encode(), 'run.json": not what fit writes (TypeError'),
+        ("run.json", b"[" * 100_000, 'run.json": cannot be read (RecursionError'),
+        ("report.json", b"{}x", 'report.json": cannot be read (JSONDecodeError'),
+        ("report.json", b'{"a": 1}', 'report.json": it was changed after it was written'),
+        ("report.json", render_sealed({"validation": [1]}, what="").encode(), 'report.json": not a report (TypeError'),
     ],
 )
 def test_damage_is_named_and_hides_no_other_run(tmp_path, name, content, message):
     damaged = make_run(tmp_path / "a" / "0001", report=REPORT)
-    (damaged / name).write_bytes(content)
+    (damaged / name).write_bytes(content if isinstance(content, bytes) else render_sealed(content, what="").encode())
     make_run(tmp_path / "a" / "0002")
     states = {run.folder.name: run.state for run in overview(tmp_path)}
     assert states == {"0001": "damaged", "0002": "unfinished"}
@@ -129,5 +142,3 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
     with pytest.raises(RecipeError, match=r'there is no folder ".*nowhere"; give the folder that runs are made in'):
         overview(tmp_path / "nowhere")
     assert overview(tmp_path) == []
-    with pytest.raises(DamagedDataError, match="cannot be read as JSON"):
-        read_object(tmp_path)

@@ -127,7 +127,10 @@ def test_what_a_config_ties_and_the_weights_do_not_stays_two(tmp_path, base_of):
 
 def test_compiling_by_block_is_refused_before_anything_is_prepared(base_of):
     """A compiled layer would leave out the hooks that read neighbours, and nothing would be learned."""
-    values = {"data": {"chunk_length": 4, "sequence_chunks": 2}, "model": {"name": "retrofit", "base": str(base_of("gpt2"))}}
+    values = {
+        "data": {"chunk_length": 4, "sequence_chunks": 2},
+        "model": {"name": "retrofit", "base": str(base_of("gpt2"))},
+    }
     recipe, compiled = Recipe(values, {}, Path("tiny.yaml")), TrainerOptions(compile=True)
     for strategy in ("ddp", "fsdp"):
         with pytest.raises(

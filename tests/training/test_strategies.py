@@ -133,7 +133,7 @@ def test_a_checkpoint_of_before_is_read_by_one_process_and_refused_by_fsdp(tmp_p
     checkpoint_path(run.checkpoints, 12).unlink()
     start = Start(run, checkpoint_path(run.checkpoints, 8))
     as_before(start.checkpoint)
-    with pytest.raises(DamagedDataError, match="not named by parameter.*go on with trainer.strategy=auto or ddp"):
+    with pytest.raises(DamagedDataError, match="not named by parameter.*continue with trainer.strategy=auto or ddp"):
         trained(tmp_path, start=start, strategy="fsdp", validate_every=6)
     trained(tmp_path, start=start, validate_every=6)
     assert_same(run, alone)

@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from retroflow.protocols import Float32Array
+from retroflow.protocols import Float32Array, Neighbours
+from retroflow.testing.case import doing
 from retroflow.testing.clustered import clustered_vectors
 from retroflow.testing.retriever_answers import LEAST_RESULTS, check_recall, check_scores
 from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_inputs import read_only
 
 DEPTHS = (64, LEAST_RESULTS)
+LENGTHS = (1 / 32, 512.0)  # of all vectors; powers of two, which round nothing
 
 
 def finds_the_nearest_of_clustered_vectors(case: RetrieverCase) -> None:
@@ -46,8 +48,9 @@ def equal_vectors_are_different_neighbours(case: RetrieverCase) -> None:
     ids, _ = case.build(vectors).search(vectors[::40], 4)
     found = np.mean(np.sort(ids, axis=1) == (np.arange(0, len(vectors), 40)[:, None] // 4 * 4 + np.arange(4)))
     assert found >= case.suite.recall_floor, f"only {found:.2f} of four equal vectors are found by their twin"
-    ids, _ = case.build(np.repeat(vectors[:1], 300, axis=0)).search(vectors[:1], 4)
-    assert (ids >= 0).all(), "where all vectors are equal it finds fewer than 4"
+    ids, _ = case.build(np.repeat(vectors[:1], 300, axis=0)).search(vectors[:1], DEPTHS[0])
+    found = int((ids >= 0).sum())
+    assert found == DEPTHS[0], f"asked for {DEPTHS[0]} of 300 equal vectors, it found {found}"
 
 
 def a_zero_query_has_an_answer(case: RetrieverCase) -> None:
@@ -58,15 +61,37 @@ def a_zero_query_has_an_answer(case: RetrieverCase) -> None:
     check_scores(case, queries, case.vectors, answer)
 
 
+def a_query_far_from_all_vectors_has_an_answer(case: RetrieverCase) -> None:
+    """Text unlike the corpus has neighbours, too: a radius, empty cells or a least score of 0 would lose them."""
+    queries = read_only(np.concatenate([-case.queries[:20], -30 * case.queries[:20]]))
+    answer = case.built.search(queries, 5)
+    assert (answer.ids >= 0).all(), "for queries far from all vectors it finds fewer than 5; find k wherever k exist"
+    check_scores(case, queries, case.vectors, answer)
+    if case.built.capabilities.exact:
+        check_recall(case, queries, case.vectors, answer)
+
+
+def long_and_short_vectors_are_as_good(case: RetrieverCase) -> None:
+    """Embeddings of any length are legal: no fixed range, no scores of a few decimals."""
+    for length in LENGTHS:
+        vectors, queries = read_only(case.vectors[:500] * length), read_only(case.queries[:20] * length)
+        ids, scores = case.build(vectors).search(queries, 3)
+        assert (ids[:, 0] >= 0).all(), f"of vectors of length {length:g} some queries find nothing"
+        in_units = Neighbours(ids, scores / np.float32(length) ** 2)
+        with doing(f"vectors of length {length:g}; scores in units of its square"):
+            check_scores(case, case.queries[:20], case.vectors[:500], in_units)
+
+
 def finds_as_many_as_asked_for(case: RetrieverCase) -> None:
     """Retroflow asks for more than it keeps, since neighbours of the query's own document do not count."""
     count = len(case.vectors)
-    for k in (*DEPTHS, count):
+    for k in (*DEPTHS, count // 2, count):
         ids, _ = answer = case.built.search(case.queries[:20], k)
-        least = count if k == count and case.built.capabilities.exact else min(k, max(DEPTHS))
+        least = k if case.built.capabilities.exact else min(k, max(DEPTHS))
         fewest = int((ids >= 0).sum(axis=1).min())
         assert fewest >= least, f"asked for {k} of {count} vectors, it found {fewest}; at least {least} are needed"
-        if k in DEPTHS[:1]:
+        check_scores(case, case.queries[:20], case.vectors, answer)
+        if k in DEPTHS[:1] or case.built.capabilities.exact:
             check_recall(case, case.queries[:20], case.vectors, answer)
 
 
@@ -83,6 +108,7 @@ def pads_with_minus_one_where_few_exist(case: RetrieverCase) -> None:
         # CheckedRetriever has checked order, -inf and range; a padding id of 0 would be a duplicate or a false hit.
         assert (ids[:, count:] == -1).all(), f"only {count} vectors exist, so at most {count} ids per row"
         assert (ids[:, 0] == np.arange(count)).all(), f"each of {count} vectors must find itself"
+        assert (ids[:, :count] >= 0).all(), f"of {count} vectors, all must be found where {count} or more are asked for"
 
 
 def fewer_results_are_the_beginning_of_more(case: RetrieverCase) -> None:
@@ -96,6 +122,7 @@ def _of_other_lengths(vectors: Float32Array, seed: int) -> Float32Array:
 
 
 __all__ = [
+    "a_query_far_from_all_vectors_has_an_answer",
     "a_stored_vector_finds_itself_first",
     "a_zero_query_has_an_answer",
     "equal_vectors_are_different_neighbours",
@@ -104,6 +131,7 @@ __all__ = [
     "finds_the_nearest_of_clustered_vectors",
     "finds_the_nearest_of_real_embeddings",
     "finds_the_nearest_where_lengths_differ",
+    "long_and_short_vectors_are_as_good",
     "pads_with_minus_one_above_the_number_of_vectors",
     "pads_with_minus_one_where_few_exist",
     "scores_are_what_the_metric_says",

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from retroflow.protocols import Retriever
+from retroflow.protocols import Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.testing.readable_options import check_keyword_only, check_readable
-from retroflow.testing.retriever_answers import true_scores
+from retroflow.testing.retriever_answers import check_equal, true_scores
 from retroflow.testing.retriever_case import OWNER, RetrieverCase
 
 
@@ -20,6 +20,12 @@ def implements_the_protocol_and_declares_its_capabilities(case: RetrieverCase) -
         f"capabilities.metric is {capabilities.metric!r}; allowed: 'l2' and 'inner_product'"
     )
     assert case.built.capabilities == capabilities, "capabilities must not change by build(): they are asked before it"
+    folder = case.scratch() / "index"
+    case.built.search(case.queries, 1)
+    case.built.save(folder)
+    assert case.built.capabilities == case.opened(folder).capabilities == capabilities, (
+        "capabilities must not change by search() or load()"
+    )
     for field in ("exact", "deterministic", "fork_safe", "add", "remove"):
         value = getattr(capabilities, field)
         assert isinstance(value, bool), f"capabilities.{field} is {value!r}; give True or False"
@@ -42,6 +48,13 @@ def has_a_fingerprint_in_json_that_building_does_not_change(case: RetrieverCase)
     retriever.build(case.vectors)
     after = json.dumps(retriever.fingerprint(), sort_keys=True)
     assert before == after, "fingerprint() is asked before build(), and must not change by it"
+    folder = case.scratch()
+    retriever.search(case.queries, 1)
+    retriever.save(folder)
+    loaded = case.suite.make_retriever()
+    loaded.load(folder)
+    assert before == json.dumps(retriever.fingerprint(), sort_keys=True), "fingerprint() must not change by search()"
+    assert before == json.dumps(loaded.fingerprint(), sort_keys=True), "fingerprint() must not change by load()"
 
 
 def has_the_same_fingerprint_in_another_process(case: RetrieverCase) -> None:
@@ -78,6 +91,11 @@ def opens_its_index_with_other_search_options(case: RetrieverCase) -> None:
     assert worst <= case.suite.score_tolerance, (
         f"opened with other search options, a score is {worst:.2g} away from the true one"
     )
+    if case.built.capabilities.deterministic:
+        built = CheckedRetriever(_searching_differently(case), owner=OWNER)
+        built.build(case.vectors)
+        expected_answer = built.search(case.queries, 3)
+        check_equal(Neighbours(ids, scores), expected_answer, "built with these search options, and opened with them")
 
 
 def _searching_differently(case: RetrieverCase) -> Retriever:

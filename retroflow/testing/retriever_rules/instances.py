@@ -12,7 +12,13 @@ import pytest
 from retroflow.errors import RetrieverError
 from retroflow.protocols import Float32Array, Neighbours
 from retroflow.testing.clustered import clustered_vectors
-from retroflow.testing.effects import changed_since, draw_from_global_generators, standard_output, state_of_process
+from retroflow.testing.effects import (
+    changed_since,
+    draw_from_global_generators,
+    standard_output,
+    state_of_process,
+    unusual_settings,
+)
 from retroflow.testing.retriever_answers import check_equal, check_identical
 from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
 from retroflow.testing.threads import run_at_once
@@ -50,6 +56,11 @@ def loading_replaces_what_was_built(case: RetrieverCase) -> None:
     for retriever in (used, wider):
         retriever.load(folder)
         check_equal(retriever.search(case.queries, 5), case.built.search(case.queries, 5), "loaded by a used instance")
+    other = case.scratch() / "index"
+    case.build(_others(case)).save(other)
+    twice = case.opened(other)
+    twice.load(folder)
+    check_equal(twice.search(case.queries, 5), case.built.search(case.queries, 5), "loaded after another was loaded")
     used.build(case.vectors[:200])
     assert used.search(case.queries, 5).ids.max() < 200, "built again after load(), it answers from what it had loaded"
 
@@ -75,6 +86,10 @@ def an_answer_stays_as_it_is(case: RetrieverCase) -> None:
     kept = Neighbours(answer.ids.copy(), answer.scores.copy())
     case.built.search(case.queries[::-1], 5)
     check_identical(answer, kept, "the next search changed arrays that an earlier one had returned")
+    for array in answer:
+        if array.flags.writeable:
+            array.fill(0)
+    check_equal(case.built.search(case.queries, 5), kept, "after whoever asked had changed the answer it was given")
 
 
 def two_instances_share_nothing(case: RetrieverCase) -> None:
@@ -114,12 +129,17 @@ def build_and_search(case: RetrieverCase, folder: str) -> None:
 
 
 def threads_can_search_at_once(case: RetrieverCase) -> None:
-    """Each thread with queries, a number of them and a k of its own."""
-    jobs = [(case.queries[thread::NUM_THREADS][: 8 - thread % 3], 1 + thread % 5) for thread in range(NUM_THREADS)]
+    """Each thread with queries, a number of them and a k of its own; the first searches of a loaded index, too."""
+    folder = case.scratch() / "index"
+    case.built.save(folder)
+    loaded = case.opened(folder)
+    rotated = [np.roll(case.queries, 7 * thread, axis=0) for thread in range(NUM_THREADS)]
+    few_and_many = (8, 7, len(case.queries), 6, len(case.queries), 1)
+    jobs = [(rotated[thread][: few_and_many[thread]], 1 + thread % 5) for thread in range(NUM_THREADS)]
     expected = [case.built.search(queries, k) for queries, k in jobs]
 
     def search(number: int) -> None:
-        check_equal(case.built.search(*jobs[number]), expected[number], "alone and beside other threads")
+        check_equal(loaded.search(*jobs[number]), expected[number], "alone and beside other threads")
 
     searches = [partial(search, number) for number in range(NUM_THREADS)]
     fault = run_at_once(searches, type(case.suite.make_retriever()), times=SEARCHES)
@@ -160,16 +180,16 @@ def leaves_the_process_as_it_was(case: RetrieverCase) -> None:
     folder = case.scratch() / "index"
     case.built.search(case.queries, 2)  # what is imported at the first search may
     draw_from_global_generators()
-    before = state_of_process()
-    with standard_output() as written:
+    with unusual_settings(case.scratch()), standard_output() as written:
+        before = state_of_process()
         retriever = case.build(case.vectors[:500])
         retriever.search(case.queries, 5)
         retriever.save(folder)
         case.opened(folder).search(case.queries, 5)
         retriever.fingerprint()
         said = written()
+        changed = changed_since(before)
     assert not said, f"it prints to stdout: {said[:200]!r}; log to stderr, or nothing"
-    changed = changed_since(before)
     assert not changed, (
         f"it changed {' and '.join(changed)}; use a generator of your own (numpy.random.default_rng(seed)) and put "
         "settings back"
