@@ -61,8 +61,8 @@ TRACKERS: Registry[Any] = Registry(
     "tracker",
     "retroflow.trackers",
     {
-        "none": Entry("retroflow.training.trackers:NoTracker"),
-        "wandb": Entry("retroflow.training.wandb_tracker:WandbTracker", extra="wandb", requires=("wandb",)),
+        "none": Entry("retroflow.tracking.tracker:NoTracker"),
+        "wandb": Entry("retroflow.tracking.wandb:WandbTracker", extra="wandb", requires=("wandb",)),
     },
 )
 
@@ -99,8 +99,8 @@ def recipe_schema() -> RecipeSchema:
                 MODELS, derived={"vocabulary_size": "data.vocabulary_size", "chunk_length": "data.chunk_length"}
             ),
             "data": Section("retroflow.pipeline.options:DataOptions"),
-            "optimizer": Section("retroflow.training.options:OptimizerOptions"),
-            "trainer": Section("retroflow.training.options:TrainerOptions"),
+            "optimizer": Section("retroflow.planning.options:OptimizerOptions"),
+            "trainer": Section("retroflow.planning.options:TrainerOptions"),
             "tracker": Slot(TRACKERS, default="none"),
         },
     )

@@ -23,9 +23,9 @@ def clean(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List artifacts that no run needs and what killed commands have left, with sizes; remove them with --yes."""
-    from retroflow.pipeline.progress import say
-    from retroflow.training.clean_up import remove, survey
-    from retroflow.training.sizes import disk_size
+    from retroflow.console import say
+    from retroflow.runs.clean_up import remove, survey
+    from retroflow.store.disk import disk_size
 
     folders = runs or [Path("runs")]
     found = survey(artifacts, folders, recipe or [])

@@ -11,11 +11,11 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at versions, extras, GPUs, processes, memory, disks and plugins; exit with 1 if something must be mended."""
-    from retroflow.training.component_check import ComponentCheck
+    from retroflow.doctor.components import ComponentCheck
 
     findings = []
     with ComponentCheck() as check:  # works while this process imports torch and looks at the machine
-        from retroflow.training.machine import examine, to_json
+        from retroflow.doctor.machine import examine, to_json
 
         for finding in examine(folder, check.results):
             findings.append(finding)

@@ -26,7 +26,7 @@ def evaluate(
     from rich.console import Console
 
     from retroflow.store.sealed_json import strict_json
-    from retroflow.training.evaluating import evaluate as evaluate_run
+    from retroflow.training.evaluate import evaluate as evaluate_run
 
     with only_results_on_stdout():
         found = evaluate_run(run_folder, overrides or [], checkpoint=checkpoint, output=output)

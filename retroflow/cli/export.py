@@ -14,8 +14,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""
-    from retroflow.pipeline.progress import say
-    from retroflow.training.export import export as export_run
+    from retroflow.console import say
+    from retroflow.generation.export import export as export_run
 
     origin = export_run(run_folder, folder, checkpoint=checkpoint, say=say)
     print(f"{folder}: {origin.recipe}, step {origin.step:,}")

@@ -38,7 +38,7 @@ def fit(
     ] = False,
 ) -> None:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
-    from retroflow.training.stopping import preempted_while_starting
+    from retroflow.distributed.stop_signals import preempted_while_starting
 
     with preempted_while_starting():
         from retroflow.components import recipe_schema
@@ -52,8 +52,8 @@ def fit(
                 raise RecipeError("--dry-run looks at a new run; leave --resume out")
             _print_dry_run(loaded, as_json=as_json)
             return
+        from retroflow.runs.resuming import check_resume
         from retroflow.training.fit import fit as fit_recipe
-        from retroflow.training.resuming import check_resume
 
         if resumed is not None:
             check_resume(loaded, resumed)
@@ -79,14 +79,14 @@ def recipe_of(resumed: Path | None, words: list[str]) -> Path:
         raise RecipeError(
             f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
         )
-    from retroflow.generation.run_description import read_run
+    from retroflow.runs.description import read_run
 
     read_run(folder)  # refuses a recipe.yaml that was changed
     return folder / "recipe.yaml"
 
 
 def _print_dry_run(loaded: "Recipe", *, as_json: bool) -> None:
-    from retroflow.training.dry_run import dry_run as look_ahead
+    from retroflow.planning.dry_run import dry_run as look_ahead
 
     found = look_ahead(loaded)
     print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), flush=True)

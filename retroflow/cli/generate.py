@@ -78,11 +78,11 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts: the text goes to stdout as it is made, sources and notes to stderr."""
+    from retroflow.console import say
     from retroflow.generation import GenerationOptions, stream
+    from retroflow.generation.opening import open_database, open_model
     from retroflow.generation.prompts import telling_in_flags
     from retroflow.generation.session import ReadingLines, notes_on_length
-    from retroflow.pipeline.progress import say
-    from retroflow.training.opening import open_database, open_model
 
     prompts = _prompts(prompt or [], prompts_file)
     with telling_in_flags(prompts):
@@ -131,8 +131,8 @@ def _print(pieces: "Iterable[Piece]", *, metric: str | None, as_json: bool) -> N
         metric: what scores mean, None if sources are not to be shown.
         as_json: print each generation whole instead.
     """
+    from retroflow.console import say
     from retroflow.generation.session import describe_sources, in_turn, to_json
-    from retroflow.pipeline.progress import say
 
     for piece in in_turn(pieces):
         if not as_json:

@@ -34,7 +34,7 @@ def prepare(
     ] = 600.0,
 ) -> None:
     """Make chunks, embeddings, index and neighbours, or re-use those that are there; docs/preparing.md."""
-    from retroflow.training.stopping import StopRequests, preempted_while_starting
+    from retroflow.distributed.stop_signals import StopRequests, preempted_while_starting
 
     with preempted_while_starting():
         from retroflow.components import recipe_schema

@@ -30,8 +30,8 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, the one that was written last at the end: state, steps, losses, gain."""
-    from retroflow.pipeline.progress import say
-    from retroflow.training.runs_overview import overview, table
+    from retroflow.console import say
+    from retroflow.runs.overview import overview, table
 
     runs = overview(folder)
     if as_json:
@@ -46,8 +46,8 @@ def list_runs(
 @app.command("compare")
 def compare(first: RunFolder, second: RunFolder, as_json: AsJson = False) -> None:
     """Lay two runs side by side: what differs in their recipes, and what was measured."""
+    from retroflow.runs.comparison import compare as compare_runs
     from retroflow.store.sealed_json import strict_json
-    from retroflow.training.run_comparison import compare as compare_runs
 
     comparison = compare_runs(first, second)
     print(strict_json(comparison.to_json(), what="the last metrics") if as_json else "\n".join(comparison.lines()))
@@ -58,7 +58,7 @@ def report(run_folder: RunFolder, as_json: AsJson = False) -> None:
     """Print a run's report as `fit` printed it, without computing anything."""
     from rich.console import Console
 
-    from retroflow.training.stored_report import read_report
+    from retroflow.evaluation.stored_report import read_report
 
     stored = read_report(run_folder)
     if as_json:
@@ -74,7 +74,7 @@ def plot(
     output: Annotated[Path, typer.Option("--output", help="Picture to write: .png, .svg or .pdf.")] = Path("loss.png"),
 ) -> None:
     """Draw the losses of runs over their steps (needs the extra `plot`)."""
-    from retroflow.training.loss_plot import plot_losses
+    from retroflow.runs.loss_plot import plot_losses
 
     plot_losses(run_folders, output)
     print(output)

@@ -21,9 +21,9 @@ from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
-from retroflow.generation.run_description import RUN_FILE, read_run
 from retroflow.protocols import Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.runs.description import RUN_FILE, read_run
 from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
 from retroflow.store.chunk_store import ChunkStore

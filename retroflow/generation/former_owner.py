@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retroflow.errors import DamagedDataError, GenerationError, UnknownComponentError
-from retroflow.generation.run_description import read_run
 from retroflow.retrieval.saved_index import DESCRIPTION_FILE
+from retroflow.runs.description import read_run
 from retroflow.store.artifact import INDEX_FOLDER
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.console import Advance, progress, say
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.pipeline.sharing import Sharing
 from retroflow.pipeline.tables import Table
 from retroflow.store.array_file import Array, ArraySpec

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.console import Advance, progress, say
 from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, words_of
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.memory import give_back
-from retroflow.pipeline.progress import Advance, progress, say
 from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import INDEX_FOLDER, parent_of

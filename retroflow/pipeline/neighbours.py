@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from retroflow.console import say
 from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.legal_search import LARGE_DOCUMENT, MAX_FETCH, RAN_OUT, Found, LegalSearch, Queries
 from retroflow.pipeline.options import NeighbourOptions
-from retroflow.pipeline.progress import say
 from retroflow.pipeline.sharing import Sharing
 from retroflow.pipeline.tables import Table
 from retroflow.protocols import Int64Array

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.components import CORPORA, create, create_embedder
+from retroflow.console import say
 from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -23,7 +24,6 @@ from retroflow.pipeline.index import make_index
 from retroflow.pipeline.memory import give_back
 from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks, concerns, describe_exact
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
-from retroflow.pipeline.progress import say
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
 from retroflow.recipe import Recipe

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from retroflow.console import progress, say
 from retroflow.errors import RecipeError, Unfinished
-from retroflow.pipeline.progress import progress, say
 from retroflow.store.array_file import Array
 from retroflow.store.artifact import building, locked
 from retroflow.store.manifest import Manifest

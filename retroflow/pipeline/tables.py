@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retroflow.pipeline.progress import progress
+from retroflow.console import progress
 from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import BlockedArrays, marked_blocks

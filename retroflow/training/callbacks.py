@@ -14,17 +14,17 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from retroflow.distributed.ranks import Ranks
+from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RetroflowError
-from retroflow.training.checkpoints import checkpoint_path, sweep
-from retroflow.training.guarded_tracker import GuardedTracker
+from retroflow.planning.options import TrainerOptions
+from retroflow.planning.throughput import Throughput
+from retroflow.runs.checkpoints import checkpoint_path, sweep
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.metrics import MetricsLog
+from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lost_weights import refuse_lost_weights
-from retroflow.training.metrics import MetricsLog
-from retroflow.training.options import TrainerOptions
 from retroflow.training.progress import TrainingProgress
-from retroflow.training.ranks import Ranks
-from retroflow.training.run_folder import RunFolder
-from retroflow.training.stopping import StopRequests
-from retroflow.training.throughput import Throughput
 
 
 def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:

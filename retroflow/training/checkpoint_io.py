@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from retroflow.training.checkpoints import checksum_path, read_checkpoint, write_checkpoint
+from retroflow.runs.checkpoints import checksum_path, read_checkpoint, write_checkpoint
 
 
 class AtomicIO(CheckpointIO):

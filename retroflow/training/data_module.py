@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from retroflow.data import Batch, SequenceDataset, StepBatches
+from retroflow.distributed.parent_death import kill_with_parent
+from retroflow.distributed.ranks import Ranks
+from retroflow.distributed.stop_signals import SIGNALS
 from retroflow.errors import RetroflowError
-from retroflow.training.lifeline import kill_with_parent
-from retroflow.training.options import TrainerOptions
-from retroflow.training.ranks import Ranks
-from retroflow.training.stopping import SIGNALS
+from retroflow.planning.options import TrainerOptions
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -13,11 +13,26 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from retroflow.console import say
+from retroflow.distributed.launching import Order, launch_ranks
+from retroflow.distributed.parent_death import end_with_parent
+from retroflow.distributed.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
+from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import Interrupted, Preempted, RankEnded
+from retroflow.evaluation.measuring import estimate
 from retroflow.evaluation.report import Report
+from retroflow.evaluation.stored_report import read_report
 from retroflow.pipeline.prepare import Prepared, find_prepared
-from retroflow.pipeline.progress import say
+from retroflow.planning.options import TrainerOptions
+from retroflow.planning.plan import check_memory, plan_of, plan_of_recipe
 from retroflow.recipe import Recipe
+from retroflow.runs.checkpoints import checkpoint_path, discard_after, sweep
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.held_folder import HeldFolder
+from retroflow.runs.metrics import MetricsLog, lines_before
+from retroflow.runs.record import Record
+from retroflow.runs.resuming import Start, choose_start
+from retroflow.runs.schedules import describe_last
 from retroflow.training.callbacks import (
     EstimateValidation,
     LogMetrics,
@@ -26,29 +41,14 @@ from retroflow.training.callbacks import (
     WriteCheckpoints,
 )
 from retroflow.training.checkpoint_io import AtomicIO
-from retroflow.training.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.training.data_module import RetroData, naming_lost_workers
-from retroflow.training.held_folder import HeldFolder
+from retroflow.training.final_report import judge, load_trained, record_of
 from retroflow.training.job import Job, bound, make_job
-from retroflow.training.launching import Order, launch_ranks
-from retroflow.training.lifeline import end_with_parent
-from retroflow.training.metrics import MetricsLog, lines_before
-from retroflow.training.neighbour_examples import neighbour_examples
-from retroflow.training.options import TrainerOptions
-from retroflow.training.plan import check_memory, plan_of, plan_of_recipe
+from retroflow.training.lightning_output import heard_from_first, quiet_lightning
+from retroflow.training.neighbour_rows import neighbour_examples
 from retroflow.training.progress import TrainingProgress
-from retroflow.training.proof import estimate
-from retroflow.training.quiet import heard_from_first, quiet_lightning
-from retroflow.training.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
-from retroflow.training.record import Record
-from retroflow.training.resuming import Start, choose_start
-from retroflow.training.run_folder import RunFolder
-from retroflow.training.schedules import describe_last
-from retroflow.training.stopping import StopRequests
-from retroflow.training.stored_report import read_report
 from retroflow.training.strategies import make_strategy, place
 from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
-from retroflow.training.verdict import judge, load_trained, record_of
 
 LOCK_SECONDS = 10.0
 """How long a run that is gone on with may still be held by what a kill has left behind."""

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, TRACKERS, create
+from retroflow.distributed.ranks import ALONE, Ranks
 from retroflow.errors import RecipeError
 from retroflow.pipeline.chunks import check_a_sequence
 from retroflow.pipeline.prepare import Prepared, Stage, prepare, say_stage
+from retroflow.pipeline.splits import Splits, open_splits
+from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.recipe import Recipe
-from retroflow.training.guarded_tracker import GuardedTracker
+from retroflow.runs.folder import check_runs_folder
+from retroflow.runs.record import facts_of
+from retroflow.runs.resuming import Start, identity
+from retroflow.runs.schedules import with_schedules
+from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
-from retroflow.training.options import OptimizerOptions, TrainerOptions
-from retroflow.training.ranks import ALONE, Ranks
-from retroflow.training.record import facts_of
-from retroflow.training.resuming import Start, identity
-from retroflow.training.run_folder import check_runs_folder
-from retroflow.training.schedules import with_schedules
-from retroflow.training.splits import Splits, open_splits
 from retroflow.training.strategies import Placement, place
 
 

@@ -19,6 +19,7 @@ from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
+from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.training.optimizers import (
     by_name,
     by_number,
@@ -27,9 +28,8 @@ from retroflow.training.optimizers import (
     parameter_names,
     schedule_share,
 )
-from retroflow.training.options import OptimizerOptions, TrainerOptions
 from retroflow.training.progress import saying_if_slow
-from retroflow.training.sharding import build_sharded
+from retroflow.training.sharded_strategy import build_sharded
 
 _RETRIEVAL_STREAM = 1
 """Tells the random stream of retrieval dropout from the others that are drawn from the recipe's seed."""

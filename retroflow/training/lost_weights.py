@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from retroflow.data import Batch
 from retroflow.errors import RetroflowError
-from retroflow.training.proof import evaluating
+from retroflow.evaluation.measuring import evaluating
 
 
 def refuse_lost_weights(trainer: pl.Trainer, module: Any, batch: Batch) -> None:

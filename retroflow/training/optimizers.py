@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from retroflow.training.options import OptimizerOptions
+from retroflow.planning.options import OptimizerOptions
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

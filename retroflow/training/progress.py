@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from retroflow.pipeline.progress import say
+from retroflow.console import say
 
 _SHORTEST, _LONGEST, _SHARE = 5.0, 60.0, 0.05
 """Seconds between plain lines: a twentieth of the time since the start, within these limits."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from retroflow.distributed.ranks import Ranks
 from retroflow.errors import RecipeError
-from retroflow.training.options import TrainerOptions
-from retroflow.training.ranks import Ranks
-from retroflow.training.sharding import ShardedStrategy
+from retroflow.planning.options import TrainerOptions
+from retroflow.training.sharded_strategy import ShardedStrategy
 
 
 @dataclass(frozen=True)

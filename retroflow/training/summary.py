@@ -10,15 +10,15 @@ import torch
 import retroflow
 from retroflow.evaluation.report import Report
 from retroflow.model.config import RetroConfig
-from retroflow.model.costs import training_flops
-from retroflow.training.checkpoints import checkpoint_step, checksum_path, list_checkpoints
+from retroflow.planning.costs import training_flops
+from retroflow.planning.plan import plan_of
+from retroflow.planning.throughput import Throughput, peak_flops_of
+from retroflow.runs.checkpoints import checkpoint_step, checksum_path, list_checkpoints
+from retroflow.runs.folder import RunFolder, write_description
+from retroflow.runs.resuming import Start
+from retroflow.tracking.tracker import Summary, TrackedRun
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
-from retroflow.training.plan import plan_of
-from retroflow.training.resuming import Start
-from retroflow.training.run_folder import RunFolder, write_description
-from retroflow.training.throughput import Throughput, peak_flops_of
-from retroflow.training.trackers import Summary, TrackedRun
 
 
 def summarise(job: Job, start: Start) -> str:

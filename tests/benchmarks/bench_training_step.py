@@ -12,8 +12,8 @@ turns, `--steps` steps at a time, one running while the others wait. Printed: to
 turns), CPU-seconds per step, peak memory, parameters; the floor, the step's matrix products at the measured matrix rate
 of this machine, and the share of it that was reached; and the ratios to the peer in the same precision.
 
-FLOPs of a step are counted by the formula of retroflow/model/costs.py; MFU = FLOPs / (seconds * peak), with the
-device's published dense bf16 peak (retroflow/training/throughput.py).
+FLOPs of a step are counted by the formula of retroflow/planning/costs.py; MFU = FLOPs / (seconds * peak), with the
+device's published dense bf16 peak (retroflow/planning/throughput.py).
 """
 
 import argparse
@@ -31,8 +31,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from retroflow.model.config import RetroConfig
-from retroflow.model.costs import training_flops
-from retroflow.training.throughput import peak_flops_of
+from retroflow.planning.costs import training_flops
+from retroflow.planning.throughput import peak_flops_of
 
 CHUNK, NEIGHBOURS, VOCABULARY = 64, 2, 32_000
 SIZES = {

@@ -23,10 +23,10 @@ from retroflow.components import CORPORA, create, recipe_schema
 from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.data import SequenceDataset, StepBatches
 from retroflow.pipeline.prepare import prepare
+from retroflow.pipeline.splits import open_splits
+from retroflow.planning.options import OptimizerOptions
 from retroflow.recipe import load
 from retroflow.training.optimizers import make_optimizer, make_schedule
-from retroflow.training.options import OptimizerOptions
-from retroflow.training.splits import open_splits
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 BATCH_SIZE, SEQUENCE_CHUNKS, CHUNK_LENGTH = 2, 8, 64

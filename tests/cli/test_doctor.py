@@ -5,8 +5,9 @@ import json
 import pytest
 
 from retroflow.cli.main import run
-from retroflow.training import component_check, machine
-from retroflow.training.machine import Finding
+from retroflow.doctor import components as component_check
+from retroflow.doctor import machine
+from retroflow.doctor.machine import Finding
 
 GOOD = Finding("GPU", "note", "none")
 BAD = Finding("folder", "problem", "full", "free space")

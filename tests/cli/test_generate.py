@@ -18,7 +18,7 @@ from retroflow.generation import GenerationOptions, RetrievalDatabase, generate
 from retroflow.generation.exported import load_exported
 from retroflow.model.retro import Retro
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.training.checkpoints import list_checkpoints
+from retroflow.runs.checkpoints import list_checkpoints
 from tests.cli.conftest import write_recipe
 
 
@@ -222,7 +222,7 @@ def test_python_reads_the_folder_too(exported: Path, other_index: Path) -> None:
 def test_nothing_waits_for_lightning_and_no_terminal_s_encoding_matters(trained: Path) -> None:
     program = (
         "import sys; from retroflow.cli.main import run; code = run(sys.argv[1:])\n"
-        "import retroflow.training.trained_model\n"
+        "import retroflow.runs.trained_model\n"
         "sys.exit(code or 'lightning' in sys.modules)"
     )
     words = ["generate", str(trained), "--prompt", "é", "--no-retrieval", "--max-new-tokens", "4"]

@@ -15,8 +15,8 @@ import torch
 from retroflow.components import recipe_schema
 from retroflow.pipeline.prepare import prepare
 from retroflow.recipe import load
+from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.testing.tiny_corpus import write_tiny_corpus
-from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 
 FAULTS = Path(__file__).parent / "faults"
 LIMIT = 400  # seconds; a launch takes 10 to 15 of them on two quiet cores

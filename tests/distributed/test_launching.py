@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from tests.distributed.runs import LIMIT, TWO, Ended, assert_same, end_all, fit, launch, metrics, prepared_folder
 
 pytestmark = pytest.mark.timeout(900)

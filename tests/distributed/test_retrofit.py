@@ -7,11 +7,11 @@ import torch
 
 from retroflow.components import recipe_schema
 from retroflow.corpus.tokenizer import train_tokenizer
+from retroflow.generation.export import export
 from retroflow.generation.exported import load_exported
 from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.recipe import load
 from retroflow.testing.tiny_corpus import write_tiny_corpus
-from retroflow.training.export import export
 from retroflow.training.fit import fit as fit_here
 from tests.distributed.in_two import in_two
 from tests.distributed.runs import RECIPE, TWO, fit, metrics, newest, prepare_in

@@ -8,7 +8,7 @@ import torch
 
 from retroflow.components import recipe_schema
 from retroflow.recipe import load
-from retroflow.training.evaluating import evaluate
+from retroflow.training.evaluate import evaluate
 from retroflow.training.fit import fit as fit_here
 from tests.distributed.runs import TWO, fit, metrics
 

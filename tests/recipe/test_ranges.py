@@ -183,7 +183,7 @@ def test_values_at_the_bounds_are_accepted_by_both(section: str, component: str,
 
 
 def test_choices_are_refused_in_python_as_in_a_recipe(tmp_path: Path) -> None:
-    from retroflow.training.options import TrainerOptions
+    from retroflow.planning.options import TrainerOptions
 
     with pytest.raises(RecipeError) as raised:
         TrainerOptions(strategy="dp")  # type: ignore[arg-type]

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
+from retroflow.distributed.ranks import ALONE
 from retroflow.model.config import RetroConfig
+from retroflow.pipeline.splits import Splits
+from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.recipe import Recipe
-from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
-from retroflow.training.guarded_tracker import GuardedTracker
+from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.record import facts_of
+from retroflow.tracking.background import GuardedTracker
+from retroflow.tracking.tracker import NoTracker
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
-from retroflow.training.options import OptimizerOptions, TrainerOptions
-from retroflow.training.ranks import ALONE
-from retroflow.training.record import facts_of
-from retroflow.training.splits import Splits
 from retroflow.training.strategies import place
-from retroflow.training.trackers import NoTracker
 from tests.data.fakes import make_chunks, random_neighbours
 
 VOCABULARY = 50

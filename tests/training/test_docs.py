@@ -11,8 +11,8 @@ import yaml
 from retroflow.cli.fit import split_words
 from retroflow.cli.main import build_app
 from retroflow.components import recipe_schema
+from retroflow.planning.options import TrainerOptions
 from retroflow.recipe import load
-from retroflow.training.options import TrainerOptions
 from retroflow.training.strategies import plan_placement
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,15 +6,16 @@ import signal
 
 import pytest
 
+from retroflow.distributed import stop_signals as stopping
 from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
+from retroflow.planning.options import OptimizerOptions
+from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.resuming import LAST
 from retroflow.store.sealed_json import read_sealed
+from retroflow.training import final_report as verdict
 from retroflow.training import fit as fit_module
-from retroflow.training import stopping, verdict
-from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.training.fit import fit
-from retroflow.training.options import OptimizerOptions
-from retroflow.training.resuming import LAST
-from retroflow.training.run_folder import RunFolder
 from tests.training.jobs import Killed, assert_same_run, kill, read, tiny_config, tiny_recipe, weights
 
 

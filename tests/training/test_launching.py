@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from retroflow.distributed import launching
+from retroflow.distributed.launching import Outcome, RankProcess, RankProcesses
+from retroflow.distributed.ranks import ALONE, LostRanks, Ranks
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
-from retroflow.training import launching
 from retroflow.training.data_module import naming_lost_workers
-from retroflow.training.launching import Outcome, RankProcess, RankProcesses
-from retroflow.training.ranks import ALONE, LostRanks, Ranks
 
 LOST = Outcome(error=(LostRanks, "rank 0 of 3 has lost another rank"))
 KNOWS = Outcome(error=(RecipeError, "too large"))

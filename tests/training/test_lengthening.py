@@ -5,9 +5,9 @@ import json
 import pytest
 
 from retroflow.errors import RecipeError
-from retroflow.training.checkpoints import checkpoint_path, list_checkpoints, read_head
-from retroflow.training.options import OptimizerOptions
-from retroflow.training.resuming import LAST
+from retroflow.planning.options import OptimizerOptions
+from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_head
+from retroflow.runs.resuming import LAST
 from tests.training.jobs import Killed, assert_same_run, kill, read
 
 STEADY = OptimizerOptions(warmup_steps=0, learning_rate=0.01, final_share=1.0)

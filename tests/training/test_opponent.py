@@ -6,7 +6,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.testing.tiny_corpus import write_tiny_corpus
-from tests.training.test_dry_run import RECIPE
+from tests.planning.test_dry_run import RECIPE
 
 
 @pytest.fixture(scope="module")

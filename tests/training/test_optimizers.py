@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from retroflow.planning.options import OptimizerOptions
 from retroflow.training.optimizers import (
     by_name,
     by_number,
@@ -15,7 +16,6 @@ from retroflow.training.optimizers import (
     parameter_names,
     schedule_share,
 )
-from retroflow.training.options import OptimizerOptions
 
 
 class Net(nn.Module):

@@ -12,9 +12,9 @@ from retroflow.components import recipe_schema
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import CorpusError
 from retroflow.pipeline.prepare import prepare
+from retroflow.pipeline.splits import open_splits
 from retroflow.recipe import load
 from retroflow.training.job import make_job
-from retroflow.training.splits import open_splits
 
 NUM_DOCUMENTS = 30
 RECIPE = """

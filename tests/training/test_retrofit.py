@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RecipeError
 from retroflow.integrations.base_models import fingerprint, load_base
-from retroflow.training.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.planning.plan import plan_of
+from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.resuming import choose_start
+from retroflow.training.final_report import load_trained
 from retroflow.training.fit import train
 from retroflow.training.lightning_module import outline
-from retroflow.training.plan import plan_of
-from retroflow.training.resuming import choose_start
-from retroflow.training.stopping import StopRequests
-from retroflow.training.verdict import load_trained
 from tests.integrations.bases import make_base, make_options
 from tests.training.jobs import VOCABULARY, tiny_job, tiny_recipe
 

@@ -9,16 +9,16 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 
+from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.planning.options import TrainerOptions
 from retroflow.recipe import Recipe
-from retroflow.training.checkpoints import checkpoint_path
+from retroflow.runs.checkpoints import checkpoint_path
+from retroflow.runs.resuming import Start
 from retroflow.training.fit import train
 from retroflow.training.job import _check_model
 from retroflow.training.lightning_module import drops_retrieval
-from retroflow.training.options import TrainerOptions
-from retroflow.training.resuming import Start
-from retroflow.training.stopping import StopRequests
 from tests.integrations.bases import make_base
 from tests.training.jobs import VOCABULARY
 from tests.training.test_retrofit import make_job, run

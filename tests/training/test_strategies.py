@@ -7,17 +7,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from retroflow.distributed.ranks import ALONE, Ranks
+from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import EncoderBlock
+from retroflow.planning.options import TrainerOptions
+from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
+from retroflow.runs.resuming import Start, choose_start
 from retroflow.training import fit as fit_module
-from retroflow.training.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
 from retroflow.training.fit import train
 from retroflow.training.optimizers import by_number
-from retroflow.training.options import TrainerOptions
-from retroflow.training.ranks import ALONE, Ranks
-from retroflow.training.resuming import Start, choose_start
-from retroflow.training.stopping import StopRequests
 from retroflow.training.strategies import place
 from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
 

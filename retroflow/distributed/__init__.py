@@ -1,0 +1,1 @@
+"""Processes that train together: ranks, launching, stop signals; torch without Lightning."""

@@ -1,0 +1,1 @@
+"""What `retroflow doctor` looks at."""

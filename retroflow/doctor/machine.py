@@ -1,0 +1,286 @@
+"""Whether this machine can prepare, train and track: what `retroflow doctor` looks at, one finding after another.
+
+Nothing is left behind: a file is written and removed in the folder that runs would be made in. The network is not used.
+"""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+import retroflow
+from retroflow.components import KINDS
+from retroflow.distributions import unreadable
+from retroflow.doctor.components import Loaded
+from retroflow.planning.machine_memory import available_cores
+from retroflow.store.disk import disk_size, nearest_existing
+from retroflow.training.strategies import bf16_pays
+
+State = Literal["ok", "note", "problem"]
+
+LITTLE_DISK, LOW_DISK = 1e9, 10e9
+LITTLE_SHARED, LOW_SHARED = 64 << 20, 1 << 30
+FEW_FILES = 1024
+
+_ONE_OF = {"faiss": "faiss-cpu", "faiss-gpu": "faiss-gpu"}
+"""Extras whose distributions install the same module."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was looked at.
+
+    Attributes:
+        name: what.
+        state: "ok"; "note" for what limits what can be done; "problem" for what has to be mended.
+        text: what was found.
+        remedy: what to do, empty where there is nothing to do.
+    """
+
+    name: str
+    state: State
+    text: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def examine(folder: Path, loaded: Callable[[], Iterable[Loaded]]) -> Iterator[Finding]:
+    """Look at everything; a check that fails itself is a problem and does not stop the others.
+
+    Args:
+        folder: where runs and artifacts would be made.
+        loaded: gives how loading each component went, asked last.
+    """
+    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("versions", _versions),
+        ("extras", _extras),
+        ("processor", _processor),
+        ("GPU", _gpus),
+        ("processes", _processes),
+        ("shared memory", _shared_memory),
+        ("folder", lambda: _folder(folder)),
+        ("temporary folder", lambda: _temporary_folder(folder)),
+        ("open files", _open_files),
+        ("compiler", _compiler),
+        ("components", lambda: _components(loaded())),
+        ("plugins", _plugins),
+    )
+    for name, check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            yield Finding(name, "problem", f"could not be looked at: {type(error).__name__}: {error}")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("retroflow", "ok", f"{retroflow.__version__}, Python {sys.version.split()[0]}")
+    found, missing = _installed(_required(""))
+    yield Finding("versions", "ok", ", ".join(found))
+    if missing:
+        yield Finding("versions", "problem", f"{', '.join(missing)} not installed", "pip install retroflow")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra in sorted(metadata.metadata("retroflow").get_all("Provides-Extra") or ()):
+        if extra in ("all", "all-gpu", "dev"):
+            continue
+        found, missing = _installed(_required(extra))
+        if missing and extra in _ONE_OF and _installed(list(_ONE_OF.values()))[0]:
+            continue
+        if missing:
+            remedy = f'pip install "retroflow[{extra}]", if you need it'
+            yield Finding(f"extra {extra}", "note", f"{', '.join(missing)} not installed", remedy)
+        else:
+            yield Finding(f"extra {extra}", "ok", ", ".join(found))
+    both, _ = _installed(list(_ONE_OF.values()))
+    if len(both) > 1:
+        remedy = f"pip uninstall {' '.join(_ONE_OF.values())}, then install one of them"
+        yield Finding("extras", "problem", f"{' and '.join(both)} write over each other", remedy)
+
+
+def _required(extra: str) -> list[str]:
+    """Distributions that retroflow, or one of its extras, needs."""
+    names = []
+    for line in metadata.requires("retroflow") or ():
+        requirement, _, marker = line.partition(";")
+        of_extra = 'extra == "' in marker.replace("'", '"')
+        wanted = f'extra == "{extra}"' in marker.replace("'", '"') if extra else not of_extra
+        if wanted and not requirement.startswith("retroflow["):
+            names.append(requirement.split("[")[0].split("<")[0].split(">")[0].split("=")[0].split("!")[0].strip())
+    return names
+
+
+def _installed(names: list[str]) -> tuple[list[str], list[str]]:
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    return found, missing
+
+
+def _processor() -> Iterator[Finding]:
+    bf16 = "bf16 pays on it" if bf16_pays("cpu") else "no AMX or AVX-512 BF16: fp32 is faster on it"
+    yield Finding("processor", "ok", f"{available_cores()} cores, {bf16}")
+
+
+def _gpus() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        if _has_driver():
+            yield Finding(
+                "GPU",
+                "problem",
+                f"there is an NVIDIA driver, but torch {torch.__version__} finds no GPU",
+                "install a CUDA build of torch that fits the driver (pytorch.org/get-started); look at "
+                "CUDA_VISIBLE_DEVICES and, in a container, at --gpus",
+            )
+        else:
+            yield Finding("GPU", "note", "none; training runs on the processor")
+        return
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        with torch.cuda.device(number):
+            free, total = torch.cuda.mem_get_info()
+            computed = float(torch.ones(64, 64, device="cuda").matmul(torch.ones(64, 64, device="cuda")).sum())
+        bf16 = bf16_pays("cuda")
+        text = f"{properties.name}, {total / 2**30:.0f} GiB ({free / 2**30:.0f} free), bf16 {'yes' if bf16 else 'no'}"
+        if computed != 64**3:
+            yield Finding(f"GPU {number}", "problem", f"{text}; it computes wrongly", "take it out of use")
+        elif free < total / 2:
+            yield Finding(f"GPU {number}", "note", f"{text}; another process uses it")
+        else:
+            yield Finding(f"GPU {number}", "ok", text)
+
+
+def _has_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _processes() -> Iterator[Finding]:
+    if not dist.is_available() or not dist.is_gloo_available():
+        yield Finding("processes", "problem", "torch has no gloo: DDP and FSDP cannot run", "install another torch")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place, limit = f"file://{Path(folder) / 'store'}", timedelta(seconds=20)
+        try:
+            dist.init_process_group("gloo", init_method=place, rank=0, world_size=1, timeout=limit)
+            dist.destroy_process_group()
+        except RuntimeError as error:
+            yield Finding(
+                "processes",
+                "problem",
+                f"gloo cannot make a process group: {str(error).splitlines()[0]}",
+                "let the machine's name resolve (/etc/hosts), or set GLOO_SOCKET_IFNAME",
+            )
+            return
+    yield Finding("processes", "ok", "gloo works")
+    if dist.is_nccl_available():
+        version = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+        yield Finding("NCCL", "ok", version)
+    else:
+        state: State = "problem" if torch.cuda.device_count() > 1 else "note"
+        yield Finding("NCCL", state, "torch is built without it: several GPUs cannot work together")
+
+
+def _shared_memory() -> Iterator[Finding]:
+    shared = Path("/dev/shm")
+    if not shared.is_dir():
+        return
+    free = shutil.disk_usage(shared).free
+    text, remedy = f"{disk_size(free)} free in {shared}", "in a container: --shm-size=8g, or --ipc=host"
+    if free < LITTLE_SHARED:
+        yield Finding("shared memory", "problem", f"{text}: data workers and NCCL will fail", remedy)
+    elif free < LOW_SHARED:
+        yield Finding("shared memory", "note", f"{text}: little for NCCL and for many data workers", remedy)
+    else:
+        yield Finding("shared memory", "ok", text)
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    existing = nearest_existing(folder)
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".retroflow-doctor-") as file:
+            file.write(b"whole or not at all")
+            file.flush()
+            os.fsync(file.fileno())
+            moved = f"{file.name}.moved"
+            os.replace(file.name, moved)
+            os.replace(moved, file.name)
+    except OSError as error:
+        yield Finding("folder", "problem", f"{existing} cannot be written ({error})", "choose another, or free space")
+        return
+    free = shutil.disk_usage(existing).free
+    text = f"{existing} can be written, {disk_size(free)} free"
+    remedy = "retroflow fit --dry-run says what a recipe needs"
+    if free < LITTLE_DISK:
+        yield Finding("folder", "problem", text, f"free space; {remedy}")
+    else:
+        yield Finding("folder", "note" if free < LOW_DISK else "ok", text, remedy if free < LOW_DISK else "")
+
+
+def _temporary_folder(folder: Path) -> Iterator[Finding]:
+    existing = nearest_existing(folder)
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        yield Finding("temporary folder", "problem", f"none can be written ({error})", "set TMPDIR")
+        return
+    text = f"{temporary}, {disk_size(shutil.disk_usage(temporary).free)} free"
+    if temporary.stat().st_dev == existing.stat().st_dev:
+        yield Finding("temporary folder", "ok", f"{text}, on the filesystem of {existing}")
+    else:
+        # Nothing of ours moves from there: artifacts and checkpoints are written beside their place.
+        yield Finding("temporary folder", "ok", f"{text}, on another filesystem than {existing}, which does no harm")
+
+
+def _open_files() -> Iterator[Finding]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    state: State = "note" if soft < FEW_FILES else "ok"
+    yield Finding("open files", state, f"at most {soft:,}", "ulimit -n 4096" if state == "note" else "")
+
+
+def _compiler() -> Iterator[Finding]:
+    found = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    if found is None:
+        yield Finding("compiler", "note", "no C++ compiler: trainer.compile and hnswlib's installation need one")
+    else:
+        yield Finding("compiler", "ok", f"{found} is there, for trainer.compile")
+
+
+def _components(loaded: Iterable[Loaded]) -> Iterator[Finding]:
+    for one in loaded:
+        name = f"{one.kind} {one.name}"
+        if one.error is None:
+            yield Finding(name, "ok", f"loads, of {one.owner}")
+        else:
+            yield Finding(name, "note" if one.is_optional else "problem", one.error)
+
+
+def _plugins() -> Iterator[Finding]:
+    """Tell of what is installed and passed over; nobody asked for it, so it is no problem."""
+    for sentence in (*unreadable(), *(sentence for registry in KINDS for sentence in registry.passed_over())):
+        yield Finding("plugins", "note", sentence)
+
+
+def to_json(findings: list[Finding]) -> str:
+    """One JSON object: whether all is well, and every finding."""
+    values: dict[str, Any] = {
+        "ok": not any(finding.state == "problem" for finding in findings),
+        "findings": [finding.to_json() for finding in findings],
+    }
+    return json.dumps(values)

@@ -1,0 +1,204 @@
+"""Judge a model: validation loss with retrieval on, off, shuffled and random, and by overlap.
+
+Shapes: b sequences, n tokens of a sequence, l chunks of a sequence, m tokens of a chunk, k neighbours, r = 2m, N
+validation chunks, v vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from retroflow.data import Batch, SequenceDataset
+from retroflow.data.batch import NOT_PREDICTED
+from retroflow.distributed.ranks import Ranks
+from retroflow.errors import RetroflowError
+from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
+from retroflow.evaluation.leakage import by_overlap, overlaps_of
+from retroflow.evaluation.perplexity import measure
+from retroflow.evaluation.report import Report
+from retroflow.pipeline.splits import Splits
+from retroflow.protocols import Int64Array
+from retroflow.training.job import Job
+from retroflow.training.strategies import Placement
+
+_LOGITS_AT_ONCE = 1 << 26
+"""Logits that exist at one time during evaluation, 256 MB in float32."""
+
+_OVERLAP_SEQUENCES = 64
+"""Sequences whose overlap is computed together."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def token_losses(model: Any, placement: Placement) -> Callable[[Batch], Tensor]:
+    """Make the function that gives float32 [b, n], nats of each position of a batch, 0 where nothing is predicted."""
+
+    def losses(batch: Batch) -> Tensor:
+        batch = batch.to(placement.device)
+        num_rows, length = batch.tokens.shape
+        rows = max(1, _LOGITS_AT_ONCE // (length * model.config.vocabulary_size))
+        parts = [_losses_of(model, placement, batch.rows(first, first + rows)) for first in range(0, num_rows, rows)]
+        return torch.cat(parts)
+
+    return losses
+
+
+@torch.no_grad()
+def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
+    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+        logits = model(batch.tokens, batch.retrieved, batch.retrieved_mask)  # [b, n, v]
+    flat = F.cross_entropy(
+        logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_PREDICTED, reduction="none"
+    )
+    return flat.view(batch.targets.shape)
+
+
+def estimate(job: Job, ranks: Ranks) -> dict[str, float]:
+    """Estimate loss with and without retrieval, and the gap, on a few validation sequences, always the same.
+
+    Ranks share the batches. Under FSDP each forward is a joint one, so that all do equally many and a rank whose
+    share is shorter does a batch again without counting it.
+    """
+    options = job.options
+    dataset = job.splits.validation(job.splits.validation_neighbours if options.retrieval else None)
+    full = len(dataset.chunks) // dataset.sequence_chunks
+    wanted = min(full, options.validation_batches * options.eval_batch_size)
+    if wanted == 0:
+        return {}
+    starts = np.linspace(0, full - 1, wanted).astype(np.int64) * dataset.sequence_chunks
+    losses = token_losses(job.module.model, job.placement)
+    firsts = range(0, wanted, options.eval_batch_size)
+    sums = [0.0, 0.0, 0.0]  # nats on, nats off, tokens
+    with evaluating(job.module.model):
+        for turn in range(0, len(firsts), ranks.world_size):
+            is_own = turn + ranks.rank < len(firsts)
+            first = firsts[turn + ranks.rank] if is_own else 0
+            batch = dataset.assemble(starts[first : first + options.eval_batch_size], dataset.sequence_chunks)
+            on = float(losses(batch).sum(dtype=torch.float64)) if options.retrieval else 0.0
+            off = float(losses(batch.without_retrieval()).sum(dtype=torch.float64))
+            if is_own:
+                measured = (on, off, float((batch.targets != NOT_PREDICTED).sum()))
+                sums = [sum_ + value for sum_, value in zip(sums, measured, strict=True)]
+    on, off, tokens = ranks.total(sums)
+    measures = {"on": on, "off": off} if options.retrieval else {"off": off}
+    values = {f"validation/loss_{mode}": nats / max(1, tokens) for mode, nats in measures.items()}
+    if options.retrieval:
+        values["validation/retrieval_gap"] = values["validation/loss_off"] - values["validation/loss_on"]
+    return values
+
+
+def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
+    """Measure a job's model over the validation split, or the sample of it that `trainer.final_sequences` asks for.
+
+    Args:
+        job: its module's model lies on the placement's device.
+        training: how it was trained, for the report.
+        advance: told how many sequences are done; may raise to stop.
+
+    Raises:
+        RetroflowError: the loss is not finite.
+    """
+    model, splits, options = job.module.model, job.splits, job.options
+    found = splits.validation_neighbours
+    tables: dict[str, Int64Array | None] = {"off": None}
+    if options.retrieval:
+        tables |= {
+            "on": found,
+            "shuffled": shuffled(found, seed=job.seed),
+            "random": at_random(found.shape, database_chunks=len(splits.database), seed=job.seed),
+        }
+    sample = sample_of(job)
+    starts = None if sample is None else sample * splits.sequence_chunks
+    measures = {}
+    with evaluating(model):
+        for mode, table in tables.items():
+            measures[mode] = measure(
+                token_losses(model, job.placement),
+                splits.validation(table).in_order(options.eval_batch_size, sample),
+                num_chunks=len(splits.valid_chunks),
+                chunk_length=splits.valid_chunks.chunk_length,
+                advance=advance,
+                starts=starts,
+            )
+            _refuse_not_finite(measures[mode].nats, mode)
+    stated = None if sample is None else {"sequences": len(sample), "of": len(splits.validation())}
+    if not options.retrieval:
+        return Report(measures=measures, training=training, sample=stated)
+    chunks = _chunks_of(splits, sample)
+    overlaps = overlaps_of(_overlap_parts(splits.validation(found), sample))
+    return Report(
+        measures=measures,
+        without_neighbours=share_without_neighbours(found[chunks]),
+        overlap=by_overlap(overlaps, measures["on"].of_chunks(chunks), measures["off"].of_chunks(chunks)),
+        training=training,
+        sample=stated,
+    )
+
+
+def _refuse_not_finite(nats: float, mode: str) -> None:
+    if not math.isfinite(nats):
+        raise RetroflowError(
+            f"the validation loss with retrieval {mode} is {nats}: the model's weights are of no use, and no report is "
+            "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps"
+        )
+
+
+def sample_of(job: Job) -> Int64Array | None:
+    """The sequences int64 [s] of the validation split that are measured, ascending; None for all of them.
+
+    They are evenly spaced, from a first one that the seed chooses.
+    """
+    count, wanted = len(job.splits.validation()), job.options.final_sequences
+    if wanted is None or wanted >= count:
+        return None
+    offset = np.random.default_rng([job.seed, count]).random()
+    return ((np.arange(wanted) + offset) * count / wanted).astype(np.int64)
+
+
+def _chunks_of(splits: Splits, sequences: Int64Array | None) -> Int64Array:
+    """The chunks of some sequences of the validation split, or of all, ascending."""
+    count = len(splits.valid_chunks)
+    if sequences is None:
+        return np.arange(count, dtype=np.int64)
+    chunks = (sequences[:, None] * splits.sequence_chunks + np.arange(splits.sequence_chunks)).ravel()
+    return chunks[chunks < count]
+
+
+def sequences_to_measure(job: Job) -> int:
+    """How many sequences `prove` evaluates, over all ways of retrieving."""
+    sample = sample_of(job)
+    count = len(job.splits.validation()) if sample is None else len(sample)
+    return count * (4 if job.options.retrieval else 1)
+
+
+def _overlap_parts(
+    dataset: SequenceDataset, sequences: Int64Array | None
+) -> Iterator[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]:
+    """Chunks of the sequences in order, with their text lengths and what was retrieved for them."""
+    wanted = np.arange(len(dataset), dtype=np.int64) if sequences is None else sequences
+    done = 0
+    for batch in dataset.in_order(_OVERLAP_SEQUENCES, sequences):
+        assert batch.retrieved is not None and batch.retrieved_mask is not None
+        num_rows = len(batch.tokens)
+        starts = wanted[done : done + num_rows] * dataset.sequence_chunks
+        done += num_rows
+        tokens = batch.tokens.view(-1, dataset.chunks.chunk_length).numpy()  # [b * l, m]
+        rows = starts[:, None] + np.arange(len(tokens) // num_rows)
+        lengths = dataset.chunks.lengths[rows.ravel()].astype(np.int64)
+        yield tokens, lengths, batch.retrieved.flatten(0, 1).numpy(), batch.retrieved_mask.flatten(0, 1).numpy()

@@ -1,0 +1,90 @@
+"""The report of a run as it was stored: printed again as `fit` printed it, or laid beside that of another run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.text import Text
+
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.evaluation.leakage import OverlapBucket
+from retroflow.evaluation.perplexity import Measure
+from retroflow.evaluation.report import Report
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.overview import stored_report
+from retroflow.store.sealed_json import strict_json
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """What report.json says.
+
+    Attributes:
+        values: all of it.
+        report: its numbers, without those of single chunks.
+        findings: the sentences that were written then.
+    """
+
+    values: dict[str, Any]
+    report: Report
+    findings: list[str]
+
+    def render(self) -> Group:
+        """What `fit` printed, by rich."""
+        return Group(*self.report.tables(), *map(Text, self.findings))
+
+    def to_json(self) -> str:
+        """The stored values on one line."""
+        return strict_json(self.values, what="the report")
+
+
+def read_report(run_folder: Path) -> StoredReport:
+    """Read a run's report.json.
+
+    Raises:
+        RecipeError: it is not a run folder, or has no report.
+        DamagedDataError: the report is not what `fit` writes.
+    """
+    file = RunFolder(run_folder).report
+    if not file.exists():
+        if not run_folder.is_dir():
+            raise RecipeError(f'there is no folder "{run_folder}"; give a run folder, such as runs/retro_small/0001.')
+        raise RecipeError(
+            f'"{run_folder}": has no report.json: it is no run folder, or its training has not ended. `retroflow '
+            f"evaluate {run_folder}` measures the newest checkpoint of a run."
+        )
+    values = stored_report(run_folder)
+    try:
+        tokens, num_bytes = int(values["predicted_tokens"]), int(values["bytes"])
+        report = Report(
+            measures={
+                mode: _measure(measured, tokens, num_bytes) for mode, measured in dict(values["validation"]).items()
+            },
+            without_neighbours=float(values["share_without_neighbours"]),
+            overlap=[OverlapBucket(**bucket) for bucket in values["by_overlap"]],
+            training=dict(values["training"]),
+            measured=dict(values["measured"]),
+            sample=values["sample"],
+        )
+        findings = [str(finding) for finding in values["findings"]]
+        report.measures["off"], report.tables()
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise DamagedDataError(
+            f"{file}: not a report that fit writes ({type(error).__name__}: {error}). `retroflow evaluate "
+            f"{run_folder}` makes it again."
+        ) from error
+    return StoredReport(values, report, findings)
+
+
+def _measure(measured: dict[str, Any], tokens: int, num_bytes: int) -> Measure:
+    nothing = np.empty(0)
+    return Measure(
+        nats=float(measured["nats"]),
+        tokens=tokens,
+        bytes=num_bytes,
+        seconds=float(measured["seconds"]),
+        chunk_nats=nothing,
+        chunk_tokens=nothing.astype(np.int64),
+    )

@@ -1,0 +1,115 @@
+"""`retroflow export`: a run's model as a folder that needs neither the run nor Lightning."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import retroflow
+from retroflow.errors import DamagedDataError
+from retroflow.generation.exported import Origin
+from retroflow.model.pretrained import write_checksums
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.trained_model import TrainedModel, load_trained_model
+from retroflow.store.atomic import check_unused, whole_folder, write_file
+from retroflow.store.sealed_json import read_sealed
+
+
+def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkpoint: str | None = None) -> Origin:
+    """Write a checkpoint of a run as weights, configuration, tokenizer and README.
+
+    Args:
+        run_folder: what `fit` made.
+        folder: new or empty; is there whole afterwards, or as it was.
+        say: told why the README has no losses, if it ought to have.
+        checkpoint: a step or a path; None for the newest.
+
+    Returns:
+        What is exported.
+
+    Raises:
+        RecipeError: the folder holds something, or the run cannot be exported.
+        DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
+        RetroflowError: the weights are not finite, or the folder cannot be written.
+    """
+    check_unused(folder)
+    trained = load_trained_model(run_folder, checkpoint=checkpoint)
+    measured = _measured(trained, say)
+    origin = _origin_of(trained)
+    with whole_folder(folder) as partial:
+        trained.model.save_pretrained(partial)
+        trained.tokenizer.save(partial)
+        origin.write(partial)
+        write_file(partial / "README.md", _readme(trained, origin, measured).encode())
+        write_checksums(partial)
+    return origin
+
+
+def _origin_of(trained: TrainedModel) -> Origin:
+    values = trained.run.values
+    return Origin(
+        recipe=trained.run.name,
+        step=trained.step,
+        num_neighbours=values["neighbours"]["k"],
+        sequence_length=values["data"]["sequence_chunks"] * values["data"]["chunk_length"],
+        tokenizer=trained.tokenizer.fingerprint(),
+        fingerprints=trained.run.fingerprints,
+        version=retroflow.__version__,
+    )
+
+
+def _readme(trained: TrainedModel, origin: Origin, measured: str) -> str:
+    """The model card: what it is, what it was trained with, how it is used."""
+    values = trained.run.values
+    parameters = sum(parameter.numel() for parameter in trained.model.parameters())
+    artifacts = "\n".join(f"| {kind} | `{kind}-{print_}` |" for kind, print_ in sorted(origin.fingerprints.items()))
+    return f"""# {origin.recipe}
+
+A retrieval-enhanced language model (`{values["model"]["name"]}`, {parameters:,} parameters), trained for \
+{origin.step:,} steps and exported by retroflow {origin.version}.
+
+| trained with | |
+|---|---|
+| corpus | `{values["corpus"]["name"]}` |
+| embedder | `{values["embedder"]["name"]}` |
+| retriever | `{values["retriever"]["name"]}`, {origin.num_neighbours} neighbours |
+| tokenizer | `{origin.tokenizer[:16]}` |
+{artifacts}
+
+{measured}
+Any database that was prepared with this tokenizer and chunks of {trained.model.config.chunk_length} tokens will do:
+
+```bash
+retroflow prepare --recipe YOUR_RECIPE data.tokenizer=THIS_FOLDER data.chunk_length={trained.model.config.chunk_length}
+retroflow generate THIS_FOLDER --prompt "..." --database artifacts/index-...
+retroflow generate THIS_FOLDER --prompt "..." --no-retrieval
+```
+
+Weights are safetensors; `sha256sum -c SHA256SUMS` checks the folder. What the model says may be false, and may
+repeat its training text or its database word for word.
+"""
+
+
+def _measured(trained: TrainedModel, say: Callable[[str], None]) -> str:
+    """Validation losses of the run's report, if it is of the exported step."""
+    try:
+        report = read_sealed(RunFolder(trained.run.folder).report, remedy="The exported README has no losses.")
+        if report["training"]["steps"] != trained.step:
+            return ""
+        rows = "\n".join(
+            f"| {mode} | {loss['loss']:.4f} | {loss['bits_per_byte']:.4f} |"
+            for mode, loss in report["validation"].items()
+        )
+        findings = "\n".join(f"- {finding}" for finding in report["findings"])
+    except DamagedDataError as error:
+        say(str(error))
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    return f"""| retrieval | nats/token on validation text | bits/byte |
+|---|--:|--:|
+{rows}
+
+"Off" is this model without retrieved text, not a model trained without it.
+
+{findings}
+
+"""

@@ -1,0 +1,264 @@
+"""What a run is going to be, said before it begins: by `fit` of what it has, by `fit --dry-run` of what is known."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from retroflow.components import MODELS, create
+from retroflow.errors import RecipeError
+from retroflow.model.config import RetroConfig
+from retroflow.planning.machine_memory import MachineMemory, available_cores, machine_memory
+from retroflow.planning.memory_estimate import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
+from retroflow.planning.options import OptimizerOptions, TrainerOptions
+from retroflow.recipe import Recipe
+from retroflow.training.job import Job, check_model
+from retroflow.training.lightning_module import ModelOutline, outline
+from retroflow.training.optimizers import schedule_share
+from retroflow.training.strategies import Placement
+
+FEWEST_TOKENS = 258
+"""Of a trained vocabulary: 256 bytes, the end of a text, one merge."""
+
+_MOST_WORKERS_A_CORE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before it begins.
+
+    Attributes:
+        options: the trainer section; `retrieval` is False too if the model cannot read neighbours.
+        optimizer: the optimizer section.
+        placement: device, precision and processes.
+        outline: the model's parameters.
+        config: what the model is built from.
+        chunk_length: m.
+        sequence_chunks: chunks of a sequence.
+        num_neighbours: of a chunk; 0 without retrieval.
+        chunks: split -> number of chunks, None if that is not known yet.
+        is_estimate: whether `chunks` is an estimate.
+        num_workers: processes that load batches, for each device.
+    """
+
+    options: TrainerOptions
+    optimizer: OptimizerOptions
+    placement: Placement
+    outline: ModelOutline
+    config: Any
+    chunk_length: int
+    sequence_chunks: int
+    num_neighbours: int
+    chunks: dict[str, int] | None
+    is_estimate: bool = False
+    num_workers: int = 0
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of a sequence."""
+        return self.sequence_chunks * self.chunk_length
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run, padding included."""
+        return self.options.max_steps * self.options.batch_size * self.sequence_tokens
+
+    @property
+    def memory(self) -> MemoryEstimate:
+        """What a device needs; for models without a formula what is known of it."""
+        world_size = self.placement.world_size
+        share = Share(
+            sequences=max(1, self.options.batch_size // (world_size * self.options.accumulate)),
+            length=self.sequence_tokens,
+            num_neighbours=self.num_neighbours,
+            bf16=self.placement.uses_bf16,
+            shards=world_size if self.placement.strategy == "fsdp" else 1,
+            buckets=self.placement.strategy == "ddp",
+            checkpointing=self.options.activation_checkpointing,
+        )
+        sizes = self.outline.sizes
+        frozen = self.outline.frozen | (frozenset() if self.options.retrieval else self.outline.retrieval)
+        if not isinstance(self.config, RetroConfig):
+            return estimate_states(sizes, share, frozen=frozen)
+        return estimate_memory(self.config, sizes, share, frozen=frozen)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint: every trained weight and two means of AdamW, float32."""
+        return 12 * self.outline.num_trained_parameters
+
+    def lines(self, *, start_step: int = 0) -> list[str]:
+        """Describe the run, a fact a line."""
+        return [
+            f"model      {self._model()}",
+            f"data       {self._data()}",
+            f"training   {self._training(start_step)}",
+            f"device     {self._device()}",
+            f"memory     {self.memory}",
+            *(f"note       {note}" for note in self.notes()),
+        ]
+
+    def _model(self) -> str:
+        reading = (
+            f"{self.outline.num_retrieval_parameters:,} of them for retrieval"
+            if self.options.retrieval
+            else "retrieval not used"
+        )
+        if self.outline.frozen:
+            share = self.outline.num_trained_parameters / self.outline.num_parameters
+            reading += f", {self.outline.num_trained_parameters:,} ({share:.1%}) trained"
+        return f"{self.outline.num_parameters:,} parameters, {reading}"
+
+    def _data(self) -> str:
+        if self.chunks is None:
+            return "the number of chunks is not known before they are made"
+        about = "about " if self.is_estimate else ""
+        return f"{about}{self.chunks['train']:,} training chunks, {self.chunks['valid']:,} validation chunks"
+
+    def _training(self, start_step: int) -> str:
+        step_tokens = self.options.batch_size * self.sequence_tokens
+        text = f"{self.options.max_steps:,} steps x {step_tokens:,} tokens = {self.total_tokens:,}"
+        if self.chunks and self.chunks["train"]:
+            passes = self.total_tokens / (self.chunks["train"] * self.chunk_length)
+            text += f" ({'about ' if self.is_estimate else ''}{passes:,.1f} passes over the corpus)"
+        return text + (f", from step {start_step:,}" if start_step else "")
+
+    def _device(self) -> str:
+        placement = self.placement
+        device = placement.accelerator
+        if device == "cuda" and torch.cuda.is_available():
+            device = torch.cuda.get_device_name()
+        if placement.strategy != "single":
+            machines = "" if placement.nodes == 1 else f" on each of {placement.nodes} machines"
+            device = f"{placement.devices} x {device}{machines}, {placement.strategy}"
+        precision = "bf16" if self.placement.uses_bf16 else "fp32"
+        return f"{device}, {precision}, CPU threads: {torch.get_num_threads()}"
+
+    def notes(self) -> list[str]:
+        """What a user should know before it begins."""
+        notes = [self._too_short(), self._warm_up(), memory_note(self.memory, machine_memory(self.placement))]
+        if self.options.compile:
+            notes.append("trainer.compile: compiling takes minutes, before the first step and without a line")
+        cores, workers = available_cores(), self.num_workers * self.placement.devices
+        if workers > _MOST_WORKERS_A_CORE * cores:
+            notes.append(
+                f"data.num_workers: {workers:,} processes would load batches on {cores} cores, and starting them takes "
+                "long; 1 to 4 for each device are enough"
+            )
+        return [note for note in notes if note]
+
+    def _too_short(self) -> str:
+        if not self.chunks or self.chunks["train"] >= self.sequence_chunks:
+            return ""
+        return (
+            f"data.sequence_chunks is {self.sequence_chunks}, and the training split has {self.chunks['train']:,} "
+            "chunks, too few for one sequence: fit will refuse"
+        )
+
+    def _warm_up(self) -> str:
+        warmup, steps = self.optimizer.warmup_steps, self.options.max_steps
+        if warmup < steps:
+            return ""
+        highest = schedule_share(
+            steps - 1, warmup_steps=warmup, max_steps=steps, final_share=self.optimizer.final_share
+        )
+        return (
+            f"optimizer.warmup_steps is {warmup:,} and trainer.max_steps {steps:,}: the learning rate only rises, to "
+            f"{highest:.0%} of its highest. Enough for a trial; else lower optimizer.warmup_steps"
+        )
+
+
+def memory_note(needed: MemoryEstimate, there: MachineMemory | None) -> str:
+    """Say what a run needs and does not find; empty if it fits or that is not known."""
+    if there is None:
+        return ""
+    needs = f"needs {'about' if needed.is_complete else 'at least'} {size_text(needed.total)} a device"
+    if needed.total > there.total:
+        return f"does not fit: it {needs}, and this machine has {size_text(there.total)} {there.what}"
+    if there.free is not None and needed.total > there.free:
+        total, free = size_text(there.total), size_text(there.free)
+        return f"may not fit: it {needs}, and of {total} {there.what} {free} are free now"
+    return ""
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse a run that cannot fit this machine.
+
+    Raises:
+        RecipeError: it needs more than there is, whether or not something else uses it now.
+    """
+    needed, there = plan.memory, machine_memory(plan.placement)
+    if there is None or needed.total <= there.total:
+        return
+    if needed.of_model > there.total:
+        remedy = (
+            "Make the model smaller (model.width, model.num_layers, data.vocabulary_size), or share it between more "
+            "devices (trainer.strategy=fsdp, trainer.devices)"
+        )
+    else:
+        remedy = (
+            "Lower trainer.batch_size or data.sequence_chunks, raise trainer.accumulate, set "
+            "trainer.activation_checkpointing=true, or make the model smaller"
+        )
+    raise RecipeError(
+        f"this recipe does not fit: it needs {needed}; this machine has {size_text(there.total)} {there.what}. "
+        f"{remedy}. The need is computed by formula; --ignore-memory trains all the same"
+    )
+
+
+def plan_of_recipe(
+    recipe: Recipe,
+    placement: Placement,
+    *,
+    vocabulary_size: int = FEWEST_TOKENS,
+    chunks: dict[str, int] | None = None,
+    is_estimate: bool = False,
+) -> Plan:
+    """The plan of a recipe by what is known before anything is prepared.
+
+    Args:
+        recipe: the checked recipe.
+        placement: device, precision and processes.
+        vocabulary_size: of its tokenizer; by default the fewest there can be, so that no need is stated too high.
+        chunks: as in `Plan`.
+        is_estimate: as in `Plan`.
+
+    Raises:
+        RetroflowError: the model's own files are not there or do not fit.
+    """
+    options, data = TrainerOptions(**recipe.section("trainer")), recipe.section("data")
+    length: int = data["chunk_length"]
+    check_model(recipe, options, placement)
+    config = create(MODELS, recipe.section("model"), vocabulary_size=vocabulary_size, chunk_length=length)
+    model = outline(config)
+    retrieves = options.retrieval and bool(model.retrieval)
+    return Plan(
+        options=replace(options, retrieval=retrieves),
+        optimizer=OptimizerOptions(**recipe.section("optimizer")),
+        placement=placement,
+        outline=model,
+        config=config,
+        chunk_length=length,
+        sequence_chunks=data["sequence_chunks"],
+        num_neighbours=recipe.section("neighbours")["k"] if retrieves else 0,
+        chunks=chunks,
+        is_estimate=is_estimate,
+        num_workers=data["num_workers"],
+    )
+
+
+def plan_of(job: Job) -> Plan:
+    """The plan of a job, in which everything is known."""
+    splits, options = job.splits, job.options
+    return Plan(
+        options=options,
+        optimizer=job.module.optimizer_options,
+        placement=job.placement,
+        outline=job.module.outline,
+        config=job.module.config,
+        chunk_length=splits.train_chunks.chunk_length,
+        sequence_chunks=splits.sequence_chunks,
+        num_neighbours=splits.validation_neighbours.shape[1] if options.retrieval else 0,
+        chunks={"train": len(splits.train_chunks), "valid": len(splits.valid_chunks)},
+        num_workers=job.num_workers,
+    )

@@ -1,0 +1,1 @@
+"""A run on disk: folder, description, checkpoints and metrics, resuming, and what is done with finished ones."""

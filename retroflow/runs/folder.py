@@ -1,0 +1,190 @@
+"""One run, one folder: `<runs_folder>/<recipe name>/<number>/`.
+
+recipe.yaml         the resolved recipe, as run.json has it too
+run.json            fingerprints of the artifacts, versions, device, precision; sealed with its own SHA-256
+metrics.jsonl       what the run computed; resuming cuts it back to the checkpoint, so that a resumed run ends
+metrics.csv         with the same bytes as an unbroken one
+throughput.jsonl    how fast it went, which differs every time
+checkpoints/        see checkpoints.py
+report.json         the proof of the last step, which means that the run is finished; sealed as well
+report-*.json       what `retroflow evaluate` measured of other steps or with other values
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.runs.description import RECIPE_FILE, RUN_FILE, is_run_number
+from retroflow.store.atomic import write_file
+from retroflow.store.sealed_json import read_sealed, render_sealed, strict_json
+from retroflow.store.disk import nearest_existing
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / RECIPE_FILE
+
+    @property
+    def description(self) -> Path:
+        return self.path / RUN_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end and judged: report.json is of the last step of what run.json describes."""
+        training = self.reported_training()
+        steps = max(training.get("max_steps", 0), self._max_steps())
+        return bool(training) and (training["steps"] >= steps or training["stopped_by_time"])
+
+    def reported_training(self) -> dict[str, Any]:
+        """How report.json says that the model was trained; empty without a report that is as it was written."""
+        try:
+            training: dict[str, Any] = read_sealed(self.report, remedy="")["training"]
+            training["steps"], training["max_steps"], training["stopped_by_time"]
+        except (OSError, DamagedDataError, KeyError, TypeError):
+            return {}
+        return training
+
+    def _max_steps(self) -> int:
+        try:
+            described = json.loads(self.description.read_text(encoding="utf-8"))
+            return int(json.loads(described["identity"]["values"])["trainer"]["max_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def lock(self, *, seconds: float = 0.0) -> FileLock:
+        """Take the run for this process; the operating system gives it back however the process ends.
+
+        Args:
+            seconds: how long to wait for it; processes that a killed rank has left behind end within a second or two.
+
+        Raises:
+            RecipeError: another process is training this run.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout as error:
+            raise RecipeError(
+                f"{self.path}: another process is working on this run; wait for it, or start a new run"
+            ) from error
+        return lock
+
+
+def check_runs_folder(runs_folder: Path) -> None:
+    """Find out before an hour of preparation, and without making anything, whether runs can be kept there.
+
+    Raises:
+        RetroflowError: the folder, or the nearest one above it that exists, cannot be written.
+    """
+    existing = nearest_existing(runs_folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "cannot be written" if existing.is_dir() else "is not a folder"
+        raise RetroflowError(
+            f"trainer.runs_folder '{runs_folder}': {existing} {reason}; choose a folder that can be written"
+        )
+
+
+def new_run(runs_folder: Path, recipe_name: str) -> RunFolder:
+    """Make the folder with the next number; safe against others who do the same.
+
+    Raises:
+        RetroflowError: the folder cannot be made.
+    """
+    parent = runs_folder / recipe_name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = max((int(run.path.name) for run in list_runs(runs_folder, recipe_name)), default=0) + 1
+        while True:
+            try:
+                (parent / f"{number:04d}").mkdir()
+                break
+            except FileExistsError:
+                number += 1
+        run = RunFolder(parent / f"{number:04d}")
+        run.checkpoints.mkdir()
+    except OSError as error:
+        raise RetroflowError(
+            f"trainer.runs_folder '{runs_folder}': no run folder can be made there ({error}); choose a folder that can "
+            "be written"
+        ) from error
+    return run
+
+
+def list_runs(runs_folder: Path, recipe_name: str) -> list[RunFolder]:
+    """All runs of a recipe, newest number first."""
+    parent = runs_folder / recipe_name
+    named = [path for path in parent.glob("*") if is_run_number(path.name)] if parent.is_dir() else []
+    numbered = [path for path in named if path.is_dir()]
+    return [RunFolder(path) for path in sorted(numbered, key=lambda path: int(path.name), reverse=True)]
+
+
+def write_description(run: RunFolder, identity: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Write recipe.yaml and run.json.
+
+    Args:
+        run: the run.
+        identity: what it and its checkpoints are bound to (`resuming.identity`).
+        facts: what else is known of it, JSON values.
+
+    Raises:
+        RetroflowError: a file cannot be written.
+    """
+    if not run.recipe.exists() or run.recipe.read_bytes() != identity["recipe"].encode():
+        write_text(run.recipe, identity["recipe"])
+    data = json.loads(identity["values"]).get("data", {})
+    folder = os.path.realpath(run.path)
+    artifacts = os.path.realpath(os.path.expanduser(data.get("artifacts_folder", ".")))
+    described = {
+        "identity": dict(identity),
+        "name": run.path.absolute().parent.name,
+        # Relative, so that a project that is moved or mounted elsewhere stays whole.
+        "artifacts_folder": os.path.relpath(artifacts, folder),
+        "started_in": os.path.relpath(os.path.realpath("."), folder),
+    }
+    write_text(run.description, render_sealed(described | dict(facts), what=str(run.description)))
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report, sealed.
+
+    Raises:
+        RetroflowError: the file cannot be written, or a number in the report is not finite.
+    """
+    write_text(path, render_sealed(report, what=str(path)))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a small JSON file whole or not at all."""
+    write_text(path, strict_json(value, what=str(path), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all.
+
+    Raises:
+        RetroflowError: the file cannot be written.
+    """
+    try:
+        write_file(path, text.encode())
+    except OSError as error:
+        raise RetroflowError(f"{path}: cannot be written ({error}); free space or make the folder writable") from error

@@ -1,0 +1,145 @@
+"""metrics.jsonl and metrics.csv: the truth about a run, appended line by line, cut back on resume.
+
+A line depends on seed, data and step alone: no times, so that the file of a resumed run equals that of an unbroken
+one byte for byte. Times are in throughput.jsonl.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from retroflow.errors import RetroflowError
+from retroflow.store.sealed_json import strict_json
+from retroflow.runs.held_folder import HeldFolder
+
+COLUMNS = (
+    "step",
+    "train/loss",
+    "train/learning_rate",
+    "train/gradient_norm",
+    "train/tokens",
+    "validation/loss_on",
+    "validation/loss_off",
+    "validation/retrieval_gap",
+)
+"""Columns of metrics.csv; a line of metrics.jsonl has those that were measured then. Losses are nats per token."""
+
+
+class MetricsLog:
+    """The three files of a run that grow while it trains.
+
+    Args:
+        folder: the run folder.
+        step: the last step that counts; lines of later steps, and a torn last line, are cut away.
+
+    Raises:
+        RetroflowError: a file cannot be written; in every method, too, where the folder was renamed or deleted.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0) -> None:
+        self._folder = folder
+        self._held = HeldFolder(folder)
+        paths = [folder / name for name in ("metrics.jsonl", "metrics.csv", "throughput.jsonl")]
+        try:
+            _cut_jsonl(paths[0], step)
+            _cut_csv(paths[1], step)
+            _cut_jsonl(paths[2], step)
+            self._jsonl, self._csv, self._throughput = [path.open("a", encoding="utf-8", newline="") for path in paths]
+        except OSError as error:
+            raise RetroflowError(f"{folder}: metrics cannot be written ({error})") from error
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        """Add what was computed at `step`; `values` has names out of COLUMNS.
+
+        Raises:
+            RetroflowError: a value is not finite, or the file cannot be written.
+        """
+        line = {"step": step, **values}
+        self._write(self._jsonl, strict_json(line, what=f"{self._folder / 'metrics.jsonl'}, step {step}") + "\n")
+        self._write(self._csv, _csv_line(line.get(column, "") for column in COLUMNS))
+
+    def append_throughput(self, step: int, values: dict[str, float]) -> None:
+        """Add how fast the run was up to `step`."""
+        line = strict_json({"step": step, **values}, what=f"{self._folder / 'throughput.jsonl'}, step {step}")
+        self._write(self._throughput, line + "\n")
+
+    def sync(self) -> None:
+        """Bring all lines to the disk; called before a checkpoint that relies on them."""
+        self._held.check()
+        for file in (self._jsonl, self._csv, self._throughput):
+            with self._saying_so():
+                file.flush()
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the files; every line was flushed when it was written, or its failure was raised then."""
+        for file in (self._jsonl, self._csv, self._throughput):
+            with suppress(OSError):
+                file.close()
+        self._held.close()
+
+    def _write(self, file: IO[str], line: str) -> None:
+        self._held.check()
+        with self._saying_so():
+            file.write(line)
+            file.flush()
+
+    @contextmanager
+    def _saying_so(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RetroflowError(
+                f"{self._folder}: metrics cannot be written ({error}); free space, then continue with --resume"
+            ) from error
+
+
+def lines_before(folder: Path, step: int, *, most: int) -> list[dict[str, float]]:
+    """The last lines of metrics.jsonl up to `step`, oldest first; `most` of them at most."""
+    path = folder / "metrics.jsonl"
+    lines = _lines(path)
+    kept = [line for line in lines if _step_of_json(line) <= step]
+    return [json.loads(line) for line in kept[-most:]]
+
+
+def _lines(path: Path) -> list[str]:
+    # Bytes that a failing disk has changed are a line to cut away or to keep, not a reason to stop.
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    return [line + "\n" for line in text.split("\n")[:-1]]  # what follows the last newline is a torn line
+
+
+def _csv_line(values: object) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)  # type: ignore[arg-type]
+    return line.getvalue()
+
+
+def _cut_jsonl(path: Path, step: int) -> None:
+    lines = _lines(path)
+    kept = [line for line in lines if _step_of_json(line) <= step]
+    _rewrite(path, "".join(kept))
+
+
+def _step_of_json(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _cut_csv(path: Path, step: int) -> None:
+    lines = _lines(path)
+    kept = [line for line in lines[1:] if line.split(",", 1)[0].isdecimal() and int(line.split(",", 1)[0]) <= step]
+    _rewrite(path, ",".join(COLUMNS) + "\n" + "".join(kept))
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """Replace a file by its shorter self, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", errors="surrogateescape")
+    part.replace(path)

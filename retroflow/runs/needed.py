@@ -1,0 +1,122 @@
+"""Which artifacts runs, exported models and recipes need."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retroflow.components import recipe_schema
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.generation.exported import DESCRIPTION_FILE, read_origin
+from retroflow.runs.description import read_run
+from retroflow.pipeline.preview import preview
+from retroflow.recipe import load
+from retroflow.store.held import is_held
+from retroflow.store.manifest import read_manifest
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.overview import find_runs, is_empty_run
+
+NEW_RUN_SECONDS = 60.0
+"""An empty run folder may be that of a run that is just beginning."""
+
+
+def is_abandoned(run: Path) -> bool:
+    """Whether nothing was trained in a run, nobody works on it, and it has been so for a minute."""
+    return (
+        is_empty_run(run)
+        and not run.is_symlink()
+        and not is_held(run / ".lock")
+        and time.time() - max(path.lstat().st_mtime for path in (run, *run.rglob("*"))) > NEW_RUN_SECONDS
+    )
+
+
+def names_for_runs(runs: Iterable[Path]) -> set[str]:
+    """Names of the artifacts that runs were trained with, abandoned ones left out.
+
+    Raises:
+        RecipeError: a run says nothing about it.
+        DamagedDataError: a run.json is not what fit writes.
+    """
+    names = set()
+    for run in runs:
+        if RunFolder(run).description.exists():
+            fingerprints = read_run(run).fingerprints  # of an abandoned run, too: a damaged one is not touched
+            if not is_abandoned(run):
+                names |= {f"{kind}-{fingerprint}" for kind, fingerprint in fingerprints.items()}
+        elif not is_empty_run(run):
+            raise RecipeError(
+                f'"{run}": it has no run.json, so that nobody can tell which artifacts it needs. Restore it, or move '
+                "the folder away."
+            )
+    return names
+
+
+def names_for_exports(folders: Iterable[Path]) -> set[str]:
+    """Names of the artifacts that exported models in these folders, or right below, were trained with.
+
+    Raises:
+        DamagedDataError: one was changed after it was exported.
+    """
+    names = set()
+    for file in (file for folder in folders for depth in ("", "*/") for file in folder.glob(depth + DESCRIPTION_FILE)):
+        names |= {f"{kind}-{fingerprint}" for kind, fingerprint in read_origin(file.parent).fingerprints.items()}
+    return names
+
+
+def names_for_recipe(file: Path, artifacts: Path) -> set[str]:
+    """Names of the artifacts that a recipe uses, as far as they can be there.
+
+    Raises:
+        RecipeError: its fingerprints cannot be known on this machine, or the recipe cannot be read.
+        RetroflowError: as `preview`.
+    """
+    recipe = load(file, [f"data.artifacts_folder={json.dumps(str(artifacts))}"], schema=recipe_schema())
+    trainer: dict[str, Any] = recipe.values.get("trainer", {})
+    looked = preview(recipe, retrieval=bool(trainer.get("retrieval", True)))
+    unknown = [note for note in looked.notes if "chunks are not known" not in note]
+    if unknown:
+        raise RecipeError(f"--recipe {file}: which artifacts it needs cannot be known here: {unknown[0]}")
+    return set(looked.names)
+
+
+def with_parents(names: Iterable[str], artifacts: Path) -> set[str]:
+    """Add the artifacts that those of these names were made from.
+
+    Raises:
+        DamagedDataError: the manifest of one that is there cannot be read.
+    """
+    waiting, found = list(names), set()
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if (artifacts / name).is_dir():
+            waiting += _parents(artifacts / name)
+    return found
+
+
+def _parents(folder: Path) -> Iterator[str]:
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        raise DamagedDataError(
+            f'"{folder}": it is needed, and its manifest.json is missing. Remove the folder; prepare builds it again.'
+        ) from None
+    yield from (f"{kind}-{parent['fingerprint']}" for kind, parent in manifest.parents.items())
+
+
+def all_needed(runs_folders: Iterable[Path], recipes: Iterable[Path], artifacts: Path) -> tuple[set[str], list[Path]]:
+    """Names of all artifacts that something needs, and every run that was found.
+
+    Raises:
+        RecipeError: a folder that is not there, or a run or recipe of which nobody can tell what it needs.
+        DamagedDataError: a description that cannot be read.
+    """
+    folders = list(runs_folders)
+    runs = sorted({run for folder in folders for run in find_runs(folder)})
+    names = names_for_runs(runs) | names_for_exports(folders)
+    for recipe in recipes:
+        names |= names_for_recipe(recipe, artifacts)
+    return with_parents(names, artifacts), runs

@@ -1,0 +1,377 @@
+"""Which run goes on from which checkpoint, and whether the checkpoint belongs to the recipe."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import retroflow
+from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.runs.description import not_a_run
+from retroflow.pipeline.prepare import expected_fingerprints
+from retroflow.recipe import Recipe
+from retroflow.store.sealed_json import read_sealed
+from retroflow.runs.checkpoints import (
+    checkpoint_step,
+    list_checkpoints,
+    newest_verified,
+    read_head,
+    verify_checkpoint,
+)
+from retroflow.runs.folder import RunFolder, list_runs, new_run, write_description
+from retroflow.runs.schedules import Schedule, in_force, lengthened, schedules_of
+
+LAST = Path("last")
+"""`--resume` without a path: the last unfinished run of the recipe."""
+
+BINDING_SECTIONS = ("seed", "model", "optimizer")
+BINDING_KEYS = (
+    "data.sequence_chunks",
+    "trainer.max_steps",
+    "trainer.batch_size",
+    "trainer.retrieval",
+    "trainer.retrieval_dropout",
+)
+"""What a run and its checkpoints must agree in beside the artifacts; the rest is the machine's and may change."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
+
+    Attributes:
+        run: the run folder.
+        checkpoint: what to load first, None for a beginning.
+        step: optimizer steps already done.
+        schedules: the run's, oldest first; more than one if it was lengthened.
+        is_finished: whether there is nothing to do: the run is trained to its end and judged.
+    """
+
+    run: RunFolder
+    checkpoint: Path | None = None
+    schedules: tuple[Schedule, ...] = ()
+    is_finished: bool = False
+
+    @property
+    def step(self) -> int:
+        return checkpoint_step(self.checkpoint) if self.checkpoint else 0
+
+
+def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: str) -> dict[str, str]:
+    """What a run is, as plain strings for a checkpoint: recipe, artifacts, version, and the facts of its training.
+
+    Args:
+        recipe: the recipe.
+        fingerprints: of its artifacts.
+        training: what `record.facts_of` gave.
+    """
+    return {
+        "recipe": recipe.to_yaml(),
+        "values": json.dumps(recipe.values, sort_keys=True, default=str),
+        "fingerprints": json.dumps(dict(fingerprints), sort_keys=True),
+        "version": retroflow.__version__,
+        "training": training,
+    }
+
+
+def hold_nothing(run: RunFolder) -> None:
+    """Leave a run to others, too."""
+
+
+def choose_start(
+    recipe: Recipe,
+    this: dict[str, str],
+    *,
+    runs_folder: Path,
+    resume: Path | None,
+    say: Callable[[str], None],
+    hold: Callable[[RunFolder], object] = hold_nothing,
+) -> Start:
+    """Make a new run, or find the one to go on with.
+
+    Args:
+        recipe: the recipe as given now.
+        this: its `identity`.
+        runs_folder: where runs lie.
+        resume: None for a new run, `LAST`, a run folder, or a checkpoint. A run that is named may go on with another
+            `trainer.max_steps`; its recipe.yaml is replaced then, and an old report set aside.
+        say: told what is resumed and what was passed over.
+        hold: takes a run for this process, before its checkpoints are looked at: a job that is being preempted may
+            still write one while its successor starts.
+
+    Raises:
+        RecipeError: there is no such run, or it was made by another recipe.
+        DamagedDataError: the named checkpoint, or every checkpoint of the run, is damaged.
+    """
+    if resume is None:
+        return _begin(recipe, this, runs_folder, hold)
+    if resume != LAST:
+        return _named_start(resume, this, say, hold)
+    unfinished = _unfinished(runs_folder, recipe.name)
+    matching = [run for run in unfinished if not differences(_identity_of(run), this)]
+    if matching:
+        hold(matching[0])
+        if matching[0].is_finished:  # while it was waited for
+            return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
+        return _continue(matching[0], _newest(matching[0], say), this, say)
+    if finished := _finished_as(this, runs_folder, recipe.name):
+        return _nothing_to_do(finished, say)
+    if unfinished:
+        refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
+    say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
+    return _begin(recipe, this, runs_folder, hold)
+
+
+def check_resume(
+    recipe: Recipe,
+    resume: Path,
+    *,
+    fingerprints_of: Callable[[Recipe], Mapping[str, str]] = expected_fingerprints,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Refuse what `choose_start` would refuse, before anything is prepared for it.
+
+    Args:
+        recipe: the recipe as given now.
+        resume: as for `choose_start`.
+        fingerprints_of: names the artifacts of a recipe.
+        environment: says whether this is one of several processes. These make no artifact, and need not all read the
+            corpus to learn its fingerprint.
+
+    Raises:
+        RecipeError: there is no such run, or every run that could go on was made by another recipe or other text.
+        DamagedDataError: the description of a run cannot be read.
+    """
+    folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
+    now = {"values": json.dumps(recipe.values, sort_keys=True, default=str)}
+    if resume != LAST:
+        run = _named_run(resume)
+        path = resume if resume.is_file() else next(iter(list_checkpoints(run.checkpoints)), None)
+        step, stored = checkpoint_step(path) if path else 0, _identity_of(run)
+        _refuse_unless_lengthened(resume, stored, stored | now, step)
+        if not _is_one_of_several(environment):
+            _refuse_unless_lengthened(resume, stored, stored | now | _prints(fingerprints_of(recipe)), step)
+        return
+    runs = _unfinished(folder, recipe.name)
+    fitting = _fitting(runs, now)
+    if not fitting and any(_is_like(run, now) for run in _finished(folder, recipe.name)):
+        return
+    if fitting and not _is_one_of_several(environment):
+        now |= _prints(fingerprints_of(recipe))
+        runs, fitting = fitting, _fitting(fitting, now)
+    if runs and not fitting:
+        stored = _identity_of(runs[0])
+        refuse_other_recipe(runs[0].path, stored, stored | now)
+
+
+def _prints(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    return {"fingerprints": json.dumps(dict(fingerprints), sort_keys=True)}
+
+
+def _fitting(runs: list[RunFolder], now: dict[str, str]) -> list[RunFolder]:
+    return [run for run in runs if not differences(stored := _identity_of(run), stored | now)]
+
+
+def _is_one_of_several(environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+
+
+def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
+    return [run for run in list_runs(runs_folder, name) if not run.is_finished and run.description.exists()]
+
+
+def _finished(runs_folder: Path, name: str) -> list[RunFolder]:
+    return [run for run in list_runs(runs_folder, name) if run.is_finished]
+
+
+def _finished_as(this: dict[str, str], runs_folder: Path, name: str) -> RunFolder | None:
+    """The newest finished run of the same recipe and artifacts."""
+    return next((run for run in _finished(runs_folder, name) if _is_like(run, this)), None)
+
+
+def _is_like(run: RunFolder, this: dict[str, str]) -> bool:
+    try:
+        stored = _identity_of(run)
+    except DamagedDataError:  # of a run that nobody needs
+        return False
+    return not differences(stored, stored | this)
+
+
+def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
+    run = new_run(runs_folder, recipe.name)
+    hold(run)
+    write_description(run, this, {})
+    return Start(run)
+
+
+def _nothing_to_do(run: RunFolder, say: Callable[[str], None]) -> Start:
+    say(
+        f"{run.path} is finished, so nothing is trained; this is its report. For a new run leave --resume out; to "
+        f"train this one longer: --resume {run.path} trainer.max_steps=N"
+    )
+    return Start(run, is_finished=True)
+
+
+def _named_start(
+    path: Path, this: dict[str, str], say: Callable[[str], None], hold: Callable[[RunFolder], object]
+) -> Start:
+    run = _named_run(path)
+    hold(run)
+    stored = _identity_of(run)
+    if path.is_dir() and run.is_finished and _reported_steps(run) >= _max_steps(this) and not differences(stored, this):
+        return _nothing_to_do(run, say)
+    if path.is_file():
+        verify_checkpoint(path)
+        checkpoint: Path | None = path
+    else:
+        checkpoint = _newest(run, say)
+        if checkpoint is None and run.is_finished:
+            raise RecipeError(
+                f"{run.path} is finished and has no checkpoint to continue from; start a new run without --resume"
+            )
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    _refuse_unless_lengthened(path, stored, this, step)
+    start = _continue(run, checkpoint, this, say)
+    if step < _max_steps(this) and run.is_finished:
+        _set_report_aside(run)
+    return start
+
+
+def _newest(run: RunFolder, say: Callable[[str], None]) -> Path | None:
+    return newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
+
+
+def _set_report_aside(run: RunFolder) -> None:
+    """Keep a finished run's report under the name of its step: the run is not finished any more."""
+    run.report.replace(run.report.with_name(f"report-step-{_reported_steps(run):08d}.json"))
+
+
+def _reported_steps(run: RunFolder) -> int:
+    """Steps of a finished run."""
+    return int(run.reported_training()["steps"])
+
+
+def _named_run(path: Path) -> RunFolder:
+    if path.is_file():
+        run = RunFolder(path.parent.parent)
+        checkpoint_step(path)
+        if path.parent != run.checkpoints or not run.description.exists():
+            raise RecipeError(
+                f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
+            )
+        return run
+    run = RunFolder(path)
+    if not run.description.exists():
+        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder. {not_a_run(path)}")
+    return run
+
+
+def _continue(run: RunFolder, path: Path | None, this: dict[str, str], say: Callable[[str], None]) -> Start:
+    stored = _identity_of(run)
+    if path is None:
+        say(f"{run.path} has no checkpoint yet; starting it again from step 0")
+        return Start(run)
+    step, schedules = checkpoint_step(path), schedules_of(stored)
+    refuse_other_recipe(path, read_head(path).get("retroflow", {}), identity_at(step, this, schedules))
+    say(f"continuing {run.path} from step {step}")
+    return Start(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
+
+
+def _identity_of(run: RunFolder) -> dict[str, str]:
+    remedy = "Restore it, or start a new run without --resume."
+    try:
+        stored: dict[str, str] = read_sealed(run.description, remedy=remedy)["identity"]
+    except (FileNotFoundError, KeyError) as error:
+        raise DamagedDataError(f"{run.description}: cannot be read ({error!r}). {remedy}") from error
+    return stored
+
+
+def _max_steps(identity: dict[str, str]) -> int:
+    return int(json.loads(identity["values"])["trainer"]["max_steps"])
+
+
+def identity_at(step: int, identity: dict[str, str], schedules: Sequence[Schedule]) -> dict[str, str]:
+    """The identity that a checkpoint of a step has, in a run that was lengthened later."""
+    return _with_max_steps(identity, in_force(schedules, step).max_steps) if schedules else identity
+
+
+def _with_max_steps(identity: dict[str, str], max_steps: int) -> dict[str, str]:
+    values = json.loads(identity["values"])
+    values["trainer"]["max_steps"] = max_steps
+    return identity | {"values": json.dumps(values, sort_keys=True)}
+
+
+def _refuse_unless_lengthened(path: Path, stored: dict[str, str], this: dict[str, str], step: int) -> None:
+    """Raise RecipeError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
+    if not differences(stored, this):
+        return
+    refuse_other_recipe(path, _with_max_steps(stored, _max_steps(this)), this)
+    if _max_steps(this) <= step:
+        raise RecipeError(
+            f"trainer.max_steps: {_max_steps(this)} given, and {path} has {step} steps done; give more than {step} to "
+            "train it longer"
+        )
+
+
+def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+    """Raise RecipeError, naming every differing key, unless `stored` may be gone on with as `this`."""
+    if found := differences(stored, this):
+        raise RecipeError(
+            f"{path} belongs to another recipe; these differ:\n{_listed(found)}\n"
+            "use the recipe it was made with (recipe.yaml in its run folder), or start a new run without --resume"
+        )
+
+
+def refuse_other_weights(what: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+    """Raise RecipeError unless the model and the tokens of `this` are those that `what` was trained with."""
+    found = differences(stored, this)
+    if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
+        raise RecipeError(
+            f"{what} was trained with another model or other chunks; these differ:\n{_listed(found)}\n"
+            "leave these overrides out; the packages a corpus is read from must have the same versions"
+        )
+
+
+def _listed(found: list[str]) -> str:
+    """The differences, one a line; where only fingerprints tell of other chunks it is the text that has changed."""
+    lines = [f"  {line}" for line in found]
+    is_other_text = any(line.startswith("fingerprint of chunks") for line in found)
+    if is_other_text and not any(line.startswith(("corpus.", "data.")) for line in found):
+        lines.append("  the recipe's values are the same, so the text of the corpus or the tokenizer has changed since")
+    return "\n".join(lines)
+
+
+def differences(stored: dict[str, str], this: dict[str, str]) -> list[str]:
+    """Lines "key: stored value there, this value here" for all that must be equal and is not."""
+    if not stored:
+        return ["it carries no recipe at all"]
+    there, here = flat(json.loads(stored["values"])), flat(json.loads(this["values"]))
+    prints_there, prints_here = json.loads(stored["fingerprints"]), json.loads(this["fingerprints"])
+    artifacts_differ = prints_there != prints_here
+    prepared_sections = ("corpus", "embedder", "retriever", "neighbours", "data") if artifacts_differ else ()
+    keys = [
+        key
+        for key in sorted(there.keys() | here.keys())
+        if key in BINDING_KEYS or key.split(".")[0] in (*BINDING_SECTIONS, *prepared_sections)
+    ]
+    lines = [
+        f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
+        for key in keys
+        if there.get(key, "absent") != here.get(key, "absent")
+    ]
+    for kind in sorted(prints_there.keys() | prints_here.keys()):
+        if prints_there.get(kind) != prints_here.get(kind):
+            lines.append(f"fingerprint of {kind}: {prints_there.get(kind)} there, {prints_here.get(kind)} here")
+    return lines
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested mappings: {"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

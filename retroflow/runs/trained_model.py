@@ -1,0 +1,118 @@
+"""The model of a run folder, outside training: for `generate` and `export`; which checkpoint, for `evaluate`, too."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retroflow.components import MODELS, create
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.runs.description import RunDescription, read_run
+from retroflow.model.pretrained import same_random_state
+from retroflow.store.artifact import open_artifact
+from retroflow.runs.checkpoints import checkpoint_step, pick_checkpoint, read_checkpoint, read_head
+from retroflow.runs.resuming import differences, identity_at
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.schedules import schedules_of
+
+MODEL_PREFIX = "model."
+"""What the training step puts before the names of its model's weights."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A run's model.
+
+    Attributes:
+        config: the registry's configuration that built it.
+        model: with the weights of the checkpoint, on the CPU, in evaluation mode.
+        tokenizer: the run's.
+        run: what it was trained with.
+        step: optimizer steps of the checkpoint.
+    """
+
+    config: Any
+    model: Any
+    tokenizer: Tokenizer
+    run: RunDescription
+    step: int
+
+
+def open_checkpoint(run_folder: Path, wanted: str | None = None) -> tuple[RunDescription, Path]:
+    """Find a run's checkpoint, verified, and check that everything in the run folder belongs together.
+
+    Args:
+        run_folder: what `fit` made.
+        wanted: as `--checkpoint` has it: a step, or a path; None for the newest.
+
+    Raises:
+        GenerationError: not a run folder.
+        RecipeError: it has no checkpoint, or not the one that is wanted, or the checkpoint is of another run.
+        DamagedDataError: the checkpoint is damaged, or run.json or recipe.yaml were changed.
+    """
+    run = read_run(Path(run_folder))
+    folder = RunFolder(run.folder)
+    path = pick_checkpoint(folder.checkpoints, wanted)
+    if path is None:
+        raise RecipeError(_without_checkpoint(folder))
+    stored = read_head(path).get("retroflow", {})
+    here = identity_at(checkpoint_step(path), run.identity, schedules_of(run.identity))
+    if found := differences(stored, here):
+        listed = "\n".join(f"  {line}" for line in found)
+        raise RecipeError(
+            f'{path}: of another run than "{run_folder}"; these differ between the checkpoint (there) and run.json '
+            f"(here):\n{listed}\nPut the run's own files back, or give one of its checkpoints with --checkpoint STEP."
+        )
+    return run, path
+
+
+def _without_checkpoint(run: RunFolder) -> str:
+    if run.is_finished:
+        steps = run.reported_training()["steps"]
+        return (
+            f"{run.path}: its checkpoints are gone; report.json says that it was trained to step {steps}. Put a "
+            f"checkpoint back into {run.checkpoints}, or train it again: retroflow fit --recipe {run.recipe}"
+        )
+    for path in run.checkpoints.glob("*.ckpt"):
+        checkpoint_step(path)  # none is named as a checkpoint, and it says so
+    return f"{run.path}: has no checkpoint yet; continue training with --resume {run.path}"
+
+
+def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> TrainedModel:
+    """Load the model of a run.
+
+    Args:
+        run_folder: what `fit` made.
+        checkpoint: as for `open_checkpoint`.
+
+    Raises:
+        RetroflowError: as `open_checkpoint`, or the weights are not finite.
+        GenerationError: its tokenizer's artifact is not there.
+    """
+    run, path = open_checkpoint(run_folder, checkpoint)
+    chunks = run.artifact("chunks")
+    info = open_artifact(chunks, kind="chunks").info
+    section = run.located(run.values["model"])
+    config = create(MODELS, section, vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"])
+    with same_random_state():
+        model = config.build()
+    weights = read_checkpoint(path, optimizer=False)["state_dict"]
+    state = {key.removeprefix(MODEL_PREFIX): value for key, value in weights.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error})") from error
+    refuse_not_finite(path, state)
+    return TrainedModel(config, model.eval(), load_tokenizer(str(chunks / "tokenizer")), run, checkpoint_step(path))
+
+
+def refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
+    """Raise RetroflowError if a checkpoint's weights hold NaN or infinities."""
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise RetroflowError(
+                f"{path}: the weights {name} are not finite, so that the model says nothing. Train a new one with a "
+                "lower optimizer.learning_rate or more optimizer.warmup_steps"
+            )

@@ -1,0 +1,114 @@
+"""What stands between a run and its tracker: a thread, so that a slow, hanging or failing mirror costs nothing."""
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from retroflow.console import say
+from retroflow.tracking.tracker import MakeExamples, NoTracker, Summary, TrackedRun, Tracker
+
+_WAITING_CALLS = 1000
+"""Calls that may wait for a slow tracker; further ones are left out of the mirror."""
+
+_START_SECONDS = 10.0
+"""How long the beginning is waited for, so that what it has to say stands before the first step."""
+
+_FINISH_SECONDS = 60.0
+"""How long the end is waited for, unless the tracker says otherwise (`finish_seconds`)."""
+
+_SETTLE_SECONDS = 5.0
+"""What a tracker gets beyond its own `finish_seconds`, so that its own limit comes first."""
+
+
+class GuardedTracker:
+    """Calls a tracker in order from one thread of its own.
+
+    Its first failure is reported once and ends the mirroring, never the run. A tracker that hangs is waited for once
+    at the beginning and once at the end, each for a limited time, and left alone afterwards.
+
+    Args:
+        tracker: what is called.
+        start_seconds: how long `start` is waited for before the run continues beside it.
+    """
+
+    def __init__(self, tracker: Tracker, *, start_seconds: float = _START_SECONDS) -> None:
+        self._tracker = tracker
+        self._name = type(tracker).__name__
+        self._start_seconds = start_seconds
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING_CALLS)
+        self._thread: threading.Thread | None = None
+        self._over = isinstance(tracker, NoTracker)
+        self._left_out = 0
+
+    def start(self, run: TrackedRun) -> None:
+        """Begin the mirror; returns when it has begun or after a few seconds, whichever is first."""
+        if self._over:
+            return
+        started = threading.Event()
+
+        def begin() -> None:
+            try:
+                self._call("start", run)
+            finally:
+                started.set()
+
+        self._calls.put(begin)
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+        if not started.wait(self._start_seconds):
+            say(f"{self._name} has not begun after {self._start_seconds:g} s; the run continues beside it")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Mirror values; returns at once."""
+        self._later("log", metrics, step)
+
+    def show_neighbours(self, make: MakeExamples, step: int) -> None:
+        """Show neighbours of validation chunks, if the tracker does that, with text only if it may see text."""
+        rows = int(getattr(self._tracker, "table_rows", 0))
+        if self._over or rows < 1 or not hasattr(self._tracker, "show_neighbours"):
+            return
+        try:
+            # Here and not in the thread: what is read belongs to the run.
+            examples = make(rows, bool(getattr(self._tracker, "log_text", False)))
+        except Exception as error:  # examples are for looking at; a run must not end for them
+            say(f"neighbours cannot be shown ({error}); the run continues without that table")
+            return
+        self._later("show_neighbours", examples, step)
+
+    def finish(self, summary: Summary) -> None:
+        """Mirror the final values and close; returns when that is done or the tracker's time is over."""
+        if self._thread is None:
+            return
+        self._later("finish", summary)
+        with suppress(queue.Full):  # then its thread hangs; being a daemon it does not outlive the process
+            self._calls.put_nowait(None)
+        seconds = float(getattr(self._tracker, "finish_seconds", _FINISH_SECONDS))
+        self._thread.join(seconds + _SETTLE_SECONDS)
+        if self._thread.is_alive() and not self._over:
+            say(f"{self._name} has not finished after {seconds:g} s and is left alone; metrics.jsonl has everything")
+        if self._left_out:
+            say(f"{self._name} was too slow for {self._left_out:,} of its calls; metrics.jsonl has everything")
+        self._over, self._thread = True, None
+
+    def _later(self, method: str, *arguments: Any) -> None:
+        if self._over or self._thread is None:
+            return
+        try:
+            self._calls.put_nowait(lambda: self._call(method, *arguments))
+        except queue.Full:
+            self._left_out += 1
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self._over:
+            return
+        try:
+            getattr(self._tracker, method)(*arguments)
+        except BaseException as error:  # a mirror of whatever kind must not stop a run, by SystemExit neither
+            self._over = True
+            say(f"{self._name} failed in {method} ({str(error) or type(error).__name__}); the run continues without it")

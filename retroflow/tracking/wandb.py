@@ -1,0 +1,194 @@
+"""Weights & Biases as a mirror of metrics.jsonl, through Lightning's logger."""
+
+import json
+import math
+import netrc
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import wandb
+from annotated_types import Ge, Gt
+from lightning.pytorch.loggers import WandbLogger
+
+from retroflow.console import say
+from retroflow.recipe.ranges import within_ranges
+from retroflow.runs.folder import write_json
+from retroflow.tracking.tracker import NeighbourExample, Summary, TrackedRun
+
+_ID_FILE = "wandb.json"
+
+_STEP = "trainer/global_step"
+"""The axis of every chart, named as by Lightning's logger."""
+
+NEIGHBOUR_COLUMNS = ("chunk", "chunk_source", "rank", "neighbour", "neighbour_source", "score", "loss_on", "loss_off")
+TEXT_COLUMNS = ("chunk_text", "neighbour_text", "continuation_text")
+
+
+def has_key() -> bool:
+    """Whether W&B would find credentials here: its environment variables or an entry in the netrc file.
+
+    Asked without wandb's own functions, which prompt or warn, differently from version to version.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    # The default server differs between versions of wandb.
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
+    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+@within_ranges("tracker")
+class WandbTracker:
+    """Mirrors a run to W&B; a resumed run continues under its id, which is kept in the run folder.
+
+    Without a key it writes W&B's offline files into the run folder, to be sent later with `wandb sync`.
+
+    Args:
+        project: W&B project.
+        entity: W&B user or team; empty for the account's default.
+        group: runs shown together; empty for the recipe's name.
+        job_type: W&B job type.
+        tags: labels of the run.
+        mode: "online", "offline", or "auto": online if W&B has a key here, else offline. WANDB_MODE goes before it.
+        log_text: send the text of chunks and neighbours in the validation table; without it ids, sources and scores.
+        table_rows: most rows of the table of neighbours; 0 for no table.
+        init_seconds: how long to wait for W&B's server at the start.
+        finish_seconds: how long to wait at the end for what has not been sent yet.
+    """
+
+    def __init__(  # noqa: PLR0913 - a component's parameters are its options
+        self,
+        *,
+        project: str = "retroflow",
+        entity: str = "",
+        group: str = "",
+        job_type: str = "train",
+        tags: tuple[str, ...] = (),
+        mode: Literal["auto", "online", "offline"] = "auto",
+        log_text: bool = False,
+        table_rows: Annotated[int, Ge(0)] = 50,
+        init_seconds: Annotated[float, Gt(0)] = 30.0,
+        finish_seconds: Annotated[float, Ge(0)] = 60.0,
+    ) -> None:
+        self._project, self._entity, self._group, self._job_type = project, entity, group, job_type
+        self._tags, self._mode, self._init_seconds = tags, mode, init_seconds
+        self.log_text, self.table_rows, self.finish_seconds = log_text, table_rows, finish_seconds
+        self._logger: WandbLogger | None = None
+
+    def start(self, run: TrackedRun) -> None:
+        """Begin, or continue, the W&B run; where the server cannot be reached the run is kept offline."""
+        wished = os.environ.get("WANDB_MODE", "")
+        if wished == "disabled":
+            say("WANDB_MODE is 'disabled': nothing is mirrored to W&B")
+            return
+        offline = wished in ("offline", "dryrun") or (self._mode == "offline" and wished != "online")
+        if self._mode == "auto" and not offline and not has_key():
+            say(
+                "wandb has no key here: writing its offline files into the run folder "
+                "(use wandb login, or wandb sync afterwards)"
+            )
+            offline = True
+        try:
+            self._logger = self._open(run, offline=offline)
+        except Exception as error:
+            if offline:
+                raise
+            say(f"wandb cannot be reached ({error}); writing its offline files into the run folder")
+            wandb.teardown()  # its service still holds the run id of the failed attempt, and would refuse it
+            self._logger = self._open(run, offline=True)
+
+    def _open(self, run: TrackedRun, *, offline: bool) -> WandbLogger:
+        if wandb.run is not None:  # of a run that failed in this process; both would be written into one
+            say(f"closing the W&B run {wandb.run.id} that was still open in this process")
+            wandb.run.finish()
+        experiment = wandb.init(
+            project=self._project,
+            entity=self._entity or None,
+            name=run.name,
+            group=self._group or run.group,
+            job_type=self._job_type,
+            tags=list(self._tags),
+            dir=str(run.folder),
+            id=self._run_id(run),
+            resume="allow",
+            mode="offline" if offline else "online",
+            config=run.description,
+            settings=self._settings(),
+        )
+        experiment.define_metric(_STEP)
+        experiment.define_metric("*", step_metric=_STEP, step_sync=True)
+        return WandbLogger(experiment=experiment)
+
+    def _settings(self) -> wandb.Settings:
+        settings: dict[str, Any] = {
+            "init_timeout": self._init_seconds,
+            "silent": True,
+            "console": "off",  # what is printed stays here
+            "disable_code": True,
+        }
+        newer = {
+            "finish_timeout": self.finish_seconds,
+            # W&B's process dies with ours and takes along what it has not written: 15 s of rows by default.
+            "x_transaction_log_flush_interval": 1.0,
+        }
+        settings |= {name: value for name, value in newer.items() if name in wandb.Settings.model_fields}
+        return wandb.Settings(**settings)
+
+    def _run_id(self, run: TrackedRun) -> str:
+        path = run.folder / _ID_FILE
+        if path.exists():
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return str(stored["id"])
+        # The agent of a sweep has chosen the id of the run it starts.
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        write_json(path, {"id": run_id, "project": self._project, "entity": self._entity})
+        return run_id
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Mirror values measured at `step`."""
+        self._log(dict(metrics), step)
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        """Add to the row of `step`.
+
+        W&B's own step is the optimizer step, so that the pieces of a resumed run fit together whether they are sent
+        at once or by `wandb sync`. Steps that are logged again after a crash have the same values: an exact resumption
+        computes the same.
+        """
+        if self._logger is not None:
+            self._logger.experiment.log({**values, _STEP: step}, step=step)
+
+    def show_neighbours(self, examples: Sequence[NeighbourExample], step: int) -> None:
+        """Log a table of neighbours; text only with `log_text`."""
+        if self._logger is None:
+            return
+        columns = [*NEIGHBOUR_COLUMNS, *(TEXT_COLUMNS if self.log_text else ())]
+        rows = [[_cell(getattr(example, column)) for column in columns] for example in examples[: self.table_rows]]
+        self._log({"validation/neighbours": wandb.Table(columns=columns, data=rows)}, step)
+
+    def finish(self, summary: Summary) -> None:
+        """Mirror the report's headline and where the last checkpoint is, and close."""
+        if self._logger is None:
+            return
+        experiment = self._logger.experiment
+        experiment.summary.update(summary)
+        if (path := Path(str(summary.get("checkpoint/path", "")))).is_absolute() and path.exists():
+            metadata = {key: value for key, value in summary.items() if key.startswith("checkpoint/")}
+            checkpoint = wandb.Artifact(f"checkpoint-{experiment.id}", type="model", metadata=metadata)
+            # A reference: where it lies, not its bytes, which may be private and are large.
+            checkpoint.add_reference(path.as_uri(), checksum=False)
+            experiment.log_artifact(checkpoint)
+        experiment.finish()
+        self._logger = None
+
+
+def _cell(value: object) -> object:
+    """A value as a W&B table takes it: JSON knows no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,209 @@
+"""`retroflow evaluate`: measure a checkpoint of a run, with other values if wished; the run's own report stays."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retroflow.components import recipe_schema
+from retroflow.console import say
+from retroflow.distributed.stop_signals import StopRequests
+from retroflow.errors import DamagedDataError, GenerationError, RecipeError, RetroflowError
+from retroflow.evaluation.report import Report
+from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
+from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
+from retroflow.pipeline.recorded import open_recorded
+from retroflow.recipe import Recipe, load
+from retroflow.runs.checkpoints import checkpoint_step, read_head
+from retroflow.runs.description import RunDescription
+from retroflow.runs.folder import RunFolder, write_report
+from retroflow.runs.record import Record, record_in
+from retroflow.runs.resuming import flat, identity, refuse_other_weights
+from retroflow.runs.trained_model import open_checkpoint
+from retroflow.store.atomic import canonical_json
+from retroflow.store.manifest import KINDS
+from retroflow.store.sealed_json import read_sealed
+from retroflow.training.final_report import load_weights, measure_model
+from retroflow.training.job import make_job
+from retroflow.training.lightning_output import quiet_lightning
+
+_ALONE = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.nodes": 1}
+"""Whatever a model was trained on, one process evaluates it."""
+
+_NO_DIFFERENCE = ("data.artifacts_folder", "data.num_workers", "trainer.runs_folder", "tracker.")
+"""Keys, or their beginnings, that change no number of a report."""
+
+_PREPARED_SECTIONS = ("corpus.", "embedder.", "retriever.", "neighbours.", "data.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report that was made again.
+
+    Attributes:
+        run_folder: the run.
+        report: what was measured.
+        file: where it was written; None where it was not.
+        failure: why it could not be written, although it seemed so before: what was measured is not lost for that.
+    """
+
+    run_folder: Path
+    report: Report
+    file: Path | None
+    failure: RetroflowError | None = None
+
+
+def evaluate(
+    run_folder: Path, overrides: Sequence[str] = (), *, checkpoint: str | None = None, output: Path | None = None
+) -> Evaluation:
+    """Measure a checkpoint of a run over the whole validation split.
+
+    The run's report.json is written only by what measures the last step of a finished run as it was trained. Everything
+    else gets a file of its own beside it.
+
+    Args:
+        run_folder: what `fit` made.
+        overrides: `key=value` changes to the run's recipe, such as trainer.device=cpu.
+        checkpoint: a step or a path; None for the newest.
+        output: where to write the report instead of into the run folder.
+
+    Raises:
+        RecipeError: not a run folder, no such checkpoint, or overrides that do not fit it.
+        DamagedDataError: the checkpoint or an artifact is damaged, or the run folder's files do not belong together.
+        RetroflowError: a loss is not finite, or it is clear from the start that `output` cannot be written.
+    """
+    described, path = open_checkpoint(Path(run_folder), checkpoint)
+    run, head = RunFolder(described.folder), read_head(path)
+    recipe = _recipe_of(run, overrides)
+    changed = _changed(described, recipe)
+    described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
+    record = record_in(path, head, steps=checkpoint_step(path))
+    own = run.path / _report_name(record, changed)
+    keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
+    with StopRequests() as requests, quiet_lightning():
+        with requests.at_once("stopped while preparing; the same command continues where it stopped"):
+            prepared = _prepared_for(described, recipe, changed)
+            job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
+        load_weights(job, path)
+        report = measure_model(
+            job, record, path, requests, overrides=changed, remedy="the same command begins it again"
+        )
+    if not keeps:
+        return Evaluation(run.path, report, None)
+    try:
+        write_report(output or own, report.to_json())
+    except RetroflowError as error:
+        return Evaluation(run.path, report, None, error)
+    return Evaluation(run.path, report, output or own)
+
+
+def _recipe_of(run: RunFolder, overrides: Sequence[str]) -> Recipe:
+    if not run.recipe.exists():
+        raise RecipeError(f"{run.path}: it has no {run.recipe.name} to evaluate by. Restore it from {run.description}")
+    alone = [f"{key}={value}" for key, value in _ALONE.items()]
+    with naming_former_owner("retriever", retriever_of_run(run.path)):
+        return load(run.recipe, [*alone, *overrides], schema=recipe_schema())
+
+
+def _changed(described: RunDescription, recipe: Recipe) -> dict[str, Any]:
+    """Dotted keys whose values are not those of the run, as far as they can change a number."""
+    before, now = flat(described.values), flat(recipe.values)
+    keys = sorted(key for key in (before.keys() | now.keys()) - _ALONE.keys() if not key.startswith(_NO_DIFFERENCE))
+    return {key: now.get(key) for key in keys if before.get(key) != now.get(key)}
+
+
+def _report_name(record: Record, changed: Mapping[str, Any]) -> str:
+    if record.is_finished and not changed:
+        return "report.json"
+    name = f"report-step-{record.steps:08d}"
+    if changed:
+        name += "-" + hashlib.sha256(canonical_json(dict(changed))).hexdigest()[:8]
+    return f"{name}.json"
+
+
+def _can_be_kept(own: Path) -> bool:
+    if os.access(own.absolute().parent, os.W_OK | os.X_OK):
+        return True
+    say(f"{own.parent} cannot be written: the report is shown and not kept; keep it with --output FILE")
+    return False
+
+
+def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
+    """Refuse, before minutes of measuring, a file that must not or cannot be written."""
+    folder = output.absolute().parent
+    is_a_report = output.name == run.report.name and (folder / run.description.name).exists()
+    if is_a_report and output.resolve() != own.resolve():
+        raise RecipeError(
+            f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
+        )
+    if output.exists() and not output.is_dir() and not _is_report(output):
+        raise RecipeError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
+    if output.is_dir() or not folder.is_dir():
+        reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
+        raise RecipeError(f"--output {output}: {reason}; give a file to write")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RetroflowError(f"--output {output}: {folder} cannot be written; choose another folder")
+    return True
+
+
+def _is_report(file: Path) -> bool:
+    try:  # a device may never end
+        return file.is_file() and "report_version" in read_sealed(file, remedy="")
+    except DamagedDataError:
+        return False
+
+
+def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
+    """Open the run's artifacts, or make those that the overrides ask for; the chunks are the model's and stay."""
+    refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, ""))
+    wanted = KINDS if recipe.values["trainer"]["retrieval"] else KINDS[:1]
+    touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
+    asked = ", ".join(f"{key}={changed[key]}" for key in touched)
+    if not set(wanted) <= described.fingerprints.keys():
+        asked = ", ".join(filter(None, [asked, "trainer.retrieval=true"]))
+    missing = ""
+    if not asked:
+        try:
+            return open_recorded(described.artifact, wanted)
+        except GenerationError as error:
+            missing = str(error)
+    here = _located(described, recipe)
+    expected = _expected(here, asked, missing)
+    refuse_other_weights(described.folder, described.identity, identity(recipe, expected, ""))
+    anew = [kind for kind in expected if expected[kind] != described.fingerprints.get(kind)]
+    if missing and anew:
+        raise RecipeError(f"{missing}\nWhat this makes here now would be other {', '.join(anew)}.")
+    if anew:
+        say(f"{', '.join(anew)}: not the run's, because of {asked}; made where they are missing")
+    return prepare(here)
+
+
+def _expected(recipe: Recipe, asked: str, missing: str) -> dict[str, str]:
+    try:
+        return expected_fingerprints(recipe)
+    except RetroflowError as error:
+        why = missing or f"{asked}: the run's own artifacts do not do for this."
+        raise type(error)(f"{why}\nOthers cannot be made here: {error}") from error
+
+
+def _with_folder(described: RunDescription, artifacts_folder: str) -> RunDescription:
+    """The description, with its artifacts looked for where the command line says."""
+    data = described.values["data"] | {"artifacts_folder": artifacts_folder}
+    return replace(described, values=described.values | {"data": data})
+
+
+def _located(described: RunDescription, recipe: Recipe) -> Recipe:
+    """The recipe with paths that are right here, and its artifacts where the run's are, unless others are wanted."""
+    values = {
+        key: described.located(value) if isinstance(value, dict) else value for key, value in recipe.values.items()
+    }
+    folder = recipe.values["data"]["artifacts_folder"]
+    if folder == json.loads(described.identity["values"])["data"]["artifacts_folder"]:
+        with suppress(GenerationError):
+            folder = str(described.artifact("chunks").parent)
+    values["data"]["artifacts_folder"] = folder
+    return replace(recipe, values=values)

@@ -1,0 +1,129 @@
+"""From a trained model to report.json, at the end of `fit`; `retroflow evaluate` measures in the same way."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from retroflow.console import progress
+from retroflow.distributed.stop_signals import StopRequests
+from retroflow.errors import DamagedDataError
+from retroflow.evaluation.measuring import prove, sequences_to_measure
+from retroflow.evaluation.report import Report
+from retroflow.runs.checkpoints import checkpoint_path, checksum_path, read_checkpoint, read_head
+from retroflow.runs.folder import RunFolder, write_report
+from retroflow.runs.record import Record, record_from, record_in
+from retroflow.runs.resuming import Start
+from retroflow.runs.trained_model import refuse_not_finite
+from retroflow.training.job import Job
+
+
+def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
+    """Put together how a job's model was trained."""
+    return record_from(job.identity, steps=steps, tokens=tokens, seconds=seconds)
+
+
+def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | None:
+    """Load the weights of `start` if there is nothing left to train.
+
+    Args:
+        job: its module gets the weights.
+        start: where training would go on.
+        as_it_is: load the weights of an unfinished training too.
+
+    Returns:
+        How the model was trained; None if training has to go on.
+    """
+    if start.checkpoint is None:
+        return None
+    record = record_in(start.checkpoint, read_head(start.checkpoint), steps=start.step)
+    # Whether there is more to do is for the job to say: `trainer.max_seconds` may have changed.
+    now = record_of(job, steps=start.step, tokens=record.tokens, seconds=record.seconds)
+    if not (as_it_is or now.is_finished):
+        return None
+    load_weights(job, start.checkpoint)
+    return replace(record, max_steps=now.max_steps, stopped_by_time=now.stopped_by_time)
+
+
+def load_weights(job: Job, checkpoint: Path) -> None:
+    """Build the job's model with the weights of a checkpoint.
+
+    Raises:
+        DamagedDataError: the checkpoint is damaged, or its weights are not those of the job's model.
+        RetroflowError: its weights are not finite.
+    """
+    weights = read_checkpoint(checkpoint, optimizer=False)["state_dict"]
+    refuse_not_finite(checkpoint, weights)
+    job.module.configure_model()
+    try:
+        job.module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error})") from error
+
+
+def judge(
+    job: Job, record: Record, run: RunFolder, requests: StopRequests, *, check: Callable[[], None] = lambda: None
+) -> Report:
+    """Measure the module's model over the validation split and write report.json.
+
+    Args:
+        job: its module has the weights.
+        record: how it was trained.
+        run: where the report is written to.
+        requests: may stop it.
+        check: called before the report is written; may raise.
+
+    Raises:
+        Preempted: SIGTERM came; the training's checkpoint stays, `--resume` judges again.
+        Interrupted: the same with SIGINT.
+        RetroflowError: a loss is not finite; no report is written.
+    """
+    report = measure_model(job, record, checkpoint_path(run.checkpoints, record.steps), requests)
+    check()
+    write_report(run.report, report.to_json())
+    return report
+
+
+def measure_model(
+    job: Job,
+    record: Record,
+    checkpoint: Path,
+    requests: StopRequests,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    remedy: str = "continue with --resume",
+) -> Report:
+    """Measure the module's model over the validation split.
+
+    Args:
+        job: its module has the weights.
+        record: how it was trained.
+        checkpoint: where the weights are from, for the report.
+        requests: may stop it.
+        overrides: dotted keys in which the measurement differs from the training's recipe, for the report.
+        remedy: what to do after it was stopped.
+
+    Raises:
+        RetroflowError: as `judge`.
+    """
+    job.module.model.to(job.placement.device)
+    digest = _digest_of(checkpoint)
+    with progress("evaluating", sequences_to_measure(job), "sequences") as shown:
+
+        def advance(sequences: int) -> None:
+            requests.stop_if_requested(f"stopped while evaluating; {remedy}")
+            shown(sequences)
+
+        report = prove(job, training=asdict(record), advance=advance)
+    measured = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": digest,
+        "step": record.steps,
+        "overrides": json.loads(json.dumps(dict(overrides or {}), default=str)),
+    }
+    return replace(report, measured=measured)
+
+
+def _digest_of(checkpoint: Path) -> str:
+    return checksum_path(checkpoint).read_text(encoding="utf-8").split()[0]

@@ -1,0 +1,218 @@
+"""FSDP2: a share of every parameter, gradient and optimizer state on each rank, and of every checkpoint.
+
+Lightning's ModelParallelStrategy leaves sharding to the model. It would write checkpoints with torch's own tool, around
+`AtomicIO`, unverified and for the same strategy only, or number optimizer states by another order than an unsharded
+optimizer does; so saving and loading are ours (docs/decisions/0022-strategies.md).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from retroflow.distributed.tied_weights import share_as, shared_names
+from retroflow.errors import DamagedDataError, RetroflowError
+from retroflow.runs.checkpoint_shards import Place, rows_between, rows_of_rank, split_share, value_at
+from retroflow.runs.checkpoints import (
+    open_shares,
+    read_head,
+    share_path,
+    verify_checkpoint,
+    write_checkpoint,
+    write_share,
+)
+from retroflow.training.optimizers import by_name, parameter_names
+
+
+def build_sharded(
+    build: Callable[[], nn.Module], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None], bf16: bool = False
+) -> Any:
+    """Build a model of which every rank has a share; no rank but the first ever holds the whole of it.
+
+    A model that keeps what only whole weights tell, such as their fingerprint, gives it by `facts_of_whole()` and takes
+    it by `learn(facts)`: those of rank 0's are given to all.
+
+    Args:
+        build: makes the model with its first weights, on the CPU; on the meta device with none.
+        mesh: one axis, all ranks.
+        prepare: changes the blocks before they are sharded.
+        bf16: send and keep the gathered weights of blocks and encoder in bfloat16, in which autocast multiplies
+            anyway: half the traffic, and no copy of every weight from forward to backward. The gains of norms are
+            rounded with them. Shares, gradients that are summed over ranks, and what belongs to no block (embeddings,
+            so the residual stream) stay in float32.
+
+    Returns:
+        The model on the mesh's devices; its parameters equal those that `build` gives to rank 0.
+    """
+    whole: dict[str, Tensor] = {}
+    told: list[Any] = [None]
+    if mesh.get_rank() == 0:
+        with torch.device("cpu"):
+            built = build()
+        whole = {name: value.detach() for name, value in (*built.named_parameters(), *built.named_buffers())}
+        told = [(shared_names(built), _facts_of(built))]
+        del built
+    dist.broadcast_object_list(told, src=0)
+    shared, facts = told[0]
+    with torch.device("meta"):
+        model = build()
+    share_as(model, shared)
+    if facts:
+        cast(Any, model).learn(facts)
+    prepare(model)
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for part in units(model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "loss")
+    model.to_empty(device=mesh.device_type)
+    for name, parameter in model.named_parameters():
+        placed = cast(DTensor, parameter)
+        full = torch.empty(placed.shape, dtype=placed.dtype, device=placed.device)
+        if name in whole:
+            full.copy_(whole.pop(name))
+        _fill(placed, distribute_tensor(full, mesh, placed.placements))  # rank 0's is the one that is scattered
+    for name, buffer in model.named_buffers():
+        if name in whole:
+            buffer.copy_(whole[name])
+        dist.broadcast(buffer, src=0)
+    return model
+
+
+def units(model: Any) -> Iterator[nn.Module]:
+    """The parts that are gathered, computed and given back as one: each decoder block, reader of a base, the encoder.
+
+    What is in none of them belongs to the whole model, which is gathered once for a forward and a backward pass.
+    Weights that are tied lie there: a parameter can be in one unit only.
+    """
+    yield from getattr(model, "blocks", ())
+    yield from getattr(model, "readers", ())
+    if getattr(model, "encoder", None) is not None:
+        yield model.encoder
+
+
+def _facts_of(model: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = model.facts_of_whole() if hasattr(model, "facts_of_whole") else {}
+    return facts
+
+
+@torch.no_grad()
+def _fill(parameter: DTensor, values: Tensor) -> None:
+    parameter.copy_(values)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 whose checkpoints every other strategy can go on from: optimizer states by the names of parameters."""
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights, sharded as they are."""
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict()
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """An optimizer's states under the names of their parameters, sharded as they are."""
+        assert self.lightning_module is not None
+        return by_name(optimizer.state_dict(), parameter_names(self.lightning_module, optimizer))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write this rank's share; rank 0 writes the rest when all shares are on the disk.
+
+        Raises:
+            RetroflowError: on all ranks, if one of them cannot write.
+        """
+        path, rank, world_size = Path(filepath), self.global_rank, self.world_size
+        head, share = split_share(checkpoint)
+        own = share_path(path, rank, world_size)
+        shares: list[Any] = [None] * world_size
+        dist.all_gather_object(shares, (own.name, *_attempted(lambda: write_share(share, own))))
+        _refuse_failures([failure for _, _, failure in shares])
+        if self.is_global_zero:
+            write_checkpoint(head, path, {name: digest for name, digest, _ in shares})
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Put this rank's rows of a checkpoint in place; what is other ranks' stays on the disk.
+
+        Raises:
+            DamagedDataError: it does not verify, or lacks a parameter.
+            RetroflowError: whatever the model refuses, such as weights that were trained on another base.
+        """
+        path = Path(checkpoint_path)
+        failures: list[Any] = [None] * self.world_size
+        check = partial(verify_checkpoint, path, rank=self.global_rank, world_size=self.world_size)
+        dist.all_gather_object(failures, _attempted(check)[1])
+        _refuse_failures(failures)
+        stored = _StoredTensors(path)
+        assert self.lightning_module is not None
+        targets = self.lightning_module.state_dict()
+        if missing := sorted(targets.keys() ^ stored.head["state_dict"].keys()):
+            raise DamagedDataError(f"{path}: does not fit the model, which differs in {missing[0]}")
+        sharded = {name: target for name, target in targets.items() if isinstance(target, DTensor)}
+        # What is whole goes through the model's own loading, where a RETRO-fit compares the fingerprint of its base.
+        self.lightning_module.load_state_dict(
+            {name: stored.head["state_dict"][name] for name in targets.keys() - sharded.keys()}, strict=False
+        )
+        for name, target in sharded.items():
+            _fill(target, stored.laid_out(("state_dict", name), target))
+        parameters = cast(dict[str, DTensor], dict(self.lightning_module.named_parameters()))
+        for number, optimizer in enumerate(self.optimizers):
+            state = stored.head["optimizer_states"][number]
+            for group, of_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                group.update({key: value for key, value in of_group.items() if key != "params"})
+            if unknown := sorted(map(str, state["state"].keys() - parameters.keys())):
+                raise DamagedDataError(
+                    f"{path}: optimizer states are not named by parameter ({unknown[0]}), which those of an "
+                    "older version are not; continue with trainer.strategy=auto or ddp until the next checkpoint"
+                )
+            for name, values in state["state"].items():
+                place, parameter = ("optimizer_states", number, "state", name), parameters[name]
+                optimizer.state[parameter] = {key: stored.laid_out((*place, key), parameter) for key in values}
+        return stored.head
+
+
+class _StoredTensors:
+    """The tensors of a checkpoint on the disk, however many ranks have written it."""
+
+    def __init__(self, path: Path) -> None:
+        self.head = read_head(path)
+        self._shares = open_shares(path, self.head)
+
+    def laid_out(self, place: Place, parameter: DTensor) -> Tensor:
+        """This rank's rows of a tensor that is as long as a parameter; a tensor of another shape as it is."""
+        pieces = [share[place] for share in self._shares if place in share] or [value_at(self.head, place)]
+        if len(pieces) == 1 and pieces[0].shape != parameter.shape:
+            return pieces[0].to(parameter.device)
+        mesh = parameter.device_mesh
+        start, stop = rows_of_rank(parameter.shape[0], mesh.get_local_rank(), mesh.size())
+        return DTensor.from_local(
+            rows_between(pieces, start, stop).to(parameter.device),
+            mesh,
+            parameter.placements,
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
+
+
+def _attempted(action: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Its result and None, or None and what it raised: the other ranks must be told before this one ends."""
+    try:
+        return action(), None
+    except RetroflowError as error:
+        return None, error
+
+
+def _refuse_failures(failures: Sequence[Exception | None]) -> None:
+    """Raise the first failure, on all ranks alike."""
+    for failure in failures:
+        if failure is not None:
+            raise failure

@@ -1,0 +1,11 @@
+"""Values that do not fit each other are refused with key and value; ranges are in tests/recipe/test_ranges.py."""
+
+import pytest
+
+from retroflow.errors import RecipeError
+from retroflow.planning.options import TrainerOptions
+
+
+def test_a_step_is_cut_into_equal_pieces():
+    with pytest.raises(RecipeError, match=r"trainer.accumulate is 3, which does not divide trainer.batch_size 4"):
+        TrainerOptions(batch_size=4, accumulate=3)

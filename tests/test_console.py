@@ -1,0 +1,38 @@
+"""Progress: plain lines with rate and time left, nothing for short work."""
+
+import pytest
+
+from retroflow import console as module
+from retroflow.console import progress, say
+
+
+def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("work", 10, "chunks") as advance:
+        advance(10)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("total", "line"), [(40, "work: 10/40 chunks, 5/s, 6 s left"), (None, "work: 10 chunks, 5/s")])
+def test_long_work_shows_rate_and_time_left(capsys, monkeypatch, total: int | None, line: str) -> None:
+    clock = iter([0.0, 0.5, 2.0, 3.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with progress("work", total, "chunks") as advance:
+        advance(0)
+        advance(10)
+        advance(1)
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(module, "FIRST_SECONDS", -1.0)
+    with progress("work", 10, "chunks") as advance:
+        advance(4)
+        advance(6)
+    output = capsys.readouterr()
+    assert output.out == "" and "work" in output.err
+
+
+def test_say_writes_to_stderr(capsys) -> None:
+    say("a line")
+    assert capsys.readouterr() == ("", "a line\n")
