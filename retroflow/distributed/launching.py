@@ -53,6 +53,7 @@ class Order:
         prepared: its artifacts, so that ranks open no retriever; None to look for them.
         show: as in `fit`.
         ignore_memory: as in `fit`.
+        target: what a rank runs, "module:function", called as `fit` is.
     """
 
     recipe: Recipe
@@ -60,6 +61,7 @@ class Order:
     prepared: Prepared | None
     show: Callable[[Any], None]
     ignore_memory: bool = False
+    target: str = "retroflow.training.fit:fit"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""What a rank runs that `launching.py` starts: `fit`, with the order and the outcome in inherited files."""
+"""What a rank runs that `launching.py` starts: a function, with the order and the outcome in inherited files."""
 
 import faulthandler
+import importlib
 import os
 import pickle
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 from retroflow.distributed.parent_death import end_with_parent
 from retroflow.distributed.ranks import LAUNCHED
@@ -24,13 +27,12 @@ def main(order_file: int, outcome_file: int) -> None:
     from retroflow.distributed.launching import Order, Outcome
     from retroflow.distributed.ranks import LostRanks
     from retroflow.errors import OutOfMemory, RankEnded, RetroflowError, is_out_of_memory
-    from retroflow.training.fit import fit
 
     code, at_once = 0, False
     try:
         # All ranks share the file's position, so it is read by offset.
         order: Order = pickle.loads(os.pread(order_file, os.fstat(order_file).st_size, 0))
-        result = fit(
+        result = _function(order.target)(
             order.recipe,
             resume=order.resume,
             prepared=order.prepared,
@@ -54,6 +56,12 @@ def main(order_file: int, outcome_file: int) -> None:
         os._exit(code)  # libraries may wait at a regular exit for ranks that are gone
     sys.unraisablehook = lambda failed: None  # as at the end of a command (cli/console.py)
     sys.exit(code)
+
+
+def _function(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 if __name__ == "__main__":

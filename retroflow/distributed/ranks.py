@@ -5,6 +5,7 @@ group on the CPU, so that it waits for no GPU.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from retroflow.errors import RankEnded, RetroflowError
 
@@ -64,6 +63,20 @@ class Ranks:
     @property
     def num_nodes(self) -> int:
         return max(1, self.world_size // self.local_size)
+
+    @property
+    def main_address(self) -> str:
+        """Where rank 0 is; under SLURM the job's first machine."""
+        if "MASTER_ADDR" in os.environ or self.launcher != "slurm":
+            return os.environ.get("MASTER_ADDR", "127.0.0.1")
+        machines = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
+        first = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", machines)  # "gpu[07-12,15],cpu1" -> "gpu07,cpu1"
+        return re.split(r"[ ,]", first)[0]
+
+    @property
+    def main_port(self) -> int:
+        """The port rank 0 listens on; under SLURM made of the job's number, which all tasks know without asking."""
+        return int(os.environ.get("MASTER_PORT", 15000 + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])))
 
     def agree(self, decide: Callable[[], _Value]) -> _Value:
         """Let rank 0 decide for all.
@@ -142,8 +155,7 @@ class Ranks:
         _control.clear()
 
     def _meet(self, backend: str, limit: timedelta) -> None:
-        environment = RanksEnvironment(self)
-        address, port = environment.main_address, environment.main_port
+        address, port = self.main_address, self.main_port
         try:
             if self.world_size == 1:
                 store = dist.HashStore()  # type: ignore[attr-defined]
@@ -201,51 +213,3 @@ def ranks_of_this_process(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks()
 
 
-class RanksEnvironment(ClusterEnvironment):
-    """Tells Lightning what `Ranks` says, the same for every launcher.
-
-    Not Lightning's own classes, which look at the environment again, requeue SLURM jobs and start processes.
-    """
-
-    def __init__(self, ranks: Ranks) -> None:
-        super().__init__()
-        self._ranks = ranks
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """Where rank 0 is."""
-        if "MASTER_ADDR" in os.environ or self._ranks.launcher != "slurm":
-            return os.environ.get("MASTER_ADDR", "127.0.0.1")
-        nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
-        return str(SLURMEnvironment.resolve_root_node_address(nodes))
-
-    @property
-    def main_port(self) -> int:
-        """The port rank 0 listens on; under SLURM made of the job's number, which all tasks know without asking."""
-        return int(os.environ.get("MASTER_PORT", 15000 + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])))
-
-    @staticmethod
-    def detect() -> bool:
-        return False
-
-    def world_size(self) -> int:
-        return self._ranks.world_size
-
-    def set_world_size(self, size: int) -> None:
-        """Do nothing: the launcher has decided."""
-
-    def global_rank(self) -> int:
-        return self._ranks.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """Do nothing: the launcher has decided."""
-
-    def local_rank(self) -> int:
-        return self._ranks.local_rank
-
-    def node_rank(self) -> int:
-        return self._ranks.rank // self._ranks.local_size

@@ -24,8 +24,8 @@ from retroflow.components import KINDS
 from retroflow.distributions import unreadable
 from retroflow.doctor.components import Loaded
 from retroflow.planning.machine_memory import available_cores
+from retroflow.planning.placement import bf16_pays
 from retroflow.store.disk import disk_size, nearest_existing
-from retroflow.training.strategies import bf16_pays
 
 State = Literal["ok", "note", "problem"]
 

@@ -24,9 +24,9 @@ from retroflow.evaluation.leakage import by_overlap, overlaps_of
 from retroflow.evaluation.perplexity import measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
+from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
 from retroflow.training.job import Job
-from retroflow.training.strategies import Placement
 
 _LOGITS_AT_ONCE = 1 << 26
 """Logits that exist at one time during evaluation, 256 MB in float32."""

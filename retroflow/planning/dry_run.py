@@ -13,12 +13,11 @@ from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.preview import UNKNOWN, Preview, preview
 from retroflow.planning.machine_memory import machine_memory
 from retroflow.planning.options import TrainerOptions
+from retroflow.planning.placement import plan_placement
 from retroflow.planning.plan import Plan, plan_of_recipe
+from retroflow.planning.runs_folder import check_runs_folder, runs_folder_of
 from retroflow.recipe import Recipe
-from retroflow.runs.folder import check_runs_folder
 from retroflow.store.disk import disk_size, nearest_existing
-from retroflow.training.job import runs_folder_of
-from retroflow.training.strategies import plan_placement
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     """
     options = TrainerOptions(**recipe.section("trainer"))
     placement = plan_placement(options)
-    runs_folder = runs_folder_of(options)
+    runs_folder = runs_folder_of(options.runs_folder)
     check_runs_folder(runs_folder)
     data: dict[str, Any] = recipe.section("data")
     artifacts, failure = UNKNOWN, None

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from retroflow.training.strategies import Placement
+from retroflow.planning.placement import Placement
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60

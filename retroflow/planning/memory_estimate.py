@@ -1,4 +1,4 @@
-"""How much memory training needs on each device, by formula: retroflow/planning/costs.py for activations, the rest here.
+"""How much memory training needs on each device, by formula: planning/costs.py for activations, the rest here.
 
 With P parameters over s shards (FSDP; else s = 1), AdamW in float32 keeps 16 P / s bytes: the weight, its gradient and
 two means; a frozen parameter keeps its weight's 4. bf16 autocast adds a copy of every weight in 2 bytes until its

@@ -11,11 +11,11 @@ from retroflow.model.config import RetroConfig
 from retroflow.planning.machine_memory import MachineMemory, available_cores, machine_memory
 from retroflow.planning.memory_estimate import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
+from retroflow.planning.outline import ModelOutline, outline
+from retroflow.planning.placement import Placement
+from retroflow.planning.schedule import schedule_share
 from retroflow.recipe import Recipe
-from retroflow.training.job import Job, check_model
-from retroflow.training.lightning_module import ModelOutline, outline
-from retroflow.training.optimizers import schedule_share
-from retroflow.training.strategies import Placement
+from retroflow.training.job import check_model
 
 FEWEST_TOKENS = 258
 """Of a trained vocabulary: 256 bytes, the end of a text, one merge."""
@@ -247,18 +247,3 @@ def plan_of_recipe(
     )
 
 
-def plan_of(job: Job) -> Plan:
-    """The plan of a job, in which everything is known."""
-    splits, options = job.splits, job.options
-    return Plan(
-        options=options,
-        optimizer=job.module.optimizer_options,
-        placement=job.placement,
-        outline=job.module.outline,
-        config=job.module.config,
-        chunk_length=splits.train_chunks.chunk_length,
-        sequence_chunks=splits.sequence_chunks,
-        num_neighbours=splits.validation_neighbours.shape[1] if options.retrieval else 0,
-        chunks={"train": len(splits.train_chunks), "valid": len(splits.valid_chunks)},
-        num_workers=job.num_workers,
-    )

@@ -90,20 +90,6 @@ class RunFolder:
         return lock
 
 
-def check_runs_folder(runs_folder: Path) -> None:
-    """Find out before an hour of preparation, and without making anything, whether runs can be kept there.
-
-    Raises:
-        RetroflowError: the folder, or the nearest one above it that exists, cannot be written.
-    """
-    existing = nearest_existing(runs_folder)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "cannot be written" if existing.is_dir() else "is not a folder"
-        raise RetroflowError(
-            f"trainer.runs_folder '{runs_folder}': {existing} {reason}; choose a folder that can be written"
-        )
-
-
 def new_run(runs_folder: Path, recipe_name: str) -> RunFolder:
     """Make the folder with the next number; safe against others who do the same.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError
-from retroflow.training.lightning_module import ModelOutline
+from retroflow.planning.outline import ModelOutline
 from retroflow.planning.options import TrainerOptions
 from retroflow.runs.schedules import history_of
-from retroflow.training.strategies import Placement
+from retroflow.planning.placement import Placement
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from retroflow.training.optimizers import schedule_share
+from retroflow.planning.schedule import schedule_share
 from retroflow.planning.options import OptimizerOptions
 
 _KEY = "schedules"

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from retroflow.console import say
 from retroflow.distributed.launching import Order, launch_ranks
 from retroflow.distributed.parent_death import end_with_parent
-from retroflow.distributed.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
+from retroflow.distributed.ranks import ALONE, Ranks, ranks_of_this_process
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import Interrupted, Preempted, RankEnded
 from retroflow.evaluation.measuring import estimate
@@ -24,7 +24,8 @@ from retroflow.evaluation.report import Report
 from retroflow.evaluation.stored_report import read_report
 from retroflow.pipeline.prepare import Prepared, find_prepared
 from retroflow.planning.options import TrainerOptions
-from retroflow.planning.plan import check_memory, plan_of, plan_of_recipe
+from retroflow.planning.placement import place
+from retroflow.planning.plan import check_memory, plan_of_recipe
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.runs.folder import RunFolder
@@ -44,11 +45,12 @@ from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.data_module import RetroData, naming_lost_workers
 from retroflow.training.final_report import judge, load_trained, record_of
 from retroflow.training.job import Job, bound, make_job
+from retroflow.training.lightning_environment import RanksEnvironment
 from retroflow.training.lightning_output import heard_from_first, quiet_lightning
 from retroflow.training.neighbour_rows import neighbour_examples
 from retroflow.training.progress import TrainingProgress
-from retroflow.training.strategies import make_strategy, place
-from retroflow.training.summary import describe, final_summary, summarise, throughput_of, tracked_run
+from retroflow.training.strategies import make_strategy
+from retroflow.training.summary import describe, final_summary, plan_of, summarise, throughput_of, tracked_run
 
 LOCK_SECONDS = 10.0
 """How long a run that is gone on with may still be held by what a kill has left behind."""

@@ -1,6 +1,5 @@
 """Everything a recipe's training needs, put together in one place: the composition root of this room."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from retroflow.pipeline.chunks import check_a_sequence
 from retroflow.pipeline.prepare import Prepared, Stage, prepare, say_stage
 from retroflow.pipeline.splits import Splits, open_splits
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
+from retroflow.planning.placement import Placement, place
+from retroflow.planning.runs_folder import check_runs_folder, runs_folder_of
 from retroflow.recipe import Recipe
-from retroflow.runs.folder import check_runs_folder
 from retroflow.runs.record import facts_of
 from retroflow.runs.resuming import Start, identity
 from retroflow.runs.schedules import with_schedules
 from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
-from retroflow.training.strategies import Placement, place
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,7 @@ class Job:
 
     @property
     def runs_folder(self) -> Path:
-        return runs_folder_of(self.options)
-
-
-def runs_folder_of(options: TrainerOptions) -> Path:
-    """Where run folders are made, `~` resolved."""
-    return Path(os.path.expanduser(options.runs_folder))
+        return runs_folder_of(self.options.runs_folder)
 
 
 def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None = None, keeps_run: bool = True) -> Job:
@@ -78,7 +72,7 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
     placement = place(options, ranks)
     if keeps_run:
-        check_runs_folder(runs_folder_of(options))
+        check_runs_folder(runs_folder_of(options.runs_folder))
     check_model(recipe, options, placement)
     tracker = create(TRACKERS, recipe.section("tracker"))
     if options.num_threads:

@@ -3,7 +3,6 @@
 Shapes: b sequences, n tokens of a sequence.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,19 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
+from retroflow.distributed.sharding import build_sharded
 from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
-from retroflow.training.optimizers import (
-    by_name,
-    by_number,
-    make_optimizer,
-    make_schedule,
-    parameter_names,
-    schedule_share,
-)
-from retroflow.training.progress import saying_if_slow
-from retroflow.training.sharded_strategy import build_sharded
+from retroflow.planning.outline import outline
+from retroflow.planning.schedule import schedule_share
+from retroflow.training.optimizers import by_name, by_number, make_optimizer, make_schedule, parameter_names
 
 _RETRIEVAL_STREAM = 1
 """Tells the random stream of retrieval dropout from the others that are drawn from the recipe's seed."""
@@ -38,56 +31,6 @@ _RETRIEVAL_STREAM = 1
 def drops_retrieval(seed: int, step: int, share: float) -> bool:
     """Whether a step trains without retrieved text: a function of seed and step, so all ranks decide alike."""
     return bool(np.random.default_rng([seed, step, _RETRIEVAL_STREAM]).random() < share)
-
-
-@dataclass(frozen=True)
-class ModelOutline:
-    """What is known of a model before it is built.
-
-    Attributes:
-        sizes: numbers in each parameter, by name.
-        retrieval: names of the trained parameters that a loss without retrieved text does not reach.
-        frozen: names of the parameters that are not trained, such as those of a base that is RETRO-fitted.
-    """
-
-    sizes: dict[str, int]
-    retrieval: frozenset[str]
-    frozen: frozenset[str] = frozenset()
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(self.sizes.values())
-
-    @property
-    def num_trained_parameters(self) -> int:
-        return sum(size for name, size in self.sizes.items() if name not in self.frozen)
-
-    @property
-    def num_retrieval_parameters(self) -> int:
-        return sum(self.sizes[name] for name in self.retrieval)
-
-
-def outline(config: RetroConfig) -> ModelOutline:
-    """Learn a model's parameters on the meta device, which takes no memory, and time only for thousands of layers."""
-    with saying_if_slow("still counting the model's parameters, layer by layer"), torch.device("meta"):
-        model = config.build()
-        retrieval = _retrieval_parameters(model, config)
-    parameters = dict(model.named_parameters())
-    return ModelOutline(
-        sizes={name: parameter.numel() for name, parameter in parameters.items()},
-        retrieval=frozenset(retrieval),
-        frozen=frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad),
-    )
-
-
-def _retrieval_parameters(model: Any, config: RetroConfig) -> set[str]:
-    """Names of the parameters that a loss without retrieved text does not reach."""
-    if hasattr(model, "retrieval_parameters"):  # a model of another library may not run on the meta device
-        known: set[str] = model.retrieval_parameters()
-        return known
-    tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
-    torch.autograd.backward(model.loss(tokens, tokens).sum())
-    return {name for name, parameter in model.named_parameters() if parameter.grad is None}
 
 
 class RetroModule(pl.LightningModule):

@@ -1,6 +1,5 @@
 """AdamW with decay groups, and the learning rate as a function of the step alone."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from retroflow.planning.options import OptimizerOptions
+from retroflow.planning.schedule import schedule_share
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -70,18 +70,6 @@ def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.A
         eps=options.epsilon,
         fused=True,
     )
-
-
-def schedule_share(step: int, *, warmup_steps: int, max_steps: int, final_share: float) -> float:
-    """Share of the highest learning rate for the step after `step` finished ones.
-
-    A line up to 1 over `warmup_steps`, then a cosine down to `final_share` at `max_steps`. Both ends come from the
-    recipe: Lightning's estimate of the number of steps makes it drop loader state on resume (lightning issue 20550).
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
-    return final_share + (1.0 - final_share) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, options: OptimizerOptions, *, max_steps: int) -> LambdaLR:

@@ -5,20 +5,17 @@ Lightning's ModelParallelStrategy leaves sharding to the model. It would write c
 optimizer does; so saving and loading are ours (docs/decisions/0022-strategies.md).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from retroflow.distributed.tied_weights import share_as, shared_names
+from retroflow.distributed.sharding import fill
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.runs.checkpoint_shards import Place, rows_between, rows_of_rank, split_share, value_at
 from retroflow.runs.checkpoints import (
@@ -30,85 +27,6 @@ from retroflow.runs.checkpoints import (
     write_share,
 )
 from retroflow.training.optimizers import by_name, parameter_names
-
-
-def build_sharded(
-    build: Callable[[], nn.Module], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None], bf16: bool = False
-) -> Any:
-    """Build a model of which every rank has a share; no rank but the first ever holds the whole of it.
-
-    A model that keeps what only whole weights tell, such as their fingerprint, gives it by `facts_of_whole()` and takes
-    it by `learn(facts)`: those of rank 0's are given to all.
-
-    Args:
-        build: makes the model with its first weights, on the CPU; on the meta device with none.
-        mesh: one axis, all ranks.
-        prepare: changes the blocks before they are sharded.
-        bf16: send and keep the gathered weights of blocks and encoder in bfloat16, in which autocast multiplies
-            anyway: half the traffic, and no copy of every weight from forward to backward. The gains of norms are
-            rounded with them. Shares, gradients that are summed over ranks, and what belongs to no block (embeddings,
-            so the residual stream) stay in float32.
-
-    Returns:
-        The model on the mesh's devices; its parameters equal those that `build` gives to rank 0.
-    """
-    whole: dict[str, Tensor] = {}
-    told: list[Any] = [None]
-    if mesh.get_rank() == 0:
-        with torch.device("cpu"):
-            built = build()
-        whole = {name: value.detach() for name, value in (*built.named_parameters(), *built.named_buffers())}
-        told = [(shared_names(built), _facts_of(built))]
-        del built
-    dist.broadcast_object_list(told, src=0)
-    shared, facts = told[0]
-    with torch.device("meta"):
-        model = build()
-    share_as(model, shared)
-    if facts:
-        cast(Any, model).learn(facts)
-    prepare(model)
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
-    for part in units(model):
-        fully_shard(part, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "loss")
-    model.to_empty(device=mesh.device_type)
-    for name, parameter in model.named_parameters():
-        placed = cast(DTensor, parameter)
-        full = torch.empty(placed.shape, dtype=placed.dtype, device=placed.device)
-        if name in whole:
-            full.copy_(whole.pop(name))
-        _fill(placed, distribute_tensor(full, mesh, placed.placements))  # rank 0's is the one that is scattered
-    for name, buffer in model.named_buffers():
-        if name in whole:
-            buffer.copy_(whole[name])
-        dist.broadcast(buffer, src=0)
-    return model
-
-
-def units(model: Any) -> Iterator[nn.Module]:
-    """The parts that are gathered, computed and given back as one: each decoder block, reader of a base, the encoder.
-
-    What is in none of them belongs to the whole model, which is gathered once for a forward and a backward pass.
-    Weights that are tied lie there: a parameter can be in one unit only.
-    """
-    yield from getattr(model, "blocks", ())
-    yield from getattr(model, "readers", ())
-    if getattr(model, "encoder", None) is not None:
-        yield model.encoder
-
-
-def _facts_of(model: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = model.facts_of_whole() if hasattr(model, "facts_of_whole") else {}
-    return facts
-
-
-@torch.no_grad()
-def _fill(parameter: DTensor, values: Tensor) -> None:
-    parameter.copy_(values)
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -162,7 +80,7 @@ class ShardedStrategy(ModelParallelStrategy):
             {name: stored.head["state_dict"][name] for name in targets.keys() - sharded.keys()}, strict=False
         )
         for name, target in sharded.items():
-            _fill(target, stored.laid_out(("state_dict", name), target))
+            fill(target, stored.laid_out(("state_dict", name), target))
         parameters = cast(dict[str, DTensor], dict(self.lightning_module.named_parameters()))
         for number, optimizer in enumerate(self.optimizers):
             state = stored.head["optimizer_states"][number]

@@ -1,135 +1,13 @@
-"""Where and in which precision a model is trained: the one place that turns trainer options into Lightning's words."""
+"""Lightning's strategy for a placement."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from retroflow.distributed.ranks import Ranks
-from retroflow.errors import RecipeError
 from retroflow.planning.options import TrainerOptions
+from retroflow.planning.placement import Placement
 from retroflow.training.sharded_strategy import ShardedStrategy
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What Lightning is told about the machine.
-
-    Attributes:
-        accelerator: "cpu" or "cuda".
-        strategy: "single", "ddp" or "fsdp".
-        devices: processes on each machine.
-        nodes: machines.
-        precision: Lightning's precision word, "32-true" or "bf16-mixed".
-    """
-
-    accelerator: str
-    strategy: str
-    devices: int
-    nodes: int
-    precision: str
-
-    @property
-    def world_size(self) -> int:
-        """Processes over all machines."""
-        return self.devices * self.nodes
-
-    @property
-    def device(self) -> torch.device:
-        """The device of this process; under CUDA the current one, which every rank has set to its own."""
-        return torch.device(self.accelerator)
-
-    @property
-    def uses_bf16(self) -> bool:
-        """Whether matrix products run in bfloat16."""
-        return self.precision == "bf16-mixed"
-
-
-def place(options: TrainerOptions, ranks: Ranks) -> Placement:
-    """Choose device, precision and the number of processes.
-
-    Raises:
-        RecipeError: what is wanted is not what the machine has or the launcher has started, or the batch cannot be
-            shared.
-    """
-    device = _device(options)
-    return _placement(options, device, devices=_devices(options, ranks, device), nodes=_nodes(options, ranks))
-
-
-def plan_placement(options: TrainerOptions) -> Placement:
-    """Choose as `place` would on the machines that the recipe asks for, whatever this one has.
-
-    Raises:
-        RecipeError: the batch cannot be shared.
-    """
-    device = _device(options) if options.device == "auto" else options.device
-    many = options.strategy != "auto" and device == "cuda"
-    devices = options.devices or (max(1, torch.cuda.device_count()) if many else 1)
-    return _placement(options, device, devices=devices, nodes=max(1, options.nodes))
-
-
-def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int) -> Placement:
-    world_size = devices * nodes
-    if options.batch_size % (world_size * options.accumulate):
-        raise RecipeError(
-            f"trainer.batch_size is {options.batch_size}, which cannot be shared by {world_size} processes x "
-            f"trainer.accumulate {options.accumulate}; make it a multiple of {world_size * options.accumulate}"
-        )
-    strategy: str = options.strategy
-    if strategy != "fsdp":
-        strategy = "ddp" if world_size > 1 else "single"
-    bf16 = bf16_pays(device) if options.precision == "auto" else options.precision == "bf16"
-    return Placement(
-        accelerator=device,
-        strategy=strategy,
-        devices=devices,
-        nodes=nodes,
-        precision="bf16-mixed" if bf16 else "32-true",
-    )
-
-
-def _device(options: TrainerOptions) -> str:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(
-            "trainer.device is 'cuda' but torch finds no CUDA device; use trainer.device=cpu, or a machine with a GPU "
-            "and a CUDA build of torch"
-        )
-    if options.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return options.device
-
-
-def _nodes(options: TrainerOptions, ranks: Ranks) -> int:
-    if options.nodes > 1 and not ranks.launcher:
-        raise RecipeError(
-            f"trainer.nodes is {options.nodes}, and one command starts processes on its own machine only; start the "
-            "same command on every machine with torchrun, or with srun (docs/training.md)"
-        )
-    return _as_launched("trainer.nodes", options.nodes, ranks.num_nodes, "machines", ranks)
-
-
-def _devices(options: TrainerOptions, ranks: Ranks, device: str) -> int:
-    available = torch.cuda.device_count() if device == "cuda" else options.devices
-    if ranks.launcher:
-        wanted = _as_launched("trainer.devices", options.devices, ranks.local_size, "processes a machine", ranks)
-    else:
-        wanted = options.devices or (1 if options.strategy == "auto" else max(1, available))
-    if device == "cuda" and wanted > available:
-        raise RecipeError(
-            f"trainer.devices: {wanted} processes, but this machine has {available} GPUs; use "
-            f"trainer.devices={available}"
-        )
-    return wanted
-
-
-def _as_launched(key: str, given: int, launched: int, what: str, ranks: Ranks) -> int:
-    if ranks.launcher and given and given != launched:
-        raise RecipeError(
-            f"{key} is {given}, but {ranks.launcher} has started {launched} {what}; leave {key} out, or start {given}"
-        )
-    return launched if ranks.launcher else max(1, given)
 
 
 def make_strategy(placement: Placement, options: TrainerOptions) -> Any:
@@ -148,12 +26,3 @@ def make_strategy(placement: Placement, options: TrainerOptions) -> Any:
     return "auto"
 
 
-def bf16_pays(device: str) -> bool:
-    """Whether bfloat16 autocast is faster than float32 here, judged by the hardware's instructions alone.
-
-    On CPUs it takes matrix units or AVX-512 BF16: 1.7 times per training step with AMX, slower than float32 where
-    bfloat16 is emulated. Not timed at start: a run and its resumption must decide alike.
-    """
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -11,7 +11,7 @@ import retroflow
 from retroflow.evaluation.report import Report
 from retroflow.model.config import RetroConfig
 from retroflow.planning.costs import training_flops
-from retroflow.planning.plan import plan_of
+from retroflow.planning.plan import Plan
 from retroflow.planning.throughput import Throughput, peak_flops_of
 from retroflow.runs.checkpoints import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.runs.folder import RunFolder, write_description
@@ -19,6 +19,23 @@ from retroflow.runs.resuming import Start
 from retroflow.tracking.tracker import Summary, TrackedRun
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
+
+
+def plan_of(job: Job) -> Plan:
+    """The plan of a job, in which everything is known."""
+    splits, options = job.splits, job.options
+    return Plan(
+        options=options,
+        optimizer=job.module.optimizer_options,
+        placement=job.placement,
+        outline=job.module.outline,
+        config=job.module.config,
+        chunk_length=splits.train_chunks.chunk_length,
+        sequence_chunks=splits.sequence_chunks,
+        num_neighbours=splits.validation_neighbours.shape[1] if options.retrieval else 0,
+        chunks={"train": len(splits.train_chunks), "valid": len(splits.valid_chunks)},
+        num_workers=job.num_workers,
+    )
 
 
 def summarise(job: Job, start: Start) -> str:

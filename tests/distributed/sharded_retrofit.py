@@ -6,9 +6,9 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from retroflow.distributed.sharding import build_sharded
 from retroflow.distributed.tied_weights import shared_names
 from retroflow.integrations.base_models import fingerprint, load_base
-from retroflow.training.sharded_strategy import build_sharded
 from tests.integrations.bases import make_batch, make_options
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from retroflow.distributed.ranks import ALONE, Ranks, RanksEnvironment, ranks_of_this_process
+from retroflow.distributed.ranks import ALONE, Ranks, ranks_of_this_process
 from retroflow.planning.options import TrainerOptions
 from retroflow.training.callbacks import LogMetrics
+from retroflow.training.lightning_environment import RanksEnvironment
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0"}
 SLURM = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "fit"}

@@ -9,7 +9,7 @@ from retroflow.distributed.ranks import ALONE
 from retroflow.planning import machine_memory as module
 from retroflow.planning.machine_memory import machine_memory
 from retroflow.planning.options import TrainerOptions
-from retroflow.training.strategies import place
+from retroflow.planning.placement import place
 
 ONE = place(TrainerOptions(device="cpu"), ALONE)
 GIB = 1 << 30

@@ -6,7 +6,7 @@ import pytest
 
 from retroflow.planning.costs import activation_bytes
 from retroflow.planning.memory_estimate import Share, estimate_memory
-from retroflow.training.lightning_module import outline
+from retroflow.planning.outline import outline
 from tests.training.jobs import tiny_config
 
 CONFIG = tiny_config(num_layers=6, cca_layers=(3, 6), dropout=0.0)

@@ -9,8 +9,9 @@ from retroflow.errors import RecipeError
 from retroflow.planning import plan as plan_module
 from retroflow.planning.machine_memory import MachineMemory
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
-from retroflow.planning.plan import check_memory, plan_of, plan_of_recipe
-from retroflow.training.strategies import place
+from retroflow.planning.placement import place
+from retroflow.planning.plan import check_memory, plan_of_recipe
+from retroflow.training.summary import plan_of
 from tests.training.jobs import tiny_job, tiny_recipe
 
 

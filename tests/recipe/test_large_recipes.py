@@ -9,11 +9,11 @@ import pytest
 from retroflow.components import MODELS, create, recipe_schema
 from retroflow.planning.costs import training_flops
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
+from retroflow.planning.outline import outline
+from retroflow.planning.placement import plan_placement
 from retroflow.planning.plan import Plan
 from retroflow.planning.throughput import PEAK_FLOPS
 from retroflow.recipe import load
-from retroflow.training.lightning_module import outline
-from retroflow.training.strategies import plan_placement
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 SMALL, LARGE = "retro_425m", "retro_7b5_fsdp"

@@ -6,7 +6,8 @@ import pytest
 
 from retroflow.errors import RetroflowError
 from retroflow.runs import folder as run_folder
-from retroflow.runs.folder import RunFolder, check_runs_folder, list_runs, new_run, write_report
+from retroflow.runs.folder import RunFolder, list_runs, new_run, write_report
+from retroflow.planning.runs_folder import check_runs_folder
 
 
 def test_a_runs_folder_that_can_be_made_is_not_made_yet(tmp_path):

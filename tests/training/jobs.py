@@ -10,6 +10,7 @@ from retroflow.distributed.ranks import ALONE
 from retroflow.model.config import RetroConfig
 from retroflow.pipeline.splits import Splits
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
+from retroflow.planning.placement import place
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.runs.record import facts_of
@@ -17,7 +18,6 @@ from retroflow.tracking.background import GuardedTracker
 from retroflow.tracking.tracker import NoTracker
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
-from retroflow.training.strategies import place
 from tests.data.fakes import make_chunks, random_neighbours
 
 VOCABULARY = 50

@@ -12,8 +12,8 @@ from retroflow.cli.fit import split_words
 from retroflow.cli.main import build_app
 from retroflow.components import recipe_schema
 from retroflow.planning.options import TrainerOptions
+from retroflow.planning.placement import plan_placement
 from retroflow.recipe import load
-from retroflow.training.strategies import plan_placement
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("tracking.md", "multi-node.md", "training.md")

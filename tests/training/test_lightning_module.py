@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from retroflow.training.lightning_module import drops_retrieval, outline
+from retroflow.planning.outline import outline
+from retroflow.training.lightning_module import drops_retrieval
 from tests.training.jobs import tiny_config, tiny_job
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from retroflow.planning.options import OptimizerOptions
+from retroflow.planning.schedule import schedule_share
 from retroflow.training.optimizers import (
     by_name,
     by_number,
@@ -14,7 +15,6 @@ from retroflow.training.optimizers import (
     make_optimizer,
     make_schedule,
     parameter_names,
-    schedule_share,
 )
 
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 from rich.console import Console
 
+from retroflow.planning.outline import outline
 from retroflow.training import progress as module
-from retroflow.training.lightning_module import outline
 from retroflow.training.progress import TrainingProgress, clock, saying_if_slow
 from tests.training.jobs import tiny_config
 

@@ -6,12 +6,12 @@ import torch
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RecipeError
 from retroflow.integrations.base_models import fingerprint, load_base
-from retroflow.planning.plan import plan_of
+from retroflow.planning.outline import outline
 from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.runs.resuming import choose_start
 from retroflow.training.final_report import load_trained
 from retroflow.training.fit import train
-from retroflow.training.lightning_module import outline
+from retroflow.training.summary import plan_of
 from tests.integrations.bases import make_base, make_options
 from tests.training.jobs import VOCABULARY, tiny_job, tiny_recipe
 

@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from retroflow.distributed.sharding import build_sharded
 from retroflow.model.config import RetroConfig
-from retroflow.training.sharded_strategy import build_sharded
 
 CONFIG = RetroConfig(
     vocabulary_size=100,

@@ -13,12 +13,12 @@ from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import EncoderBlock
 from retroflow.planning.options import TrainerOptions
+from retroflow.planning.placement import place
 from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
 from retroflow.runs.resuming import Start, choose_start
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import train
 from retroflow.training.optimizers import by_number
-from retroflow.training.strategies import place
 from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
 
 TORCHRUN = Ranks(rank=3, world_size=8, local_rank=1, local_size=2, launcher="torchrun")
