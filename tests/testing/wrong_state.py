@@ -137,14 +137,12 @@ class ReadsAtTheFirstSearch(Right):
 
     def load(self, folder: Path) -> None:
         super().load(folder)
-        self._unread, self.vectors = self.vectors, self.vectors[:0]
+        self._unread = [self.vectors]
 
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        if getattr(self, "_unread", None) is not None:
+        if getattr(self, "_unread", None):
             time.sleep(0.2)  # so that the others are here, too
-            unread = self._unread
-            self._unread = None
-            self.vectors = unread
+            self.vectors = self._unread.pop()
         return super().search(queries, k)
 
 
