@@ -1,6 +1,7 @@
 """Progress on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,3 +104,15 @@ class _Lines:
         if self._total is not None and rate > 0:
             line += f", {(self._total - self._done) / rate:,.0f} s left"
         say(line)
+
+
+@contextmanager
+def saying_if_slow(text: str, *, seconds: float = 3.0) -> Iterator[None]:
+    """Say what is being done if it takes long."""
+    timer = threading.Timer(seconds, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

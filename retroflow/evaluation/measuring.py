@@ -7,7 +7,7 @@ validation chunks, v vocabulary.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,15 +24,44 @@ from retroflow.evaluation.leakage import by_overlap, overlaps_of
 from retroflow.evaluation.perplexity import measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
+from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
-from retroflow.training.job import Job
 
 _LOGITS_AT_ONCE = 1 << 26
 """Logits that exist at one time during evaluation, 256 MB in float32."""
 
 _OVERLAP_SEQUENCES = 64
 """Sequences whose overlap is computed together."""
+
+
+class Measurable(Protocol):
+    """What is measured: a model on its device, and the data to measure it on; a training's `Job` is one."""
+
+    @property
+    def seed(self) -> int:
+        """Chooses what "shuffled" and "random" read, and the sample."""
+        ...
+
+    @property
+    def options(self) -> TrainerOptions:
+        """Whether to retrieve, sequences at once, how many to measure."""
+        ...
+
+    @property
+    def placement(self) -> Placement:
+        """Device and precision."""
+        ...
+
+    @property
+    def splits(self) -> Splits:
+        """The data."""
+        ...
+
+    @property
+    def module(self) -> Any:
+        """Has the network as `model`."""
+        ...
 
 
 @contextmanager
@@ -69,7 +98,7 @@ def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
     return flat.view(batch.targets.shape)
 
 
-def estimate(job: Job, ranks: Ranks) -> dict[str, float]:
+def estimate(job: Measurable, ranks: Ranks) -> dict[str, float]:
     """Estimate loss with and without retrieval, and the gap, on a few validation sequences, always the same.
 
     Ranks share the batches. Under FSDP each forward is a joint one, so that all do equally many and a rank whose
@@ -103,7 +132,7 @@ def estimate(job: Job, ranks: Ranks) -> dict[str, float]:
     return values
 
 
-def prove(job: Job, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
+def prove(job: Measurable, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
     """Measure a job's model over the validation split, or the sample of it that `trainer.final_sequences` asks for.
 
     Args:
@@ -159,7 +188,7 @@ def _refuse_not_finite(nats: float, mode: str) -> None:
         )
 
 
-def sample_of(job: Job) -> Int64Array | None:
+def sample_of(job: Measurable) -> Int64Array | None:
     """The sequences int64 [s] of the validation split that are measured, ascending; None for all of them.
 
     They are evenly spaced, from a first one that the seed chooses.
@@ -180,7 +209,7 @@ def _chunks_of(splits: Splits, sequences: Int64Array | None) -> Int64Array:
     return chunks[chunks < count]
 
 
-def sequences_to_measure(job: Job) -> int:
+def sequences_to_measure(job: Measurable) -> int:
     """How many sequences `prove` evaluates, over all ways of retrieving."""
     sample = sample_of(job)
     count = len(job.splits.validation()) if sample is None else len(sample)

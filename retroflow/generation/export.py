@@ -5,9 +5,9 @@ from pathlib import Path
 
 import retroflow
 from retroflow.errors import DamagedDataError
-from retroflow.generation.exported import Origin
 from retroflow.model.pretrained import write_checksums
 from retroflow.runs.folder import RunFolder
+from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import TrainedModel, load_trained_model
 from retroflow.store.atomic import check_unused, whole_folder, write_file
 from retroflow.store.sealed_json import read_sealed

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from retroflow.console import saying_if_slow
 from retroflow.model.config import RetroConfig
-from retroflow.training.progress import saying_if_slow
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from retroflow.errors import RecipeError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.machine_memory import MachineMemory, available_cores, machine_memory
 from retroflow.planning.memory_estimate import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
+from retroflow.planning.model_check import check_model
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import ModelOutline, outline
 from retroflow.planning.placement import Placement
 from retroflow.planning.schedule import schedule_share
 from retroflow.recipe import Recipe
-from retroflow.training.job import check_model
 
 FEWEST_TOKENS = 258
 """Of a trained vocabulary: 256 bytes, the end of a text, one merge."""

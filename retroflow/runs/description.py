@@ -11,6 +11,9 @@ from typing import Any
 from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.store.sealed_json import read_sealed
 
+EXPORT_FILE = "retroflow.json"
+"""Says where an exported model comes from."""
+
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
 

@@ -10,6 +10,7 @@ report.json         the proof of the last step, which means that the run is fini
 report-*.json       what `retroflow evaluate` measured of other steps or with other values
 """
 
+from retroflow.store.sealed_json import write_json, write_text
 import json
 import os
 from collections.abc import Mapping
@@ -159,18 +160,3 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     write_text(path, render_sealed(report, what=str(path)))
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a small JSON file whole or not at all."""
-    write_text(path, strict_json(value, what=str(path), indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all.
-
-    Raises:
-        RetroflowError: the file cannot be written.
-    """
-    try:
-        write_file(path, text.encode())
-    except OSError as error:
-        raise RetroflowError(f"{path}: cannot be written ({error}); free space or make the folder writable") from error

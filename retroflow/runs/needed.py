@@ -8,7 +8,8 @@ from typing import Any
 
 from retroflow.components import recipe_schema
 from retroflow.errors import DamagedDataError, RecipeError
-from retroflow.generation.exported import DESCRIPTION_FILE, read_origin
+from retroflow.runs.origin import read_origin
+from retroflow.runs.description import EXPORT_FILE
 from retroflow.runs.description import read_run
 from retroflow.pipeline.preview import preview
 from retroflow.recipe import load
@@ -59,7 +60,7 @@ def names_for_exports(folders: Iterable[Path]) -> set[str]:
         DamagedDataError: one was changed after it was exported.
     """
     names = set()
-    for file in (file for folder in folders for depth in ("", "*/") for file in folder.glob(depth + DESCRIPTION_FILE)):
+    for file in (file for folder in folders for depth in ("", "*/") for file in folder.glob(depth + EXPORT_FILE)):
         names |= {f"{kind}-{fingerprint}" for kind, fingerprint in read_origin(file.parent).fingerprints.items()}
     return names
 

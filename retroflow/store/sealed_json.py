@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError, RetroflowError
-from retroflow.store.atomic import canonical_json
+from retroflow.store.atomic import canonical_json, write_file
 
 SEAL = "sha256"
 
@@ -67,3 +67,20 @@ def read_sealed(path: Path, *, remedy: str) -> dict[str, Any]:
 
 def _seal_of(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(body)).hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a small JSON file whole or not at all."""
+    write_text(path, strict_json(value, what=str(path), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all.
+
+    Raises:
+        RetroflowError: the file cannot be written.
+    """
+    try:
+        write_file(path, text.encode())
+    except OSError as error:
+        raise RetroflowError(f"{path}: cannot be written ({error}); free space or make the folder writable") from error

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from retroflow.console import say
 from retroflow.recipe.ranges import within_ranges
-from retroflow.runs.folder import write_json
+from retroflow.store.sealed_json import write_json
 from retroflow.tracking.tracker import NeighbourExample, Summary, TrackedRun
 
 _ID_FILE = "wandb.json"

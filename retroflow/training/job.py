@@ -8,10 +8,10 @@ import torch
 
 from retroflow.components import MODELS, TRACKERS, create
 from retroflow.distributed.ranks import ALONE, Ranks
-from retroflow.errors import RecipeError
 from retroflow.pipeline.chunks import check_a_sequence
 from retroflow.pipeline.prepare import Prepared, Stage, prepare, say_stage
 from retroflow.pipeline.splits import Splits, open_splits
+from retroflow.planning.model_check import check_model
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.placement import Placement, place
 from retroflow.planning.runs_folder import check_runs_folder, runs_folder_of
@@ -114,19 +114,3 @@ def bound(job: Job, start: Start) -> Job:
     return replace(job, identity=with_schedules(job.identity, start.schedules))
 
 
-def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
-    """Let a model that starts from files of its own look for them before minutes of preparing.
-
-    Raises:
-        RecipeError: the files are not there or do not fit, or the model cannot be compiled for so many processes.
-    """
-    section, data = recipe.section("model"), recipe.section("data")
-    config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])
-    if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):
-        raise RecipeError(
-            f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
-            f"{placement.strategy} compiles block by block. Leave trainer.compile out."
-        )
-    check = getattr(config, "check", None)
-    if check is not None:
-        check(sequence_length=data["sequence_chunks"] * data["chunk_length"])

@@ -1,9 +1,7 @@
 """What a person sees while a model trains: a live line on a terminal, plain lines elsewhere, always on stderr."""
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -101,18 +99,6 @@ class TrainingProgress:
             left = (time.perf_counter() - self._began) / (step - self._first_step) * (self._max_steps - step)
             parts.append(f"{clock(left)} left")
         return "  ".join(parts)
-
-
-@contextmanager
-def saying_if_slow(text: str, *, seconds: float = 3.0) -> Iterator[None]:
-    """Say what is being done if it takes long."""
-    timer = threading.Timer(seconds, say, [text])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def clock(seconds: float) -> str:

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from retroflow.cli.main import run
 from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
-from retroflow.generation.exported import Origin
+from retroflow.runs.origin import Origin
 from retroflow.model.pretrained import write_checksums
 from retroflow.runs import clean_up
 from retroflow.runs.clean_up import remove, survey

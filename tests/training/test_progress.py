@@ -5,9 +5,10 @@ import threading
 import pytest
 from rich.console import Console
 
+from retroflow.console import saying_if_slow
 from retroflow.planning.outline import outline
 from retroflow.training import progress as module
-from retroflow.training.progress import TrainingProgress, clock, saying_if_slow
+from retroflow.training.progress import TrainingProgress, clock
 from tests.training.jobs import tiny_config
 
 
