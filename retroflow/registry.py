@@ -19,7 +19,6 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
 
-import retroflow
 from retroflow.distributions import Declaration, declarations, install_again, missing_requirements
 from retroflow.errors import (
     BrokenPluginError,
@@ -30,6 +29,7 @@ from retroflow.errors import (
     UnknownComponentError,
     words_of,
 )
+from retroflow.version import __version__
 
 _TARGET = re.compile(r"[^\W\d]\w*(\.\w+)*:\w+(\.\w+)*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -198,7 +198,7 @@ class Registry(Generic[T]):
     @cached_property
     def _table(self) -> _Table:
         """Read once: installing a plugin does not change a running process."""
-        own = f"retroflow {retroflow.__version__}"
+        own = f"retroflow {__version__}"
         table = _Table({name: [replace(entry, owner=own)] for name, entry in self._builtin.items()})
         found = declarations(self.group) if self.group is not None else []
         for point in sorted(found, key=lambda point: (point.name, point.owner)):

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-import retroflow
 from retroflow.cli.console import INTERRUPTED, end_within, exit_code_of
 from retroflow.cli.streams import drop_unprinted, ready_streams
 from retroflow.distributions import shield_libraries
+from retroflow.version import __version__
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
 RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
@@ -80,7 +80,7 @@ def build_app(words: list[str]) -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"retroflow {retroflow.__version__}")
+        print(f"retroflow {__version__}")
         raise typer.Exit
 
 

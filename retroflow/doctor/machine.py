@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-import retroflow
 from retroflow.components import KINDS
 from retroflow.distributions import unreadable
 from retroflow.doctor.components import Loaded
 from retroflow.planning.machine_memory import available_cores
 from retroflow.planning.placement import bf16_pays
 from retroflow.store.disk import disk_size, nearest_existing
+from retroflow.version import __version__
 
 State = Literal["ok", "note", "problem"]
 
@@ -87,7 +87,7 @@ def examine(folder: Path, loaded: Callable[[], Iterable[Loaded]]) -> Iterator[Fi
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("retroflow", "ok", f"{retroflow.__version__}, Python {sys.version.split()[0]}")
+    yield Finding("retroflow", "ok", f"{__version__}, Python {sys.version.split()[0]}")
     found, missing = _installed(_required(""))
     yield Finding("versions", "ok", ", ".join(found))
     if missing:

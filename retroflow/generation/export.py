@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import retroflow
 from retroflow.errors import DamagedDataError
 from retroflow.model.pretrained import write_checksums
 from retroflow.runs.folder import RunFolder
@@ -11,6 +10,7 @@ from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import TrainedModel, load_trained_model
 from retroflow.store.atomic import check_unused, whole_folder, write_file
 from retroflow.store.sealed_json import read_sealed
+from retroflow.version import __version__
 
 
 def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkpoint: str | None = None) -> Origin:
@@ -52,7 +52,7 @@ def _origin_of(trained: TrainedModel) -> Origin:
         sequence_length=values["data"]["sequence_chunks"] * values["data"]["chunk_length"],
         tokenizer=trained.tokenizer.fingerprint(),
         fingerprints=trained.run.fingerprints,
-        version=retroflow.__version__,
+        version=__version__,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import retroflow
+from retroflow.version import __version__
 from retroflow.errors import DamagedDataError, RecipeError
 from retroflow.runs.description import not_a_run
 from retroflow.pipeline.prepare import expected_fingerprints
@@ -71,7 +71,7 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: str) -> 
         "recipe": recipe.to_yaml(),
         "values": json.dumps(recipe.values, sort_keys=True, default=str),
         "fingerprints": json.dumps(dict(fingerprints), sort_keys=True),
-        "version": retroflow.__version__,
+        "version": __version__,
         "training": training,
     }
 

@@ -7,7 +7,6 @@ from typing import Any
 import lightning
 import torch
 
-import retroflow
 from retroflow.evaluation.report import Report
 from retroflow.model.config import RetroConfig
 from retroflow.planning.costs import training_flops
@@ -19,6 +18,7 @@ from retroflow.runs.resuming import Start
 from retroflow.tracking.tracker import Summary, TrackedRun
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
+from retroflow.version import __version__
 
 
 def plan_of(job: Job) -> Plan:
@@ -46,7 +46,7 @@ def summarise(job: Job, start: Start) -> str:
 def versions() -> dict[str, str]:
     """Versions that a run's numbers depend on."""
     return {
-        "retroflow": retroflow.__version__,
+        "retroflow": __version__,
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),
