@@ -1,6 +1,82 @@
 """retroflow: train, evaluate and run retrieval-enhanced language models (RETRO).
 
-Importing this package loads nothing heavy: no torch, no search library (checked by tests/house).
+    import retroflow as rf
+
+    run = rf.fit(rf.load_recipe("retro_small", "trainer.max_steps=200"))
+    print(run.report["validation"]["on"]["bits_per_byte"])
+    lm = rf.load(run.folder)
+    print(lm.generate("def forward(").text)
+
+Every name below is imported when it is first used: importing this package loads nothing heavy, neither torch nor a
+search library (checked by tests/house).
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from retroflow.version import __version__
+
+if TYPE_CHECKING:
+    from retroflow.api import Run, embedder, evaluate, fit, load, load_recipe, open_run, prepare, retriever
+    from retroflow.generation.database import RetrievalDatabase as Database
+    from retroflow.generation.language_model import LanguageModel
+    from retroflow.model.config import RetroConfig
+    from retroflow.model.retro import Retro
+    from retroflow.protocols import Capabilities, Embedder, Neighbours, Retriever
+    from retroflow.tracking.tracker import Tracker
+
+_HOMES = {
+    "load_recipe": "retroflow.api",
+    "prepare": "retroflow.api",
+    "fit": "retroflow.api",
+    "open_run": "retroflow.api",
+    "evaluate": "retroflow.api",
+    "load": "retroflow.api",
+    "retriever": "retroflow.api",
+    "embedder": "retroflow.api",
+    "Run": "retroflow.api",
+    "LanguageModel": "retroflow.generation.language_model",
+    "Database": "retroflow.generation.database:RetrievalDatabase",
+    "Retro": "retroflow.model.retro",
+    "RetroConfig": "retroflow.model.config",
+    "Retriever": "retroflow.protocols",
+    "Embedder": "retroflow.protocols",
+    "Neighbours": "retroflow.protocols",
+    "Capabilities": "retroflow.protocols",
+    "Tracker": "retroflow.tracking.tracker",
+}
+
+__all__ = [
+    "Capabilities",
+    "Database",
+    "Embedder",
+    "LanguageModel",
+    "Neighbours",
+    "Retriever",
+    "Retro",
+    "RetroConfig",
+    "Run",
+    "Tracker",
+    "__version__",
+    "embedder",
+    "evaluate",
+    "fit",
+    "load",
+    "load_recipe",
+    "open_run",
+    "prepare",
+    "retriever",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'retroflow' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""`retroflow recipe show` and `retroflow recipe check`: what a recipe says, and whether it can be carried out."""
+"""`retroflow recipe show`, `check`, `list` and `copy`: what a recipe says, and which ones are installed."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at a recipe: every value with its origin, or every error at once.", no_args_is_help=True)
 
-RecipePath = Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML).", show_default=False)]
+RecipePath = Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML), or the name of an installed one.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as neighbours.k=4.")]
 
 
@@ -55,6 +55,29 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
             print(f"  to run it here: {fault}")
         for sentence in registry.passed_over(name):
             print(f"  warning: {sentence}")
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes that are installed with retroflow."""
+    from retroflow.recipe.shipped import shipped_recipes, summary_of
+
+    shipped = shipped_recipes()
+    width = max(len(name) for name in shipped)
+    for name, path in shipped.items():
+        print(f"{name:<{width}}  {summary_of(path)}")
+
+
+@app.command("copy")
+def copy(
+    name: Annotated[str, typer.Argument(help="Name of an installed recipe, such as retro_small.")],
+    target: Annotated[Path | None, typer.Argument(help="File or folder to write. Default: NAME.yaml here.")] = None,
+) -> None:
+    """Copy an installed recipe, to change it."""
+    from retroflow.recipe.shipped import copy_recipe
+
+    for file in copy_recipe(name, target or Path()):
+        print(file)
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> "Recipe":

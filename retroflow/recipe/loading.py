@@ -15,17 +15,18 @@ from retroflow.recipe.overrides import parse_overrides
 from retroflow.recipe.problems import DEFAULT, Problems, nearest
 from retroflow.recipe.resolved import Recipe
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
+from retroflow.recipe.shipped import find_recipe
 from retroflow.recipe.signatures import read_block
 from retroflow.recipe.tree import BROKEN, Node, overlay
 from retroflow.recipe.trial import try_out
 from retroflow.recipe.yaml_text import describe, read_file
 
 
-def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recipe:
+def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) -> Recipe:
     """Load and check a recipe; nothing it names is imported.
 
     Args:
-        path: the YAML file.
+        recipe: the YAML file, or the name of a recipe that is installed with retroflow.
         overrides: words such as "trainer.max_steps=5", laid over the file.
         schema: what a recipe may contain.
 
@@ -33,6 +34,7 @@ def load(path: Path, overrides: Sequence[str], *, schema: RecipeSchema) -> Recip
         RecipeError: the recipe or an override is wrong; the message lists every problem with its place.
         RetroflowError: a plugin the recipe names is claimed twice or unreadable, and nothing else is wrong.
     """
+    path = find_recipe(recipe)
     problems = Problems(str(path))
     tree = _read_with_parent(path, problems)
     tree = overlay(tree, parse_overrides(overrides, problems))

@@ -1,0 +1,203 @@
+"""The front door: what a command does, as a function. `import retroflow as rf` offers these names.
+
+The commands in retroflow/cli call these functions; notebooks, servers and tests do, too. Libraries are imported inside
+the functions, so that `import retroflow` stays light.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retroflow.errors import RecipeError
+
+if TYPE_CHECKING:
+    from retroflow.evaluation.report import Report
+    from retroflow.generation.database import RetrievalDatabase
+    from retroflow.generation.language_model import LanguageModel
+    from retroflow.pipeline.prepare import Prepared
+    from retroflow.protocols import Embedder
+    from retroflow.recipe import Recipe
+    from retroflow.retrieval.checked import CheckedRetriever
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        folder: where everything of the run lies (docs/training.md lists the files).
+    """
+
+    folder: Path
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the newest checkpoint, 0 without one."""
+        from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
+        from retroflow.runs.folder import RunFolder
+
+        checkpoints = list_checkpoints(RunFolder(self.folder).checkpoints)
+        return max((checkpoint_step(path) for path in checkpoints), default=0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end and evaluated."""
+        from retroflow.runs.folder import RunFolder
+
+        return RunFolder(self.folder).is_finished
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The content of report.json: losses with retrieval on, off, shuffled and random; None before there is one."""
+        from retroflow.runs.folder import RunFolder
+
+        path = RunFolder(self.folder).report
+        if not path.exists():
+            return None
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return report
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: what was measured at each logged step."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":
+    """Load and check a recipe; nothing that it names is imported.
+
+    Args:
+        recipe: a YAML file, or the name of an installed recipe ("retro_small").
+        overrides: changes, such as "neighbours.k=4".
+
+    Raises:
+        RecipeError: the recipe or an override is wrong; the message lists every problem with its place.
+    """
+    from retroflow.components import recipe_schema
+    from retroflow.recipe import load
+
+    return load(recipe, overrides, schema=recipe_schema())
+
+
+def prepare(recipe: "Recipe") -> "Prepared":
+    """Make a recipe's chunks, embeddings, index and neighbours, or re-use those that are there.
+
+    Raises:
+        RetroflowError: whatever a recipe can get wrong.
+    """
+    from retroflow.pipeline.prepare import prepare as prepare_artifacts
+
+    return prepare_artifacts(recipe)
+
+
+def fit(recipe: "Recipe", *, resume: str | Path | None = None) -> Run:
+    """Prepare what is missing, train a model, and measure what retrieval is worth to it.
+
+    Args:
+        recipe: a checked recipe.
+        resume: "last" for the recipe's last unfinished run, a run folder, or a checkpoint; None starts a new run.
+
+    Returns:
+        The run.
+
+    Raises:
+        Preempted, Interrupted: a signal came; a checkpoint is written, and `resume="last"` continues.
+        RetroflowError: whatever else a user can cause.
+    """
+    from retroflow.training.fit import fit as fit_recipe
+
+    result = fit_recipe(recipe, resume=None if resume is None else Path(resume))
+    if result is None:
+        raise SystemExit(0)  # a rank other than 0 of a launcher's: its part is done
+    return Run(result.run_folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run that `fit` made.
+
+    Raises:
+        RecipeError: there is no run at the folder.
+    """
+    from retroflow.runs.description import read_run
+
+    read_run(Path(folder))
+    return Run(Path(folder))
+
+
+def evaluate(run: Run | str | Path, *overrides: str) -> "Report":
+    """Measure a run's newest checkpoint over the whole validation split.
+
+    Args:
+        run: a run, or its folder.
+        overrides: changes to the run's recipe, such as "trainer.device=cpu".
+
+    Raises:
+        RetroflowError: not a run, or one that cannot be evaluated here.
+    """
+    from retroflow.training.evaluate import evaluate as evaluate_run
+
+    return evaluate_run(_folder_of(run), overrides)
+
+
+def load(
+    model: Run | str | Path, *, database: "RetrievalDatabase | str | Path | None" = None, retrieval: bool = True,
+    device: str = "auto",
+) -> "LanguageModel":  # fmt: skip
+    """Open a trained model, ready to generate and to score.
+
+    Args:
+        model: a run, its folder, or a folder that `LanguageModel.save` or `retroflow export` wrote.
+        database: what it reads: an open database, or the folder of one; None for the run's own.
+        retrieval: False opens no database.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        GenerationError: the folder, the device or the database is not there, or they do not fit together.
+        DamagedDataError: a file is not what was written.
+    """
+    from retroflow.generation.opening import open_language_model
+
+    return open_language_model(_folder_of(model), database=database, retrieval=retrieval, device=device)
+
+
+def retriever(name: str, **options: Any) -> "CheckedRetriever":
+    """Make a retriever by its name.
+
+    Args:
+        name: a built-in one ("exact", "faiss", "scann", "hnsw") or a plugin's.
+        options: as in a recipe, such as build={"factory": "Flat"}.
+
+    Raises:
+        RetroflowError: no such retriever, a library that is not installed, or an option that it does not have.
+    """
+    from retroflow.components import RETRIEVERS, create
+    from retroflow.retrieval.checked import CheckedRetriever
+
+    made = create(RETRIEVERS, {"name": name, **options})
+    return CheckedRetriever(made, owner=f"{name} ({RETRIEVERS.origin(name)})")
+
+
+def embedder(name: str, **options: Any) -> "Embedder":
+    """Make an embedder by its name.
+
+    Args:
+        name: a built-in one ("bert", "lexical") or a plugin's.
+        options: as in a recipe, such as dimension=256.
+
+    Raises:
+        RetroflowError: no such embedder, a library that is not installed, or an option that it does not have.
+    """
+    from retroflow.components import EMBEDDERS, create
+
+    made: Embedder = create(EMBEDDERS, {"name": name, **options})
+    return made
+
+
+def _folder_of(run: Run | str | Path) -> Path:
+    if not isinstance(run, Run | str | Path):
+        raise RecipeError(f"run: {type(run).__name__} given; a Run or the path of a run folder is needed.")
+    return run.folder if isinstance(run, Run) else Path(run)

@@ -1,0 +1,118 @@
+"""A model that is ready to use: with its tokenizer, and the database that it reads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
+
+from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.errors import GenerationError
+from retroflow.generation.database import RetrievalDatabase
+from retroflow.generation.decoding import generate, stream
+from retroflow.generation.exported import Origin, save_exported
+from retroflow.generation.options import GenerationOptions
+from retroflow.generation.rows import Generation, Piece
+
+
+class Options(TypedDict, total=False):
+    """Options of generation by name; `GenerationOptions` says what each does and its default."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    stop: tuple[str, ...]
+    stop_at_end_of_text: bool
+    num_neighbours: int
+    retrieval_step: int | None
+    align: bool
+    seed: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A language model that reads a retrieval database while it writes.
+
+    Attributes:
+        model: on its device, in evaluation mode.
+        tokenizer: the model's.
+        origin: where the model comes from.
+        database: what it reads; None switches retrieval off.
+        num_neighbours: k, chunks that are retrieved for a window.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    origin: Origin
+    database: RetrievalDatabase | None
+    num_neighbours: int
+
+    @overload
+    def generate(self, prompts: str, **options: Unpack[Options]) -> Generation: ...
+
+    @overload
+    def generate(self, prompts: list[str], **options: Unpack[Options]) -> list[Generation]: ...
+
+    def generate(self, prompts: str | list[str], **options: Unpack[Options]) -> Generation | list[Generation]:
+        """Continue one prompt, or several.
+
+        Args:
+            prompts: a text, or a list of texts.
+            options: as in `GenerationOptions`: max_new_tokens, temperature, stop, ...
+
+        Returns:
+            One `Generation` (text, sources, finish_reason, ...) for a text, a list of them for a list.
+
+        Raises:
+            GenerationError: a prompt or an option that does not fit.
+        """
+        several = [prompts] if isinstance(prompts, str) else prompts
+        found = generate(self.model, self.tokenizer, several, retriever=self.database, options=self._options(options))
+        return found[0] if isinstance(prompts, str) else found
+
+    def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[Piece]:
+        """Continue a prompt, giving out text as soon as it is decided.
+
+        Args:
+            prompt: a text.
+            options: as in `GenerationOptions`.
+
+        Returns:
+            Pieces with `.text`; the last one has the whole `.generation`.
+
+        Raises:
+            GenerationError: as `generate`, at once.
+        """
+        return stream(self.model, self.tokenizer, [prompt], retriever=self.database, options=self._options(options))
+
+    def with_database(self, database: RetrievalDatabase | Path | str | None) -> "LanguageModel":
+        """Return the same model reading another database; None switches retrieval off.
+
+        Args:
+            database: an open one, or the folder of one.
+
+        Raises:
+            GenerationError: it was made with another tokenizer or chunk length.
+        """
+        if isinstance(database, str | Path):
+            chunk_length = self.model.config.chunk_length
+            database = RetrievalDatabase.open(Path(database), tokenizer=self.tokenizer, chunk_length=chunk_length)
+        return replace(self, database=database)
+
+    def save(self, folder: Path | str) -> None:
+        """Write weights, configuration and tokenizer, as `retroflow export` does; `retroflow.load` opens the folder.
+
+        Raises:
+            RecipeError: the folder holds something.
+            RetroflowError: it cannot be written.
+        """
+        save_exported(self.model, self.tokenizer, self.origin, Path(folder))
+
+    def _options(self, given: Options) -> GenerationOptions:
+        try:
+            return GenerationOptions(**(Options(num_neighbours=self.num_neighbours) | given))
+        except TypeError as error:
+            allowed = ", ".join(GenerationOptions.__dataclass_fields__)
+            raise GenerationError(f"generate: {error}; options are {allowed}.") from error
