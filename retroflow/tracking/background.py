@@ -1,4 +1,4 @@
-"""What stands between a run and its tracker: a thread, so that a slow, hanging or failing mirror costs nothing."""
+"""Call the tracker from a background thread, so that it can neither stop nor slow training."""
 
 import queue
 import threading
@@ -14,9 +14,6 @@ _WAITING_CALLS = 1000
 
 _START_SECONDS = 10.0
 """How long the beginning is waited for, so that what it has to say stands before the first step."""
-
-_FINISH_SECONDS = 60.0
-"""How long the end is waited for, unless the tracker says otherwise (`finish_seconds`)."""
 
 _SETTLE_SECONDS = 5.0
 """What a tracker gets beyond its own `finish_seconds`, so that its own limit comes first."""
@@ -66,12 +63,12 @@ class GuardedTracker:
 
     def show_neighbours(self, make: MakeExamples, step: int) -> None:
         """Show neighbours of validation chunks, if the tracker does that, with text only if it may see text."""
-        rows = int(getattr(self._tracker, "table_rows", 0))
-        if self._over or rows < 1 or not hasattr(self._tracker, "show_neighbours"):
+        rows = self._tracker.table_rows
+        if self._over or rows < 1:
             return
         try:
             # Here and not in the thread: what is read belongs to the run.
-            examples = make(rows, bool(getattr(self._tracker, "log_text", False)))
+            examples = make(rows, self._tracker.log_text)
         except Exception as error:  # examples are for looking at; a run must not end for them
             say(f"neighbours cannot be shown ({error}); the run continues without that table")
             return
@@ -84,7 +81,7 @@ class GuardedTracker:
         self._later("finish", summary)
         with suppress(queue.Full):  # then its thread hangs; being a daemon it does not outlive the process
             self._calls.put_nowait(None)
-        seconds = float(getattr(self._tracker, "finish_seconds", _FINISH_SECONDS))
+        seconds = self._tracker.finish_seconds
         self._thread.join(seconds + _SETTLE_SECONDS)
         if self._thread.is_alive() and not self._over:
             say(f"{self._name} has not finished after {seconds:g} s and is left alone; metrics.jsonl has everything")

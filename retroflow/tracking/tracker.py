@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 Summary = dict[str, float | str]
 
@@ -58,37 +58,33 @@ MakeExamples = Callable[[int, bool], Sequence[NeighbourExample]]
 """(most rows, whether text may be in them) -> examples."""
 
 
-class Tracker(Protocol):
+class Tracker:
     """Mirrors a run somewhere; it is called from a thread of its own, and whatever it does never stops the run.
 
-    A tracker may also have
-        show_neighbours(examples, step): shows `NeighbourExample`s; called when a run begins and when it was judged,
-        table_rows: int, most rows of it (0 for none),
-        log_text: bool, whether the text of chunks may be given to it; without the attribute it gets none,
-        finish_seconds: float, how long `finish` is waited for.
+    Subclass it and write what you need; every method does nothing until then.
+
+    Attributes:
+        table_rows: most rows of the table of neighbours; 0 for none.
+        log_text: whether the text of chunks may be given to it.
+        finish_seconds: how long `finish` is waited for.
     """
 
+    table_rows: int = 0
+    log_text: bool = False
+    finish_seconds: float = 60.0
+
     def start(self, run: TrackedRun) -> None:
-        """Begin, or go on with, the mirror of `run`."""
-        ...
+        """Begin the mirror of `run`, or continue it."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Mirror values measured at `step`; a resumed run tells the last lines before its checkpoint again."""
-        ...
+        """Mirror values measured at `step`; a resumed run sends the last lines before its checkpoint again."""
+
+    def show_neighbours(self, examples: Sequence[NeighbourExample], step: int) -> None:
+        """Show neighbours of validation chunks; called when a run begins and when it was evaluated."""
 
     def finish(self, summary: Summary) -> None:
         """Mirror the final values and close."""
-        ...
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Mirrors nothing."""
-
-    def start(self, run: TrackedRun) -> None:
-        """Do nothing."""
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def finish(self, summary: Summary) -> None:
-        """Do nothing."""

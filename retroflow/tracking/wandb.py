@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of metrics.jsonl, through Lightning's logger."""
+"""Weights & Biases as a mirror of metrics.jsonl."""
 
 import json
 import math
@@ -12,17 +12,16 @@ from urllib.parse import urlsplit
 
 import wandb
 from annotated_types import Ge, Gt
-from lightning.pytorch.loggers import WandbLogger
 
 from retroflow.console import say
 from retroflow.recipe.ranges import within_ranges
 from retroflow.store.sealed_json import write_json
-from retroflow.tracking.tracker import NeighbourExample, Summary, TrackedRun
+from retroflow.tracking.tracker import NeighbourExample, Summary, TrackedRun, Tracker
 
 _ID_FILE = "wandb.json"
 
 _STEP = "trainer/global_step"
-"""The axis of every chart, named as by Lightning's logger."""
+"""The axis of every chart, named as Lightning's logger names it."""
 
 NEIGHBOUR_COLUMNS = ("chunk", "chunk_source", "rank", "neighbour", "neighbour_source", "score", "loss_on", "loss_off")
 TEXT_COLUMNS = ("chunk_text", "neighbour_text", "continuation_text")
@@ -45,7 +44,7 @@ def has_key() -> bool:
 
 
 @within_ranges("tracker")
-class WandbTracker:
+class WandbTracker(Tracker):
     """Mirrors a run to W&B; a resumed run continues under its id, which is kept in the run folder.
 
     Without a key it writes W&B's offline files into the run folder, to be sent later with `wandb sync`.
@@ -80,7 +79,7 @@ class WandbTracker:
         self._project, self._entity, self._group, self._job_type = project, entity, group, job_type
         self._tags, self._mode, self._init_seconds = tags, mode, init_seconds
         self.log_text, self.table_rows, self.finish_seconds = log_text, table_rows, finish_seconds
-        self._logger: WandbLogger | None = None
+        self._run: wandb.Run | None = None
 
     def start(self, run: TrackedRun) -> None:
         """Begin, or continue, the W&B run; where the server cannot be reached the run is kept offline."""
@@ -96,19 +95,19 @@ class WandbTracker:
             )
             offline = True
         try:
-            self._logger = self._open(run, offline=offline)
+            self._run = self._open(run, offline=offline)
         except Exception as error:
             if offline:
                 raise
             say(f"wandb cannot be reached ({error}); writing its offline files into the run folder")
             wandb.teardown()  # its service still holds the run id of the failed attempt, and would refuse it
-            self._logger = self._open(run, offline=True)
+            self._run = self._open(run, offline=True)
 
-    def _open(self, run: TrackedRun, *, offline: bool) -> WandbLogger:
+    def _open(self, run: TrackedRun, *, offline: bool) -> wandb.Run:
         if wandb.run is not None:  # of a run that failed in this process; both would be written into one
             say(f"closing the W&B run {wandb.run.id} that was still open in this process")
             wandb.run.finish()
-        experiment = wandb.init(
+        opened = wandb.init(
             project=self._project,
             entity=self._entity or None,
             name=run.name,
@@ -122,9 +121,9 @@ class WandbTracker:
             config=run.description,
             settings=self._settings(),
         )
-        experiment.define_metric(_STEP)
-        experiment.define_metric("*", step_metric=_STEP, step_sync=True)
-        return WandbLogger(experiment=experiment)
+        opened.define_metric(_STEP)
+        opened.define_metric("*", step_metric=_STEP, step_sync=True)
+        return opened
 
     def _settings(self) -> wandb.Settings:
         settings: dict[str, Any] = {
@@ -162,12 +161,12 @@ class WandbTracker:
         at once or by `wandb sync`. Steps that are logged again after a crash have the same values: an exact resumption
         computes the same.
         """
-        if self._logger is not None:
-            self._logger.experiment.log({**values, _STEP: step}, step=step)
+        if self._run is not None:
+            self._run.log({**values, _STEP: step}, step=step)
 
     def show_neighbours(self, examples: Sequence[NeighbourExample], step: int) -> None:
         """Log a table of neighbours; text only with `log_text`."""
-        if self._logger is None:
+        if self._run is None:
             return
         columns = [*NEIGHBOUR_COLUMNS, *(TEXT_COLUMNS if self.log_text else ())]
         rows = [[_cell(getattr(example, column)) for column in columns] for example in examples[: self.table_rows]]
@@ -175,18 +174,17 @@ class WandbTracker:
 
     def finish(self, summary: Summary) -> None:
         """Mirror the report's headline and where the last checkpoint is, and close."""
-        if self._logger is None:
+        if self._run is None:
             return
-        experiment = self._logger.experiment
-        experiment.summary.update(summary)
+        self._run.summary.update(summary)
         if (path := Path(str(summary.get("checkpoint/path", "")))).is_absolute() and path.exists():
             metadata = {key: value for key, value in summary.items() if key.startswith("checkpoint/")}
-            checkpoint = wandb.Artifact(f"checkpoint-{experiment.id}", type="model", metadata=metadata)
+            checkpoint = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata=metadata)
             # A reference: where it lies, not its bytes, which may be private and are large.
             checkpoint.add_reference(path.as_uri(), checksum=False)
-            experiment.log_artifact(checkpoint)
-        experiment.finish()
-        self._logger = None
+            self._run.log_artifact(checkpoint)
+        self._run.finish()
+        self._run = None
 
 
 def _cell(value: object) -> object:

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from retroflow.tracking.background import GuardedTracker
-from retroflow.tracking.tracker import NeighbourExample, TrackedRun
+from retroflow.tracking.tracker import NeighbourExample, TrackedRun, Tracker
 
 EXAMPLE = NeighbourExample(chunk=0, chunk_source="a", rank=0, neighbour=1, neighbour_source="b", score=0.5)
 
 
-class Recording:
+class Recording(Tracker):
     """Notes its calls; fails or hangs in one of them."""
 
     finish_seconds = 0.2
