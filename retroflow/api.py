@@ -128,25 +128,42 @@ def open_run(folder: str | Path) -> Run:
     return Run(Path(folder))
 
 
-def evaluate(run: Run | str | Path, *overrides: str) -> "Report":
-    """Measure a run's newest checkpoint over the whole validation split.
+def evaluate(
+    run: Run | str | Path, *overrides: str, checkpoint: str | int | None = None, output: str | Path | None = None
+) -> "Report":
+    """Measure a checkpoint of a run over the validation split, as `retroflow evaluate` does (docs/evaluation.md).
 
     Args:
         run: a run, or its folder.
         overrides: changes to the run's recipe, such as "trainer.device=cpu".
+        checkpoint: a step or a path; None for the newest.
+        output: where to write the report; None for the run folder.
 
     Raises:
         RetroflowError: not a run, or one that cannot be evaluated here.
     """
+    from retroflow.console import say
     from retroflow.training.evaluate import evaluate as evaluate_run
 
-    return evaluate_run(_folder_of(run), overrides)
+    found = evaluate_run(
+        _folder_of(run),
+        overrides,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        output=None if output is None else Path(output),
+    )
+    if found.failure is not None:
+        say(str(found.failure))
+    return found.report
 
 
 def load(
-    model: Run | str | Path, *, database: "RetrievalDatabase | str | Path | None" = None, retrieval: bool = True,
+    model: Run | str | Path,
+    *,
+    database: "RetrievalDatabase | str | Path | None" = None,
+    retrieval: bool = True,
     device: str = "auto",
-) -> "LanguageModel":  # fmt: skip
+    checkpoint: str | int | None = None,
+) -> "LanguageModel":
     """Open a trained model, ready to generate and to score.
 
     Args:
@@ -154,6 +171,7 @@ def load(
         database: what it reads: an open database, or the folder of one; None for the run's own.
         retrieval: False opens no database.
         device: "auto", "cpu" or "cuda".
+        checkpoint: of a run, a step or a path; None for the newest.
 
     Raises:
         GenerationError: the folder, the device or the database is not there, or they do not fit together.
@@ -161,7 +179,10 @@ def load(
     """
     from retroflow.generation.opening import open_language_model
 
-    return open_language_model(_folder_of(model), database=database, retrieval=retrieval, device=device)
+    wanted = None if checkpoint is None else str(checkpoint)
+    return open_language_model(
+        _folder_of(model), database=database, retrieval=retrieval, device=device, checkpoint=wanted
+    )
 
 
 def retriever(name: str, **options: Any) -> "CheckedRetriever":

@@ -1,5 +1,9 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""What is shown while something runs: lines and progress, through the logger "retroflow", to stderr by default.
 
+`logging.getLogger("retroflow").setLevel(logging.WARNING)` silences all of it; another handler sends it elsewhere.
+"""
+
+import logging
 import sys
 import threading
 import time
@@ -12,10 +16,33 @@ LINE_SECONDS = 5.0
 Advance = Callable[[int], None]
 
 
+class _Stderr(logging.Handler):
+    """Prints to what sys.stderr is at the time; a terminal or a pipe that is gone stops nothing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+def logger() -> logging.Logger:
+    """The logger that everything is shown through; it prints plain lines on stderr if nobody has set it up."""
+    found = logging.getLogger("retroflow")
+    if not found.handlers:
+        found.addHandler(_Stderr())
+        found.propagate = False  # else a handler of the root logger would show every line again
+    if found.level == logging.NOTSET:
+        found.setLevel(logging.INFO)
+    return found
+
+
 def say(text: str) -> None:
-    """Print one line to stderr; a terminal or a pipe that is gone stops nothing."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    """Show one line."""
+    logger().info("%s", text)
+
+
+def is_shown() -> bool:
+    """Whether lines and progress are shown at all."""
+    return logger().isEnabledFor(logging.INFO)
 
 
 @contextmanager
@@ -30,7 +57,7 @@ def progress(description: str, total: int | None, unit: str) -> Iterator[Advance
     Yields:
         A function to call with the units done since the last call.
     """
-    if sys.stderr.isatty():
+    if is_shown() and sys.stderr.isatty():
         with _bar(description, total, unit) as advance:
             yield advance
     else:

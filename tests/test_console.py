@@ -1,5 +1,7 @@
 """Progress: plain lines with rate and time left, nothing for short work."""
 
+import logging
+
 import pytest
 
 from retroflow import console as module
@@ -36,3 +38,26 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch) -> None:
 def test_say_writes_to_stderr(capsys) -> None:
     say("a line")
     assert capsys.readouterr() == ("", "a line\n")
+
+
+def test_everything_that_is_shown_can_be_silenced_and_sent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, lines = logging.getLogger("retroflow"), []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Keep()
+    say("shown")
+    logger.addHandler(handler)
+    try:
+        say("100 % kept")
+        logger.setLevel(logging.WARNING)
+        say("silent")
+        with progress("work", 2, "rows") as advance:
+            advance(2)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    assert capsys.readouterr().err == "shown\n100 % kept\n"
+    assert lines == ["100 % kept"]

@@ -80,7 +80,7 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
     """Continue prompts: the text goes to stdout as it is made, sources and notes to stderr."""
     from retroflow.console import say
     from retroflow.generation import GenerationOptions, stream
-    from retroflow.generation.opening import open_database, open_model
+    from retroflow.generation.opening import open_language_model
     from retroflow.generation.prompts import telling_in_flags
     from retroflow.generation.session import ReadingLines, notes_on_length
 
@@ -100,14 +100,16 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
             seed=seed,
             batch_size=batch_size,
         )
-        opened = open_model(folder, device=device, checkpoint=checkpoint)
-        retriever = open_database(opened, database, retrieval=retrieval, say=say)
+        opened = open_language_model(
+            folder, database=database, retrieval=retrieval, device=device, checkpoint=checkpoint
+        )
+        retriever = opened.database
         if retriever and neighbours and neighbours > len(retriever):
             raise RecipeError(f"--neighbours: {neighbours} given; the database has {len(retriever):,} chunks.")
-        options = replace(options, num_neighbours=neighbours or opened.num_neighbours)
+        options = replace(options, num_neighbours=neighbours or opened.origin.num_neighbours)
         texts, reading = [each.text for each in prompts], ReadingLines(say)
         pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)
-    for note in notes_on_length(prompts, opened.tokenizer, opened.sequence_length):
+    for note in notes_on_length(prompts, opened.tokenizer, opened.origin.sequence_length):
         say(note)
     if show_sources and not retriever:
         say("no sources: nothing is retrieved")

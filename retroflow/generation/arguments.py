@@ -43,3 +43,13 @@ class ArgumentError(GenerationError):
     def renamed(self, name_of: Callable[[Problem], str]) -> "ArgumentError":
         """The same error with other names for the arguments, such as flags."""
         return ArgumentError(self.problems, name_of)
+
+
+def unfit(argument: str, text: str) -> ArgumentError:
+    """Make the error about one argument.
+
+    Args:
+        argument: its name in Python.
+        text: what was given, what is allowed, what to do.
+    """
+    return ArgumentError([Problem(argument, text)])

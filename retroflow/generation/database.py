@@ -18,7 +18,8 @@ from retroflow.components import create_embedder, create_retriever
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
 from retroflow.embedding.checked import CheckedEmbedder
-from retroflow.errors import DamagedDataError, GenerationError
+from retroflow.errors import DamagedDataError
+from retroflow.generation.arguments import unfit
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
 from retroflow.protocols import Neighbours
@@ -143,8 +144,9 @@ class RetrievalDatabase:
 
 def _find(folder: Path) -> _Place:
     if not folder.is_dir():
-        raise GenerationError(
-            f'--database: there is no folder "{folder}"; give an index folder (index-... in the artifacts that '
+        raise unfit(
+            "database",
+            f'there is no folder "{folder}"; give an index folder (index-... in the artifacts that '
             "`retroflow prepare` made) or a run folder."
         )
     if (folder / RUN_FILE).is_file():
@@ -157,8 +159,9 @@ def _find(folder: Path) -> _Place:
     if len(indexes) == 1:
         return _Place(indexes[0].resolve())
     held = f"{len(indexes)} databases: {', '.join(path.name for path in indexes)}" if indexes else "no database"
-    raise GenerationError(
-        f'--database: "{folder}" holds {held}; give one index folder (index-... in the artifacts that '
+    raise unfit(
+        "database",
+        f'"{folder}" holds {held}; give one index folder (index-... in the artifacts that '
         "`retroflow prepare` made) or a run folder."
     )
 
@@ -171,8 +174,9 @@ def _beside(index: Path, manifest: Manifest, kind: str) -> Path:
     """
     folder = index.parent / f"{kind}-{manifest.parents[kind]['fingerprint']}"
     if not folder.is_dir():
-        raise GenerationError(
-            f'--database: "{index.name}" was made from "{folder.name}", which is not beside it in "{index.parent}". '
+        raise unfit(
+            "database",
+            f'"{index.name}" was made from "{folder.name}", which is not beside it in "{index.parent}". '
             "Copy it there too, or prepare the database again."
         )
     return folder
@@ -188,13 +192,15 @@ def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_lengt
     remedy = f"Prepare one for this model: retroflow prepare --recipe YOUR_RECIPE {how}"
     theirs, ours = chunks.info["tokenizer"], tokenizer.fingerprint()
     if theirs != ours:
-        raise GenerationError(
-            f'--database: "{index}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
+        raise unfit(
+            "database",
+            f'"{index}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
             f"({ours[:16]}), so its tokens mean other text. {remedy}"
         )
     if chunks.info["chunk_length"] != chunk_length:
-        raise GenerationError(
-            f'--database: "{index}" holds chunks of {chunks.info["chunk_length"]} tokens, and the model reads chunks '
+        raise unfit(
+            "database",
+            f'"{index}" holds chunks of {chunks.info["chunk_length"]} tokens, and the model reads chunks '
             f"of {chunk_length}. {remedy}"
         )
 
@@ -202,8 +208,9 @@ def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_lengt
 def _block_of(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     block = given or manifest.component
     if not block:
-        raise GenerationError(
-            f'--database: "{folder}" was prepared by an older retroflow and does not say how it is opened. Give the '
+        raise unfit(
+            "database",
+            f'"{folder}" was prepared by an older retroflow and does not say how it is opened. Give the '
             "run folder it was made for, or delete it and prepare it again."
         )
     return block
@@ -215,8 +222,9 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
     with naming_former_owner("embedder", f"{block['name']} ({distribution})"):
         embedder = create_embedder(block)
     if embedder.fingerprint() != manifest.inputs["embedder"]:
-        raise GenerationError(
-            f'--database: the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
+        raise unfit(
+            "database",
+            f'the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
             f'the one that made the keys of "{folder}" ({manifest.inputs["embedder"]}), so queries would not meet '
             "them. Install that model or version again, or prepare the database anew."
         )

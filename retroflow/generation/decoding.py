@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retroflow.corpus.tokenizer import Tokenizer
@@ -118,10 +119,10 @@ def stream(
         )
     rows = [
         Row(number, prompt, tokens, tokenizer, options.stop)
-        for number, (prompt, tokens) in enumerate(_encoded(tokenizer, prompts))
+        for number, (prompt, tokens) in enumerate(encoded(tokenizer, prompts))
     ]
     _check_lengths(model, rows, options, step)
-    return _stream_batches(_Decoding(model, tokenizer, retriever, options, step, reading), rows)
+    return _stream_batches(Decoding(model, tokenizer, retriever, options, step, reading), rows)
 
 
 def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
@@ -145,7 +146,7 @@ def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: Generat
             raise ArgumentError([Problem("prompts", text, row.number)])
 
 
-def _encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:
+def encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:
     """Every prompt as text and tokens.
 
     Raises:
@@ -188,7 +189,7 @@ def _encoded_one(tokenizer: Tokenizer, prompt: Prompt, number: int) -> tuple[str
     return text, tokens
 
 
-def _stream_batches(decoder: "_Decoding", rows: list[Row]) -> Iterator[Piece]:
+def _stream_batches(decoder: "Decoding", rows: list[Row]) -> Iterator[Piece]:
     """Rows of like length together: the shorter ones are padded, which costs time and changes nothing."""
     rows = sorted(rows, key=lambda row: len(row.tokens))
     first = 0
@@ -200,7 +201,7 @@ def _stream_batches(decoder: "_Decoding", rows: list[Row]) -> Iterator[Piece]:
         yield from decoder.stream(batch)
 
 
-class _Decoding:
+class Decoding:
     """Decodes batches of rows with one model."""
 
     def __init__(
@@ -283,16 +284,33 @@ class _Decoding:
     @torch.inference_mode()
     def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
         """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
+        logits = tokens.new_empty(0)
+        for part in self._read(rows, cache, tokens):
+            logits = part[:, -1]
+        return logits
+
+    @torch.inference_mode()
+    def losses(self, row: Row) -> list[float]:
+        """Nats of each token of a row but the first, given the tokens before it and what is retrieved for them."""
+        cache, tokens = self._start([row])
+        nats: list[float] = []
+        for logits in self._read([row], cache, tokens):
+            first = len(nats)
+            targets = tokens[0, first + 1 : first + 1 + logits.shape[1]]
+            nats += F.cross_entropy(logits[0, : len(targets)].float(), targets, reduction="none").tolist()
+        return nats
+
+    def _read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
+        """Read tokens int64 [b, t] in parts, retrieving for every window they end; gives logits [b, part, v]."""
         at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
         at_once = max(1, min(at_once, TOKENS_AT_ONCE))
-        logits, is_prompt = tokens.new_empty(0), cache.length == 0
+        is_prompt = cache.length == 0
         for first in range(0, tokens.shape[1], at_once):
             if self._reading is not None and is_prompt:
                 self._reading(first, tokens.shape[1])
             part = tokens[:, first : first + at_once]
             retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
-            logits = self._model.extend(part, cache, retrieved, mask)[:, -1]
-        return logits
+            yield self._model.extend(part, cache, retrieved, mask)
 
     def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
         """Look up the windows that `num_tokens` tokens after the first `length` end, for rows that still run.

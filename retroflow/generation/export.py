@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import DamagedDataError
 from retroflow.model.pretrained import write_checksums
 from retroflow.runs.folder import RunFolder
@@ -32,18 +34,41 @@ def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkp
     """
     check_unused(folder)
     trained = load_trained_model(run_folder, checkpoint=checkpoint)
-    measured = _measured(trained, say)
-    origin = _origin_of(trained)
-    with whole_folder(folder) as partial:
-        trained.model.save_pretrained(partial)
-        trained.tokenizer.save(partial)
-        origin.write(partial)
-        write_file(partial / "README.md", _readme(trained, origin, measured).encode())
-        write_checksums(partial)
+    origin = origin_of(trained)
+    write_exported(folder, trained.model, trained.tokenizer, origin, card_of(trained, say))
     return origin
 
 
-def _origin_of(trained: TrainedModel) -> Origin:
+def write_exported(folder: Path, model: Any, tokenizer: Tokenizer, origin: Origin, card: str) -> None:
+    """Write a model as a folder that `load_exported` opens, whole or not at all.
+
+    Args:
+        folder: new or empty.
+        model: with its weights.
+        tokenizer: the model's.
+        origin: where it comes from.
+        card: the text of its README.
+
+    Raises:
+        RecipeError: the folder holds something.
+        RetroflowError: it cannot be written.
+    """
+    check_unused(folder)
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save(partial)
+        origin.write(partial)
+        write_file(partial / "README.md", card.encode())
+        write_checksums(partial)
+
+
+def card_of(trained: TrainedModel, say: Callable[[str], None]) -> str:
+    """The model card of a run's model; `say` is told why it has no losses, if it ought to have."""
+    return _readme(trained, origin_of(trained), _measured(trained, say))
+
+
+def origin_of(trained: TrainedModel) -> Origin:
+    """Where a run's model comes from."""
     values = trained.run.values
     return Origin(
         recipe=trained.run.name,

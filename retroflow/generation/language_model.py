@@ -9,9 +9,11 @@ from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import GenerationError
 from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.decoding import generate, stream
-from retroflow.generation.exported import Origin, save_exported
+from retroflow.generation.export import write_exported
+from retroflow.generation.exported import Origin
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.rows import Generation, Piece
+from retroflow.generation.scoring import Score, score
 
 
 class Options(TypedDict, total=False):
@@ -40,14 +42,14 @@ class LanguageModel:
         tokenizer: the model's.
         origin: where the model comes from.
         database: what it reads; None switches retrieval off.
-        num_neighbours: k, chunks that are retrieved for a window.
+        card: its model card.
     """
 
     model: Any
     tokenizer: Tokenizer
     origin: Origin
     database: RetrievalDatabase | None
-    num_neighbours: int
+    card: str = ""
 
     @overload
     def generate(self, prompts: str, **options: Unpack[Options]) -> Generation: ...
@@ -87,6 +89,19 @@ class LanguageModel:
         """
         return stream(self.model, self.tokenizer, [prompt], retriever=self.database, options=self._options(options))
 
+    def score(self, text: str, *, num_neighbours: int | None = None) -> Score:
+        """Measure how well the model predicts a text: nats of every token, bits per byte, what it read.
+
+        Args:
+            text: at least one token.
+            num_neighbours: chunks that are retrieved for a chunk; None for as many as in training.
+
+        Raises:
+            GenerationError: a text without tokens.
+        """
+        k = self.origin.num_neighbours if num_neighbours is None else num_neighbours
+        return score(self.model, self.tokenizer, text, retriever=self.database, num_neighbours=k)
+
     def with_database(self, database: RetrievalDatabase | Path | str | None) -> "LanguageModel":
         """Return the same model reading another database; None switches retrieval off.
 
@@ -108,11 +123,11 @@ class LanguageModel:
             RecipeError: the folder holds something.
             RetroflowError: it cannot be written.
         """
-        save_exported(self.model, self.tokenizer, self.origin, Path(folder))
+        write_exported(Path(folder), self.model, self.tokenizer, self.origin, self.card)
 
     def _options(self, given: Options) -> GenerationOptions:
         try:
-            return GenerationOptions(**(Options(num_neighbours=self.num_neighbours) | given))
+            return GenerationOptions(**(Options(num_neighbours=self.origin.num_neighbours) | given))
         except TypeError as error:
             allowed = ", ".join(GenerationOptions.__dataclass_fields__)
             raise GenerationError(f"generate: {error}; options are {allowed}.") from error

@@ -101,7 +101,11 @@ def telling_in_flags(prompts: Sequence[PlacedPrompt]) -> Iterator[None]:
         raise error.renamed(name_of) from error
 
 
-_FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--ignore-end-of-text"}
+_FLAGS = {
+    "num_neighbours": "--neighbours",
+    "retrieval": "--no-retrieval",
+    "stop_at_end_of_text": "--ignore-end-of-text",
+}
 
 
 def _read_file(file: Path, where: str) -> bytes:

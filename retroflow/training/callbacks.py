@@ -1,10 +1,9 @@
-"""What happens around a training step: dropout's seed, metrics, the quick estimate, stopping, checkpoints.
+"""What happens around a training step: metrics, the quick estimate, stopping, checkpoints.
 
 They run in the order of `make_callbacks`, which resuming relies on: at a step, metrics are written before the
 checkpoint, so that a run resumed from it has all lines of the steps before and none after.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -38,19 +37,6 @@ def _refuse_not_finite(value: float, what: str) -> None:
             f"the training {what} is {value}; start a new run with a lower optimizer.learning_rate or more "
             "optimizer.warmup_steps"
         )
-
-
-class SeedEachBatch(pl.Callback):
-    """Seeds dropout from (seed, batch, rank), so that resuming needs no generator state and ranks may change."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        key = f"{self._seed}/{batch_idx}/{trainer.global_rank}".encode()
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little"))
 
 
 class LogMetrics(pl.Callback):

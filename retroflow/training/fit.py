@@ -37,7 +37,6 @@ from retroflow.runs.schedules import describe_last
 from retroflow.training.callbacks import (
     EstimateValidation,
     LogMetrics,
-    SeedEachBatch,
     StopAtStepEnd,
     WriteCheckpoints,
 )
@@ -219,7 +218,6 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
     metrics = LogMetrics(log, job.tracker, progress, throughput_of(job), job.options, ranks)
     stop = StopAtStepEnd(requests, job.options.max_seconds, ranks)
     callbacks: list[pl.Callback] = [
-        SeedEachBatch(job.seed),
         metrics,
         EstimateValidation(lambda: estimate(job, ranks), log, job.tracker, progress, job.options.validate_every),
         stop,

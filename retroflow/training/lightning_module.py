@@ -3,6 +3,7 @@
 Shapes: b sequences, n tokens of a sequence.
 """
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,12 @@ _RETRIEVAL_STREAM = 1
 def drops_retrieval(seed: int, step: int, share: float) -> bool:
     """Whether a step trains without retrieved text: a function of seed and step, so all ranks decide alike."""
     return bool(np.random.default_rng([seed, step, _RETRIEVAL_STREAM]).random() < share)
+
+
+def dropout_seed(seed: int, batch: int, rank: int) -> int:
+    """The seed of one batch's dropout on one rank: a function of its arguments, so that resuming needs no state."""
+    key = f"{seed}/{batch}/{rank}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
 
 
 class RetroModule(pl.LightningModule):
@@ -162,6 +169,10 @@ class RetroModule(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout."""
+        torch.manual_seed(dropout_seed(self._seed, batch_idx, self.global_rank))
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss that is minimised, and the sums that are logged.
 
@@ -177,7 +188,10 @@ class RetroModule(pl.LightningModule):
             loss = loss + self._zero_of_unused()
         if off and not loss.requires_grad:  # sharded, a frozen base: there is nothing to learn
             loss = loss + torch.zeros_like(loss, requires_grad=True)
-        return {"loss": loss, "nats": nats.detach(), "tokens": (batch.targets != NOT_PREDICTED).sum()}
+        tokens = (batch.targets != NOT_PREDICTED).sum()
+        if self._trainer is not None and self._trainer.loggers:  # of a Trainer that a user brings
+            self.log("train/loss", nats.detach() / tokens.clamp(min=1), batch_size=int(tokens))
+        return {"loss": loss, "nats": nats.detach(), "tokens": tokens}
 
     def _drops_this_step(self) -> bool:
         return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)

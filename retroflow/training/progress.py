@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from retroflow.console import say
+from retroflow.console import is_shown, say
 
 _SHORTEST, _LONGEST, _SHARE = 5.0, 60.0, 0.05
 """Seconds between plain lines: a twentieth of the time since the start, within these limits."""
@@ -33,7 +33,7 @@ class TrainingProgress:
         """Begin at `step` finished steps."""
         self._first_step, self._began = step, time.perf_counter()
         self._last_line = self._began
-        if self._console.is_terminal:
+        if is_shown() and self._console.is_terminal:
             self._bar = Progress(
                 BarColumn(),
                 # Of all columns the steps are the last to be cut on a narrow terminal.

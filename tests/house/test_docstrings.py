@@ -9,6 +9,10 @@ from tests.house.tree import files, parse, relative
 ROOMS = ("retroflow/model", "retroflow/generation", "retroflow/integrations")
 
 
+def is_overload(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
+
+
 def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
     """Functions and members of classes that no leading underscore keeps for their own file."""
     scopes: list[ast.AST] = [parse(path)]
@@ -16,7 +20,7 @@ def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
         for node in ast.iter_child_nodes(scopes.pop()):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 scopes.append(node)
-            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not is_overload(node):
                 yield node
 
 

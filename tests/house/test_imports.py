@@ -9,11 +9,11 @@ from tests.house.tree import files, library, parse, relative
 BACKENDS = {"exact", "faiss", "scann", "hnsw", "usearch"}
 LIGHT = {
     "typer",
-    "retroflow",
-    "retroflow.distributions",
-    "retroflow.errors",
     "retroflow.cli.console",
     "retroflow.cli.streams",
+    "retroflow.distributions",
+    "retroflow.errors",
+    "retroflow.version",
 }
 
 
@@ -37,7 +37,7 @@ def test_the_model_loads_torch_and_nothing_of_ours_but_errors() -> None:
         "print(sorted(rooms), [name for name in ('lightning', 'omegaconf', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert result.stdout.strip() == "['errors', 'model'] []"
+    assert result.stdout.strip() == "['errors', 'model', 'version'] []"
 
 
 def test_no_code_asks_which_backend_it_has() -> None:

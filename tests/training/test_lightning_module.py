@@ -1,20 +1,21 @@
 """What the loss is divided by, when retrieval is dropped, and that every rank reduces the same gradients."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from retroflow.planning.outline import outline
-from retroflow.training.lightning_module import drops_retrieval
+from retroflow.training.lightning_module import dropout_seed, drops_retrieval
 from tests.training.jobs import tiny_config, tiny_job
 
 
 def make_module(tmp_path, step=0, **options):
     job = tiny_job(tmp_path, model=tiny_config(dropout=0.0), **options)
     job.module.configure_model()
-    job.module._trainer = SimpleNamespace(global_step=step)
+    job.module._trainer = SimpleNamespace(loggers=(), global_step=step)
     job.module._fabric = None
     return job, job.module
 
@@ -92,3 +93,11 @@ def test_the_gradient_norm_is_that_before_clipping(tmp_path):
     after = torch.nn.utils.get_total_norm([p.grad for p in module.model.parameters()])
     assert float(module.gradient_norm) == pytest.approx(float(before))
     assert float(after) == pytest.approx(float(before) / 2, rel=1e-4)
+
+
+def test_the_seed_of_dropout_is_another_one_for_every_seed_batch_and_rank():
+    places = list(itertools.product((0, 1, 11), (0, 1, 12), (0, 1, 2)))
+    seeds = {place: dropout_seed(*place) for place in places}
+    torch.rand(1000)
+    assert {place: dropout_seed(*place) for place in reversed(places)} == seeds
+    assert len(set(seeds.values())) == len(places)
