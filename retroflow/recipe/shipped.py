@@ -17,13 +17,13 @@ def shipped_recipes() -> dict[str, Path]:
 def find_recipe(recipe: Path | str) -> Path:
     """Return the file of a recipe: a path, or the name of one that is installed with retroflow.
 
-    A path that exists goes first. A word without a folder and without an ending is a name.
+    A file that exists goes first. A word without a folder and without an ending is a name.
 
     Raises:
         RecipeError: it is a name, and no such recipe is installed.
     """
     path = Path(recipe)
-    if not re.fullmatch(r"[\w-]+", str(recipe)) or path.exists():
+    if not re.fullmatch(r"[\w-]+", str(recipe)) or path.is_file():
         return path
     shipped = shipped_recipes()
     if path.name in shipped:
