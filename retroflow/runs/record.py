@@ -99,8 +99,8 @@ def record_in(path: Path, head: Mapping[str, Any], *, steps: int) -> Record:
         DamagedDataError: it does not say.
     """
     try:
-        states = head["callbacks"]
-        tokens, seconds = states["LogMetrics"]["tokens"], states["StopAtStepEnd"]["seconds"]
+        state = head["callbacks"]["StepEnd"]
+        tokens, seconds = state["tokens"], state["seconds"]
         return record_from(head["retroflow"], steps=steps, tokens=tokens, seconds=seconds)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(f"{path}: it does not say how it was trained ({error!r}); train again") from error

@@ -1,6 +1,6 @@
-"""What happens around a training step: metrics, the quick estimate, stopping, checkpoints.
+"""What happens when an optimizer step has ended: metrics, the quick estimate, stopping, checkpoints.
 
-They run in the order of `make_callbacks`, which resuming relies on: at a step, metrics are written before the
+`StepEnd.on_train_batch_end` is the order, and resuming relies on it: at a step, metrics are written before the
 checkpoint, so that a run resumed from it has all lines of the steps before and none after.
 """
 
@@ -26,11 +26,6 @@ from retroflow.training.lost_weights import refuse_lost_weights
 from retroflow.training.progress import TrainingProgress
 
 
-def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether the batch that just ended was the last piece of an optimizer step."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-
-
 def _refuse_not_finite(value: float, what: str) -> None:
     if not math.isfinite(value):
         raise RetroflowError(
@@ -39,7 +34,66 @@ def _refuse_not_finite(value: float, what: str) -> None:
         )
 
 
-class LogMetrics(pl.Callback):
+class StepEnd(pl.Callback):
+    """Everything that happens at the end of a step, in the order of the lines of `on_train_batch_end`.
+
+    One callback, because the order of several is that of a list elsewhere. Not Lightning's validation loop: that one
+    runs after the checkpoint of the same step and is skipped on resume.
+
+    Args:
+        metrics: writes the lines.
+        estimate: measures a quick validation estimate.
+        stopping: asks whether to stop.
+        checkpoints: writes them.
+        options: how often.
+    """
+
+    def __init__(
+        self,
+        metrics: "Metrics",
+        estimate: Callable[[], dict[str, float]],
+        stopping: "Stopping",
+        checkpoints: "Checkpoints",
+        options: TrainerOptions,
+    ) -> None:
+        self._metrics, self._estimate, self._stopping = metrics, estimate, stopping
+        self._checkpoints, self._options = checkpoints, options
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._metrics.add(outputs)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # a piece of a step
+        step, options = trainer.global_step, self._options
+        is_last = step >= options.max_steps
+        self._metrics.step_done(step)
+        if step % options.log_every == 0 or is_last:
+            self._metrics.write(step, trainer.optimizers[0].param_groups[0]["lr"], float(pl_module.gradient_norm))
+        if options.validate_every and step % options.validate_every == 0:
+            self._metrics.note(step, self._estimate())
+        if self._stopping.is_wanted():
+            trainer.should_stop = True
+        if trainer.should_stop or is_last or (options.checkpoint_every and step % options.checkpoint_every == 0):
+            _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
+            refuse_lost_weights(trainer, pl_module, batch)
+            self._metrics.sync()
+            self._checkpoints.write(trainer, step)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stopping.start()
+        self._metrics.start(trainer.global_step, pl_module.device)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
+        checkpoint["retroflow"] = self._checkpoints.identity
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._metrics.state_dict() | {"seconds": self._stopping.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._metrics.load_state_dict(state_dict)
+        self._stopping.seconds = state_dict["seconds"]
+
+
+class Metrics:
     """Averages the loss over `log_every` steps and writes it to the files, the tracker and the progress line.
 
     The sums of an unfinished window are part of the checkpoint, those of every rank by itself: added together they
@@ -53,10 +107,9 @@ class LogMetrics(pl.Callback):
         tracker: GuardedTracker,
         progress: TrainingProgress,
         throughput: Throughput,
-        options: TrainerOptions,
         ranks: Ranks,
     ) -> None:
-        self._log, self._tracker, self._progress, self._options = log, tracker, progress, options
+        self._log, self._tracker, self._progress = log, tracker, progress
         self._throughput = throughput
         self._ranks = ranks
         self._nats: Tensor = torch.zeros((), dtype=torch.float64)
@@ -76,8 +129,7 @@ class LogMetrics(pl.Callback):
         return {"windows": windows, "tokens": self._tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Checkpoints of a single process once held its sums without a list of ranks.
-        windows = state_dict.get("windows") or [[state_dict["nats"], state_dict["window_tokens"]]]
+        windows = state_dict["windows"]
         if len(windows) == self._ranks.world_size:
             nats, tokens = windows[self._ranks.rank]
         else:
@@ -86,35 +138,40 @@ class LogMetrics(pl.Callback):
         self._window_tokens = torch.tensor(int(tokens))
         self._tokens = state_dict["tokens"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._nats = self._nats.to(pl_module.device)
-        self._window_tokens = self._window_tokens.to(pl_module.device)
-        self._clock, self._clock_step = time.perf_counter(), trainer.global_step
-        self._progress.start(trainer.global_step)
+    def start(self, step: int, device: torch.device) -> None:
+        """Begin at `step` finished steps, with sums on the device of the losses."""
+        self._nats = self._nats.to(device)
+        self._window_tokens = self._window_tokens.to(device)
+        self._clock, self._clock_step = time.perf_counter(), step
+        self._progress.start(step)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def add(self, outputs: dict[str, Tensor]) -> None:
+        """Count a batch: `nats` and `tokens` of `training_step`."""
         self._nats += outputs["nats"]
         self._window_tokens += outputs["tokens"]
-        if not ends_step(trainer, batch_idx):
-            return
-        step = trainer.global_step
+
+    def step_done(self, step: int) -> None:
+        """Show that `step` steps are done."""
         if self._is_first:
             self._is_first = False
             self._progress.first_step_done(step, float(self._nats) / max(1, int(self._window_tokens)))
-        if step % self._options.log_every == 0 or step == self._options.max_steps:
-            self._write(trainer, pl_module, step)
         self._progress.advance(step)
 
-    def _write(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
+    def write(self, step: int, learning_rate: float, gradient_norm: float) -> None:
+        """Write the line of `step`, and begin a new window; all ranks together.
+
+        Raises:
+            RetroflowError: the loss or the gradient is not finite, or a file cannot be written.
+        """
         nats, counted = self._ranks.total([float(self._nats), float(self._window_tokens)])
         tokens = int(counted)
         self._tokens += tokens
         _refuse_not_finite(nats, f"loss at step {step}")
-        _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
+        _refuse_not_finite(gradient_norm, f"gradient norm at step {step}")
         values = {
             "train/loss": nats / max(1, tokens),
-            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/gradient_norm": float(pl_module.gradient_norm),
+            "train/learning_rate": learning_rate,
+            "train/gradient_norm": gradient_norm,
             "train/tokens": self._tokens,
         }
         now = time.perf_counter()
@@ -128,114 +185,60 @@ class LogMetrics(pl.Callback):
             self._tracker.log(values | {f"train/{name}": value for name, value in speed.items()}, step)
         self._progress.measured(values["train/loss"], speed["tokens_per_second"])
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._progress.stop()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._progress.stop()
-
-
-class EstimateValidation(pl.Callback):
-    """Every `validate_every` steps: loss with and without retrieval on a few fixed batches.
-
-    Not Lightning's validation loop: that one runs after the checkpoint of the same step and is skipped on resume.
-    """
-
-    def __init__(
-        self,
-        estimate: Callable[[], dict[str, float]],
-        log: MetricsLog | None,
-        tracker: GuardedTracker,
-        progress: TrainingProgress,
-        every: int,
-    ) -> None:
-        self._estimate, self._log, self._tracker, self._progress, self._every = estimate, log, tracker, progress, every
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if not self._every or step % self._every or not ends_step(trainer, batch_idx):
-            return
-        values = self._estimate()
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """Write the quick validation estimate of `step`."""
         if self._log is not None:
             self._log.append(step, values)
             self._tracker.log(values, step)
         self._progress.note(step, values)
 
+    def sync(self) -> None:
+        """Bring all lines to the disk, before a checkpoint that relies on them."""
+        if self._log is not None:
+            self._log.sync()
 
-class StopAtStepEnd(pl.Callback):
-    """Ends training at a step boundary when a signal came or `max_seconds` are over, on all ranks together."""
+
+class Stopping:
+    """Ends training at a step boundary when a signal came or `max_seconds` are over, on all ranks together.
+
+    Attributes:
+        seconds: of training until the last step ended, those before the last resumption included.
+    """
 
     def __init__(self, requests: StopRequests, max_seconds: float, ranks: Ranks) -> None:
         self._requests, self._max_seconds, self._ranks = requests, max_seconds, ranks
-        self._seconds_at_end = 0.0
-        self._seconds_before = 0.0
+        self.seconds = 0.0
         self._clock = time.perf_counter()
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of training until now, those before the last resumption included."""
-        return self._seconds_before + time.perf_counter() - self._clock
-
-    @property
-    def seconds_of_training(self) -> float:
-        """Seconds until the last step ended."""
-        return self._seconds_at_end
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._seconds_at_end}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seconds_before = self._seconds_at_end = state_dict["seconds"]
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def start(self) -> None:
+        """Take the signals from Lightning, and begin to count."""
         self._requests.install()
-        self._clock = time.perf_counter()
+        self._clock = time.perf_counter() - self.seconds
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not ends_step(trainer, batch_idx):
-            return
-        self._seconds_at_end = self.seconds
-        is_over = 0 < self._max_seconds <= self._seconds_at_end
+    def is_wanted(self) -> bool:
+        """Whether a rank was sent a signal or is over its time; all ranks ask together."""
+        self.seconds = time.perf_counter() - self._clock
+        is_over = 0 < self._max_seconds <= self.seconds
         wishes = self._ranks.gather([self._requests.signal_number or 0, is_over])
         if signals := [int(number) for number, _ in wishes if number]:
             self._requests.adopt(signals[0])
-        if any(wish for wishes_of_rank in wishes for wish in wishes_of_rank):
-            trainer.should_stop = True
+        return any(wish for wishes_of_rank in wishes for wish in wishes_of_rank)
 
 
-class WriteCheckpoints(pl.Callback):
-    """Writes a checkpoint every `checkpoint_every` steps, at the end, and whenever training is being stopped.
+class Checkpoints:
+    """Writes checkpoints, and keeps the newest.
 
     Args:
         run: where to.
-        log: brought to the disk first; None on ranks other than 0.
-        options: how often, how many to keep.
-        identity: plain values that say what the checkpoint belongs to; stored in it.
+        keep: how many.
+        identity: plain values that say what a checkpoint belongs to; stored in it.
     """
 
-    def __init__(
-        self, run: RunFolder, log: MetricsLog | None, options: TrainerOptions, identity: dict[str, Any]
-    ) -> None:
-        self._run, self._log, self._options, self._identity = run, log, options, identity
+    def __init__(self, run: RunFolder, *, keep: int, identity: dict[str, Any]) -> None:
+        self._run, self._keep, self.identity = run, keep, identity
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["retroflow"] = self._identity
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step, every = trainer.global_step, self._options.checkpoint_every
-        if not ends_step(trainer, batch_idx):
-            return
-        if trainer.should_stop or step >= self._options.max_steps or (every and step % every == 0):
-            _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
-            refuse_lost_weights(trainer, pl_module, batch)
-            if self._log is not None:
-                self._log.sync()
-            trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))
-            if trainer.is_global_zero:
-                sweep(self._run.checkpoints, keep=self._options.keep_checkpoints)
+    def write(self, trainer: pl.Trainer, step: int) -> None:
+        """Write the checkpoint of `step`; all ranks together."""
+        trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))
+        if trainer.is_global_zero:
+            sweep(self._run.checkpoints, keep=self._keep)

@@ -34,12 +34,7 @@ from retroflow.runs.metrics import MetricsLog, lines_before
 from retroflow.runs.record import Record
 from retroflow.runs.resuming import Start, choose_start
 from retroflow.runs.schedules import describe_last
-from retroflow.training.callbacks import (
-    EstimateValidation,
-    LogMetrics,
-    StopAtStepEnd,
-    WriteCheckpoints,
-)
+from retroflow.training.callbacks import Checkpoints, Metrics, StepEnd, Stopping
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.data_module import RetroData, naming_lost_workers
 from retroflow.training.final_report import judge, load_trained, record_of
@@ -206,7 +201,8 @@ def _prove(
 def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) -> Record:
     """Train from `start` to the last step, a stop signal or the end of the time.
 
-    Called by all ranks; rank 0 alone writes.
+    Lightning's loop calls `RetroModule.training_step` for every batch, and `StepEnd` when a step has ended: its lines
+    are the order in which things happen. Called by all ranks; rank 0 alone writes.
 
     Raises:
         RetroflowError: the loss is not finite, or a file cannot be written.
@@ -215,18 +211,14 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
     if ranks.is_first:
         log = MetricsLog(start.run.path, step=start.step)
     progress = TrainingProgress(job.options.max_steps)
-    metrics = LogMetrics(log, job.tracker, progress, throughput_of(job), job.options, ranks)
-    stop = StopAtStepEnd(requests, job.options.max_seconds, ranks)
-    callbacks: list[pl.Callback] = [
-        metrics,
-        EstimateValidation(lambda: estimate(job, ranks), log, job.tracker, progress, job.options.validate_every),
-        stop,
-        WriteCheckpoints(start.run, log, job.options, job.identity),
-    ]
+    metrics = Metrics(log, job.tracker, progress, throughput_of(job), ranks)
+    stopping = Stopping(requests, job.options.max_seconds, ranks)
+    checkpoints = Checkpoints(start.run, keep=job.options.keep_checkpoints, identity=job.identity)
+    step_end = StepEnd(metrics, lambda: estimate(job, ranks), stopping, checkpoints, job.options)
     data = RetroData(
         job.splits.training(retrieval=job.options.retrieval), job.options, seed=job.seed, num_workers=job.num_workers
     )
-    trainer = make_trainer(job, start, callbacks, ranks)
+    trainer = make_trainer(job, start, [step_end], ranks)
     # With FSDP even one process has a group.
     is_grouped = job.placement.strategy == "fsdp"
     seconds = job.options.timeout_seconds
@@ -242,7 +234,7 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
         progress.stop()
         if log is not None:
             log.close()
-    return record_of(job, steps=trainer.global_step, tokens=metrics.tokens, seconds=stop.seconds_of_training)
+    return record_of(job, steps=trainer.global_step, tokens=metrics.tokens, seconds=stopping.seconds)
 
 
 def make_trainer(job: Job, start: Start, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:

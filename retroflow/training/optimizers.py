@@ -44,9 +44,7 @@ def by_name(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def by_number(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The reverse of `by_name`; a state that has numbers already, as checkpoints once had, stays as it is."""
-    if all(isinstance(old, int) for group in state["param_groups"] for old in group["params"]):
-        return state
+    """The reverse of `by_name`."""
     return _renamed(state, {name: number for number, name in enumerate(names)})
 
 

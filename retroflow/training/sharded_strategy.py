@@ -86,11 +86,6 @@ class ShardedStrategy(ModelParallelStrategy):
             state = stored.head["optimizer_states"][number]
             for group, of_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
                 group.update({key: value for key, value in of_group.items() if key != "params"})
-            if unknown := sorted(map(str, state["state"].keys() - parameters.keys())):
-                raise DamagedDataError(
-                    f"{path}: optimizer states are not named by parameter ({unknown[0]}), which those of an "
-                    "older version are not; continue with trainer.strategy=auto or ddp until the next checkpoint"
-                )
             for name, values in state["state"].items():
                 place, parameter = ("optimizer_states", number, "state", name), parameters[name]
                 optimizer.state[parameter] = {key: stored.laid_out((*place, key), parameter) for key in values}

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from retroflow.distributed.ranks import ALONE, Ranks, ranks_of_this_process
-from retroflow.planning.options import TrainerOptions
-from retroflow.training.callbacks import LogMetrics
+from retroflow.training.callbacks import Metrics
 from retroflow.training.lightning_environment import RanksEnvironment
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0"}
@@ -47,7 +46,7 @@ def test_a_process_alone_decides_and_sums_alone():
 
 def log_metrics(rank, world_size):
     ranks = Ranks(rank=rank, world_size=world_size, local_size=world_size)
-    return LogMetrics(None, None, None, None, TrainerOptions(), ranks)
+    return Metrics(None, None, None, None, ranks)
 
 
 def window(callback):

@@ -17,7 +17,7 @@ from tests.training.jobs import tiny_job
 def checkpoint_of(job, folder, step, *, seconds=8.0, identity=None):
     job.module.configure_model()
     path = checkpoint_path(folder, step)
-    states = {"LogMetrics": {"tokens": 70}, "StopAtStepEnd": {"seconds": seconds}}
+    states = {"StepEnd": {"tokens": 70, "seconds": seconds}}
     content = {"callbacks": states, "retroflow": identity or job.identity, "state_dict": job.module.state_dict()}
     write_checkpoint(content, path)
     return path, content

@@ -18,7 +18,6 @@ from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_c
 from retroflow.runs.resuming import Start, choose_start
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import train
-from retroflow.training.optimizers import by_number
 from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
 
 TORCHRUN = Ranks(rank=3, world_size=8, local_rank=1, local_size=2, launcher="torchrun")
@@ -114,28 +113,6 @@ def test_each_goes_on_from_the_checkpoint_of_the_other(tmp_path, alone, before, 
     checkpoint_path(run.checkpoints, 12).unlink()
     start = Start(run, checkpoint_path(run.checkpoints, 8))
     trained(tmp_path, start=start, strategy=after, validate_every=6)
-    assert_same(run, alone)
-
-
-def as_before(path):
-    """Write a checkpoint as versions without strategies wrote it."""
-    checkpoint = read_checkpoint(path)
-    (state,) = checkpoint["optimizer_states"]
-    names = [name for group in state["param_groups"] for name in group["params"]]
-    checkpoint["optimizer_states"] = [by_number(state, names)]
-    log = checkpoint["callbacks"]["LogMetrics"]
-    ((log["nats"], log["window_tokens"]),) = log.pop("windows")
-    write_checkpoint(checkpoint, path)
-
-
-def test_a_checkpoint_of_before_is_read_by_one_process_and_refused_by_fsdp(tmp_path, alone):
-    _, run = trained(tmp_path, validate_every=6)
-    checkpoint_path(run.checkpoints, 12).unlink()
-    start = Start(run, checkpoint_path(run.checkpoints, 8))
-    as_before(start.checkpoint)
-    with pytest.raises(DamagedDataError, match="not named by parameter.*continue with trainer.strategy=auto or ddp"):
-        trained(tmp_path, start=start, strategy="fsdp", validate_every=6)
-    trained(tmp_path, start=start, validate_every=6)
     assert_same(run, alone)
 
 
