@@ -64,7 +64,7 @@ def load(folder: Path) -> RetrofitModel:
     name, values = pretrained.read_config(folder)
     if name != NAME:
         raise RecipeError(
-            f'"{folder}": holds a model "{name}", not "{NAME}"; open it with retroflow.generation.load_exported.'
+            f'"{folder}": holds a model "{name}", not "{NAME}"; open it with retroflow.load(folder, retrieval=False).'
         )
     config = pretrained.make_config(RetrofitConfig, values, where=folder / pretrained.CONFIG_FILE)
     with pretrained.same_random_state(), torch.device("cpu"):

@@ -101,7 +101,7 @@ def _nodes(options: TrainerOptions, ranks: Ranks) -> int:
     if options.nodes > 1 and not ranks.launcher:
         raise RecipeError(
             f"trainer.nodes is {options.nodes}, and one command starts processes on its own machine only; start the "
-            "same command on every machine with torchrun, or with srun (docs/training.md)"
+            "same command on every machine with torchrun, or with srun (docs/multi-node.md)"
         )
     return _as_launched("trainer.nodes", options.nodes, ranks.num_nodes, "machines", ranks)
 
