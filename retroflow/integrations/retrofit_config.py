@@ -53,7 +53,7 @@ class RetrofitConfig:
     """
 
     tokenizer_option: ClassVar[str] = "base"
-    """The option whose value is also the tokenizer's name; retroflow/pipeline/given_tokenizer.py asks every model for it."""
+    """The option whose value is also the tokenizer's name; pipeline/given_tokenizer.py asks every model for it."""
 
     compiles_by_block: ClassVar[bool] = False
     """Whether its blocks can be compiled one by one: the hooks that read neighbours would be left out."""

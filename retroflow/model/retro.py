@@ -82,7 +82,8 @@ class Retro(nn.Module):
         name, values = read_config(Path(folder))
         if name != NAME:
             raise RecipeError(
-                f'"{folder}": holds a model "{name}", not "{NAME}"; open it with retroflow.load(folder, retrieval=False).'
+                f'"{folder}": holds a model "{name}", not "{NAME}"; open it with '
+                "retroflow.load(folder, retrieval=False)."
             )
         config = make_config(RetroConfig, values, where=Path(folder) / CONFIG_FILE)
         with same_random_state():
