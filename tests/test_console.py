@@ -1,11 +1,15 @@
 """Progress: plain lines with rate and time left, nothing for short work."""
 
 import logging
+import threading
 
 import pytest
 
+from retroflow import console
 from retroflow import console as module
-from retroflow.console import progress, say
+from retroflow.console import progress, say, saying_if_slow
+from retroflow.planning.outline import outline
+from tests.training.jobs import tiny_config
 
 
 def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +65,32 @@ def test_everything_that_is_shown_can_be_silenced_and_sent_elsewhere(capsys: pyt
         logger.setLevel(logging.NOTSET)
     assert capsys.readouterr().err == "shown\n100 % kept\n"
     assert lines == ["100 % kept"]
+
+
+def test_what_takes_long_is_said_and_what_does_not_is_not(monkeypatch):
+    said = threading.Event()
+    texts = []
+    monkeypatch.setattr(console, "say", lambda text: (texts.append(text), said.set()))
+    with saying_if_slow("at work", seconds=0.01):
+        assert said.wait(60)
+    with saying_if_slow("at once", seconds=3600):
+        pass
+    assert texts == ["at work"]
+
+
+def test_counting_parameters_says_so_if_it_takes_long(monkeypatch):
+    texts = []
+
+    class Timer:
+        def __init__(self, seconds, act, words):
+            self.act, self.words = act, words
+
+        def start(self):
+            texts.extend(self.words)
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr(console.threading, "Timer", Timer)
+    outline(tiny_config())
+    assert texts == ["still counting the model's parameters, layer by layer"]

@@ -10,10 +10,10 @@ from retroflow.errors import GenerationError
 from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.decoding import generate, stream
 from retroflow.generation.export import write_exported
-from retroflow.generation.exported import Origin
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.rows import Generation, Piece
 from retroflow.generation.scoring import Score, score
+from retroflow.runs.origin import Origin
 
 
 class Options(TypedDict, total=False):

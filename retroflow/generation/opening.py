@@ -9,10 +9,11 @@ from retroflow.errors import GenerationError
 from retroflow.generation.arguments import unfit
 from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.export import card_of, origin_of
-from retroflow.generation.exported import Origin, load_exported
+from retroflow.generation.exported import load_exported
 from retroflow.generation.language_model import LanguageModel
 from retroflow.model.pretrained import CONFIG_FILE
 from retroflow.runs.description import RUN_FILE, not_a_run, run_meant
+from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import load_trained_model
 
 CARD_FILE = "README.md"

@@ -1,15 +1,11 @@
 """Off a terminal the first step is told at once, then a line now and then; on one there is a live line."""
 
-import threading
 
 import pytest
 from rich.console import Console
 
-from retroflow.console import saying_if_slow
-from retroflow.planning.outline import outline
 from retroflow.training import progress as module
 from retroflow.training.progress import TrainingProgress, clock
-from tests.training.jobs import tiny_config
 
 
 class Clock:
@@ -98,32 +94,3 @@ def test_on_a_narrow_terminal_the_steps_are_whole(time, monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
-
-
-def test_what_takes_long_is_said_and_what_does_not_is_not(monkeypatch):
-    said = threading.Event()
-    texts = []
-    monkeypatch.setattr(module, "say", lambda text: (texts.append(text), said.set()))
-    with saying_if_slow("at work", seconds=0.01):
-        assert said.wait(60)
-    with saying_if_slow("at once", seconds=3600):
-        pass
-    assert texts == ["at work"]
-
-
-def test_counting_parameters_says_so_if_it_takes_long(monkeypatch):
-    texts = []
-
-    class Timer:
-        def __init__(self, seconds, act, words):
-            self.act, self.words = act, words
-
-        def start(self):
-            texts.extend(self.words)
-
-        def cancel(self):
-            pass
-
-    monkeypatch.setattr(module.threading, "Timer", Timer)
-    outline(tiny_config())
-    assert texts == ["still counting the model's parameters, layer by layer"]
