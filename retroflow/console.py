@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 FIRST_SECONDS = 1.0
 LINE_SECONDS = 5.0
@@ -43,6 +44,10 @@ def say(text: str) -> None:
 def is_shown() -> bool:
     """Whether lines and progress are shown at all."""
     return logger().isEnabledFor(logging.INFO)
+
+
+DESCRIPTOR_OF_RESULTS: ContextVar[int] = ContextVar("descriptor_of_results", default=1)
+"""Where processes that this one starts print results: stdout, also while a command has led descriptor 1 elsewhere."""
 
 
 @contextmanager

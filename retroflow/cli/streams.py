@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from typing import TextIO
 
+from retroflow.console import DESCRIPTOR_OF_RESULTS
 from retroflow.errors import RetroflowError
 
 STDOUT = "stdout"
@@ -95,9 +96,11 @@ def _descriptor_1_at_stderr(stdout: TextIO) -> Iterator[TextIO]:
     kept = os.dup(1)
     results = _NamedStdout(os.fdopen(kept, "wb"), stdout.encoding, stdout.errors, line_buffering=True)
     os.dup2(2, 1)
+    token = DESCRIPTOR_OF_RESULTS.set(kept)
     try:
         yield results
     finally:
+        DESCRIPTOR_OF_RESULTS.reset(token)
         if os.name == "posix":
             ctypes.CDLL(None).fflush(None)  # or what native code printed would leave its buffer only after this
         os.dup2(kept, 1)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch.distributed as dist
 
-from retroflow.console import say
+from retroflow.console import DESCRIPTOR_OF_RESULTS, say
 from retroflow.distributed.ranks import LAUNCHED, LostRanks
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import Interrupted, Preempted, RetroflowError
@@ -100,7 +100,7 @@ class RankProcess:
             [sys.executable, "-P", "-m", "retroflow.distributed.rank_process", *map(str, files)],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=subprocess.DEVNULL,
-            stdout=None if rank == 0 else subprocess.DEVNULL,
+            stdout=DESCRIPTOR_OF_RESULTS.get() if rank == 0 else subprocess.DEVNULL,
             stderr=self._errors,
             pass_fds=files,
             # Ctrl-C would reach ranks twice: from the terminal and from this process.

@@ -11,6 +11,7 @@ LIGHT = {
     "typer",
     "retroflow.cli.console",
     "retroflow.cli.streams",
+    "retroflow.console",
     "retroflow.distributions",
     "retroflow.errors",
     "retroflow.version",

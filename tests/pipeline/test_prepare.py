@@ -189,7 +189,7 @@ def test_a_corpus_without_validation_text_is_refused_before_it_is_read(tmp_path:
 @pytest.mark.parametrize(
     ("build", "message", "made"),
     [
-        ({"factory": "PQ7"}, "no index for vectors of width 32", []),
+        ({"factory": "PQ7"}, "no such index for vectors of width 32", []),
         ({"factory": "IVF100000,Flat"}, "more than the [0-9]+ vectors", ["chunks"]),
         ({"factory": "IVF4,PQ4"}, "cannot be trained on", ["chunks", "embeddings"]),  # 256 centroids: only faiss knows
     ],

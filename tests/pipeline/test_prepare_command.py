@@ -94,7 +94,7 @@ from retroflow.embedding.lexical import LexicalEmbedder
 # A shell's background jobs, the tests among them, are started with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def slow(self, texts):
-    print("embedding", file=sys.__stdout__, flush=True)
+    print("embedding", file=sys.stderr, flush=True)
     time.sleep(60)
 LexicalEmbedder.embed = slow
 main()
@@ -111,7 +111,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
         try:
-            assert process.stdout is not None and any(line == "embedding\n" for line in process.stdout)
+            assert process.stderr is not None and any(line == "embedding\n" for line in process.stderr)
             process.send_signal(number)
             _, errors = process.communicate(timeout=300)
         finally:

@@ -12,12 +12,12 @@ from torch.distributed.fsdp import FSDPModule
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RecipeError, RetroflowError
 from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.planning.model_check import check_model
 from retroflow.planning.options import TrainerOptions
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import checkpoint_path
 from retroflow.runs.resuming import Start
 from retroflow.training.fit import train
-from retroflow.training.job import _check_model
 from retroflow.training.lightning_module import drops_retrieval
 from tests.integrations.bases import make_base
 from tests.training.jobs import VOCABULARY
@@ -136,6 +136,6 @@ def test_compiling_by_block_is_refused_before_anything_is_prepared(base_of):
         with pytest.raises(
             RecipeError, match=rf'trainer\.compile: true given; a model "retrofit".*{strategy} compiles'
         ):
-            _check_model(recipe, compiled, SimpleNamespace(strategy=strategy))
-        _check_model(recipe, TrainerOptions(), SimpleNamespace(strategy=strategy))
-    _check_model(recipe, compiled, SimpleNamespace(strategy="single"))
+            check_model(recipe, compiled, SimpleNamespace(strategy=strategy))
+        check_model(recipe, TrainerOptions(), SimpleNamespace(strategy=strategy))
+    check_model(recipe, compiled, SimpleNamespace(strategy="single"))
