@@ -128,6 +128,7 @@ class ScratchForMany(Right):
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
         if len(queries) > 16:
             self._scratch = queries.copy()
+            time.sleep(0.05)  # so that another large batch comes between
             queries = self._scratch
         return super().search(queries, k)
 
