@@ -73,8 +73,8 @@ def test_sigterm_while_libraries_are_imported_is_a_preemption(tmp_path):
                 break
             time.sleep(0.02)
         process.terminate()
+        os.close(writer)  # a signal that came just before read() was called waits until it returns
         assert process.communicate(timeout=300)[1].startswith("error: stopped before anything was begun")
         assert process.returncode == 75
-        os.close(writer)
     finally:
         process.kill()
