@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 if TYPE_CHECKING:
     from retroflow.evaluation.report import Report
@@ -75,7 +75,7 @@ def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":
         overrides: changes, such as "neighbours.k=4".
 
     Raises:
-        RecipeError: the recipe or an override is wrong; the message lists every problem with its place.
+        UsageError: the recipe or an override is wrong; the message lists every problem with its place.
     """
     from retroflow.components import recipe_schema
     from retroflow.recipe import load
@@ -120,7 +120,7 @@ def open_run(folder: str | Path) -> Run:
     """Open a run that `fit` made.
 
     Raises:
-        RecipeError: there is no run at the folder.
+        UsageError: there is no run at the folder.
     """
     from retroflow.runs.description import read_run
 
@@ -220,5 +220,5 @@ def embedder(name: str, **options: Any) -> "Embedder":
 
 def _folder_of(run: Run | str | Path) -> Path:
     if not isinstance(run, Run | str | Path):
-        raise RecipeError(f"run: {type(run).__name__} given; a Run or the path of a run folder is needed.")
+        raise UsageError(f"run: {type(run).__name__} given; a Run or the path of a run folder is needed.")
     return run.folder if isinstance(run, Run) else Path(run)

@@ -122,7 +122,7 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
         derived: values that follow from other parts of the recipe (a model's vocabulary size).
 
     Raises:
-        RecipeError: an option the component does not have, or one it needs and was not given.
+        UsageError: an option the component does not have, or one it needs and was not given.
         ComponentError: a plugin raised what is no RetroflowError.
         RetroflowError: as `Registry.get`, and whatever the component refuses.
     """

@@ -34,21 +34,25 @@ class RetroflowError(Exception):
     exit_code = 1
 
 
-class RecipeError(RetroflowError):
-    """A recipe or a command line that cannot be carried out as written (a missing path in it included)."""
+class UsageError(RetroflowError):
+    """An option, an argument or a path that cannot be used as given."""
 
     exit_code = 2
 
 
-class CorpusError(RecipeError):
+class RecipeError(UsageError):
+    """A recipe that cannot be read or is wrong; the message lists every problem with file, line and key."""
+
+
+class CorpusError(UsageError):
     """A corpus that holds no usable text: nothing matched, empty, or smaller than the recipe needs."""
 
 
-class UnknownComponentError(RecipeError):
+class UnknownComponentError(UsageError):
     """A name that no registry entry has; the message offers the nearest names."""
 
 
-class GenerationError(RecipeError, ValueError):
+class GenerationError(UsageError, ValueError):
     """A prompt, an option of generation or a database that the model cannot generate with."""
 
 

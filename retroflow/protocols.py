@@ -121,7 +121,7 @@ class ChecksVectors(Protocol):
     """A retriever that knows before it builds whether it can."""
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
-        """Raise RecipeError where the options cannot index `count` vectors of width `dimension`.
+        """Raise UsageError where the options cannot index `count` vectors of width `dimension`.
 
         `prepare` calls it before it makes anything, when the count is None, and again before it embeds.
         """

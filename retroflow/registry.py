@@ -46,7 +46,7 @@ class Entry:
         extra: the extra of retroflow that installs what the component needs, None if nothing is needed.
         requires: modules that must be importable for the component, as imported ("faiss", not "faiss-cpu").
         light: importing it loads no library, so that a recipe's values can be tried out while it is checked.
-        check: "package.module:function", called with the options while a recipe is checked; raises RecipeError for
+        check: "package.module:function", called with the options while a recipe is checked; raises UsageError for
             values that do not fit each other. Its module loads no library; options that are wrong are left out.
         owner: distribution and version, as "retroflow-usearch 0.1.0"; filled in by the registry.
     """

@@ -9,7 +9,7 @@ import pytest
 
 import retroflow as rf
 from retroflow.cli.main import run as command
-from retroflow.errors import GenerationError, RecipeError
+from retroflow.errors import GenerationError, UsageError
 from tests.cli.conftest import write_recipe
 from tests.house.tree import ROOT
 
@@ -53,7 +53,16 @@ def test_evaluating_again_gives_the_same_losses(run: "rf.Run") -> None:
 def test_it_writes_as_the_command_does(run: "rf.Run", capfd: pytest.CaptureFixture[str]) -> None:
     lm = rf.load(run)
     capfd.readouterr()
-    words = ("generate", str(run.folder), "--prompt", "Notes", "--max-new-tokens", "12", "--ignore-end-of-text", "--json")
+    words = (
+        "generate",
+        str(run.folder),
+        "--prompt",
+        "Notes",
+        "--max-new-tokens",
+        "12",
+        "--ignore-end-of-text",
+        "--json",
+    )
     assert command(list(words)) == 0
     said = json.loads(capfd.readouterr().out)
     answer = lm.generate("Notes", max_new_tokens=12, stop_at_end_of_text=False)
@@ -77,7 +86,7 @@ def test_errors_speak_python(run: "rf.Run") -> None:
     ):
         with pytest.raises(GenerationError, match=message):
             wrong()
-    with pytest.raises(RecipeError, match="run: int given; a Run or the path"):
+    with pytest.raises(UsageError, match="run: int given; a Run or the path"):
         rf.evaluate(3)
 
 
@@ -114,7 +123,7 @@ def test_components_by_name() -> None:
     retriever.build(vectors)
     assert retriever.search(vectors, 1).ids.ravel().tolist() == [0, 1, 2, 3]
     assert rf.embedder("lexical", dimension=32).dimension == 32
-    with pytest.raises(RecipeError, match='There is no retriever "exat"'):
+    with pytest.raises(UsageError, match='There is no retriever "exat"'):
         rf.retriever("exat")
 
 

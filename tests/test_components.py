@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from retroflow import components
-from retroflow.errors import ComponentError, RecipeError, UnknownComponentError
+from retroflow.errors import ComponentError, UnknownComponentError, UsageError
 from retroflow.registry import Entry, Registry
 
 PARTS = Registry("part", None, {"oak": Entry("tests.component_parts:Oak"), "pine": Entry("tests.component_parts:pine")})
@@ -54,7 +54,7 @@ def test_create_calls_functions_too() -> None:
     ],
 )
 def test_create_refuses_what_does_not_bind(options: dict[str, object], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         components.create(PARTS, options)
 
 
@@ -103,12 +103,12 @@ def test_what_a_plugin_raises_while_it_is_made_names_it(plugins, capsys, raised:
 
 
 def test_an_interrupt_and_an_error_of_ours_stay_while_a_plugin_is_made(plugins) -> None:
-    source = "from retroflow.errors import RecipeError\nclass Part:\n    def __init__(self, *, kind: str):\n"
-    source += "        raise KeyboardInterrupt if kind == 'interrupt' else RecipeError('retriever.size: too large')\n"
+    source = "from retroflow.errors import UsageError\nclass Part:\n    def __init__(self, *, kind: str):\n"
+    source += "        raise KeyboardInterrupt if kind == 'interrupt' else UsageError('retriever.size: too large')\n"
     registry = plugins(source)
     with pytest.raises(KeyboardInterrupt):
         components.create(registry, {"name": "part", "kind": "interrupt"})
-    with pytest.raises(RecipeError, match="too large"):
+    with pytest.raises(UsageError, match="too large"):
         components.create(registry, {"name": "part", "kind": "ours"})
 
 

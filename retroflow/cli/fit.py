@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retroflow.cli.streams import only_results_on_stdout, print_result, result_stream, writing_results
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 if TYPE_CHECKING:
     from retroflow.recipe import Recipe
@@ -49,7 +49,7 @@ def fit(
 
         if dry_run:
             if resume:
-                raise RecipeError("--dry-run looks at a new run; leave --resume out")
+                raise UsageError("--dry-run looks at a new run; leave --resume out")
             _print_dry_run(loaded, as_json=as_json)
             return
         from retroflow.runs.resuming import check_resume
@@ -71,12 +71,12 @@ def recipe_of(resumed: Path | None, words: list[str]) -> Path:
     """
     if resumed is None or resumed == Path("last"):
         recipe = next((word for word in words if word.endswith((".yaml", ".yml"))), "FILE")
-        raise RecipeError(
+        raise UsageError(
             f"Missing option '--recipe'. Write: --recipe {recipe}, or --resume RUN for the recipe of a run"
         )
     folder = resumed.parent.parent if resumed.is_file() else resumed
     if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(
+        raise UsageError(
             f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
         )
     from retroflow.runs.description import read_run
@@ -116,7 +116,7 @@ def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | No
         The overrides, and what to resume: a path, `Path("last")` without one, None without --resume.
 
     Raises:
-        RecipeError: more than one path.
+        UsageError: more than one path.
     """
     if not resume:
         return words, None
@@ -128,5 +128,5 @@ def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | No
         is_override = is_value or word.startswith("--") or ("=" in word and not Path(word).exists())
         (overrides if is_override else paths).append(word)
     if len(paths) > 1:
-        raise RecipeError(f"--resume takes one run folder or checkpoint, {len(paths)} given: {', '.join(paths)}")
+        raise UsageError(f"--resume takes one run folder or checkpoint, {len(paths)} given: {', '.join(paths)}")
     return overrides, Path(paths[0]) if paths else Path("last")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retroflow.cli.streams import only_results_on_stdout, result_stream
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +105,7 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
         )
         retriever = opened.database
         if retriever and neighbours and neighbours > len(retriever):
-            raise RecipeError(f"--neighbours: {neighbours} given; the database has {len(retriever):,} chunks.")
+            raise UsageError(f"--neighbours: {neighbours} given; the database has {len(retriever):,} chunks.")
         options = replace(options, num_neighbours=neighbours or opened.origin.num_neighbours)
         texts, reading = [each.text for each in prompts], ReadingLines(say)
         pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)
@@ -121,7 +121,7 @@ def _prompts(words: list[str], file: str | None) -> "list[PlacedPrompt]":
 
     if bool(words) == (file is not None):
         given = "is given twice" if words else "is not given"
-        raise RecipeError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
+        raise UsageError(f"generate: what to continue {given}; give either --prompt or --prompts-file.")
     return prompts_of_words(words) if file is None else read_prompts(file)
 
 

@@ -39,7 +39,7 @@ class DatasetsCorpus:
         max_document_bytes: the longest text that is taken.
 
     Raises:
-        RecipeError: an option out of range.
+        UsageError: an option out of range.
         MissingExtraError: datasets is not installed.
     """
 

@@ -36,7 +36,7 @@ class JsonlCorpus:
         max_document_bytes: the longest line that is read.
 
     Raises:
-        RecipeError: an option out of range.
+        UsageError: an option out of range.
         MissingExtraError: `path` ends in .zst and zstandard is not installed.
     """
 

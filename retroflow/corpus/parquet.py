@@ -36,7 +36,7 @@ class ParquetCorpus:
         max_document_bytes: the longest text that is taken.
 
     Raises:
-        RecipeError: an option out of range.
+        UsageError: an option out of range.
         MissingExtraError: pyarrow is not installed.
     """
 

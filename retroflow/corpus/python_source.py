@@ -24,7 +24,7 @@ from retroflow.corpus.documents import Counts, Document, ValidShare
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, matches, printable, unreadable, walk
 from retroflow.corpus.split import choose_split, chosen
-from retroflow.errors import CorpusError, RecipeError
+from retroflow.errors import CorpusError, UsageError
 from retroflow.recipe.ranges import within_ranges
 
 # Not the standard library: installed packages, and the test suite, which some distributions leave out.
@@ -74,7 +74,7 @@ class PythonSourceCorpus:
         max_document_bytes: larger files (generated tables, mostly) are left out and counted.
 
     Raises:
-        RecipeError: an option out of range, or neither a package nor the standard library named.
+        UsageError: an option out of range, or neither a package nor the standard library named.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PythonSourceCorpus:
         max_document_bytes: Annotated[int, Ge(1)] = 4_194_304,
     ) -> None:
         if not packages and not python_stdlib:
-            raise RecipeError(
+            raise UsageError(
                 "corpus.packages names no package; name installed ones, such as [transformers], or set "
                 "corpus.python_stdlib to true."
             )

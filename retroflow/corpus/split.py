@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retroflow.corpus.documents import Split
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 
 def hash_fraction(key: str, *, purpose: str) -> float:
@@ -38,19 +38,19 @@ def check_held_out(options: Mapping[str, Any]) -> None:
         options: the recipe's corpus section.
 
     Raises:
-        RecipeError: valid_share is 0, and no validation documents have a place of their own; or that place is the one
+        UsageError: valid_share is 0, and no validation documents have a place of their own; or that place is the one
             of the training documents.
     """
     for key, valid_key in (("path", "valid_path"), ("split", "valid_split")):
         if options.get(valid_key) is not None and options.get(valid_key) == options.get(key):
-            raise RecipeError(
+            raise UsageError(
                 f'corpus.{valid_key} is "{options[valid_key]}", as corpus.{key} is, so that no text is left to train '
                 f"on. Name other text, or leave it out: corpus.valid_share of corpus.{key} is then held out."
             )
     own = [key for key in ("valid_path", "valid_split") if key in options]
     if options.get("valid_share") == 0 and all(options[key] is None for key in own):
         instead = "".join(f", or give corpus.{key}" for key in own)
-        raise RecipeError(
+        raise UsageError(
             "corpus.valid_share is 0, so that no text is left to evaluate the model on; allowed: a number above 0 and "
             f"below 1. Leave it out (0.05){instead}."
         )

@@ -28,7 +28,7 @@ class TextCorpus:
         max_document_bytes: the largest file that is read.
 
     Raises:
-        RecipeError: an option out of range.
+        UsageError: an option out of range.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from retroflow.corpus.documents import LEAST_VOCABULARY
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 
 END_OF_TEXT = "<|endoftext|>"
 # Looked for, in this order, where a tokenizer's own configuration names no end-of-text token.
@@ -178,10 +178,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: 
         train_bytes: learn from a sample of at most so many bytes, drawn evenly from all texts.
 
     Raises:
-        RecipeError: a smaller vocabulary.
+        UsageError: a smaller vocabulary.
     """
     if vocabulary_size < LEAST_VOCABULARY:
-        raise RecipeError(
+        raise UsageError(
             f"data.vocabulary_size is {vocabulary_size}; allowed: a whole number of at least {LEAST_VOCABULARY}."
         )
     backend = tokenizers.Tokenizer(models.BPE())
@@ -209,7 +209,7 @@ def load_tokenizer(name_or_folder: str) -> Tokenizer:
     last token.
 
     Raises:
-        RecipeError: nothing of that name is there or can be reached, or it has no fast version.
+        UsageError: nothing of that name is there or can be reached, or it has no fast version.
         DamagedDataError: a tokenizer.json that is not one.
     """
     path = os.path.expanduser(name_or_folder)
@@ -227,7 +227,7 @@ def _from_file(file: Path) -> Tokenizer:
         config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
         eos_token = config.get("eos_token")
     except OSError as error:
-        raise RecipeError(f"data.tokenizer: {file} cannot be read ({error.strerror}). Make it readable.") from error
+        raise UsageError(f"data.tokenizer: {file} cannot be read ({error.strerror}). Make it readable.") from error
     except Exception as error:  # the library raises plain Exception for content it cannot parse
         raise DamagedDataError(
             f"data.tokenizer: {file} is not a tokenizer of the tokenizers library ({error}). Copy or save it again."
@@ -239,7 +239,7 @@ def _from_file(file: Path) -> Tokenizer:
 def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
     tried = [f"the folder {os.path.abspath(os.path.expanduser(name))}"]
     if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise RecipeError(_not_found(name, [f"{tried[0]} (does not exist)"]))
+        raise UsageError(_not_found(name, [f"{tried[0]} (does not exist)"]))
     # Imported here because it takes seconds, and a tokenizer.json needs none of it.
     from huggingface_hub import HfApi, constants
     from transformers import AutoTokenizer
@@ -260,11 +260,11 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
             continue
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:
-            raise RecipeError(
+            raise UsageError(
                 f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has, or use "train".'
             )
         return Tokenizer(backend, end_of_text=_end_of_text(backend, loaded.eos_token), origin=place)
-    raise RecipeError(_not_found(name, tried))
+    raise UsageError(_not_found(name, tried))
 
 
 def _not_found(name: str, tried: list[str]) -> str:

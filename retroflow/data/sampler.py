@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from retroflow.errors import CorpusError, RecipeError
+from retroflow.errors import CorpusError, UsageError
 from retroflow.protocols import Int64Array
 
 _FEISTEL_ROUNDS = 8
@@ -64,7 +64,7 @@ class StepBatches(Sampler[list[int]]):
 
     Raises:
         CorpusError: the split is shorter than one sequence.
-        RecipeError: `batch_size` cannot be cut into world_size * accumulate equal pieces.
+        UsageError: `batch_size` cannot be cut into world_size * accumulate equal pieces.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StepBatches(Sampler[list[int]]):
                 "use a larger corpus or a smaller data.sequence_chunks"
             )
         if batch_size % (world_size * accumulate):
-            raise RecipeError(
+            raise UsageError(
                 f"trainer.batch_size is {batch_size}, which cannot be shared by {world_size} processes x "
                 f"trainer.accumulate {accumulate}; make it a multiple of {world_size * accumulate}"
             )

@@ -211,5 +211,3 @@ def ranks_of_this_process(environment: Mapping[str, str] = os.environ) -> Ranks:
         local_rank = int(environment.get("SLURM_LOCALID", rank % local_size))
         return Ranks(rank, tasks, local_rank, local_size, "slurm")
     return Ranks()
-
-

@@ -18,8 +18,8 @@ def build_sharded(
 ) -> Any:
     """Build a model of which every rank has a share; no rank but the first ever holds the whole of it.
 
-    A model that keeps what only whole weights tell, such as their fingerprint, gives it by `facts_of_whole()` and takes
-    it by `learn(facts)`: those of rank 0's are given to all.
+    State that only unsharded weights tell, such as their fingerprint, is read from rank 0 by `unsharded_state()`
+    and set on every rank by `load_unsharded_state(state)`.
 
     Args:
         build: makes the model with its first weights, on the CPU; on the meta device with none.
@@ -47,7 +47,7 @@ def build_sharded(
         model = build()
     share_as(model, shared)
     if facts:
-        cast(Any, model).learn(facts)
+        cast(Any, model).load_unsharded_state(facts)
     prepare(model)
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -83,7 +83,7 @@ def units(model: Any) -> Iterator[nn.Module]:
 
 
 def _facts_of(model: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = model.facts_of_whole() if hasattr(model, "facts_of_whole") else {}
+    facts: dict[str, Any] = model.unsharded_state() if hasattr(model, "unsharded_state") else {}
     return facts
 
 

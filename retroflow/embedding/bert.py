@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from retroflow.embedding.model_files import ModelFiles, find_model_files, read_model_config
 from retroflow.embedding.packed_bert import PackedBert
 from retroflow.embedding.padded_bert import PaddedBert
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.protocols import Float32Array
 from retroflow.recipe.ranges import within_ranges
 
@@ -55,7 +55,7 @@ class BertEmbedder:
         source: where the model was found: folder, installed wheel, Hugging Face cache or hub.
 
     Raises:
-        RecipeError, MissingExtraError, DamagedDataError: see `find_model_files`; RecipeError also for an option out
+        UsageError, MissingExtraError, DamagedDataError: see `find_model_files`; UsageError also for an option out
             of range, and where `device` is cuda and there is none.
     """
 
@@ -88,7 +88,7 @@ class BertEmbedder:
     def _check_length(self) -> None:
         positions = self._config.get("max_position_embeddings")
         if isinstance(positions, int) and self._max_length > positions:
-            raise RecipeError(
+            raise UsageError(
                 f"embedder.max_length is {self._max_length}; {self._files.folder.name} reads {SHORTEST_MAX_LENGTH} to "
                 f"{positions} wordpieces."
             )
@@ -98,7 +98,7 @@ class BertEmbedder:
             width = self._config.get(key)
             if isinstance(width, int):
                 return width
-        raise RecipeError(
+        raise UsageError(
             f"embedder.model: {self._files.folder / 'config.json'} has none of {', '.join(WIDTH_KEYS)}, so it is not a "
             "BERT-like model. Give an encoder such as all-MiniLM-L6-v2 or google-bert/bert-base-uncased."
         )
@@ -112,12 +112,12 @@ class BertEmbedder:
         Identical texts are computed once. Fastest with some thousands of texts at a time, which are sorted by length.
 
         Raises:
-            RecipeError: a text is not a string.
+            UsageError: a text is not a string.
             DamagedDataError: the files are not a model's, or the model gave a vector that is not finite.
         """
         for row, text in enumerate(texts):
             if not isinstance(text, str):
-                raise RecipeError(f"embed: texts[{row}] is of type {type(text).__name__}; give str.")
+                raise UsageError(f"embed: texts[{row}] is of type {type(text).__name__}; give str.")
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         tokenizer = self._load()
@@ -169,7 +169,7 @@ class BertEmbedder:
 
     def _resolve_device(self) -> torch.device:
         if self._device_option == "cuda" and not torch.cuda.is_available():
-            raise RecipeError('embedder.device: "cuda" was asked for and torch sees no GPU. Use "auto" or "cpu".')
+            raise UsageError('embedder.device: "cuda" was asked for and torch sees no GPU. Use "auto" or "cpu".')
         return torch.device("cuda" if self._device_option != "cpu" and torch.cuda.is_available() else "cpu")
 
     def _embed_distinct(self, token_ids: list[list[int]]) -> Float32Array:

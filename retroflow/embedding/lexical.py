@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 
 from retroflow.embedding.lexical_terms import check_terms
 from retroflow.embedding.ngrams import MOST_BYTES, NgramHasher
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.protocols import Float32Array
 from retroflow.recipe.ranges import Seed, within_ranges
 
@@ -44,7 +44,7 @@ class LexicalEmbedder:
         seed: of the hash and the projection.
 
     Raises:
-        RecipeError: an option is out of range.
+        UsageError: an option is out of range.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LexicalEmbedder:
         nearer to every unrelated text than these are to each other.
 
         Raises:
-            RecipeError: a text is not a string.
+            UsageError: a text is not a string.
         """
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         rarity = 1.0 + np.log((1.0 + self._num_texts) / (1.0 + self._texts_with_bucket))
@@ -125,7 +125,7 @@ class LexicalEmbedder:
 
         Raises:
             DamagedDataError: a file is missing or changed.
-            RecipeError: it was written by an embedder with other options.
+            UsageError: it was written by an embedder with other options.
         """
         state_path, counts_path = folder / OPTIONS_FILE, folder / FREQUENCIES_FILE
         try:
@@ -139,7 +139,7 @@ class LexicalEmbedder:
         if hashlib.sha256(content).hexdigest() != expected:
             raise DamagedDataError(f"{counts_path}: its SHA-256 is not the one in {OPTIONS_FILE}. Prepare it again.")
         if options != self._options:
-            raise RecipeError(
+            raise UsageError(
                 f"{state_path}: written by a lexical embedder with {options}, this one has {self._options}. Use the "
                 "same options, or prepare again."
             )
@@ -163,7 +163,7 @@ def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
     size = 0
     for text in texts:
         if not isinstance(text, str):
-            raise RecipeError(f"embed: a text is of type {type(text).__name__} ({text!r:.40}); give str.")
+            raise UsageError(f"embed: a text is of type {type(text).__name__} ({text!r:.40}); give str.")
         block.append(text)
         size += min(len(text), MOST_BYTES)
         if len(block) == BLOCK_TEXTS or size >= BLOCK_CHARACTERS:

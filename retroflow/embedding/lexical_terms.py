@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 
 def check_terms(options: Mapping[str, Any]) -> None:
     """Refuse options under which no text has a term.
 
     Raises:
-        RecipeError: neither words nor pieces of them are terms.
+        UsageError: neither words nor pieces of them are terms.
     """
     if options.get("word_ngrams") == 0 and options.get("character_ngram") == 0:
-        raise RecipeError(
+        raise UsageError(
             "embedder.word_ngrams and embedder.character_ngram are both 0, so no text has a term; set one."
         )

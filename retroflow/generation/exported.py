@@ -36,7 +36,7 @@ def load_exported(folder: Path) -> Exported:
     """Load an exported folder; nothing is unpickled.
 
     Raises:
-        RecipeError: not a model folder, or a configuration that cannot be.
+        UsageError: not a model folder, or a configuration that cannot be.
         GenerationError: it has no tokenizer.
         DamagedDataError: a file is missing or changed.
         RetroflowError: the model's name is not known here.
@@ -56,5 +56,3 @@ def load_exported(folder: Path) -> Exported:
     with same_random_state():
         model = config.build()
     return Exported(load_weights(model, folder), tokenizer, origin)
-
-

@@ -120,7 +120,7 @@ class LanguageModel:
         """Write weights, configuration and tokenizer, as `retroflow export` does; `retroflow.load` opens the folder.
 
         Raises:
-            RecipeError: the folder holds something.
+            UsageError: the folder holds something.
             RetroflowError: it cannot be written.
         """
         write_exported(Path(folder), self.model, self.tokenizer, self.origin, self.card)

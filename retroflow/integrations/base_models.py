@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
 
@@ -78,13 +78,13 @@ def family_of(config: PretrainedConfig, base: str) -> Family:
         base: as it was named, for the message.
 
     Raises:
-        RecipeError: it is not one of `FAMILIES`.
+        UsageError: it is not one of `FAMILIES`.
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
         titles = dict.fromkeys(family.title for family in FAMILIES.values())
         known = "; ".join(f"{title} ({', '.join(_types_of(title))})" for title in titles)
-        raise RecipeError(
+        raise UsageError(
             f'model.base: "{base}" is of the family "{config.model_type}", which cannot be RETRO-fitted. Supported '
             f"families (model_type in config.json): {known}. Choose a base of one of them."
         )
@@ -108,13 +108,13 @@ def find_base(base: str, *, weights: bool = True) -> Path:
         weights: False for the config alone, so that none are fetched before it is known whether they can be used.
 
     Raises:
-        RecipeError: it is in none of the places, or holds no safetensors; the message says where was looked.
+        UsageError: it is in none of the places, or holds no safetensors; the message says where was looked.
     """
     local = Path(base).expanduser()
     if local.is_dir():
         return _checked(local, base, weights=weights)
     if local.is_absolute() or base.startswith((".", "~")):
-        raise RecipeError(
+        raise UsageError(
             f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, or a '
             "name on the Hugging Face hub."
         )
@@ -129,7 +129,7 @@ def find_base(base: str, *, weights: bool = True) -> Path:
         # huggingface_hub raises its own classes, OSError, ValueError and, with httpx, others that it does not wrap.
         except Exception as error:
             failures.append(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
-    raise RecipeError(
+    raise UsageError(
         f'model.base: "{base}" was not found. Tried: {"; ".join(failures)}. Check the name and the network, or give a '
         "folder that holds the model."
     )
@@ -140,7 +140,7 @@ def _checked(folder: Path, base: str, *, weights: bool) -> Path:
     if weights and not any(folder.glob("model*.safetensors")):
         missing.append("model.safetensors (pickled weights such as pytorch_model.bin are refused: they can run code)")
     if missing:
-        raise RecipeError(
+        raise UsageError(
             f'model.base: the folder {folder} (given as "{base}") is not a model: it lacks {", ".join(missing)}. Give '
             "a folder written by save_pretrained of transformers."
         )
@@ -151,14 +151,14 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
     """Read a base's configuration.
 
     Raises:
-        RecipeError: transformers does not know the model without running code of its repository.
+        UsageError: transformers does not know the model without running code of its repository.
         DamagedDataError: config.json cannot be read, or holds values that its family cannot have.
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError) as error:
         known = ", ".join(FAMILIES)
-        raise RecipeError(
+        raise UsageError(
             f'model.base: transformers cannot open "{base}" without code from elsewhere, which is never run '
             f"({' '.join(str(error).split())[:200]}). Choose a base whose model_type is one of {known}."
         ) from error
@@ -173,13 +173,13 @@ def check_base(options: RetrofitConfig, sequence_length: int = 0) -> None:
     """Find out without loading weights whether a base is there and fits the options.
 
     Raises:
-        RecipeError: as `load_base` and `reading_config`; or sequences are longer than the base's learned positions.
+        UsageError: as `load_base` and `reading_config`; or sequences are longer than the base's learned positions.
     """
     config = read_config(find_base(options.base, weights=False), options.base)
     longest = family_of(config, options.base).max_length(config)
     reading_config(options, config)
     if longest is not None and sequence_length > longest:
-        raise RecipeError(
+        raise UsageError(
             f'data.sequence_chunks makes sequences of {sequence_length} tokens; model.base "{options.base}" has '
             f"learned positions for {longest}. Lower it, or take a base with rotary positions."
         )
@@ -195,7 +195,7 @@ def load_base(base: str) -> PreTrainedModel:
         The model, on the CPU, in evaluation mode.
 
     Raises:
-        RecipeError: it cannot be found, or is of a family that cannot be RETRO-fitted.
+        UsageError: it cannot be found, or is of a family that cannot be RETRO-fitted.
         DamagedDataError: its weights do not fit its config, or cannot be read.
     """
     config = read_config(find_base(base, weights=False), base)
@@ -240,24 +240,24 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
         The new parts in the words of a Retro, with width, depth, heads and vocabulary of the base.
 
     Raises:
-        RecipeError: its layers, heads or vocabulary do not fit the options.
+        UsageError: its layers, heads or vocabulary do not fit the options.
     """
     num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
     wrong = [layer for layer in options.cca_layers or () if not 1 <= layer <= num_layers]
     if wrong:
-        raise RecipeError(
+        raise UsageError(
             f'model.cca_layers: {list(options.cca_layers or ())} names layer {wrong[0]}; the base "{options.base}" has '
             f"layers 1 to {num_layers}. Leave the line out for every third from the sixth."
         )
     vocabulary_size: int = config.vocab_size
     if options.vocabulary_size > vocabulary_size:
-        raise RecipeError(
+        raise UsageError(
             f'data.tokenizer: it has {options.vocabulary_size} tokens; the base "{options.base}" has embeddings for '
             f"{vocabulary_size}. Leave data.tokenizer out to use the base's own."
         )
     head_width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     if head_width % 2 and not options.cca_heads:
-        raise RecipeError(
+        raise UsageError(
             f"model.cca_heads: the base's {num_heads} heads have {head_width} features each, an odd number, and rotary "
             "positions turn pairs; give a number of heads that makes them even"
         )

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.integrations.base_models import family_of, fingerprint, layers_of, load_base, reading_config
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
 from retroflow.integrations.retrofit_config import RetrofitConfig
-from retroflow.model.cache import RetroCache, read_on
+from retroflow.model.cache import RetroCache, extend_with_cache
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
 from retroflow.model.loss import token_losses
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
@@ -59,7 +59,7 @@ class RetrofitModel(nn.Module):
         config: the sizes, in the words of a Retro.
 
     Raises:
-        RecipeError: the options do not fit the base.
+        UsageError: the options do not fit the base.
     """
 
     def __init__(self, options: RetrofitConfig, base: PreTrainedModel) -> None:
@@ -70,7 +70,7 @@ class RetrofitModel(nn.Module):
         self.base = base
         embedded: int = self._embedding().weight.shape[1]
         if embedded != self.config.width:
-            raise RecipeError(
+            raise UsageError(
                 f'model.base: "{options.base}" embeds tokens with {embedded} features and computes with '
                 f"{self.config.width}; only a base that does both with the same number can be RETRO-fitted"
             )
@@ -89,7 +89,7 @@ class RetrofitModel(nn.Module):
         """Load the base and attach fresh parts to it.
 
         Raises:
-            RecipeError: there is no such base, or the options do not fit it.
+            UsageError: there is no such base, or the options do not fit it.
             DamagedDataError: its files cannot be read.
         """
         return cls(options, load_base(options.base))
@@ -102,7 +102,7 @@ class RetrofitModel(nn.Module):
             with_base: False leaves a frozen base out and names it as it was given.
 
         Raises:
-            RecipeError: the folder holds something, or a trained base would be left out.
+            UsageError: the folder holds something, or a trained base would be left out.
             RetroflowError: it cannot be written.
         """
         from retroflow.integrations import retrofit_folder
@@ -114,7 +114,7 @@ class RetrofitModel(nn.Module):
         """Load what `save_pretrained` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
 
         Raises:
-            RecipeError: no model folder, one of another model, or its base is not there or another one.
+            UsageError: no model folder, one of another model, or its base is not there or another one.
             DamagedDataError: a file is missing, changed, or not of this model.
         """
         from retroflow.integrations import retrofit_folder
@@ -143,11 +143,11 @@ class RetrofitModel(nn.Module):
         """Chunked cross-attention of each layer that has it, for sharding; no parts of the `blocks`."""
         return list(self.retrieval.readers.values())
 
-    def facts_of_whole(self) -> dict[str, Tensor]:
+    def unsharded_state(self) -> dict[str, Tensor]:
         """What a share of the weights cannot tell: the fingerprint of a frozen base, uint8 [32]."""
         return {} if self.options.unfreeze else {FINGERPRINT: self.base_fingerprint}
 
-    def learn(self, facts: dict[str, Tensor]) -> None:
+    def load_unsharded_state(self, facts: dict[str, Tensor]) -> None:
         """Take the facts of the whole model that this one becomes a share of: its fingerprint, uint8 [32]."""
         self._fingerprint = facts[FINGERPRINT]
 
@@ -278,7 +278,7 @@ class RetrofitModel(nn.Module):
         """
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
         self._check_room(tokens, cache.length)
-        return read_on(tokens, cache, found, self._encode, self._advance)
+        return extend_with_cache(tokens, cache, found, self._encode, self._advance)
 
     def _advance(self, tokens: Tensor, cache: RetrofitCache, reading: Reading) -> Tensor:
         length, end = tokens.shape[1], cache.length + tokens.shape[1]
@@ -369,7 +369,7 @@ def _put_in_base(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
         return
     own = model.base_fingerprint
     if not torch.equal(stored.cpu(), own):
-        raise RecipeError(
+        raise UsageError(
             f'model.base: "{model.options.base}" has other weights (fingerprint {_hex(own)}) than the base that these '
             f"weights were trained on ({_hex(stored)}). Give the base they were trained on."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.model.field_types import fit_fields
 
@@ -80,20 +80,20 @@ class RetrofitConfig:
 
     def __post_init__(self) -> None:
         if problems := fit_fields(self, where="model."):
-            raise RecipeError("\n".join(problems))
+            raise UsageError("\n".join(problems))
         if not self.base:
-            raise RecipeError(
+            raise UsageError(
                 "model.base: is empty; give a folder written by save_pretrained of transformers, or a name on the "
                 "Hugging Face hub, such as openai-community/gpt2"
             )
         if self.cca_layers is not None and not self.cca_layers:
-            raise RecipeError(
+            raise UsageError(
                 "model.cca_layers: [] leaves nothing that could read neighbours; name layers of the base, or leave the "
                 "line out for the default"
             )
         layers = list(self.cca_layers or ())
         if any(layer < 1 for layer in layers) or len(set(layers)) < len(layers):
-            raise RecipeError(
+            raise UsageError(
                 f"model.cca_layers: {layers} given; different layers of the base are needed, counted from 1. Leave the "
                 "line out for every third from the sixth."
             )
@@ -113,7 +113,7 @@ class RetrofitConfig:
         """Describe the new parts for a base of these sizes in the words of a Retro, which they are parts of.
 
         Raises:
-            RecipeError: values that do not fit each other or the base.
+            UsageError: values that do not fit each other or the base.
         """
         own = {field.name for field in fields(self)} & {field.name for field in fields(RetroConfig)}
         shared = {name: getattr(self, name) for name in own - {"vocabulary_size", "cca_layers"}}
@@ -138,7 +138,7 @@ class RetrofitConfig:
             sequence_length: tokens of a training sequence; 0 if they are not known.
 
         Raises:
-            RecipeError: it is not, or does not.
+            UsageError: it is not, or does not.
         """
         from retroflow.integrations.base_models import check_base
 

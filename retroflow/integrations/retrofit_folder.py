@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.integrations.base_models import quiet
 from retroflow.integrations.retrofit import FINGERPRINT, RetrofitModel
 from retroflow.integrations.retrofit_config import BASE_FOLDER, RetrofitConfig
@@ -35,11 +35,11 @@ def save(model: RetrofitModel, folder: Path, *, with_base: bool) -> None:
         with_base: False leaves the base where it is and names it in config.json; only if it was frozen.
 
     Raises:
-        RecipeError: the folder holds something, or a trained base would be left out.
+        UsageError: the folder holds something, or a trained base would be left out.
         RetroflowError: it cannot be written.
     """
     if not with_base and model.options.unfreeze:
-        raise RecipeError(
+        raise UsageError(
             "save_pretrained: with_base=False given, but this base was trained (model.unfreeze), so that it is nowhere "
             "else. Leave with_base out."
         )
@@ -58,12 +58,12 @@ def load(folder: Path) -> RetrofitModel:
     """Load what `save` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
 
     Raises:
-        RecipeError: no model folder, one of another model, or its base is not there or another one.
+        UsageError: no model folder, one of another model, or its base is not there or another one.
         DamagedDataError: a file is missing, changed, or not of this model.
     """
     name, values = pretrained.read_config(folder)
     if name != NAME:
-        raise RecipeError(
+        raise UsageError(
             f'"{folder}": holds a model "{name}", not "{NAME}"; open it with retroflow.load(folder, retrieval=False).'
         )
     config = pretrained.make_config(RetrofitConfig, values, where=folder / pretrained.CONFIG_FILE)

@@ -94,9 +94,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(num_heads * head_width, width, bias=False)
         self.positions = positions
 
-    def forward(
-        self, x: Tensor, norm: RMSNorm, mask: Tensor | None = None, cache: KeyValues | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, norm: RMSNorm, mask: Tensor | None = None, cache: KeyValues | None = None) -> Tensor:
         """Attend within x, and to what the cache has seen before it.
 
         Args:

@@ -198,7 +198,7 @@ class CachedReading:
 C = TypeVar("C", bound=RetroCache)
 
 
-def read_on(
+def extend_with_cache(
     tokens: Tensor,
     cache: C,
     retrieved: Retrieved | None,

@@ -9,7 +9,7 @@ aids" are not in the paper; they let a model trained for minutes use its neighbo
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.model.field_types import fit_fields
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class RetroConfig:
             product is multiplied by a learned scale per head that starts at this value.
 
     Raises:
-        RecipeError: values that no model can have; names every key, what was given and what is allowed.
+        UsageError: values that no model can have; names every key, what was given and what is allowed.
     """
 
     vocabulary_size: int
@@ -104,7 +104,7 @@ class RetroConfig:
         problems = fit_fields(self, where="model.")
         problems = problems or [*self._size_problems(), *self._layer_problems(), *self._part_problems()]
         if problems:
-            raise RecipeError("\n".join(problems))
+            raise UsageError("\n".join(problems))
 
     @property
     def retrieved_length(self) -> int:

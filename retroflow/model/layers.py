@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retroflow.model.lean_linear import differentiate, goes_back_plainly, lean_linear, wants_plain
+from retroflow.model.lean_linear import differentiate, is_traced_or_transformed, lean_linear, needs_plain_backward
 
 # torch's default is the machine epsilon of x's dtype: 0.008 in bfloat16, twenty times the mean square of a fresh
 # embedding (0.02 squared), which would all but switch the norm off.
@@ -33,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """Compute x / rms(x) * weight over the last axis of float [..., d]; weight is float [d]."""
     # One dtype for both, as kernels want: under autocast x can be bfloat16 while the weight is float32.
     weight = weight.to(x.dtype)
-    if x.device.type == "cpu" and x.dtype in _LEAN_DTYPES and not wants_plain():
+    if x.device.type == "cpu" and x.dtype in _LEAN_DTYPES and not is_traced_or_transformed():
         out: Tensor = _LeanRMSNorm.apply(x, weight)
         return out
     return _plain_rms_norm(x, weight)
@@ -53,7 +53,7 @@ class _LeanRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if goes_back_plainly(gradient):
+        if needs_plain_backward(gradient):
             return tuple(differentiate(_plain_rms_norm, ctx.saved_tensors, gradient))
         x, weight = ctx.saved_tensors
         inverse = _inverse_rms(x)

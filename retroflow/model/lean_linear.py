@@ -30,7 +30,7 @@ def lean_linear(linear: nn.Linear, before: Callable[..., Tensor], x: Tensor, *pa
         float [..., o].
     """
     is_plain = type(linear) is nn.Linear and linear._parameters["bias"] is None and not linear._forward_hooks
-    if not is_plain or not torch.is_grad_enabled() or wants_plain():
+    if not is_plain or not torch.is_grad_enabled() or is_traced_or_transformed():
         out: Tensor = linear(before(x, *parameters))
     else:
         out = _LeanLinear.apply(before, linear.weight.to(product_dtype(linear.weight)), x, *parameters)
@@ -45,7 +45,7 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if is_cast and weight.dtype != torch.float64 else weight.dtype
 
 
-def wants_plain() -> bool:
+def is_traced_or_transformed() -> bool:
     """Whether plain operations are wanted instead of functions with a backward pass of their own.
 
     By a compiler, which decides by itself what to keep, and by forward-mode derivatives and the transforms of
@@ -55,10 +55,10 @@ def wants_plain() -> bool:
     return torch.compiler.is_compiling() or is_transformed
 
 
-def goes_back_plainly(gradient: Tensor) -> bool:
+def needs_plain_backward(gradient: Tensor) -> bool:
     """Whether a backward pass from gradient float [...] is itself to be differentiated (create_graph) or batched."""
     is_batched = torch._C._functorch.is_legacy_batchedtensor(gradient)
-    return torch.is_grad_enabled() or wants_plain() or is_batched
+    return torch.is_grad_enabled() or is_traced_or_transformed() or is_batched
 
 
 def differentiate(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
@@ -91,7 +91,7 @@ class _LeanLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if goes_back_plainly(gradient):
+        if needs_plain_backward(gradient):
             return None, *differentiate(partial(_plain, ctx.before), ctx.saved_tensors, gradient)
         weight, *sources = ctx.saved_tensors
         with torch.enable_grad():

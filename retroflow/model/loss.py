@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retroflow.model.lean_linear import differentiate, goes_back_plainly, product_dtype, wants_plain
+from retroflow.model.lean_linear import differentiate, is_traced_or_transformed, needs_plain_backward, product_dtype
 
 IGNORED = -100
 # Logits that are kept for the backward pass, 256 MiB in float32 and half as much in bfloat16: 8,192 tokens of a
@@ -37,7 +37,7 @@ def token_losses(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
     """
     dtype = product_dtype(output)
     hidden, output = hidden.to(dtype), output.to(dtype)
-    if torch.compiler.is_compiling() or not wants_plain():
+    if torch.compiler.is_compiling() or not is_traced_or_transformed():
         return _compute(hidden, output, targets)
     return _plain(hidden, output, targets)
 
@@ -68,7 +68,7 @@ class _TokenLosses(torch.autograd.Function):
             with torch.autocast(device, enabled=False):  # the dtype was chosen going forward
                 return _TokenLosses.backward(ctx, gradient)
         hidden, output, targets, normalisers = ctx.saved_tensors
-        if goes_back_plainly(gradient):
+        if needs_plain_backward(gradient):
             ctx.logits = None
             return *differentiate(partial(_plain, targets=targets), (hidden, output), gradient), None
         gradient = gradient.masked_fill(targets == IGNORED, 0.0)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from retroflow.model.lean_linear import goes_back_plainly, wants_plain
+from retroflow.model.lean_linear import is_traced_or_transformed, needs_plain_backward
 
 PositionKind = Literal["rotary", "relative"]
 _FIRST_TABLE = 2048  # positions of a first table: longer than most training sequences, so that it rarely grows
@@ -47,7 +47,7 @@ class Rotary:
         cosine, sine = cosine[first:end], sine[first:end]
         # Turned as [..., t, h, w], which is how the projections lie in memory: no head is copied together, before or
         # after attention.
-        turn = _plain_turn if wants_plain() else _LeanTurn.apply
+        turn = _plain_turn if is_traced_or_transformed() else _LeanTurn.apply
         turned: Tensor = turn(x.transpose(-3, -2), cosine[:, None], sine[:, None])
         return turned.transpose(-3, -2)
 
@@ -86,7 +86,7 @@ class _LeanTurn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
-        turn = _plain_turn if goes_back_plainly(gradient) else _LeanTurn.apply
+        turn = _plain_turn if needs_plain_backward(gradient) else _LeanTurn.apply
         return turn(gradient, cosine, -sine), None, None
 
 

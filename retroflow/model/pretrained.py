@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.model.field_types import described, fitted, types_of
 
 CONFIG_FILE = "config.json"
@@ -38,7 +38,7 @@ def save_pretrained(folder: Path, *, name: str, config: Any, model: nn.Module) -
         model: its weights, as they are (dtype kept).
 
     Raises:
-        RecipeError: the folder holds something.
+        UsageError: the folder holds something.
         RetroflowError: it cannot be written.
     """
     from safetensors import SafetensorError  # not at the top: the model itself needs torch alone (decision 0041)
@@ -99,12 +99,12 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
         The model's name and its configuration, unchecked.
 
     Raises:
-        RecipeError: the folder holds no model, or one of another format.
+        UsageError: the folder holds no model, or one of another format.
         DamagedDataError: its files are not what was written.
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise RecipeError(
+        raise UsageError(
             f'"{folder}": not a model folder (it has no {CONFIG_FILE}); give one that `retroflow export` or '
             "save_pretrained made."
         )
@@ -117,7 +117,7 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
             f'"{folder / CONFIG_FILE}": not the configuration of a retroflow model ({type(error).__name__}: {error}).'
         ) from error
     if version != FORMAT_VERSION:
-        raise RecipeError(
+        raise UsageError(
             f'"{folder / CONFIG_FILE}": format_version {version!r} given; this retroflow reads {FORMAT_VERSION}. '
             "Install the version that wrote it, or export the run again."
         )
@@ -128,7 +128,7 @@ def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path
     """Make a configuration dataclass of JSON values.
 
     Raises:
-        RecipeError: an unknown key (the nearest is named), a missing one, a value of a wrong type, or what the class
+        UsageError: an unknown key (the nearest is named), a missing one, a value of a wrong type, or what the class
             itself refuses; all that is wrong with keys and types at once.
     """
     hints = types_of(config_class)
@@ -147,11 +147,11 @@ def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path
             except TypeError:
                 problems.append(f'"{key}" is {json.dumps(value)}, {described(hints[key])} is needed')
     if problems:
-        raise RecipeError(f'"{where}": {"; ".join(problems)}. Correct the file, or export the run again.')
+        raise UsageError(f'"{where}": {"; ".join(problems)}. Correct the file, or export the run again.')
     try:
         return config_class(**given)
-    except RecipeError as error:
-        raise RecipeError(f'"{where}": {error}') from error
+    except UsageError as error:
+        raise UsageError(f'"{where}": {error}') from error
 
 
 def load_weights(model: M, folder: Path) -> M:

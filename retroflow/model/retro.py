@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retroflow.errors import RecipeError
-from retroflow.model.cache import RetroCache, read_on
+from retroflow.errors import UsageError
+from retroflow.model.cache import RetroCache, extend_with_cache
 from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import NeighbourEncoder
@@ -66,7 +66,7 @@ class Retro(nn.Module):
         """Write config.json, model.safetensors and SHA256SUMS into a new or empty folder, whole or not at all.
 
         Raises:
-            RecipeError: the folder holds something.
+            UsageError: the folder holds something.
             RetroflowError: it cannot be written.
         """
         save_pretrained(Path(folder), name=NAME, config=self.config, model=self)
@@ -76,12 +76,12 @@ class Retro(nn.Module):
         """Load what `save_pretrained` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
 
         Raises:
-            RecipeError: no model folder, one of another model, or a configuration that cannot be.
+            UsageError: no model folder, one of another model, or a configuration that cannot be.
             DamagedDataError: a file is missing, changed, or not of this model.
         """
         name, values = read_config(Path(folder))
         if name != NAME:
-            raise RecipeError(
+            raise UsageError(
                 f'"{folder}": holds a model "{name}", not "{NAME}"; open it with '
                 "retroflow.load(folder, retrieval=False)."
             )
@@ -205,7 +205,7 @@ class Retro(nn.Module):
             InvalidShapeError: as in `forward`; rows that are not those of the cache. The cache is as before.
         """
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
-        hidden = read_on(tokens, cache, found, self._encode, self._advance)
+        hidden = extend_with_cache(tokens, cache, found, self._encode, self._advance)
         return F.linear(hidden, self._output_matrix())
 
     def _advance(self, tokens: Tensor, cache: RetroCache, reading: Reading) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from retroflow.components import MODELS
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.pipeline.options import TRAINED, DataOptions
 from retroflow.recipe import Recipe
 
@@ -24,7 +24,7 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
         None for one that is still to be trained.
 
     Raises:
-        RecipeError: it cannot be found, or is not the one that the model brings.
+        UsageError: it cannot be found, or is not the one that the model brings.
     """
     brought = _brought(recipe.values.get("model"))
     if brought is None:
@@ -32,15 +32,15 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
     key, name = brought
     remedy = f'Leave data.tokenizer out: "{name}" brings its own.'
     if data.tokenizer == TRAINED:
-        raise RecipeError(
+        raise UsageError(
             f'data.tokenizer: "{TRAINED}" given, but {key} "{name}" can only read the tokens of its own. {remedy}'
         )
     try:
         own = load_tokenizer(name)
-    except RecipeError as error:
+    except UsageError as error:
         if data.tokenizer is not None:
             return load_tokenizer(data.tokenizer)  # a folder with weights alone; its vocabulary is still compared
-        raise RecipeError(
+        raise UsageError(
             f'{key}: "{name}" has no tokenizer that can be loaded, so that one must be given as data.tokenizer, or be '
             f"saved into its folder. ({error})"
         ) from error
@@ -48,7 +48,7 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
         return own
     given = load_tokenizer(data.tokenizer)
     if given.fingerprint() != own.fingerprint():
-        raise RecipeError(
+        raise UsageError(
             f'data.tokenizer: "{data.tokenizer}" given ({given.vocabulary_size} tokens), which is not the tokenizer of '
             f'{key} "{name}" ({own.vocabulary_size} tokens). {remedy}'
         )

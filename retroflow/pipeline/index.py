@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from retroflow.console import Advance, progress, say
 from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, words_of
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.memory import give_back
+from retroflow.pipeline.memory import release_free_memory
 from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import INDEX_FOLDER, parent_of
@@ -54,7 +54,7 @@ def make_index(
         say(f"building the index with {retriever.owner}, {len(vectors):,} vectors")
         with _full_disk_told(partial):
             _build(partial / INDEX_FOLDER, vectors, new_retriever())
-            give_back()
+            release_free_memory()
             written = new_retriever()
             _read_back(written, partial / INDEX_FOLDER)
             written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)

@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 
-def give_back() -> None:
+def release_free_memory() -> None:
     """Return freed memory to the system; glibc keeps some 40 MB of an index build for allocations to come."""
     if sys.platform != "linux":
         return

@@ -15,13 +15,13 @@ from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.pipeline import fingerprint
 from retroflow.pipeline.chunks import ChunkStage, warn_of_few_tokens
 from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.index import make_index
-from retroflow.pipeline.memory import give_back
+from retroflow.pipeline.memory import release_free_memory
 from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks, concerns, describe_exact
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
@@ -128,7 +128,7 @@ def find_prepared(recipe: Recipe) -> Prepared:
     """Open a recipe's artifacts without making any: one of many processes must not begin to.
 
     Raises:
-        RecipeError: one is missing; the message is the command that makes it.
+        UsageError: one is missing; the message is the command that makes it.
     """
     return prepare(recipe, report=lambda stage: None, sharing=Sharing(command=prepare_command(recipe)))
 
@@ -230,7 +230,7 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
         try:
             return finish(partial, begin, begun, inputs, sharing)
-        except (RecipeError, DamagedDataError):
+        except (UsageError, DamagedDataError):
             # The corpus has to change before this can go on, and then it is another artifact.
             shutil.rmtree(partial, ignore_errors=True)
             if not has_shards(folder):  # the pieces of others, who may have been able to read all of it, stay
@@ -265,7 +265,7 @@ def _index(retriever: RecipeRetriever, embeddings: Stage, sharing: Sharing) -> S
     def make(partial: Path, begun: SharedStage | None) -> Manifest:
         try:
             made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
-        except RecipeError:  # its options have to change, and then it is another artifact
+        except UsageError:  # its options have to change, and then it is another artifact
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return replace(made, component=retriever.options)
@@ -318,12 +318,12 @@ def _stage(
         begin: opens a stage that is made in shares.
 
     Raises:
-        RecipeError: it is not there, and this process must not make it.
+        UsageError: it is not there, and this process must not make it.
     """
     started = time.monotonic()
     kind = folder.name.partition("-")[0]
     if not folder.exists() and sharing.command:
-        raise RecipeError(
+        raise UsageError(
             f"{folder}: the {kind} of this recipe are not prepared, and several processes must not do it at once. "
             f"First run\n  {sharing.command}"
         )
@@ -338,7 +338,7 @@ def _stage(
                 commit(partial, manifest, folder)
                 built = True
         del begun
-        give_back()
+        release_free_memory()
     discard_pieces(folder)
     manifest = open_artifact(folder, kind=kind)
     check_parents(folder, manifest, parents)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from retroflow.console import progress, say
-from retroflow.errors import RecipeError, Unfinished
+from retroflow.errors import Unfinished, UsageError
 from retroflow.store.array_file import Array
 from retroflow.store.artifact import building, locked
 from retroflow.store.manifest import Manifest
@@ -43,14 +43,14 @@ class Shard:
         """Read "i/n", or "auto": what torchrun, a SLURM array or srun has put into the environment.
 
         Raises:
-            RecipeError: it is neither, or i is not in 1 to n, or "auto" is given where nothing says which share.
+            UsageError: it is neither, or i is not in 1 to n, or "auto" is given where nothing says which share.
         """
         if text == "auto":
             return cls._of_environment(environment)
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
         if not 1 <= shard.number <= shard.count <= MOST_SHARDS:
-            raise RecipeError(
+            raise UsageError(
                 f'--shard: given "{text}", allowed i/n with 1 <= i <= n <= {MOST_SHARDS}, or auto. Shares count from '
                 "1: three processes are --shard 1/3, --shard 2/3 and --shard 3/3."
             )
@@ -62,7 +62,7 @@ class Shard:
             try:
                 return int(environment[name])
             except ValueError:
-                raise RecipeError(
+                raise UsageError(
                     f'--shard auto: {name} is "{environment[name]}", not a number. Give --shard i/n.'
                 ) from None
 
@@ -74,7 +74,7 @@ class Shard:
             return cls.parse(f"{place + 1}/{number('SLURM_ARRAY_TASK_COUNT')}")
         if {"SLURM_PROCID", "SLURM_NTASKS"} <= environment.keys():  # srun
             return cls.parse(f"{number('SLURM_PROCID') + 1}/{number('SLURM_NTASKS')}")
-        raise RecipeError(
+        raise UsageError(
             "--shard auto: neither RANK and WORLD_SIZE (torchrun), nor SLURM_ARRAY_TASK_ID, nor SLURM_PROCID is set. "
             "Give --shard i/n."
         )
@@ -99,9 +99,9 @@ class Sharing:
     def __post_init__(self) -> None:
         """Check the combination."""
         if self.merge and self.shard is not None:
-            raise RecipeError("--merge: given together with --shard. A merge makes no share; leave one of them out.")
+            raise UsageError("--merge: given together with --shard. A merge makes no share; leave one of them out.")
         if not 0 <= self.wait < float("inf"):
-            raise RecipeError(f"--wait: given {self.wait}, allowed 0 or more seconds. 0 never waits.")
+            raise UsageError(f"--wait: given {self.wait}, allowed 0 or more seconds. 0 never waits.")
 
 
 ALONE = Sharing()

@@ -1,7 +1,7 @@
 """What can be wrong with a recipe's model, found out before anything is prepared."""
 
 from retroflow.components import MODELS, create
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import Placement
 from retroflow.recipe import Recipe
@@ -11,12 +11,12 @@ def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -
     """Let a model that starts from files of its own look for them before minutes of preparing.
 
     Raises:
-        RecipeError: the files are not there or do not fit, or the model cannot be compiled for so many processes.
+        UsageError: the files are not there or do not fit, or the model cannot be compiled for so many processes.
     """
     section, data = recipe.section("model"), recipe.section("data")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])
     if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):
-        raise RecipeError(
+        raise UsageError(
             f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
             f"{placement.strategy} compiles block by block. Leave trainer.compile out."
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe.ranges import within_ranges
 
 MOST_THREADS = 1024
@@ -101,7 +101,7 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:
-            raise RecipeError(
+            raise UsageError(
                 f"trainer.accumulate is {self.accumulate}, which does not divide trainer.batch_size {self.batch_size}; "
                 "a step is cut into equal pieces."
             )

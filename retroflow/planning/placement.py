@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from retroflow.distributed.ranks import Ranks
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.planning.options import TrainerOptions
 
 
@@ -47,7 +47,7 @@ def place(options: TrainerOptions, ranks: Ranks) -> Placement:
     """Choose device, precision and the number of processes.
 
     Raises:
-        RecipeError: what is wanted is not what the machine has or the launcher has started, or the batch cannot be
+        UsageError: what is wanted is not what the machine has or the launcher has started, or the batch cannot be
             shared.
     """
     device = _device(options)
@@ -58,7 +58,7 @@ def plan_placement(options: TrainerOptions) -> Placement:
     """Choose as `place` would on the machines that the recipe asks for, whatever this one has.
 
     Raises:
-        RecipeError: the batch cannot be shared.
+        UsageError: the batch cannot be shared.
     """
     device = _device(options) if options.device == "auto" else options.device
     many = options.strategy != "auto" and device == "cuda"
@@ -69,7 +69,7 @@ def plan_placement(options: TrainerOptions) -> Placement:
 def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int) -> Placement:
     world_size = devices * nodes
     if options.batch_size % (world_size * options.accumulate):
-        raise RecipeError(
+        raise UsageError(
             f"trainer.batch_size is {options.batch_size}, which cannot be shared by {world_size} processes x "
             f"trainer.accumulate {options.accumulate}; make it a multiple of {world_size * options.accumulate}"
         )
@@ -88,7 +88,7 @@ def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int
 
 def _device(options: TrainerOptions) -> str:
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(
+        raise UsageError(
             "trainer.device is 'cuda' but torch finds no CUDA device; use trainer.device=cpu, or a machine with a GPU "
             "and a CUDA build of torch"
         )
@@ -99,7 +99,7 @@ def _device(options: TrainerOptions) -> str:
 
 def _nodes(options: TrainerOptions, ranks: Ranks) -> int:
     if options.nodes > 1 and not ranks.launcher:
-        raise RecipeError(
+        raise UsageError(
             f"trainer.nodes is {options.nodes}, and one command starts processes on its own machine only; start the "
             "same command on every machine with torchrun, or with srun (docs/multi-node.md)"
         )
@@ -113,7 +113,7 @@ def _devices(options: TrainerOptions, ranks: Ranks, device: str) -> int:
     else:
         wanted = options.devices or (1 if options.strategy == "auto" else max(1, available))
     if device == "cuda" and wanted > available:
-        raise RecipeError(
+        raise UsageError(
             f"trainer.devices: {wanted} processes, but this machine has {available} GPUs; use "
             f"trainer.devices={available}"
         )
@@ -122,7 +122,7 @@ def _devices(options: TrainerOptions, ranks: Ranks, device: str) -> int:
 
 def _as_launched(key: str, given: int, launched: int, what: str, ranks: Ranks) -> int:
     if ranks.launcher and given and given != launched:
-        raise RecipeError(
+        raise UsageError(
             f"{key} is {given}, but {ranks.launcher} has started {launched} {what}; leave {key} out, or start {given}"
         )
     return launched if ranks.launcher else max(1, given)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from retroflow.components import MODELS, create
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.machine_memory import MachineMemory, available_cores, machine_memory
 from retroflow.planning.memory_estimate import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
@@ -185,7 +185,7 @@ def check_memory(plan: Plan) -> None:
     """Refuse a run that cannot fit this machine.
 
     Raises:
-        RecipeError: it needs more than there is, whether or not something else uses it now.
+        UsageError: it needs more than there is, whether or not something else uses it now.
     """
     needed, there = plan.memory, machine_memory(plan.placement)
     if there is None or needed.total <= there.total:
@@ -200,7 +200,7 @@ def check_memory(plan: Plan) -> None:
             "Lower trainer.batch_size or data.sequence_chunks, raise trainer.accumulate, set "
             "trainer.activation_checkpointing=true, or make the model smaller"
         )
-    raise RecipeError(
+    raise UsageError(
         f"this recipe does not fit: it needs {needed}; this machine has {size_text(there.total)} {there.what}. "
         f"{remedy}. The need is computed by formula; --ignore-memory trains all the same"
     )
@@ -245,5 +245,3 @@ def plan_of_recipe(
         is_estimate=is_estimate,
         num_workers=data["num_workers"],
     )
-
-

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Union, get_args, get_origin
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe.ranges import check_ranges
 
 
@@ -22,13 +22,13 @@ def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: st
         key: what the options are part of in a recipe.
 
     Raises:
-        RecipeError: an option without a parameter, a parameter without default that no option fills, or a value out
+        UsageError: an option without a parameter, a parameter without default that no option fills, or a value out
             of the range of its annotation.
     """
     parameters = inspect.signature(component).parameters
     unknown = [key for key in options if key not in parameters]
     if unknown:
-        raise RecipeError(f"{where} has no option {_quoted(unknown)}. Its options: {', '.join(parameters)}.")
+        raise UsageError(f"{where} has no option {_quoted(unknown)}. Its options: {', '.join(parameters)}.")
     needed = [
         key
         for key, parameter in parameters.items()
@@ -37,7 +37,7 @@ def bind(component: Callable[..., Any], options: Mapping[str, Any], *, where: st
         and key not in options
     ]
     if needed:
-        raise RecipeError(f"{where} needs a value for {_quoted(needed)}.")
+        raise UsageError(f"{where} needs a value for {_quoted(needed)}.")
     annotated = component.__init__ if inspect.isclass(component) else component
     check_ranges(options, typing.get_type_hints(annotated, include_extras=True), key=key)
     hints = typing.get_type_hints(annotated)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe.checking import ValueCheck
 from retroflow.recipe.option_types import (
     UNLIMITED,
@@ -48,7 +48,7 @@ def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], *, key: st
         key: what the names are part of in a recipe, such as "retriever.search".
 
     Raises:
-        RecipeError: values out of range, a line for each.
+        UsageError: values out of range, a line for each.
     """
     problems = Problems()
     check = ValueCheck(problems, [], frozenset())
@@ -57,7 +57,7 @@ def check_ranges(values: Mapping[str, Any], hints: Mapping[str, Any], *, key: st
         if option_type is not None and _has_limits(option_type):
             check.check(plant(_plain(value), DEFAULT), option_type, f"{key}.{name}" if key else name)
     if problems.found:
-        raise RecipeError("\n".join(f"{problem.key} {problem.text}" for problem in problems.found))
+        raise UsageError("\n".join(f"{problem.key} {problem.text}" for problem in problems.found))
 
 
 def within_ranges(key: str) -> Callable[[Component], Component]:

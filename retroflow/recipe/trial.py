@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe.binding import bind
 from retroflow.recipe.problems import Origin, Problems
 from retroflow.recipe.schema import RecipeSchema, Slot
@@ -50,10 +50,10 @@ def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
 
 @contextmanager
 def _noting(recipe: Node, problems: Problems) -> Iterator[None]:
-    """Note each line of a RecipeError at the place of the key that it starts with."""
+    """Note each line of a UsageError at the place of the key that it starts with."""
     try:
         yield
-    except RecipeError as error:
+    except UsageError as error:
         for line in str(error).splitlines():
             match = _KEY_FIRST.match(line.strip())
             key, text = (match[1], match[2]) if match else ("", line.strip())

@@ -23,9 +23,9 @@ from retroflow.errors import (
     DamagedDataError,
     InvalidVectorsError,
     MissingExtraError,
-    RecipeError,
     RetrieverError,
     RetroflowError,
+    UsageError,
     is_out_of_memory,
     words_of,
 )
@@ -262,7 +262,7 @@ class CheckedRetriever:
         except KeyboardInterrupt:
             raise
         except RetroflowError as error:
-            known = type(error) in (RecipeError, RetrieverError, MissingExtraError, RetroflowError)
+            known = type(error) in (UsageError, RetrieverError, MissingExtraError, RetroflowError)
             if not known or self.owner.partition(" ")[0] in str(error):
                 raise
             raise type(error)(f"{self.owner}: {error}") from error

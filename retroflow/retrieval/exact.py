@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
-from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
+from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
 from retroflow.recipe.ranges import within_ranges
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
@@ -162,9 +162,7 @@ class ExactRetriever:
 def _device(wanted: str) -> str:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise RecipeError(
-            'retriever.search.device is "cuda", but torch finds no CUDA device here; use "auto" or "cpu".'
-        )
+        raise UsageError('retriever.search.device is "cuda", but torch finds no CUDA device here; use "auto" or "cpu".')
     return "cuda" if wanted != "cpu" and available else "cpu"
 
 

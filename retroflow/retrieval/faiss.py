@@ -26,7 +26,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
+from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, Neighbours, VectorSource
 from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
 from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch
@@ -79,7 +79,7 @@ class FaissRetriever:
             return
         lists = faiss.try_extract_index_ivf(_empty_index(self._build.factory, dimension, self._build))
         if count is not None and lists is not None and lists.nlist > count:
-            raise RecipeError(
+            raise UsageError(
                 f'retriever.build.factory is "{self._build.factory}", which has {lists.nlist} lists, more than the '
                 f'{count} vectors. Use fewer lists, or "auto", which chooses by the number of vectors.'
             )
@@ -174,7 +174,7 @@ class FaissRetriever:
         try:
             index.train(training_sample(vectors, wanted))
         except RuntimeError as error:
-            raise RecipeError(
+            raise UsageError(
                 f'retriever.build.factory "{factory}" cannot be trained on {len(vectors)} vectors: {error}. '
                 'Use fewer lists, or "auto", which chooses by the number of vectors.'
             ) from error
@@ -230,7 +230,7 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
         return faiss.index_factory(dimension, factory, metric)
     except RuntimeError as error:
         reason = str(error).partition(".cpp:")[2].partition(": ")[2] or error
-        raise RecipeError(
+        raise UsageError(
             f'retriever.build.factory is "{factory}"; faiss makes no such index for vectors of width {dimension}: '
             f'{reason}. Use "auto", or see https://github.com/facebookresearch/faiss/wiki/The-index-factory.'
         ) from error
@@ -318,7 +318,7 @@ def _wants_gpu(device: str, key: str) -> bool:
     """Say whether to use a GPU: asked of the library, for faiss-cpu and faiss-gpu have the same module name."""
     found = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     if device == "cuda" and not found:
-        raise RecipeError(
+        raise UsageError(
             f'{key} is "cuda", but this faiss has no GPU: install "retroflow[faiss-gpu]" in place of faiss-cpu on a '
             'machine with a CUDA device, or use "auto".'
         )
@@ -333,7 +333,7 @@ def _on_gpu(index: Any, *, required: bool) -> Any:
         copied.retroflow_resources = resources  # must outlive the index
     except RuntimeError as error:
         if required:
-            raise RecipeError(
+            raise UsageError(
                 f'retriever.search.device is "cuda", but this index cannot be copied there: {error}'
             ) from error
         return index

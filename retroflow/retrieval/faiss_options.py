@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe.ranges import within_ranges
 
 # The words that the parts of a factory string begin with, as in faiss 1.15 (index_factory.cpp). Other versions may have
@@ -41,7 +41,7 @@ class FaissBuild:
 
     def __post_init__(self) -> None:
         if self.factory != "auto" and not any(_WORD.match(part.strip()) for part in self.factory.split(",")):
-            raise RecipeError(
+            raise UsageError(
                 f'retriever.build.factory is "{self.factory}"; allowed: "auto", or a factory string of faiss such as '
                 '"IVF1024,SQfp16" or "HNSW32".'
             )
@@ -71,6 +71,6 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Try the retriever's options, nested as in a recipe.
 
     Raises:
-        RecipeError: no index can be made with them.
+        UsageError: no index can be made with them.
     """
     FaissBuild(**(options.get("build") or {}))

@@ -18,7 +18,7 @@ import numpy as np
 import scann  # type: ignore[import-untyped]
 from annotated_types import Ge
 
-from retroflow.errors import DamagedDataError, RecipeError, RetrieverError
+from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
 from retroflow.recipe.ranges import within_ranges
 
@@ -82,10 +82,10 @@ class ScannRetriever:
         if count is None:
             return
         if count > LARGEST_COUNT:
-            raise RecipeError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
+            raise UsageError(f'retriever "scann" holds at most {LARGEST_COUNT} vectors, not {count}; use "faiss".')
         sample, leaves = min(count, self._build.train_sample), self._leaves(count)
         if self._wants_tree(count) and sample < leaves:
-            raise RecipeError(
+            raise UsageError(
                 f"retriever.build.train_sample is {self._build.train_sample}, fewer than the {leaves} leaves of the "
                 f"tree over {count} vectors; raise it, or lower retriever.build.num_leaves."
             )

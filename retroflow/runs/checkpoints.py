@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.runs.checkpoint_shards import Share, join_shares
 
 _SHARES = "shares"
@@ -41,11 +41,11 @@ def checkpoint_step(path: Path) -> int:
     """The optimizer step a checkpoint was written at.
 
     Raises:
-        RecipeError: it does not have the name of a checkpoint.
+        UsageError: it does not have the name of a checkpoint.
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
-        raise RecipeError(f"{path}: not named as a checkpoint, such as step-00000200.ckpt; give it its name back")
+        raise UsageError(f"{path}: not named as a checkpoint, such as step-00000200.ckpt; give it its name back")
     return int(match[1])
 
 
@@ -272,7 +272,7 @@ def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
         None if the folder has no checkpoint and none is asked for.
 
     Raises:
-        RecipeError: there is no such checkpoint.
+        UsageError: there is no such checkpoint.
         DamagedDataError: it is damaged; an older one is taken only when it is asked for.
     """
     paths = list_checkpoints(folder)
@@ -304,7 +304,7 @@ def _wanted_checkpoint(folder: Path, paths: list[Path], wanted: str) -> Path:
         checkpoint_step(path)
     if not path.is_file():
         steps = ", ".join(str(checkpoint_step(each)) for each in paths) or "none"
-        raise RecipeError(f"--checkpoint {wanted}: there is no {path}; the run has checkpoints of these steps: {steps}")
+        raise UsageError(f"--checkpoint {wanted}: there is no {path}; the run has checkpoints of these steps: {steps}")
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.store.artifact import LOCKS_FOLDER, VERIFIED_FOLDER
 from retroflow.store.held import is_held, users_of
 from retroflow.store.manifest import KINDS, NAME, read_manifest
@@ -90,17 +90,17 @@ def survey(artifacts: Path, runs_folders: Sequence[Path], recipes: Sequence[Path
         recipes: recipe files whose artifacts are needed, too.
 
     Raises:
-        RecipeError: a folder is not there, nobody can tell what a run or a recipe needs, or nothing is needed at all.
+        UsageError: a folder is not there, nobody can tell what a run or a recipe needs, or nothing is needed at all.
         DamagedDataError: the description of a run, or of a needed artifact, cannot be read.
         RetroflowError: a process makes artifacts there just now.
     """
     if not artifacts.is_dir():
-        raise RecipeError(f'there is no folder "{artifacts}"; give --artifacts (data.artifacts_folder of the recipe).')
+        raise UsageError(f'there is no folder "{artifacts}"; give --artifacts (data.artifacts_folder of the recipe).')
     _refuse_if_locked(artifacts)
     needed, runs = all_needed(runs_folders, recipes, artifacts)
     if not needed:
         places = ", ".join(map(str, runs_folders))
-        raise RecipeError(
+        raise UsageError(
             f'no run in "{places}" needs any artifact, so that all of "{artifacts}" would go. Give the folder of your '
             "runs with --runs, or a recipe with --recipe; to be rid of everything, remove the folder yourself."
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.runs.description import RECIPE_FILE, RUN_FILE, is_run_number
 from retroflow.store.atomic import write_file
 from retroflow.store.sealed_json import read_sealed, render_sealed, strict_json
@@ -79,13 +79,13 @@ class RunFolder:
             seconds: how long to wait for it; processes that a killed rank has left behind end within a second or two.
 
         Raises:
-            RecipeError: another process is training this run.
+            UsageError: another process is training this run.
         """
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=seconds)
         except Timeout as error:
-            raise RecipeError(
+            raise UsageError(
                 f"{self.path}: another process is working on this run; wait for it, or start a new run"
             ) from error
         return lock

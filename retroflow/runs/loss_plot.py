@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
+from retroflow.errors import MissingExtraError, UsageError, RetroflowError
 
 CURVES = {
     "train/loss": ("training", "-"),
@@ -28,13 +28,13 @@ def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        RecipeError: a folder without metrics, or another ending.
+        UsageError: a folder without metrics, or another ending.
         RetroflowError: the picture cannot be written.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError('runs plot: needs matplotlib. Install it with: pip install "retroflow[plot]"')
     if output.suffix.lower() not in ENDINGS:
-        raise RecipeError(f"--output: {str(output)!r} given; a name that ends in .png, .svg or .pdf is needed.")
+        raise UsageError(f"--output: {str(output)!r} given; a name that ends in .png, .svg or .pdf is needed.")
     curves = {folder: _curves(folder) for folder in run_folders}
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
@@ -62,7 +62,7 @@ def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
-        raise RecipeError(
+        raise UsageError(
             f'"{folder}": has no metrics.jsonl that can be read ({error.strerror}); give a run folder.'
         ) from error
     found: dict[str, tuple[list[int], list[float]]] = {}
@@ -74,7 +74,7 @@ def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
                 steps.append(values["step"])
                 losses.append(values[name])
     if not found:
-        raise RecipeError(f'"{folder}": its metrics.jsonl has no loss yet; the first is written after the first steps.')
+        raise UsageError(f'"{folder}": its metrics.jsonl has no loss yet; the first is written after the first steps.')
     return found
 
 

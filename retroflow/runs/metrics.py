@@ -72,7 +72,7 @@ class MetricsLog:
         """Bring all lines to the disk; called before a checkpoint that relies on them."""
         self._held.check()
         for file in (self._jsonl, self._csv, self._throughput):
-            with self._saying_so():
+            with self._disk_errors():
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -85,12 +85,12 @@ class MetricsLog:
 
     def _write(self, file: IO[str], line: str) -> None:
         self._held.check()
-        with self._saying_so():
+        with self._disk_errors():
             file.write(line)
             file.flush()
 
     @contextmanager
-    def _saying_so(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

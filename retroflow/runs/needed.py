@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.components import recipe_schema
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.runs.origin import read_origin
 from retroflow.runs.description import EXPORT_FILE
 from retroflow.runs.description import read_run
@@ -36,7 +36,7 @@ def names_for_runs(runs: Iterable[Path]) -> set[str]:
     """Names of the artifacts that runs were trained with, abandoned ones left out.
 
     Raises:
-        RecipeError: a run says nothing about it.
+        UsageError: a run says nothing about it.
         DamagedDataError: a run.json is not what fit writes.
     """
     names = set()
@@ -46,7 +46,7 @@ def names_for_runs(runs: Iterable[Path]) -> set[str]:
             if not is_abandoned(run):
                 names |= {f"{kind}-{fingerprint}" for kind, fingerprint in fingerprints.items()}
         elif not is_empty_run(run):
-            raise RecipeError(
+            raise UsageError(
                 f'"{run}": it has no run.json, so that nobody can tell which artifacts it needs. Restore it, or move '
                 "the folder away."
             )
@@ -69,7 +69,7 @@ def names_for_recipe(file: Path, artifacts: Path) -> set[str]:
     """Names of the artifacts that a recipe uses, as far as they can be there.
 
     Raises:
-        RecipeError: its fingerprints cannot be known on this machine, or the recipe cannot be read.
+        UsageError: its fingerprints cannot be known on this machine, or the recipe cannot be read.
         RetroflowError: as `preview`.
     """
     recipe = load(file, [f"data.artifacts_folder={json.dumps(str(artifacts))}"], schema=recipe_schema())
@@ -77,7 +77,7 @@ def names_for_recipe(file: Path, artifacts: Path) -> set[str]:
     looked = preview(recipe, retrieval=bool(trainer.get("retrieval", True)))
     unknown = [note for note in looked.notes if "chunks are not known" not in note]
     if unknown:
-        raise RecipeError(f"--recipe {file}: which artifacts it needs cannot be known here: {unknown[0]}")
+        raise UsageError(f"--recipe {file}: which artifacts it needs cannot be known here: {unknown[0]}")
     return set(looked.names)
 
 
@@ -112,7 +112,7 @@ def all_needed(runs_folders: Iterable[Path], recipes: Iterable[Path], artifacts:
     """Names of all artifacts that something needs, and every run that was found.
 
     Raises:
-        RecipeError: a folder that is not there, or a run or recipe of which nobody can tell what it needs.
+        UsageError: a folder that is not there, or a run or recipe of which nobody can tell what it needs.
         DamagedDataError: a description that cannot be read.
     """
     folders = list(runs_folders)

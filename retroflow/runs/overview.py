@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.runs.description import read_run
 from retroflow.store.held import is_held
 from retroflow.store.sealed_json import read_sealed
@@ -65,16 +65,16 @@ def find_runs(folder: Path) -> list[Path]:
     """Find the run folders in a folder, which may be one itself; unnumbered ones only if they have a run.json.
 
     Raises:
-        RecipeError: there is no such folder, or it cannot be listed.
+        UsageError: there is no such folder, or it cannot be listed.
     """
     if not folder.is_dir():
-        raise RecipeError(
+        raise UsageError(
             f'there is no folder "{folder}"; give the folder that runs are made in (trainer.runs_folder).'
         )
     try:
         return sorted(_runs_in(folder, DEEPEST, set()))
     except OSError as error:
-        raise RecipeError(f'"{error.filename or folder}": cannot be listed ({error.strerror}).') from error
+        raise UsageError(f'"{error.filename or folder}": cannot be listed ({error.strerror}).') from error
 
 
 def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
@@ -95,7 +95,7 @@ def overview(folder: Path) -> list[RunSummary]:
     """Summarise every run in a folder, the one that was written last at the end.
 
     Raises:
-        RecipeError: as `find_runs`.
+        UsageError: as `find_runs`.
     """
     return sorted((summarise_run(run) for run in find_runs(folder)), key=lambda run: (run.changed, run.folder))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.version import __version__
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.runs.description import not_a_run
 from retroflow.pipeline.prepare import expected_fingerprints
 from retroflow.recipe import Recipe
@@ -102,7 +102,7 @@ def choose_start(
             still write one while its successor starts.
 
     Raises:
-        RecipeError: there is no such run, or it was made by another recipe.
+        UsageError: there is no such run, or it was made by another recipe.
         DamagedDataError: the named checkpoint, or every checkpoint of the run, is damaged.
     """
     if resume is None:
@@ -141,7 +141,7 @@ def check_resume(
             corpus to learn its fingerprint.
 
     Raises:
-        RecipeError: there is no such run, or every run that could go on was made by another recipe or other text.
+        UsageError: there is no such run, or every run that could go on was made by another recipe or other text.
         DamagedDataError: the description of a run cannot be read.
     """
     folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
@@ -228,7 +228,7 @@ def _named_start(
     else:
         checkpoint = _newest(run, say)
         if checkpoint is None and run.is_finished:
-            raise RecipeError(
+            raise UsageError(
                 f"{run.path} is finished and has no checkpoint to continue from; start a new run without --resume"
             )
     step = checkpoint_step(checkpoint) if checkpoint else 0
@@ -258,13 +258,13 @@ def _named_run(path: Path) -> RunFolder:
         run = RunFolder(path.parent.parent)
         checkpoint_step(path)
         if path.parent != run.checkpoints or not run.description.exists():
-            raise RecipeError(
+            raise UsageError(
                 f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
             )
         return run
     run = RunFolder(path)
     if not run.description.exists():
-        raise RecipeError(f"--resume {path}: neither a checkpoint nor a run folder. {not_a_run(path)}")
+        raise UsageError(f"--resume {path}: neither a checkpoint nor a run folder. {not_a_run(path)}")
     return run
 
 
@@ -304,31 +304,31 @@ def _with_max_steps(identity: dict[str, str], max_steps: int) -> dict[str, str]:
 
 
 def _refuse_unless_lengthened(path: Path, stored: dict[str, str], this: dict[str, str], step: int) -> None:
-    """Raise RecipeError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
+    """Raise UsageError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
     if not differences(stored, this):
         return
     refuse_other_recipe(path, _with_max_steps(stored, _max_steps(this)), this)
     if _max_steps(this) <= step:
-        raise RecipeError(
+        raise UsageError(
             f"trainer.max_steps: {_max_steps(this)} given, and {path} has {step} steps done; give more than {step} to "
             "train it longer"
         )
 
 
 def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:
-    """Raise RecipeError, naming every differing key, unless `stored` may be gone on with as `this`."""
+    """Raise UsageError, naming every differing key, unless `stored` may be gone on with as `this`."""
     if found := differences(stored, this):
-        raise RecipeError(
+        raise UsageError(
             f"{path} belongs to another recipe; these differ:\n{_listed(found)}\n"
             "use the recipe it was made with (recipe.yaml in its run folder), or start a new run without --resume"
         )
 
 
 def refuse_other_weights(what: Path, stored: dict[str, str], this: dict[str, str]) -> None:
-    """Raise RecipeError unless the model and the tokens of `this` are those that `what` was trained with."""
+    """Raise UsageError unless the model and the tokens of `this` are those that `what` was trained with."""
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
-        raise RecipeError(
+        raise UsageError(
             f"{what} was trained with another model or other chunks; these differ:\n{_listed(found)}\n"
             "leave these overrides out; the packages a corpus is read from must have the same versions"
         )

@@ -8,7 +8,7 @@ import torch
 
 from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.runs.description import RunDescription, read_run
 from retroflow.model.pretrained import same_random_state
 from retroflow.store.artifact import open_artifact
@@ -49,19 +49,19 @@ def open_checkpoint(run_folder: Path, wanted: str | None = None) -> tuple[RunDes
 
     Raises:
         GenerationError: not a run folder.
-        RecipeError: it has no checkpoint, or not the one that is wanted, or the checkpoint is of another run.
+        UsageError: it has no checkpoint, or not the one that is wanted, or the checkpoint is of another run.
         DamagedDataError: the checkpoint is damaged, or run.json or recipe.yaml were changed.
     """
     run = read_run(Path(run_folder))
     folder = RunFolder(run.folder)
     path = pick_checkpoint(folder.checkpoints, wanted)
     if path is None:
-        raise RecipeError(_without_checkpoint(folder))
+        raise UsageError(_without_checkpoint(folder))
     stored = read_head(path).get("retroflow", {})
     here = identity_at(checkpoint_step(path), run.identity, schedules_of(run.identity))
     if found := differences(stored, here):
         listed = "\n".join(f"  {line}" for line in found)
-        raise RecipeError(
+        raise UsageError(
             f'{path}: of another run than "{run_folder}"; these differ between the checkpoint (there) and run.json '
             f"(here):\n{listed}\nPut the run's own files back, or give one of its checkpoints with --checkpoint STEP."
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 import filelock
 
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.store.atomic import canonical_json, sync_folder, write_file
 from retroflow.store.hashing import first_difference
 from retroflow.store.manifest import Manifest, damaged, fingerprint_of, read_manifest
@@ -41,7 +41,7 @@ def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
 
     Raises:
         RetroflowError: there is no such folder.
-        RecipeError: it is an artifact of another kind.
+        UsageError: it is an artifact of another kind.
         DamagedDataError: a file is missing, has another size or other bytes than were written.
     """
     try:
@@ -51,7 +51,7 @@ def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
             raise RetroflowError(f'"{folder}" does not exist; run retroflow prepare to make it.') from None
         raise damaged(folder, "manifest.json is missing", folder) from None
     if kind is not None and manifest.kind != kind:
-        raise RecipeError(f'"{folder}" holds {manifest.kind}, not {kind}; give the {kind}-... folder.')
+        raise UsageError(f'"{folder}" holds {manifest.kind}, not {kind}; give the {kind}-... folder.')
     if folder.resolve().name != manifest.name:
         raise damaged(folder / "manifest.json", f'it describes "{manifest.name}", another artifact', folder)
     _verify(folder, manifest)

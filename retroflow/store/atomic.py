@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import RetroflowError, UsageError
 
 
 def canonical_json(value: object) -> bytes:
@@ -58,14 +58,14 @@ def check_unused(folder: Path) -> None:
     """Refuse to write into a folder that holds something.
 
     Raises:
-        RecipeError: the folder is there and holds something, or is a file, or the one this process runs in.
+        UsageError: the folder is there and holds something, or is a file, or the one this process runs in.
     """
     if folder.is_dir() and any(folder.iterdir()):
-        raise RecipeError(f'"{folder}": it holds files already; give a new or an empty folder.')
+        raise UsageError(f'"{folder}": it holds files already; give a new or an empty folder.')
     if folder.exists() and not folder.is_dir():
-        raise RecipeError(f'"{folder}": a file of that name exists; give a new or an empty folder.')
+        raise UsageError(f'"{folder}": a file of that name exists; give a new or an empty folder.')
     if os.path.realpath(folder) == os.getcwd():
-        raise RecipeError(f'"{folder}": this command runs in it, so that it cannot be replaced; give another folder.')
+        raise UsageError(f'"{folder}": this command runs in it, so that it cannot be replaced; give another folder.')
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a sibling to fill; it becomes the folder when the block ends, and is gone if the block fails.
 
     Raises:
-        RecipeError: as `check_unused`.
+        UsageError: as `check_unused`.
         RetroflowError: it cannot be written, or the disk is full.
     """
     check_unused(folder)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.protocols import Float32Array, Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.testing.case import Case
@@ -80,10 +80,10 @@ class RetrieverCase(Case):
         return retriever
 
     def build_or_skip(self, vectors: Any) -> CheckedRetriever:
-        """As `build`, for so few vectors that a retriever may refuse them by a RecipeError."""
+        """As `build`, for so few vectors that a retriever may refuse them by a UsageError."""
         try:
             return self.build(vectors)
-        except RecipeError as error:
+        except UsageError as error:
             pytest.skip(f"refuses to build over {len(vectors)} vectors: {error}")
 
     def opened(self, folder: Path) -> CheckedRetriever:

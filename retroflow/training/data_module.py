@@ -45,7 +45,7 @@ def _of_worker(error: RetroflowError) -> RetroflowError | None:
 
 
 @contextmanager
-def naming_lost_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]:
+def explain_lost_data_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]:
     """Say what it means when a data worker is gone.
 
     torch raises a RuntimeError wherever the process is just then, even while it handles the other sign of the same:

@@ -12,7 +12,7 @@ from typing import Any
 from retroflow.components import recipe_schema
 from retroflow.console import say
 from retroflow.distributed.stop_signals import StopRequests
-from retroflow.errors import DamagedDataError, GenerationError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, GenerationError, RetroflowError, UsageError
 from retroflow.evaluation.report import Report
 from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
@@ -72,7 +72,7 @@ def evaluate(
         output: where to write the report instead of into the run folder.
 
     Raises:
-        RecipeError: not a run folder, no such checkpoint, or overrides that do not fit it.
+        UsageError: not a run folder, no such checkpoint, or overrides that do not fit it.
         DamagedDataError: the checkpoint or an artifact is damaged, or the run folder's files do not belong together.
         RetroflowError: a loss is not finite, or it is clear from the start that `output` cannot be written.
     """
@@ -103,7 +103,7 @@ def evaluate(
 
 def _recipe_of(run: RunFolder, overrides: Sequence[str]) -> Recipe:
     if not run.recipe.exists():
-        raise RecipeError(f"{run.path}: it has no {run.recipe.name} to evaluate by. Restore it from {run.description}")
+        raise UsageError(f"{run.path}: it has no {run.recipe.name} to evaluate by. Restore it from {run.description}")
     alone = [f"{key}={value}" for key, value in _ALONE.items()]
     with naming_former_owner("retriever", retriever_of_run(run.path)):
         return load(run.recipe, [*alone, *overrides], schema=recipe_schema())
@@ -137,14 +137,14 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
     folder = output.absolute().parent
     is_a_report = output.name == run.report.name and (folder / run.description.name).exists()
     if is_a_report and output.resolve() != own.resolve():
-        raise RecipeError(
+        raise UsageError(
             f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
         )
     if output.exists() and not output.is_dir() and not _is_report(output):
-        raise RecipeError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
+        raise UsageError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
-        raise RecipeError(f"--output {output}: {reason}; give a file to write")
+        raise UsageError(f"--output {output}: {reason}; give a file to write")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RetroflowError(f"--output {output}: {folder} cannot be written; choose another folder")
     return True
@@ -176,7 +176,7 @@ def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[st
     refuse_other_weights(described.folder, described.identity, identity(recipe, expected, ""))
     anew = [kind for kind in expected if expected[kind] != described.fingerprints.get(kind)]
     if missing and anew:
-        raise RecipeError(f"{missing}\nWhat this makes here now would be other {', '.join(anew)}.")
+        raise UsageError(f"{missing}\nWhat this makes here now would be other {', '.join(anew)}.")
     if anew:
         say(f"{', '.join(anew)}: not the run's, because of {asked}; made where they are missing")
     return prepare(here)

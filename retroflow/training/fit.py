@@ -36,11 +36,11 @@ from retroflow.runs.resuming import Start, choose_start
 from retroflow.runs.schedules import describe_last
 from retroflow.training.callbacks import Checkpoints, Metrics, StepEnd, Stopping
 from retroflow.training.checkpoint_io import AtomicIO
-from retroflow.training.data_module import RetroData, naming_lost_workers
+from retroflow.training.data_module import RetroData, explain_lost_data_workers
 from retroflow.training.final_report import judge, load_trained, record_of
 from retroflow.training.job import Job, bound, make_job
 from retroflow.training.lightning_environment import RanksEnvironment
-from retroflow.training.lightning_output import heard_from_first, quiet_lightning
+from retroflow.training.lightning_output import only_rank_zero_prints, quiet_lightning
 from retroflow.training.neighbour_rows import neighbour_examples
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.strategies import make_strategy
@@ -101,7 +101,7 @@ def fit(
         RetroflowError: whatever else a user can cause; see each step.
     """
     ranks = ranks_of_this_process()
-    with naming_lost_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
+    with explain_lost_data_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
         if ranks.world_size > 1:
             return _fit_as_rank(Order(recipe, resume, prepared, show, ignore_memory), ranks, requests)
         with requests.at_once(_WHILE_PREPARING):
@@ -131,7 +131,7 @@ def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResul
     options = TrainerOptions(**recipe.section("trainer"))
     placement = place(options, ranks)
     with ExitStack() as held:
-        with heard_from_first(ranks), ranks.joined(placement.accelerator, seconds=options.timeout_seconds):
+        with only_rank_zero_prints(ranks), ranks.joined(placement.accelerator, seconds=options.timeout_seconds):
             with requests.at_once(_WHILE_PREPARING):
                 found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
                 job = make_job(recipe, ranks=ranks, prepared=found)
@@ -224,7 +224,7 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
     seconds = job.options.timeout_seconds
     group = ranks.joined(job.placement.accelerator, seconds=seconds) if is_grouped else nullcontext()
     try:
-        with group, naming_lost_workers(ranks):
+        with group, explain_lost_data_workers(ranks):
             trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except (SIGTERMException, SystemExit):
         # A second SIGINT, or a signal before the first step, which meets the handlers of Lightning.

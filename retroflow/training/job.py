@@ -112,5 +112,3 @@ def _report(stage: Stage, sequence_chunks: int) -> None:
 def bound(job: Job, start: Start) -> Job:
     """The job whose checkpoints name the schedules of the run they belong to."""
     return replace(job, identity=with_schedules(job.identity, start.schedules))
-
-

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.distributed.sharding import build_sharded
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import outline
@@ -56,7 +56,7 @@ class RetroModule(pl.LightningModule):
         self.gradient_norm: Tensor = torch.zeros(())
         self.outline = outline(model)
         if not trainer.retrieval and self.outline.frozen | self.outline.retrieval == self.outline.sizes.keys():
-            raise RecipeError(
+            raise UsageError(
                 "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), "
                 "so that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
             )

@@ -34,7 +34,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 @contextmanager
-def heard_from_first(ranks: Ranks) -> Iterator[None]:
+def only_rank_zero_prints(ranks: Ranks) -> Iterator[None]:
     """Let rank 0 alone print; what the others raise still reaches their stderr, after this."""
     if ranks.is_first:
         yield

@@ -24,5 +24,3 @@ def make_strategy(placement: Placement, options: TrainerOptions) -> Any:
             timeout=limit,
         )
     return "auto"
-
-

@@ -44,7 +44,9 @@ def main() -> None:
     variants = {name: words for name, words in VARIANTS.items() if not arguments.only or name in arguments.only}
     results = run_all(arguments, variants)
     if {"all aids", "no retrieval, same tokens"} <= set(results):
-        results |= run_all(arguments, {SAME_TIME: ["trainer.retrieval=false", f"trainer.max_steps={equal_time_steps(results)}"]})
+        results |= run_all(
+            arguments, {SAME_TIME: ["trainer.retrieval=false", f"trainer.max_steps={equal_time_steps(results)}"]}
+        )
     for name, reports in results.items():
         print(line(name, reports))
 
@@ -83,7 +85,10 @@ def command(verb: str) -> list[str]:
 
 
 def folders(arguments: argparse.Namespace) -> list[str]:
-    return [f"data.artifacts_folder={arguments.folder / 'artifacts'}", f"trainer.runs_folder={arguments.folder / 'runs'}"]
+    return [
+        f"data.artifacts_folder={arguments.folder / 'artifacts'}",
+        f"trainer.runs_folder={arguments.folder / 'runs'}",
+    ]
 
 
 def equal_time_steps(results: dict[str, list[dict]]) -> int:

@@ -75,11 +75,15 @@ def main() -> None:
             torch.manual_seed(turn)
             started = time.perf_counter()
             speeds[name].append(run() / (time.perf_counter() - started))
-    print(f"{arguments.new_tokens} new tokens after {PROMPT}, {arguments.device}, {arguments.threads} threads, torch {torch.__version__}")
+    print(
+        f"{arguments.new_tokens} new tokens after {PROMPT}, {arguments.device}, {arguments.threads} threads, torch {torch.__version__}"
+    )
     baseline = statistics.median(speeds["retro-pytorch generate"])
     for name, values in speeds.items():
         middle = statistics.median(values)
-        print(f"{name:32} {middle:9.1f} tokens/s ({min(values):.1f} to {max(values):.1f}), {middle / baseline:6.1f} x the peer")
+        print(
+            f"{name:32} {middle:9.1f} tokens/s ({min(values):.1f} to {max(values):.1f}), {middle / baseline:6.1f} x the peer"
+        )
 
 
 def peer(task: Task) -> Callable[[], int]:

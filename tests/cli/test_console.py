@@ -16,7 +16,7 @@ Capture = pytest.CaptureFixture[str]
     ("error", "code"),
     [
         (errors.RetroflowError("x"), 1),
-        (errors.RecipeError("x"), 2),
+        (errors.UsageError("x"), 2),
         (errors.CorpusError("x"), 2),
         (errors.UnknownComponentError("x"), 2),
         (errors.ComponentError("x"), 1),

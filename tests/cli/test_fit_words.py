@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.cli.fit import recipe_of, split_words
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.store.sealed_json import render_sealed
 
 
@@ -34,7 +34,7 @@ def test_without_resume_every_word_is_an_override():
 
 
 def test_two_paths_are_refused():
-    with pytest.raises(RecipeError, match="takes one run folder or checkpoint, 2 given"):
+    with pytest.raises(UsageError, match="takes one run folder or checkpoint, 2 given"):
         split_words(["a", "b"], resume=True)
 
 
@@ -47,10 +47,10 @@ def test_the_recipe_of_a_run_that_is_named_is_its_own(tmp_path):
     (tmp_path / "recipe.yaml").write_text(identity["recipe"])
     (tmp_path / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     assert recipe_of(tmp_path, []) == recipe_of(checkpoint, []) == tmp_path / "recipe.yaml"
-    with pytest.raises(RecipeError, match="not of a run folder .*; give --recipe FILE, too"):
+    with pytest.raises(UsageError, match="not of a run folder .*; give --recipe FILE, too"):
         recipe_of(tmp_path / "nowhere", [])
     for nothing in (None, Path("last")):
-        with pytest.raises(RecipeError, match="Missing option '--recipe'"):
+        with pytest.raises(UsageError, match="Missing option '--recipe'"):
             recipe_of(nothing, [])
     (tmp_path / "recipe.yaml").write_text("max_steps: 3\n")  # which would train it longer
     with pytest.raises(DamagedDataError, match="line 1: it was changed after the training"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.corpus.python_source import PythonSourceCorpus, decode_source
-from retroflow.errors import CorpusError, RecipeError
+from retroflow.errors import CorpusError, UsageError
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_glob_that_matches_nothing_names_the_folder(package: str) -> None:
 
 
 def test_nothing_named_is_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"corpus\.packages names no package"):
+    with pytest.raises(UsageError, match=r"corpus\.packages names no package"):
         PythonSourceCorpus()
 
 

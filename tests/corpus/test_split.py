@@ -3,7 +3,7 @@
 import pytest
 
 from retroflow.corpus.split import check_held_out, choose_split, chosen, hash_fraction
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 SPLIT_OF_A = 0.43114815327656
 KEYS = [f"document {i}" for i in range(4000)]
@@ -47,7 +47,7 @@ def test_the_hash_is_the_same_for_ever() -> None:
     ],
 )
 def test_a_corpus_without_text_to_train_or_validate_on_is_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         check_held_out(options)
     check_held_out({"valid_share": 0, "path": "a", "valid_path": "b"})
     check_held_out({"valid_share": 0.1, "path": "a", "valid_path": None})

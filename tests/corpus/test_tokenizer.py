@@ -18,7 +18,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 from retroflow.corpus import tokenizer as module
 from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.corpus.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, split_segments, train_tokenizer
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 
 TEXTS = [f"def function_{i}(self, value):\n    return self.value + {i}\n" for i in range(50)]
 
@@ -174,7 +174,7 @@ def test_the_sample_is_capped_even_and_independent_of_order() -> None:
 
 
 def test_a_vocabulary_too_small_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"data\.vocabulary_size is 256; allowed: a whole number of at least 257"):
+    with pytest.raises(UsageError, match=r"data\.vocabulary_size is 256; allowed: a whole number of at least 257"):
         train_tokenizer(TEXTS, 256)
 
 
@@ -248,9 +248,7 @@ def test_a_damaged_tokenizer_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_named() -> None:
-    with pytest.raises(
-        RecipeError, match=r'data\.tokenizer: "\./no/such/folder" could not be loaded; tried the folder'
-    ):
+    with pytest.raises(UsageError, match=r'data\.tokenizer: "\./no/such/folder" could not be loaded; tried the folder'):
         load_tokenizer("./no/such/folder")
 
 
@@ -271,7 +269,7 @@ def test_a_name_that_cannot_be_reached_says_all_that_was_tried(monkeypatch: pyte
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", load)
     monkeypatch.setattr(HfApi, "model_info", look_up)
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         load_tokenizer("nobody/nothing")
     message = str(caught.value)
     assert asked == ([True, False] if network else [True])
@@ -294,5 +292,5 @@ def test_a_tokenizer_without_a_fast_version_is_refused(monkeypatch: pytest.Monke
     from transformers import AutoTokenizer
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name, local_files_only: object())
-    with pytest.raises(RecipeError, match="has no fast version"):
+    with pytest.raises(UsageError, match="has no fast version"):
         load_tokenizer("some/name")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retroflow.data.sampler import StepBatches, permute
-from retroflow.errors import CorpusError, RecipeError
+from retroflow.errors import CorpusError, UsageError
 
 
 def batches(**changes):
@@ -102,5 +102,5 @@ def test_a_corpus_shorter_than_a_sequence_is_refused():
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(RecipeError, match="multiple of 4"):
+    with pytest.raises(UsageError, match="multiple of 4"):
         batches(world_size=4)

@@ -10,7 +10,7 @@ import pytest
 
 from retroflow.distributed import rank_process
 from retroflow.distributed.launching import Order, Outcome
-from retroflow.errors import OutOfMemory, RankEnded, RecipeError
+from retroflow.errors import OutOfMemory, RankEnded, UsageError
 from retroflow.training import fit as fit_module
 
 
@@ -51,7 +51,7 @@ def test_an_exit_from_inside_is_a_crash(ended, error):
 
 def test_a_rank_that_leaves_since_rank_0_failed_has_its_code_and_nothing_to_say(ended):
     assert ended(RankEnded(3)) == (Outcome(), 3)
-    assert ended(RecipeError("no")) == (Outcome(error=(RecipeError, "no")), 2)
+    assert ended(UsageError("no")) == (Outcome(error=(UsageError, "no")), 2)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried"), MemoryError("CUDA out of memory. Tried")])

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from retroflow.embedding.bert import BertEmbedder
 from retroflow.embedding.model_files import MINILM_WHEEL
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.testing.embedder_case import TEXTS
 from retroflow.testing.embedder_contract import EmbedderContract
 from tests.embedding.tiny_bert import write_tiny_bert, write_tiny_distilbert
@@ -136,11 +136,11 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_max_length_the_model_cannot_take_is_refused(tiny: Path) -> None:
-    with pytest.raises(RecipeError, match=r"embedder\.max_length is 65; .* reads 3 to 64 wordpieces"):
+    with pytest.raises(UsageError, match=r"embedder\.max_length is 65; .* reads 3 to 64 wordpieces"):
         BertEmbedder(model=str(tiny), max_length=65)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused(tiny: Path) -> None:
-    with pytest.raises(RecipeError, match="sees no GPU"):
+    with pytest.raises(UsageError, match="sees no GPU"):
         BertEmbedder(model=str(tiny), max_length=64, device="cuda")

@@ -7,7 +7,7 @@ import pytest
 
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.embedding.lexical import LexicalEmbedder
-from retroflow.errors import ComponentError, InvalidVectorsError, RecipeError, RetroflowError
+from retroflow.errors import ComponentError, InvalidVectorsError, RetroflowError, UsageError
 from retroflow.protocols import Embedder
 from retroflow.registry import Entry
 
@@ -55,7 +55,7 @@ def test_what_a_plugin_raises_names_it(action, raised):
     assert caught.value.exit_code == 1 and caught.value.__cause__ is raised
 
 
-@pytest.mark.parametrize("raised", [KeyboardInterrupt(), RecipeError("embed: say str"), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), UsageError("embed: say str"), OSError(errno.ENOSPC, "full")])
 def test_an_interrupt_an_error_of_ours_and_a_full_disk_stay(raised):
     with pytest.raises(type(raised)):
         checked(raised).embed(["a"])

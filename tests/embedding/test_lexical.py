@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retroflow.embedding.lexical import LexicalEmbedder
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.testing.embedder_contract import EmbedderContract
 
 
@@ -76,12 +76,12 @@ def test_a_missing_state_is_damaged_data(tmp_path: Path) -> None:
 
 def test_a_state_of_other_options_is_refused(tmp_path: Path) -> None:
     LexicalEmbedder(buckets=64).save(tmp_path)
-    with pytest.raises(RecipeError, match="'seed': 5"):
+    with pytest.raises(UsageError, match="'seed': 5"):
         LexicalEmbedder(buckets=64, seed=5).load(tmp_path)
 
 
 def test_no_terms_at_all_is_refused() -> None:
-    with pytest.raises(RecipeError, match="no text has a term"):
+    with pytest.raises(UsageError, match="no text has a term"):
         LexicalEmbedder(word_ngrams=0, character_ngram=0)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from retroflow.embedding.bert import BertEmbedder
 from retroflow.embedding.model_files import MINILM_WHEEL, find_model_files
-from retroflow.errors import DamagedDataError, MissingExtraError, RecipeError
+from retroflow.errors import DamagedDataError, MissingExtraError, UsageError
 from tests.embedding.tiny_bert import write_tiny_bert
 
 needs_minilm = pytest.mark.skipif(
@@ -82,13 +82,13 @@ def test_the_default_model_out_of_reach_names_the_extra() -> None:
 @pytest.mark.usefixtures("offline_cache")
 @pytest.mark.parametrize("name", ["someone/unknown", "no such: name!"])
 def test_another_model_out_of_reach_is_a_recipe_error_and_no_fallback(name: str) -> None:
-    with pytest.raises(RecipeError, match="was not found. Tried: folder") as caught:
+    with pytest.raises(UsageError, match="was not found. Tried: folder") as caught:
         BertEmbedder(model=name)
     assert "Hugging Face hub" in str(caught.value)
 
 
 def test_a_path_that_is_no_folder_is_not_sought_on_the_hub() -> None:
-    with pytest.raises(RecipeError, match='there is no folder "./missing"'):
+    with pytest.raises(UsageError, match='there is no folder "./missing"'):
         find_model_files("./missing")
 
 
@@ -124,7 +124,7 @@ def test_a_hash_of_ones_own_is_checked_for_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path: Path, missing: str, message: str) -> None:
     write_tiny_bert(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(RecipeError, match=f"is not a model: it lacks.*{message}"):
+    with pytest.raises(UsageError, match=f"is not a model: it lacks.*{message}"):
         BertEmbedder(model=str(tmp_path))
 
 
@@ -138,7 +138,7 @@ def test_a_config_that_is_not_json_is_damaged_data(tmp_path: Path) -> None:
 def test_a_model_that_is_no_bert_is_refused(tmp_path: Path) -> None:
     write_tiny_bert(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
-    with pytest.raises(RecipeError, match="not a BERT-like model"):
+    with pytest.raises(UsageError, match="not a BERT-like model"):
         BertEmbedder(model=str(tmp_path))
 
 

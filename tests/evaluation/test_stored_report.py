@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
@@ -72,7 +72,7 @@ def test_a_damaged_report_is_told(tmp_path, report, change, message):
 
 
 def test_a_run_without_a_report_is_told(tmp_path):
-    with pytest.raises(RecipeError, match="has no report.json: it is no run folder, or its training has not ended"):
+    with pytest.raises(UsageError, match="has no report.json: it is no run folder, or its training has not ended"):
         read_report(tmp_path)
-    with pytest.raises(RecipeError, match="there is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         read_report(tmp_path / "nowhere")

@@ -10,7 +10,7 @@ import pytest
 
 from retroflow.corpus.tokenizer import load_tokenizer, train_tokenizer
 from retroflow.embedding.lexical import LexicalEmbedder
-from retroflow.errors import DamagedDataError, GenerationError, RecipeError
+from retroflow.errors import DamagedDataError, GenerationError, UsageError
 from retroflow.generation import RetrievalDatabase
 from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.retrieval.checked import CheckedRetriever
@@ -54,7 +54,7 @@ def test_a_link_to_an_index_is_that_index_and_nothing_is_left_beside_the_link(
 
 
 def test_another_artifact_is_an_error_of_the_command_line(prepared: Prepared) -> None:
-    with pytest.raises(RecipeError, match="holds chunks, not index") as raised:
+    with pytest.raises(UsageError, match="holds chunks, not index") as raised:
         open_database(prepared.stages[0].folder, prepared)
     assert raised.value.exit_code == 2
 

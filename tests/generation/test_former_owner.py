@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.components import recipe_schema
-from retroflow.errors import RecipeError, UnknownComponentError
+from retroflow.errors import UnknownComponentError, UsageError
 from retroflow.generation import database
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index, retriever_of_run
 from retroflow.recipe import load
@@ -62,5 +62,5 @@ def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
         with pytest.raises(UnknownComponentError) as raised, naming_former_owner("retriever", owner):
             raise UnknownComponentError('There is no retriever "trees".')
         assert str(raised.value) == 'There is no retriever "trees".'
-    with pytest.raises(RecipeError, match="^else$"), naming_former_owner("retriever", OWNER):
-        raise RecipeError("else")
+    with pytest.raises(UsageError, match="^else$"), naming_former_owner("retriever", OWNER):
+        raise UsageError("else")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.integrations.base_models import FAMILIES, find_base, fingerprint, load_base
 from retroflow.integrations.retrofit import FINGERPRINT, RetrofitModel
 from tests.integrations.bases import FAMILIES as TESTED
@@ -70,7 +70,7 @@ def test_the_fingerprint_is_that_of_every_bit_however_the_files_are_cut(tmp_path
 
 
 def test_a_folder_that_is_not_there_is_refused():
-    with pytest.raises(RecipeError, match=r'model\.base: there is no folder "\./nowhere".*save_pretrained'):
+    with pytest.raises(UsageError, match=r'model\.base: there is no folder "\./nowhere".*save_pretrained'):
         find_base("./nowhere")
 
 
@@ -79,7 +79,7 @@ def test_a_name_that_is_nowhere_says_where_was_looked(monkeypatch):
         raise OSError("cache" if options["local_files_only"] else "network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(RecipeError, match=r'"someone/model" was not found.*folder.*cache.*hub.*network'):
+    with pytest.raises(UsageError, match=r'"someone/model" was not found.*folder.*cache.*hub.*network'):
         find_base("someone/model")
 
 
@@ -103,7 +103,7 @@ def test_weights_of_a_family_that_cannot_be_used_are_not_fetched(monkeypatch, fo
         "huggingface_hub.snapshot_download", lambda name, **options: asked.append(options) or str(folder)
     )
     for refuse in (make_options(base="someone/model").check, make_options(base="someone/model").build):
-        with pytest.raises(RecipeError, match="cannot be RETRO-fitted"):
+        with pytest.raises(UsageError, match="cannot be RETRO-fitted"):
             refuse()
     assert [options["allow_patterns"] for options in asked] == [["config.json"]] * 2
 
@@ -112,48 +112,50 @@ def test_pickled_weights_are_refused(folder):
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(RecipeError, match=r"lacks model\.safetensors.*pickled weights.*refused"):
+    with pytest.raises(UsageError, match=r"lacks model\.safetensors.*pickled weights.*refused"):
         load_base(str(folder))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt_neo", "gpt_neox_japanese", "bloom", "t5"])
 def test_another_family_is_refused_before_weights_are_read(folder, model_type):
     change_config(folder, model_type=model_type)
-    with pytest.raises(RecipeError, match=rf'"{model_type}", which cannot be RETRO-fitted.*gpt2.*gpt_neox.*llama.*qwen3_moe'):
+    with pytest.raises(
+        UsageError, match=rf'"{model_type}", which cannot be RETRO-fitted.*gpt2.*gpt_neox.*llama.*qwen3_moe'
+    ):
         make_options(base=str(folder)).check()
 
 
 def test_code_of_a_repository_is_never_run(folder):
     (folder / "evil.py").write_text("raise SystemExit('ran')\n")
     change_config(folder, model_type="evil", auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"})
-    with pytest.raises(RecipeError, match="code from elsewhere, which is never run"):
+    with pytest.raises(UsageError, match="code from elsewhere, which is never run"):
         make_options(base=str(folder)).build()
 
 
 def test_a_layer_that_the_base_lacks_is_refused_before_weights_are_read(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(RecipeError, match=r"names layer 9.*layers 1 to 6"):
+    with pytest.raises(UsageError, match=r"names layer 9.*layers 1 to 6"):
         make_options(base=str(folder), cca_layers=(2, 9)).check()
 
 
 def test_sequences_longer_than_learned_positions_are_refused_before_weights_are_read(folder):
     (folder / "model.safetensors").unlink()
     make_options(base=str(folder)).check(sequence_length=64)
-    with pytest.raises(RecipeError, match=r"data.sequence_chunks makes sequences of 65 tokens; .* positions for 64\."):
+    with pytest.raises(UsageError, match=r"data.sequence_chunks makes sequences of 65 tokens; .* positions for 64\."):
         make_options(base=str(folder)).check(sequence_length=65)
 
 
 @pytest.mark.parametrize("content", [b"", b"no json", b"[]"])
 def test_a_damaged_config_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
-    with pytest.raises((DamagedDataError, RecipeError), match="config.json|model.base"):
+    with pytest.raises((DamagedDataError, UsageError), match="config.json|model.base"):
         load_base(str(folder))
 
 
 @pytest.mark.parametrize("changes", [{"n_layer": "six"}, {"n_embd": 15}, {"model_type": "gpt_neo", "num_layers": 5}])
 def test_a_config_that_its_family_cannot_have_is_refused(folder, changes):
     change_config(folder, **changes)
-    with pytest.raises((DamagedDataError, RecipeError), match="config.json: cannot be read|model.base"):
+    with pytest.raises((DamagedDataError, UsageError), match="config.json: cannot be read|model.base"):
         load_base(str(folder))
 
 
@@ -186,7 +188,7 @@ def test_the_state_of_a_frozen_retrofit_is_what_it_trained_and_fits_no_other_bas
 
     changed = make_base()
     changed.lm_head.weight[0, 0] += 1
-    with pytest.raises(RecipeError, match=r"model\.base.*has other weights.*Give the base they were trained on"):
+    with pytest.raises(UsageError, match=r"model\.base.*has other weights.*Give the base they were trained on"):
         RetrofitModel(make_options(), changed).double().load_state_dict(state)
 
 
@@ -201,10 +203,10 @@ def test_the_state_of_an_unfrozen_retrofit_is_whole():
 
 
 def test_a_base_with_narrow_embeddings_is_refused():
-    with pytest.raises(RecipeError, match=r"model\.base.*embeds tokens with 8 features and computes with 16"):
+    with pytest.raises(UsageError, match=r"model\.base.*embeds tokens with 8 features and computes with 16"):
         make_retrofit(base=make_base("opt", word_embed_proj_dim=8))
 
 
 def test_an_empty_base_is_refused():
-    with pytest.raises(RecipeError, match=r"model\.base: is empty.*hub"):
+    with pytest.raises(UsageError, match=r"model\.base: is empty.*hub"):
         make_options(base="")

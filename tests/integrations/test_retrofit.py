@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.integrations import base_models
 from retroflow.integrations.base_models import layers_of
 from retroflow.integrations.neighbour_reader import ARGUMENT
@@ -360,20 +360,20 @@ def test_default_layers(layers, wanted):
 def test_a_layer_that_the_base_lacks_is_refused(number):
     if number == 0:
         for wrong in ((0,), (-1, 2), (2, 2)):
-            with pytest.raises(RecipeError, match=r"model\.cca_layers: .* given; different layers of the base.*from 1"):
+            with pytest.raises(UsageError, match=r"model\.cca_layers: .* given; different layers of the base.*from 1"):
                 make_options(cca_layers=wrong)
     else:
-        with pytest.raises(RecipeError, match=rf"model\.cca_layers.*names layer {number}.*layers 1 to {DEEP}"):
+        with pytest.raises(UsageError, match=rf"model\.cca_layers.*names layer {number}.*layers 1 to {DEEP}"):
             make_retrofit(cca_layers=(number,))
 
 
 def test_no_layer_at_all_is_refused():
-    with pytest.raises(RecipeError, match=r"model\.cca_layers.*leaves nothing"):
+    with pytest.raises(UsageError, match=r"model\.cca_layers.*leaves nothing"):
         make_options(cca_layers=())
 
 
 def test_a_vocabulary_beyond_the_base_is_refused():
-    with pytest.raises(RecipeError, match=rf"data\.tokenizer.*{VOCABULARY + 1} tokens.*embeddings for {VOCABULARY}"):
+    with pytest.raises(UsageError, match=rf"data\.tokenizer.*{VOCABULARY + 1} tokens.*embeddings for {VOCABULARY}"):
         make_retrofit(vocabulary_size=VOCABULARY + 1)
 
 
@@ -408,5 +408,7 @@ def test_more_tokens_than_learned_positions_are_refused():
 def test_an_unsupported_family_is_refused():
     base = make_base()
     base.config.model_type = "bloom"
-    with pytest.raises(RecipeError, match=r'"bloom", which cannot be RETRO-fitted.*GPT-2 \(gpt2, .*Qwen \(qwen2, .*qwen3,'):
+    with pytest.raises(
+        UsageError, match=r'"bloom", which cannot be RETRO-fitted.*GPT-2 \(gpt2, .*Qwen \(qwen2, .*qwen3,'
+    ):
         RetrofitModel(make_options(), base)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.model.retro import Retro
 from tests.integrations.bases import FAMILIES, make_base, make_batch, make_options, make_retrofit
@@ -56,19 +56,19 @@ def test_a_frozen_base_can_stay_where_it_is(tmp_path):
     batch = make_batch()
     assert torch.equal(RetrofitModel.from_pretrained(tmp_path / "fit")(*batch), model(*batch))
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(RecipeError, match=r"model\.base: there is no folder"):
+    with pytest.raises(UsageError, match=r"model\.base: there is no folder"):
         RetrofitModel.from_pretrained(tmp_path / "fit")
 
 
 def test_a_trained_base_cannot_be_left_out(tmp_path):
-    with pytest.raises(RecipeError, match=r"with_base=False given.*was trained.*Leave with_base out"):
+    with pytest.raises(UsageError, match=r"with_base=False given.*was trained.*Leave with_base out"):
         make_retrofit(unfreeze=True).save_pretrained(tmp_path / "fit", with_base=False)
     assert not (tmp_path / "fit").exists()
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(RecipeError, match="holds files already"):
+    with pytest.raises(UsageError, match="holds files already"):
         make_retrofit().save_pretrained(tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_another_base_in_the_folder_is_refused(tmp_path):
     with torch.no_grad():
         other.lm_head.weight[0, 0] += 1
     other.save_pretrained(tmp_path / "fit" / "base")
-    with pytest.raises(RecipeError, match="has other weights"):
+    with pytest.raises(UsageError, match="has other weights"):
         RetrofitModel.from_pretrained(tmp_path / "fit")
 
 
@@ -87,7 +87,7 @@ def test_damaged_weights_and_other_models_are_refused(tmp_path):
     config = tmp_path / "fit" / "config.json"
     values = json.loads(config.read_text())
     assert values["model"] == "retrofit" and values["base"] == "base" and values["unfreeze"] is False
-    with pytest.raises(RecipeError, match='holds a model "retrofit", not "retro"'):
+    with pytest.raises(UsageError, match='holds a model "retrofit", not "retro"'):
         Retro.from_pretrained(tmp_path / "fit")
     weights = tmp_path / "fit" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.model.cache import RetroCache
 from tests.integrations.bases import VOCABULARY, make_batch, make_options, make_retrofit
 
@@ -37,7 +37,9 @@ def test_a_cache_of_another_model_is_refused():
     model = make_retrofit()
     tokens, _, _ = make_batch()
     for other in (None, RetroCache(4, chunk_length=4, step=4, padding=None)):
-        with pytest.raises(InvalidShapeError, match="cache: .* given; one that `new_cache` of this model made is needed"):
+        with pytest.raises(
+            InvalidShapeError, match="cache: .* given; one that `new_cache` of this model made is needed"
+        ):
             model.extend(tokens, other)
 
 
@@ -73,5 +75,5 @@ def test_a_missing_token_is_not_even_before_another():
 
 def test_heads_of_cca_are_judged_by_the_base_s_width_not_by_a_stand_in():
     make_options(cca_heads=12)  # fits bases of width 768, whatever 64 divides
-    with pytest.raises(RecipeError, match=r"model\.cca_heads: 5 does not divide model\.width"):
+    with pytest.raises(UsageError, match=r"model\.cca_heads: 5 does not divide model\.width"):
         make_retrofit(cca_heads=5)

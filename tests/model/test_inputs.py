@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retroflow.errors import InvalidShapeError, RecipeError
+from retroflow.errors import InvalidShapeError, UsageError
 from tests.model.random_models import SMALL, VOCABULARY, inputs, make
 
 
@@ -79,7 +79,7 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
     ],
 )
 def test_impossible_configurations_name_the_key_and_the_remedy(change, message):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         dataclasses.replace(SMALL, **change)
 
 
@@ -99,7 +99,7 @@ def test_odd_heads_are_allowed_where_positions_do_not_turn_pairs():
     ],
 )
 def test_all_problems_of_a_configuration_are_named_at_once(wrong):
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UsageError) as error:
         dataclasses.replace(SMALL, **wrong)
     assert [line.split(":")[0].split()[0] for line in str(error.value).splitlines()] == [
         f"model.{name}" for name in wrong

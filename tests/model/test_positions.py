@@ -88,7 +88,9 @@ def test_order_matters_to_a_bidirectional_attention_only_through_positions():
             assert not torch.allclose(attention(x.flip(1), norm).flip(1), attention(x, norm), rtol=1e-3)
             if kind == "relative":
                 attention.positions.distance.weight.zero_()
-                torch.testing.assert_close(attention(x.flip(1), norm).flip(1), attention(x, norm), rtol=1e-9, atol=1e-11)
+                torch.testing.assert_close(
+                    attention(x.flip(1), norm).flip(1), attention(x, norm), rtol=1e-9, atol=1e-11
+                )
 
 
 def test_a_half_precision_model_keeps_exact_angles():

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.model.pretrained import (
     CHECKSUMS_FILE,
@@ -146,22 +146,22 @@ def test_damaged_weights_without_checksums_are_refused_too(folder):
     ("make", "error", "message"),
     [
         (lambda f: (f / WEIGHTS_FILE).unlink(), DamagedDataError, "model.safetensors is missing"),
-        (lambda f: (f / CONFIG_FILE).unlink(), RecipeError, "not a model folder .it has no config.json."),
-        (lambda f: change_config(f, lambda v: v.update(widht=9)), RecipeError, r'unknown key "widht" \(did you mean "width"\?\)'),
-        (lambda f: change_config(f, lambda v: v.pop("chunk_length")), RecipeError, '"chunk_length" is missing'),
-        (lambda f: change_config(f, lambda v: v.update(width="8")), RecipeError, '"width" is "8", a whole number is needed'),
-        (lambda f: change_config(f, lambda v: v.update(width=True)), RecipeError, '"width" is true, a whole number'),
-        (lambda f: change_config(f, lambda v: v.update(dropout="x")), RecipeError, '"dropout" is "x", a finite number is needed'),
-        (lambda f: change_config(f, lambda v: v.update(smear=1)), RecipeError, '"smear" is 1, true or false is needed'),
-        (lambda f: change_config(f, lambda v: v.update(cca_layers=2)), RecipeError, '"cca_layers" is 2'),
-        (lambda f: change_config(f, lambda v: v.update(cca_layers=[2.5])), RecipeError, r'"cca_layers" is \[2.5\]'),
-        (lambda f: change_config(f, lambda v: v.update(positions="x")), RecipeError, 'one of "rotary", "relative" is needed'),
-        (lambda f: change_config(f, lambda v: v.update(cca_layers=[7])), RecipeError, "config.json.*names layer 7"),
+        (lambda f: (f / CONFIG_FILE).unlink(), UsageError, "not a model folder .it has no config.json."),
+        (lambda f: change_config(f, lambda v: v.update(widht=9)), UsageError, r'unknown key "widht" \(did you mean "width"\?\)'),
+        (lambda f: change_config(f, lambda v: v.pop("chunk_length")), UsageError, '"chunk_length" is missing'),
+        (lambda f: change_config(f, lambda v: v.update(width="8")), UsageError, '"width" is "8", a whole number is needed'),
+        (lambda f: change_config(f, lambda v: v.update(width=True)), UsageError, '"width" is true, a whole number'),
+        (lambda f: change_config(f, lambda v: v.update(dropout="x")), UsageError, '"dropout" is "x", a finite number is needed'),
+        (lambda f: change_config(f, lambda v: v.update(smear=1)), UsageError, '"smear" is 1, true or false is needed'),
+        (lambda f: change_config(f, lambda v: v.update(cca_layers=2)), UsageError, '"cca_layers" is 2'),
+        (lambda f: change_config(f, lambda v: v.update(cca_layers=[2.5])), UsageError, r'"cca_layers" is \[2.5\]'),
+        (lambda f: change_config(f, lambda v: v.update(positions="x")), UsageError, 'one of "rotary", "relative" is needed'),
+        (lambda f: change_config(f, lambda v: v.update(cca_layers=[7])), UsageError, "config.json.*names layer 7"),
         (lambda f: change_config(f, lambda v: v.update(width=12)), DamagedDataError, r"has shape \[.*\], and config.json asks for \[.*12"),
         (lambda f: change_config(f, lambda v: v.update(num_layers=3)), DamagedDataError, '"blocks.2.* is missing .* missing, 0 unknown'),
         (lambda f: change_config(f, lambda v: v.update(cca_layers=[], encoder_cross_attention_layers=[])), DamagedDataError, "is not known .0 missing"),
-        (lambda f: change_config(f, lambda v: v.update(format_version=2)), RecipeError, "format_version 2 given; this retroflow reads 1"),
-        (lambda f: change_config(f, lambda v: v.update(model="other")), RecipeError, 'holds a model "other", not "retro"'),
+        (lambda f: change_config(f, lambda v: v.update(format_version=2)), UsageError, "format_version 2 given; this retroflow reads 1"),
+        (lambda f: change_config(f, lambda v: v.update(model="other")), UsageError, 'holds a model "other", not "retro"'),
         (lambda f: change_config(f, lambda v: v.pop("model")), DamagedDataError, "not the configuration of a retroflow model"),
     ],
 )  # fmt: skip
@@ -181,7 +181,7 @@ def test_a_configuration_that_is_no_configuration_is_refused(folder, content):
 
 
 def test_all_wrong_keys_are_told_at_once(folder):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         make_config(RetroConfig, {"vocabulary_size": 1.5, "widht": 3}, where=folder)
     assert all(
         part in str(caught.value) for part in ('"widht"', '"chunk_length" is missing', '"vocabulary_size" is 1.5')
@@ -199,9 +199,9 @@ def test_extra_weights_are_refused(folder):
 def test_a_used_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine").write_text("x")
-    with pytest.raises(RecipeError, match="holds files already; give a new or an empty folder"):
+    with pytest.raises(UsageError, match="holds files already; give a new or an empty folder"):
         Retro(CONFIG).save_pretrained(tmp_path / "used")
-    with pytest.raises(RecipeError, match="a file of that name exists"):
+    with pytest.raises(UsageError, match="a file of that name exists"):
         Retro(CONFIG).save_pretrained(tmp_path / "used" / "mine")
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()

@@ -3,7 +3,7 @@
 import pytest
 
 from retroflow.corpus.tokenizer import load_tokenizer, train_tokenizer
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.prepare import prepare
@@ -47,21 +47,19 @@ def test_the_same_tokenizer_under_another_name_is_no_contradiction(base, tmp_pat
 
 def test_another_tokenizer_is_refused(base, tmp_path):
     other = save(tmp_path / "other", "quite other words")
-    with pytest.raises(RecipeError, match=r'data\.tokenizer: ".*other" given.*not the tokenizer of model\.base.*Leave'):
+    with pytest.raises(UsageError, match=r'data\.tokenizer: ".*other" given.*not the tokenizer of model\.base.*Leave'):
         given_tokenizer(recipe_of(name="retrofit", base=base), DataOptions(tokenizer=str(other)))
 
 
 def test_training_one_is_refused(base):
-    with pytest.raises(
-        RecipeError, match=r'data\.tokenizer: "train" given, but model\.base.*Leave data\.tokenizer out'
-    ):
+    with pytest.raises(UsageError, match=r'data\.tokenizer: "train" given, but model\.base.*Leave data\.tokenizer out'):
         given_tokenizer(recipe_of(name="retrofit", base=base), DataOptions(tokenizer="train"))
 
 
 def test_a_base_without_a_tokenizer_needs_one_given(base, tmp_path):
     (tmp_path / "bare").mkdir()
     recipe = recipe_of(name="retrofit", base=str(tmp_path / "bare"))
-    with pytest.raises(RecipeError, match=r"model\.base.*has no tokenizer that can be loaded.*data\.tokenizer"):
+    with pytest.raises(UsageError, match=r"model\.base.*has no tokenizer that can be loaded.*data\.tokenizer"):
         given_tokenizer(recipe, DataOptions())
     assert given_tokenizer(recipe, DataOptions(tokenizer=base)) is not None
 

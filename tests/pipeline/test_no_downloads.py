@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from retroflow.embedding.model_files import find_model_files
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.pipeline.no_downloads import no_downloads
 
 
@@ -29,7 +29,7 @@ def connections(monkeypatch):
 
 def test_a_library_that_is_already_imported_is_kept_off_the_network(connections, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with no_downloads(), pytest.raises(RecipeError, match="was not found"):
+    with no_downloads(), pytest.raises(UsageError, match="was not found"):
         find_model_files("nobody/nothing")
     assert connections == []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retroflow.corpus.tokenizer import load_tokenizer
-from retroflow.errors import CorpusError, DamagedDataError, InvalidVectorsError, RecipeError, RetroflowError
+from retroflow.errors import CorpusError, DamagedDataError, InvalidVectorsError, RetroflowError, UsageError
 from retroflow.pipeline import chunks as chunks_stage
 from retroflow.pipeline import embeddings as embeddings_stage
 from retroflow.pipeline import prepare as prepare_module
@@ -104,16 +104,14 @@ def test_a_change_remakes_what_depends_on_it_and_nothing_else(
 
 def test_one_of_many_processes_finds_what_is_prepared_and_makes_nothing(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    with pytest.raises(
-        RecipeError, match=r"the chunks of this recipe are not prepared.*\n  retroflow prepare --recipe"
-    ):
+    with pytest.raises(UsageError, match=r"the chunks of this recipe are not prepared.*\n  retroflow prepare --recipe"):
         find_prepared(recipe)
     done = quietly(recipe)
     assert find_prepared(recipe).fingerprints == done.fingerprints
     for kind in ("neighbours", "index"):  # one whose blocks are shared, and one that is made whole
         (folder,) = (tmp_path / "artifacts").glob(f"{kind}-*")
         folder.rename(tmp_path / kind)
-        with pytest.raises(RecipeError, match=f"the {kind} of this recipe are not prepared"):
+        with pytest.raises(UsageError, match=f"the {kind} of this recipe are not prepared"):
             find_prepared(recipe)
         assert not list((tmp_path / "artifacts").glob("*.partial"))
 
@@ -178,7 +176,7 @@ def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> 
 
 def test_a_corpus_without_validation_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
     corpus = {"name": "jsonl", "path": str(tmp_path / "missing.jsonl"), "valid_path": None, "valid_share": 0.0}
-    with pytest.raises(RecipeError, match=r"corpus\.valid_share is 0, .*or give corpus\.valid_path") as caught:
+    with pytest.raises(UsageError, match=r"corpus\.valid_share is 0, .*or give corpus\.valid_path") as caught:
         quietly(small_recipe(tmp_path, corpus=corpus))
     assert caught.value.exit_code == 2
     write_corpus(tmp_path / "valid.jsonl", 8, seed=1)
@@ -199,7 +197,7 @@ def test_options_that_no_index_can_be_built_with_are_refused_early_and_leave_not
 ) -> None:
     write_corpus(tmp_path / "corpus.jsonl", 8, words=60)
     recipe = small_recipe(tmp_path, retriever={"name": "faiss", "build": build})
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         quietly(recipe)
     found = (tmp_path / "artifacts").glob("[!.]*")
     assert sorted(path.name.partition("-")[0] for path in found) == made
@@ -210,10 +208,10 @@ def test_a_retriever_that_refuses_its_options_is_asked_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: object, **options: object) -> None:
-        raise RecipeError("retriever.build.num_trees is 0; allowed: a whole number of at least 1.")
+        raise UsageError("retriever.build.num_trees is 0; allowed: a whole number of at least 1.")
 
     monkeypatch.setattr("retroflow.retrieval.exact.ExactRetriever.__init__", refuse)
-    with pytest.raises(RecipeError, match="num_trees is 0"):
+    with pytest.raises(UsageError, match="num_trees is 0"):
         quietly(small_recipe(tmp_path, retriever={"name": "exact"}))
     assert not (tmp_path / "artifacts").exists()
 
@@ -333,12 +331,12 @@ def test_a_stage_is_described_in_one_line_with_counts_and_folder(prepared: Prepa
 def test_what_is_missing_is_not_made_where_it_must_only_be_found(tmp_path: Path) -> None:
     recipe = replace(small_recipe(tmp_path), origins={"neighbours.k": "command line", "data.chunk_length": "x.yaml:3"})
     command = f"retroflow prepare --recipe {tmp_path}/small.yaml neighbours.k=2"
-    with pytest.raises(RecipeError, match=f"the chunks of this recipe are not prepared.*\n  {command}$"):
+    with pytest.raises(UsageError, match=f"the chunks of this recipe are not prepared.*\n  {command}$"):
         find_prepared(recipe)
     assert not any((tmp_path / "artifacts").iterdir())
     made = quietly(recipe)
     assert find_prepared(recipe).fingerprints == made.fingerprints and find_prepared(recipe).built == ()
-    with pytest.raises(RecipeError, match="the neighbours of this recipe are not prepared"):
+    with pytest.raises(UsageError, match="the neighbours of this recipe are not prepared"):
         find_prepared(small_recipe(tmp_path, neighbours={"k": 1}))
 
 

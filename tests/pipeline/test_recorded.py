@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from retroflow.errors import CorpusError, DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import CorpusError, DamagedDataError, RetroflowError, UsageError
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.recorded import open_recorded
 from retroflow.store.manifest import KINDS
@@ -43,7 +43,7 @@ def test_what_is_expected_is_what_is_made_and_nothing_is_made_for_it(tmp_path: P
 def test_a_corpus_that_is_gone_is_told(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     (tmp_path / "corpus.jsonl").unlink()
-    with pytest.raises((CorpusError, RecipeError), match="corpus"):
+    with pytest.raises((CorpusError, UsageError), match="corpus"):
         expected_fingerprints(recipe)
 
 

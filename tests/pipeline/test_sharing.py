@@ -10,7 +10,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.embedding.lexical import LexicalEmbedder
-from retroflow.errors import RecipeError, Unfinished
+from retroflow.errors import Unfinished, UsageError
 from retroflow.pipeline import chunks, embeddings, neighbours
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import Shard, Sharing
@@ -219,7 +219,7 @@ def test_pieces_of_a_corpus_that_changed_while_it_was_read_are_not_used(
 
     with monkeypatch.context() as patch:
         patch.setattr(chunks, "document_blocks", change_then_read)
-        with pytest.raises(RecipeError, match="changed while it was read"):
+        with pytest.raises(UsageError, match="changed while it was read"):
             share(recipe, 1, 2)
     (tmp_path / "corpus.jsonl").write_bytes(original)
     for _ in range(3):
@@ -240,7 +240,7 @@ def test_a_share_waits_no_longer_than_it_says(corpus: Callable[[str], Recipe], c
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "1/3/5", "-1/3", "", "1/999999999", " 1/3", "1.0/3"])
 def test_a_share_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="--shard: given .*allowed i/n with 1 <= i <= n.*count from 1"):
+    with pytest.raises(UsageError, match="--shard: given .*allowed i/n with 1 <= i <= n.*count from 1"):
         Shard.parse(text)
 
 
@@ -270,7 +270,7 @@ def test_auto_reads_what_launchers_say(environment: dict[str, str], shard: str) 
     ("environment", "message"), [({}, "neither RANK"), ({"RANK": "x", "WORLD_SIZE": "2"}, 'RANK is "x"')]
 )
 def test_auto_without_a_launcher_is_refused(environment: dict[str, str], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         Shard.parse("auto", environment)
 
 

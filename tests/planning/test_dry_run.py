@@ -7,7 +7,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.components import recipe_schema
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.planning.dry_run import dry_run
 from retroflow.recipe import load
 from retroflow.testing.tiny_corpus import write_tiny_corpus
@@ -157,7 +157,7 @@ def test_what_cannot_fit_is_said_by_dry_run_and_refused_by_fit_before_anything_i
 
 def test_who_insists_is_not_refused_for_memory(recipe_file, monkeypatch, capsys):
     def refuse(plan):
-        raise RecipeError("too large")
+        raise UsageError("too large")
 
     monkeypatch.setattr("retroflow.training.fit.check_memory", refuse)
     words = ["fit", "--recipe", str(recipe_file), "trainer.max_steps=1", "trainer.retrieval=false"]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.planning.options import TrainerOptions
 
 
 def test_a_step_is_cut_into_equal_pieces():
-    with pytest.raises(RecipeError, match=r"trainer.accumulate is 3, which does not divide trainer.batch_size 4"):
+    with pytest.raises(UsageError, match=r"trainer.accumulate is 3, which does not divide trainer.batch_size 4"):
         TrainerOptions(batch_size=4, accumulate=3)

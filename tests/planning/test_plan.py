@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from retroflow.distributed.ranks import ALONE
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.planning import plan as plan_module
 from retroflow.planning.machine_memory import MachineMemory
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
@@ -85,14 +85,14 @@ def test_what_cannot_fit_is_refused_with_need_place_and_remedy(tmp_path, machine
         check_memory(plan)  # what is free now may be more when it is needed
     machine(needed - 1, 0)
     with pytest.raises(
-        RecipeError, match="does not fit: it needs about 381 KiB a device: .*; this machine has 381 KiB of memory"
+        UsageError, match="does not fit: it needs about 381 KiB a device: .*; this machine has 381 KiB of memory"
     ) as caught:
         check_memory(plan)
     assert caught.value.exit_code == 2
     for word in ("206 KiB activations", "Lower trainer.batch_size", "activation_checkpointing=true", "--ignore-memory"):
         assert word in str(caught.value)
     machine(plan.memory.of_model - 1, 0)
-    with pytest.raises(RecipeError, match="Make the model smaller .*trainer.strategy=fsdp"):
+    with pytest.raises(UsageError, match="Make the model smaller .*trainer.strategy=fsdp"):
         check_memory(plan)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a recipe holds, loading it ends soon and in a RecipeError or a Recipe."""
+"""Whatever a recipe holds, loading it ends soon and in a UsageError or a Recipe."""
 
 import contextlib
 import tempfile
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retroflow.components import recipe_schema
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe import load
 from retroflow.recipe.yaml_text import dump
 
@@ -27,7 +27,7 @@ def load_or_refuse(data: bytes, words: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.yaml"
         path.write_bytes(data)
-        with contextlib.suppress(RecipeError):
+        with contextlib.suppress(UsageError):
             load(path, words or [], schema=recipe_schema())
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from tests.recipe.parts import Load
 
 OAK = "recipe_version: 1\ntree: {name: oak, leaves: 3}\n"
@@ -43,13 +43,13 @@ def test_a_reference_takes_the_value_of_another_key(
     ],
 )
 def test_a_reference_that_leads_nowhere_is_refused(load_text: Load, override: str, message: str) -> None:
-    with pytest.raises(RecipeError) as raised:
+    with pytest.raises(UsageError) as raised:
         load_text(OAK, override)
     assert message in str(raised.value)
 
 
 def test_two_values_that_refer_to_each_other_are_both_named(load_text: Load) -> None:
-    with pytest.raises(RecipeError, match="has 2 errors") as raised:
+    with pytest.raises(UsageError, match="has 2 errors") as raised:
         load_text(OAK, "run.steps=${run.rate}", "run.rate=${run.steps}")
     assert str(raised.value).count("refers to itself") == 2
 
@@ -61,5 +61,5 @@ def test_references_cannot_grow_without_end(load_text: Load) -> None:
     text = "recipe_version: 1\ntree:\n  name: elm\n  path: x\n  weights:\n    w0: haha\n" + "".join(
         f"    {level}\n" for level in levels
     )
-    with pytest.raises(RecipeError, match="grow to more than|leads through more than"):
+    with pytest.raises(UsageError, match="grow to more than|leads through more than"):
         load_text(text)

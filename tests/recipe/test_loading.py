@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retroflow.components import recipe_schema
-from retroflow.errors import MissingExtraError, RecipeError, UnknownComponentError
+from retroflow.errors import MissingExtraError, UnknownComponentError, UsageError
 from retroflow.recipe import Recipe, RecipeSchema, Slot, load
 from retroflow.recipe.problems import nearest
 from retroflow.registry import Registry
@@ -83,7 +83,7 @@ def test_to_yaml_loads_to_the_same_values(load_text: Load) -> None:
 
 def test_all_problems_are_listed_sorted_by_line_with_the_command_line_last(load_text: Load) -> None:
     text = "recipe_version: 1\nrun:\n  stepz: 3\n  rate: fast\ntree: {name: oak, leaves: x, speed: fas}\nextra: 1\n"
-    with pytest.raises(RecipeError) as raised:
+    with pytest.raises(UsageError) as raised:
         load_text(text, "run.steps=many")
     lines = str(raised.value).splitlines()
     assert lines[0] == "r.yaml has 6 errors:"
@@ -104,7 +104,7 @@ def test_all_problems_are_listed_sorted_by_line_with_the_command_line_last(load_
 
 
 def test_a_key_at_the_wrong_level_is_sent_to_the_right_one(load_text: Load) -> None:
-    with pytest.raises(RecipeError, match='factory is not a known key. Did you mean "tree.build.factory"'):
+    with pytest.raises(UsageError, match='factory is not a known key. Did you mean "tree.build.factory"'):
         load_text(OAK + "factory: x\n")
 
 
@@ -118,7 +118,7 @@ def test_a_key_at_the_wrong_level_is_sent_to_the_right_one(load_text: Load) -> N
     ],
 )
 def test_a_key_in_the_wrong_section_or_case_is_found(load_text: Load, override: str, meant: str) -> None:
-    with pytest.raises(RecipeError, match=f'Did you mean "{meant}"'):
+    with pytest.raises(UsageError, match=f'Did you mean "{meant}"'):
         load_text(OAK, override)
 
 
@@ -127,7 +127,7 @@ def test_initials_are_understood() -> None:
 
 
 def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
-    with pytest.raises(RecipeError, match="tree.height follows from other parts of the recipe"):
+    with pytest.raises(UsageError, match="tree.height follows from other parts of the recipe"):
         load_text(OAK, "tree.height=3")
 
 
@@ -184,7 +184,7 @@ def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_with_place_and_remedy(load_text: Load, text: str | bytes, message: str) -> None:
-    with pytest.raises(RecipeError) as raised:
+    with pytest.raises(UsageError) as raised:
         load_text(text)
     assert message in str(raised.value)
 
@@ -199,7 +199,7 @@ def test_a_recipe_that_comes_from_a_pipe_is_read_no_further_than_any_other(tmp_p
 
     writer = threading.Thread(target=write)
     writer.start()
-    with pytest.raises(RecipeError, match="is larger than 64 KB"):
+    with pytest.raises(UsageError, match="is larger than 64 KB"):
         load(pipe, [], schema=make_schema())
     writer.join()
 
@@ -208,7 +208,7 @@ def test_an_alias_bomb_is_refused(load_text: Load) -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
     )
-    with pytest.raises(RecipeError, match="more than 20000 values"):
+    with pytest.raises(UsageError, match="more than 20000 values"):
         load_text(bomb)
 
 
@@ -240,14 +240,14 @@ def test_an_unknown_component_offers_the_nearest_name(load_text: Load) -> None:
 
 def test_a_missing_file_lists_its_neighbours(load_text: Load) -> None:
     load_text(OAK)
-    with pytest.raises(RecipeError, match="There is no recipe at s.yaml. There are: r.yaml"):
+    with pytest.raises(UsageError, match="There is no recipe at s.yaml. There are: r.yaml"):
         load(Path("s.yaml"), [], schema=make_schema())
 
 
 def test_a_folder_and_a_name_with_a_null_byte_are_refused(load_text: Load) -> None:
     load_text(OAK)
     for path in (Path(), Path("a\0b")):
-        with pytest.raises(RecipeError, match="cannot be read"):
+        with pytest.raises(UsageError, match="cannot be read"):
             load(path, [], schema=make_schema())
 
 
@@ -262,14 +262,14 @@ def test_a_folder_and_a_name_with_a_null_byte_are_refused(load_text: Load) -> No
     ],
 )
 def test_every_tag_is_an_error(load_text: Load, text: str, tag: str) -> None:
-    with pytest.raises(RecipeError, match=f"^r.yaml:3: {tag}"):
+    with pytest.raises(UsageError, match=f"^r.yaml:3: {tag}"):
         load_text(OAK + text)
 
 
 class TestExtends:
     def test_a_circle_is_told_alone(self, load_text: Load, tmp_path: Path) -> None:
         (tmp_path / "p.yaml").write_text("extends: r.yaml\n")
-        with pytest.raises(RecipeError) as raised:
+        with pytest.raises(UsageError) as raised:
             load_text("extends: p.yaml\n")
         text = "is given in a recipe that r.yaml extends already; recipes are extended one level deep."
         assert str(raised.value) == f"p.yaml:1: extends {text}"
@@ -314,7 +314,7 @@ class TestExtends:
     ) -> None:
         if parent is not None:
             (tmp_path / "p.yaml").write_text(parent)
-        with pytest.raises(RecipeError) as raised:
+        with pytest.raises(UsageError) as raised:
             load_text(child)
         assert message in str(raised.value)
 
@@ -326,11 +326,11 @@ def test_ranges_known_to_the_options_alone_are_reported_with_their_line(
     sys.modules.pop("parts_sections", None)
     source = (tmp_path / "parts_sections.py").read_text().rstrip()
     check = (
-        "    def __post_init__(self):\n        from retroflow.errors import RecipeError\n        if self.steps < 0:\n"
+        "    def __post_init__(self):\n        from retroflow.errors import UsageError\n        if self.steps < 0:\n"
     )
-    raising = '            raise RecipeError(f"run.steps is {self.steps}; it must be 0 or more.")\n'
+    raising = '            raise UsageError(f"run.steps is {self.steps}; it must be 0 or more.")\n'
     (tmp_path / "parts_sections.py").write_text(source + "\n\n" + check + raising)
-    with pytest.raises(RecipeError, match=r"^r.yaml:3: run.steps is -5; it must be 0 or more.$"):
+    with pytest.raises(UsageError, match=r"^r.yaml:3: run.steps is -5; it must be 0 or more.$"):
         load_text(OAK + "run: {steps: -5}\n")
     sys.modules.pop("parts_sections", None)
 
@@ -355,7 +355,7 @@ class TestComponentsWithoutOptions:
     def test_a_key_given_to_them_is_refused(
         self, load_text: Load, tracker: str, overrides: list[str], messages: list[str]
     ) -> None:
-        with pytest.raises(RecipeError) as raised:
+        with pytest.raises(UsageError) as raised:
             self.load_shipped(load_text, tracker, *overrides)
         assert all(message in str(raised.value) for message in messages), str(raised.value)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from tests.recipe.parts import Load
 
 OAK = "recipe_version: 1\ntree: {name: oak, leaves: 3}\n"
@@ -76,7 +76,7 @@ def test_null_is_a_value(load_text: Load) -> None:
     ],
 )
 def test_a_wrong_override_is_refused_with_what_to_write(load_text: Load, words: list[str], message: str) -> None:
-    with pytest.raises(RecipeError) as raised:
+    with pytest.raises(UsageError) as raised:
         load_text(OAK, *words)
     assert message in str(raised.value)
     assert "command line" in str(raised.value)
@@ -84,7 +84,7 @@ def test_a_wrong_override_is_refused_with_what_to_write(load_text: Load, words: 
 
 def test_dashes_before_a_key_are_one_error_with_their_value(load_text: Load) -> None:
     for words in (["--run.steps", "5"], ["run.steps", "=", "5"], ["run.steps", "=5"]):
-        with pytest.raises(RecipeError) as raised:
+        with pytest.raises(UsageError) as raised:
             load_text(OAK, *words)
         assert "errors" not in str(raised.value)
 

@@ -13,7 +13,7 @@ import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from retroflow import components
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.recipe import Slot, load, ranges
 from retroflow.recipe.binding import bind
 from retroflow.recipe.option_types import Block, Either, Limits, OptionType, Scalar
@@ -108,7 +108,7 @@ def load_with(folder: Path, component: str, values: dict[str, Any]) -> str:
     words += [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value!r}" for key, value in values.items()]
     try:
         load(folder / "r.yaml", words, schema=components.recipe_schema())
-    except RecipeError as error:
+    except UsageError as error:
         return str(error)
     return ""
 
@@ -185,7 +185,7 @@ def test_values_at_the_bounds_are_accepted_by_both(section: str, component: str,
 def test_choices_are_refused_in_python_as_in_a_recipe(tmp_path: Path) -> None:
     from retroflow.planning.options import TrainerOptions
 
-    with pytest.raises(RecipeError) as raised:
+    with pytest.raises(UsageError) as raised:
         TrainerOptions(strategy="dp")  # type: ignore[arg-type]
     assert str(raised.value) == 'trainer.strategy is "dp" (text); allowed: "auto", "ddp" or "fsdp". Did you mean "ddp"?'
     assert str(raised.value) in load_with(tmp_path, "", {"trainer.strategy": "dp"})
@@ -220,7 +220,7 @@ class Oak:
 )
 def test_what_an_annotation_does_not_allow_is_refused(values: dict[str, Any], message: str) -> None:
     for make in (lambda: Oak(**values), lambda: bind(Oak, values, where="oak", key="tree")):
-        with pytest.raises(RecipeError) as raised:
+        with pytest.raises(UsageError) as raised:
             make()
         assert message in str(raised.value)
         assert len(str(raised.value).splitlines()) == len(values)
@@ -237,7 +237,7 @@ def test_a_plugin_without_the_decorator_is_checked_by_its_annotations_when_a_rec
         return width
 
     assert bind(pine, {"width": 4}, where="pine", key="tree") == 4
-    with pytest.raises(RecipeError, match=r"^tree.width is 5; allowed: a whole number from 2 to below 5.$"):
+    with pytest.raises(UsageError, match=r"^tree.width is 5; allowed: a whole number from 2 to below 5.$"):
         bind(pine, {"width": 5}, where="pine", key="tree")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.components import recipe_schema
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.recipe import load
 from retroflow.recipe.shipped import copy_recipe, find_recipe, shipped_recipes
 from tests.house.tree import ROOT
@@ -26,7 +26,7 @@ def test_a_name_is_found_in_an_empty_folder_and_a_path_goes_first(
     assert load("stdlib", [], schema=recipe_schema()).values["trainer"]["max_steps"] == 200  # which extends another
     (tmp_path / "stdlib").write_text("mine")
     assert find_recipe("stdlib") == Path("stdlib")
-    with pytest.raises(RecipeError, match=r'no recipe of that name is installed\. Did you mean "retro_small"\?'):
+    with pytest.raises(UsageError, match=r'no recipe of that name is installed\. Did you mean "retro_small"\?'):
         find_recipe("retro_smal")
 
 
@@ -39,9 +39,9 @@ def test_every_recipe_can_be_copied_and_still_loads(
         written = copy_recipe(name, tmp_path / name)
         assert written[0] == tmp_path / name / f"{name}.yaml"
     load(tmp_path / "stdlib" / "stdlib.yaml", [], schema=recipe_schema())
-    with pytest.raises(RecipeError, match="is there already"):
+    with pytest.raises(UsageError, match="is there already"):
         copy_recipe("stdlib", tmp_path / "stdlib")
-    with pytest.raises(RecipeError, match="there is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         copy_recipe("stdlib", tmp_path / "nowhere" / "mine.yaml")
     assert run(["recipe", "copy", "retro_small", "mine.yaml"]) == 0
     assert capsys.readouterr().out == "mine.yaml\n" and (tmp_path / "mine.yaml").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retroflow.errors import DamagedDataError, InvalidVectorsError, RecipeError, RetrieverError, RetroflowError
+from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError, RetroflowError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 
@@ -82,13 +82,13 @@ def test_a_retriever_may_refuse_a_width_or_a_count_before_it_builds() -> None:
     class Choosy(Scripted):
         def check_vectors(self, count: int | None, dimension: int) -> None:
             if dimension > 3:
-                raise RecipeError("retriever.build.part is 2; allowed: a divisor of the width.")
+                raise UsageError("retriever.build.part is 2; allowed: a divisor of the width.")
             if count == 7:
                 raise ValueError("seven")
 
     checked = CheckedRetriever(Choosy(), owner="choosy (acme 1.0)")
     checked.check_vectors(None, 3)
-    with pytest.raises(RecipeError, match=r"^choosy \(acme 1\.0\): retriever\.build\.part is 2"):
+    with pytest.raises(UsageError, match=r"^choosy \(acme 1\.0\): retriever\.build\.part is 2"):
         checked.build(np.zeros((1, 4), np.float32))
     with pytest.raises(RetrieverError, match=r"choosy \(acme 1.0\): check_vectors\(\) failed: ValueError: seven"):
         checked.check_vectors(7, 3)
@@ -367,10 +367,10 @@ def test_an_interrupt_passes_a_retriever(member: str, tmp_path: Path) -> None:
 
 
 def test_an_error_in_retroflows_own_words_keeps_its_kind_and_gets_a_name(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^annoy \(retroflow-annoy 0.1\): num_trees must be positive$"):
-        use("build", RecipeError("num_trees must be positive"), tmp_path)
-    with pytest.raises(RecipeError, match="^annoy: num_trees must be positive$"):
-        use("build", RecipeError("annoy: num_trees must be positive"), tmp_path)
+    with pytest.raises(UsageError, match=r"^annoy \(retroflow-annoy 0.1\): num_trees must be positive$"):
+        use("build", UsageError("num_trees must be positive"), tmp_path)
+    with pytest.raises(UsageError, match="^annoy: num_trees must be positive$"):
+        use("build", UsageError("annoy: num_trees must be positive"), tmp_path)
     with pytest.raises(InvalidVectorsError, match=r"^vectors\[6, 1\]"):
         use("build", InvalidVectorsError("vectors[6, 1] is nan"), tmp_path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.store import array_file
 from retroflow.testing.clustered import clustered_vectors
 
@@ -93,7 +93,7 @@ def test_a_file_that_has_no_room_is_refused_before_it_is_written(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_cuda_without_a_gpu_is_an_error_of_the_recipe() -> None:
-    with pytest.raises(RecipeError, match='device is "cuda", but torch finds no CUDA'):
+    with pytest.raises(UsageError, match='device is "cuda", but torch finds no CUDA'):
         exact.ExactRetriever(search=exact.ExactSearch(device="cuda"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.retrieval.exact import ExactBuild, ExactRetriever
 from retroflow.testing.clustered import clustered_vectors
 
@@ -98,7 +98,7 @@ def test_the_choice_is_explained_beside_the_index_and_named_by_the_fingerprint(t
 
 @pytest.mark.parametrize("factory", ["nonsense", "IVF,", "PQ7"])
 def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
-    with pytest.raises(RecipeError, match=f'retriever.build.factory.*"{factory}"'):
+    with pytest.raises(UsageError, match=f'retriever.build.factory.*"{factory}"'):
         made(factory).build(VECTORS)
 
 
@@ -113,7 +113,7 @@ def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
 def test_what_cannot_be_built_is_refused_before_there_are_vectors(
     factory: str, count: int | None, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         made(factory).check_vectors(count, 16)
 
 
@@ -124,12 +124,12 @@ def test_what_can_be_built_is_not_refused(factory: str) -> None:
 
 
 def test_a_word_that_no_factory_string_has_is_refused_without_faiss() -> None:
-    with pytest.raises(RecipeError, match=r'^retriever.build.factory is "XYZ"; allowed: "auto", or a factory string'):
+    with pytest.raises(UsageError, match=r'^retriever.build.factory is "XYZ"; allowed: "auto", or a factory string'):
         ours.FaissBuild(factory="XYZ")
 
 
 def test_too_few_vectors_to_train_on_is_an_error_of_the_recipe() -> None:
-    with pytest.raises(RecipeError, match='"IVF64,Flat" cannot be trained on 10 vectors'):
+    with pytest.raises(UsageError, match='"IVF64,Flat" cannot be trained on 10 vectors'):
         made("IVF64,Flat").build(VECTORS[:10])
 
 
@@ -156,8 +156,8 @@ def test_reading_sets_the_allocation_limit_and_puts_it_back(tmp_path: Path) -> N
 
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="has faiss-gpu")
 def test_cuda_without_faiss_gpu_is_an_error_of_the_recipe() -> None:
-    with pytest.raises(RecipeError, match=r'retriever\.search\.device is "cuda", but this faiss has no GPU'):
+    with pytest.raises(UsageError, match=r'retriever\.search\.device is "cuda", but this faiss has no GPU'):
         made(device="cuda")
     trained_there = ours.FaissRetriever(build=ours.FaissBuild(factory="IVF16,Flat", device="cuda"))
-    with pytest.raises(RecipeError, match=r'retriever\.build\.device is "cuda"'):
+    with pytest.raises(UsageError, match=r'retriever\.build\.device is "cuda"'):
         trained_there.build(VECTORS)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.testing.clustered import clustered_vectors
 
 pytest.importorskip("scann")
@@ -36,7 +36,7 @@ def test_a_sample_smaller_than_the_tree_is_refused_before_there_are_vectors() ->
     retriever = ScannRetriever(build=ScannBuild(brute_force_below=1_000, train_sample=20))
     retriever.check_vectors(None, 16)
     retriever.check_vectors(999, 16)  # no tree
-    with pytest.raises(RecipeError, match=r"^retriever.build.train_sample is 20, fewer than the 155 leaves"):
+    with pytest.raises(UsageError, match=r"^retriever.build.train_sample is 20, fewer than the 155 leaves"):
         retriever.check_vectors(1_500, 16)
     ScannRetriever().check_vectors(10_000_000, 16)
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.runs import checkpoints
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.runs.checkpoints import (
@@ -156,7 +156,7 @@ def test_a_checkpoint_is_picked_by_age_step_name_or_path_and_never_a_damaged_one
         assert pick_checkpoint(folder, wanted) == middle
     elsewhere = write(tmp_path, 7)
     assert pick_checkpoint(folder, str(elsewhere)) == elsewhere
-    with pytest.raises(RecipeError, match="--checkpoint 3: there is no .*steps: 100, 2, 1"):
+    with pytest.raises(UsageError, match="--checkpoint 3: there is no .*steps: 100, 2, 1"):
         pick_checkpoint(folder, "3")
     flip(new)
     flip(middle)
@@ -183,7 +183,7 @@ def test_files_under_other_names_are_neither_read_nor_removed(tmp_path, name):
     discard_after(tmp_path, 0)
     assert all(copy.exists() for copy in copies) and not path.exists()
     for pick in (checkpoint_step, lambda copy: pick_checkpoint(tmp_path, str(copy))):
-        with pytest.raises(RecipeError, match="not named as a checkpoint, such as step-00000200.ckpt"):
+        with pytest.raises(UsageError, match="not named as a checkpoint, such as step-00000200.ckpt"):
             pick(copies[0])
 
 

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from retroflow.cli.main import run
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
+from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.runs.origin import Origin
 from retroflow.model.pretrained import write_checksums
 from retroflow.runs import clean_up
@@ -204,17 +204,17 @@ def test_a_run_that_does_not_say_what_it_needs_stops_everything(history: Path) -
     with pytest.raises(DamagedDataError, match="run.json"):
         look(history)
     description.unlink()
-    with pytest.raises(RecipeError, match="it has no run.json, so that nobody can tell which artifacts it needs"):
+    with pytest.raises(UsageError, match="it has no run.json, so that nobody can tell which artifacts it needs"):
         look(history)
 
 
 def test_without_any_run_nothing_counts_as_unneeded(history: Path) -> None:
     shutil.rmtree(history / "runs" / "tiny")
-    with pytest.raises(RecipeError, match="so that all of .* would go. Give the folder of your runs with --runs"):
+    with pytest.raises(UsageError, match="so that all of .* would go. Give the folder of your runs with --runs"):
         look(history)
-    with pytest.raises(RecipeError, match="there is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         survey(history / "nowhere", [history / "runs"])
-    with pytest.raises(RecipeError, match="there is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         survey(history / "tiny" / "artifacts", [history / "nowhere"])
 
 

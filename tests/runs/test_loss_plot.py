@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
+from retroflow.errors import MissingExtraError, UsageError, RetroflowError
 from retroflow.runs.loss_plot import plot_losses
 
 
@@ -43,9 +43,9 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "output", "error", "message"),
     [
-        (LINES, "loss.txt", RecipeError, "a name that ends in .png, .svg or .pdf is needed"),
-        ([], "loss.png", RecipeError, "has no loss yet"),
-        (None, "loss.png", RecipeError, "has no metrics.jsonl that can be read"),
+        (LINES, "loss.txt", UsageError, "a name that ends in .png, .svg or .pdf is needed"),
+        ([], "loss.png", UsageError, "has no loss yet"),
+        (None, "loss.png", UsageError, "has no metrics.jsonl that can be read"),
         (LINES, "nowhere/loss.png", RetroflowError, "cannot be written"),
     ],
 )

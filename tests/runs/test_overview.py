@@ -6,7 +6,7 @@ import os
 import pytest
 from filelock import FileLock
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.store.sealed_json import render_sealed
 from retroflow.runs.folder import RunFolder, write_description
 from retroflow.runs.overview import find_runs, last_metrics, overview, table
@@ -139,6 +139,6 @@ def test_a_torn_last_line_of_metrics_is_left_out(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(RecipeError, match=r'there is no folder ".*nowhere"; give the folder that runs are made in'):
+    with pytest.raises(UsageError, match=r'there is no folder ".*nowhere"; give the folder that runs are made in'):
         overview(tmp_path / "nowhere")
     assert overview(tmp_path) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import checkpoint_path, read_head, write_checkpoint
 from retroflow.runs.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
@@ -90,7 +90,7 @@ def test_the_checkpoint_is_chosen_after_the_run_was_waited_for(tmp_path):
 def test_another_recipes_run_is_refused(tmp_path):
     run = start(tmp_path, identity()).run
     for resume in (LAST, run.path):
-        with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here") as caught:
+        with pytest.raises(UsageError, match=r"another recipe.*\n  model.width: 16 there, 32 here") as caught:
             start(tmp_path, identity(model={"width": 32}), resume)
         assert caught.value.exit_code == 2
 
@@ -108,17 +108,17 @@ def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
     for resume in (LAST, run.path):
         check(recipe(), resume)
         check(recipe(embedder={"device": "cuda"}), resume)
-        with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width: 16 there, 32 here"):
+        with pytest.raises(UsageError, match=r"another recipe.*\n  model.width: 16 there, 32 here"):
             check(recipe(model={"width": 32}), resume)
-        with pytest.raises(RecipeError, match=r"another recipe.*\n  fingerprint of chunks: a there, b here"):
+        with pytest.raises(UsageError, match=r"another recipe.*\n  fingerprint of chunks: a there, b here"):
             check(recipe(), resume, "b")
         check(recipe(), resume, "b", WORLD_SIZE="2")  # the ranks agree on it later
     start(tmp_path, identity(model={"width": 32}))
     check(recipe(model={"width": 32}), LAST)
     check(recipe(), LAST)
-    with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
+    with pytest.raises(UsageError, match="neither a checkpoint nor a run folder"):
         check(recipe(), tmp_path / "nowhere")
-    with pytest.raises(RecipeError, match=r"another recipe.*\n  model.width"):
+    with pytest.raises(UsageError, match=r"another recipe.*\n  model.width"):
         check(recipe(model={"width": 64}), LAST)
 
 
@@ -136,9 +136,9 @@ def test_whether_a_run_can_be_lengthened_is_known_before_anything_is_prepared(tm
     finish(run)
     check(12, run.path)
     check(12, checkpoint_path(run.checkpoints, 9))
-    with pytest.raises(RecipeError, match="trainer.max_steps: 8 given, and .* has 9 steps done"):
+    with pytest.raises(UsageError, match="trainer.max_steps: 8 given, and .* has 9 steps done"):
         check(8, run.path)
-    with pytest.raises(RecipeError, match="belongs to another recipe.*\n.*fingerprint of chunks: .* there, other here"):
+    with pytest.raises(UsageError, match="belongs to another recipe.*\n.*fingerprint of chunks: .* there, other here"):
         check(12, run.path, chunks="other")
 
 
@@ -147,21 +147,21 @@ def test_weights_are_judged_with_other_neighbours_but_not_as_another_model(tmp_p
     write_checkpoint({"retroflow": identity({"chunks": "a", "neighbours": "b"})}, path)
     stored = read_head(path)["retroflow"]
     refuse_other_weights(path, stored, identity({"chunks": "a", "neighbours": "c"}, corpus={"share": 0.6}))
-    with pytest.raises(RecipeError, match="another model or other chunks.*\n  model.width: 16 there, 32 here"):
+    with pytest.raises(UsageError, match="another model or other chunks.*\n  model.width: 16 there, 32 here"):
         refuse_other_weights(path, stored, identity({"chunks": "a", "neighbours": "b"}, model={"width": 32}))
-    with pytest.raises(RecipeError, match="  corpus.share: 0.5 there, 0.6 here\n  fingerprint of chunks: a there, d"):
+    with pytest.raises(UsageError, match="  corpus.share: 0.5 there, 0.6 here\n  fingerprint of chunks: a there, d"):
         refuse_other_weights(path, stored, identity({"chunks": "d", "neighbours": "b"}, corpus={"share": 0.6}))
 
 
 def test_a_path_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="neither a checkpoint nor a run folder"):
+    with pytest.raises(UsageError, match="neither a checkpoint nor a run folder"):
         start(tmp_path, identity(), tmp_path / "nowhere")
 
 
 def test_a_checkpoint_outside_of_a_run_folder_is_refused(tmp_path):
     path = tmp_path / "step-00000001.ckpt"
     path.touch()
-    with pytest.raises(RecipeError, match=r"not in a run folder; give <run folder>/checkpoints/"):
+    with pytest.raises(UsageError, match=r"not in a run folder; give <run folder>/checkpoints/"):
         start(tmp_path, identity(), path)
 
 

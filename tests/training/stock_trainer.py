@@ -1,6 +1,6 @@
 """Train a RetroModule with Lightning's own Trainer, as docs/lightning.md says; run as a script it uses two processes.
 
-    python -m tests.training.stock_trainer FOLDER
+python -m tests.training.stock_trainer FOLDER
 """
 
 import sys

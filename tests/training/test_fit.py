@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from retroflow.distributed import stop_signals as stopping
-from retroflow.errors import Interrupted, Preempted, RecipeError, RetroflowError
+from retroflow.errors import Interrupted, Preempted, RetroflowError, UsageError
 from retroflow.planning.options import OptimizerOptions
 from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.runs.folder import RunFolder
@@ -216,7 +216,7 @@ def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path, monkeypatc
     undone = RunFolder(tmp_path / "runs/tiny/0001")
     run()
     with undone.lock():
-        with pytest.raises(RecipeError, match="another process is working on this run"):
+        with pytest.raises(UsageError, match="another process is working on this run"):
             run(resume=undone.path)
 
 

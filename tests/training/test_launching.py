@@ -14,11 +14,11 @@ import torch
 from retroflow.distributed import launching
 from retroflow.distributed.launching import Outcome, RankProcess, RankProcesses
 from retroflow.distributed.ranks import ALONE, LostRanks, Ranks
-from retroflow.errors import DamagedDataError, RecipeError, RetroflowError
-from retroflow.training.data_module import naming_lost_workers
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
+from retroflow.training.data_module import explain_lost_data_workers
 
 LOST = Outcome(error=(LostRanks, "rank 0 of 3 has lost another rank"))
-KNOWS = Outcome(error=(RecipeError, "too large"))
+KNOWS = Outcome(error=(UsageError, "too large"))
 CRASHED = Outcome(crash="Traceback")
 
 
@@ -111,19 +111,19 @@ def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(
 @pytest.mark.parametrize(("ranks", "whose"), [(ALONE, "training"), (Ranks(1, 2, 1, 2, "torchrun"), "rank 1 of 2")])
 def test_a_lost_data_worker_is_no_bug_and_its_rank_is_named(ranks, whose):
     with pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: .*\(pid 7\).*--resume"):
-        with naming_lost_workers(ranks):
+        with explain_lost_data_workers(ranks):
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     for sign in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):  # in the middle of a batch
         with (
             pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: "),
-            naming_lost_workers(ranks),
+            explain_lost_data_workers(ranks),
         ):
             raise sign
     masked = RuntimeError("enforce fail: unexpected pos")  # by torch's zip writer, when the error leaves it
     masked.__context__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    with pytest.raises(RetroflowError, match=r"\(pid 7\)"), naming_lost_workers(ranks):
+    with pytest.raises(RetroflowError, match=r"\(pid 7\)"), explain_lost_data_workers(ranks):
         raise masked
-    with pytest.raises(RuntimeError, match="something else"), naming_lost_workers(ranks):
+    with pytest.raises(RuntimeError, match="something else"), explain_lost_data_workers(ranks):
         raise RuntimeError("something else")
 
 
@@ -137,6 +137,6 @@ class Failing(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_what_a_data_worker_refuses_is_said_as_it_is(num_workers):
-    with pytest.raises(DamagedDataError) as caught, naming_lost_workers(ALONE):
+    with pytest.raises(DamagedDataError) as caught, explain_lost_data_workers(ALONE):
         list(torch.utils.data.DataLoader(Failing(), num_workers=num_workers))
     assert str(caught.value) == '"tokens.npy" is damaged: it was cut short.\nDelete the folder.'

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.planning.options import OptimizerOptions
 from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_head
 from retroflow.runs.resuming import LAST
@@ -92,10 +92,10 @@ def test_steps_that_are_done_are_refused_and_so_is_any_other_change(run):
     folder = run().run_folder
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     with pytest.raises(
-        RecipeError, match="trainer.max_steps: 10 given, and .*0001 has 12 steps done; give more than 12"
+        UsageError, match="trainer.max_steps: 10 given, and .*0001 has 12 steps done; give more than 12"
     ):
         run(resume=folder, max_steps=10)
-    with pytest.raises(RecipeError, match=r"another recipe.*\n  seed: 1 there, 2 here\nuse"):
+    with pytest.raises(UsageError, match=r"another recipe.*\n  seed: 1 there, 2 here\nuse"):
         run(resume=folder, max_steps=20, seed=2)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before
@@ -105,7 +105,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again_from_the_start(
     folder = run().run_folder
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
-    with pytest.raises(RecipeError, match="is finished and has no checkpoint to continue from; start a new run"):
+    with pytest.raises(UsageError, match="is finished and has no checkpoint to continue from; start a new run"):
         run(resume=folder, max_steps=20)
     capsys.readouterr()
     assert run(resume=folder).steps == 12
@@ -118,5 +118,5 @@ def test_the_last_run_is_not_lengthened_unless_it_is_named(run, interfere):
     with pytest.raises(Killed):
         run()
     undo()
-    with pytest.raises(RecipeError, match="trainer.max_steps: 12 there, 20 here"):
+    with pytest.raises(UsageError, match="trainer.max_steps: 12 there, 20 here"):
         run(resume=LAST, max_steps=20)

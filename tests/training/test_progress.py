@@ -1,6 +1,5 @@
 """Off a terminal the first step is told at once, then a line now and then; on one there is a live line."""
 
-
 import pytest
 from rich.console import Console
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retroflow.distributed.stop_signals import StopRequests
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.planning.outline import outline
 from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
@@ -118,12 +118,12 @@ def test_a_checkpoint_is_refused_by_another_base(tmp_path, base):
     assert load_trained(make_job(tmp_path, base), finished) is not None
     torch.manual_seed(5)
     make_base("gpt2", vocab_size=VOCABULARY + 3, n_inner=20).save_pretrained(base)
-    with pytest.raises(RecipeError, match="has other weights"):
+    with pytest.raises(UsageError, match="has other weights"):
         load_trained(make_job(tmp_path, base), finished)
 
 
 def test_nothing_to_train_is_refused(tmp_path, base):
-    with pytest.raises(RecipeError, match=r"trainer\.retrieval: false given.*model\.unfreeze: true"):
+    with pytest.raises(UsageError, match=r"trainer\.retrieval: false given.*model\.unfreeze: true"):
         make_job(tmp_path, base, retrieval=False)
     make_job(tmp_path, base, retrieval=False, unfreeze=True)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 
 from retroflow.distributed.stop_signals import StopRequests
-from retroflow.errors import RecipeError, RetroflowError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.planning.model_check import check_model
 from retroflow.planning.options import TrainerOptions
@@ -96,7 +96,7 @@ def test_a_checkpoint_is_refused_beside_another_base(tmp_path, base_of):
     other.save_pretrained(tmp_path / "gpt2")
     job = make_job(tmp_path, tmp_path / "gpt2", strategy="fsdp")
     begin = Start(start.run, checkpoint_path(start.run.checkpoints, 8))
-    with StopRequests() as requests, pytest.raises(RecipeError, match=r'model\.base: ".*gpt2" has other weights'):
+    with StopRequests() as requests, pytest.raises(UsageError, match=r'model\.base: ".*gpt2" has other weights'):
         train(job, begin, requests)
     assert not dist.is_initialized()
 
@@ -133,9 +133,7 @@ def test_compiling_by_block_is_refused_before_anything_is_prepared(base_of):
     }
     recipe, compiled = Recipe(values, {}, Path("tiny.yaml")), TrainerOptions(compile=True)
     for strategy in ("ddp", "fsdp"):
-        with pytest.raises(
-            RecipeError, match=rf'trainer\.compile: true given; a model "retrofit".*{strategy} compiles'
-        ):
+        with pytest.raises(UsageError, match=rf'trainer\.compile: true given; a model "retrofit".*{strategy} compiles'):
             check_model(recipe, compiled, SimpleNamespace(strategy=strategy))
         check_model(recipe, TrainerOptions(), SimpleNamespace(strategy=strategy))
     check_model(recipe, compiled, SimpleNamespace(strategy="single"))

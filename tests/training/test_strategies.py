@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from retroflow.distributed.ranks import ALONE, Ranks
 from retroflow.distributed.stop_signals import StopRequests
-from retroflow.errors import DamagedDataError, RecipeError
+from retroflow.errors import DamagedDataError, UsageError
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import EncoderBlock
 from retroflow.planning.options import TrainerOptions
@@ -55,13 +55,13 @@ def test_placement(options, ranks, expected):
     ],
 )
 def test_what_cannot_be_placed_is_refused(options, ranks, message):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         placed(ranks, **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_no_gpu():
-    with pytest.raises(RecipeError, match="torch finds no CUDA device; use trainer.device=cpu"):
+    with pytest.raises(UsageError, match="torch finds no CUDA device; use trainer.device=cpu"):
         placed(device="cuda")
 
 
