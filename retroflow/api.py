@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retroflow.errors import UsageError
+from retroflow.errors import RankEnded, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retroflow.evaluation.report import Report
     from retroflow.generation.database import RetrievalDatabase
     from retroflow.generation.language_model import LanguageModel
-    from retroflow.pipeline.prepare import Prepared
+    from retroflow.pipeline.prepare import Prepared, Stage
+    from retroflow.pipeline.sharing import Sharing
     from retroflow.protocols import Embedder
     from retroflow.recipe import Recipe
     from retroflow.retrieval.checked import CheckedRetriever
+    from retroflow.training.evaluate import Evaluation
+    from retroflow.training.fit import FitResult
 
 
 @dataclass(frozen=True)
@@ -83,23 +88,41 @@ def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":
     return load(recipe, overrides, schema=recipe_schema())
 
 
-def prepare(recipe: "Recipe") -> "Prepared":
+def prepare(
+    recipe: "Recipe", *, report: "Callable[[Stage], None] | None" = None, sharing: "Sharing | None" = None
+) -> "Prepared":
     """Make a recipe's chunks, embeddings, index and neighbours, or re-use those that are there.
+
+    Args:
+        recipe: a checked recipe.
+        report: called with every stage as it is finished or found; None logs a line for each.
+        sharing: which shard this process makes (docs/preparing.md); None makes everything.
 
     Raises:
         RetroflowError: whatever a recipe can get wrong.
     """
     from retroflow.pipeline.prepare import prepare as prepare_artifacts
+    from retroflow.pipeline.prepare import say_stage
+    from retroflow.pipeline.sharing import ALONE
 
-    return prepare_artifacts(recipe)
+    return prepare_artifacts(recipe, report=report or say_stage, sharing=sharing or ALONE)
 
 
-def fit(recipe: "Recipe", *, resume: str | Path | None = None) -> Run:
+def fit(
+    recipe: "Recipe",
+    *,
+    resume: str | Path | None = None,
+    show: "Callable[[FitResult], None] | None" = None,
+    ignore_memory: bool = False,
+) -> Run:
     """Prepare what is missing, train a model, and measure what retrieval is worth to it.
 
     Args:
         recipe: a checked recipe.
         resume: "last" for the recipe's last unfinished run, a run folder, or a checkpoint; None starts a new run.
+        show: called with the result before the tracker is waited for; with several processes it runs in rank 0 and must
+            be picklable.
+        ignore_memory: train even if this machine has less memory than the run needs by formula.
 
     Returns:
         The run.
@@ -110,9 +133,9 @@ def fit(recipe: "Recipe", *, resume: str | Path | None = None) -> Run:
     """
     from retroflow.training.fit import fit as fit_recipe
 
-    result = fit_recipe(recipe, resume=None if resume is None else Path(resume))
+    result = fit_recipe(recipe, resume=None if resume is None else Path(resume), show=show, ignore_memory=ignore_memory)
     if result is None:
-        raise SystemExit(0)  # a rank other than 0 of a launcher's: its part is done
+        raise RankEnded(0)  # a rank other than 0 of a launcher's: its part is done
     return Run(result.run_folder)
 
 
@@ -129,7 +152,11 @@ def open_run(folder: str | Path) -> Run:
 
 
 def evaluate(
-    run: Run | str | Path, *overrides: str, checkpoint: str | int | None = None, output: str | Path | None = None
+    run: Run | str | Path,
+    *overrides: str,
+    checkpoint: str | int | None = None,
+    output: str | Path | None = None,
+    show: "Callable[[Evaluation], None] | None" = None,
 ) -> "Report":
     """Measure a checkpoint of a run over the validation split, as `retroflow evaluate` does (docs/evaluation.md).
 
@@ -138,6 +165,8 @@ def evaluate(
         overrides: changes to the run's recipe, such as "trainer.device=cpu".
         checkpoint: a step or a path; None for the newest.
         output: where to write the report; None for the run folder.
+        show: called with the report and its file. If the file could not be written, that is raised afterwards; without
+            `show` it is only logged, so that what was measured is returned.
 
     Raises:
         RetroflowError: not a run, or one that cannot be evaluated here.
@@ -151,7 +180,11 @@ def evaluate(
         checkpoint=None if checkpoint is None else str(checkpoint),
         output=None if output is None else Path(output),
     )
+    if show is not None:
+        show(found)
     if found.failure is not None:
+        if show is not None:
+            raise found.failure
         say(str(found.failure))
     return found.report
 

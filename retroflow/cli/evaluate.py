@@ -1,11 +1,14 @@
 """`retroflow evaluate`: measure a checkpoint of a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retroflow.cli.streams import only_results_on_stdout
+from retroflow.cli.streams import only_results_on_stdout, print_result, result_stream, writing_results
+
+if TYPE_CHECKING:
+    from retroflow.training.evaluate import Evaluation
 
 
 def evaluate(
@@ -23,20 +26,26 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Measure a checkpoint of a run over the whole validation split; docs/evaluation.md."""
+    from retroflow import api
+
+    def show(found: "Evaluation") -> None:
+        _print(found, as_json=as_json)
+
+    with only_results_on_stdout():
+        api.evaluate(run_folder, *(overrides or []), checkpoint=checkpoint, output=output, show=show)
+
+
+def _print(found: "Evaluation", *, as_json: bool) -> None:
     from rich.console import Console
 
     from retroflow.store.sealed_json import strict_json
-    from retroflow.training.evaluate import evaluate as evaluate_run
 
-    with only_results_on_stdout():
-        found = evaluate_run(run_folder, overrides or [], checkpoint=checkpoint, output=output)
     if as_json:
         file = None if found.file is None else str(found.file)
-        values = {"run_folder": str(run_folder), "report": file, **found.report.to_json()}
-        print(strict_json(values, what="the report"))
-    else:
-        Console().print(found.report.render())
-        if found.file is not None:
-            print(f"report: {found.file}")
-    if found.failure is not None:
-        raise found.failure
+        values = {"run_folder": str(found.run_folder), "report": file, **found.report.to_json()}
+        print_result(strict_json(values, what="the report"))
+        return
+    with writing_results():
+        Console(file=result_stream()).print(found.report.render())
+    if found.file is not None:
+        print_result(f"report: {found.file}")

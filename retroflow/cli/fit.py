@@ -41,25 +41,23 @@ def fit(
     from retroflow.distributed.stop_signals import preempted_while_starting
 
     with preempted_while_starting():
-        from retroflow.components import recipe_schema
-        from retroflow.recipe import load
+        from retroflow import api
 
         overrides, resumed = split_words(words or [], resume=resume)
-        loaded = load(recipe or recipe_of(resumed, words or []), overrides, schema=recipe_schema())
-
+        loaded = api.load_recipe(recipe or recipe_of(resumed, words or []), *overrides)
         if dry_run:
             if resume:
                 raise UsageError("--dry-run looks at a new run; leave --resume out")
             _print_dry_run(loaded, as_json=as_json)
             return
         from retroflow.runs.resuming import check_resume
-        from retroflow.training.fit import fit as fit_recipe
+        from retroflow.training import fit as _imported_now  # noqa: F401 - while a signal still ends it at once
 
         if resumed is not None:
             check_resume(loaded, resumed)
     show = _print_json if as_json else _print_tables
     with only_results_on_stdout():
-        fit_recipe(loaded, resume=resumed, show=show, ignore_memory=ignore_memory)
+        api.fit(loaded, resume=resumed, show=show, ignore_memory=ignore_memory)
 
 
 def recipe_of(resumed: Path | None, words: list[str]) -> Path:

@@ -37,12 +37,11 @@ def prepare(
     from retroflow.distributed.stop_signals import StopRequests, preempted_while_starting
 
     with preempted_while_starting():
-        from retroflow.components import recipe_schema
+        from retroflow import api
         from retroflow.pipeline.sharing import Shard, Sharing
-        from retroflow.recipe import load
 
         sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait)
-        loaded = load(recipe, overrides or [], schema=recipe_schema())
+        loaded = api.load_recipe(recipe, *(overrides or []))
     with StopRequests() as requests, requests.at_once(f"stopped; {_KEPT}"):
         try:
             _prepare(loaded, sharing, as_json=as_json)
@@ -54,14 +53,14 @@ def prepare(
 
 def _prepare(loaded: "Recipe", sharing: "Sharing", *, as_json: bool) -> None:
     with only_results_on_stdout():
+        from retroflow import api
         from retroflow.pipeline.prepare import describe
-        from retroflow.pipeline.prepare import prepare as prepare_artifacts
 
         if as_json:
-            prepared = prepare_artifacts(loaded, sharing=sharing)
+            prepared = api.prepare(loaded, sharing=sharing)
             print_result(json.dumps({"stages": [_as_json(stage) for stage in prepared.stages]}, indent=2))
         else:
-            prepare_artifacts(loaded, report=lambda stage: print_result(describe(stage)), sharing=sharing)
+            api.prepare(loaded, report=lambda stage: print_result(describe(stage)), sharing=sharing)
 
 
 def _as_json(stage: "Stage") -> dict[str, object]:

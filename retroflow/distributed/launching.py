@@ -59,7 +59,7 @@ class Order:
     recipe: Recipe
     resume: Path | None
     prepared: Prepared | None
-    show: Callable[[Any], None]
+    show: Callable[[Any], None] | None
     ignore_memory: bool = False
     target: str = "retroflow.training.fit:fit"
 

@@ -70,16 +70,12 @@ class FitResult:
     report: Report
 
 
-def show_nothing(result: FitResult) -> None:
-    """Show nothing of a result."""
-
-
 def fit(
     recipe: Recipe,
     *,
     resume: Path | None = None,
     prepared: Prepared | None = None,
-    show: Callable[[FitResult], None] = show_nothing,
+    show: Callable[[FitResult], None] | None = None,
     ignore_memory: bool = False,
 ) -> FitResult | None:
     """Turn a recipe into a trained and judged model.
@@ -173,15 +169,16 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
     return start
 
 
-def _show_again(start: Start, show: Callable[[FitResult], None]) -> FitResult:
+def _show_again(start: Start, show: Callable[[FitResult], None] | None) -> FitResult:
     report = read_report(start.run.path).report
     result = FitResult(run_folder=start.run.path, steps=int(report.training["steps"]), report=report)
-    show(result)
+    if show is not None:
+        show(result)
     return result
 
 
 def _prove(
-    job: Job, record: Record, start: Start, requests: StopRequests, show: Callable[[FitResult], None]
+    job: Job, record: Record, start: Start, requests: StopRequests, show: Callable[[FitResult], None] | None
 ) -> FitResult:
     """Judge the trained model, alone."""
     requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; continue with --resume")
@@ -191,7 +188,8 @@ def _prove(
     with HeldFolder(start.run.path) as folder:
         report = judge(job, record, start.run, requests, check=folder.check)
     result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
-    show(result)
+    if show is not None:
+        show(result)
     if job.options.retrieval:
         job.tracker.show_neighbours(neighbour_examples(job.splits, report), record.steps)
     job.tracker.finish(final_summary(report, start.run))
