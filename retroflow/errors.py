@@ -88,6 +88,10 @@ class InvalidVectorsError(RetroflowError, ValueError):
     """Vectors or queries of a wrong shape, dtype or with non-finite values, refused before native code runs."""
 
 
+class InvalidTextsError(RetroflowError, ValueError):
+    """Texts of keys or queries that are missing, too few or not str, refused before a retriever reads them."""
+
+
 class OutOfMemory(RetroflowError, MemoryError):
     """Memory was not enough in another process; the command line adds the remedy."""
 

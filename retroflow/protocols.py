@@ -1,13 +1,13 @@
 """The contracts between the rooms, in numpy alone: Retriever, Embedder, Neighbours.
 
-A retriever turns embeddings into neighbour ids; an embedder turns text into embeddings. Neither knows recipes,
-stores or models. Third-party packages implement these protocols and enter by the entry-point groups
-`retroflow.retrievers` and `retroflow.embedders` (docs/writing-a-retriever.md).
+A retriever finds neighbours among keys, by their embeddings, their texts or both; an embedder turns text into
+embeddings. Neither knows recipes, stores or models. Third-party packages implement these protocols and enter by the
+entry-point groups `retroflow.retrievers` and `retroflow.embedders` (docs/writing-a-retriever.md).
 
-Shapes: q queries, N vectors, D embedding width, k neighbours.
+Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -15,18 +15,19 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
-Metric = Literal["l2", "inner_product"]
+Metric = Literal["l2", "inner_product", "own"]
+QueriedBy = Literal["vectors", "texts", "both"]
 
 
 class Neighbours(NamedTuple):
     """The answer to a search.
 
     Attributes:
-        ids: int64 [q, k], rows of the vectors given to `build`, best first, -1 where there is none; the -1s
+        ids: int64 [q, k], rows of the keys given to `build`, best first, -1 where there is none; the -1s
             are at the end of a row.
         scores: float32 [q, k], higher is better, non-increasing along a row, -inf where the id is -1.
     """
@@ -40,25 +41,36 @@ class Capabilities:
     """What a retriever can do, so that nobody has to ask which backend it is.
 
     Attributes:
-        metric: what `scores` mean: "l2" is minus the squared Euclidean distance, "inner_product" the dot product.
-        queried_by: "vectors" for dense retrievers; "texts" is reserved for lexical ones (BM25), which are given
-            the text of a chunk in place of its embedding.
-        exact: True if the true k nearest are always returned.
+        metric: what `scores` mean: "l2" is minus the squared Euclidean distance, "inner_product" the dot product,
+            "own" a measure of the retriever's own (BM25), which ranks the keys of one query and means no more.
+        queried_by: what it reads of keys and queries: "vectors", "texts" (then nothing is embedded for it), or
+            "both". Anything but "vectors" needs the metric "own".
+        exact: True if the true k nearest are always returned, by the metric that it declares.
         deterministic: True if two builds on the same machine with the same options answer identically.
         fork_safe: True if an instance may be used in a forked child after its parent has searched.
-        add: True if vectors can be added after `build`.
-        remove: True if vectors can be removed after `build`.
+        add: True if keys can be added after `build`.
+        remove: True if keys can be removed after `build`.
         device: where the search runs, "cpu" or "cuda"; "remote" for a served database.
     """
 
     metric: Metric = "l2"
-    queried_by: Literal["vectors", "texts"] = "vectors"
+    queried_by: QueriedBy = "vectors"
     exact: bool = False
     deterministic: bool = True
     fork_safe: bool = True
     add: bool = False
     remove: bool = False
     device: str = "cpu"
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether keys and queries have to be embedded."""
+        return self.queried_by != "texts"
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether keys and queries have to be decoded to text."""
+        return self.queried_by != "vectors"
 
 
 @runtime_checkable
@@ -78,24 +90,73 @@ class VectorSource(Protocol):
 
 
 @runtime_checkable
+class TextSource(Protocol):
+    """Texts that are read in blocks: `len(source)` is N, `source[start:stop]` is a list of str. A list is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class KeySource(Protocol):
+    """What an index is built over: N keys, of which key i gets id i.
+
+    A retriever may read only what its `Capabilities.queried_by` says. Nothing is embedded or decoded before that.
+
+    Attributes:
+        vectors: the embeddings [N, D].
+        texts: the texts, as the tokenizer decodes the chunks.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def vectors(self) -> VectorSource: ...
+
+    @property
+    def texts(self) -> TextSource: ...
+
+
+@runtime_checkable
+class Queries(Protocol):
+    """What is searched for: q queries, made as the keys were.
+
+    A retriever may read only what its `Capabilities.queried_by` says. Nothing is embedded or decoded before that.
+
+    Attributes:
+        vectors: float32 [q, D], C-contiguous.
+        texts: q texts.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def vectors(self) -> Float32Array: ...
+
+    @property
+    def texts(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class Retriever(Protocol):
-    """Builds an index over vectors and finds the nearest of them.
+    """Builds an index over keys and finds the nearest of them.
 
     A retriever may assume checked input: the caller (`retroflow.retrieval.checked.CheckedRetriever`) has refused
-    non-finite, wrongly shaped and empty-k input before any of these methods runs, hands `search` C-contiguous
-    float32, never asks an empty index or with zero queries, and checks the answer.
+    non-finite or wrongly shaped vectors, texts that are not str, and a bad k before any of these methods runs. It never
+    searches an empty index or with zero queries, and it checks the answer.
 
     One whose options do not fit every number or width of vectors is a `ChecksVectors`, too.
     """
 
     capabilities: Capabilities
 
-    def build(self, vectors: VectorSource) -> None:
-        """Build the index over vectors [N, D], replacing what was there; row i gets id i."""
+    def build(self, keys: KeySource) -> None:
+        """Build the index over N keys, replacing what was there; key i gets id i."""
         ...
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
-        """Find the k nearest vectors of each of queries float32 [q, D]; pad with -1 / -inf when fewer exist."""
+    def search(self, queries: Queries, k: int) -> Neighbours:
+        """Find the k nearest keys of each of q queries; pad with -1 / -inf when fewer exist."""
         ...
 
     def save(self, folder: Path) -> None:

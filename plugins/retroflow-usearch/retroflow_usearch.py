@@ -16,7 +16,7 @@ from annotated_types import Ge
 from usearch.index import Index
 
 from retroflow.errors import DamagedDataError, RetrieverError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries
 
 FILE = "index.usearch"
 ADD_ROWS = 16_384
@@ -65,8 +65,9 @@ class UsearchRetriever:
             metric=self._build.metric, exact=False, deterministic=self._build.num_threads == 1, fork_safe=True
         )
 
-    def build(self, vectors: VectorSource) -> None:
+    def build(self, keys: KeySource) -> None:
         """Insert vectors [N, D] block by block."""
+        vectors = keys.vectors
         count, dimension = vectors.shape
         index = Index(
             ndim=dimension,
@@ -78,22 +79,23 @@ class UsearchRetriever:
         )
         for start in range(0, count, ADD_ROWS):
             block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
-            keys = np.arange(start, start + len(block), dtype=np.uint64)
-            index.add(keys, block, threads=self._build.num_threads)
+            ids = np.arange(start, start + len(block), dtype=np.uint64)
+            index.add(ids, block, threads=self._build.num_threads)
         self._index = index
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
+        vectors = queries.vectors
         if self._index is None:
             raise RetrieverError("usearch: build() or load() comes before search().")
-        found = self._index.search(queries, k, threads=self._search.num_threads)
-        ids = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
+        found = self._index.search(vectors, k, threads=self._search.num_threads)
+        ids = np.full((len(vectors), k), -1, np.int64)
+        scores = np.full((len(vectors), k), -np.inf, np.float32)
         # One query gives Matches, as long as what was found; several give BatchMatches, padded with key 0 and NaN.
-        counts = [len(found)] if len(queries) == 1 else found.counts
+        counts = [len(found)] if len(vectors) == 1 else found.counts
         valid = np.arange(k) < np.reshape(counts, (-1, 1))
         keys, distances = (
-            (found.keys, found.distances) if len(queries) == 1 else (found.keys[valid], found.distances[valid])
+            (found.keys, found.distances) if len(vectors) == 1 else (found.keys[valid], found.distances[valid])
         )
         ids[valid] = keys
         scores[valid] = np.minimum(-distances, 0.0) if self._build.metric == "l2" else 1.0 - distances

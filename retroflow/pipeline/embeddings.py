@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.sharing import Sharing
 from retroflow.pipeline.tables import Table
+from retroflow.protocols import Int64Array
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.artifact import parent_of
 from retroflow.store.blocks import keep_folder, kept_folder
@@ -120,8 +122,22 @@ def _texts(store: ChunkStore, tokenizer: Tokenizer, advance: Advance) -> Iterato
         advance(rows.stop - rows.start)
 
 
-def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice) -> list[str]:
-    """Decode a range of chunks, without what fills up the last chunk of a document."""
+@dataclass(frozen=True)
+class ChunkTexts:
+    """The texts of a split's chunks; a `retroflow.protocols.TextSource`."""
+
+    store: ChunkStore
+    tokenizer: Tokenizer
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, rows: slice, /) -> list[str]:
+        return chunk_texts(self.store, self.tokenizer, rows)
+
+
+def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice | Int64Array) -> list[str]:
+    """Decode some chunks, without what fills up the last chunk of a document."""
     tokens = np.asarray(store.tokens[rows])
     lengths = store.lengths[rows].tolist()
     texts = tokenizer.decode_batch([row[:length] for row, length in zip(tokens, lengths, strict=True)])

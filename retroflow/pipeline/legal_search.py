@@ -1,6 +1,9 @@
 """The k nearest chunks that a chunk may have as neighbours: what the retriever finds, and the exact answer.
 
-Shapes: q queries, N vectors, D embedding width, k neighbours, f candidates fetched.
+Where scores compare vectors ("l2", "inner_product") the exact answer is vector arithmetic. Where they are the
+retriever's own (BM25), only the retriever can compute it: it is asked for more candidates, if need be for all.
+
+Shapes: q queries, N keys, D embedding width, k neighbours, f candidates fetched.
 """
 
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from retroflow.protocols import Float32Array, Int64Array, Metric, Neighbours, VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.keys import LazyQueries
 
 MAX_FETCH = 4096  # beyond it the exact search below costs less than a backend's
 FEW_VECTORS = 1 << 17  # to compare a query with so many costs about what a search for MAX_FETCH candidates does
@@ -19,6 +23,7 @@ FIRST_FETCHES = 64  # how far candidates are doubled all the same, for documents
 MAX_CANDIDATES = 1 << 18  # of one call to the backend: some 8 MB with what is computed from them
 EXACT_QUERIES = 256
 EXACT_VECTORS = 4096
+MOST_RANKED = 1 << 26  # scores of the retriever's own that are computed to measure its recall
 LEAST_GROUP = 32  # queries of one document that are worth a pass of their own over the vectors
 
 BY_RETRIEVER, RAN_OUT, LARGE_DOCUMENT = 0, 1, 2
@@ -29,20 +34,28 @@ _Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Queries:
+class ChunkQueries:
     """Chunks that look for neighbours.
 
     Attributes:
-        vectors: float32 [q, D].
-        excluded: int64 [q], the key that a neighbour must not have; None if every chunk is legal.
+        queries: their vectors and texts.
+        excluded: int64 [q], the document that a neighbour must not be of; None if every chunk is legal.
     """
 
-    vectors: Float32Array
+    queries: LazyQueries
     excluded: Int64Array | None
 
-    def part(self, rows: slice | Int64Array) -> "Queries":
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def vectors(self) -> Float32Array:
+        """Float32 [q, D]."""
+        return self.queries.vectors
+
+    def part(self, rows: Int64Array) -> "ChunkQueries":
         """Some of the queries."""
-        return Queries(self.vectors[rows], None if self.excluded is None else self.excluded[rows])
+        return ChunkQueries(self.queries.part(rows), None if self.excluded is None else self.excluded[rows])
 
 
 class Found(NamedTuple):
@@ -63,7 +76,7 @@ class Judgement(NamedTuple):
 
     Attributes:
         recall: share of the exact neighbours it found, compared by score: an equal copy is as good. None if it was
-            asked for none of the queries.
+            asked for none of the queries, or where nothing says what the exact neighbours are.
         queries: how many of them it was asked for.
         score_error: median distance of its scores from the true ones, in units of what two queries differ by.
     """
@@ -77,49 +90,56 @@ class LegalSearch:
     """Searches a database for neighbours outside the query's own document.
 
     Args:
-        retriever: holds the index over vectors.
-        vectors: the embeddings [N, D] that the index was built over.
-        keys: int64 [N], non-decreasing; a neighbour is legal if its key is not the query's excluded one. None: the
-            key is the row.
+        retriever: holds the index.
+        vectors: the embeddings [N, D] that the index was built over; None, or not read, where the retriever's scores
+            are its own.
+        documents: int64 [N], non-decreasing; a neighbour is legal if its document is not the query's excluded one.
+            None: every row counts as a document.
         overfetch: candidates asked for at first.
     """
 
     def __init__(
-        self, retriever: CheckedRetriever, vectors: VectorSource, keys: Int64Array | None, overfetch: int
+        self, retriever: CheckedRetriever, vectors: VectorSource | None, documents: Int64Array | None, overfetch: int
     ) -> None:
         self.retriever = retriever
-        self._vectors, self._keys = vectors, keys
+        self._vectors: VectorSource = np.empty((0, 0), np.float32) if vectors is None else vectors
+        self._documents = documents
         self._overfetch = overfetch
+        self._count = len(retriever)
 
-    def search(self, queries: Queries, k: int) -> Found:
+    def search(self, queries: ChunkQueries, k: int) -> Found:
         """Find k legal neighbours of every query; fewer only where the database has fewer."""
         return self.complete(queries, self.own_answer(queries, k))
 
-    def own_answer(self, queries: Queries, k: int) -> Found:
+    def own_answer(self, queries: ChunkQueries, k: int) -> Found:
         """Find what the retriever finds by itself.
 
-        Candidates are doubled for the queries that lack neighbours. It is given up where the retriever runs out of
-        candidates (it answers -1) and beyond `MAX_FETCH` of them, and earlier where the query's own document is
-        larger than that and exact search costs less.
+        Candidates are doubled for the queries that lack neighbours, until the retriever runs out of them (it answers
+        -1). Where exact search by vectors is possible, it is given up beyond `MAX_FETCH` candidates, and earlier where
+        the query's own document is larger than that and exact search costs less.
 
         Returns:
-            k neighbours of every query that is found by the retriever, fewer of the others.
+            k neighbours of every query that is found by the retriever, fewer of the others; fewer, too, where its
+            scores are its own and it has no more.
         """
-        found = Found(*_nothing(len(queries.vectors), k), np.zeros(len(queries.vectors), np.uint8))
-        most = np.minimum(self._worth_fetching(queries), len(self._vectors))
+        found = Found(*_nothing(len(queries), k), np.zeros(len(queries), np.uint8))
+        limit = self._count if self._has_own_scores else min(MAX_FETCH, self._count)
+        most = np.minimum(self._worth_fetching(queries), limit)
         found.by[most == 0] = LARGE_DOCUMENT
         starved = np.flatnonzero(most)
-        fetch = min(k if queries.excluded is None else max(self._overfetch, k + 1), len(self._vectors))
+        fetch = min(k if queries.excluded is None else max(self._overfetch, k + 1), self._count)
         while len(starved):
             lacking, exhausted = self._fetch(queries, starved, fetch, found)
             found.by[starved[lacking & exhausted]] = RAN_OUT
             starved = starved[lacking & ~exhausted]
             found.by[starved[fetch >= most[starved]]] = LARGE_DOCUMENT
             starved = starved[fetch < most[starved]]
-            fetch = min(2 * fetch, MAX_FETCH, len(self._vectors))
+            fetch = min(2 * fetch, limit)
+        if self._has_own_scores:  # whoever lacks neighbours then has no more of them
+            found.by[:] = BY_RETRIEVER
         return found
 
-    def complete(self, queries: Queries, found: Found) -> Found:
+    def complete(self, queries: ChunkQueries, found: Found) -> Found:
         """Search exactly for the queries that the retriever did not find k neighbours of; `found` is filled in."""
         rest = np.flatnonzero(found.by != BY_RETRIEVER)
         if len(rest):
@@ -127,7 +147,7 @@ class LegalSearch:
         return found
 
     def _fetch(
-        self, queries: Queries, rows: Int64Array, fetch: int, found: Found
+        self, queries: ChunkQueries, rows: Int64Array, fetch: int, found: Found
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Fill in what a search with `fetch` candidates finds for some rows.
 
@@ -139,11 +159,11 @@ class LegalSearch:
         step = max(1, MAX_CANDIDATES // fetch)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            answer = self.retriever.search(queries.vectors[part], fetch)  # [p, f]
+            answer = self.retriever.search(queries.queries.part(part), fetch)  # [p, f]
             legal = answer.ids >= 0
             exhausted[start : start + step] = ~legal[:, -1]
             if queries.excluded is not None:
-                legal &= self._keys_of(np.maximum(answer.ids, 0)) != queries.excluded[part][:, None]
+                legal &= self._documents_of(np.maximum(answer.ids, 0)) != queries.excluded[part][:, None]
             rank = np.cumsum(legal, axis=1)  # [p, f], 1 for the first legal candidate
             row, column = np.nonzero(legal & (rank <= k))
             place = rank[row, column] - 1
@@ -152,20 +172,22 @@ class LegalSearch:
             lacking[start : start + step] = rank[:, -1] < k
         return lacking, exhausted
 
-    def exact(self, queries: Queries, k: int) -> Neighbours:
+    def exact(self, queries: ChunkQueries, k: int) -> Neighbours:
         """Find the k nearest legal neighbours by comparing with every vector; time q N D, memory constant.
 
         Chunks of a document that is much of the database are not compared with it: N is then what is outside it.
         """
-        found = _nothing(len(queries.vectors), k)
+        found = _nothing(len(queries), k)
         for rows, ranges in self._groups(queries):
             for start in range(0, len(rows), EXACT_QUERIES):
                 part = rows[start : start + EXACT_QUERIES]
                 found.ids[part], found.scores[part] = self._exact_part(queries.part(part), ranges, k)
         return found
 
-    def judge(self, queries: Queries, own: Found) -> Judgement:
+    def judge(self, queries: ChunkQueries, own: Found) -> Judgement:
         """Compare the retriever's own answer with the exact one."""
+        if self._has_own_scores:
+            return self._judge_by_own_scores(queries, own)
         asked = np.flatnonzero(own.by != LARGE_DOCUMENT)
         queries, own = queries.part(asked), Found(own.ids[asked], own.scores[asked], own.by[asked])
         exact = self.exact(queries, own.ids.shape[1])
@@ -182,7 +204,22 @@ class LegalSearch:
             error = float(np.median(off[is_found])) / self._spread(queries)
         return Judgement(float(hits.sum() / wanted), len(asked), error)
 
-    def _true_scores(self, queries: Queries, ids: Int64Array) -> Float32Array:
+    def _judge_by_own_scores(self, queries: ChunkQueries, own: Found) -> Judgement:
+        """Compare with the ranking of all keys, if the retriever declares that it ranks all of them by their scores."""
+        if not self.retriever.capabilities.exact:
+            return Judgement(None, 0, 0.0)
+        number = min(len(queries), max(1, MOST_RANKED // self._count))
+        sample = np.unique(np.linspace(0, len(queries) - 1, number, dtype=np.int64))
+        ranked = Found(*_nothing(number, own.ids.shape[1]), np.zeros(number, np.uint8))
+        self._fetch(queries.part(sample), np.arange(number), self._count, ranked)
+        wanted = ranked.ids >= 0
+        if not wanted.any():
+            return Judgement(None, number, 0.0)
+        worst = np.where(wanted, ranked.scores, np.inf).min(axis=1, keepdims=True)
+        hits = (own.ids[sample] >= 0) & (own.scores[sample] >= worst - _rounding(worst))
+        return Judgement(float(hits.sum() / wanted.sum()), number, 0.0)
+
+    def _true_scores(self, queries: ChunkQueries, ids: Int64Array) -> Float32Array:
         """Similarity of every query with the vectors of its ids [q, k]; that of row 0 where an id is -1."""
         wanted = np.unique(np.maximum(ids, 0))
         vectors = np.concatenate([self._vectors[row : row + 1] for row in wanted.tolist()]).astype(np.float32)
@@ -190,7 +227,7 @@ class LegalSearch:
         pairs = zip(queries.vectors[:, None, :], answered, strict=True)
         return np.concatenate([_similarity(query, candidates, self._metric) for query, candidates in pairs])
 
-    def _spread(self, queries: Queries) -> float:
+    def _spread(self, queries: ChunkQueries) -> float:
         """How far the similarities of two queries are apart, typically."""
         if self._metric == "inner_product":
             spread = float(np.median(np.einsum("ij,ij->i", queries.vectors, queries.vectors)))
@@ -198,55 +235,61 @@ class LegalSearch:
             spread = float(np.median(-_similarity(queries.vectors, queries.vectors, "l2")))
         return spread if spread > 0.0 else 1.0
 
-    def _worth_fetching(self, queries: Queries) -> Int64Array:
+    def _worth_fetching(self, queries: ChunkQueries) -> Int64Array:
         """Most candidates to ask for [q], by what is left outside the query's own document."""
-        most = np.full(len(queries.vectors), MAX_FETCH)
+        if self._has_own_scores:
+            return np.full(len(queries), self._count)
+        most = np.full(len(queries), MAX_FETCH)
         if queries.excluded is not None:
             start, stop = self._rows_of(queries.excluded)
-            is_large, others = stop - start > MAX_FETCH, len(self._vectors) - (stop - start)
+            is_large, others = stop - start > MAX_FETCH, self._count - (stop - start)
             most[is_large & (others <= FEW_VECTORS)] = FIRST_FETCHES
             most[is_large & (others <= MAX_FETCH)] = 0
         return most
 
-    def _groups(self, queries: Queries) -> Iterator[tuple[Int64Array, _Ranges]]:
+    def _groups(self, queries: ChunkQueries) -> Iterator[tuple[Int64Array, _Ranges]]:
         """Yield rows of queries, and the ranges of vectors that are worth comparing them with."""
-        everything = ((0, len(self._vectors)),)
-        others = np.arange(len(queries.vectors))
+        everything = ((0, self._count),)
+        others = np.arange(len(queries))
         if queries.excluded is not None:
-            keys, group, counts = np.unique(queries.excluded, return_inverse=True, return_counts=True)
-            start, stop = self._rows_of(keys)
+            documents, group, counts = np.unique(queries.excluded, return_inverse=True, return_counts=True)
+            start, stop = self._rows_of(documents)
             is_alone = (stop - start > EXACT_VECTORS) & (counts >= LEAST_GROUP)
             for number in np.flatnonzero(is_alone):
-                before, after = (0, int(start[number])), (int(stop[number]), len(self._vectors))
+                before, after = (0, int(start[number])), (int(stop[number]), self._count)
                 yield np.flatnonzero(group == number), (before, after)
             others = np.flatnonzero(~is_alone[group])
         if len(others):
             yield others, everything
 
-    def _rows_of(self, keys: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """First row with each of keys [q], and the row after its last one."""
-        if self._keys is None:
-            return keys, keys + 1
-        first, last = (np.searchsorted(self._keys, keys, side=side) for side in ("left", "right"))
+    def _rows_of(self, documents: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """First row of each of documents [q], and the row after its last one."""
+        if self._documents is None:
+            return documents, documents + 1
+        first, last = (np.searchsorted(self._documents, documents, side=side) for side in ("left", "right"))
         return first, last
 
-    def _keys_of(self, rows: Int64Array) -> Int64Array:
-        return rows if self._keys is None else np.asarray(self._keys[rows])
+    def _documents_of(self, rows: Int64Array) -> Int64Array:
+        return rows if self._documents is None else np.asarray(self._documents[rows])
+
+    @property
+    def _has_own_scores(self) -> bool:
+        return self._metric == "own"
 
     @property
     def _metric(self) -> Metric:
         return self.retriever.capabilities.metric
 
-    def _exact_part(self, queries: Queries, ranges: _Ranges, k: int) -> Neighbours:
-        best = _nothing(len(queries.vectors), k)
+    def _exact_part(self, queries: ChunkQueries, ranges: _Ranges, k: int) -> Neighbours:
+        best = _nothing(len(queries), k)
         for first, last in ranges:
             for start in range(first, last, EXACT_VECTORS):
                 stop = min(start + EXACT_VECTORS, last)
                 scores = _similarity(queries.vectors, np.asarray(self._vectors[start:stop], np.float32), self._metric)
                 if queries.excluded is not None:
-                    keys = self._keys_of(np.arange(start, stop))
-                    hit = (queries.excluded >= keys[0]) & (queries.excluded <= keys[-1])
-                    scores[hit] = np.where(keys[None, :] == queries.excluded[hit, None], -np.inf, scores[hit])
+                    documents = self._documents_of(np.arange(start, stop))
+                    hit = (queries.excluded >= documents[0]) & (queries.excluded <= documents[-1])
+                    scores[hit] = np.where(documents[None, :] == queries.excluded[hit, None], -np.inf, scores[hit])
                 _merge(best, scores, start)
         return best
 

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from retroflow.console import say
+from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import CorpusError
+from retroflow.pipeline.embeddings import chunk_texts
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.legal_search import LARGE_DOCUMENT, MAX_FETCH, RAN_OUT, Found, LegalSearch, Queries
+from retroflow.pipeline.legal_search import LARGE_DOCUMENT, MAX_FETCH, RAN_OUT, ChunkQueries, Found, LegalSearch
 from retroflow.pipeline.options import NeighbourOptions
 from retroflow.pipeline.sharing import Sharing
 from retroflow.pipeline.tables import Table
-from retroflow.protocols import Int64Array
+from retroflow.protocols import Float32Array, Int64Array
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.keys import LazyQueries
 from retroflow.store.array_file import Array, ArraySpec, map_array, release_pages
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
@@ -33,10 +36,16 @@ MOST_SCORE_ERROR = 0.15
 
 @dataclass(frozen=True)
 class Sources:
-    """What neighbours are made from: folders of the finished artifacts, and how their manifests are named."""
+    """What neighbours are made from.
+
+    Attributes:
+        chunks: folder of the chunks.
+        embeddings: folder of the embeddings, None if the retriever reads none.
+        parents: how the manifest names them and the index.
+    """
 
     chunks: Path
-    embeddings: Path
+    embeddings: Path | None
     parents: dict[str, dict[str, str]]
 
 
@@ -65,7 +74,7 @@ class NeighbourStage:
     Args:
         partial: the folder to make them in; blocks that an earlier run finished are kept.
         folder: what it becomes.
-        sources: chunks and embeddings.
+        sources: what they are made from.
         load: opens the index; not called before it is searched, so that shards do not wait for each other's.
         options: the recipe's neighbours section.
 
@@ -81,8 +90,12 @@ class NeighbourStage:
         load: Callable[[], CheckedRetriever],
         options: NeighbourOptions,
     ) -> None:
-        self._database = ChunkStore.open(sources.chunks / "train")
-        self._embeddings = {split: EmbeddingStore.open(sources.embeddings / split) for split in ("train", "valid")}
+        self._chunks = {split: ChunkStore.open(sources.chunks / split) for split in ("train", "valid")}
+        self._database = self._chunks["train"]
+        self._embeddings = {
+            split: EmbeddingStore.open(sources.embeddings / split) for split in self._chunks if sources.embeddings
+        }
+        self._tokenizer = load_tokenizer(str(sources.chunks / "tokenizer"))
         self._load, self._options = load, options
         self._is_told_why_slow = False
         self._own = _Own(self._database, options.exclude_same_document)
@@ -92,7 +105,7 @@ class NeighbourStage:
             kind="neighbours",
             partial=partial,
             pieces=pieces_folder(folder, basis),
-            specs={split: self._specs(split) for split in self._embeddings},
+            specs={split: self._specs(split) for split in self._chunks},
             rows_per_block=ROWS_PER_BLOCK,
             make=self._make,
             verb="find neighbours of",
@@ -100,8 +113,8 @@ class NeighbourStage:
 
     @cached_property
     def _search(self) -> LegalSearch:
-        keys = self._database.document_ids if self._options.exclude_same_document else None
-        return LegalSearch(self._load(), self._embeddings["train"], keys, self._options.overfetch)
+        documents = self._database.document_ids if self._options.exclude_same_document else None
+        return LegalSearch(self._load(), self._embeddings.get("train"), documents, self._options.overfetch)
 
     def intact(self) -> bool:
         """As in `SharedStage`: nothing is made at the beginning."""
@@ -112,15 +125,15 @@ class NeighbourStage:
         files = self.work.fill(sharing)
         info = {
             "k": self._options.k,
-            "chunks": {split: files[f"{split}/ids.npy"].shape[0] for split in self._embeddings},
+            "chunks": {split: files[f"{split}/ids.npy"].shape[0] for split in self._chunks},
             "searched_exactly": _count_exact(self.work.partial, files),
-            "recall": _measure_recall(self._embeddings["train"], self._own, self._search, self._options.k),
+            "recall": self._measure_recall(),
         }
         self._database.release()
         return Manifest("neighbours", inputs, self._parents, info, files)
 
     def _specs(self, split: str) -> list[ArraySpec]:
-        shape = (len(self._embeddings[split]), self._options.k)
+        shape = (len(self._chunks[split]), self._options.k)
         dtypes: dict[str, np.dtype[Any]] = {"ids": np.dtype(np.int64), "scores": np.dtype(np.float32)}
         specs = [ArraySpec(f"{split}/{name}.npy", dtype, shape) for name, dtype in dtypes.items()]
         return [*specs, ArraySpec(f"{split}/found_by.npy", np.dtype(np.uint8), shape[:1])]
@@ -128,14 +141,38 @@ class NeighbourStage:
     def _make(self, split: str, rows: slice) -> dict[str, Array]:
         # Validation chunks are not in the database: nothing of theirs has to be left out.
         excluded = self._own.of(np.arange(rows.start, rows.stop)) if split == "train" else None
-        vectors = self._embeddings[split][rows].astype(np.float32)
-        queries = Queries(vectors, excluded)
+        queries = ChunkQueries(self._queries(split, np.arange(rows.start, rows.stop)), excluded)
         found = self._search.own_answer(queries, self._options.k)
         self._tell_why_slow(found)
         found = self._search.complete(queries, found)
         self._database.release()
         arrays: dict[str, Array] = {"ids": found.ids, "scores": found.scores, "found_by": found.by}
         return {f"{split}/{name}.npy": array for name, array in arrays.items()}
+
+    def _queries(self, split: str, rows: Int64Array) -> LazyQueries:
+        """Some chunks as queries."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # rows that follow one another are read at once
+
+        def vectors() -> Float32Array:
+            stored = self._embeddings[split]
+            return np.concatenate([stored[int(run[0]) : int(run[-1]) + 1] for run in runs]).astype(np.float32)
+
+        def texts() -> list[str]:
+            return chunk_texts(self._chunks[split], self._tokenizer, rows)
+
+        return LazyQueries(len(rows), vectors=vectors, texts=texts)
+
+    def _measure_recall(self) -> dict[str, float | int | None]:
+        """Ask the retriever for training chunks spread evenly over the corpus, and compare with exact search."""
+        count = len(self._database)
+        rows = np.unique(np.linspace(0, count - 1, min(RECALL_SAMPLE, count), dtype=np.int64))
+        queries = ChunkQueries(self._queries("train", rows), self._own.of(rows))
+        found = self._search.judge(queries, self._search.own_answer(queries, self._options.k))
+        return {
+            "recall_at_k": None if found.recall is None else round(found.recall, 4),
+            "queries": found.queries,
+            "score_error": round(found.score_error, 4),
+        }
 
     def _tell_why_slow(self, found: Found) -> None:
         """Say once what takes so long, before it does."""
@@ -215,16 +252,3 @@ def _count_exact(partial: Path, files: Mapping[str, FileEntry]) -> dict[str, int
             counts[key] += int(np.count_nonzero(found_by == reason))
         release_pages(found_by)
     return counts
-
-
-def _measure_recall(vectors: EmbeddingStore, own: _Own, search: LegalSearch, k: int) -> dict[str, float | int | None]:
-    """Ask the retriever for training chunks spread evenly over the corpus, and compare with exact search."""
-    rows = np.unique(np.linspace(0, len(vectors) - 1, min(RECALL_SAMPLE, len(vectors)), dtype=np.int64))
-    sample = np.concatenate([vectors[row : row + 1] for row in rows.tolist()]).astype(np.float32)
-    queries = Queries(sample, own.of(rows))
-    found = search.judge(queries, search.own_answer(queries, k))
-    return {
-        "recall_at_k": None if found.recall is None else round(found.recall, 4),
-        "queries": found.queries,
-        "score_error": round(found.score_error, 4),
-    }

@@ -5,7 +5,7 @@ width is an exception or an out-of-bounds read, NaN is silence or the end of the
 in front of every retriever, built-in or plugin, refuses what is wrong before native code sees it, and refuses an
 answer that breaks the contract of `retroflow.protocols`, naming who gave it. It repairs nothing.
 
-Shapes: q queries, N vectors, D embedding width, k neighbours.
+Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
 import errno
@@ -37,9 +37,10 @@ from retroflow.protocols import (
     Int64Array,
     Metric,
     Neighbours,
+    QueriedBy,
     Retriever,
-    VectorSource,
 )
+from retroflow.retrieval.keys import checked_keys, checked_queries
 from retroflow.retrieval.saved_index import (
     BACKEND_FOLDER,
     DESCRIPTION_FILE,
@@ -48,7 +49,6 @@ from retroflow.retrieval.saved_index import (
     fault_of_files,
     read_description,
 )
-from retroflow.retrieval.vectors import CheckedSource, check_finite, checked_vectors
 
 _STATE_OF_THE_DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
@@ -61,7 +61,7 @@ class CheckedRetriever:
 
     Attributes:
         owner: who provides the retriever, as shown in every message ("faiss (retroflow 0.1.0)").
-        dimension: width D of the vectors, None before `build` or `load`.
+        dimension: width D of the vectors; None before `build` or `load`, and where it reads none.
     """
 
     def __init__(self, retriever: Retriever, *, owner: str) -> None:
@@ -70,7 +70,7 @@ class CheckedRetriever:
             _check_protocol(retriever, owner)
         self.dimension: int | None = None
         self._retriever = retriever
-        self._count = 0
+        self._count: int | None = None
         self._process_id = os.getpid()
 
     @property
@@ -79,8 +79,8 @@ class CheckedRetriever:
         return self._retriever.capabilities
 
     def __len__(self) -> int:
-        """Number of vectors N in the index, 0 before `build` or `load`."""
-        return self._count
+        """Number of keys N in the index, 0 before `build` or `load`."""
+        return self._count or 0
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
         """Let the retriever refuse options with which it cannot index N vectors of width D, before they are made.
@@ -96,57 +96,59 @@ class CheckedRetriever:
             with self._blame("check_vectors()"):
                 self._retriever.check_vectors(count, dimension)
 
-    def build(self, vectors: VectorSource) -> None:
-        """Build the index over vectors [N, D]; N may be 0.
+    def build(self, keys: object) -> None:
+        """Build the index over N keys; N may be 0.
 
         Args:
-            vectors: a VectorSource, numpy array or torch tensor (any device) of float16, bfloat16, float32 or
-                float64; read in blocks, each checked as it is read.
+            keys: a KeySource; or by itself what the retriever reads: a VectorSource, numpy array or torch tensor (any
+                device) [N, D] of float16, bfloat16, float32 or float64, or a TextSource such as a list of str. Both
+                are read in blocks, each checked as it is read.
 
         Raises:
-            InvalidVectorsError: not two-dimensional, not floating point, width 0, or a value that is NaN,
-                infinite or above 1e15; nothing of the earlier index is usable afterwards.
+            InvalidVectorsError: vectors that are not two-dimensional, not floating point, of width 0, or with a value
+                that is NaN, infinite or above 1e15; nothing of the earlier index is usable afterwards.
+            InvalidTextsError: texts that are none, too few, or not str.
             RetrieverError: the backend failed, or ran out of memory.
             OSError: the disk is full or cannot be used.
         """
-        source = CheckedSource(vectors)
-        count, dimension = source.shape
-        self.dimension, self._count = None, 0
+        checked = checked_keys(keys, self.capabilities)
+        count = len(checked)
+        dimension = checked.vectors.shape[1] if self.capabilities.reads_vectors else None
+        self.dimension, self._count = None, None
         if count:
-            self.check_vectors(count, dimension)
-            with self._blame("build()", f"building the index of {count:,} vectors of width {dimension:,}"):
-                self._retriever.build(source)
+            if dimension is not None:
+                self.check_vectors(count, dimension)
+            width = "" if dimension is None else f" of width {dimension:,}"
+            with self._blame("build()", f"building the index of {count:,} {self._unit}{width}"):
+                self._retriever.build(checked)
         self.dimension, self._count, self._process_id = dimension, count, os.getpid()
 
     def search(self, queries: object, k: SupportsIndex) -> Neighbours:
-        """Find the k nearest vectors of each of queries [q, D].
+        """Find the k nearest keys of each of q queries.
 
         Args:
-            queries: numpy array or torch tensor (any device) of float16, bfloat16, float32 or float64; q may be 0.
+            queries: `retroflow.protocols.Queries`; or by itself what the retriever reads: a numpy array or torch
+                tensor (any device) [q, D] of float16, bfloat16, float32 or float64, or a list of str. q may be 0.
             k: an integer of at least 1; more than N is allowed and padded.
 
         Returns:
             Neighbours with ids int64 [q, k] and scores float32 [q, k] as `retroflow.protocols.Neighbours` says.
 
         Raises:
-            InvalidVectorsError: queries of a wrong rank, dtype or width, non-finite values, or a bad k.
+            InvalidVectorsError: vectors of a wrong rank, dtype or width, non-finite values, or a bad k.
+            InvalidTextsError: texts that are none or not str.
             RetrieverError: nothing built or loaded yet, a forked child of a retriever that is not fork-safe, a
                 backend that failed, or an answer that breaks the contract.
         """
-        if self.dimension is None:
+        if self._count is None:
             raise RetrieverError(f"{self.owner}: search() before build() or load(); there is no index to search.")
         k = _checked_k(k)
-        checked = np.ascontiguousarray(checked_vectors(queries, "queries"), dtype=np.float32)
-        if checked.shape[1] != self.dimension:
-            raise InvalidVectorsError(
-                f"queries have {checked.shape[1]} columns, but the index was built over vectors of {self.dimension}; "
-                "embed queries with the embedder that made the index."
-            )
-        check_finite(checked, "queries", 0)
+        checked = checked_queries(queries, self.capabilities, self.dimension)
         if self._count == 0 or len(checked) == 0:
             return _all_padding(len(checked), k)
         self._check_process()
-        with self._blame("search()", f"searching {self._count:,} vectors with {len(checked):,} queries for {k:,} each"):
+        doing = f"searching {self._count:,} {self._unit} with {len(checked):,} queries for {k:,} each"
+        with self._blame("search()", doing):
             answer = self._retriever.search(checked, k)
         return self._checked_answer(answer, (len(checked), k))
 
@@ -158,7 +160,7 @@ class CheckedRetriever:
                 or left a link in it.
             OSError: the disk is full or cannot be used.
         """
-        if self.dimension is None:
+        if self._count is None:
             raise RetrieverError(f"{self.owner}: save() before build() or load(); there is no index to save.")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +170,7 @@ class CheckedRetriever:
         backend_folder.mkdir()
         if self._count:
             self._check_process()
-            with self._blame("save()", f"saving the index of {self._count:,} vectors"):
+            with self._blame("save()", f"saving the index of {self._count:,} {self._unit}"):
                 self._retriever.save(backend_folder)
         if fault := fault_of_files(folder):
             raise RetrieverError(
@@ -195,7 +197,7 @@ class CheckedRetriever:
             RetrieverError: the index was built with another metric.
         """
         folder = Path(folder)
-        self.dimension, self._count = None, 0
+        self.dimension, self._count = None, None
         description = read_description(folder / DESCRIPTION_FILE)
         if description["metric"] != self.capabilities.metric:
             raise RetrieverError(
@@ -211,6 +213,11 @@ class CheckedRetriever:
             self._load_backend(folder / BACKEND_FOLDER, written_by=description["owner"])
         self.dimension, self._count = description["dimension"], description["count"]
         self._process_id = os.getpid()
+
+    @property
+    def _unit(self) -> str:
+        """What it holds, in messages."""
+        return "vectors" if self.capabilities.reads_vectors else "texts"
 
     def fingerprint(self) -> dict[str, object]:
         """What the retriever says of its index beyond its options, as plain JSON values."""
@@ -280,7 +287,7 @@ class CheckedRetriever:
             raise RetrieverError(f"{self.owner}: {call} failed: {ended}{_described(error)}") from error
 
     def _checked_answer(self, answer: object, shape: tuple[int, int]) -> Neighbours:
-        fault = _fault_of_answer(answer, shape, self._count)
+        fault = _fault_of_answer(answer, shape, len(self))
         if fault is not None or not isinstance(answer, tuple):
             raise RetrieverError(
                 f"{self.owner}: search() broke the retriever contract: {fault}. This is a bug of the retriever, not "
@@ -307,12 +314,20 @@ def _check_protocol(retriever: object, owner: str) -> None:
             f'{owner}: capabilities.metric is "{capabilities.metric}"; allowed: {" and ".join(get_args(Metric))}. '
             "A cosine is the inner product of vectors of length 1."
         )
+    if capabilities.queried_by not in get_args(QueriedBy):
+        raise RetrieverError(
+            f"{owner}: capabilities.queried_by is {capabilities.queried_by!r}; allowed: "
+            f"{' and '.join(get_args(QueriedBy))}."
+        )
+    if capabilities.reads_texts and capabilities.metric != "own":
+        raise RetrieverError(
+            f'{owner}: capabilities.metric is "{capabilities.metric}", which compares vectors, and queried_by is '
+            f'"{capabilities.queried_by}"; declare metric="own".'
+        )
     for name in ("exact", "deterministic", "fork_safe", "add", "remove"):
         value = getattr(capabilities, name)
         if not isinstance(value, bool):
             raise RetrieverError(f"{owner}: capabilities.{name} is {value!r}; allowed: True and False.")
-    if capabilities.queried_by != "vectors":
-        raise RetrieverError(f'{owner}: a retriever queried by "{capabilities.queried_by}" is not supported yet.')
 
 
 def _is_state_of_the_disk(error: BaseException) -> bool:

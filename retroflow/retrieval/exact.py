@@ -18,7 +18,7 @@ import torch
 from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries, VectorSource
 from retroflow.recipe.ranges import within_ranges
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
@@ -72,20 +72,22 @@ class ExactRetriever:
             device=self._device,
         )
 
-    def build(self, vectors: VectorSource) -> None:
+    def build(self, keys: KeySource) -> None:
         """Keep a reference to vectors [N, D]; reads each block once, so that bad values are found now."""
+        vectors = keys.vectors
         for start in range(0, len(vectors), COPY_ROWS):
             vectors[start : start + COPY_ROWS]
         self._vectors, self._resident = vectors, None
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         """Score queries float32 [q, D] against every vector and keep the k best."""
-        ids = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
+        vectors = queries.vectors
+        ids = np.full((len(vectors), k), -1, np.int64)
+        scores = np.full((len(vectors), k), -np.inf, np.float32)
         with _full_precision(self._device):
-            for start in range(0, len(queries), self._search.query_rows):
+            for start in range(0, len(vectors), self._search.query_rows):
                 rows = slice(start, start + self._search.query_rows)
-                best_scores, best_ids = self._nearest(torch.tensor(queries[rows]).to(self._device), k)
+                best_scores, best_ids = self._nearest(torch.tensor(vectors[rows]).to(self._device), k)
                 ids[rows, : best_ids.shape[1]] = best_ids.cpu().numpy()
                 scores[rows, : best_scores.shape[1]] = best_scores.cpu().numpy()
         return Neighbours(ids, scores)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
-from retroflow.protocols import Capabilities, Float32Array, Int64Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries, VectorSource
 from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
 from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch
 from retroflow.retrieval.inverted_lists import (
@@ -84,12 +84,13 @@ class FaissRetriever:
                 f'{count} vectors. Use fewer lists, or "auto", which chooses by the number of vectors.'
             )
 
-    def build(self, vectors: VectorSource) -> None:
+    def build(self, keys: KeySource) -> None:
         """Train on a sample of vectors [N, D], then add them block by block.
 
         With plain inverted lists a reference to the vectors is kept until `save` has written them; they must not
         change before.
         """
+        vectors = keys.vectors
         count, dimension = vectors.shape
         factory, self.explanation = self._build.factory, "given by the recipe"
         if factory == "auto":
@@ -105,17 +106,18 @@ class FaissRetriever:
                 _add(index, vectors)
         self.explanation = f"{factory}: {self.explanation}"
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
+        vectors = queries.vectors
         index = self._searchable()
         with _threads(self._search.num_threads):
             if index is self._index and _is_plain_lists(index):
                 parts = [
-                    self._search_lists(queries[at : at + QUERY_ROWS], k) for at in range(0, len(queries), QUERY_ROWS)
+                    self._search_lists(vectors[at : at + QUERY_ROWS], k) for at in range(0, len(vectors), QUERY_ROWS)
                 ]
                 distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             else:
-                distances, ids = index.search(queries, int(k), params=_parameters(index, self._search, int(k)))
+                distances, ids = index.search(vectors, int(k), params=_parameters(index, self._search, int(k)))
         scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else distances
         scores[ids < 0] = -np.inf
         return Neighbours(ids, scores)

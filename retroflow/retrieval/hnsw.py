@@ -18,7 +18,7 @@ import numpy as np
 from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
 from retroflow.recipe.ranges import Seed, within_ranges
 
 FILE = "index.hnsw"
@@ -71,8 +71,9 @@ class HnswRetriever:
             metric=self._build.metric, exact=False, deterministic=self._build.deterministic, fork_safe=True
         )
 
-    def build(self, vectors: VectorSource) -> None:
+    def build(self, keys: KeySource) -> None:
         """Insert vectors [N, D] block by block."""
+        vectors = keys.vectors
         count, dimension = vectors.shape
         index = hnswlib.Index(self._space(), dimension)
         index.init_index(
@@ -88,21 +89,22 @@ class HnswRetriever:
         index.set_ef(self._search.ef)
         self._index = index
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
+        vectors = queries.vectors
         if self._index is None:
             raise RetrieverError("hnsw: build() or load() comes before search().")
         available = min(k, self._index.get_current_count())
-        ids = np.full((len(queries), k), -1, np.int64)
-        distances = np.full((len(queries), k), np.inf, np.float32)
+        ids = np.full((len(vectors), k), -1, np.int64)
+        distances = np.full((len(vectors), k), np.inf, np.float32)
         try:
             # The library searches with max(ef, k) itself: nothing has to be set here, where threads share the index.
             ids[:, :available], distances[:, :available] = self._index.knn_query(
-                queries, k=available, num_threads=self._search.num_threads
+                vectors, k=available, num_threads=self._search.num_threads
             )
         except RuntimeError:  # one row of the batch reaches fewer vertices than k, and the library gives up on all
-            for row in range(len(queries)):
-                found = self._reachable(queries[row : row + 1], available)
+            for row in range(len(vectors)):
+                found = self._reachable(vectors[row : row + 1], available)
                 ids[row, : len(found[0])], distances[row, : len(found[0])] = found
         scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else 1.0 - distances
         return Neighbours(ids, scores)

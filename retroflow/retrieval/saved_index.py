@@ -10,7 +10,7 @@ from typing import Any
 
 from retroflow.errors import DamagedDataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "retriever.json"
 BACKEND_FOLDER = "backend"
 
@@ -24,9 +24,9 @@ def read_description(path: Path) -> dict[str, Any]:
         sound = (
             isinstance(description["owner"], str)
             and isinstance(description["metric"], str)
-            and type(description["dimension"]) is int
+            and (description["dimension"] is None or type(description["dimension"]) is int)
             and type(description["count"]) is int
-            and description["dimension"] >= 1
+            and description["dimension"] != 0
             and description["count"] >= 0
             and isinstance(description["crc32"], dict)
         )

@@ -19,7 +19,7 @@ import scann  # type: ignore[import-untyped]
 from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
 from retroflow.recipe.ranges import within_ranges
 
 FOLDER = "searcher"
@@ -90,8 +90,9 @@ class ScannRetriever:
                 f"tree over {count} vectors; raise it, or lower retriever.build.num_leaves."
             )
 
-    def build(self, vectors: VectorSource) -> None:
+    def build(self, keys: KeySource) -> None:
         """Copy vectors [N, D] into memory as float32 (4 N D bytes; the library reads no other way) and build."""
+        vectors = keys.vectors
         count, dimension = vectors.shape
         matrix = np.empty((count, dimension), np.float32)
         for start in range(0, count, COPY_ROWS):
@@ -99,15 +100,16 @@ class ScannRetriever:
         self._is_tree = self._wants_tree(count)
         self._searcher = self._described(matrix).build()
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
+        vectors = queries.vectors
         if self._searcher is None:
             raise RetrieverError("scann: build() or load() comes before search().")
         knobs = {}
         if self._is_tree:
             knobs["leaves_to_search"] = self._search.leaves_to_search
             knobs["pre_reorder_num_neighbors"] = max(self._search.reorder, k)
-        found, distances = self._searcher.search_batched(queries, final_num_neighbors=k, **knobs)
+        found, distances = self._searcher.search_batched(vectors, final_num_neighbors=k, **knobs)
         ids, scores = found.astype(np.int64), np.array(distances, dtype=np.float32)
         scores = np.minimum(-scores, 0.0) if self._build.metric == "l2" else scores
         missing = ~np.isfinite(scores)  # with id 0, a valid id

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from retroflow.pipeline import legal_search
-from retroflow.pipeline.legal_search import BY_RETRIEVER, LARGE_DOCUMENT, RAN_OUT, Found, LegalSearch, Queries
+from retroflow.pipeline.legal_search import BY_RETRIEVER, LARGE_DOCUMENT, RAN_OUT, ChunkQueries, Found, LegalSearch
 from retroflow.protocols import Capabilities, Float32Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.keys import LazyQueries
 
 
 class LoopRetriever:
@@ -17,14 +18,14 @@ class LoopRetriever:
         self.most = most
         self.fetched: list[tuple[int, int]] = []
 
-    def build(self, vectors) -> None:
-        self.vectors = np.asarray(vectors[0 : len(vectors)], np.float32)
+    def build(self, keys) -> None:
+        self.vectors = np.asarray(keys.vectors[0 : len(keys)], np.float32)
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries, k: int) -> Neighbours:
         self.fetched.append((len(queries), k))
         ids = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        for row, query in enumerate(queries):
+        for row, query in enumerate(queries.vectors):
             all_scores = score(query, self.vectors, self.capabilities.metric)
             order = np.argsort(-all_scores, kind="stable")[: min(k, self.most)]
             ids[row, : len(order)], scores[row, : len(order)] = order, all_scores[order]
@@ -38,11 +39,15 @@ class LoopRetriever:
         return {}
 
 
+def chunk_queries(vectors: Float32Array, excluded: np.ndarray | None) -> ChunkQueries:
+    return ChunkQueries(LazyQueries(len(vectors), vectors=lambda: vectors, texts=list), excluded)
+
+
 def score(query: np.ndarray, vectors: np.ndarray, metric: str) -> np.ndarray:
     return vectors @ query if metric == "inner_product" else -((vectors - query) ** 2).sum(axis=1)
 
 
-def wanted(queries: Queries, vectors: np.ndarray, keys: np.ndarray, k: int, metric: str) -> np.ndarray:
+def wanted(queries: ChunkQueries, vectors: np.ndarray, keys: np.ndarray, k: int, metric: str) -> np.ndarray:
     best = np.full((len(queries.vectors), k), -np.inf, np.float32)
     for row, query in enumerate(queries.vectors):
         scores = score(query, vectors, metric)
@@ -74,7 +79,7 @@ def test_neighbours_are_the_best_of_other_documents_however_deep(clustered, metr
     vectors, documents = clustered
     retriever = LoopRetriever(metric, most)
     search = search_over(retriever, vectors, documents, overfetch=4)
-    queries = Queries(vectors[::3], documents[::3])
+    queries = chunk_queries(vectors[::3], documents[::3])
     found = search.search(queries, 3)
     np.testing.assert_allclose(found.scores, wanted(queries, vectors, documents, 3, metric), rtol=1e-4, atol=1e-4)
     assert (documents[found.ids] != queries.excluded[:, None]).all()
@@ -87,7 +92,7 @@ def test_only_starved_queries_are_searched_again_with_twice_the_candidates(clust
     documents = documents + 1000
     documents[:150] = np.arange(150)  # half the queries find others at once
     retriever = LoopRetriever()
-    search_over(retriever, vectors, documents, overfetch=8).search(Queries(vectors, documents), 2)
+    search_over(retriever, vectors, documents, overfetch=8).search(chunk_queries(vectors, documents), 2)
     assert retriever.fetched[0] == (300, 8)
     assert retriever.fetched[1] == (150, 16)
     assert retriever.fetched[2][1] == 32
@@ -95,28 +100,28 @@ def test_only_starved_queries_are_searched_again_with_twice_the_candidates(clust
 
 def test_missing_neighbours_are_minus_one_when_the_database_is_exhausted() -> None:
     vectors, documents = np.eye(4, dtype=np.float32), np.array([0, 0, 0, 1])
-    found = search_over(LoopRetriever(), vectors, documents, 2).search(Queries(vectors, documents), 2)
+    found = search_over(LoopRetriever(), vectors, documents, 2).search(chunk_queries(vectors, documents), 2)
     assert found.ids.tolist() == [[3, -1], [3, -1], [3, -1], [0, 1]]
     assert np.isneginf(found.scores[:3, 1]).all()
 
 
 def test_without_document_exclusion_only_the_chunk_itself_is_left_out() -> None:
     vectors = np.ones((3, 2), np.float32)
-    found = search_over(LoopRetriever(), vectors, None, 1).search(Queries(vectors, np.arange(3)), 2)
+    found = search_over(LoopRetriever(), vectors, None, 1).search(chunk_queries(vectors, np.arange(3)), 2)
     assert [sorted(row) for row in found.ids.tolist()] == [[1, 2], [0, 2], [0, 1]]
 
 
 def test_validation_queries_may_have_any_chunk(clustered) -> None:
     vectors, documents = clustered
     retriever = LoopRetriever()
-    found = search_over(retriever, vectors, documents, 16).search(Queries(vectors[:5], None), 2)
+    found = search_over(retriever, vectors, documents, 16).search(chunk_queries(vectors[:5], None), 2)
     assert found.ids[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert retriever.fetched == [(5, 2)]
 
 
 def test_exact_search_in_small_blocks_is_the_same(clustered, monkeypatch) -> None:
     vectors, documents = clustered
-    search, queries = search_over(LoopRetriever(), vectors, documents, 4), Queries(vectors, documents)
+    search, queries = search_over(LoopRetriever(), vectors, documents, 4), chunk_queries(vectors, documents)
     whole = search.exact(queries, 3)
     monkeypatch.setattr(legal_search, "EXACT_VECTORS", 2)
     monkeypatch.setattr(legal_search, "EXACT_QUERIES", 7)
@@ -156,7 +161,7 @@ def test_a_document_that_is_most_of_the_corpus_is_not_compared_with_itself(
     checked = CheckedRetriever(retriever, owner="loop")
     checked.build(vectors)
     search = LegalSearch(checked, Watched(), documents, overfetch=4)
-    queries = Queries(vectors, documents)
+    queries = chunk_queries(vectors, documents)
     found = search.search(queries, 3)
     np.testing.assert_allclose(found.scores, wanted(queries, vectors, documents, 3, metric), rtol=1e-4, atol=1e-4)
     assert (documents[found.ids] != documents[:, None]).all()
@@ -171,7 +176,7 @@ def test_a_document_larger_than_all_others_is_not_asked_for(monkeypatch: pytest.
     vectors = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
     documents = np.repeat([0, 1], [30, 70])
     retriever = LoopRetriever()
-    found = search_over(retriever, vectors, documents, 4).search(Queries(vectors[30:], documents[30:]), 2)
+    found = search_over(retriever, vectors, documents, 4).search(chunk_queries(vectors[30:], documents[30:]), 2)
     assert retriever.fetched == [] and (found.by == LARGE_DOCUMENT).all() and (found.ids < 30).all()
 
 
@@ -179,7 +184,7 @@ def judged(retriever: LoopRetriever) -> legal_search.Judgement:
     """A retriever over random vectors of documents of two, judged on all of them at k = 2."""
     vectors = np.random.default_rng(3).normal(size=(200, 16)).astype(np.float32)
     search = search_over(retriever, vectors, np.arange(200) // 2, 4)
-    queries = Queries(vectors, np.arange(200) // 2)
+    queries = chunk_queries(vectors, np.arange(200) // 2)
     return search.judge(queries, search.own_answer(queries, 2))
 
 
@@ -190,7 +195,7 @@ class Misreporting(LoopRetriever):
         super().__init__(metric)
         self.scores, self.first = scores, first
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries, k: int) -> Neighbours:
         found = super().search(queries, k)
         ids = np.tile(np.arange(k), (len(queries), 1)) if self.first else found.ids
         return Neighbours(ids, self.scores(found.scores).astype(np.float32))
@@ -225,7 +230,7 @@ def test_chunks_whose_own_document_is_too_large_do_not_count_against_the_retriev
     vectors = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
     documents = np.repeat(np.arange(16), [70, *[2] * 15])
     search = search_over(LoopRetriever(), vectors, documents, 4)
-    queries = Queries(vectors, documents)
+    queries = chunk_queries(vectors, documents)
     own = search.own_answer(queries, 2)
     assert (own.by == LARGE_DOCUMENT).sum() == 70
     assert search.judge(queries, own) == (1.0, 30, 0.0)
@@ -236,7 +241,7 @@ def test_chunks_whose_own_document_is_too_large_do_not_count_against_the_retriev
 def test_recall_counts_what_was_not_found_and_takes_equal_copies() -> None:
     vectors = np.array([[0, 0], [0, 1], [0, 1], [5, 5]], np.float32)
     search = search_over(LoopRetriever(), vectors, None, 4)
-    queries = Queries(vectors[:1], np.array([0]))
+    queries = chunk_queries(vectors[:1], np.array([0]))
 
     def recall(*ids: int) -> float | None:
         scores = np.zeros((1, len(ids)), np.float32)

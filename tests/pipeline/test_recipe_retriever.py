@@ -34,11 +34,11 @@ class Plugin:
 
     def __init__(self, *, build: Build | None = None, search: Search | None = None, depth: int = 3) -> None: ...
 
-    def build(self, vectors):
-        self.vectors = np.asarray(vectors[0 : len(vectors)], np.float32)
+    def build(self, keys):
+        self.vectors = np.asarray(keys.vectors[0 : len(keys)], np.float32)
 
     def search(self, queries, k):
-        scores = -((self.vectors[None] - queries[:, None]) ** 2).sum(2)
+        scores = -((self.vectors[None] - queries.vectors[:, None]) ** 2).sum(2)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores = np.take_along_axis(scores, order, 1)
         return padded(WRONG(order, scores), k)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError, RetroflowError, UsageError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours, VectorSource
+from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
 from retroflow.retrieval.checked import CheckedRetriever
 
 INF = float("inf")
@@ -23,13 +23,14 @@ class Scripted:
         self.capabilities = Capabilities(fork_safe=fork_safe)
         self.asked: list[tuple[int, ...]] = []
 
-    def build(self, vectors: VectorSource) -> None:
-        for start in range(0, len(vectors), 4):
-            vectors[start : start + 4]
+    def build(self, keys: KeySource) -> None:
+        for start in range(0, len(keys), 4):
+            keys.vectors[start : start + 4]
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
-        assert type(k) is int and queries.dtype == np.float32 and queries.flags.c_contiguous
-        self.asked.append(queries.shape)
+    def search(self, queries: Queries, k: int) -> Neighbours:
+        vectors = queries.vectors
+        assert type(k) is int and vectors.dtype == np.float32 and vectors.flags.c_contiguous
+        self.asked.append(vectors.shape)
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer  # type: ignore[return-value]
@@ -236,10 +237,18 @@ def test_what_is_no_retriever_is_told_what_it_lacks() -> None:
         CheckedRetriever(object(), owner="x")  # type: ignore[arg-type]
 
 
-def test_retrievers_queried_by_text_are_refused_until_they_are_supported() -> None:
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"queried_by": "words"}, "capabilities.queried_by is 'words'; allowed: vectors and texts and both"),
+        ({"queried_by": "texts"}, 'capabilities.metric is "l2", which compares vectors.*declare metric="own"'),
+        ({"queried_by": "both", "metric": "inner_product"}, 'declare metric="own"'),
+    ],
+)
+def test_what_a_retriever_reads_must_fit_what_its_scores_mean(declared: dict[str, str], message: str) -> None:
     retriever = Scripted()
-    retriever.capabilities = Capabilities(queried_by="texts")
-    with pytest.raises(RetrieverError, match='queried by "texts" is not supported yet'):
+    retriever.capabilities = Capabilities(**declared)  # type: ignore[arg-type]
+    with pytest.raises(RetrieverError, match=message):
         CheckedRetriever(retriever, owner="x")
 
 
@@ -285,10 +294,10 @@ class Failing:
         self._touch("capabilities")
         return Capabilities()
 
-    def build(self, vectors: VectorSource) -> None:
+    def build(self, keys: KeySource) -> None:
         self._touch("build")
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         self._touch("search")
         return Neighbours(np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import UsageError
+from retroflow.retrieval.keys import Keys
 from retroflow.store import array_file
 from retroflow.testing.clustered import clustered_vectors
 
@@ -22,8 +23,8 @@ def searched(vectors: object, k: int = 7, metric: str = "l2", **search: object) 
     retriever = exact.ExactRetriever(
         build=exact.ExactBuild(metric=metric), search=exact.ExactSearch(device="cpu", **search)
     )
-    retriever.build(vectors)
-    return retriever.search(QUERIES, k)
+    retriever.build(Keys(vectors))
+    return retriever.search(Keys(QUERIES), k)
 
 
 @pytest.mark.parametrize("metric", ["l2", "inner_product"])
@@ -45,8 +46,8 @@ def test_equals_a_float64_reference_whatever_the_block(metric: str, block_rows: 
 def test_equal_scores_are_ordered_by_ascending_id(block_rows: int, k: int) -> None:
     vectors = np.repeat(np.eye(24, dtype=np.float32)[:3], 40, axis=0)
     retriever = exact.ExactRetriever(search=exact.ExactSearch(block_rows=block_rows))
-    retriever.build(vectors)
-    ids, _ = retriever.search(vectors[[0, 40, 80]], k)
+    retriever.build(Keys(vectors))
+    ids, _ = retriever.search(Keys(vectors[[0, 40, 80]]), k)
     assert np.array_equal(ids, np.array([[0], [40], [80]]) + np.arange(k))
 
 
@@ -66,13 +67,13 @@ def test_half_precision_matmul_and_autocast_of_the_caller_do_not_reach_it() -> N
 def test_keeps_the_dtype_of_the_source_and_maps_it_from_disk(tmp_path: Path) -> None:
     half = VECTORS.astype(np.float16)
     retriever = exact.ExactRetriever()
-    retriever.build(half)
+    retriever.build(Keys(half))
     retriever.save(tmp_path)
     opened = exact.ExactRetriever()
     opened.load(tmp_path)
     assert (tmp_path / "vectors.npy").stat().st_size == 128 + half.nbytes
     assert isinstance(opened._vectors, np.memmap)
-    assert np.array_equal(opened.search(QUERIES, 3).ids, retriever.search(QUERIES, 3).ids)
+    assert np.array_equal(opened.search(Keys(QUERIES), 3).ids, retriever.search(Keys(QUERIES), 3).ids)
 
 
 def test_a_file_that_has_no_room_is_refused_before_it_is_written(
@@ -85,7 +86,7 @@ def test_a_file_that_has_no_room_is_refused_before_it_is_written(
 
     monkeypatch.setattr(array_file, "allocate", no_room)
     retriever = exact.ExactRetriever()
-    retriever.build(VECTORS)
+    retriever.build(Keys(VECTORS))
     with pytest.raises(OSError, match="No space left"):
         retriever.save(tmp_path)
     assert (tmp_path / "vectors.npy").stat().st_size == 0
@@ -100,7 +101,7 @@ def test_cuda_without_a_gpu_is_an_error_of_the_recipe() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_answers_as_the_cpu_does() -> None:
     on_gpu = exact.ExactRetriever(search=exact.ExactSearch(device="cuda", block_rows=100))
-    on_gpu.build(VECTORS)
-    ids, scores = on_gpu.search(QUERIES, 7)
+    on_gpu.build(Keys(VECTORS))
+    ids, scores = on_gpu.search(Keys(QUERIES), 7)
     expected_ids, expected_scores = searched(VECTORS)
     assert np.array_equal(ids, expected_ids) and np.allclose(scores, expected_scores, atol=1e-5)

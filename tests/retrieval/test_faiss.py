@@ -9,6 +9,7 @@ import pytest
 
 from retroflow.errors import UsageError
 from retroflow.retrieval.exact import ExactBuild, ExactRetriever
+from retroflow.retrieval.keys import Keys
 from retroflow.testing.clustered import clustered_vectors
 
 faiss = pytest.importorskip("faiss")
@@ -24,8 +25,8 @@ def made(factory: str = "auto", metric: str = "l2", **search: object) -> "ours.F
 
 def recall(given: np.ndarray, metric: str = "l2", k: int = 5) -> float:
     exact = ExactRetriever(build=ExactBuild(metric=metric))
-    exact.build(VECTORS)
-    expected = exact.search(QUERIES, k).ids
+    exact.build(Keys(VECTORS))
+    expected = exact.search(Keys(QUERIES), k).ids
     return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(given, expected, strict=True)]))
 
 
@@ -43,30 +44,30 @@ def recall(given: np.ndarray, metric: str = "l2", k: int = 5) -> float:
 )
 def test_any_factory_string_works_and_takes_the_search_options(factory: str, metric: str, tmp_path: Path) -> None:
     retriever = made(factory, metric, nprobe=32, ef_search=100, refine_candidates=200)
-    retriever.build(VECTORS)
-    ids = retriever.search(QUERIES, 5).ids
+    retriever.build(Keys(VECTORS))
+    ids = retriever.search(Keys(QUERIES), 5).ids
     assert recall(ids, metric) >= 0.95
     retriever.save(tmp_path)
     opened = made(factory, metric, nprobe=32, ef_search=100, refine_candidates=200)
     opened.load(tmp_path)
-    assert np.array_equal(opened.search(QUERIES, 5).ids, ids)
+    assert np.array_equal(opened.search(Keys(QUERIES), 5).ids, ids)
 
 
 def test_search_options_are_per_call_and_not_state_of_the_index() -> None:
     narrow = made("IVF64,Flat", nprobe=1)
-    narrow.build(VECTORS)
+    narrow.build(Keys(VECTORS))
     wide = made("IVF64,Flat", nprobe=64)
     wide._index = narrow._index
-    before = recall(narrow.search(QUERIES, 5).ids)
-    assert recall(wide.search(QUERIES, 5).ids) == 1.0 > before
-    assert recall(narrow.search(QUERIES, 5).ids) == before
+    before = recall(narrow.search(Keys(QUERIES), 5).ids)
+    assert recall(wide.search(Keys(QUERIES), 5).ids) == 1.0 > before
+    assert recall(narrow.search(Keys(QUERIES), 5).ids) == before
 
 
 def test_float16_sources_are_kept_exactly_by_the_default_lists() -> None:
     half = VECTORS.astype(np.float16)
     retriever = made("IVF16,SQfp16", nprobe=16)
-    retriever.build(half)
-    ids, scores = retriever.search(half[:50].astype(np.float32), 1)
+    retriever.build(Keys(half))
+    ids, scores = retriever.search(Keys(half[:50].astype(np.float32)), 1)
     assert np.array_equal(ids[:, 0], np.arange(50)) and (scores == 0.0).all()
 
 
@@ -89,7 +90,7 @@ def test_auto_chooses_by_the_number_of_vectors(count: int, factory: str) -> None
 
 def test_the_choice_is_explained_beside_the_index_and_named_by_the_fingerprint(tmp_path: Path) -> None:
     retriever = made()
-    retriever.build(VECTORS)
+    retriever.build(Keys(VECTORS))
     retriever.save(tmp_path)
     assert json.loads((tmp_path / "faiss.json").read_text())["explanation"].startswith("Flat: 3000 vectors are few")
     assert retriever.fingerprint()["auto_rule"] == ours.AUTO_RULE_VERSION
@@ -99,7 +100,7 @@ def test_the_choice_is_explained_beside_the_index_and_named_by_the_fingerprint(t
 @pytest.mark.parametrize("factory", ["nonsense", "IVF,", "PQ7"])
 def test_a_bad_factory_string_is_an_error_of_the_recipe(factory: str) -> None:
     with pytest.raises(UsageError, match=f'retriever.build.factory.*"{factory}"'):
-        made(factory).build(VECTORS)
+        made(factory).build(Keys(VECTORS))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_a_word_that_no_factory_string_has_is_refused_without_faiss() -> None:
 
 def test_too_few_vectors_to_train_on_is_an_error_of_the_recipe() -> None:
     with pytest.raises(UsageError, match='"IVF64,Flat" cannot be trained on 10 vectors'):
-        made("IVF64,Flat").build(VECTORS[:10])
+        made("IVF64,Flat").build(Keys(VECTORS[:10]))
 
 
 def test_the_training_sample_is_spread_over_the_source_and_read_in_blocks() -> None:
@@ -160,4 +161,4 @@ def test_cuda_without_faiss_gpu_is_an_error_of_the_recipe() -> None:
         made(device="cuda")
     trained_there = ours.FaissRetriever(build=ours.FaissBuild(factory="IVF16,Flat", device="cuda"))
     with pytest.raises(UsageError, match=r'retriever\.build\.device is "cuda"'):
-        trained_there.build(VECTORS)
+        trained_there.build(Keys(VECTORS))

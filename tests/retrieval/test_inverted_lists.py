@@ -11,6 +11,7 @@ import pytest
 
 from retroflow.errors import RetrieverError
 from retroflow.retrieval import faiss_choices, inverted_lists
+from retroflow.retrieval.keys import Keys
 from retroflow.testing.clustered import clustered_vectors
 
 faiss = pytest.importorskip("faiss")
@@ -27,6 +28,7 @@ import tempfile
 from pathlib import Path
 import numpy as np
 from retroflow.retrieval.faiss import FaissBuild, FaissRetriever, FaissSearch
+from retroflow.retrieval.keys import Keys
 
 class Vectors:
     def __init__(self, count): self.shape = (count, 256)
@@ -38,11 +40,11 @@ class Vectors:
 new = lambda: FaissRetriever(build=FaissBuild(factory="IVF256,SQfp16"), search=FaissSearch(nprobe=16))
 with tempfile.TemporaryDirectory() as folder:
     built = new()
-    built.build(Vectors(int(sys.argv[1])))
+    built.build(Keys(Vectors(int(sys.argv[1]))))
     built.save(Path(folder))
     opened = new()
     opened.load(Path(folder))
-    opened.search(Vectors(1024)[0:1024].astype(np.float32), 16)
+    opened.search(Keys(Vectors(1024)[0:1024].astype(np.float32)), 16)
 print(next(line.split()[1] for line in open("{STATUS}") if line.startswith("VmHWM")))
 """
 
@@ -63,21 +65,21 @@ def test_the_file_and_the_answers_are_those_of_faiss(
     monkeypatch.setattr(ours, "QUERY_ROWS", 33)
     monkeypatch.setattr(inverted_lists, "WRITE_BYTES", 20_000)
     retriever = made(factory, metric)
-    retriever.build(VECTORS)
+    retriever.build(Keys(VECTORS))
     retriever.save(tmp_path)
-    retriever.search(QUERIES, 5)
+    retriever.search(Keys(QUERIES), 5)
     assert retriever._unwritten is None  # searched without having been saved and loaded: in memory now
     faiss.write_index(retriever._index, str(tmp_path / "whole.faiss"))
     assert (tmp_path / "whole.faiss").read_bytes() == (tmp_path / "index.faiss").read_bytes()
     opened = made(factory, metric)
     opened.load(tmp_path)
     assert opened._mapped is not None
-    found = opened.search(QUERIES, 5)
+    found = opened.search(Keys(QUERIES), 5)
     parameters = ours._parameters(retriever._index, ours.FaissSearch(nprobe=8), 5)
     distances, ids = retriever._index.search(QUERIES, 5, params=parameters)
     assert np.array_equal(found.ids, ids)
     assert np.allclose(found.scores, -distances if metric == "l2" else distances, atol=1e-6)
-    assert np.array_equal(retriever.search(QUERIES, 5).ids, ids)
+    assert np.array_equal(retriever.search(Keys(QUERIES), 5).ids, ids)
 
 
 def test_an_index_that_was_loaded_is_saved_whole(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_an_index_that_was_loaded_is_saved_whole(tmp_path: Path) -> None:
     first.mkdir()
     second.mkdir()
     retriever = made("IVF64,SQfp16")
-    retriever.build(VECTORS)
+    retriever.build(Keys(VECTORS))
     retriever.save(first)
     retriever.load(first)
     retriever.save(second)
@@ -126,7 +128,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_an_error(small_disk: Path) -> None:
     retriever = made("IVF16,SQfp16")
-    retriever.build(VECTORS)
+    retriever.build(Keys(VECTORS))
     with pytest.raises(OSError, match="No space left"):
         retriever.save(small_disk)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import DamagedDataError, UsageError
+from retroflow.retrieval.keys import Keys
 from retroflow.testing.clustered import clustered_vectors
 
 pytest.importorskip("scann")
@@ -19,8 +20,8 @@ VECTORS = clustered_vectors(1_500, 16)
 def test_padding_is_never_id_0(brute_force_below: int, metric: str) -> None:
     build = ScannBuild(metric=metric, brute_force_below=brute_force_below)  # type: ignore[arg-type]
     retriever = ScannRetriever(build=build, search=ScannSearch(leaves_to_search=1))
-    retriever.build(VECTORS)
-    ids, scores = retriever.search(VECTORS[:20], 1_600)
+    retriever.build(Keys(VECTORS))
+    ids, scores = retriever.search(Keys(VECTORS[:20]), 1_600)
     assert np.array_equal(ids == -1, scores == -np.inf) and (ids[:, 1_500:] == -1).all()
     assert ((ids == 0).sum(axis=1) <= 1).all()
     assert (np.sort(ids)[:, 1:] != np.sort(ids)[:, :-1])[np.sort(ids)[:, 1:] >= 0].all()
@@ -28,8 +29,8 @@ def test_padding_is_never_id_0(brute_force_below: int, metric: str) -> None:
 
 def test_more_leaves_than_there_are_can_be_asked_for() -> None:
     retriever = ScannRetriever(build=ScannBuild(brute_force_below=1_000), search=ScannSearch(leaves_to_search=10_000))
-    retriever.build(VECTORS)
-    assert np.mean(retriever.search(VECTORS, 1).ids[:, 0] == np.arange(1_500)) >= 0.99
+    retriever.build(Keys(VECTORS))
+    assert np.mean(retriever.search(Keys(VECTORS), 1).ids[:, 0] == np.arange(1_500)) >= 0.99
 
 
 def test_a_sample_smaller_than_the_tree_is_refused_before_there_are_vectors() -> None:
@@ -43,7 +44,7 @@ def test_a_sample_smaller_than_the_tree_is_refused_before_there_are_vectors() ->
 
 def test_a_planted_pickle_is_never_opened(tmp_path: Path) -> None:
     retriever = ScannRetriever()
-    retriever.build(VECTORS)
+    retriever.build(Keys(VECTORS))
     retriever.save(tmp_path)
     (tmp_path / "searcher" / "scann_docids.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(DamagedDataError, match="pickle"):

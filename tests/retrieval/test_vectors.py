@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import RetrieverError
-from retroflow.protocols import Capabilities, Float32Array, Neighbours
+from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.retrieval.vectors import CheckedSource
 
@@ -21,10 +21,10 @@ class Careless:
         self.capabilities = Capabilities()
         self._use = use
 
-    def build(self, vectors: Any) -> None:
-        self._use(vectors)
+    def build(self, keys: KeySource) -> None:
+        self._use(keys.vectors)
 
-    def search(self, queries: Float32Array, k: int) -> Neighbours:
+    def search(self, queries: Queries, k: int) -> Neighbours:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from retroflow.errors import DamagedDataError
-from retroflow.protocols import Capabilities, Neighbours
+from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,13 @@ class Right:
             metric=self.metric, exact=self.exact, deterministic=self.deterministic, fork_safe=self.fork_safe
         )
 
-    def build(self, vectors: Any) -> None:
+    def build(self, keys: KeySource) -> None:
+        self.build_vectors(keys.vectors)
+
+    def search(self, queries: Queries, k: int) -> Neighbours:
+        return self.search_vectors(queries.vectors, k)
+
+    def build_vectors(self, vectors: Any) -> None:
         blocks = [vectors[start : start + 16_384] for start in range(0, len(vectors), 16_384)]
         self.vectors = np.concatenate(blocks).astype(np.float32)
 
@@ -62,7 +68,7 @@ class Right:
         lengths = np.square(self.vectors).sum(axis=1) + np.square(queries).sum(axis=1)[:, None]
         return np.minimum(2 * products - lengths, 0.0)
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         return ranked(self.scores(queries), k)
 
     def save(self, folder: Path) -> None:
@@ -86,7 +92,7 @@ class ByInnerProduct(Right):
 
 
 class TiesDescending(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         last = len(self.vectors) - 1
         ids, scores = ranked(self.scores(queries)[:, ::-1], k)
         return Neighbours(np.where(ids < 0, -1, last - ids), scores)

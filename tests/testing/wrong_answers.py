@@ -45,7 +45,7 @@ class Cosine(Right):
 
 
 class NotExact(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         scores = self.scores(queries)
         scores[:, ::9] -= 10.0
         ids, _ = ranked(scores, k)
@@ -96,8 +96,8 @@ class Capped(Right):
     exact = False
     most = 0
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         ids[:, self.most :], scores[:, self.most :] = -1, -np.inf
         return Neighbours(ids, scores)
 
@@ -125,7 +125,7 @@ class TopOneOnly(Capped):
 class DotProductUnderL2(Right):
     exact = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         chosen, _ = ranked(queries @ self.vectors.T, k)
         true = self.scores(queries)
         only = np.full_like(true, -np.inf)
@@ -148,15 +148,15 @@ class DistancesNotSquared(Right):
 
 
 class ExitsForZeroQuery(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         if not queries.any():
             sys.exit(0)
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class NothingForZeroQuery(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         nothing = ~queries.any(axis=1)
         ids[nothing], scores[nothing] = -1, -np.inf
         return Neighbours(ids, scores)
@@ -181,33 +181,33 @@ class FirstNeverFound(Right):
 
 
 class AtLeastTen(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         if len(vectors) < 10:
             raise ValueError("too few")
-        super().build(vectors)
+        super().build_vectors(vectors)
 
 
 # How much, how wide.
 
 
 class RaisesAboveK3000(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         if k > 3_000:
             raise ValueError("k is too large")
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class SizedByTheFirstBuild(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         self.width = getattr(self, "width", vectors.shape[1])
         if vectors.shape[1] != self.width:
             raise ValueError("another width")
-        super().build(vectors)
+        super().build_vectors(vectors)
 
 
 class CapabilitiesByBuild(Right):
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self.capabilities = Capabilities(exact=False)
 
 
@@ -218,35 +218,35 @@ class CachesOnLoad(Right):
 
 
 class BuildsInTheCurrentFolder(Right):
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         np.save("work.npy", self.vectors)
 
 
 class NoFewerThanTwoDifferent(Right):
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         if len(vectors) > 10 and (self.vectors == self.vectors[0]).all():
             raise ValueError("k-means needs two different vectors")
 
 
 class ChangesSettings(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         now = np.geterr()["under"]  # a third setting each time, so that two searches do not put it back
         np.seterr(under={"ignore": "warn", "warn": "print"}.get(now, "ignore"))
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class RaisesAbove1024(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         if len(queries) > 1_024:
             raise ValueError("too many queries")
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class NothingAbove1024(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         ids[1_024:], scores[1_024:] = -1, -np.inf
         return Neighbours(ids, scores)
 
@@ -255,8 +255,8 @@ class ForgetsAfter(Right):
     exact = False
     most = 0
 
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self.vectors = self.vectors[: self.most]
 
 
@@ -271,8 +271,8 @@ class ForgetsAfter16384(ForgetsAfter):
 class LastBlockForgotten(Right):
     exact = False
 
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self.vectors = (
             self.vectors[: max(1, len(vectors) // 16_384 * 16_384)] if len(vectors) > 16_384 else self.vectors
         )
@@ -281,22 +281,22 @@ class LastBlockForgotten(Right):
 class LastForgotten(Right):
     exact = False
 
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self.vectors = self.vectors[: max(1, len(vectors) - 1)]
 
 
 class IdsOf16Bits(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         return Neighbours(np.where(ids < 0, -1, ids.astype(np.uint16)).astype(np.int64), scores)
 
 
 class WidthOf8Only(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         if vectors.shape[1] % 8:
             raise ValueError("the width must be a multiple of 8")
-        super().build(vectors)
+        super().build_vectors(vectors)
 
 
 class WidthCutTo8(Right):
@@ -319,5 +319,5 @@ class WidthAtMost256(Right):
 
 
 class ReadsAllAtOnce(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         self.vectors = np.asarray(vectors[:], np.float32)

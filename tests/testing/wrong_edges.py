@@ -18,8 +18,8 @@ class ExactUpTo(Right):
 
     most = 0
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         if self.most < k < len(self.vectors):
             true = self.scores(queries)
             ids[:, self.most :] = np.argsort(true, axis=1, kind="stable")[:, : k - self.most][:, ::-1]
@@ -38,8 +38,8 @@ class ExactUpTo256(ExactUpTo):
 class InventsScoresOfMany(Right):
     exact = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         if k > 10:
             invented = scores[:, :1] - np.arange(k, dtype=np.float32)
             scores = np.where(ids < 0, -np.inf, invented).astype(np.float32)
@@ -49,7 +49,7 @@ class InventsScoresOfMany(Right):
 class AtMost8Equal(Right):
     exact = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         scores = self.scores(queries)
         for row in scores:
             order = np.argsort(-row, kind="stable")
@@ -61,16 +61,16 @@ class AtMost8Equal(Right):
 class OneOfFew(Right):
     exact = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         few = len(self.vectors) < 10
-        return without(super().search(queries, k), np.broadcast_to(few & (np.arange(k) > 0), (len(queries), k)))
+        return without(super().search_vectors(queries, k), np.broadcast_to(few & (np.arange(k) > 0), (len(queries), k)))
 
 
 class WithinARadius(Right):
     exact = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         return without(Neighbours(ids, scores), scores < -12.0 * np.square(self.vectors).sum(axis=1).max())
 
 
@@ -80,20 +80,20 @@ class PositiveProductsOnly(Right):
     metric = "inner_product"
     exact = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         return without(Neighbours(ids, scores), scores < 0)
 
 
 class ThreeDecimals(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         return Neighbours(ids, np.round(scores, 3))
 
 
 class FixedRange(Right):
-    def build(self, vectors: object) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: object) -> None:
+        super().build_vectors(vectors)
         self.vectors = np.clip(self.vectors, -8.0, 8.0)
 
 
@@ -103,9 +103,9 @@ class FixedRange(Right):
 class FingerprintBySearch(Right):
     searched = False
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         self.searched = True
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
     def fingerprint(self) -> dict[str, object]:
         return {"searched": self.searched}
@@ -129,6 +129,6 @@ class CapabilitiesByLoad(Right):
 
 
 class CapabilitiesBySearch(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         self.capabilities = Capabilities(exact=True, fork_safe=False)
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)

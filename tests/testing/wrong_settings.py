@@ -16,9 +16,9 @@ from tests.testing.right_retriever import Right
 class Sets(Right):
     """Before each build."""
 
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         self.set()
-        super().build(vectors)
+        super().build_vectors(vectors)
 
     def set(self) -> None:
         raise NotImplementedError

@@ -17,24 +17,24 @@ from tests.testing.right_retriever import Right, Search, ranked
 
 
 class ChangesQueries(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        answer = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        answer = super().search_vectors(queries, k)
         if queries.flags.writeable:
             queries += 1.0
         return answer
 
 
 class WantsWritableQueries(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         queries.flags.writeable = True  # raises where the caller's may not be changed
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 # State.
 
 
 class QueryOnSelf(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         self._queries, self._k = queries, k
         time.sleep(0.001)
         scores = self.scores(self._queries)
@@ -42,32 +42,32 @@ class QueryOnSelf(Right):
 
 
 class QueryOnSelfBriefly(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         self._queries, self._k = queries, k
         return ranked(self.scores(self._queries), self._k)
 
 
 class CachedByFirstQuery(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         cache = self.__dict__.setdefault("_cache", {})
         key = (queries[0].tobytes(), queries.shape, k)
         if key not in cache:
-            cache[key] = super().search(queries, k)
+            cache[key] = super().search_vectors(queries, k)
         return Neighbours(*(each.copy() for each in cache[key]))
 
 
 class CachedByLastQuery(CachedByFirstQuery):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries[::-1], k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries[::-1], k)
         return Neighbours(ids[::-1].copy(), scores[::-1].copy())
 
 
 class CachedBySum(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         cache = self.__dict__.setdefault("_cache", {})
         key = (round(float(queries.astype(np.float64).sum()), 6), queries.shape, k)
         if key not in cache:
-            cache[key] = super().search(queries, k)
+            cache[key] = super().search_vectors(queries, k)
         return Neighbours(*(each.copy() for each in cache[key]))
 
 
@@ -82,11 +82,11 @@ class LoadedWins(Right):
 
 
 class CacheOutlivesBuild(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         cache = self.__dict__.setdefault("_cache", {})
         key = (queries.tobytes(), k)
         if key not in cache:
-            cache[key] = super().search(queries, k)
+            cache[key] = super().search_vectors(queries, k)
         return Neighbours(*(each.copy() for each in cache[key]))
 
 
@@ -99,8 +99,8 @@ class LoadKeepsTheOld(Right):
 class LoadAppends(Right):
     """Adds to what was loaded before, and not to what was built."""
 
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self._loaded = np.empty((0, self.vectors.shape[1]), np.float32)
 
     def load(self, folder: Path) -> None:
@@ -114,23 +114,23 @@ class LoadAppends(Right):
 class KeepsAnswers(Right):
     """Gives the same arrays to whoever asks the same."""
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         kept = self.__dict__.setdefault("kept", {})
         key = (id(self.vectors), queries.tobytes(), k)
         if key not in kept:
-            kept[key] = super().search(queries, k)
+            kept[key] = super().search_vectors(queries, k)
         return kept[key]
 
 
 class ScratchForMany(Right):
     """A batch of more than 16 queries goes through memory that threads share."""
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         if len(queries) > 16:
             self._scratch = queries.copy()
             time.sleep(0.05)  # so that another large batch comes between
             queries = self._scratch
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class ReadsAtTheFirstSearch(Right):
@@ -140,11 +140,11 @@ class ReadsAtTheFirstSearch(Right):
         super().load(folder)
         self._unread = [self.vectors]
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         if getattr(self, "_unread", None):
             time.sleep(0.2)  # so that the others are here, too
             self.vectors = self._unread.pop()
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class RestoresSearchOptions(Right):
@@ -162,22 +162,22 @@ class RestoresSearchOptions(Right):
 
 
 class BuildAppends(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         before = getattr(self, "vectors", None)
-        super().build(vectors)
+        super().build_vectors(vectors)
         if before is not None:
             self.vectors = np.concatenate([before, self.vectors])[: 10 * len(vectors)]
 
 
 class StateInTheClass(Right):
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         StateInTheClass.vectors = self.__dict__.pop("vectors")
 
 
 class SharedArrays(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        ids, scores = super().search(queries, k)
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
+        ids, scores = super().search_vectors(queries, k)
         kept = self.__dict__.setdefault("_arrays", {})
         if ids.shape not in kept:
             kept[ids.shape] = (ids, scores)
@@ -197,8 +197,8 @@ class RandomSearch(Right):
 class RandomBuild(Right):
     exact = False
 
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self._lost = np.random.default_rng().random(len(self.vectors)) < 0.02
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
@@ -209,41 +209,41 @@ class RandomBuild(Right):
 
 
 class RandomByHash(RandomBuild):
-    def build(self, vectors: Any) -> None:
-        Right.build(self, vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        Right.build_vectors(self, vectors)
         self._lost = np.random.default_rng(hash("seed") % 2**32).random(len(self.vectors)) < 0.02
 
 
 class Prints(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         print("building")
-        super().build(vectors)
+        super().build_vectors(vectors)
 
 
 class PrintsNatively(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         ctypes.CDLL(None).puts(b"searching")
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class SeedsNumpy(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         np.random.seed(0)
-        super().build(vectors)
+        super().build_vectors(vectors)
 
 
 class SeedsRandom(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         random.seed(0)
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class SeedsTorch(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         import torch
 
         torch.manual_seed(12345)
-        super().build(vectors)
+        super().build_vectors(vectors)
 
 
 class ChangesFolder(Right):
@@ -253,8 +253,8 @@ class ChangesFolder(Right):
 
 
 class WrongAfterFork(Right):
-    def build(self, vectors: Any) -> None:
-        super().build(vectors)
+    def build_vectors(self, vectors: Any) -> None:
+        super().build_vectors(vectors)
         self._process = os.getpid()
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
@@ -266,33 +266,33 @@ class WrongAfterFork(Right):
 
 
 class HangsInBuild(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         while True:
             time.sleep(0.01)
 
 
 class HangsInSearch(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         while True:
             time.sleep(0.01)
 
 
 class HangsAfterFork(WrongAfterFork):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         while getattr(self, "_process", os.getpid()) != os.getpid():
             time.sleep(0.01)
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class CrashesInBuild(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         ctypes.string_at(0)
 
 
 class CrashesInSearch(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         ctypes.string_at(0)
-        return super().search(queries, k)
+        return super().search_vectors(queries, k)
 
 
 class CrashesInLoad(Right):
@@ -301,20 +301,20 @@ class CrashesInLoad(Right):
 
 
 class LeavesInBuild(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         os._exit(0)
 
 
 class LeavesInSearch(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         os._exit(0)
 
 
 class ExitsInBuild(Right):
-    def build(self, vectors: Any) -> None:
+    def build_vectors(self, vectors: Any) -> None:
         sys.exit(0)
 
 
 class ExitsInSearch(Right):
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search_vectors(self, queries: np.ndarray, k: int) -> Neighbours:
         sys.exit(0)

@@ -5,6 +5,7 @@ import pytest
 from retroflow_usearch import UsearchBuild, UsearchRetriever, UsearchSearch
 
 from retroflow.protocols import Retriever
+from retroflow.retrieval.keys import Keys
 from retroflow.testing import RetrieverContract
 
 
@@ -25,7 +26,7 @@ class TestUsearchRetrieverByInnerProduct(RetrieverContract):
 def test_one_query_and_two_have_the_same_shape_of_answer(rows: int) -> None:
     vectors = np.eye(3, dtype=np.float32)
     retriever = UsearchRetriever()
-    retriever.build(vectors)
-    ids, scores = retriever.search(vectors[:rows], 5)
+    retriever.build(Keys(vectors))
+    ids, scores = retriever.search(Keys(vectors[:rows]), 5)
     assert ids.shape == scores.shape == (rows, 5)
     assert (ids[:, 3:] == -1).all() and (scores[:, 3:] == -np.inf).all()

@@ -7,6 +7,7 @@ import pytest
 
 from retroflow.protocols import Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.keys import Keys
 from retroflow.testing.readable_options import check_keyword_only, check_readable
 from retroflow.testing.retriever_answers import check_equal, true_scores
 from retroflow.testing.retriever_case import OWNER, RetrieverCase
@@ -45,11 +46,11 @@ def has_a_fingerprint_in_json_that_building_does_not_change(case: RetrieverCase)
     before = json.dumps(retriever.fingerprint(), sort_keys=True, allow_nan=False)
     again = json.dumps(case.suite.make_retriever().fingerprint(), sort_keys=True)
     assert before == again, "two retrievers with equal options must have equal fingerprints"
-    retriever.build(case.vectors)
+    retriever.build(Keys(case.vectors))
     after = json.dumps(retriever.fingerprint(), sort_keys=True)
     assert before == after, "fingerprint() is asked before build(), and must not change by it"
     folder = case.scratch()
-    retriever.search(case.queries, 1)
+    retriever.search(Keys(case.queries), 1)
     retriever.save(folder)
     loaded = case.suite.make_retriever()
     loaded.load(folder)

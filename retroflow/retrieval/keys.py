@@ -1,0 +1,186 @@
+"""Keys and queries: made from what is at hand, and checked before a retriever reads them.
+
+A key or query has a vector, a text, or both. Which of them are read is the retriever's to declare
+(`Capabilities.queried_by`), and only those are made: embeddings and texts are computed when they are first asked for.
+
+Shapes: q queries, N keys, D embedding width.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from retroflow.errors import InvalidTextsError, InvalidVectorsError, RetrieverError
+from retroflow.protocols import Capabilities, Float32Array, Int64Array, QueriedBy, TextSource
+from retroflow.retrieval.vectors import CheckedSource, check_finite, checked_vectors
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A `KeySource` of vectors, texts or both; one that is None must not be read.
+
+    Attributes:
+        vectors: a VectorSource [N, D], such as an array or an embedding store.
+        texts: a TextSource of N texts, such as a list.
+    """
+
+    vectors: Any = None
+    texts: Any = None
+
+    def __len__(self) -> int:
+        return len(self.texts if self.vectors is None else self.vectors)
+
+
+class LazyQueries:
+    """q `Queries` whose vectors and texts are made when they are first read.
+
+    Args:
+        count: q.
+        vectors: makes float32 [q, D].
+        texts: makes q texts.
+    """
+
+    def __init__(self, count: int, *, vectors: Callable[[], Float32Array], texts: Callable[[], Sequence[str]]) -> None:
+        self._count, self._make_vectors, self._make_texts = count, vectors, texts
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def vectors(self) -> Float32Array:
+        """Float32 [q, D]."""
+        return self._make_vectors()
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """The q texts."""
+        return self._make_texts()
+
+    def part(self, rows: Int64Array) -> "LazyQueries":
+        """The queries of some rows int64 [p]."""
+        return LazyQueries(
+            len(rows), vectors=lambda: self.vectors[rows], texts=lambda: [self.texts[row] for row in rows.tolist()]
+        )
+
+
+@dataclass(frozen=True)
+class CheckedTexts:
+    """N texts, each block of which is checked as it is read: as many as asked for, and each a str."""
+
+    texts: TextSource
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: slice, /) -> list[str]:
+        if not isinstance(rows, slice):
+            raise TypeError("texts are read by slices alone, texts[start:stop]; one text is texts[row : row + 1][0].")
+        start, stop, step = rows.indices(len(self))
+        block = checked_texts(self.texts[rows], f"texts[{start}:{stop}]")
+        if len(block) != len(range(start, stop, step)):
+            raise InvalidTextsError(f"texts[{start}:{stop}] holds {len(block)} texts, not {stop - start}.")
+        return block
+
+
+class Declared:
+    """Keys or queries of which a retriever can read what it has declared, and nothing else.
+
+    Args:
+        name: "keys" or "queries".
+        queried_by: what the retriever has declared.
+        vectors, texts: None where it is not declared.
+    """
+
+    def __init__(self, name: str, queried_by: QueriedBy, vectors: Any, texts: Any) -> None:
+        self._name, self._queried_by = name, queried_by
+        self._vectors, self._texts = vectors, texts
+        counts = {len(each) for each in (vectors, texts) if each is not None}
+        if len(counts) > 1:
+            raise InvalidVectorsError(f"{name}: {len(vectors)} vectors and {len(texts)} texts; give as many of each.")
+        self._count = counts.pop()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def vectors(self) -> Any:
+        """As in `KeySource` or `Queries`."""
+        return self._part("vectors", self._vectors)
+
+    @property
+    def texts(self) -> Any:
+        """As in `KeySource` or `Queries`."""
+        return self._part("texts", self._texts)
+
+    def _part(self, part: str, value: Any) -> Any:
+        if value is None:
+            raise RetrieverError(
+                f'it reads {self._name}.{part}, and its capabilities declare queried_by="{self._queried_by}"; declare '
+                f'"{part}" or "both".'
+            )
+        return value
+
+
+def checked_keys(keys: object, capabilities: Capabilities) -> Declared:
+    """What a retriever may read of keys: a KeySource, or the one thing that it reads, by itself.
+
+    Raises:
+        InvalidVectorsError: no vectors where they are declared, or vectors of a wrong rank or dtype.
+        InvalidTextsError: no texts where they are declared.
+    """
+    vectors = CheckedSource(_part_of(keys, "vectors")) if capabilities.reads_vectors else None
+    texts = CheckedTexts(_texts_of(keys, "keys")) if capabilities.reads_texts else None
+    return Declared("keys", capabilities.queried_by, vectors, texts)
+
+
+def checked_queries(queries: object, capabilities: Capabilities, dimension: int | None) -> Declared:
+    """What a retriever may read of queries: `Queries`, or the one thing that it reads, by itself.
+
+    Raises:
+        InvalidVectorsError: no vectors where they are declared, of a wrong rank, dtype or width, or not finite.
+        InvalidTextsError: no texts where they are declared, or one that is not a str.
+    """
+    vectors = None
+    if capabilities.reads_vectors:
+        vectors = np.ascontiguousarray(checked_vectors(_part_of(queries, "vectors"), "queries"), dtype=np.float32)
+        if vectors.shape[1] != dimension:
+            raise InvalidVectorsError(
+                f"queries have {vectors.shape[1]} columns, but the index was built over vectors of {dimension}; "
+                "embed queries with the embedder that made the index."
+            )
+        check_finite(vectors, "queries", 0)
+    texts = checked_texts(_texts_of(queries, "queries"), "queries") if capabilities.reads_texts else None
+    return Declared("queries", capabilities.queried_by, vectors, texts)
+
+
+def _part_of(value: object, part: str) -> Any:
+    """The vectors or texts of keys or queries; a value without that attribute is them itself."""
+    # Looked up without reading it, for what is read is made.
+    if inspect.getattr_static(value, part, None) is None:
+        return value
+    return getattr(value, part)
+
+
+def _texts_of(value: object, name: str) -> Any:
+    texts = _part_of(value, "texts")
+    if isinstance(texts, str | np.ndarray) or not isinstance(texts, TextSource):
+        raise InvalidTextsError(f"{name} must be texts, a list of str, not {type(value).__name__}.")
+    return texts
+
+
+def checked_texts(texts: object, name: str) -> list[str]:
+    """Texts as a list of str.
+
+    Raises:
+        InvalidTextsError: they are something else; the message gives the first.
+    """
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise InvalidTextsError(f"{name} must be a list of str, not {type(texts).__name__}.")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidTextsError(f"{name}: text {row} is a {type(text).__name__}, not a str.")
+    return list(texts)
