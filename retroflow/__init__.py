@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from retroflow.generation.language_model import LanguageModel
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
-    from retroflow.protocols import Capabilities, Embedder, Neighbours, Retriever
-    from retroflow.tracking.tracker import Tracker
+    from retroflow.protocols import Capabilities, Embedder, Neighbours, Retriever, Tracker
 
 _HOMES = {
     "load_recipe": "retroflow.api",

@@ -7,6 +7,7 @@ corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-so
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from retroflow.errors import ComponentError
 from retroflow.recipe import inspection
 from retroflow.recipe.binding import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
@@ -14,7 +15,7 @@ from retroflow.registry import Entry, Registry, blaming
 
 if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
     from retroflow.embedding.checked import CheckedEmbedder
-    from retroflow.protocols import Embedder, Retriever
+    from retroflow.protocols import Corpus, Embedder, ModelConfig, Retriever, Tracker
     from retroflow.retrieval.checked import CheckedRetriever
 
 RETRIEVERS: "Registry[type[Retriever]]" = Registry(
@@ -31,6 +32,7 @@ RETRIEVERS: "Registry[type[Retriever]]" = Registry(
         "scann": Entry("retroflow.retrieval.scann:ScannRetriever", extra="scann", requires=("scann",)),
         "hnsw": Entry("retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",)),
     },
+    protocol="Retriever",
 )
 
 EMBEDDERS: "Registry[type[Embedder]]" = Registry(
@@ -42,9 +44,10 @@ EMBEDDERS: "Registry[type[Embedder]]" = Registry(
             "retroflow.embedding.lexical:LexicalEmbedder", check="retroflow.embedding.lexical_terms:check_terms"
         ),
     },
+    protocol="Embedder",
 )
 
-MODELS: Registry[Any] = Registry(
+MODELS: "Registry[type[ModelConfig]]" = Registry(
     "model",
     "retroflow.models",
     {
@@ -55,20 +58,22 @@ MODELS: Registry[Any] = Registry(
         "retro_7b5": Entry("retroflow.model.paper_sizes:Retro7B5", light=True),
         "retrofit": Entry("retroflow.integrations.retrofit_config:RetrofitConfig", light=True),
     },
+    protocol="ModelConfig",
 )
 
-TRACKERS: Registry[Any] = Registry(
+TRACKERS: "Registry[type[Tracker]]" = Registry(
     "tracker",
     "retroflow.trackers",
     {
-        "none": Entry("retroflow.tracking.tracker:NoTracker"),
+        "none": Entry("retroflow.tracking.background:NoTracker"),
         "wandb": Entry("retroflow.tracking.wandb:WandbTracker", extra="wandb", requires=("wandb",)),
     },
+    protocol="Tracker",
 )
 
 _HELD_OUT = "retroflow.corpus.split:check_held_out"
 
-CORPORA: Registry[Any] = Registry(
+CORPORA: "Registry[type[Corpus]]" = Registry(
     "corpus",
     None,
     {
@@ -82,6 +87,7 @@ CORPORA: Registry[Any] = Registry(
         ),
         "python_source": Entry("retroflow.corpus.python_source:PythonSourceCorpus", light=True, check=_HELD_OUT),
     },
+    protocol="Corpus",
 )
 
 KINDS: tuple[Registry[Any], ...] = (CORPORA, EMBEDDERS, RETRIEVERS, MODELS, TRACKERS)
@@ -123,7 +129,7 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
 
     Raises:
         UsageError: an option the component does not have, or one it needs and was not given.
-        ComponentError: a plugin raised what is no RetroflowError.
+        ComponentError: a plugin raised what is no RetroflowError, or lacks a member of its protocol.
         RetroflowError: as `Registry.get`, and whatever the component refuses.
     """
     name = options["name"]
@@ -131,7 +137,21 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
     given = {key: value for key, value in options.items() if key != "name"}
     where = f'{registry.kind} "{name}" of {registry.origin(name)}'
     with blaming(f"{where} could not be made", registry.entry(name)):
-        return bind(component, given | derived, where=where, key=registry.kind)
+        made = bind(component, given | derived, where=where, key=registry.kind)
+        if registry.protocol:
+            _check_members(made, registry.protocol, where)
+    return made
+
+
+def _check_members(component: object, protocol: str, where: str) -> None:
+    from retroflow import protocols
+
+    missing = protocols.missing_members(component, getattr(protocols, protocol))
+    if missing:
+        raise ComponentError(
+            f"{where}: {type(component).__name__} is no {protocol}, it lacks {', '.join(missing)} "
+            f"(retroflow.{protocol} has defaults for some: inherit from it)."
+        )
 
 
 def create_embedder(options: Mapping[str, Any]) -> "CheckedEmbedder":

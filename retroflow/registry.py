@@ -90,11 +90,13 @@ class Registry(Generic[T]):
         kind: what a message calls the components, singular ("retriever").
         group: entry-point group that distributions add names by; None closes the table.
         entries: the built-in names.
+        protocol: what every component made must have, a name of `retroflow.protocols`; empty for anything.
     """
 
-    def __init__(self, kind: str, group: str | None, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, kind: str, group: str | None, entries: Mapping[str, Entry], protocol: str = "") -> None:
         self.kind = kind
         self.group = group
+        self.protocol = protocol
         self._builtin = dict(entries)
         self._warned: set[str] = set()
 

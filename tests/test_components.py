@@ -38,6 +38,14 @@ def test_create_leaves_null_and_absent_options_alone() -> None:
     assert components.create(PARTS, {"name": "oak"}, height=1).build is None
 
 
+@pytest.mark.parametrize("registry", components.KINDS, ids=lambda registry: registry.kind)
+def test_what_is_made_has_every_member_of_its_protocol(registry: Registry[object]) -> None:
+    """The suite of each kind has the details; here it is that the first use names what is missing."""
+    others = Registry(registry.kind, None, {"oak": Entry("tests.component_parts:Oak")}, registry.protocol)
+    with pytest.raises(ComponentError, match=rf'"oak" of retroflow .*: Oak is no {registry.protocol}, it lacks \w+'):
+        components.create(others, {"name": "oak"}, height=1)
+
+
 def test_create_calls_functions_too() -> None:
     assert components.create(PARTS, {"name": "pine", "width": 2}) == 2
 

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import Counts, Document, ValidShare, check_unicode
+from retroflow.corpus.documents import ValidShare, check_unicode
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, find_files
 from retroflow.corpus.split import choose_split
 from retroflow.errors import CorpusError, DamagedDataError
+from retroflow.protocols import Counts, Document
 from retroflow.recipe.ranges import within_ranges
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

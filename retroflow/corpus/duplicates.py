@@ -4,8 +4,8 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from retroflow.corpus.documents import Counts, Document
 from retroflow.errors import CorpusError, RetroflowError
+from retroflow.protocols import Counts, Document
 
 # Of the digests seen, this much stays in memory (about half a million documents); the rest is in a temporary file.
 CACHE_KIB = 16 * 1024

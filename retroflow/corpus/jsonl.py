@@ -12,10 +12,11 @@ from typing import Annotated, Any
 from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import read_lines, refuse_other_format, require
-from retroflow.corpus.documents import Counts, Document, ValidShare, check_unicode
+from retroflow.corpus.documents import ValidShare, check_unicode
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
+from retroflow.protocols import Counts, Document
 from retroflow.recipe.ranges import within_ranges
 
 INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import Counts, Document, ValidShare
+from retroflow.corpus.documents import ValidShare
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import CorpusError, DamagedDataError
+from retroflow.protocols import Counts, Document
 from retroflow.recipe.ranges import within_ranges
 
 if TYPE_CHECKING:

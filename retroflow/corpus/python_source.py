@@ -20,11 +20,12 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from retroflow.corpus.documents import Counts, Document, ValidShare
+from retroflow.corpus.documents import ValidShare
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, matches, printable, unreadable, walk
 from retroflow.corpus.split import choose_split, chosen
 from retroflow.errors import CorpusError, UsageError
+from retroflow.protocols import Counts, Document
 from retroflow.recipe.ranges import within_ranges
 
 # Not the standard library: installed packages, and the test suite, which some distributions leave out.

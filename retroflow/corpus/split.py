@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from retroflow.corpus.documents import Split
 from retroflow.errors import UsageError
+from retroflow.protocols import Split
 
 
 def hash_fraction(key: str, *, purpose: str) -> float:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retroflow.corpus.documents import Counts, Document, Split
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, find_files, matches
 from retroflow.corpus.split import choose_split
+from retroflow.protocols import Counts, Document, Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from typing import Annotated
 from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import read_whole, refuse_other_format
-from retroflow.corpus.documents import Counts, Document, ValidShare
+from retroflow.corpus.documents import ValidShare
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
+from retroflow.protocols import Counts, Document
 from retroflow.recipe.ranges import within_ranges
 
 

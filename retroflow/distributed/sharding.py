@@ -1,6 +1,6 @@
 """FSDP2 in torch: a model built so that every rank holds a share of each parameter."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from retroflow.distributed.tied_weights import share_as, shared_names
 
 
 def build_sharded(
-    build: Callable[[], nn.Module], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None], bf16: bool = False
+    build: Callable[[], Any], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None], bf16: bool = False
 ) -> Any:
     """Build a model of which every rank has a share; no rank but the first ever holds the whole of it.
 
@@ -52,7 +52,7 @@ def build_sharded(
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    for part in units(model):
+    for part in model.blocks_to_shard:
         fully_shard(part, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "loss")
@@ -68,18 +68,6 @@ def build_sharded(
             buffer.copy_(whole[name])
         dist.broadcast(buffer, src=0)
     return model
-
-
-def units(model: Any) -> Iterator[nn.Module]:
-    """The parts that are gathered, computed and given back as one: each decoder block, reader of a base, the encoder.
-
-    What is in none of them belongs to the whole model, which is gathered once for a forward and a backward pass.
-    Weights that are tied lie there: a parameter can be in one unit only.
-    """
-    yield from getattr(model, "blocks", ())
-    yield from getattr(model, "readers", ())
-    if getattr(model, "encoder", None) is not None:
-        yield model.encoder
 
 
 def _facts_of(model: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from annotated_types import Ge, MinLen
 from tokenizers import Tokenizer
 
+from retroflow.console import say
 from retroflow.embedding.model_files import ModelFiles, find_model_files, read_model_config
 from retroflow.embedding.packed_bert import PackedBert
 from retroflow.embedding.padded_bert import PaddedBert
@@ -104,7 +105,8 @@ class BertEmbedder:
         )
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Do nothing: the model is frozen."""
+        """Learn nothing, for the model is frozen; say where it was found."""
+        say(f"embedder: the model of the {self.source}")
 
     def embed(self, texts: list[str]) -> Float32Array:
         """Embed texts; returns float32 [len(texts), dimension], rows in the order given.

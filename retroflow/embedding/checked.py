@@ -29,13 +29,6 @@ class CheckedEmbedder:
     def __init__(self, embedder: Embedder, *, name: str, entry: Entry) -> None:
         self.owner = f"{name} ({entry.owner})"
         self._embedder, self._entry = embedder, entry
-        methods = ("fit", "embed", "save", "load", "fingerprint")
-        missing = [method for method in methods if not hasattr(embedder, method)]
-        if missing:
-            raise ComponentError(
-                f"embedder {self.owner}: {type(embedder).__name__} is not an Embedder, it lacks {', '.join(missing)} "
-                "(the contract: retroflow/protocols.py)."
-            )
 
     @property
     def dimension(self) -> int:
@@ -48,11 +41,6 @@ class CheckedEmbedder:
         if not isinstance(dimension, int) or dimension < 1:
             raise ComponentError(f"embedder {self.owner}: dimension is {dimension!r}; it must be an int of 1 or more.")
         return dimension
-
-    @property
-    def source(self) -> object:
-        """Where its weights are from, None for an embedder that does not say."""
-        return self._call("source", lambda: getattr(self._embedder, "source", None))
 
     def fit(self, texts: Iterable[str]) -> None:
         """As `Embedder.fit`."""

@@ -51,8 +51,6 @@ def load_exported(folder: Path) -> Exported:
             f"with {origin.tokenizer[:16]}. Export the run again."
         )
     config = make_config(MODELS.get(name), values, where=folder / CONFIG_FILE)
-    if hasattr(config, "located_in"):  # it needs further files, which lie beside it
-        config = config.located_in(folder)
     with same_random_state():
-        model = config.build()
+        model: Any = config.located_in(folder).build()
     return Exported(load_weights(model, folder), tokenizer, origin)

@@ -70,8 +70,8 @@ def _check_exported(folder: Path, checkpoint: str | None) -> None:
 
 
 def _with_database(opened: LanguageModel, database: RetrievalDatabase | Path | str | None) -> LanguageModel:
-    if not opened.model.config.cca_layers:
-        say("this model has no chunked cross-attention, so nothing is retrieved")
+    if not opened.model.config.retrieves:
+        say("this model reads no neighbours, so nothing is retrieved")
         return opened
     if database is None:
         raise unfit(

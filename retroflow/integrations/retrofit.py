@@ -21,6 +21,7 @@ from retroflow.model.inputs import check_extension, check_padding, check_sequenc
 from retroflow.model.loss import token_losses
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
 from retroflow.model.windows import checked_step
+from retroflow.protocols.model import RetrievalModel
 
 FINGERPRINT = "base_fingerprint"
 """Key of a frozen base's fingerprint in the state dict, where its weights would be."""
@@ -44,7 +45,7 @@ class RetrofitCache(RetroCache):
             self.past.batch_select_indices(rows)
 
 
-class RetrofitModel(nn.Module):
+class RetrofitModel(nn.Module, RetrievalModel):
     """A base that reads neighbours. Used like a Retro: the same `config`, `forward`, `loss`, `new_cache`, `extend`.
 
     The base is an ordinary transformers model in `base`, whose own calls give what they always gave; all that is new
@@ -123,7 +124,7 @@ class RetrofitModel(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The base's decoder layers, for sharding."""
+        """The base's decoder layers."""
         return layers_of(self.base, family_of(self.base.config, self.options.base))
 
     @property
@@ -134,14 +135,9 @@ class RetrofitModel(nn.Module):
         return [*blocks, *self.retrieval.encoder.blocks]
 
     @property
-    def encoder(self) -> nn.Module:
-        """The neighbour encoder, for sharding."""
-        return self.retrieval.encoder
-
-    @property
-    def readers(self) -> list[nn.Module]:
-        """Chunked cross-attention of each layer that has it, for sharding; no parts of the `blocks`."""
-        return list(self.retrieval.readers.values())
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """Each layer of the base, what reads neighbours there, and the neighbour encoder."""
+        return [*self.blocks, *self.retrieval.readers.values(), self.retrieval.encoder]
 
     def unsharded_state(self) -> dict[str, Tensor]:
         """What a share of the weights cannot tell: the fingerprint of a frozen base, uint8 [32]."""

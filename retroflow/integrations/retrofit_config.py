@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.model.field_types import fit_fields
+from retroflow.protocols.model import ModelConfig
 
 if TYPE_CHECKING:
     from retroflow.integrations.retrofit import RetrofitModel
@@ -20,7 +21,7 @@ BASE_FOLDER = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrofitConfig:
+class RetrofitConfig(ModelConfig):
     """Options of a RETRO-fit (Borgeaud et al. 2022, section 4.2): a pretrained decoder that learns to read neighbours.
 
     Attributes:
@@ -52,11 +53,8 @@ class RetrofitConfig:
             product is multiplied by a learned scale per head that starts at this value.
     """
 
-    tokenizer_option: ClassVar[str] = "base"
-    """The option whose value is also the tokenizer's name; pipeline/given_tokenizer.py asks every model for it."""
-
-    compiles_by_block: ClassVar[bool] = False
-    """Whether its blocks can be compiled one by one: the hooks that read neighbours would be left out."""
+    tokenizer_option: ClassVar[str | None] = "base"
+    compiles_by_block: ClassVar[bool] = False  # the hooks that read neighbours would be left out
 
     vocabulary_size: int
     chunk_length: int
@@ -101,11 +99,6 @@ class RetrofitConfig:
         deepest = max(self.cca_layers or (1,))
         width = 64 * max(1, self.cca_heads)
         self.reading_config(width=width, num_layers=max(1, deepest), num_heads=1, vocabulary_size=self.vocabulary_size)
-
-    @property
-    def retrieved_length(self) -> int:
-        """Tokens of one retrieved neighbour with its continuation, r = 2m."""
-        return 2 * self.chunk_length
 
     def reading_config(
         self, *, width: int, num_layers: int, num_heads: int, vocabulary_size: int, head_width: int = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from retroflow.errors import UsageError
 from retroflow.model.field_types import fit_fields
+from retroflow.protocols.model import ModelConfig
 
 if TYPE_CHECKING:
     from retroflow.model.retro import Retro
@@ -29,7 +30,7 @@ _NOT_NEGATIVE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetroConfig:
+class RetroConfig(ModelConfig):
     """Options of the model.
 
     Attributes:
@@ -107,9 +108,9 @@ class RetroConfig:
             raise UsageError("\n".join(problems))
 
     @property
-    def retrieved_length(self) -> int:
-        """Tokens of one retrieved neighbour with its continuation, r = 2m."""
-        return 2 * self.chunk_length
+    def retrieves(self) -> bool:
+        """Whether any layer reads neighbours."""
+        return bool(self.cca_layers)
 
     @property
     def part_read(self) -> slice:

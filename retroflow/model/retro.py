@@ -31,12 +31,13 @@ from retroflow.model.pretrained import (
 )
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
 from retroflow.model.windows import checked_step
+from retroflow.protocols.model import RetrievalModel
 
 NAME = "retro"
 """Of the model, in the registry and in config.json."""
 
 
-class Retro(nn.Module):
+class Retro(nn.Module, RetrievalModel):
     """A causal language model that reads the neighbours of every chunk through chunked cross-attention."""
 
     def __init__(self, config: RetroConfig) -> None:
@@ -99,6 +100,16 @@ class Retro(nn.Module):
         """
         blocks: list[nn.Module] = [block for block in self.blocks if not block.encodes]
         return blocks if self.encoder is None else [*blocks, *self.encoder.blocks]
+
+    @property
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """Each decoder block, and the encoder."""
+        return [*self.blocks, *([] if self.encoder is None else [self.encoder])]
+
+    @property
+    def blocks_to_compile(self) -> list[nn.Module]:
+        """The decoder blocks."""
+        return list(self.blocks)
 
     def forward(
         self,

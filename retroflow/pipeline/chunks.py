@@ -15,12 +15,12 @@ import numpy as np
 
 from retroflow.console import Advance, progress, say
 from retroflow.corpus.chunking import chunk_document
-from retroflow.corpus.documents import Corpus, Document
 from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, load_tokenizer, train_tokenizer
 from retroflow.errors import CorpusError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
+from retroflow.protocols import Corpus, Document
 from retroflow.store.array_file import Array, ArraySpec
 from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.chunk_store import ChunkStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.console import Advance, progress, say
+from retroflow.console import Advance, progress
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import InvalidVectorsError
@@ -50,8 +50,6 @@ class EmbeddingStage:
         embedder: CheckedEmbedder,
         tokenizer: Tokenizer,
     ) -> None:
-        if embedder.source is not None:
-            say(f"embedder: the model of the {embedder.source}")
         self._stores = {split: ChunkStore.open(chunks_folder / split) for split in ("train", "valid")}
         self._files = _keep_embedder(partial, embedder, self._stores["train"], tokenizer)
         self._embedder, self._tokenizer = embedder, tokenizer

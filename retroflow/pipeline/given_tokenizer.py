@@ -1,12 +1,12 @@
 """Which tokenizer a recipe gets: the one it names, the one its model brings along, or a trained one.
 
-A model that starts from pretrained weights can only read the tokens it was trained on, so its configuration class
+A model that starts from pretrained weights can only read the tokens it was trained on, so its configuration
 names the option that is a tokenizer too (`tokenizer_option`; docs/decisions/0050-retro-fitting.md).
 """
 
 from typing import Any
 
-from retroflow.components import MODELS
+from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.errors import UsageError
 from retroflow.pipeline.options import TRAINED, DataOptions
@@ -26,7 +26,7 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
     Raises:
         UsageError: it cannot be found, or is not the one that the model brings.
     """
-    brought = _brought(recipe.values.get("model"))
+    brought = _brought(recipe.values.get("model"), data)
     if brought is None:
         return None if data.tokenizer in (None, TRAINED) else load_tokenizer(data.tokenizer)
     key, name = brought
@@ -55,9 +55,9 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
     return given
 
 
-def _brought(options: dict[str, Any] | None) -> tuple[str, str] | None:
+def _brought(options: dict[str, Any] | None, data: DataOptions) -> tuple[str, str] | None:
     """The dotted key and value of the model's option that names a tokenizer, None if it has none."""
     if options is None:
         return None
-    option = getattr(MODELS.get(options["name"]), "tokenizer_option", None)
+    option = create(MODELS, options, vocabulary_size=1, chunk_length=data.chunk_length).tokenizer_option
     return None if option is None else (f"model.{option}", options[option])

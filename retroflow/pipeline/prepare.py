@@ -11,7 +11,6 @@ from typing import Any
 
 from retroflow.components import CORPORA, create, create_embedder
 from retroflow.console import say
-from retroflow.corpus.documents import Corpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
@@ -26,6 +25,7 @@ from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
+from retroflow.protocols import Corpus
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.agreement import check_same_rows

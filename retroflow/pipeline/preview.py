@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.components import CORPORA, create, create_embedder
-from retroflow.corpus.documents import Corpus
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import RetroflowError
 from retroflow.pipeline import fingerprint
@@ -20,6 +19,7 @@ from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
+from retroflow.protocols import Corpus
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
 from retroflow.store.manifest import KINDS, Manifest, read_manifest

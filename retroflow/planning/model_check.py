@@ -15,11 +15,9 @@ def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -
     """
     section, data = recipe.section("model"), recipe.section("data")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])
-    if options.compile and placement.strategy != "single" and not getattr(config, "compiles_by_block", True):
+    if options.compile and placement.strategy != "single" and not config.compiles_by_block:
         raise UsageError(
             f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
             f"{placement.strategy} compiles block by block. Leave trainer.compile out."
         )
-    check = getattr(config, "check", None)
-    if check is not None:
-        check(sequence_length=data["sequence_chunks"] * data["chunk_length"])
+    config.check(sequence_length=data["sequence_chunks"] * data["chunk_length"])

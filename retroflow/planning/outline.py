@@ -1,7 +1,6 @@
 """What is known of a model before it is built: its parameters, learned on the meta device."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -40,20 +39,10 @@ def outline(config: RetroConfig) -> ModelOutline:
     """Learn a model's parameters on the meta device, which takes no memory, and time only for thousands of layers."""
     with saying_if_slow("still counting the model's parameters, layer by layer"), torch.device("meta"):
         model = config.build()
-        retrieval = _retrieval_parameters(model, config)
+        retrieval = model.retrieval_parameters()
     parameters = dict(model.named_parameters())
     return ModelOutline(
         sizes={name: parameter.numel() for name, parameter in parameters.items()},
         retrieval=frozenset(retrieval),
         frozen=frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad),
     )
-
-
-def _retrieval_parameters(model: Any, config: RetroConfig) -> set[str]:
-    """Names of the parameters that a loss without retrieved text does not reach."""
-    if hasattr(model, "retrieval_parameters"):  # a model of another library may not run on the meta device
-        known: set[str] = model.retrieval_parameters()
-        return known
-    tokens = torch.zeros(1, config.chunk_length, dtype=torch.int64)
-    torch.autograd.backward(model.loss(tokens, tokens).sum())
-    return {name for name, parameter in model.named_parameters() if parameter.grad is None}

@@ -302,7 +302,7 @@ def _check_protocol(retriever: object, owner: str) -> None:
     if missing:
         raise RetrieverError(
             f"{owner}: {type(retriever).__name__} is not a Retriever, it lacks {', '.join(missing)} "
-            "(the contract: retroflow/protocols.py)."
+            "(the contract: retroflow/protocols/retrieval.py)."
         )
     capabilities = retriever.capabilities  # type: ignore[attr-defined]  # checked above
     if not isinstance(capabilities, Capabilities):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from retroflow.console import say
-from retroflow.tracking.tracker import MakeExamples, NoTracker, Summary, TrackedRun, Tracker
+from retroflow.protocols import MakeExamples, Summary, TrackedRun, Tracker
 
 _WAITING_CALLS = 1000
 """Calls that may wait for a slow tracker; further ones are left out of the mirror."""
@@ -17,6 +17,10 @@ _START_SECONDS = 10.0
 
 _SETTLE_SECONDS = 5.0
 """What a tracker gets beyond its own `finish_seconds`, so that its own limit comes first."""
+
+
+class NoTracker(Tracker):
+    """Mirrors nothing."""
 
 
 class GuardedTracker:
@@ -47,7 +51,7 @@ class GuardedTracker:
 
         def begin() -> None:
             try:
-                self._call("start", run)
+                self._call(self._tracker.start, run)
             finally:
                 started.set()
 
@@ -59,7 +63,7 @@ class GuardedTracker:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Mirror values; returns at once."""
-        self._later("log", metrics, step)
+        self._later(self._tracker.log, metrics, step)
 
     def show_neighbours(self, make: MakeExamples, step: int) -> None:
         """Show neighbours of validation chunks, if the tracker does that, with text only if it may see text."""
@@ -72,13 +76,13 @@ class GuardedTracker:
         except Exception as error:  # examples are for looking at; a run must not end for them
             say(f"neighbours cannot be shown ({error}); the run continues without that table")
             return
-        self._later("show_neighbours", examples, step)
+        self._later(self._tracker.show_neighbours, examples, step)
 
     def finish(self, summary: Summary) -> None:
         """Mirror the final values and close; returns when that is done or the tracker's time is over."""
         if self._thread is None:
             return
-        self._later("finish", summary)
+        self._later(self._tracker.finish, summary)
         with suppress(queue.Full):  # then its thread hangs; being a daemon it does not outlive the process
             self._calls.put_nowait(None)
         seconds = self._tracker.finish_seconds
@@ -89,7 +93,7 @@ class GuardedTracker:
             say(f"{self._name} was too slow for {self._left_out:,} of its calls; metrics.jsonl has everything")
         self._over, self._thread = True, None
 
-    def _later(self, method: str, *arguments: Any) -> None:
+    def _later(self, method: Callable[..., None], *arguments: Any) -> None:
         if self._over or self._thread is None:
             return
         try:
@@ -101,11 +105,12 @@ class GuardedTracker:
         while (call := self._calls.get()) is not None:
             call()
 
-    def _call(self, method: str, *arguments: Any) -> None:
+    def _call(self, method: Callable[..., None], *arguments: Any) -> None:
         if self._over:
             return
         try:
-            getattr(self._tracker, method)(*arguments)
+            method(*arguments)
         except BaseException as error:  # a mirror of whatever kind must not stop a run, by SystemExit neither
             self._over = True
-            say(f"{self._name} failed in {method} ({str(error) or type(error).__name__}); the run continues without it")
+            reason = str(error) or type(error).__name__
+            say(f"{self._name} failed in {method.__name__} ({reason}); the run continues without it")

@@ -14,9 +14,9 @@ import wandb
 from annotated_types import Ge, Gt
 
 from retroflow.console import say
+from retroflow.protocols import NeighbourExample, Summary, TrackedRun, Tracker
 from retroflow.recipe.ranges import within_ranges
 from retroflow.store.sealed_json import write_json
-from retroflow.tracking.tracker import NeighbourExample, Summary, TrackedRun, Tracker
 
 _ID_FILE = "wandb.json"
 

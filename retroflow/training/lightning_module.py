@@ -118,12 +118,11 @@ class RetroModule(pl.LightningModule):
 
         Not torch's wrapper for checkpointing, which changes the names of parameters.
         """
-        blocks = getattr(model, "blocks", ())
         if self._options.activation_checkpointing:
-            for block in getattr(model, "blocks_to_recompute", blocks):
+            for block in model.blocks_to_recompute:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if self._options.compile and dist.is_initialized():
-            for block in blocks:
+            for block in model.blocks_to_compile:
                 block.compile(dynamic=False)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:

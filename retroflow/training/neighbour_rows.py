@@ -12,8 +12,8 @@ from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
+from retroflow.protocols import MakeExamples, NeighbourExample
 from retroflow.store.chunk_store import ChunkStore
-from retroflow.tracking.tracker import MakeExamples, NeighbourExample
 
 _ReadText = Callable[[ChunkStore, int], str]
 

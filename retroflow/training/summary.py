@@ -12,10 +12,10 @@ from retroflow.model.config import RetroConfig
 from retroflow.planning.costs import training_flops
 from retroflow.planning.plan import Plan
 from retroflow.planning.throughput import Throughput, peak_flops_of
+from retroflow.protocols import Summary, TrackedRun
 from retroflow.runs.checkpoints import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.runs.folder import RunFolder, write_description
 from retroflow.runs.resuming import Start
-from retroflow.tracking.tracker import Summary, TrackedRun
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
 from retroflow.version import __version__

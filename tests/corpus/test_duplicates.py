@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from retroflow.corpus import duplicates
-from retroflow.corpus.documents import Counts, Document, Split
 from retroflow.corpus.duplicates import SeenTexts, distinct_documents
 from retroflow.errors import CorpusError, RetroflowError
+from retroflow.protocols import Counts, Document, Split
 
 
 def stream(*items: tuple[str, Split]) -> Iterator[Document]:

@@ -7,7 +7,7 @@ import pytest
 
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.embedding.lexical import LexicalEmbedder
-from retroflow.errors import ComponentError, InvalidVectorsError, RetroflowError, UsageError
+from retroflow.errors import ComponentError, InvalidVectorsError, UsageError
 from retroflow.protocols import Embedder
 from retroflow.registry import Entry
 
@@ -105,11 +105,6 @@ def test_a_dimension_that_is_none_names_the_embedder(answer):
 def test_another_version_of_a_plugin_is_another_embedder_and_a_built_in_says_its_own():
     assert checked({"a": 1}).fingerprint() == {"a": 1, "distribution": "my-package 1.0"}
     assert checked({"a": 1}, BUILT_IN).fingerprint() == {"a": 1}
-
-
-def test_a_class_that_lacks_members_is_no_embedder():
-    with pytest.raises(RetroflowError, match="object is not an Embedder, it lacks fit, embed, save, load, fingerprint"):
-        CheckedEmbedder(object(), name="letters", entry=PLUGIN)
 
 
 def test_an_embedder_behaves_as_before_behind_it(capsys):

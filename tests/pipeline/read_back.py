@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from retroflow.corpus.documents import Document
 from retroflow.corpus.split import choose_split
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.embedding.lexical import LexicalEmbedder
 from retroflow.errors import Unfinished
 from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.pipeline.sharing import Shard, Sharing
+from retroflow.protocols import Document
 from retroflow.recipe import Recipe
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from retroflow.cli.main import run
-from retroflow.embedding.lexical import LexicalEmbedder
 from retroflow.pipeline import fingerprint
 from tests.pipeline.recipes import small_recipe
 
@@ -40,14 +39,6 @@ def test_what_is_left_out_of_the_corpus_is_told(recipe_file: Path, capsys: pytes
     assert run(["prepare", "--recipe", str(recipe_file)]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corpus: ")]
     assert line.endswith("; left out: 1 exact duplicate, 1 empty")
-
-
-def test_where_the_embedder_found_its_model_is_told(
-    recipe_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LexicalEmbedder, "source", "folder /models/tiny", raising=False)
-    assert run(["prepare", "--recipe", str(recipe_file)]) == 0
-    assert "embedder: the model of the folder /models/tiny\n" in capsys.readouterr().err
 
 
 def test_a_tilde_is_the_home_folder(

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retroflow.corpus.documents import Counts, Document
 from retroflow.corpus.tokenizer import Tokenizer, train_tokenizer
 from retroflow.errors import DamagedDataError
 from retroflow.pipeline import chunks as chunks_stage
@@ -19,6 +18,7 @@ from retroflow.pipeline.chunks import ChunkStage
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import ALONE
+from retroflow.protocols import Counts, Document
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder, building, commit
 from tests.pipeline.read_back import check_chunks, make_chunks_in_shares

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from retroflow.protocols import NeighbourExample, TrackedRun, Tracker
 from retroflow.tracking.background import GuardedTracker
-from retroflow.tracking.tracker import NeighbourExample, TrackedRun, Tracker
 
 EXAMPLE = NeighbourExample(chunk=0, chunk_source="a", rank=0, neighbour=1, neighbour_source="b", score=0.5)
 
@@ -136,7 +136,7 @@ def test_a_process_ends_although_its_tracker_hangs():
         "import sys, threading\n"
         "from pathlib import Path\n"
         "from tests.tracking.test_background import Recording, whole_run\n"
-        "from retroflow.tracking.tracker import TrackedRun\n"
+        "from retroflow.protocols import TrackedRun\n"
         "tracker = Recording(hangs='finish'); tracker.finish_seconds = -4.9; tracker.released = threading.Event()\n"
         "tracker.released.wait = lambda seconds: threading.Event().wait()\n"
         "whole_run(tracker, TrackedRun(Path('.'), 'tiny', 'tiny', {}))\n"

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from retroflow.protocols import NeighbourExample, TrackedRun
 from retroflow.runs.resuming import LAST
-from retroflow.tracking.tracker import NeighbourExample, TrackedRun
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import fit
 from tests.training.jobs import tiny_job, tiny_recipe
@@ -226,7 +226,7 @@ def test_wandb_hanging_in_finish_is_left_alone(tmp_path, tracker):
         "import sys, threading, wandb\n"
         "from pathlib import Path\n"
         "from retroflow.tracking.background import GuardedTracker\n"
-        "from retroflow.tracking.tracker import TrackedRun\n"
+        "from retroflow.protocols import TrackedRun\n"
         "from retroflow.tracking.wandb import WandbTracker\n"
         "from retroflow.cli.console import end_within\n"
         "hang = lambda *arguments, **options: threading.Event().wait()\n"

@@ -14,8 +14,7 @@ from retroflow.planning.placement import place
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.runs.record import facts_of
-from retroflow.tracking.background import GuardedTracker
-from retroflow.tracking.tracker import NoTracker
+from retroflow.tracking.background import GuardedTracker, NoTracker
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import RetroModule
 from tests.data.fakes import make_chunks, random_neighbours

@@ -52,7 +52,7 @@ def test_it_trains_to_the_bits_of_one_process(tmp_path, base_of, family, unfreez
     sharded, _ = run(job)
     assert_same(sharded.run, start.run)
     model = job.module.model
-    assert all(isinstance(unit, FSDPModule) for unit in (*model.blocks, *model.readers, model.encoder, model))
+    assert all(isinstance(unit, FSDPModule) for unit in (*model.blocks_to_shard, model))
     embeddings = model.base.get_input_embeddings().weight, model.base.get_output_embeddings().weight
     assert (embeddings[0] is embeddings[1]) == (family == "gpt2" or bool(tied))
     same = [

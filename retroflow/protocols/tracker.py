@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 Summary = dict[str, float | str]
 
@@ -58,10 +58,11 @@ MakeExamples = Callable[[int, bool], Sequence[NeighbourExample]]
 """(most rows, whether text may be in them) -> examples."""
 
 
-class Tracker:
+@runtime_checkable
+class Tracker(Protocol):
     """Mirrors a run somewhere; it is called from a thread of its own, and whatever it does never stops the run.
 
-    Subclass it and write what you need; every method does nothing until then.
+    Inherit from it and write what you need; every method does nothing until then.
 
     Attributes:
         table_rows: most rows of the table of neighbours; 0 for none.
@@ -75,16 +76,16 @@ class Tracker:
 
     def start(self, run: TrackedRun) -> None:
         """Begin the mirror of `run`, or continue it."""
+        return  # not empty, or mypy takes the method for abstract
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Mirror values measured at `step`; a resumed run sends the last lines before its checkpoint again."""
+        return
 
     def show_neighbours(self, examples: Sequence[NeighbourExample], step: int) -> None:
         """Show neighbours of validation chunks; called when a run begins and when it was evaluated."""
+        return
 
     def finish(self, summary: Summary) -> None:
         """Mirror the final values and close."""
-
-
-class NoTracker(Tracker):
-    """Mirrors nothing."""
+        return

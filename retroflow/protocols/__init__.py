@@ -1,0 +1,74 @@
+"""The contracts between the rooms: what a corpus, embedder, retriever, model, its configuration and a tracker must do.
+
+Third-party packages implement them and enter by the entry-point groups `retroflow.corpora`, `retroflow.embedders`,
+`retroflow.retrievers`, `retroflow.models` and `retroflow.trackers`. `retroflow.testing` has a suite for each.
+
+Imported lazily, so that a model's contract needs no numpy and a recipe is checked without it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retroflow.protocols.corpus import Corpus, Counts, Document, Split
+    from retroflow.protocols.model import GenerationCache, ModelConfig, RetrievalModel
+    from retroflow.protocols.retrieval import (
+        PROTOCOL_VERSION,
+        Capabilities,
+        ChecksVectors,
+        Embedder,
+        Float32Array,
+        Int64Array,
+        Metric,
+        Neighbours,
+        Retriever,
+        VectorSource,
+    )
+    from retroflow.protocols.tracker import MakeExamples, NeighbourExample, Summary, TrackedRun, Tracker
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Capabilities",
+    "ChecksVectors",
+    "Corpus",
+    "Counts",
+    "Document",
+    "Embedder",
+    "Float32Array",
+    "GenerationCache",
+    "Int64Array",
+    "MakeExamples",
+    "Metric",
+    "ModelConfig",
+    "NeighbourExample",
+    "Neighbours",
+    "RetrievalModel",
+    "Retriever",
+    "Split",
+    "Summary",
+    "TrackedRun",
+    "Tracker",
+    "VectorSource",
+]
+
+_FILES = {
+    "corpus": ("Corpus", "Counts", "Document", "Split"),
+    "model": ("GenerationCache", "ModelConfig", "RetrievalModel"),
+    "tracker": ("MakeExamples", "NeighbourExample", "Summary", "TrackedRun", "Tracker"),
+}
+
+
+def missing_members(component: object, protocol: type) -> list[str]:
+    """Name the members of a protocol that a component lacks."""
+    own = [base for base in protocol.__mro__ if base.__module__.startswith(__name__)]
+    names = {name: None for base in own for name in (*base.__annotations__, *vars(base)) if not name.startswith("_")}
+    return [name for name in names if not hasattr(component, name)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    file = next((file for file, names in _FILES.items() if name in names), "retrieval")
+    found = getattr(importlib.import_module(f"{__name__}.{file}"), name)
+    globals()[name] = found
+    return found

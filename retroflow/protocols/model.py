@@ -1,0 +1,231 @@
+"""What a language model that reads neighbours must do, and the configuration that builds it.
+
+Inherit from both: what most models need not say has a default here. Nothing is imported, so that a recipe's options are
+checked without torch.
+
+Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, W windows (whole chunks, W = n // m, unless
+neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@runtime_checkable
+class ModelConfig(Protocol):
+    """Every choice that shapes a model: a frozen dataclass, whose other fields are the options of a recipe's `model:`.
+
+    Attributes:
+        tokenizer_option: the option that names the model's own tokenizer; None if it reads any tokens.
+        compiles_by_block: whether `blocks_to_compile` may be compiled one by one, as training in several processes
+            does.
+        vocabulary_size: entries of the tokenizer, v; comes from the tokenizer and is no option of a recipe.
+        chunk_length: tokens of a chunk, m; comes from `data.chunk_length` and is no option of a recipe.
+    """
+
+    tokenizer_option: ClassVar[str | None] = None
+    compiles_by_block: ClassVar[bool] = True
+
+    vocabulary_size: int
+    chunk_length: int
+
+    def build(self) -> "RetrievalModel":
+        """Make the model with fresh weights drawn from torch's generator; on the meta device without any."""
+        ...
+
+    @property
+    def retrieved_length(self) -> int:
+        """Tokens of one retrieved neighbour with its continuation, r = 2m."""
+        return 2 * self.chunk_length
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether the model reads neighbours at all."""
+        return True
+
+    def check(self, *, sequence_length: int) -> None:
+        """Find out before anything is prepared whether the model can be built: look for its files.
+
+        Args:
+            sequence_length: tokens of a training sequence.
+
+        Raises:
+            UsageError: it cannot, or cannot read sequences of this length.
+        """
+        return  # not empty, or mypy takes the method for abstract
+
+    def located_in(self, folder: Path) -> Self:
+        """Return the configuration read from a saved model's folder, with the files in it that `build` needs."""
+        return self
+
+
+@runtime_checkable
+class GenerationCache(Protocol):
+    """What a model keeps between calls of `extend`.
+
+    Attributes:
+        length: tokens seen so far, padding counted.
+    """
+
+    length: int
+
+    def select(self, rows: "Tensor", /) -> None:
+        """Keep the rows int64 [c] of the batch, in this order."""
+        ...
+
+
+@runtime_checkable
+class RetrievalModel(Protocol):
+    """A causal language model that reads neighbours; also a `torch.nn.Module`.
+
+        class MyModel(nn.Module, RetrievalModel): ...
+
+    Attributes:
+        max_length: the most tokens that it can read; None for any number.
+        config: what the model was built from, or the same sizes in other words.
+    """
+
+    max_length: int | None = None
+    config: Any
+
+    def forward(
+        self,
+        tokens: "Tensor",
+        retrieved: "Tensor | None" = None,
+        retrieved_mask: "Tensor | None" = None,
+        *,
+        padding: "Tensor | None" = None,
+        retrieval_step: int | None = None,
+    ) -> "Tensor":
+        """Predict every next token.
+
+        Args:
+            tokens: int64 [b, n], values in [0, v), n >= 1; n need not be a multiple of m.
+            retrieved: int64 [b, W, k, r]: for each whole chunk its neighbours, each followed by its continuation; None
+                switches retrieval off.
+            retrieved_mask: bool [b, W, k, r], or [b, W, k] for whole neighbours, True where a token was
+                retrieved; what stands elsewhere does not matter. None means all were.
+            padding: int64 [b], tokens at the left of each row that are padding: no other position sees them. None for
+                no padding.
+            retrieval_step: s, tokens between two lookups, 1 to m; None means m. With s < m there are
+                W = (n - m) // s + 1 windows instead of chunks (`retroflow.model.windows`).
+
+        Returns:
+            float [b, n, v] logits; position t is independent of tokens after t, and of the neighbours of chunk u
+            (from 0) unless t >= (u + 1) * m - 1. Those of padding mean nothing.
+
+        Raises:
+            InvalidShapeError: shapes, dtypes or values that do not fit the configuration.
+        """
+        ...
+
+    def loss(
+        self,
+        tokens: "Tensor",
+        targets: "Tensor",
+        retrieved: "Tensor | None" = None,
+        retrieved_mask: "Tensor | None" = None,
+    ) -> "Tensor":
+        """Sum the loss of each sequence.
+
+        Args:
+            tokens: as in `forward`.
+            targets: int64 [b, n], the token to predict at each position, -100 where none is.
+            retrieved: as in `forward`.
+            retrieved_mask: as in `forward`.
+
+        Returns:
+            float32 [b] (float64 of a float64 model), nats summed over the positions with a target.
+
+        Raises:
+            InvalidShapeError: as in `forward`; targets of another shape, or outside the vocabulary.
+        """
+        ...
+
+    def new_cache(self, *, padding: "Tensor | None" = None, retrieval_step: int | None = None) -> Any:
+        """Begin generation: return an empty `GenerationCache`, which `extend` fills.
+
+        Args:
+            padding: int64 [b], as in `forward`.
+            retrieval_step: as in `forward`.
+
+        Raises:
+            InvalidShapeError: a retrieval step outside 1 to m.
+        """
+        ...
+
+    def extend(
+        self,
+        tokens: "Tensor",
+        cache: Any,
+        retrieved: "Tensor | None" = None,
+        retrieved_mask: "Tensor | None" = None,
+    ) -> "Tensor":
+        """Predict what follows more tokens, without gradients: `forward` on all tokens so far.
+
+        Args:
+            tokens: int64 [b, t], t >= 1, those that follow what the cache has seen.
+            cache: from `new_cache`; advanced by t tokens.
+            retrieved: int64 [b, W, k, r] for the W windows that these tokens close; None where nothing was looked up.
+            retrieved_mask: as in `forward`.
+
+        Returns:
+            float [b, t, v] logits.
+
+        Raises:
+            InvalidShapeError: as in `forward`; rows that are not those of the cache. The cache is as before.
+        """
+        ...
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and SHA256SUMS into a new or empty folder, whole or not at all.
+
+        `retroflow.model.pretrained.save_pretrained` does it; the name it is given is the model's in the registry.
+
+        Raises:
+            UsageError: the folder holds something.
+            RetroflowError: it cannot be written.
+        """
+        ...
+
+    def retrieval_parameters(self) -> set[str]:
+        """Names of the parameters that a loss without retrieved text does not reach.
+
+        The default finds out by such a loss, on the meta device if the model is there. Override it for a model that
+        cannot run there.
+        """
+        import torch
+
+        model: Any = self
+        tokens = torch.zeros(1, self.config.chunk_length, dtype=torch.int64)
+        torch.autograd.backward(self.loss(tokens, tokens).sum())
+        return {name for name, parameter in model.named_parameters() if parameter.grad is None}
+
+    @property
+    def blocks_to_shard(self) -> "list[nn.Module]":
+        """What FSDP gathers, computes and frees one by one; the rest is gathered once for a forward and backward pass.
+
+        A weight that several parts share can be in none of them.
+        """
+        return []
+
+    @property
+    def blocks_to_recompute(self) -> "list[nn.Module]":
+        """What activation checkpointing computes again in the backward pass."""
+        return []
+
+    @property
+    def blocks_to_compile(self) -> "list[nn.Module]":
+        """What is compiled one by one when several processes train."""
+        return []
+
+    def unsharded_state(self) -> "dict[str, Tensor]":
+        """State that can only be computed from unsharded weights, such as a checksum; read on rank 0."""
+        return {}
+
+    def load_unsharded_state(self, state: "dict[str, Tensor]") -> None:
+        """Take rank 0's `unsharded_state`, on every rank, before the weights are sharded; not called with none."""
+        return
