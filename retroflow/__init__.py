@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from retroflow.generation.language_model import LanguageModel
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
-    from retroflow.protocols import Capabilities, Embedder, Neighbours, Retriever, Tracker
+    from retroflow.protocols import (
+        Capabilities,
+        Corpus,
+        Document,
+        Embedder,
+        ModelConfig,
+        Neighbours,
+        RetrievalModel,
+        Retriever,
+        Tracker,
+    )
 
 _HOMES = {
     "load_recipe": "retroflow.api",
@@ -42,15 +52,23 @@ _HOMES = {
     "Embedder": "retroflow.protocols",
     "Neighbours": "retroflow.protocols",
     "Capabilities": "retroflow.protocols",
-    "Tracker": "retroflow.tracking.tracker",
+    "Tracker": "retroflow.protocols",
+    "Corpus": "retroflow.protocols",
+    "Document": "retroflow.protocols",
+    "ModelConfig": "retroflow.protocols",
+    "RetrievalModel": "retroflow.protocols",
 }
 
 __all__ = [
     "Capabilities",
+    "Corpus",
     "Database",
+    "Document",
     "Embedder",
     "LanguageModel",
+    "ModelConfig",
     "Neighbours",
+    "RetrievalModel",
     "Retriever",
     "Retro",
     "RetroConfig",

@@ -14,8 +14,8 @@ from tests.cli.conftest import write_recipe
 from tests.house.tree import ROOT
 
 NAMES = [
-    "Capabilities", "Database", "Embedder", "LanguageModel", "Neighbours", "Retriever", "Retro", "RetroConfig", "Run",
-    "Tracker", "__version__", "embedder", "evaluate", "fit", "load", "load_recipe", "open_run", "prepare", "retriever",
+    "Capabilities", "Corpus", "Database", "Document", "Embedder", "LanguageModel", "ModelConfig", "Neighbours",
+    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "embedder", "evaluate", "fit", "load", "load_recipe", "open_run", "prepare", "retriever",
 ]  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def build_sharded(
         with torch.device("cpu"):
             built = build()
         whole = {name: value.detach() for name, value in (*built.named_parameters(), *built.named_buffers())}
-        told = [(shared_names(built), _facts_of(built))]
+        told = [(shared_names(built), built.unsharded_state())]
         del built
     dist.broadcast_object_list(told, src=0)
     shared, facts = told[0]
@@ -47,7 +47,7 @@ def build_sharded(
         model = build()
     share_as(model, shared)
     if facts:
-        cast(Any, model).load_unsharded_state(facts)
+        model.load_unsharded_state(facts)
     prepare(model)
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -68,11 +68,6 @@ def build_sharded(
             buffer.copy_(whole[name])
         dist.broadcast(buffer, src=0)
     return model
-
-
-def _facts_of(model: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = model.unsharded_state() if hasattr(model, "unsharded_state") else {}
-    return facts
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from retroflow.generation.retrieved import LiveRetriever, Retrieval, Retrieved
 from retroflow.generation.rows import Generation, Piece, Row, aligned_length
 from retroflow.generation.sampling import Sampler
 from retroflow.model.windows import num_windows
+from retroflow.protocols import RetrievalModel
 
 LOGITS_AT_ONCE = 1 << 27
 """Logits that exist at one time while prompts are read, 512 MB in float32."""
@@ -37,27 +38,8 @@ Progress = Callable[[int, int], None]
 Prompt = str | Sequence[int]
 
 
-class GenerativeModel(Protocol):
-    """What generation needs of a model: `Retro` and models fitted with retrieval have it.
-
-    `config` has chunk_length, retrieved_length and vocabulary_size; a model with learned positions has `max_length`.
-    """
-
-    config: Any
-
-    def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> Any:
-        """Begin: padding int64 [b] tokens at the left of each row, neighbours every `retrieval_step` tokens."""
-        ...
-
-    def extend(
-        self, tokens: Tensor, cache: Any, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None
-    ) -> Tensor:
-        """Give logits float [b, t, v] of tokens int64 [b, t] after those of the cache; see `Retro.extend`."""
-        ...
-
-
 def generate(
-    model: GenerativeModel,
+    model: RetrievalModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     *,
@@ -86,7 +68,7 @@ def generate(
 
 
 def stream(
-    model: GenerativeModel,
+    model: RetrievalModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     *,
@@ -125,13 +107,13 @@ def stream(
     return _stream_batches(Decoding(model, tokenizer, retriever, options, step, reading), rows)
 
 
-def _check_lengths(model: GenerativeModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
+def _check_lengths(model: RetrievalModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
     """Refuse at once what a model with learned positions would refuse on the way.
 
     Raises:
         ArgumentError: a prompt and its new tokens have more positions than the model.
     """
-    most = getattr(model, "max_length", None)
+    most = model.max_length
     if most is None:
         return
     for row in rows:
@@ -206,7 +188,7 @@ class Decoding:
 
     def __init__(
         self,
-        model: GenerativeModel,
+        model: RetrievalModel,
         tokenizer: Tokenizer,
         retriever: LiveRetriever | None,
         options: GenerationOptions,
@@ -356,7 +338,7 @@ class Decoding:
         return found
 
 
-def _device_of(model: GenerativeModel) -> torch.device:
+def _device_of(model: RetrievalModel) -> torch.device:
     if isinstance(model, torch.nn.Module):
         return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return torch.device("cpu")

@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 
 from retroflow.corpus.tokenizer import Tokenizer
-from retroflow.generation.decoding import Decoding, GenerativeModel, encoded
+from retroflow.generation.decoding import Decoding, encoded
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import LiveRetriever, Retrieval
 from retroflow.generation.rows import Row
+from retroflow.protocols import RetrievalModel
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Score:
 
 
 def score(
-    model: GenerativeModel,
+    model: RetrievalModel,
     tokenizer: Tokenizer,
     text: str,
     *,

@@ -1,11 +1,12 @@
 """What is known of a model before it is built: its parameters, learned on the meta device."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from retroflow.console import saying_if_slow
-from retroflow.model.config import RetroConfig
+from retroflow.protocols import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class ModelOutline:
         sizes: numbers in each parameter, by name.
         retrieval: names of the trained parameters that a loss without retrieved text does not reach.
         frozen: names of the parameters that are not trained, such as those of a base that is RETRO-fitted.
+        can_recompute: whether activation checkpointing has blocks to recompute.
     """
 
     sizes: dict[str, int]
     retrieval: frozenset[str]
     frozen: frozenset[str] = frozenset()
+    can_recompute: bool = True
 
     @property
     def num_parameters(self) -> int:
@@ -35,14 +38,15 @@ class ModelOutline:
         return sum(self.sizes[name] for name in self.retrieval)
 
 
-def outline(config: RetroConfig) -> ModelOutline:
+def outline(config: ModelConfig) -> ModelOutline:
     """Learn a model's parameters on the meta device, which takes no memory, and time only for thousands of layers."""
     with saying_if_slow("still counting the model's parameters, layer by layer"), torch.device("meta"):
-        model = config.build()
+        model: Any = config.build()
         retrieval = model.retrieval_parameters()
     parameters = dict(model.named_parameters())
     return ModelOutline(
         sizes={name: parameter.numel() for name, parameter in parameters.items()},
         retrieval=frozenset(retrieval),
         frozen=frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad),
+        can_recompute=bool(model.blocks_to_recompute),
     )

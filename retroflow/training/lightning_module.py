@@ -5,7 +5,7 @@ Shapes: b sequences, n tokens of a sequence.
 
 import hashlib
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,6 +23,7 @@ from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import outline
 from retroflow.planning.schedule import schedule_share
+from retroflow.protocols import ModelConfig
 from retroflow.training.optimizers import by_name, by_number, make_optimizer, make_schedule, parameter_names
 
 _RETRIEVAL_STREAM = 1
@@ -50,7 +51,7 @@ class RetroModule(pl.LightningModule):
         seed: of the initial weights and of retrieval dropout.
     """
 
-    def __init__(self, *, model: RetroConfig, optimizer: OptimizerOptions, trainer: TrainerOptions, seed: int) -> None:
+    def __init__(self, *, model: ModelConfig, optimizer: OptimizerOptions, trainer: TrainerOptions, seed: int) -> None:
         super().__init__()
         self.model: Any = None
         self.gradient_norm: Tensor = torch.zeros(())
@@ -60,11 +61,15 @@ class RetroModule(pl.LightningModule):
                 "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), "
                 "so that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
             )
+        if trainer.activation_checkpointing and not self.outline.can_recompute:
+            raise UsageError(
+                "trainer.activation_checkpointing is true, and the model names no blocks_to_recompute; leave it out."
+            )
         self._config, self._optimizer_options, self._options, self._seed = model, optimizer, trainer, seed
         self._loss: Any = None
 
     @property
-    def config(self) -> RetroConfig:
+    def config(self) -> ModelConfig:
         """What the model is built from."""
         return self._config
 
@@ -110,8 +115,7 @@ class RetroModule(pl.LightningModule):
         return self.device_mesh is not None
 
     def _build(self) -> nn.Module:
-        model: nn.Module = self._config.build()
-        return model
+        return cast(nn.Module, self._config.build())
 
     def _prepare_blocks(self, model: Any) -> None:
         """Switch on what is done block by block: activation checkpointing, and under DDP and FSDP compilation.

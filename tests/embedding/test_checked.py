@@ -19,7 +19,6 @@ CALLS = {
     "load()": lambda embedder: embedder.load("folder"),
     "fingerprint()": lambda embedder: embedder.fingerprint(),
     "dimension": lambda embedder: embedder.dimension,
-    "source": lambda embedder: embedder.source,
 }
 
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from retroflow.errors import UsageError
+from retroflow.model.retro import Retro
 from retroflow.planning.outline import outline
 from retroflow.training.lightning_module import dropout_seed, drops_retrieval
 from tests.training.jobs import tiny_config, tiny_job
@@ -35,6 +37,12 @@ def test_outline_tells_parameters_of_retrieval_without_building():
     assert {name.split(".")[0] for name in found.retrieval} == {"blocks", "encoder", "encoder_embedding"}
     assert all("cca" in name for name in found.retrieval if name.startswith("blocks"))
     assert outline(tiny_config(cca_layers=(), encoder_cross_attention_layers=())).num_retrieval_parameters == 0
+
+
+def test_activation_checkpointing_needs_blocks_to_recompute(tmp_path, monkeypatch):
+    monkeypatch.setattr(Retro, "blocks_to_recompute", [])
+    with pytest.raises(UsageError, match=r"^trainer.activation_checkpointing is true, and the model names no blocks"):
+        tiny_job(tmp_path, activation_checkpointing=True)
 
 
 def test_configure_model_may_be_called_again(tmp_path):
