@@ -1,4 +1,4 @@
-"""The contracts between the rooms: what a corpus, embedder, retriever, model, its configuration and a tracker must do.
+"""The protocols that components implement: Corpus, Embedder, Retriever, RetrievalModel, ModelConfig, Tracker.
 
 Third-party packages implement them and enter by the entry-point groups `retroflow.corpora`, `retroflow.embedders`,
 `retroflow.retrievers`, `retroflow.models` and `retroflow.trackers`. `retroflow.testing` has a suite for each.
