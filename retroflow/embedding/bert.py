@@ -15,6 +15,7 @@ from annotated_types import Ge, MinLen
 from tokenizers import Tokenizer
 
 from retroflow.console import say
+from retroflow.devices import choose_device
 from retroflow.embedding.model_files import ModelFiles, find_model_files, read_model_config
 from retroflow.embedding.packed_bert import PackedBert
 from retroflow.embedding.padded_bert import PaddedBert
@@ -79,7 +80,7 @@ class BertEmbedder:
         self._files: ModelFiles = find_model_files(model, weights_sha256=weights_sha256)
         self._config = read_model_config(self._files.folder)
         self._check_length()
-        self._resolve_device()
+        choose_device(device, "embedder.device")
         self._padded: PaddedBert | None = None
         self._packed: PackedBert | None = None
         self._tokenizer: Tokenizer | None = None
@@ -157,7 +158,7 @@ class BertEmbedder:
     def _load(self) -> Tokenizer:
         if self._tokenizer is not None:
             return self._tokenizer
-        device = self._resolve_device()
+        device = torch.device(choose_device(self._device_option, "embedder.device"))
         bfloat16 = self._precision == "bfloat16" or (self._precision == "auto" and _computes_in_bfloat16(device))
         network, tokenizer = _load_transformers(self._files.folder, torch.bfloat16 if bfloat16 else torch.float32)
         network = network.to(device)
@@ -168,11 +169,6 @@ class BertEmbedder:
         tokenizer.enable_truncation(self._max_length)
         self._tokenizer = tokenizer
         return tokenizer
-
-    def _resolve_device(self) -> torch.device:
-        if self._device_option == "cuda" and not torch.cuda.is_available():
-            raise UsageError('embedder.device: "cuda" was asked for and torch sees no GPU. Use "auto" or "cpu".')
-        return torch.device("cuda" if self._device_option != "cpu" and torch.cuda.is_available() else "cpu")
 
     def _embed_distinct(self, token_ids: list[list[int]]) -> Float32Array:
         """Vectors of the texts, float32 [texts, dimension], computed in batches of similar length."""

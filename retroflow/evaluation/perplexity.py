@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-_NOT_PREDICTED = -100
+from retroflow.data.batch import NOT_PREDICTED
 
 
 class Predicted(Protocol):
@@ -99,7 +99,7 @@ def measure(
     first_chunk, done, num_bytes = 0, 0, 0
     for batch in batches:
         nats = losses(batch).double().cpu().numpy()  # [b, n]
-        predicted = (batch.targets != _NOT_PREDICTED).cpu().numpy().astype(np.int64)
+        predicted = (batch.targets != NOT_PREDICTED).cpu().numpy().astype(np.int64)
         num_rows, length = nats.shape
         if starts is None:
             of_rows = first_chunk + np.arange(num_rows) * (length // chunk_length)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from retroflow.console import say
+from retroflow.devices import NO_CUDA, choose_device
 from retroflow.errors import GenerationError
 from retroflow.generation.arguments import unfit
 from retroflow.generation.database import RetrievalDatabase
@@ -96,5 +97,5 @@ def _device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise unfit("device", f"{name!r} given; auto, cpu or cuda is needed.")
     if name == "cuda" and not torch.cuda.is_available():
-        raise unfit("device", "cuda was asked for and torch sees no GPU; use cpu.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+        raise unfit("device", f"{NO_CUDA}.")
+    return torch.device(choose_device(name, "device"))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from retroflow.devices import choose_device
 from retroflow.distributed.ranks import Ranks
 from retroflow.errors import UsageError
 from retroflow.planning.options import TrainerOptions
@@ -50,7 +51,7 @@ def place(options: TrainerOptions, ranks: Ranks) -> Placement:
         UsageError: what is wanted is not what the machine has or the launcher has started, or the batch cannot be
             shared.
     """
-    device = _device(options)
+    device = choose_device(options.device, "trainer.device")
     return _placement(options, device, devices=_devices(options, ranks, device), nodes=_nodes(options, ranks))
 
 
@@ -60,7 +61,7 @@ def plan_placement(options: TrainerOptions) -> Placement:
     Raises:
         UsageError: the batch cannot be shared.
     """
-    device = _device(options) if options.device == "auto" else options.device
+    device = choose_device(options.device, "trainer.device") if options.device == "auto" else options.device
     many = options.strategy != "auto" and device == "cuda"
     devices = options.devices or (max(1, torch.cuda.device_count()) if many else 1)
     return _placement(options, device, devices=devices, nodes=max(1, options.nodes))
@@ -84,17 +85,6 @@ def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int
         nodes=nodes,
         precision="bf16-mixed" if bf16 else "32-true",
     )
-
-
-def _device(options: TrainerOptions) -> str:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "trainer.device is 'cuda' but torch finds no CUDA device; use trainer.device=cpu, or a machine with a GPU "
-            "and a CUDA build of torch"
-        )
-    if options.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return options.device
 
 
 def _nodes(options: TrainerOptions, ranks: Ranks) -> int:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
-from retroflow.errors import DamagedDataError, RetrieverError, UsageError
+from retroflow.devices import choose_device
+from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries, VectorSource
 from retroflow.recipe.ranges import within_ranges
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
@@ -60,7 +61,7 @@ class ExactRetriever:
     def __init__(self, *, build: ExactBuild | None = None, search: ExactSearch | None = None) -> None:
         self._build = build or ExactBuild()
         self._search = search or ExactSearch()
-        self._device = _device(self._search.device)
+        self._device = choose_device(self._search.device, "retriever.search.device")
         self._vectors: VectorSource | None = None
         self._resident: torch.Tensor | None = None
         self.capabilities = Capabilities(
@@ -159,13 +160,6 @@ class ExactRetriever:
                 if isinstance(vectors, np.memmap):
                     release_pages(vectors)  # a whole pass would leave all of the file in memory
                 yield start, torch.from_numpy(block).to(self._device)
-
-
-def _device(wanted: str) -> str:
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise UsageError('retriever.search.device is "cuda", but torch finds no CUDA device here; use "auto" or "cpu".')
-    return "cuda" if wanted != "cpu" and available else "cpu"
 
 
 def _upload(vectors: VectorSource) -> torch.Tensor | None:

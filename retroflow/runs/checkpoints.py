@@ -12,7 +12,6 @@ import hashlib
 import os
 import pickle
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 
 from retroflow.errors import DamagedDataError, UsageError, RetroflowError
 from retroflow.runs.checkpoint_shards import Share, join_shares
+from retroflow.store.atomic import write_file, write_stream
 
 _SHARES = "shares"
 """The key of a checkpoint that names the files of its shares."""
@@ -33,7 +33,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 _NAME = re.compile(r"step-([0-9]{8,})\.ckpt")
-_BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|share-[0-9]+-of-[0-9]+)|\..*\.part")
+_BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|share-[0-9]+-of-[0-9]+|.*\.tmp)")
 """Files that belong to a checkpoint, or are left of one that was being written when the process was killed."""
 
 
@@ -84,35 +84,6 @@ class _HashedFile:
         """Leave it to whoever has opened the file."""
 
 
-def _replace_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a sibling of `path`, sync it, and give it its name; on failure nothing of it stays."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _save_hashed(values: Any, file: IO[bytes]) -> str:
     """Let torch write `values`; returns their SHA-256."""
     hashed = _HashedFile(file)
@@ -125,8 +96,7 @@ def _save_hashed(values: Any, file: IO[bytes]) -> str:
 def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(exist_ok=True)  # not its parents: a run folder that is gone must not be made anew
-        _replace_synced(path, write)
-        _sync_folder(path.parent)
+        write_stream(path, write)
     except OSError as error:
         raise RetroflowError(
             f"{path}: the checkpoint could not be written ({error}); free space there and continue with --resume, or "
@@ -151,7 +121,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, shares: Mapping[str
         digests = {path.name: _save_hashed(checkpoint | {_SHARES: shares}, file), **shares}
         lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
         path.unlink(missing_ok=True)  # an older checkpoint of this name must never meet the new checksum
-        _replace_synced(checksum_path(path), lambda checksum: checksum.write(lines))
+        write_file(checksum_path(path), lines)
 
     _write_synced(path, save)
 

@@ -5,9 +5,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from retroflow.errors import RetroflowError, UsageError
 
@@ -18,15 +19,21 @@ def canonical_json(value: object) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; see `write_stream`."""
+    write_stream(path, lambda stream: stream.write(content))
+
+
+def write_stream(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file by a sibling name, fsync and rename: a reader sees the old content or all of the new.
 
-    The sibling's name is drawn anew, so that two writers never share one: on two machines they may have the same
-    process id. The mode follows the umask.
+    The sibling has `path`'s name with `.<12 hexadecimal digits>.tmp` added, drawn anew so that two writers never share
+    one: on two machines they may have the same process id. It is removed on failure; a kill leaves it. The mode follows
+    the umask.
     """
     sibling = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with sibling.open("wb") as stream:
-            stream.write(content)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(sibling, path)

@@ -17,6 +17,7 @@ import statistics
 import string
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -57,18 +58,20 @@ class PeerWrapper(torch.nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--size", choices=tuple(SIZES), default="bench")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    task = Task(SIZES["bench"], PROMPT + arguments.new_tokens, 1, arguments.device, arguments.threads)
+    task = Task(SIZES[arguments.size], PROMPT + arguments.new_tokens, 1, arguments.device, arguments.threads)
     contenders = {
-        "retro-pytorch generate": peer(task),
         "retroflow generate": ours(task, arguments.new_tokens, batch=1),
         "retroflow generate, 8 prompts": ours(task, arguments.new_tokens, batch=8),
         "retroflow without a cache": uncached(task),
     }
+    if arguments.size == "bench" and find_spec("retro_pytorch"):
+        contenders["retro-pytorch generate"] = peer(task)
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(arguments.rounds):
         for name, run in contenders.items():
@@ -78,11 +81,13 @@ def main() -> None:
     print(
         f"{arguments.new_tokens} new tokens after {PROMPT}, {arguments.device}, {arguments.threads} threads, torch {torch.__version__}"
     )
-    baseline = statistics.median(speeds["retro-pytorch generate"])
+    baseline_name = list(contenders)[-1]
+    baseline = statistics.median(speeds[baseline_name])
     for name, values in speeds.items():
         middle = statistics.median(values)
         print(
-            f"{name:32} {middle:9.1f} tokens/s ({min(values):.1f} to {max(values):.1f}), {middle / baseline:6.1f} x the peer"
+            f"{name:32} {middle:9.1f} tokens/s ({min(values):.1f} to {max(values):.1f}), {middle / baseline:6.1f} x "
+            f"{baseline_name}"
         )
 
 

@@ -24,6 +24,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,6 +45,10 @@ SIZES = {
     "425m": RetroConfig(
         vocabulary_size=VOCABULARY, chunk_length=CHUNK, width=1536, num_layers=12, num_heads=12, head_width=128,
         cca_layers=(6, 9, 12), encoder_width=896, encoder_layers=2, encoder_heads=14, encoder_cross_attention_layers=(1,),
+    ),
+    "toy": RetroConfig(
+        vocabulary_size=VOCABULARY, chunk_length=CHUNK, width=64, num_layers=4, num_heads=2, head_width=32, cca_layers=(3, 4),
+        encoder_width=64, encoder_layers=1, encoder_heads=2, encoder_cross_attention_layers=(1,),
     ),
 }  # fmt: skip
 
@@ -94,7 +99,8 @@ def main() -> None:
     for length in arguments.lengths:
         task = Task(SIZES[arguments.size], length, arguments.batch, arguments.device, arguments.threads)
         chosen = [each for each in CONTENDERS if not arguments.only or each.name in arguments.only]
-        if arguments.size != "bench":
+        if arguments.size != "bench" or find_spec("retro_pytorch") is None:
+            print("without the peer: it is not installed, or not of this size")
             chosen = [each for each in chosen if not each.is_peer]
         results, rates = race(task, chosen, rounds=arguments.rounds, steps=arguments.steps)
         print(report(task, results, rates), flush=True)

@@ -142,5 +142,5 @@ def test_a_max_length_the_model_cannot_take_is_refused(tiny: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused(tiny: Path) -> None:
-    with pytest.raises(UsageError, match="sees no GPU"):
+    with pytest.raises(UsageError, match="finds no CUDA"):
         BertEmbedder(model=str(tiny), max_length=64, device="cuda")

@@ -190,7 +190,7 @@ def test_files_under_other_names_are_neither_read_nor_removed(tmp_path, name):
 def test_sweep_keeps_the_newest_and_clears_leftovers(tmp_path):
     for step in (1, 2, 10):
         write(tmp_path, step)
-    (tmp_path / ".step-00000011.ckpt.x.part").touch()
+    (tmp_path / "step-00000011.ckpt.0123456789ab.tmp").touch()
     (tmp_path / "step-00000011.ckpt.sha256").touch()
     sweep(tmp_path, keep=2)
     assert sorted(entry.name for entry in tmp_path.glob("*")) == [

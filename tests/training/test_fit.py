@@ -50,7 +50,7 @@ def test_a_run_leaves_its_folder_as_documented(run):
         "step-00000012.ckpt",
         "step-00000008.ckpt",
     ]
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.tmp"))
     assert run().run_folder.name == "0002"
 
 

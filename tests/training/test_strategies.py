@@ -61,7 +61,7 @@ def test_what_cannot_be_placed_is_refused(options, ranks, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_no_gpu():
-    with pytest.raises(UsageError, match="torch finds no CUDA device; use trainer.device=cpu"):
+    with pytest.raises(UsageError, match="torch finds no CUDA device here; use"):
         placed(device="cuda")
 
 
