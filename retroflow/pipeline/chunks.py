@@ -5,134 +5,100 @@ piece of their own; when all are there they are joined, train and valid apart.
 """
 
 import hashlib
-import itertools
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retroflow.console import Advance, progress, say
-from retroflow.corpus.chunking import chunk_document
+from retroflow.corpus.chunking import Chunks, chunk_document
 from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, load_tokenizer, train_tokenizer
-from retroflow.errors import CorpusError
+from retroflow.errors import CorpusError, DamagedDataError, UsageError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
-from retroflow.pipeline.sharing import Block, Key, Sharing, refuse_to_merge
+from retroflow.pipeline.stages import Block
 from retroflow.protocols import Corpus, Document
-from retroflow.store.array_file import Array, ArraySpec
-from retroflow.store.blocks import keep_folder, kept_folder
+from retroflow.store.array_file import Array
 from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.kept import kept_folder
 from retroflow.store.manifest import FileEntry, Manifest
-from retroflow.store.pieces import Pieces, join_pieces, noted_shards, pieces_folder
+from retroflow.store.pieces import Pieces, join_pieces
 
 BLOCK_TEXT_BYTES = 2 << 20
 SAID_CHARACTERS = 8_000_000  # the tokenizer is silent for seconds over so much text
 FEW_TOKENS = 1000
 SPLITS = ("train", "valid")
-GROUP = "documents"  # of the pieces
 
 
 class ChunkStage:
-    """The chunks of a corpus in the making; also its own `retroflow.pipeline.sharing.Work`.
+    """The chunks of a corpus; a `retroflow.pipeline.stages.Stage`.
 
     Args:
-        partial: the folder to make them in; what an earlier run left there is used.
-        folder: what it becomes.
         inputs: what the artifact is named by.
         corpus: read twice if the tokenizer is trained, else once.
         tokenizer: a given tokenizer, None to train one on the training documents.
         data: the recipe's data section.
-
-    Raises:
-        CorpusError: there is no training document.
     """
 
-    doing, unit = "cut documents into chunks", "documents"
+    kind, doing, unit = "chunks", "cut documents into chunks", "documents"
+    # The corpus has to change then, and it is another artifact.
+    final_errors: tuple[type[Exception], ...] = (UsageError, DamagedDataError)
 
-    def __init__(
-        self,
-        partial: Path,
-        folder: Path,
-        inputs: Inputs,
-        corpus: Corpus,
-        tokenizer: Tokenizer | None,
-        data: DataOptions,
-    ) -> None:
-        self._partial, self._inputs, self._corpus, self._data = partial, inputs, corpus, data
-        self._tokenizer, self._files = _keep_tokenizer(partial, corpus, tokenizer, data)
-        basis = {"tokenizer": {name: entry.to_json() for name, entry in self._files.items()}}
-        self.pieces = pieces_folder(folder, basis)
-        self._sources: list[str] = []  # of every block, once the corpus has been read to its end
+    def __init__(self, inputs: Inputs, corpus: Corpus, tokenizer: Tokenizer | None, data: DataOptions) -> None:
+        self.inputs, self.parents = inputs, dict[str, dict[str, str]]()
+        self._corpus, self._given, self._data = corpus, tokenizer, data
 
-    @property
-    def work(self) -> "ChunkStage":
-        """The blocks."""
-        return self
+    def begin(self, partial: Path) -> dict[str, Any]:
+        """As in `Stage`.
 
-    def done(self) -> set[Key]:
-        """As in `Work`: a run without shares leaves pieces, too."""
-        return set()
+        Raises:
+            CorpusError: there is no training document.
+        """
+        self._tokenizer, self._files = _keep_tokenizer(partial, self._corpus, self._given, self._data)
+        return {"tokenizer": {name: entry.to_json() for name, entry in self._files.items()}}
+
+    def size(self) -> None:
+        """As in `Stage`: how many documents there are is known at their end."""
 
     def blocks(self) -> Iterator[Block]:
-        """As in `Work`; a block's source is the hash of its documents.
+        """As in `Stage`; a block's source is the hash of its documents.
 
         Raises:
             CorpusError: the corpus changed while it was read.
         """
-        sources = []
-        for number, block in enumerate(document_blocks(self._corpus.documents())):
-            sources.append(_hash_of(block))
-            yield Block(Key(GROUP, number), sources[-1], len(block), self._making(block))
-        if self._inputs["corpus"] != self._corpus.fingerprint():
+        for number, documents in enumerate(document_blocks(self._corpus.documents())):
+            make = partial(_chunk_block, documents, self._tokenizer, self._data.chunk_length, is_first=number == 0)
+            yield Block(len(documents), make, _hash_of(documents))
+        if self.inputs["corpus"] != self._corpus.fingerprint():
             raise CorpusError("corpus: it changed while it was read. Run the command again when the corpus is at rest.")
         say(f"corpus: {self._corpus.counts.summary()}")
-        self._sources = sources
 
-    def _making(self, block: list[Document]) -> Callable[[], dict[str, Array]]:
-        return lambda: _chunk_block(block, self._tokenizer, self._data.chunk_length)
-
-    def intact(self) -> bool:
-        """As in `SharedStage`."""
-        return kept_folder(self._partial, "tokenizer") == self._files
-
-    def finish(self, inputs: Inputs, sharing: Sharing) -> Manifest:
-        """As in `SharedStage`.
+    def join(self, folder: Path, pieces: Pieces, sources: Sequence[str]) -> Manifest:
+        """As in `Stage`.
 
         Raises:
-            CorpusError: a split without text, or a corpus that changed while it was read.
-            Unfinished: it is a merge, and pieces are missing.
+            CorpusError: a split without text.
         """
-        pieces = Pieces(self.pieces / GROUP)
-        if not self._sources or any(pieces.find(*each) is None for each in enumerate(self._sources)):
-            self._read_all(pieces, sharing)
-        arrays, splits = _join(self._partial, pieces, self._sources, self._tokenizer, self._data.chunk_length)
+        specs = pieces.specs(len(sources))
+        for split in SPLITS:
+            if f"{split}/tokens" not in specs or not specs[f"{split}/tokens"].shape[0]:
+                raise _no_text(split)
+        shift = _Shift(first_valid_document=specs["train/document_offsets"].shape[0] - 1)
+        files = self._files | join_pieces(folder, pieces, sources, shift)
         info = {
             "chunk_length": self._data.chunk_length,
             "vocabulary_size": self._tokenizer.vocabulary_size,
             "end_of_text": self._tokenizer.end_of_text,
             "tokenizer": self._tokenizer.fingerprint(),
-            "splits": splits,
+            "splits": shift.splits,
         }
-        manifest = Manifest("chunks", inputs, info=info, files=self._files | arrays)
+        manifest = Manifest(self.kind, self.inputs, info=info, files=files)
         for split in SPLITS:
-            ChunkStore.in_progress(self._partial / split, manifest).check_rows()
+            ChunkStore.in_progress(folder / split, manifest).check_rows()
         return manifest
-
-    def _read_all(self, pieces: Pieces, sharing: Sharing) -> None:
-        missing: dict[Key, int] = {}
-        self.pieces.mkdir(parents=True, exist_ok=True)
-        with progress(self.doing, None, self.unit) as advance:
-            for place, block in enumerate(self.blocks()):
-                if pieces.find(place, block.source) is None:
-                    if sharing.merge:
-                        missing[block.key] = place
-                        continue
-                    pieces.write(place, block.make(), block.source)
-                advance(block.size)
-        if missing:
-            raise refuse_to_merge("chunks", noted_shards(self.pieces), missing, len(self._sources))
 
 
 def warn_of_few_tokens(chunks: Manifest) -> None:
@@ -158,22 +124,19 @@ def _hash_of(block: list[Document]) -> str:
 
 
 def _keep_tokenizer(
-    partial: Path, corpus: Corpus, tokenizer: Tokenizer | None, data: DataOptions
+    folder: Path, corpus: Corpus, given: Tokenizer | None, data: DataOptions
 ) -> tuple[Tokenizer, dict[str, FileEntry]]:
-    kept = kept_folder(partial, "tokenizer")
-    if kept is not None:
-        return load_tokenizer(str(partial / "tokenizer")), kept
-    if tokenizer is None:
-        with progress("train the tokenizer", None, "documents") as advance:
-            texts = _train_texts(corpus, advance, data.vocabulary_size)
-            tokenizer = train_tokenizer(texts, data.vocabulary_size)
-    folder = partial / "tokenizer"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    tokenizer.save(folder)
-    entries = keep_folder(partial, "tokenizer")
-    # What is loaded in every later run is what tokenises now.
-    return load_tokenizer(str(folder)), entries
+    def save(kept: Path) -> None:
+        tokenizer = given
+        if tokenizer is None:
+            with progress("train the tokenizer", None, "documents") as advance:
+                texts = _train_texts(corpus, advance, data.vocabulary_size)
+                tokenizer = train_tokenizer(texts, data.vocabulary_size)
+        tokenizer.save(kept)
+
+    files = kept_folder(folder, "tokenizer", save)
+    # The tokenizer that later runs load is the one that is used now.
+    return load_tokenizer(str(folder / "tokenizer")), files
 
 
 def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iterator[str]:
@@ -207,63 +170,37 @@ def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield block
 
 
-def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int) -> dict[str, Array]:
-    """The arrays of one piece; document ids and record lengths count from the piece's first document."""
-    arrays: dict[str, Array] = {}
+def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int, *, is_first: bool) -> dict[str, Array]:
+    """The arrays of one piece; document ids count from its first document, and records have lengths, not offsets.
+
+    The first piece has one length more, 0, so that the sums of all are where each record begins and the last one ends.
+    """
     for document in block:
         if len(document.text) >= SAID_CHARACTERS:
             size = f"{len(document.text) / 1e6:,.0f} million characters"
             say(f"{document.source}: tokenising one document of {size}; nothing else is shown until it is done")
     encoded = tokenizer.encode_batch([document.text for document in block])
+    tokens_dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.uint32
+    nothing = Chunks(np.empty((0, chunk_length), np.int32), np.empty(0, np.uint16), np.empty(0, np.uint32))
+    arrays: dict[str, Array] = {}
     for split in SPLITS:
         members = [
-            (document, tokens) for document, tokens in zip(block, encoded, strict=True) if document.split == split
-        ]
-        members = [(document, tokens) for document, tokens in members if len(tokens.ids)]
-        chunks = [
-            chunk_document(tokens, chunk_length=chunk_length, end_of_text=tokenizer.end_of_text)
-            for _, tokens in members
+            (document, chunk_document(tokens, chunk_length=chunk_length, end_of_text=tokenizer.end_of_text))
+            for document, tokens in zip(block, encoded, strict=True)
+            if document.split == split and len(tokens.ids)
         ]
         records = [json.dumps([document.id, document.title, document.source]).encode() for document, _ in members]
-        counts = [len(each.lengths) for each in chunks]
-        empty = np.empty((0, chunk_length), dtype=np.int32)
+        counts = [len(chunks.lengths) for _, chunks in members]
+        tokens, lengths, num_bytes = map(np.concatenate, zip(nothing, *(chunks for _, chunks in members), strict=True))
         arrays |= {
-            f"{split}/tokens": np.concatenate([empty, *(each.tokens for each in chunks)]),
-            f"{split}/lengths": np.concatenate([np.empty(0, np.uint16), *(each.lengths for each in chunks)]),
-            f"{split}/num_bytes": np.concatenate([np.empty(0, np.uint32), *(each.num_bytes for each in chunks)]),
+            f"{split}/tokens": tokens.astype(tokens_dtype),
+            f"{split}/lengths": lengths,
+            f"{split}/num_bytes": num_bytes,
             f"{split}/document_ids": np.repeat(np.arange(len(counts), dtype=np.int64), counts),
             f"{split}/documents": np.frombuffer(b"".join(records), dtype=np.uint8),
-            f"{split}/document_offsets": np.array([len(record) for record in records], dtype=np.int64),
+            f"{split}/document_offsets": np.array([0] * is_first + [len(each) for each in records], dtype=np.int64),
         }
     return arrays
-
-
-def _join(
-    partial: Path, pieces: Pieces, sources: list[str], tokenizer: Tokenizer, chunk_length: int
-) -> tuple[dict[str, FileEntry], dict[str, dict[str, int]]]:
-    totals: dict[str, int] = {}
-    for piece in range(len(sources)):
-        for name, shape in pieces.shapes(piece).items():
-            totals[name] = totals.get(name, 0) + shape[0]
-    for split in SPLITS:
-        if not totals.get(f"{split}/tokens"):
-            raise _no_text(split)
-    dtypes = {
-        "tokens": np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.uint32,
-        "lengths": np.uint16,
-        "num_bytes": np.uint32,
-        "document_ids": np.int64,
-        "documents": np.uint8,
-        "document_offsets": np.int64,
-    }
-    specs = {}
-    for split, (name, dtype) in itertools.product(SPLITS, dtypes.items()):
-        rows = totals[f"{split}/{name}"] + (name == "document_offsets")  # one more: where the last one ends
-        shape = (rows, chunk_length) if name == "tokens" else (rows,)
-        specs[f"{split}/{name}"] = ArraySpec(f"{split}/{name}.npy", np.dtype(dtype), shape)
-    shift = _Shift(first_valid_document=totals["train/document_offsets"])
-    entries = join_pieces(partial, pieces, sources, specs, shift)
-    return entries, shift.splits
 
 
 class _Shift:
@@ -278,24 +215,18 @@ class _Shift:
     def __call__(self, arrays: dict[str, Array]) -> dict[str, Array]:
         shifted = dict(arrays)
         for split, counts in self.splits.items():
-            ids, lengths = arrays[f"{split}/document_ids"], arrays[f"{split}/document_offsets"]
+            ids = arrays[f"{split}/document_ids"]
+            chunks = np.bincount(ids)  # of each document
+            offsets = self._record_bytes[split] + np.cumsum(arrays[f"{split}/document_offsets"])
             shifted[f"{split}/document_ids"] = ids + (counts["first_document"] + counts["documents"])
-            shifted[f"{split}/document_offsets"] = self._offsets(split, lengths)
-            if len(ids):
-                counts["largest_document"] = max(counts["largest_document"], int(np.bincount(ids).max()))
-            counts["documents"] += len(lengths)
+            shifted[f"{split}/document_offsets"] = offsets
+            self._record_bytes[split] += len(arrays[f"{split}/documents"])
+            counts["largest_document"] = max(counts["largest_document"], int(chunks.max(initial=0)))
+            counts["documents"] += len(chunks)
             counts["chunks"] += len(ids)
             counts["tokens"] += int(arrays[f"{split}/lengths"].sum(dtype=np.int64))
             counts["text_bytes"] += int(arrays[f"{split}/num_bytes"].sum(dtype=np.int64))
         return shifted
-
-    def _offsets(self, split: str, lengths: Array) -> Array:
-        """Where each record ends; for the first documents of a split also where the first record begins."""
-        ends = self._record_bytes[split] + np.cumsum(lengths)
-        self._record_bytes[split] += int(lengths.sum())
-        if self.splits[split]["documents"] == 0 and len(lengths):
-            return np.concatenate([[0], ends])
-        return ends
 
 
 def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:

@@ -1,116 +1,93 @@
 """Stage 2: chunks -> text -> embeddings, float16."""
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.console import Advance, progress
-from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
-from retroflow.pipeline.sharing import Sharing
-from retroflow.pipeline.tables import Table
+from retroflow.pipeline.stages import Block, row_blocks
 from retroflow.protocols import Int64Array
-from retroflow.store.array_file import Array, ArraySpec
+from retroflow.store.array_file import Array
 from retroflow.store.artifact import parent_of
-from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.chunk_store import ChunkStore
-from retroflow.store.manifest import FileEntry, Manifest
-from retroflow.store.pieces import pieces_folder
+from retroflow.store.kept import kept_folder
+from retroflow.store.manifest import Manifest
+from retroflow.store.pieces import Pieces, join_pieces
 
 ROWS_PER_BLOCK = 2048  # 1.5 MB of embeddings at D = 384, and about 5 s of a BERT on two cores
 TEXT_ROWS = 1024
 
 
 class EmbeddingStage:
-    """The embeddings of both splits in the making.
+    """The embeddings of both splits; a `retroflow.pipeline.stages.Stage`.
 
     Args:
-        partial: the folder to make them in; blocks that an earlier run finished are kept.
-        folder: what it becomes.
+        inputs: what the artifact is named by.
         chunks_folder, chunks: the chunks artifact.
-        embedder: is fitted on the training chunks first; where its weights are from, if it has a `source`, is said.
-        tokenizer: the chunks' own.
-
-    Attributes:
-        work: the blocks.
+        embedder: is fitted on the training chunks first.
+        options: the recipe's embedder section.
     """
+
+    kind, doing, unit = "embeddings", "embed chunks", "chunks"
+    final_errors: tuple[type[Exception], ...] = ()
 
     def __init__(
         self,
-        partial: Path,
-        folder: Path,
+        inputs: Inputs,
         chunks_folder: Path,
         chunks: Manifest,
         embedder: CheckedEmbedder,
-        tokenizer: Tokenizer,
+        options: Mapping[str, Any],
     ) -> None:
-        self._stores = {split: ChunkStore.open(chunks_folder / split) for split in ("train", "valid")}
-        self._files = _keep_embedder(partial, embedder, self._stores["train"], tokenizer)
-        self._embedder, self._tokenizer = embedder, tokenizer
-        self._parents = {"chunks": parent_of(chunks)}
-        basis = {
-            "rows_per_block": ROWS_PER_BLOCK,
-            "parents": self._parents,
-            "embedder": {name: entry.to_json() for name, entry in self._files.items()},
-        }
-        self.work = Table(
-            kind="embeddings",
-            partial=partial,
-            pieces=pieces_folder(folder, basis),
-            specs={split: [self._spec(split)] for split in self._stores},
-            rows_per_block=ROWS_PER_BLOCK,
-            make=self._make,
-            verb="embed",
-        )
+        self.inputs, self.parents = inputs, {"chunks": parent_of(chunks)}
+        self._chunks_folder, self._embedder, self._options = chunks_folder, embedder, options
 
-    def intact(self) -> bool:
-        """As in `SharedStage`."""
-        return kept_folder(self.work.partial, "embedder") == self._files
+    def begin(self, partial: Path) -> dict[str, Any]:
+        """As in `Stage`: fits the embedder."""
+        self._tokenizer = load_tokenizer(str(self._chunks_folder / "tokenizer"))
+        self._stores = {split: ChunkStore.open(self._chunks_folder / split) for split in ("train", "valid")}
+        self._lengths = {split: len(store) for split, store in self._stores.items()}
 
-    def finish(self, inputs: Inputs, sharing: Sharing) -> Manifest:
-        """As in `SharedStage`.
+        def fit(folder: Path) -> None:
+            with progress("fit the embedder", self._lengths["train"], "chunks") as advance:
+                self._embedder.fit(_texts(self._stores["train"], self._tokenizer, advance))
+            self._embedder.save(folder)
+
+        self._files = kept_folder(partial, "embedder", fit)
+        self._embedder.load(partial / "embedder")
+        embedder = {name: entry.to_json() for name, entry in self._files.items()}
+        return {"rows_per_block": ROWS_PER_BLOCK, "embedder": embedder}
+
+    def size(self) -> int:
+        """As in `Stage`."""
+        return sum(self._lengths.values())
+
+    def blocks(self) -> Iterator[Block]:
+        """As in `Stage`.
 
         Raises:
             InvalidVectorsError: the embedder gave vectors of a wrong shape, or values that float16 cannot hold.
-            Unfinished: it is a merge, and pieces are missing.
         """
-        files = self._files | self.work.fill(sharing)
-        info = {
-            "dimension": self._embedder.dimension,
-            "splits": {split: {"chunks": len(store)} for split, store in self._stores.items()},
-        }
-        return Manifest("embeddings", inputs, self._parents, info, files)
+        return row_blocks(self._lengths, ROWS_PER_BLOCK, self._embed)
 
-    def _spec(self, split: str) -> ArraySpec:
-        shape = (len(self._stores[split]), self._embedder.dimension)
-        return ArraySpec(f"{split}/embeddings.npy", np.dtype(np.float16), shape)
+    def join(self, partial: Path, pieces: Pieces, sources: Sequence[str]) -> Manifest:
+        """As in `Stage`."""
+        files = self._files | join_pieces(partial, pieces, sources)
+        splits = {split: {"chunks": length} for split, length in self._lengths.items()}
+        info = {"dimension": self._embedder.dimension, "splits": splits}
+        return Manifest(self.kind, self.inputs, self.parents, info, files, self._options)
 
-    def _make(self, split: str, rows: slice) -> dict[str, Array]:
+    def _embed(self, split: str, rows: slice) -> dict[str, Array]:
         vectors = self._embedder.embed(chunk_texts(self._stores[split], self._tokenizer, rows))
-        return {f"{split}/embeddings.npy": _half(vectors, self._embedder.owner, split, rows.start)}
-
-
-def _keep_embedder(
-    partial: Path, embedder: CheckedEmbedder, store: ChunkStore, tokenizer: Tokenizer
-) -> dict[str, FileEntry]:
-    """Fit the embedder and keep its state, or load the state that an earlier run kept."""
-    kept = kept_folder(partial, "embedder")
-    folder = partial / "embedder"
-    if kept is None:
-        with progress("fit the embedder", len(store), "chunks") as advance:
-            embedder.fit(_texts(store, tokenizer, advance))
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        embedder.save(folder)
-        kept = keep_folder(partial, "embedder")
-    embedder.load(folder)
-    return kept
+        return {f"{split}/embeddings": _half(vectors, self._embedder.owner, split, rows.start)}
 
 
 def _texts(store: ChunkStore, tokenizer: Tokenizer, advance: Advance) -> Iterator[str]:

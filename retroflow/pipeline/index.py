@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,55 +12,84 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.console import Advance, progress, say
-from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, words_of
+from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, UsageError, words_of
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.memory import release_free_memory
+from retroflow.pipeline.stages import Block
 from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.artifact import INDEX_FOLDER, parent_of
-from retroflow.store.blocks import keep_folder, kept_folder
 from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.store.kept import kept_folder
 from retroflow.store.manifest import Manifest
+from retroflow.store.pieces import Pieces
 
 NO_ROOM_BYTES = 64 << 10
 
 
-def make_index(
-    partial: Path,
-    inputs: Inputs,
-    embeddings_folder: Path,
-    embeddings: Manifest,
-    new_retriever: Callable[[], CheckedRetriever],
-) -> Manifest:
-    """Build and save the index, and read it back: some libraries report no error on a full disk.
-
-    Raises:
-        RetrieverError: the retriever fails, or cannot read what it has just written.
-        OSError: the disk is full.
+class IndexStage:
+    """The retriever's index; a `retroflow.pipeline.stages.Stage` that one process makes, while others wait for it.
 
     Args:
-        partial: the folder to make it in; half an index of an earlier run is thrown away.
         inputs: what the artifact is named by.
         embeddings_folder, embeddings: the embeddings artifact.
         new_retriever: makes the recipe's retriever, without an index.
+        options: the recipe's retriever section.
     """
-    vectors = EmbeddingStore.open(embeddings_folder / "train")
-    retriever = new_retriever()
-    metric = retriever.capabilities.metric
-    files = kept_folder(partial, INDEX_FOLDER)
-    if files is None:
-        shutil.rmtree(partial / INDEX_FOLDER, ignore_errors=True)
-        # Native code may crash or hang: the last line on the screen then says whose it was.
-        say(f"building the index with {retriever.owner}, {len(vectors):,} vectors")
-        with _full_disk_told(partial):
-            _build(partial / INDEX_FOLDER, vectors, new_retriever())
-            release_free_memory()
-            written = new_retriever()
-            _read_back(written, partial / INDEX_FOLDER)
-            written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
-        files = keep_folder(partial, INDEX_FOLDER)
-    info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": metric}
-    return Manifest("index", inputs, {"embeddings": parent_of(embeddings)}, info, files)
+
+    kind, doing, unit = "index", "", "vectors"
+    # The options have to change then, and it is another artifact.
+    final_errors: tuple[type[Exception], ...] = (UsageError,)
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        embeddings_folder: Path,
+        embeddings: Manifest,
+        new_retriever: Callable[[], CheckedRetriever],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.inputs, self.parents = inputs, {"embeddings": parent_of(embeddings)}
+        self._embeddings, self._new, self._options = embeddings_folder, new_retriever, options
+
+    def begin(self, partial: Path) -> dict[str, Any]:
+        """Build and save the index, and read it back: some libraries report no error on a full disk.
+
+        Half an index of an earlier run is thrown away.
+
+        Raises:
+            RetrieverError: the retriever fails, or cannot read what it has just written.
+            OSError: the disk is full.
+        """
+        vectors = EmbeddingStore.open(self._embeddings / "train")
+        retriever = self._new()
+
+        def save(folder: Path) -> None:
+            # Native code may crash or hang: the last line on the screen then says whose it was.
+            say(f"building the index with {retriever.owner}, {len(vectors):,} vectors")
+            with _full_disk_told(partial):
+                _build(folder, vectors, self._new())
+                release_free_memory()
+                written = self._new()
+                _read_back(written, folder)
+                written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
+
+        self._files = kept_folder(partial, INDEX_FOLDER, save)
+        metric = retriever.capabilities.metric
+        self._info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": metric}
+        return {}
+
+    def size(self) -> int:
+        """As in `Stage`: it has no blocks."""
+        return 0
+
+    def blocks(self) -> Iterator[Block]:
+        """As in `Stage`: none."""
+        return iter(())
+
+    def join(self, partial: Path, pieces: Pieces, sources: Sequence[str]) -> Manifest:
+        """As in `Stage`."""
+        return Manifest(self.kind, self.inputs, self.parents, self._info, self._files, self._options)
 
 
 def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -> None:

@@ -1,6 +1,6 @@
 """Stage 4: the neighbours of every training and validation chunk, all of them training chunks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,15 @@ from retroflow.pipeline.embeddings import chunk_texts
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.legal_search import LARGE_DOCUMENT, MAX_FETCH, RAN_OUT, ChunkQueries, Found, LegalSearch
 from retroflow.pipeline.options import NeighbourOptions
-from retroflow.pipeline.sharing import Sharing
-from retroflow.pipeline.tables import Table
+from retroflow.pipeline.stages import Block, row_blocks
 from retroflow.protocols import Float32Array, Int64Array
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.retrieval.keys import LazyQueries
-from retroflow.store.array_file import Array, ArraySpec, map_array, release_pages
+from retroflow.store.array_file import Array, map_array, release_pages
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import FileEntry, Manifest
-from retroflow.store.pieces import pieces_folder
+from retroflow.store.pieces import Pieces, join_pieces
 
 ROWS_PER_BLOCK = 4096
 RECALL_SAMPLE = 500
@@ -69,76 +68,62 @@ def check_enough_chunks(chunks: Manifest, options: NeighbourOptions) -> None:
 
 
 class NeighbourStage:
-    """The neighbour tables of both splits in the making.
+    """The neighbour tables of both splits; a `retroflow.pipeline.stages.Stage`.
 
     Args:
-        partial: the folder to make them in; blocks that an earlier run finished are kept.
-        folder: what it becomes.
+        inputs: what the artifact is named by.
         sources: what they are made from.
         load: opens the index; not called before it is searched, so that shards do not wait for each other's.
         options: the recipe's neighbours section.
-
-    Attributes:
-        work: the blocks.
     """
 
+    kind, doing, unit = "neighbours", "find neighbours of chunks", "chunks"
+    final_errors: tuple[type[Exception], ...] = ()
+
     def __init__(
-        self,
-        partial: Path,
-        folder: Path,
-        sources: Sources,
-        load: Callable[[], CheckedRetriever],
-        options: NeighbourOptions,
+        self, inputs: Inputs, sources: Sources, load: Callable[[], CheckedRetriever], options: NeighbourOptions
     ) -> None:
-        self._chunks = {split: ChunkStore.open(sources.chunks / split) for split in ("train", "valid")}
-        self._database = self._chunks["train"]
-        self._embeddings = {
-            split: EmbeddingStore.open(sources.embeddings / split) for split in self._chunks if sources.embeddings
-        }
-        self._tokenizer = load_tokenizer(str(sources.chunks / "tokenizer"))
-        self._load, self._options = load, options
+        self.inputs, self.parents = inputs, sources.parents
+        self._sources, self._load, self._options = sources, load, options
         self._is_told_why_slow = False
-        self._own = _Own(self._database, options.exclude_same_document)
-        self._parents = sources.parents
-        basis = {"rows_per_block": ROWS_PER_BLOCK, "parents": self._parents}
-        self.work = Table(
-            kind="neighbours",
-            partial=partial,
-            pieces=pieces_folder(folder, basis),
-            specs={split: self._specs(split) for split in self._chunks},
-            rows_per_block=ROWS_PER_BLOCK,
-            make=self._make,
-            verb="find neighbours of",
-        )
+
+    def begin(self, partial: Path) -> dict[str, Any]:
+        """As in `Stage`."""
+        chunks, embeddings = self._sources.chunks, self._sources.embeddings
+        self._chunks = {split: ChunkStore.open(chunks / split) for split in ("train", "valid")}
+        self._lengths = {split: len(store) for split, store in self._chunks.items()}
+        self._embeddings = {split: EmbeddingStore.open(embeddings / split) for split in self._chunks if embeddings}
+        self._tokenizer = load_tokenizer(str(chunks / "tokenizer"))
+        self._database = self._chunks["train"]
+        self._own = _Own(self._database, self._options.exclude_same_document)
+        return {"rows_per_block": ROWS_PER_BLOCK}
 
     @cached_property
     def _search(self) -> LegalSearch:
         documents = self._database.document_ids if self._options.exclude_same_document else None
         return LegalSearch(self._load(), self._embeddings.get("train"), documents, self._options.overfetch)
 
-    def intact(self) -> bool:
-        """As in `SharedStage`: nothing is made at the beginning."""
-        return True
+    def size(self) -> int:
+        """As in `Stage`."""
+        return sum(self._lengths.values())
 
-    def finish(self, inputs: Inputs, sharing: Sharing) -> Manifest:
-        """As in `SharedStage`; measures the recall on a sample, too."""
-        files = self.work.fill(sharing)
+    def blocks(self) -> Iterator[Block]:
+        """As in `Stage`."""
+        return row_blocks(self._lengths, ROWS_PER_BLOCK, self._find)
+
+    def join(self, partial: Path, pieces: Pieces, sources: Sequence[str]) -> Manifest:
+        """As in `Stage`; measures the recall on a sample, too."""
+        files = join_pieces(partial, pieces, sources)
         info = {
             "k": self._options.k,
-            "chunks": {split: files[f"{split}/ids.npy"].shape[0] for split in self._chunks},
-            "searched_exactly": _count_exact(self.work.partial, files),
+            "chunks": self._lengths,
+            "searched_exactly": _count_exact(partial, files),
             "recall": self._measure_recall(),
         }
         self._database.release()
-        return Manifest("neighbours", inputs, self._parents, info, files)
+        return Manifest(self.kind, self.inputs, self.parents, info, files)
 
-    def _specs(self, split: str) -> list[ArraySpec]:
-        shape = (len(self._chunks[split]), self._options.k)
-        dtypes: dict[str, np.dtype[Any]] = {"ids": np.dtype(np.int64), "scores": np.dtype(np.float32)}
-        specs = [ArraySpec(f"{split}/{name}.npy", dtype, shape) for name, dtype in dtypes.items()]
-        return [*specs, ArraySpec(f"{split}/found_by.npy", np.dtype(np.uint8), shape[:1])]
-
-    def _make(self, split: str, rows: slice) -> dict[str, Array]:
+    def _find(self, split: str, rows: slice) -> dict[str, Array]:
         # Validation chunks are not in the database: nothing of theirs has to be left out.
         excluded = self._own.of(np.arange(rows.start, rows.stop)) if split == "train" else None
         queries = ChunkQueries(self._queries(split, np.arange(rows.start, rows.stop)), excluded)
@@ -146,8 +131,7 @@ class NeighbourStage:
         self._tell_why_slow(found)
         found = self._search.complete(queries, found)
         self._database.release()
-        arrays: dict[str, Array] = {"ids": found.ids, "scores": found.scores, "found_by": found.by}
-        return {f"{split}/{name}.npy": array for name, array in arrays.items()}
+        return {f"{split}/ids": found.ids, f"{split}/scores": found.scores, f"{split}/found_by": found.by}
 
     def _queries(self, split: str, rows: Int64Array) -> LazyQueries:
         """Some chunks as queries."""

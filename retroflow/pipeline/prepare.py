@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,19 +11,19 @@ from typing import Any
 from retroflow.components import CORPORA, create, create_embedder
 from retroflow.console import say
 from retroflow.corpus.split import check_held_out
-from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
-from retroflow.errors import DamagedDataError, UsageError
-from retroflow.pipeline import fingerprint
+from retroflow.errors import UsageError
+from retroflow.pipeline import fingerprint, stages
 from retroflow.pipeline.chunks import ChunkStage, warn_of_few_tokens
 from retroflow.pipeline.embeddings import EmbeddingStage
 from retroflow.pipeline.given_tokenizer import given_tokenizer
-from retroflow.pipeline.index import make_index
+from retroflow.pipeline.index import IndexStage
 from retroflow.pipeline.memory import release_free_memory
 from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_chunks, concerns, describe_exact
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
-from retroflow.pipeline.sharing import ALONE, SharedStage, Sharing, finish, take_part
+from retroflow.pipeline.sharing import ALONE, Sharing
 from retroflow.protocols import Corpus
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
@@ -32,16 +31,13 @@ from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import (
     INDEX_FOLDER,
     artifact_folder,
-    building,
     check_parents,
-    commit,
-    finished_manifest,
     open_artifact,
     parent_of,
 )
 from retroflow.store.atomic import disk_errors
 from retroflow.store.manifest import Manifest, fingerprint_of
-from retroflow.store.pieces import discard_pieces, has_shards
+from retroflow.store.pieces import discard_pieces
 
 
 @dataclass(frozen=True)
@@ -221,56 +217,22 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing
     check_held_out(recipe.section("corpus"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
     tokenizer = given_tokenizer(recipe, data)
-    inputs = _chunks_inputs(corpus, tokenizer, data)
-    folder = artifact_folder(artifacts, "chunks", inputs)
-
-    def begin(partial: Path) -> SharedStage:
-        return ChunkStage(partial, folder, inputs, corpus, tokenizer, data)
-
-    def make(partial: Path, begun: SharedStage | None) -> Manifest:
-        try:
-            return finish(partial, begin, begun, inputs, sharing)
-        except (UsageError, DamagedDataError):
-            # The corpus has to change before this can go on, and then it is another artifact.
-            shutil.rmtree(partial, ignore_errors=True)
-            if not has_shards(folder):  # the pieces of others, who may have been able to read all of it, stay
-                discard_pieces(folder)
-            raise
-
-    stage = _stage(folder, {}, sharing, make, begin)
+    made = _made(ChunkStage(_chunks_inputs(corpus, tokenizer, data), corpus, tokenizer, data), artifacts, sharing)
     if not sharing.command:
-        warn_of_few_tokens(stage.manifest)
-    return stage
+        warn_of_few_tokens(made.manifest)
+    return made
 
 
 def _embeddings(embedder: CheckedEmbedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
-    folder = artifact_folder(chunks.folder.parent, "embeddings", inputs)
-
-    def begin(partial: Path) -> SharedStage:
-        tokenizer = load_tokenizer(str(chunks.folder / "tokenizer"))
-        return EmbeddingStage(partial, folder, chunks.folder, chunks.manifest, embedder, tokenizer)
-
-    def make(partial: Path, begun: SharedStage | None) -> Manifest:
-        return replace(finish(partial, begin, begun, inputs, sharing), component=options)
-
-    return _stage(folder, {"chunks": parent_of(chunks.manifest)}, sharing, make, begin)
+    stage = EmbeddingStage(inputs, chunks.folder, chunks.manifest, embedder, options)
+    return _made(stage, chunks.folder.parent, sharing)
 
 
 def _index(retriever: RecipeRetriever, embeddings: Stage, sharing: Sharing) -> Stage:
-    """The one stage that is not shared: one process builds the index, and others wait for its lock."""
     inputs = retriever.index_inputs(embeddings.manifest.fingerprint)
-    folder = artifact_folder(embeddings.folder.parent, "index", inputs)
-
-    def make(partial: Path, begun: SharedStage | None) -> Manifest:
-        try:
-            made = make_index(partial, inputs, embeddings.folder, embeddings.manifest, retriever.new)
-        except UsageError:  # its options have to change, and then it is another artifact
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        return replace(made, component=retriever.options)
-
-    return _stage(folder, {"embeddings": parent_of(embeddings.manifest)}, sharing, make)
+    stage = IndexStage(inputs, embeddings.folder, embeddings.manifest, retriever.new, retriever.options)
+    return _made(stage, embeddings.folder.parent, sharing)
 
 
 def _neighbours(
@@ -278,7 +240,6 @@ def _neighbours(
 ) -> Stage:
     chunks, embeddings, index = before
     inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
-    folder = artifact_folder(chunks.folder.parent, "neighbours", inputs)
     parents = {
         "chunks": parent_of(chunks.manifest),
         "embeddings": parent_of(embeddings.manifest),
@@ -291,53 +252,27 @@ def _neighbours(
         say(f"searching the index with {retriever.owner}, {index.manifest.info['vectors']:,} vectors")
         return retriever.load(index.folder)
 
-    def begin(partial: Path) -> SharedStage:
-        sources = Sources(chunks.folder, embeddings.folder, parents)
-        return NeighbourStage(partial, folder, sources, load, options)
-
-    def make(partial: Path, begun: SharedStage | None) -> Manifest:
-        return finish(partial, begin, begun, inputs, sharing)
-
-    return _stage(folder, parents, sharing, make, begin)
+    stage = NeighbourStage(inputs, Sources(chunks.folder, embeddings.folder, parents), load, options)
+    return _made(stage, chunks.folder.parent, sharing)
 
 
-def _stage(
-    folder: Path,
-    parents: Mapping[str, Mapping[str, str]],
-    sharing: Sharing,
-    make: Callable[[Path, SharedStage | None], Manifest],
-    begin: Callable[[Path], SharedStage] | None = None,
-) -> Stage:
-    """Open an artifact, made first if it is not there.
-
-    Args:
-        folder: the artifact's.
-        parents: what it is made from, as in its manifest.
-        sharing: this process's share.
-        make: makes it in a partial folder, with what this process has begun of it.
-        begin: opens a stage that is made in shares.
+def _made(stage: stages.Stage, artifacts: Path, sharing: Sharing) -> Stage:
+    """Open a stage's artifact, made first if it is not there.
 
     Raises:
         UsageError: it is not there, and this process must not make it.
     """
     started = time.monotonic()
-    kind = folder.name.partition("-")[0]
+    kind, parents = stage.kind, stage.parents
+    folder = artifact_folder(artifacts, kind, stage.inputs)
     if not folder.exists() and sharing.command:
         raise UsageError(
             f"{folder}: the {kind} of this recipe are not prepared, and several processes must not do it at once. "
             f"First run\n  {sharing.command}"
         )
-    begun = None
-    if begin is not None and not folder.exists():
-        begun = take_part(folder, parents, begin, sharing)
-    built = False
-    if not folder.exists():
-        with building(folder, say, parents) as partial:
-            if partial is not None:
-                manifest: Any = finished_manifest(partial) or make(partial, begun)
-                commit(partial, manifest, folder)
-                built = True
-        del begun
+    built = stages.make_artifact(stage, folder, sharing)
+    if built:
+        del stage
         release_free_memory()
     discard_pieces(folder)
     manifest = open_artifact(folder, kind=kind)

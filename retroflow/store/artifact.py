@@ -25,7 +25,7 @@ from retroflow.store.manifest import Manifest, damaged, fingerprint_of, read_man
 VERIFIED_FOLDER = ".verified"
 LOCKS_FOLDER = ".locks"
 INDEX_FOLDER = "retriever"  # of an index artifact, for `CheckedRetriever.load`
-BLOCKS_FOLDER = "blocks"  # markers and pieces of the work in progress; never part of an artifact
+KEPT_FOLDER = "kept"  # what an artifact in the making was begun from; never part of an artifact
 
 # What could not be written to VERIFIED_FOLDER: a read-only folder is hashed once in a process, not at every opening.
 _verified_here: dict[Path, dict[str, Any]] = {}
@@ -151,7 +151,7 @@ def building(
 
 def _throw_away_work_from_other_parents(partial: Path, parents: bytes) -> None:
     """Make the partial folder, empty if what is in it comes from parents that have since been built differently."""
-    marker = partial / BLOCKS_FOLDER / "parents.json"
+    marker = partial / KEPT_FOLDER / "parents.json"
     if marker.exists() and marker.read_bytes() != parents:
         shutil.rmtree(partial)
     marker.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def _throw_away_work_from_other_parents(partial: Path, parents: bytes) -> None:
 def commit(partial: Path, manifest: Manifest, folder: Path) -> None:
     """Finish an artifact: manifest last, work files away, rename. All its files must have been fsynced."""
     manifest.write(partial)
-    shutil.rmtree(partial / BLOCKS_FOLDER, ignore_errors=True)
+    shutil.rmtree(partial / KEPT_FOLDER, ignore_errors=True)
     sync_folder(partial)
     os.replace(partial, folder)
     sync_folder(folder.parent)

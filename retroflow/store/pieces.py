@@ -1,15 +1,15 @@
 """Pieces: blocks of an artifact in the making, a file each, that any number of processes write and one joins.
 
-A piece holds the rows that one block gave to every array, after a header with their SHA-256 and with what the block
-was made from. It appears by a rename, so that several writers of one piece, on several machines, do no harm. Pieces
-lie beside the artifact in `<name>.pieces/<basis>/`: what was made from another basis is never seen.
+A piece holds the rows of one block for every array, after a header with their SHA-256 and a hash of what the block was
+made from. It appears by a rename, so that several writers of one piece, on several machines, do no harm. Pieces lie
+beside the artifact in `<name>.pieces/<basis>/`: what was made from another basis is never seen.
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,38 @@ def pieces_folder(folder: Path, basis: Mapping[str, Any]) -> Path:
 
 
 def discard_pieces(folder: Path) -> None:
-    """Remove all pieces of an artifact; one that is still writing some is told by a FileNotFoundError."""
-    everything = folder.with_name(folder.name + PIECES_ENDING)
-    if everything.exists():
-        shutil.rmtree(everything, ignore_errors=True)
+    """Remove all pieces of an artifact; a process that is still writing some gets a FileNotFoundError."""
+    shutil.rmtree(folder.with_name(folder.name + PIECES_ENDING), ignore_errors=True)
+
+
+def has_shards(folder: Path) -> bool:
+    """Say whether any shard has begun on the artifact of this folder, on any basis."""
+    return any(folder.with_name(folder.name + PIECES_ENDING).glob("*/shard-*"))
 
 
 class Pieces:
-    """One group of pieces, numbered in their final order."""
+    """The pieces of a stage, numbered in their final order, and notes of the shards that make them.
+
+    Attributes:
+        folder: where they are; whoever begins a stage makes it.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+
+    def note_shard(self, number: int, count: int) -> None:
+        """Leave a note that shard number/count has begun."""
+        write_file(self.folder / f"shard-{number}-of-{count}", b"")
+
+    def shards(self) -> set[tuple[int, int]]:
+        """(number, count) of every shard that has ever begun."""
+        matches = (re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name) for path in self.folder.glob("shard-*"))
+        return {(int(match[1]), int(match[2])) for match in matches if match}
 
     def present(self) -> set[int]:
         """Numbers of the pieces whose file is there; their bytes are not looked at."""
         try:
-            return {int(path.stem) for path in self._folder.glob("*.piece")}
+            return {int(path.stem) for path in self.folder.glob("*.piece")}
         except FileNotFoundError:  # discarded while it was listed
             return set()
 
@@ -73,14 +89,19 @@ class Pieces:
             offset += len(part)
         content = b"".join(parts)
         header = {"arrays": layout, "sha256": hashlib.sha256(content).hexdigest(), "source": source}
-        self._path(piece).parent.mkdir(exist_ok=True)
         write_file(self._path(piece), canonical_json(header) + b"\n" + content)
 
-    def shapes(self, piece: int) -> dict[str, tuple[int, ...]]:
-        """Shape of every array in a piece."""
-        with self._path(piece).open("rb") as stream:
-            header = json.loads(stream.readline())
-        return {name: tuple(array["shape"]) for name, array in header["arrays"].items()}
+    def specs(self, count: int) -> dict[str, ArraySpec]:
+        """Name of every array in pieces 0 to `count` to the file that they are joined to."""
+        specs: dict[str, ArraySpec] = {}
+        for piece in range(count):
+            with self._path(piece).open("rb") as stream:
+                layout = json.loads(stream.readline())["arrays"]
+            for name, array in layout.items():
+                rows, *rest = array["shape"]
+                rows += specs[name].shape[0] if name in specs else 0
+                specs[name] = ArraySpec(f"{name}.npy", np.dtype(array["dtype"]), (rows, *rest))
+        return specs
 
     def read(self, piece: int, source: str = "") -> dict[str, Array]:
         """Every array of a piece that was found before.
@@ -90,11 +111,11 @@ class Pieces:
         """
         arrays = self.find(piece, source)
         if arrays is None:
-            raise damaged(self._path(piece), "its bytes have changed since they were checked", self._folder)
+            raise damaged(self._path(piece), "its bytes have changed since they were checked", self.folder)
         return arrays
 
     def _path(self, piece: int) -> Path:
-        return self._folder / f"{piece:08d}.piece"
+        return self.folder / f"{piece:08d}.piece"
 
     def _read(self, piece: int) -> tuple[dict[str, Any], bytes]:
         header, _, content = self._path(piece).read_bytes().partition(b"\n")
@@ -110,28 +131,11 @@ def _arrays(layout: Mapping[str, Any], content: bytes) -> dict[str, Array]:
     return arrays
 
 
-def note_shard(pieces: Path, number: int, count: int) -> None:
-    """Leave a note that shard number/count works on the pieces of this folder."""
-    write_file(pieces / f"shard-{number}-of-{count}", b"")
-
-
-def noted_shards(pieces: Path) -> set[tuple[int, int]]:
-    """(number, count) of every shard that has ever begun on the pieces of this folder."""
-    matches = (re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name) for path in pieces.glob("shard-*"))
-    return {(int(match[1]), int(match[2])) for match in matches if match}
-
-
-def has_shards(folder: Path) -> bool:
-    """Say whether any shard has begun on the artifact of this folder, on any basis."""
-    return any(folder.with_name(folder.name + PIECES_ENDING).glob("*/shard-*"))
-
-
 def join_pieces(
     partial: Path,
     pieces: Pieces,
-    sources: list[str],
-    specs: Mapping[str, ArraySpec],
-    shift: Callable[[dict[str, Array]], dict[str, Array]],
+    sources: Sequence[str],
+    shift: Callable[[dict[str, Array]], dict[str, Array]] = dict,
 ) -> dict[str, FileEntry]:
     """Write the pieces' arrays one after the other into array files; returns their manifest entries.
 
@@ -139,15 +143,13 @@ def join_pieces(
         partial: the artifact in the making.
         pieces: where the rows are.
         sources: what every piece, from 0 on, was made from.
-        specs: array name to the file it becomes, at its full length.
-        shift: gives what to write for the arrays of a piece, called in the order of the pieces; it may give an array
-            more rows than the piece has.
+        shift: gives what to write for the arrays of a piece, as many rows; called in the order of the pieces.
     """
     writers: dict[str, ArrayWriter] = {}
     try:
-        for name, spec in specs.items():
+        for name, spec in pieces.specs(len(sources)).items():
             writers[name] = ArrayWriter(partial, spec)
-        rows = dict.fromkeys(specs, 0)
+        rows = dict.fromkeys(writers, 0)
         for piece, source in enumerate(sources):
             for name, array in shift(pieces.read(piece, source)).items():
                 writers[name].write(rows[name], array)

@@ -12,7 +12,7 @@ from retroflow.cli import console
 from retroflow.cli.main import run
 from retroflow.cli.streams import only_results_on_stdout, print_result
 from retroflow.errors import RetroflowError
-from retroflow.pipeline import prepare as prepare_module
+from retroflow.pipeline.index import IndexStage
 from tests.pipeline.recipes import small_recipe
 
 MAIN = "from retroflow.cli.main import main; main()"
@@ -79,13 +79,13 @@ def test_with_closed_streams_no_file_takes_their_numbers(tmp_path: Path) -> None
 def test_what_a_plugin_prints_is_not_part_of_the_result(
     recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = prepare_module.make_index
+    begin = IndexStage.begin
 
-    def make_index(*given: object) -> object:
+    def loud(self: IndexStage, partial: Path) -> object:
         print("a plugin says hello")
-        return original(*given)  # type: ignore[arg-type]
+        return begin(self, partial)
 
-    monkeypatch.setattr(prepare_module, "make_index", make_index)
+    monkeypatch.setattr(IndexStage, "begin", loud)
     assert run(["prepare", "--recipe", str(recipe_file), "--json"]) == 0
     printed = capsys.readouterr()
     assert len(json.loads(printed.out)["stages"]) == 4

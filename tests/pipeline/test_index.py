@@ -9,12 +9,13 @@ import pytest
 
 from retroflow.components import RETRIEVERS, create
 from retroflow.errors import RetrieverError
-from retroflow.pipeline.index import INDEX_FOLDER, make_index
+from retroflow.pipeline.index import INDEX_FOLDER, IndexStage
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.store.array_file import ArraySpec
+from retroflow.store.array_file import ArraySpec, ArrayWriter
 from retroflow.store.artifact import artifact_folder, building, commit
-from retroflow.store.blocks import BlockedArrays
+from retroflow.store.hashing import with_digests
 from retroflow.store.manifest import Manifest
+from retroflow.store.pieces import Pieces
 
 
 def embeddings_in(folder: Path, rows: int) -> tuple[Path, Manifest]:
@@ -22,12 +23,20 @@ def embeddings_in(folder: Path, rows: int) -> tuple[Path, Manifest]:
     spec = ArraySpec("train/embeddings.npy", np.dtype(np.float16), (rows, 32))
     with building(artifact, print) as partial:
         assert partial is not None
-        with BlockedArrays(partial, "train", [spec], rows) as blocks:
-            blocks.write(0, {spec.name: np.random.default_rng(0).normal(size=spec.shape)})
-            info = {"dimension": 32, "splits": {"train": {"chunks": rows}}}
-            manifest = Manifest("embeddings", {}, info=info, files=blocks.entries())
+        writer = ArrayWriter(partial, spec)
+        writer.write(0, np.random.default_rng(0).normal(size=spec.shape))
+        writer.close()
+        info = {"dimension": 32, "splits": {"train": {"chunks": rows}}}
+        entry = with_digests(writer.path, writer.entry(1 << 20, ()))
+        manifest = Manifest("embeddings", {}, info=info, files={spec.name: entry})
         commit(partial, manifest, artifact)
     return artifact, manifest
+
+
+def make_index(partial: Path, artifact: Path, manifest: Manifest, name: str) -> Manifest:
+    stage = IndexStage({}, artifact, manifest, lambda: new(name), {"name": name})
+    stage.begin(partial)
+    return stage.join(partial, Pieces(partial), [])
 
 
 def new(name: str) -> CheckedRetriever:
@@ -46,7 +55,7 @@ def test_an_index_on_a_full_disk_is_told_as_such(tmp_path: Path, name: str) -> N
         pytest.skip("mounting is not allowed here")
     try:
         with pytest.raises(OSError, match="No space left"):
-            make_index(disk, {}, artifact, manifest, lambda: new(name))
+            make_index(disk, artifact, manifest, name)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -56,9 +65,9 @@ def test_half_an_index_is_thrown_away_and_a_whole_one_kept(tmp_path: Path) -> No
     partial = tmp_path / "index.partial"
     (partial / INDEX_FOLDER / "backend").mkdir(parents=True)
     (partial / INDEX_FOLDER / "backend" / "index.faiss").write_bytes(b"half")
-    first = make_index(partial, {}, artifact, manifest, lambda: new("faiss"))
+    first = make_index(partial, artifact, manifest, "faiss")
     written = {path: path.stat().st_mtime_ns for path in partial.rglob("*") if path.is_file()}
-    assert make_index(partial, {}, artifact, manifest, lambda: new("faiss")) == first
+    assert make_index(partial, artifact, manifest, "faiss") == first
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     assert first.info == {"vectors": 200, "dimension": 32, "metric": "l2"}
 
@@ -75,7 +84,7 @@ def test_what_a_library_makes_of_a_full_disk_is_told_with_who_said_it(
 
     monkeypatch.setattr(CheckedRetriever, "save", fail)
     with pytest.raises(RetrieverError, match="annoy"):
-        make_index(partial, {}, artifact, manifest, lambda: new("exact"))
+        make_index(partial, artifact, manifest, "exact")
     monkeypatch.setattr("retroflow.pipeline.index.NO_ROOM_BYTES", 1 << 62)
     with pytest.raises(OSError, match=r"No space left on device; annoy \(retroflow-annoy 0.1\)"):
-        make_index(partial, {}, artifact, manifest, lambda: new("exact"))
+        make_index(partial, artifact, manifest, "exact")

@@ -75,8 +75,8 @@ def test_embeddings_and_index_say_how_they_are_opened_and_are_known_without_it(p
 def test_a_second_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quietly(small_recipe(tmp_path))
     assert first.built == ALL
-    for name in ("ChunkStage", "EmbeddingStage", "make_index", "NeighbourStage"):
-        monkeypatch.setattr(prepare_module, name, lambda *given: pytest.fail("made again"))
+    for name in ("ChunkStage", "EmbeddingStage", "IndexStage", "NeighbourStage"):
+        monkeypatch.setattr(getattr(prepare_module, name), "begin", lambda *given: pytest.fail("made again"))
     second = quietly(small_recipe(tmp_path))
     assert second.built == () and second.fingerprints == first.fingerprints
 

@@ -81,7 +81,7 @@ def test_every_block_is_made_once_and_by_its_own_share(
     write, now = Pieces.write, 0
 
     def noted(self: Pieces, piece: int, *given: object) -> None:
-        written.append((now, str(self._folder), piece))
+        written.append((now, str(self.folder), piece))
         write(self, piece, *given)
 
     monkeypatch.setattr(Pieces, "write", noted)
@@ -91,7 +91,7 @@ def test_every_block_is_made_once_and_by_its_own_share(
     assert digest(tmp_path / "shared") == expected
     blocks = [(folder, piece) for _, folder, piece in written]
     assert len(blocks) == len(set(blocks)) > 12
-    documents = [(shard, piece) for shard, folder, piece in written if folder.endswith("documents")]
+    documents = [(shard, piece) for shard, folder, piece in written if "chunks-" in folder]
     assert len(documents) > 3 and all(piece % 3 == shard - 1 for shard, piece in documents)
     assert {shard for shard, _, _ in written} == {1, 2, 3}
 
@@ -196,7 +196,7 @@ def test_a_broken_piece_is_missing_to_a_merge_and_made_again_by_its_share(
     recipe = corpus("shared")
     for number in (2, 3, 1, 3):  # share 1 joins the chunks: 1 and 3 go on to the embeddings
         share(recipe, number, 3)
-    (piece,) = (tmp_path / "shared").glob("embeddings-*.pieces/*/train/00000002.piece")
+    (piece,) = (tmp_path / "shared").glob("embeddings-*.pieces/*/00000002.piece")
     piece.write_bytes(piece.read_bytes()[:-1])
     with pytest.raises(Unfinished, match=r"blocks of embeddings are missing, of shares 2/3, 3/3\. Run"):
         prepare(recipe, sharing=MERGE)

@@ -18,9 +18,10 @@ from retroflow.pipeline.chunks import ChunkStage
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import ALONE
+from retroflow.pipeline.stages import make_artifact
 from retroflow.protocols import Counts, Document
 from retroflow.recipe import Recipe
-from retroflow.store.artifact import artifact_folder, building, commit
+from retroflow.store.artifact import artifact_folder
 from tests.pipeline.read_back import check_chunks, make_chunks_in_shares
 from tests.pipeline.recipes import small_recipe
 
@@ -167,13 +168,12 @@ def test_any_documents_in_any_pieces_are_read_back(
         Document(f"{name}/{i}", name, text, f"file:{i}", split)  # type: ignore[arg-type]
         for i, (text, name, split) in enumerate([*documents, ("a", "", "train"), ("b", "", "valid")])
     ]
-    folder = artifact_folder(tmp_path_factory.mktemp("any"), "chunks", {})
-    with pytest.MonkeyPatch.context() as patch, building(folder, print) as partial:
+    inputs = {"corpus": {}}
+    folder = artifact_folder(tmp_path_factory.mktemp("any"), "chunks", inputs)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks_stage, "BLOCK_TEXT_BYTES", piece)
         data, corpus = DataOptions(chunk_length=chunk_length), GivenDocuments(given_documents)
-        assert partial is not None
-        stage = ChunkStage(partial, folder, {"corpus": {}}, corpus, tokenizer, data)
-        commit(partial, stage.finish({}, ALONE), folder)
+        assert make_artifact(ChunkStage(inputs, corpus, tokenizer, data), folder, ALONE)
     check_chunks(folder, given_documents)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,29 +12,33 @@ import pytest
 
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.store import artifact
-from retroflow.store.array_file import ArraySpec, map_array
+from retroflow.store.array_file import map_array
 from retroflow.store.artifact import artifact_folder, building, check_parents, commit, finished_manifest, open_artifact
 from retroflow.store.atomic import disk_errors, write_file
-from retroflow.store.blocks import BlockedArrays, keep_folder
+from retroflow.store.kept import kept_folder
 from retroflow.store.manifest import Manifest, read_manifest
+from retroflow.store.pieces import Pieces, join_pieces
 
 INPUTS = {"version": 1, "letters": "abc"}
 
 
+def write_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"a": 1}')
+
+
 def make(artifacts: Path, inputs: dict[str, object] = INPUTS) -> Path:
-    """A small artifact of two array blocks and a folder with one file."""
+    """A small artifact of an array of two pieces and a folder with one file."""
     folder = artifact_folder(artifacts, "chunks", inputs)
     with building(folder, print) as partial:
         assert partial is not None
-        spec = ArraySpec("train/tokens.npy", np.dtype(np.uint16), (5, 4))
         values = np.arange(20, dtype=np.uint16).reshape(5, 4)
-        with BlockedArrays(partial, "train", [spec], rows_per_block=3) as blocks:
-            for block in blocks.missing():
-                blocks.write(block, {spec.name: values[blocks.rows(block)]})
-            files = blocks.entries()
-        (partial / "tokenizer").mkdir()
-        (partial / "tokenizer" / "tokenizer.json").write_text('{"a": 1}')
-        files |= keep_folder(partial, "tokenizer")
+        pieces = Pieces(artifacts / "pieces")
+        pieces.folder.mkdir()
+        for number, rows in enumerate((slice(0, 3), slice(3, 5))):
+            pieces.write(number, {"train/tokens": values[rows]})
+        files = join_pieces(partial, pieces, ["", ""])
+        shutil.rmtree(pieces.folder)
+        files |= kept_folder(partial, "tokenizer", write_tokenizer)
         manifest = Manifest("chunks", inputs, info={"n": 5}, files=files, component={"name": "some", "k": 1})
         commit(partial, manifest, folder)
     return folder
