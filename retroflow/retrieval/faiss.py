@@ -10,6 +10,7 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -32,17 +33,17 @@ from retroflow.retrieval.faiss_choices import auto_factory, sample_size, trainin
 from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch
 from retroflow.retrieval.inverted_lists import (
     ID_BYTES,
-    copy_mapped,
+    MappedFile,
     filled_header,
+    groups_of_lists,
     lists_of,
-    nearest_by_list,
-    release_mapped,
     write_lists,
 )
 
 FILE, DESCRIPTION_FILE = "index.faiss", "faiss.json"
 ADD_ROWS = 4_096
 QUERY_ROWS = 1_024
+GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
 MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are given back
 AUTO_RULE_VERSION = 1
 SAMPLE_RULE_VERSION = 2
@@ -61,7 +62,7 @@ class FaissRetriever:
         self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
         self._filling = threading.Lock()
         self._list_bytes: Int64Array | None = None
-        self._mapped: tuple[int, int] | None = None  # address and bytes of the mapped file
+        self._mapped: MappedFile | None = None
         self._bytes_since_release = 0
         self.explanation = ""
         self.capabilities = Capabilities(
@@ -129,7 +130,7 @@ class FaissRetriever:
         if self._unwritten is not None:
             _write_lists(folder / FILE, self._index, *self._unwritten)
         elif self._mapped is not None:
-            copy_mapped(*self._mapped, folder / FILE)
+            shutil.copyfile(self._mapped.path, folder / FILE)
         else:
             try:
                 faiss.write_index(self._index, str(folder / FILE))
@@ -181,7 +182,7 @@ class FaissRetriever:
                 'Use fewer lists, or "auto", which chooses by the number of vectors.'
             ) from error
 
-    def _use(self, index: Any, mapped: tuple[int, int] | None = None) -> None:
+    def _use(self, index: Any, mapped: MappedFile | None = None) -> None:
         """Take an index in place of the one before, with the map its lists are in."""
         self._index, self._mapped = index, mapped
         self._gpu_index = self._unwritten = self._list_bytes = None
@@ -210,19 +211,21 @@ class FaissRetriever:
         coarse, probed = index.quantizer.search(
             queries, nprobe, params=_parameters(index.quantizer, self._search, nprobe)
         )  # [q, p] each
-
-        def search(rows: NDArray[np.int64], lists: Int64Array) -> tuple[Float32Array, Int64Array]:
-            return _search_preassigned(index, queries[rows], k, lists, coarse[rows])
-
-        return nearest_by_list(
-            probed, k, self._list_bytes, search, self._after_reading, descending=self._build.metric != "l2"
-        )
+        best = _native.ResultHeap(len(queries), k, keep_max=self._build.metric != "l2")
+        for first, stop, num_bytes in groups_of_lists(probed, self._list_bytes, GROUP_BYTES):
+            here = (probed >= first) & (probed < stop)
+            rows = np.flatnonzero(here.any(axis=1))
+            lists = np.where(here[rows], probed[rows], -1)
+            best.add_result_subset(rows, *_search_preassigned(index, queries[rows], k, lists, coarse[rows]))
+            self._after_reading(num_bytes)
+        best.finalize()
+        return best.D, best.I
 
     def _after_reading(self, num_bytes: int) -> None:
         """Give mapped pages back now and then: every page that was read would count as memory of the process."""
         self._bytes_since_release += num_bytes
         if self._mapped is not None and self._bytes_since_release >= MAPPED_BYTES:
-            release_mapped(*self._mapped)
+            self._mapped.release()
             self._bytes_since_release = 0
 
 
@@ -272,18 +275,18 @@ def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray
     write_lists(path, filled_header(header, sizes, index.code_size), sizes, list_of, vectors, encode)
 
 
-def _read(path: Path, *, map_lists: bool) -> tuple[Any, tuple[int, int] | None]:
-    """Read an index; plain inverted lists are mapped, and the map's address and bytes returned."""
+def _read(path: Path, *, map_lists: bool) -> tuple[Any, MappedFile | None]:
+    """Read an index; plain inverted lists are mapped."""
     with path.open("rb") as file:
         is_lists = file.read(4) in (b"IwFl", b"IwSq", b"IwPQ")
-    if not (map_lists and is_lists and os.name == "posix"):
+    if not (map_lists and is_lists):
         return faiss.read_index(str(path)), None
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     plain: Any = faiss.downcast_index(index)
     lists: Any = _native.downcast_InvertedLists(plain.invlists)
     if not isinstance(lists, _native.OnDiskInvertedLists):
         return index, None
-    return index, (int(lists.ptr), lists.totsize)
+    return index, MappedFile(path, int(lists.ptr), lists.totsize)
 
 
 def _search_preassigned(

@@ -1,4 +1,4 @@
-"""Inverted lists that never lie in memory as a whole: written in place from a source, searched list by list.
+"""Inverted lists that are never in memory as a whole: written in place from a source, searched list by list.
 
 The file has the layout of faiss's own index files, of which faiss writes everything before the lists. Which library
 reads it is not known here.
@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from retroflow.store.array_file import allocate, write_at
 
 ID_BYTES = 8
 READ_ROWS = 4_096
-GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
 WRITE_BYTES = 2 << 20  # of codes, read and written at a time
 
 Encode = Callable[[Float32Array, NDArray[np.int32]], NDArray[np.uint8]]
@@ -111,63 +111,16 @@ def groups_of_lists(probed: Int64Array, list_bytes: Int64Array, budget: int) -> 
         start = stop
 
 
-def nearest_by_list(
-    probed: Int64Array,
-    k: int,
-    list_bytes: Int64Array,
-    search: Callable[[Int64Array, Int64Array], tuple[Float32Array, Int64Array]],
-    after_reading: Callable[[int], None],
-    *,
-    descending: bool,
-) -> tuple[Float32Array, Int64Array]:
-    """Find the k nearest of every query by going through the lists in order, each range for all queries.
+@dataclass(frozen=True)
+class MappedFile:
+    """A file that is mapped read-only, and the address and size of the map."""
 
-    Args:
-        probed: int64 [q, p], the lists that each query visits, -1 for none.
-        list_bytes: int64 [lists], what each takes.
-        search: distances and ids [r, k] of some queries [r] in some of their lists [r, p], -1 for none.
-        after_reading: told the bytes of every range.
-        descending: the largest distances are the best.
+    path: Path
+    address: int
+    num_bytes: int
 
-    Returns:
-        distances float32 [q, k], 0 where there is none, and ids int64 [q, k], -1 where there is none.
-    """
-    distances, ids = np.zeros((len(probed), k), np.float32), np.full((len(probed), k), -1, np.int64)
-    for first, stop, num_bytes in groups_of_lists(probed, list_bytes, GROUP_BYTES):
-        here = (probed >= first) & (probed < stop)
-        rows = np.flatnonzero(here.any(axis=1))
-        found = search(rows, np.where(here[rows], probed[rows], -1))
-        distances[rows], ids[rows] = merge_nearest((distances[rows], ids[rows]), found, descending=descending)
-        after_reading(num_bytes)
-    return distances, ids
-
-
-def merge_nearest(
-    best: tuple[Float32Array, Int64Array], found: tuple[Float32Array, Int64Array], *, descending: bool
-) -> tuple[Float32Array, Int64Array]:
-    """Return the k best of two answers (distances and ids [q, k] each, id -1: none), best first."""
-    distances = np.concatenate([best[0], found[0]], axis=1)
-    ids = np.concatenate([best[1], found[1]], axis=1)
-    keys = np.where(ids < 0, np.inf, -distances if descending else distances)
-    order = np.argsort(keys, axis=1, kind="stable")[:, : best[0].shape[1]]
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
-
-
-def release_mapped(address: int, num_bytes: int) -> None:
-    """Give back the pages of a read-only map of a file; where the system cannot, they stay until it needs them."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        library: Any = ctypes.CDLL(None)
-        library.madvise(ctypes.c_void_p(address), ctypes.c_size_t(num_bytes), ctypes.c_int(mmap.MADV_DONTNEED))
-
-
-def copy_mapped(address: int, num_bytes: int, path: Path) -> None:
-    """Write a mapped file to another path."""
-    mapped = memoryview((ctypes.c_ubyte * num_bytes).from_address(address)).cast("B")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        allocate(descriptor, num_bytes)
-        for start in range(0, num_bytes, WRITE_BYTES):
-            write_at(descriptor, mapped[start : start + WRITE_BYTES], start)
-            release_mapped(address, num_bytes)
-    finally:
-        os.close(descriptor)
+    def release(self) -> None:
+        """Give its pages back; where the system cannot, they stay until it needs them."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            library: Any = ctypes.CDLL(None)
+            library.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(self.num_bytes), mmap.MADV_DONTNEED)

@@ -60,7 +60,7 @@ def made(factory: str, metric: str = "l2", **build: int) -> "ours.FaissRetriever
 def test_the_file_and_the_answers_are_those_of_faiss(
     factory: str, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inverted_lists, "GROUP_BYTES", 5_000)
+    monkeypatch.setattr(ours, "GROUP_BYTES", 5_000)
     monkeypatch.setattr(ours, "MAPPED_BYTES", 9_000)
     monkeypatch.setattr(ours, "QUERY_ROWS", 33)
     monkeypatch.setattr(inverted_lists, "WRITE_BYTES", 20_000)
