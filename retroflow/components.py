@@ -7,11 +7,13 @@ corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-so
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from retroflow.errors import ComponentError
-from retroflow.recipe import inspection
-from retroflow.recipe.binding import bind
+from retroflow.distributions import missing_requirements
+from retroflow.errors import ComponentError, RetroflowError
+from retroflow.options import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
-from retroflow.registry import Entry, Registry, blaming
+from retroflow.recipe.signatures import read_block
+from retroflow.recipe.source import imported_packages
+from retroflow.registry import Entry, Registry, blaming, is_installed
 
 if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
     from retroflow.embedding.checked import CheckedEmbedder
@@ -113,10 +115,32 @@ def recipe_schema() -> RecipeSchema:
 
 
 def find_fault(registry: Registry[Any], name: str) -> str | None:
-    """Return why a component cannot be used, as far as that is seen without loading it; None if nothing is found."""
+    """Look at a component: is its name claimed once, its module there and Python, does it define the component?
+
+    Further, whether its parameters can become options, and whether the packages are installed that its module imports
+    at the top and that a plugin's distribution declares to need. What happens while it is imported is not known.
+
+    Returns:
+        What stands in the way and what to do, None if nothing was found.
+    """
+    remedy = registry.remedy(name)
+    if remedy is not None:
+        return remedy
+    entry = registry.entry(name)
     slots = [slot for slot in recipe_schema().slots.values() if slot.registry is registry]
-    derived = frozenset(key for slot in slots for key in slot.derived)
-    return inspection.find_fault(registry, name, derived)
+    try:
+        read_block(entry.target, entry.owner, frozenset(key for slot in slots for key in slot.derived))
+    except RetroflowError as error:
+        return str(error)
+    missing = [package for package in imported_packages(entry.module) if not is_installed(package)]
+    if missing:
+        needed = registry.describe_missing_library(name, missing)
+        return f'{registry.kind} "{name}" of {entry.owner} cannot be loaded: {needed}'
+    lacking = missing_requirements(entry.distribution) if entry.is_plugin else []
+    if lacking:
+        words = " ".join(f'"{requirement}"' for requirement in lacking)
+        return f"{entry.owner} declares to need {' and '.join(lacking)}, not installed here: pip install {words}"
+    return None
 
 
 def create(registry: Registry[Any], options: Mapping[str, Any], **derived: object) -> Any:
@@ -137,7 +161,7 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
     given = {key: value for key, value in options.items() if key != "name"}
     where = f'{registry.kind} "{name}" of {registry.origin(name)}'
     with blaming(f"{where} could not be made", registry.entry(name)):
-        made = bind(component, given | derived, where=where, key=registry.kind)
+        made = bind(component, given | derived, where=where, owner=registry.kind)
         if registry.protocol:
             _check_members(made, registry.protocol, where)
     return made

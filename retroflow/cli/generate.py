@@ -1,9 +1,12 @@
 """`retroflow generate`: continue prompts with a trained model and live retrieval."""
 
+import functools
+import inspect
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from retroflow.generation import Piece
     from retroflow.generation.prompts import PlacedPrompt
+    from retroflow.options.types import Option
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
 Checkpoint = Annotated[
@@ -32,47 +36,72 @@ Database = Annotated[
     typer.Option("--database", help="Where neighbours come from: index folder or run folder. Default: the run's own."),
 ]
 Retrieval = Annotated[bool, typer.Option(" /--no-retrieval", help="Read no neighbours.", show_default=False)]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Most tokens added to a prompt.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token; 1 draws as trained.")]
-TopK = Annotated[int, typer.Option("--top-k", help="Draw from so many of the likeliest tokens; 0: all.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Draw from the likeliest tokens that have this mass.")]
-RepetitionPenalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: said tokens are less likely.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends it; may be given several times.")]
-IgnoreEnd = Annotated[bool, typer.Option("--ignore-end-of-text", help="Go on after an end of text.")]
-Neighbours = Annotated[int | None, typer.Option("--neighbours", help="Chunks for a window. Default: as trained.")]
-RetrievalStep = Annotated[
-    int | None, typer.Option("--retrieval-step", help="Tokens between two retrievals. Default: the chunk length.")
-]
-Align = Annotated[
-    bool, typer.Option(" /--no-align", help="Retrieve only once a whole chunk is known.", show_default=False)
-]
-Seed = Annotated[int, typer.Option("--seed", help="Prompt i draws from seed + i.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Most prompts computed together.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 ShowSources = Annotated[bool, typer.Option("--show-sources", help="List document, text and score of what was read.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a prompt, sources included.")]
 
 
+_FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--stop-at-end-of-text/--ignore-end-of-text"}
+_DEFAULTS = {"num_neighbours": "as trained", "retrieval_step": "the chunk length", "stop": ""}
+"""Shown for flags that are not passed on unless they are given."""
+
+
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a flag for each field of GenerationOptions, as its source describes it (no torch is loaded).
+
+    Args:
+        command: has the parameter `options`, a mapping.
+    """
+    from retroflow.recipe.signatures import read_block
+
+    fields = read_block("retroflow.generation.options:GenerationOptions", "retroflow").options
+    signature = inspect.signature(command)
+
+    @functools.wraps(command)
+    def _run(**words: Any) -> None:
+        given = {name: words.pop(name) for name in fields}
+        command(**words, options={name: value for name, value in given.items() if value is not None})
+
+    own = list(signature.parameters.values())
+    place = next(number for number, parameter in enumerate(own) if parameter.name == "options")
+    flags = [_flag(name, field) for name, field in fields.items()]
+    _run.__signature__ = signature.replace(parameters=[*own[:place], *flags, *own[place + 1 :]])  # type: ignore[attr-defined]
+    return _run
+
+
+def _flag(name: str, field: "Option") -> inspect.Parameter:
+    from retroflow.options.types import Listed, Scalar, arms_of
+
+    kinds = {"int": int, "float": float, "str": str, "bool": bool}
+    scalar = next(arm for arm in arms_of(field.type) if isinstance(arm, Scalar | Listed))
+    several = isinstance(scalar, Listed)
+    item = scalar.item if isinstance(scalar, Listed) else scalar
+    kind: Any = kinds[item.kind] if isinstance(item, Scalar) else str
+    words = f"{field.description[:1].upper()}{field.description[1:]}"
+    default = None if name in _DEFAULTS else field.default
+    dashed = name.replace("_", "-")
+    option = typer.Option(
+        _FLAGS.get(name, f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"),
+        help=f"{words} May be given several times." if several else words,
+        show_default=_DEFAULTS.get(name) or name not in _DEFAULTS,
+    )
+    annotation = list[kind] | None if several else kind | None if default is None else kind
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
+    )
+
+
 @only_results_on_stdout()
+@_with_flags
 def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
+    *,
     folder: Folder,
     checkpoint: Checkpoint = None,
     prompt: Prompt = None,
     prompts_file: PromptsFile = None,
     database: Database = None,
     retrieval: Retrieval = True,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    stop: Stop = None,
-    ignore_end_of_text: IgnoreEnd = False,
-    neighbours: Neighbours = None,
-    retrieval_step: RetrievalStep = None,
-    align: Align = True,
-    seed: Seed = 0,
-    batch_size: BatchSize = 8,
+    options: Mapping[str, Any],
     device: Device = "auto",
     show_sources: ShowSources = False,
     as_json: AsJson = False,
@@ -86,29 +115,18 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
 
     prompts = _prompts(prompt or [], prompts_file)
     with telling_in_flags(prompts):
-        options = GenerationOptions(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            stop=tuple(stop or ()),
-            stop_at_end_of_text=not ignore_end_of_text,
-            num_neighbours=1 if neighbours is None else neighbours,
-            retrieval_step=retrieval_step,
-            align=align,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        chosen = GenerationOptions(**options)
         opened = open_language_model(
             folder, database=database, retrieval=retrieval, device=device, checkpoint=checkpoint
         )
         retriever = opened.database
-        if retriever and neighbours and neighbours > len(retriever):
-            raise UsageError(f"--neighbours: {neighbours} given; the database has {len(retriever):,} chunks.")
-        options = replace(options, num_neighbours=neighbours or opened.origin.num_neighbours)
+        if "num_neighbours" not in options:
+            chosen = replace(chosen, num_neighbours=opened.origin.num_neighbours)
+        elif retriever and chosen.num_neighbours > len(retriever):
+            allowed = f"1 to {len(retriever):,}, the chunks of the database"
+            raise UsageError(f"--neighbours is {chosen.num_neighbours}; allowed: {allowed}.")
         texts, reading = [each.text for each in prompts], ReadingLines(say)
-        pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=options, reading=reading)
+        pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=chosen, reading=reading)
     for note in notes_on_length(prompts, opened.tokenizer, opened.origin.sequence_length):
         say(note)
     if show_sources and not retriever:

@@ -17,13 +17,13 @@ from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, find_files
 from retroflow.corpus.split import choose_split
 from retroflow.errors import CorpusError, DamagedDataError
+from retroflow.options import checked_options
 from retroflow.protocols import Counts, Document
-from retroflow.recipe.ranges import within_ranges
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-@within_ranges("corpus")
+@checked_options("corpus")
 class DatasetsCorpus:
     """Documents from the rows of a data set of the `datasets` library.
 

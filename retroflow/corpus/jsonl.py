@@ -16,14 +16,14 @@ from retroflow.corpus.documents import ValidShare, check_unicode
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
+from retroflow.options import checked_options
 from retroflow.protocols import Counts, Document
-from retroflow.recipe.ranges import within_ranges
 
 INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")
 DEFAULT_ID_KEY = "id"
 
 
-@within_ranges("corpus")
+@checked_options("corpus")
 class JsonlCorpus:
     """Documents from JSON Lines files.
 

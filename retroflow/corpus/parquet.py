@@ -13,8 +13,8 @@ from retroflow.corpus.documents import ValidShare
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import CorpusError, DamagedDataError
+from retroflow.options import checked_options
 from retroflow.protocols import Counts, Document
-from retroflow.recipe.ranges import within_ranges
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 64
 
 
-@within_ranges("corpus")
+@checked_options("corpus")
 class ParquetCorpus:
     """Documents from the rows of Parquet files.
 

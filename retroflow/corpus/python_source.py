@@ -25,8 +25,8 @@ from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, matches, printable, unreadable, walk
 from retroflow.corpus.split import choose_split, chosen
 from retroflow.errors import CorpusError, UsageError
+from retroflow.options import checked_options
 from retroflow.protocols import Counts, Document
-from retroflow.recipe.ranges import within_ranges
 
 # Not the standard library: installed packages, and the test suite, which some distributions leave out.
 NOT_STDLIB = ("site-packages", "dist-packages", "test")
@@ -57,7 +57,7 @@ class SourceTree:
         return "/".join((self.name, *(parts[:-1] if self.group_parts is None else parts[: self.group_parts])))
 
 
-@within_ranges("corpus")
+@checked_options("corpus")
 class PythonSourceCorpus:
     """Documents from the source files of installed Python packages, one document a file.
 

@@ -13,11 +13,11 @@ from retroflow.corpus.compressed import read_whole, refuse_other_format
 from retroflow.corpus.documents import ValidShare
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
+from retroflow.options import checked_options
 from retroflow.protocols import Counts, Document
-from retroflow.recipe.ranges import within_ranges
 
 
-@within_ranges("corpus")
+@checked_options("corpus")
 class TextCorpus:
     """Documents from text files in UTF-8; a document's id and title are the file's name below `path`.
 

@@ -20,8 +20,8 @@ from retroflow.embedding.model_files import ModelFiles, find_model_files, read_m
 from retroflow.embedding.packed_bert import PackedBert
 from retroflow.embedding.padded_bert import PaddedBert
 from retroflow.errors import DamagedDataError, UsageError
+from retroflow.options import checked_options
 from retroflow.protocols import Float32Array
-from retroflow.recipe.ranges import within_ranges
 
 # Names that configurations of BERT-like models use for the width of the last hidden layer.
 WIDTH_KEYS = ("hidden_size", "dim", "d_model")
@@ -38,7 +38,7 @@ class Pooling(Protocol):
     def pooled(self, token_ids: list[list[int]]) -> torch.Tensor: ...
 
 
-@within_ranges("embedder")
+@checked_options("embedder")
 class BertEmbedder:
     """A frozen BERT-like model from transformers, mean-pooled.
 

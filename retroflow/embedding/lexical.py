@@ -17,8 +17,8 @@ from annotated_types import Ge, Le
 from retroflow.embedding.lexical_terms import check_terms
 from retroflow.embedding.ngrams import MOST_BYTES, NgramHasher
 from retroflow.errors import DamagedDataError, UsageError
+from retroflow.options import Seed, checked_options
 from retroflow.protocols import Float32Array
-from retroflow.recipe.ranges import Seed, within_ranges
 
 # Texts whose n-grams are in memory at once: some 50 MB with chunks of 300 bytes, 150 MB with long ones.
 BLOCK_TEXTS = 1024
@@ -29,7 +29,7 @@ OPTIONS_FILE = "lexical.json"
 FREQUENCIES_FILE = "document_frequencies.npy"
 
 
-@within_ranges("embedder")
+@checked_options("embedder")
 class LexicalEmbedder:
     """Hashed word and character n-grams, TF-IDF weighted, projected to `dimension`, of length 1.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from retroflow.errors import GenerationError
+from retroflow.options.fitting import Complaint, hint
 
 
 @dataclass(frozen=True)
@@ -12,8 +13,8 @@ class Problem:
 
     Attributes:
         argument: its name in Python, such as "top_k" or "prompts".
-        text: what was given, what is allowed, what to do.
-        row: which of the prompts it is, from 0; None for other arguments.
+        text: what was given, what is allowed, what to do; one that begins with "is" continues the name.
+        row: which of the prompts or stop texts it is, from 0; None for other arguments.
     """
 
     argument: str
@@ -37,8 +38,20 @@ class ArgumentError(GenerationError):
     def __init__(
         self, problems: Sequence[Problem], name_of: Callable[[Problem], str] = lambda problem: problem.python_name
     ) -> None:
-        super().__init__("\n".join(f"{name_of(problem)}: {problem.text}" for problem in problems))
+        joints = [" " if problem.text.startswith("is ") else ": " for problem in problems]
+        lines = [f"{name_of(one)}{joint}{one.text}" for one, joint in zip(problems, joints, strict=True)]
+        super().__init__("\n".join(lines))
         self.problems = tuple(problems)
+
+    @classmethod
+    def of_complaints(cls, complaints: Sequence[Complaint], owner: str) -> "ArgumentError":
+        """Make the error about values that annotations do not allow."""
+        problems = []
+        for complaint in complaints:
+            name, *rows = complaint.path
+            text = complaint.text + hint(complaint, complaint.key(owner))
+            problems.append(Problem(str(name), text, int(rows[0]) if rows else None))
+        return cls(problems)
 
     def renamed(self, name_of: Callable[[Problem], str]) -> "ArgumentError":
         """The same error with other names for the arguments, such as flags."""

@@ -91,7 +91,7 @@ def telling_in_flags(prompts: Sequence[PlacedPrompt]) -> Iterator[None]:
     """Give errors about arguments the names that a person typed: flags, lines of files."""
 
     def name_of(problem: Problem) -> str:
-        if problem.row is not None:
+        if problem.argument == "prompts" and problem.row is not None:
             return prompts[problem.row].where
         return _FLAGS.get(problem.argument, "--" + problem.argument.replace("_", "-"))
 

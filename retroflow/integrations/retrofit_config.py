@@ -6,11 +6,13 @@ numbers, families, the size of its vocabulary) is checked when the base is opene
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Lt, MinLen
 
 from retroflow.errors import UsageError
-from retroflow.model.config import RetroConfig
-from retroflow.model.field_types import fit_fields
+from retroflow.model.config import LayerNumbers, OrDerived, Positive, RetroConfig
+from retroflow.options import checked_options
 from retroflow.protocols.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ BASE_FOLDER = "base"
 """The folder inside a saved RETRO-fit that holds its base."""
 
 
+@checked_options("model")
 @dataclass(frozen=True, kw_only=True)
 class RetrofitConfig(ModelConfig):
     """Options of a RETRO-fit (Borgeaud et al. 2022, section 4.2): a pretrained decoder that learns to read neighbours.
@@ -56,43 +59,31 @@ class RetrofitConfig(ModelConfig):
     tokenizer_option: ClassVar[str | None] = "base"
     compiles_by_block: ClassVar[bool] = False  # the hooks that read neighbours would be left out
 
-    vocabulary_size: int
-    chunk_length: int
-    base: str
+    vocabulary_size: Positive
+    chunk_length: Positive
+    base: Annotated[str, MinLen(1)]
     unfreeze: bool = False
-    cca_layers: tuple[int, ...] | None = None
-    cca_heads: int = 0
+    cca_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
+    cca_heads: OrDerived = 0
     cca_positions: bool = True
-    encoder_width: int = 896
-    encoder_layers: int = 2
-    encoder_heads: int = 16
-    encoder_feed_forward_width: int = 0
-    encoder_cross_attention_layers: tuple[int, ...] = (1,)
+    encoder_width: Positive = 896
+    encoder_layers: Annotated[int, Ge(0)] = 2
+    encoder_heads: Positive = 16
+    encoder_feed_forward_width: OrDerived = 0
+    encoder_cross_attention_layers: LayerNumbers = (1,)
     share_encoder_embeddings: bool = False
-    dropout: float = 0.0
-    rotary_theta: float = 10000.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    rotary_theta: Annotated[float, Gt(0)] = 10000.0
     smear: bool = False
     next_token_values: bool = False
     copy_initialisation: bool = False
-    cca_scale: float = 0.0
+    cca_scale: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        if problems := fit_fields(self, where="model."):
-            raise UsageError("\n".join(problems))
-        if not self.base:
-            raise UsageError(
-                "model.base: is empty; give a folder written by save_pretrained of transformers, or a name on the "
-                "Hugging Face hub, such as openai-community/gpt2"
-            )
-        if self.cca_layers is not None and not self.cca_layers:
-            raise UsageError(
-                "model.cca_layers: [] leaves nothing that could read neighbours; name layers of the base, or leave the "
-                "line out for the default"
-            )
         layers = list(self.cca_layers or ())
-        if any(layer < 1 for layer in layers) or len(set(layers)) < len(layers):
+        if len(set(layers)) < len(layers):
             raise UsageError(
-                f"model.cca_layers: {layers} given; different layers of the base are needed, counted from 1. Leave the "
+                f"model.cca_layers: {layers} names a layer twice; different layers of the base are needed. Leave the "
                 "line out for every third from the sixth."
             )
         # A stand-in as deep as the deepest layer named, which any heads divide: the rest needs the base itself.

@@ -7,28 +7,27 @@ aids" are not in the paper; they let a model trained for minutes use its neighbo
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 from retroflow.errors import UsageError
-from retroflow.model.field_types import fit_fields
+from retroflow.options import checked_options
 from retroflow.protocols.model import ModelConfig
 
 if TYPE_CHECKING:
     from retroflow.model.retro import Retro
 
 
-_POSITIVE = ("vocabulary_size", "chunk_length", "width", "num_layers", "num_heads", "encoder_width", "encoder_heads")
-_NOT_NEGATIVE = (
-    "head_width",
-    "feed_forward_width",
-    "cca_heads",
-    "encoder_layers",
-    "encoder_head_width",
-    "encoder_feed_forward_width",
-    "cca_scale",
-)
+Positive = Annotated[int, Ge(1)]
+OrDerived = Annotated[int, Ge(0)]
+"""A size; 0 means that it follows from others."""
+
+LayerNumbers = tuple[Annotated[int, Ge(1)], ...]
+"""Blocks, counted from 1."""
 
 
+@checked_options("model")
 @dataclass(frozen=True, kw_only=True)
 class RetroConfig(ModelConfig):
     """Options of the model.
@@ -74,37 +73,35 @@ class RetroConfig(ModelConfig):
         UsageError: values that no model can have; names every key, what was given and what is allowed.
     """
 
-    vocabulary_size: int
-    chunk_length: int
-    width: int = 896
-    num_layers: int = 12
-    num_heads: int = 16
-    head_width: int = 64
-    feed_forward_width: int = 0
-    cca_layers: tuple[int, ...] = (6, 9, 12)
-    cca_heads: int = 0
+    vocabulary_size: Positive
+    chunk_length: Positive
+    width: Positive = 896
+    num_layers: Positive = 12
+    num_heads: Positive = 16
+    head_width: OrDerived = 64
+    feed_forward_width: OrDerived = 0
+    cca_layers: LayerNumbers = (6, 9, 12)
+    cca_heads: OrDerived = 0
     positions: Literal["rotary", "relative"] = "rotary"
     cca_positions: bool = True
-    encoder_width: int = 896
-    encoder_layers: int = 2
-    encoder_heads: int = 16
-    encoder_head_width: int = 0
-    encoder_feed_forward_width: int = 0
-    encoder_cross_attention_layers: tuple[int, ...] = (1,)
+    encoder_width: Positive = 896
+    encoder_layers: Annotated[int, Ge(0)] = 2
+    encoder_heads: Positive = 16
+    encoder_head_width: OrDerived = 0
+    encoder_feed_forward_width: OrDerived = 0
+    encoder_cross_attention_layers: LayerNumbers = (1,)
     retrieved_part: Literal["both", "neighbour", "continuation"] = "both"
     tie_embeddings: bool = True
     share_encoder_embeddings: bool = False
-    dropout: float = 0.0
-    rotary_theta: float = 10000.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    rotary_theta: Annotated[float, Gt(0)] = 10000.0
     smear: bool = False
     next_token_values: bool = False
     copy_initialisation: bool = False
-    cca_scale: float = 0.0
+    cca_scale: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        problems = fit_fields(self, where="model.")
-        problems = problems or [*self._size_problems(), *self._layer_problems(), *self._part_problems()]
-        if problems:
+        if problems := [*self._head_problems(), *self._layer_problems(), *self._part_problems()]:
             raise UsageError("\n".join(problems))
 
     @property
@@ -123,31 +120,6 @@ class RetroConfig(ModelConfig):
         from retroflow.model.retro import Retro
 
         return Retro(self)
-
-    def _size_problems(self) -> list[str]:
-        problems = [
-            f"model.{name} is {getattr(self, name)}; allowed: a whole number of at least 1."
-            for name in _POSITIVE
-            if getattr(self, name) < 1
-        ]
-        problems += [
-            f"model.{name} is {getattr(self, name)}; allowed: a number of at least 0."
-            for name in _NOT_NEGATIVE
-            if getattr(self, name) < 0
-        ]
-        if problems:
-            return problems
-        if not 0.0 <= self.dropout < 1.0:
-            problems.append(f"model.dropout is {self.dropout}; allowed: a number from 0 to below 1.")
-        if self.rotary_theta <= 0.0:
-            problems.append(f"model.rotary_theta is {self.rotary_theta}; allowed: a number above 0.")
-        problems += self._head_problems()
-        if self.copy_initialisation and not self.share_encoder_embeddings:
-            problems.append(
-                "model.copy_initialisation: it copies the decoder's own embeddings, so it needs "
-                "model.share_encoder_embeddings: true"
-            )
-        return problems
 
     def _head_problems(self) -> list[str]:
         problems = []
@@ -179,11 +151,18 @@ class RetroConfig(ModelConfig):
         ]
 
     def _part_problems(self) -> list[str]:
+        problems = []
+        if self.copy_initialisation and not self.share_encoder_embeddings:
+            problems.append(
+                "model.copy_initialisation: it copies the decoder's own embeddings, so it needs "
+                "model.share_encoder_embeddings: true"
+            )
         if not self.next_token_values or self.part_read.stop - self.part_read.start > 1:
-            return []
+            return problems
         return [
+            *problems,
             f"model.next_token_values: with data.chunk_length {self.chunk_length} and model.retrieved_part "
-            f"{self.retrieved_part!r} one token of a neighbour is read, which has no next one; read both parts"
+            f"{self.retrieved_part!r} one token of a neighbour is read, which has no next one; read both parts",
         ]
 
     def _layer_problems(self) -> list[str]:
@@ -194,10 +173,9 @@ class RetroConfig(ModelConfig):
         )
         for name, count, of in limits:
             layers = getattr(self, name)
-            wrong = [layer for layer in layers if not 1 <= layer <= count]
-            if wrong:
+            if layers and max(layers) > count:
                 problems.append(
-                    f"model.{name}: {list(layers)} names layer {wrong[0]}; layers are counted from 1 to "
+                    f"model.{name}: {list(layers)} names layer {max(layers)}; layers are counted from 1 to "
                     f"model.{of} = {count}"
                 )
             if len(set(layers)) != len(layers):

@@ -8,56 +8,61 @@ parameter counts against the paper's. `positions: rotary` trains faster and has 
 from dataclasses import dataclass
 from typing import Literal
 
-from retroflow.model.config import RetroConfig
+from retroflow.model.config import LayerNumbers, OrDerived, Positive, RetroConfig
+from retroflow.options import checked_options
 
 
+@checked_options("model")
 @dataclass(frozen=True, kw_only=True)
 class Retro172M(RetroConfig):
     """172M parameters without embeddings; the baseline decoder has 132M."""
 
-    width: int = 896
-    num_layers: int = 12
-    num_heads: int = 16
-    head_width: int = 64
-    cca_layers: tuple[int, ...] = (6, 9, 12)
+    width: Positive = 896
+    num_layers: Positive = 12
+    num_heads: Positive = 16
+    head_width: OrDerived = 64
+    cca_layers: LayerNumbers = (6, 9, 12)
     positions: Literal["rotary", "relative"] = "relative"
-    encoder_head_width: int = 64
+    encoder_head_width: OrDerived = 64
 
 
+@checked_options("model")
 @dataclass(frozen=True, kw_only=True)
 class Retro425M(RetroConfig):
     """425M parameters without embeddings; the baseline decoder has 368M."""
 
-    width: int = 1536
-    num_layers: int = 12
-    num_heads: int = 12
-    head_width: int = 128
-    cca_layers: tuple[int, ...] = (6, 9, 12)
+    width: Positive = 1536
+    num_layers: Positive = 12
+    num_heads: Positive = 12
+    head_width: OrDerived = 128
+    cca_layers: LayerNumbers = (6, 9, 12)
     positions: Literal["rotary", "relative"] = "relative"
-    encoder_head_width: int = 64
+    encoder_head_width: OrDerived = 64
 
 
+@checked_options("model")
 @dataclass(frozen=True, kw_only=True)
 class Retro1B5(RetroConfig):
     """1,451M parameters without embeddings; the baseline decoder has 1,309M."""
 
-    width: int = 2048
-    num_layers: int = 24
-    num_heads: int = 16
-    head_width: int = 128
-    cca_layers: tuple[int, ...] = (6, 9, 12, 15, 18, 21, 24)
+    width: Positive = 2048
+    num_layers: Positive = 24
+    num_heads: Positive = 16
+    head_width: OrDerived = 128
+    cca_layers: LayerNumbers = (6, 9, 12, 15, 18, 21, 24)
     positions: Literal["rotary", "relative"] = "relative"
-    encoder_head_width: int = 64
+    encoder_head_width: OrDerived = 64
 
 
+@checked_options("model")
 @dataclass(frozen=True, kw_only=True)
 class Retro7B5(RetroConfig):
     """7,532M parameters without embeddings; the baseline decoder has 6,982M."""
 
-    width: int = 4096
-    num_layers: int = 32
-    num_heads: int = 32
-    head_width: int = 128
-    cca_layers: tuple[int, ...] = (6, 9, 12, 15, 18, 21, 24, 27, 30)
+    width: Positive = 4096
+    num_layers: Positive = 32
+    num_heads: Positive = 32
+    head_width: OrDerived = 128
+    cca_layers: LayerNumbers = (6, 9, 12, 15, 18, 21, 24, 27, 30)
     positions: Literal["rotary", "relative"] = "relative"
-    encoder_head_width: int = 64
+    encoder_head_width: OrDerived = 64

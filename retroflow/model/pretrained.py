@@ -5,19 +5,20 @@ configuration. Weights that two parts of a model share are stored once. The fold
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.model.field_types import described, fitted, types_of
+from retroflow.options.annotations import parameters
+from retroflow.options.fitting import Fitting, sentences
+from retroflow.options.types import Block
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -131,27 +132,15 @@ def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path
         UsageError: an unknown key (the nearest is named), a missing one, a value of a wrong type, or what the class
             itself refuses; all that is wrong with keys and types at once.
     """
-    hints = types_of(config_class)
-    required = {
-        field.name
-        for field in dataclasses.fields(config_class)  # type: ignore[arg-type]  # every configuration is one
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    problems = [f'unknown key "{key}"{_near(key, hints)}' for key in values if key not in hints]
-    problems += [f'"{key}" is missing' for key in sorted(required - values.keys())]
-    given = {}
-    for key, value in values.items():
-        if key in hints:
-            try:
-                given[key] = fitted(value, hints[key])
-            except TypeError:
-                problems.append(f'"{key}" is {json.dumps(value)}, {described(hints[key])} is needed')
-    if problems:
-        raise UsageError(f'"{where}": {"; ".join(problems)}. Correct the file, or export the run again.')
+    fitting, made = Fitting(), cast(Any, config_class)
     try:
-        return config_class(**given)
+        config = fitting.fit(values, Block(parameters(made).options, made))
     except UsageError as error:
         raise UsageError(f'"{where}": {error}') from error
+    if fitting.complaints:
+        wrong = " ".join(sentences(fitting.complaints, ""))
+        raise UsageError(f'"{where}": {wrong} Correct the file, or export the run again.')
+    return cast(C, config)
 
 
 def load_weights(model: M, folder: Path) -> M:
@@ -222,11 +211,6 @@ def _check_names(path: Path, given: set[str], needed: Iterable[str]) -> None:
             f'"{path}": not the weights of the model in {CONFIG_FILE}: {" and ".join(found)} ({len(missing)} missing, '
             f"{len(unknown)} unknown). The two files are of different models; export the run again."
         )
-
-
-def _near(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    return f' (did you mean "{near[0]}"?)' if near else ""
 
 
 def _sha256(path: Path) -> str:

@@ -6,13 +6,13 @@ from typing import Annotated
 from annotated_types import Ge, Le, MinLen
 
 from retroflow.corpus.documents import LEAST_VOCABULARY
-from retroflow.recipe.ranges import within_ranges
+from retroflow.options import checked_options
 
 TRAINED = "train"  # data.tokenizer's word for a tokenizer that is trained on the corpus
 LONGEST_CHUNK = 65_535  # lengths are stored in 16 bits
 
 
-@within_ranges("data")
+@checked_options("data")
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """How text becomes chunks and sequences, and where the artifacts are kept.
@@ -35,7 +35,7 @@ class DataOptions:
     num_workers: Annotated[int, Ge(0)] = 0
 
 
-@within_ranges("neighbours")
+@checked_options("neighbours")
 @dataclass(frozen=True, kw_only=True)
 class NeighbourOptions:
     """Which neighbours a chunk gets.

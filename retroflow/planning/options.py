@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from retroflow.errors import UsageError
-from retroflow.recipe.ranges import within_ranges
+from retroflow.options import checked_options
 
 MOST_THREADS = 1024
 """More than any machine has cores; of 100,000 torch fails to start most, long after they were asked for."""
 
 
-@within_ranges("optimizer")
+@checked_options("optimizer")
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
     """AdamW with a linear warm-up and a cosine, after RETRO's appendix C.
@@ -38,7 +38,7 @@ class OptimizerOptions:
     clip_norm: Annotated[float, Ge(0)] = 1.0
 
 
-@within_ranges("trainer")
+@checked_options("trainer")
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
     """How long, on what and with which habits a model is trained.

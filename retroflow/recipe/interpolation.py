@@ -7,8 +7,10 @@ something else on another machine and would write secrets into stored runs.
 import re
 from typing import Any
 
-from retroflow.recipe.problems import Problems, suggest
-from retroflow.recipe.tree import BROKEN, Node, plant
+from retroflow.options.fitting import suggest
+from retroflow.options.types import BROKEN
+from retroflow.recipe.problems import Problems
+from retroflow.recipe.tree import Node, plant
 
 MAX_EXPANDED = 10_000  # characters that all references together may grow to; OmegaConf resolves some 10,000 a second
 MAX_CHAIN = 16  # references that lead to references

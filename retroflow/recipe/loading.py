@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from annotated_types import Ge
-
 from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
-from retroflow.recipe.checking import MISSING, ValueCheck, complete
+from retroflow.options.fitting import describe, nearest
+from retroflow.options.types import BROKEN, REQUIRED, Block, Choice, Limits, Option, Scalar
+from retroflow.recipe.checking import MISSING, check, complete
 from retroflow.recipe.interpolation import resolve
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Option, OptionType, Scalar, limited
 from retroflow.recipe.overrides import parse_overrides
-from retroflow.recipe.problems import DEFAULT, Problems, nearest
+from retroflow.recipe.problems import DEFAULT, Problems
 from retroflow.recipe.resolved import Recipe
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.shipped import find_recipe
 from retroflow.recipe.signatures import read_block
-from retroflow.recipe.tree import BROKEN, Node, overlay
+from retroflow.recipe.tree import Node, overlay
 from retroflow.recipe.trial import try_out
-from retroflow.recipe.yaml_text import describe, read_file
+from retroflow.recipe.yaml_text import read_file
 
 
 def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) -> Recipe:
@@ -42,8 +41,7 @@ def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) 
     layout = _layout(tree, schema, problems)
     tree = complete(_checkable(tree, layout, schema, problems), layout)
     derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
-    check = ValueCheck(problems, _dotted_keys(layout), derived)
-    checked = check.check(resolve(tree, problems), layout, "")
+    checked = check(resolve(tree, problems), layout, problems, derived)
     try_out(checked, schema, problems)
     problems.raise_if_any()
     return Recipe(values=checked.plain(), origins=_origins(checked), path=path)
@@ -85,7 +83,7 @@ def _check_version(tree: Node, problems: Problems, *, stop: bool = False) -> Non
 
 def _layout(tree: Node, schema: RecipeSchema, problems: Problems) -> Block:
     """Return the options of the whole recipe, those of slots for the components it names."""
-    options = {"recipe_version": Option(Scalar("int")), "seed": Option(limited(Scalar("int"), [Ge(0)]), 1)}
+    options = {"recipe_version": Option(Scalar("int")), "seed": Option(Scalar("int", Limits(ge=0)), 1)}
     for name, section in schema.sections.items():
         if isinstance(section, Slot):
             block = _slot_block(tree.value.get(name), name, section, problems)
@@ -158,16 +156,6 @@ def _hint_at_others(key: str, section: str, slot: Slot) -> str:
             if meant in keys:
                 return f' {slot.registry.kind} "{name}" has "{meant}": write {section}.name={name} if it is meant.'
     return ""
-
-
-def _dotted_keys(option_type: OptionType, key: str = "") -> list[str]:
-    """Return the dotted key of every option, nested blocks included."""
-    found: list[str] = []
-    for arm in option_type.arms if isinstance(option_type, Either) else (option_type,):
-        for part, option in arm.options.items() if isinstance(arm, Block) else ():
-            dotted = f"{key}.{part}" if key else part
-            found += [dotted, *_dotted_keys(option.type, dotted)]
-    return found
 
 
 def _origins(node: Node, key: str = "") -> dict[str, str]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from retroflow.errors import RecipeError
+from retroflow.options.types import BROKEN
 from retroflow.recipe.problems import COMMAND_LINE, Problems
-from retroflow.recipe.tree import BROKEN, Node, overlay
+from retroflow.recipe.tree import Node, overlay
 from retroflow.recipe.yaml_text import parse_scalar, read
 
 STARTS_YAML = ("{", "[", '"', "'")

@@ -1,8 +1,6 @@
 """Problems of a recipe: collected, sorted by place, and raised together."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from retroflow.errors import RecipeError, RetroflowError
@@ -87,22 +85,3 @@ class Problems:
         lines = "\n".join(f"  {problem}" for problem in ordered)
         more = " or more" if len(ordered) >= MAX_PROBLEMS else ""
         raise RecipeError(f"{self.title} has {len(ordered)}{more} errors:\n{lines}")
-
-
-def nearest(given: str, known: Iterable[str]) -> str | None:
-    """Return the known word nearest to a given one, None if none is near; initials count ("lr" is learning_rate)."""
-    folded = {_folded(word): word for word in reversed(list(known))}
-    close = get_close_matches(_folded(given), list(folded), n=1, cutoff=0.6)
-    if close:
-        return folded[close[0]]
-    return {"".join(part[:1] for part in word.split("_")): word for word in folded.values() if "_" in word}.get(given)
-
-
-def suggest(given: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean "x"?' for the nearest known word, empty if none is near."""
-    near = nearest(given, known)
-    return f' Did you mean "{near}"?' if near else ""
-
-
-def _folded(word: str) -> str:
-    return word.lower().replace("-", "_")

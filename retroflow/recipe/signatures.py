@@ -9,33 +9,23 @@ import ast
 import builtins
 import operator
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MinLen
 
 from retroflow.errors import BrokenPluginError
-from retroflow.recipe.checking import ValueCheck
-from retroflow.recipe.option_types import (
-    REQUIRED,
-    Block,
-    Choice,
-    Either,
-    Fixed,
-    Listed,
-    Mapped,
-    Option,
-    OptionType,
-    Scalar,
-    limited,
-)
-from retroflow.recipe.problems import DEFAULT, Problems
+from retroflow.options.annotations import descriptions, option_type
+from retroflow.options.fitting import Fitting
+from retroflow.options.types import REQUIRED, Block, Option, OptionType, block_of, writable
 from retroflow.recipe.source import Definition, UnreadableSourceError, file_of, find_definition
-from retroflow.recipe.tree import plant
 
-_SCALARS = {"int", "float", "str", "bool", "None"}
-_LISTS = {"list", "List", "Sequence", "tuple", "Tuple"}
-_DICTS = {"dict", "Dict", "Mapping"}
+_SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
+_GENERICS: dict[str, Any] = {"Union": Union, "Sequence": list, "Mapping": dict}
+_GENERICS |= dict.fromkeys(("list", "List"), list) | dict.fromkeys(("dict", "Dict"), dict)
+_GENERICS |= dict.fromkeys(("tuple", "Tuple"), tuple)
+_DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _MARKERS = {marker.__name__: marker for marker in (Ge, Gt, Le, Lt, Interval, MinLen, Len)}
 _UNKNOWN: Any = object()  # a default that is not a literal
 
@@ -96,6 +86,8 @@ def _block(definition: Definition, derived: frozenset[str], depth: int) -> Block
     if depth > 8:
         raise UnreadableSourceError(f'"{_name(definition.node)}" is nested in itself')
     options: dict[str, Option] = {}
+    documented = [owner.node for owner in reversed(_with_bases(definition))]
+    about = descriptions(*[ast.get_docstring(node) for node in documented if isinstance(node, _DOCUMENTED)])
     for parameter in _parameters(definition):
         # What a test injects is no option: `_client: Client | None = None`.
         if parameter.name in derived or (parameter.name.startswith("_") and parameter.default is not None):
@@ -103,40 +95,40 @@ def _block(definition: Definition, derived: frozenset[str], depth: int) -> Block
         if parameter.name == "name" and depth == 0:
             text = f'{_name(definition.node)} has the parameter "name", by which recipes name the component; rename it'
             raise _refused(parameter, text)
-        options[parameter.name] = _option(parameter, _name(definition.node), depth)
+        options[parameter.name] = _option(parameter, _name(definition.node), about.get(parameter.name, ""), depth)
     return Block(options)
 
 
-def _option(parameter: Parameter, owner: str, depth: int) -> Option:
+def _option(parameter: Parameter, owner: str, description: str, depth: int) -> Option:
     """Return what a parameter becomes.
 
     Raises:
         UnreadableSourceError: YAML cannot express its type, or its default is unknown or of another type.
     """
     name, annotation, default, module, _ = parameter
-    try:
-        option_type = _type(annotation, module, depth) if annotation is not None else None
-    except SyntaxError:  # an annotation in quotes that is no expression
-        option_type = None
-    if option_type is None:
+    found = None
+    with suppress(SyntaxError, TypeError):  # an annotation that is no expression, or subscripts what has no items
+        if annotation is not None:
+            found = writable(option_type(_annotation(annotation, module), lambda one: _nested_block(one, depth)))
+    if found is None:
         written = "no annotation" if annotation is None else f"the annotation {ast.unparse(annotation)}"
         raise _refused(parameter, f'parameter "{name}" of {owner} has {written}. {_ALLOWED}')
-    value = _default(default, option_type, module) if default is not None else REQUIRED
-    if value is _UNKNOWN and default is not None:
+    value = REQUIRED if default is None else _default(default, found, module)
+    if default is not None and value is _UNKNOWN:
         written = f"the default {ast.unparse(default)}, which is no constant"
         raise _refused(parameter, f'parameter "{name}" of {owner} has {written}. {_ALLOWED}')
-    if value is not REQUIRED and not (value is None and _holds_block(option_type)):  # None: the block's own defaults
-        problems = Problems()
-        ValueCheck(problems, [], frozenset()).check(plant(value, DEFAULT), option_type, name)
-        if problems.found:
-            text = problems.found[0].text.removesuffix(".")
+    if value is not REQUIRED and not (value is None and block_of(found) is not None):  # None: the block's own defaults
+        fitting = Fitting()
+        fitting.fit(value, found)
+        if fitting.complaints:
+            text = fitting.complaints[0].text.removesuffix(".")
             raise _refused(parameter, f'the default of parameter "{name}" of {owner} {text}')
-    return Option(option_type, value)
+    return Option(found, value, description)
 
 
-def _holds_block(option_type: OptionType) -> bool:
-    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
-    return any(isinstance(arm, Block) for arm in arms)
+def _nested_block(found: Any, depth: int) -> Block | None:
+    is_options = isinstance(found, Definition) and isinstance(found.node, ast.ClassDef) and _is_dataclass(found.node)
+    return _block(found, frozenset(), depth + 1) if is_options else None
 
 
 def _refused(parameter: Parameter, text: str) -> UnreadableSourceError:
@@ -229,59 +221,43 @@ def _lookup(expression: ast.expr, module: str) -> Definition | None:
         return None
 
 
-def _type(annotation: ast.expr, module: str, depth: int) -> OptionType | None:
-    """Return what an annotation allows, None if YAML cannot express it."""
-    if isinstance(annotation, ast.Constant):
-        if annotation.value is None:
-            return Scalar("None")
-        if isinstance(annotation.value, str):
-            return _type(ast.parse(annotation.value, mode="eval").body, module, depth)
-        return None
-    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return _either([annotation.left, annotation.right], module, depth)
-    if isinstance(annotation, ast.Subscript):
-        inner = annotation.slice
-        items = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
-        return _subscripted(_last_name(annotation), items, module, depth)
-    if isinstance(annotation, ast.Name) and annotation.id in _SCALARS:
-        return Scalar(annotation.id)
-    return _named(annotation, module, depth)
-
-
-def _named(annotation: ast.expr, module: str, depth: int) -> OptionType | None:
-    definition = _lookup(annotation, module)
-    if definition is None:
-        return None
-    if isinstance(definition.node, ast.ClassDef):
-        return _block(definition, frozenset(), depth + 1) if _is_dataclass(definition.node) else None
+def _annotation(written: ast.expr, module: str, depth: int = 0) -> Any:
+    """Return an annotation as the object that it stands for: a Definition for a class, itself if that is not known."""
+    if isinstance(written, ast.Constant):
+        if isinstance(written.value, str):
+            return _annotation(ast.parse(written.value, mode="eval").body, module, depth)
+        return type(None) if written.value is None else written.value
+    if isinstance(written, ast.BinOp) and isinstance(written.op, ast.BitOr):
+        return _GENERICS["Union"][_annotation(written.left, module, depth), _annotation(written.right, module, depth)]
+    if isinstance(written, ast.Subscript):
+        items = written.slice.elts if isinstance(written.slice, ast.Tuple) else [written.slice]
+        return _subscripted(written, items, module, depth)
+    if isinstance(written, ast.Name) and written.id in _SCALARS:
+        return _SCALARS[written.id]
+    definition = _lookup(written, module)
+    if definition is None or isinstance(definition.node, ast.ClassDef):
+        return definition or written
     alias = getattr(definition.node, "value", None)  # X = Literal[...], or `type X = ...`
-    return _type(alias, definition.module, depth + 1) if isinstance(alias, ast.expr) and depth < 8 else None
+    return _annotation(alias, definition.module, depth + 1) if isinstance(alias, ast.expr) and depth < 8 else written
 
 
-def _subscripted(name: str, items: list[ast.expr], module: str, depth: int) -> OptionType | None:
+def _subscripted(written: ast.Subscript, items: list[ast.expr], module: str, depth: int) -> Any:
+    name = _last_name(written)
     if name == "Literal":
-        return Choice(tuple(item.value for item in items if isinstance(item, ast.Constant)))
-    if name in ("Optional", "Union"):
-        return _either([*items, *([ast.Constant(None)] if name == "Optional" else [])], module, depth)
+        return Literal[tuple(item.value for item in items if isinstance(item, ast.Constant))]
     if name in ("Annotated", "InitVar", "Final"):
-        inner = _type(items[0], module, depth)
-        return inner and limited(inner, _markers(items[1:], module))
-    types = [_type(item, module, depth) for item in items if not _is_ellipsis(item)]
-    known = [one for one in types if one is not None]
-    if len(known) != len(types) or not known:
-        return None
-    if name in _LISTS:
-        endless = name not in ("tuple", "Tuple") or _is_ellipsis(items[-1])
-        return Listed(known[0]) if endless else Fixed(tuple(known))
-    if name in _DICTS and len(known) == 2 and known[0] == Scalar("str"):
-        return Mapped(known[1])
-    return None
+        return Annotated[_annotation(items[0], module, depth), None, *_markers(items[1:], module)]
+    if name == "Optional":
+        return _GENERICS["Union"][_annotation(items[0], module, depth), None]
+    if name not in _GENERICS or not items:
+        return written
+    return _GENERICS[name][tuple(_annotation(item, module, depth) for item in items)]
 
 
 def _markers(expressions: list[ast.expr], module: str) -> Iterator[object]:
     """Yield the markers of annotated-types in an annotation whose arguments are literals or names of constants.
 
-    Others are passed over here; `binding` sees the objects themselves.
+    Others are passed over here; `options.bind` sees the objects themselves.
     """
     for expression in expressions:
         if isinstance(expression, ast.Call) and _last_name(expression.func) in _MARKERS:
@@ -289,17 +265,6 @@ def _markers(expressions: list[ast.expr], module: str) -> Iterator[object]:
             words = {word.arg: _default(word.value, None, module) for word in expression.keywords if word.arg}
             if not any(value is _UNKNOWN for value in [*args, *words.values()]):
                 yield _MARKERS[_last_name(expression.func)](*args, **words)
-
-
-def _either(expressions: list[ast.expr], module: str, depth: int) -> OptionType | None:
-    arms: list[OptionType] = []
-    for expression in expressions:
-        arm = _type(expression, module, depth)
-        if arm is not None:  # an arm YAML cannot express (Path, in str | Path) leaves the others
-            arms += arm.arms if isinstance(arm, Either) else [arm]
-    if not arms or all(arm == Scalar("None") for arm in arms):
-        return None
-    return Either(tuple(arms)) if len(arms) > 1 else arms[0]
 
 
 def _default(expression: ast.expr, option_type: OptionType | None, module: str) -> Any:

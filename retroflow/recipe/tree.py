@@ -1,19 +1,11 @@
 """Values with the place they were written at, and how one tree overlays another."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from retroflow.options.types import BROKEN
 from retroflow.recipe.problems import Origin
-
-
-class _Broken:
-    """Stands for a value that a problem was already noted for; nothing more is said about it."""
-
-    def __repr__(self) -> str:
-        return "BROKEN"
-
-
-BROKEN: Any = _Broken()
 
 
 @dataclass(frozen=True)
@@ -34,6 +26,30 @@ class Node:
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
         return self.value
+
+    def sound(self) -> Any:
+        """Return the value without origins and without the keys of mappings that are broken."""
+        if isinstance(self.value, dict):
+            return {key: node.sound() for key, node in self.value.items() if node.value is not BROKEN}
+        return self.plain()
+
+    def nearest(self, path: Iterable[str | int]) -> "Node":
+        """Return the node at the end of a path of keys and positions, or the deepest one on the way to it."""
+        node = self
+        for part in path:
+            is_list = isinstance(node.value, list) and isinstance(part, int)
+            if not is_list and not (node.is_mapping and part in node.value):
+                break
+            node = node.value[part]
+        return node
+
+    def with_values(self, value: Any) -> "Node":
+        """Return plain values of the same form as this tree, with the origins of this tree."""
+        if isinstance(value, dict):
+            return Node({key: self.value[key].with_values(one) for key, one in value.items()}, self.origin)
+        if isinstance(value, list | tuple):
+            return Node([node.with_values(one) for node, one in zip(self.value, value, strict=True)], self.origin)
+        return Node(value, self.origin)
 
 
 def plant(value: Any, origin: Origin) -> Node:

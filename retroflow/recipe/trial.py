@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from retroflow.errors import UsageError
-from retroflow.recipe.binding import bind
+from retroflow.options import bind
+from retroflow.options.types import BROKEN
 from retroflow.recipe.problems import Origin, Problems
 from retroflow.recipe.schema import RecipeSchema, Slot
-from retroflow.recipe.tree import BROKEN, Node
+from retroflow.recipe.tree import Node
 
 _KEY_FIRST = re.compile(r"^([a-z_]+(?:\.\w+)+)[:, ]+(.*)$", re.DOTALL)
 
@@ -29,13 +30,13 @@ def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
     """
     wrong = {problem.key for problem in problems.found}
     for name, section in schema.sections.items():
-        values = _sound(recipe.value[name]) if name in recipe.value else None
+        values = recipe.value[name].sound() if name in recipe.value else None
         if not isinstance(values, dict) or f"{name}.name" in wrong:
             continue
         target, derived = "", {}
         if isinstance(section, Slot):
             entry = section.registry.entry(values.pop("name"))
-            derived = {key: _sound(_nearest(recipe, dotted)) for key, dotted in section.derived.items()}
+            derived = {key: recipe.nearest(dotted.split(".")).sound() for key, dotted in section.derived.items()}
             target = entry.target if entry.light else ""
             if entry.check:
                 with _noting(recipe, problems):
@@ -45,7 +46,7 @@ def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
         is_right = not any(key.partition(".")[0] == name for key in wrong) and BROKEN not in derived.values()
         if target and is_right:
             with _noting(recipe, problems):
-                bind(_load(target), values | derived, where=name, key=name)
+                bind(_load(target), values | derived, where=name, owner=name)
 
 
 @contextmanager
@@ -57,25 +58,9 @@ def _noting(recipe: Node, problems: Problems) -> Iterator[None]:
         for line in str(error).splitlines():
             match = _KEY_FIRST.match(line.strip())
             key, text = (match[1], match[2]) if match else ("", line.strip())
-            problems.add(_nearest(recipe, key).origin if key else Origin(recipe.origin.source), key, text)
+            problems.add(recipe.nearest(key.split(".")).origin if key else Origin(recipe.origin.source), key, text)
 
 
 def _load(target: str) -> Any:
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _sound(node: Node) -> Any:
-    """Return a node's plain value without the keys of mappings that are broken."""
-    if node.is_mapping:
-        return {key: _sound(child) for key, child in node.value.items() if child.value is not BROKEN}
-    return node.plain()
-
-
-def _nearest(node: Node, dotted: str) -> Node:
-    """Return the node of a dotted key, or the deepest one on the way to it."""
-    for part in dotted.split("."):
-        if not node.is_mapping or part not in node.value:
-            return node
-        node = node.value[part]
-    return node

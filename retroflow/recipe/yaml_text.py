@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from retroflow.errors import RecipeError
+from retroflow.options.fitting import describe
+from retroflow.options.types import BROKEN
 from retroflow.recipe.problems import Origin, Problems
-from retroflow.recipe.tree import BROKEN, Node
+from retroflow.recipe.tree import Node
 
 MAX_FILE_BYTES = 64 * 1024  # a recipe is a few KB; PyYAML takes seconds for nested brackets of this size
 MAX_NODES = 20_000  # counted after expanding aliases, so that ten lines cannot become a billion values
@@ -199,23 +201,6 @@ def parse_scalar(text: str) -> Any:
         if re.match(pattern, text):
             return _converted(name, text)
     return text
-
-
-def describe(value: Any) -> str:
-    """Return value and type in words: '"12" (text)', '3 (a whole number)', 'a list', 'nothing (null)'."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        return f"{str(value).lower()} (a truth value)"
-    if isinstance(value, int):
-        return f"{value} (a whole number)"
-    if isinstance(value, float):
-        return f"{value} (a number)"
-    return f'"{value if len(value) <= 60 else value[:57] + "..."}" (text)'
 
 
 def _converted(kind: str, text: str) -> Any:

@@ -19,15 +19,15 @@ from annotated_types import Ge
 
 from retroflow.devices import choose_device
 from retroflow.errors import DamagedDataError, RetrieverError
+from retroflow.options import checked_options
 from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries, VectorSource
-from retroflow.recipe.ranges import within_ranges
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
 FILE = "vectors.npy"
 COPY_ROWS = 16_384
 
 
-@within_ranges("retriever.build")
+@checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class ExactBuild:
     """Options that change what is stored or what a score means.
@@ -39,7 +39,7 @@ class ExactBuild:
     metric: Literal["l2", "inner_product"] = "l2"
 
 
-@within_ranges("retriever.search")
+@checked_options("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class ExactSearch:
     """Options that change speed and memory, never the answer.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from retroflow.errors import UsageError
-from retroflow.recipe.ranges import within_ranges
+from retroflow.options import checked_options
 
 # The words that the parts of a factory string begin with, as in faiss 1.15 (index_factory.cpp). Other versions may have
 # others, so a string is refused only if it has none of them; `FaissRetriever.check_vectors` asks faiss itself.
@@ -18,7 +18,7 @@ _WORD = re.compile(
 )
 
 
-@within_ranges("retriever.build")
+@checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class FaissBuild:
     """Options that change the index.
@@ -47,7 +47,7 @@ class FaissBuild:
             )
 
 
-@within_ranges("retriever.search")
+@checked_options("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class FaissSearch:
     """Options that change recall and speed of a search, never the index. Those an index does not have are ignored.

@@ -18,15 +18,15 @@ import numpy as np
 from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError
+from retroflow.options import Seed, checked_options
 from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
-from retroflow.recipe.ranges import Seed, within_ranges
 
 FILE = "index.hnsw"
 DESCRIPTION_FILE = "hnsw.json"
 ADD_ROWS = 16_384
 
 
-@within_ranges("retriever.build")
+@checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class HnswBuild:
     """Options that change the index.
@@ -46,7 +46,7 @@ class HnswBuild:
     deterministic: bool = True
 
 
-@within_ranges("retriever.search")
+@checked_options("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class HnswSearch:
     """Options that change recall and speed of a search, never the index.

@@ -19,8 +19,8 @@ import scann  # type: ignore[import-untyped]
 from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
+from retroflow.options import checked_options
 from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
-from retroflow.recipe.ranges import within_ranges
 
 FOLDER = "searcher"
 DESCRIPTION_FILE = "scann.json"
@@ -28,7 +28,7 @@ COPY_ROWS = 65_536
 LARGEST_COUNT = 2**32 - 1
 
 
-@within_ranges("retriever.build")
+@checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class ScannBuild:
     """Options that change the index.
@@ -53,7 +53,7 @@ class ScannBuild:
     num_threads: Annotated[int, Ge(1)] = 1
 
 
-@within_ranges("retriever.search")
+@checked_options("retriever.search")
 @dataclass(frozen=True, kw_only=True)
 class ScannSearch:
     """Options that change recall and speed of a search, never the index; without effect on brute force.

@@ -6,7 +6,7 @@ import typing
 from typing import Any
 
 from retroflow.errors import BrokenPluginError
-from retroflow.recipe.option_types import Block, Either
+from retroflow.options.types import Block, Either
 from retroflow.recipe.signatures import read_block
 
 

@@ -14,8 +14,8 @@ import wandb
 from annotated_types import Ge, Gt
 
 from retroflow.console import say
+from retroflow.options import checked_options
 from retroflow.protocols import NeighbourExample, Summary, TrackedRun, Tracker
-from retroflow.recipe.ranges import within_ranges
 from retroflow.store.sealed_json import write_json
 
 _ID_FILE = "wandb.json"
@@ -43,7 +43,7 @@ def has_key() -> bool:
         return False
 
 
-@within_ranges("tracker")
+@checked_options("tracker")
 class WandbTracker(Tracker):
     """Mirrors a run to W&B; a resumed run continues under its id, which is kept in the run folder.
 

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 
-from retroflow.cli.main import run
+from retroflow.cli.main import build_app, run
 from retroflow.generation import GenerationOptions, RetrievalDatabase, generate
 from retroflow.generation.exported import load_exported
 from retroflow.model.retro import Retro
@@ -273,8 +275,11 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `--")]
     documented = {option for cell in table for option in re.findall(r"--[a-z-]+", cell)}
-    source = (Path(__file__).resolve().parents[2] / "retroflow" / "cli" / "generate.py").read_text(encoding="utf-8")
-    assert documented == set(re.findall(r'"(?: /)?(--[a-z-]+)"', source))
+    application: Any = typer.main.get_command(build_app(["generate"]))
+    named = {
+        word for option in application.commands["generate"].params for word in (*option.opts, *option.secondary_opts)
+    }
+    assert documented == {word for word in named if word.startswith("--")} - {"--help"}
 
 
 @pytest.mark.parametrize(
@@ -284,17 +289,29 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
         (["{run}", "--prompt", "a", "--prompts-file", "b"], 2, "is given twice; give either --prompt or"),
         (["{run}", "--prompt", ""], 2, "error: --prompt: '' has no token; give at least one"),
         (["{run}", "--prompt", "a", "--prompt", ""], 2, "error: --prompt (number 2): '' has no token"),
-        (["{run}", "--prompt", "a", "--max-new-tokens", "0"], 2, "error: --max-new-tokens: 0 given; a whole number"),
+        (
+            ["{run}", "--prompt", "a", "--max-new-tokens", "0"],
+            2,
+            "error: --max-new-tokens is 0; allowed: a whole number of at least 1.",
+        ),
         (["nowhere", "--prompt", "a"], 2, 'there is no folder "nowhere"; give a run folder'),
         (["{run}/checkpoints", "--prompt", "a"], 2, "not a run folder (it has no run.json); did you mean {run}?"),
         (["{exported}", "--prompt", "a", "--checkpoint", "6"], 2, "is an exported model, which has only one"),
         (["{run}", "--prompt", "a", "--database", "nowhere"], 2, 'there is no folder "nowhere"'),
         (["{run}", "--prompt", "a", "--database", "{run}", "--no-retrieval"], 2, "leave one of them out"),
         (["{exported}", "--prompt", "a"], 2, "an exported model has no database of its own"),
-        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "error: --top-k: 3 given; at temperature 0 it has no effect"),
-        (["{run}", "--prompt", "a", "--retrieval-step", "9"], 2, "error: --retrieval-step: 9 given; 1 to 8"),
-        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "error: --neighbours: 0 given"),
-        (["{run}", "--prompt", "a", "--neighbours", "100000000"], 2, "error: --neighbours: 100000000 given; the data"),
+        (["{run}", "--prompt", "a", "--top-k", "3"], 2, "error: --top-k is 3; it has no effect at temperature 0"),
+        (
+            ["{run}", "--prompt", "a", "--retrieval-step", "9"],
+            2,
+            "error: --retrieval-step is 9; allowed: a whole number from 1 to 8",
+        ),
+        (["{run}", "--prompt", "a", "--neighbours", "0"], 2, "error: --neighbours is 0; allowed"),
+        (
+            ["{run}", "--prompt", "a", "--neighbours", "100000000"],
+            2,
+            "error: --neighbours is 100000000; allowed: 1 to ",
+        ),
         (["{run}", "--prompt", "a", "--device", "tpu"], 2, "--device: 'tpu' given; auto, cpu or cuda"),
         (["{run}", "--prompt", "a", "--tempreature", "1"], 2, "No such option"),
     ],

@@ -31,14 +31,14 @@ def test_importing_retroflow_is_fast_and_loads_nothing_heavy() -> None:
     assert min(float(result.split()[0]) for result in results) < 0.3
 
 
-def test_the_model_loads_torch_and_nothing_of_ours_but_its_protocol_and_errors() -> None:
+def test_the_model_loads_torch_and_nothing_of_ours_but_options_protocols_and_errors() -> None:
     program = (
         "import sys; import retroflow.model.retro\n"
         "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('retroflow.')}\n"
         "print(sorted(rooms), [name for name in ('lightning', 'omegaconf', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert result.stdout.strip() == "['errors', 'model', 'protocols', 'version'] []"
+    assert result.stdout.strip() == "['errors', 'model', 'options', 'protocols', 'version'] []"
 
 
 def test_no_code_asks_which_backend_it_has() -> None:

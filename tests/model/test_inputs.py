@@ -46,7 +46,7 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
     ("change", "message"),
     [
         ({"cca_layers": (2, 5)}, "names layer 5; layers are counted from 1 to model.num_layers = 4"),
-        ({"cca_layers": (0,)}, "names layer 0"),
+        ({"cca_layers": (0,)}, r"model.cca_layers\[0\] is 0; allowed: a whole number of at least 1."),
         ({"cca_layers": (2, 2)}, "twice"),
         ({"encoder_cross_attention_layers": (3,)}, "model.encoder_layers = 2"),
         ({"cca_layers": ()}, "decoder without retrieval"),
@@ -57,9 +57,9 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
         ({"encoder_heads": 4}, "model.encoder_head_width: a head of 3 features is odd"),
         ({"cca_heads": 16}, "model.cca_heads: a head of 1 features is odd"),
         ({"cca_heads": 3}, "model.cca_heads: 3 does not divide model.width 16"),
-        ({"encoder_head_width": -2}, "model.encoder_head_width is -2; allowed: a number of at least 0."),
-        ({"positions": "learned"}, 'model.positions: \'learned\' given; one of "rotary", "relative" is needed'),
-        ({"retrieved_part": "none"}, "model.retrieved_part: 'none' given; one of \"both\""),
+        ({"encoder_head_width": -2}, "model.encoder_head_width is -2; allowed: a whole number of at least 0."),
+        ({"positions": "learned"}, r'model.positions is "learned" .text.; allowed: "rotary" or "relative".'),
+        ({"retrieved_part": "none"}, 'model.retrieved_part is "none" .text.; allowed: "both", "neighbour" or'),
         (
             {"chunk_length": 1, "retrieved_part": "neighbour", "next_token_values": True},
             "one token of a neighbour is read, which has no next",
@@ -68,14 +68,17 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
         ({"dropout": 1.0}, "model.dropout is 1.0; allowed: a number from 0 to below 1."),
         ({"copy_initialisation": True}, "share_encoder_embeddings: true"),
         ({"cca_scale": -1.0}, "model.cca_scale is -1.0; allowed: a number of at least 0."),
-        ({"cca_scale": float("inf")}, "model.cca_scale: inf given; a finite number is needed"),
-        ({"rotary_theta": 0}, "model.rotary_theta is 0.0; allowed: a number above 0."),
-        ({"cca_layers": 2}, "model.cca_layers: 2 given; a list, each item a whole number, is needed"),
-        ({"cca_layers": (2.0,)}, r"model.cca_layers: \(2.0,\) given; a list, each item a whole number"),
-        ({"chunk_length": 2.5}, "model.chunk_length: 2.5 given; a whole number is needed"),
-        ({"vocabulary_size": True}, "model.vocabulary_size: True given; a whole number is needed"),
-        ({"width": None}, "model.width: None given; a whole number is needed"),
-        ({"smear": 1}, "model.smear: 1 given; true or false is needed"),
+        ({"cca_scale": float("inf")}, "model.cca_scale is inf; allowed: a finite number."),
+        ({"rotary_theta": 0}, "model.rotary_theta is 0; allowed: a number above 0."),
+        (
+            {"cca_layers": 2},
+            r"model.cca_layers is 2 .a whole number.; allowed: a list, each item a whole .* Write \[2\].",
+        ),
+        ({"cca_layers": (2.0,)}, r"model.cca_layers\[0\] is 2.0 .a number.; allowed: a whole number"),
+        ({"chunk_length": 2.5}, "model.chunk_length is 2.5 .a number.; allowed: a whole number of at least 1."),
+        ({"vocabulary_size": True}, "model.vocabulary_size is true .a truth value.; allowed: a whole number"),
+        ({"width": None}, "model.width is nothing .null.; allowed: a whole number"),
+        ({"smear": 1}, "model.smear is 1 .a whole number.; allowed: true or false."),
     ],
 )
 def test_impossible_configurations_name_the_key_and_the_remedy(change, message):
@@ -94,7 +97,8 @@ def test_odd_heads_are_allowed_where_positions_do_not_turn_pairs():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"dropout": 2.0, "cca_layers": (9,), "encoder_cross_attention_layers": (4,)},
+        {"cca_layers": (9,), "encoder_cross_attention_layers": (4,)},
+        {"width": 0, "dropout": 2.0},
         {"width": "16", "cca_layers": None, "positions": "none"},
     ],
 )

@@ -10,8 +10,8 @@ import torch
 
 from retroflow.components import recipe_schema
 from retroflow.errors import MissingExtraError, UnknownComponentError, UsageError
+from retroflow.options.fitting import nearest
 from retroflow.recipe import Recipe, RecipeSchema, Slot, load
-from retroflow.recipe.problems import nearest
 from retroflow.registry import Registry
 from tests.recipe.parts import Load, make_schema
 

@@ -14,17 +14,20 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from retroflow import components
 from retroflow.errors import RetroflowError, UsageError
-from retroflow.recipe import Slot, load, ranges
-from retroflow.recipe.binding import bind
-from retroflow.recipe.option_types import Block, Either, Limits, OptionType, Scalar
-from retroflow.recipe.ranges import check_ranges, within_ranges
+from retroflow.generation import GenerationOptions
+from retroflow.generation.prompts import telling_in_flags
+from retroflow.options import bind, checked_options
+from retroflow.options.annotations import parameters
+from retroflow.options.types import Block, Either, Limits, OptionType, Scalar, writable
+from retroflow.recipe import Slot, load
 from retroflow.recipe.signatures import read_block
 from retroflow.registry import missing_modules
 
-REQUIRED = {"path": "corpus.jsonl", "packages": ["json"]}
+REQUIRED = {"path": "corpus.jsonl", "packages": ["json"], "base": "gpt2", "vocabulary_size": 300, "chunk_length": 8}
 UNBOUNDED = {  # numbers that may be anything
     "retriever.build.anisotropic_threshold",
 }
+GENERATION = "retroflow.generation.options:GenerationOptions"
 
 
 class Ranged(NamedTuple):
@@ -82,9 +85,9 @@ def _all() -> Iterator[Ranged]:
     for section, part in components.recipe_schema().sections.items():
         if not isinstance(part, Slot):
             yield from _numbers("", section, read_block(part.target, "retroflow"))
-        elif section != "model":  # checks its own values, which need torch alone
+        else:
             for name, entry in part.registry._builtin.items():
-                yield from _numbers(name, section, read_block(entry.target, "retroflow"))
+                yield from _numbers(name, section, read_block(entry.target, "retroflow", frozenset(part.derived)))
 
 
 ALL = list(_all())
@@ -116,6 +119,8 @@ def load_with(folder: Path, component: str, values: dict[str, Any]) -> str:
 def owner_of(option: Ranged) -> tuple[Any, dict[str, Any]]:
     """The class that has an option among its parameters, and arguments without which it cannot be made."""
     section, *path = option.key.split(".")
+    if section == "generation":
+        return GenerationOptions, {}
     part = components.recipe_schema().sections[section]
     if isinstance(part, Slot):
         entry = part.registry.entry(option.component)
@@ -166,12 +171,28 @@ def test_values_just_outside_are_refused_by_a_recipe_and_in_python_with_one_sent
         assert message.count("command line:") == len(values)
 
 
+def test_values_outside_are_refused_by_generation_in_the_words_of_python_and_of_flags() -> None:
+    options = list(_numbers("", "generation", read_block(GENERATION, "retroflow")))
+    assert len(options) >= 8 and all(option.limits != Limits() for option in options)
+    for one in options:
+        name = one.key.partition(".")[2]
+        for value in one.outside():
+            sentence = f"is {value}; allowed: {one.type.describe()}."
+            assert construct(one, value) == f"{name} {sentence}"
+            with pytest.raises(UsageError) as raised, telling_in_flags([]):
+                GenerationOptions(**{name: value})
+            flag = {"num_neighbours": "neighbours"}.get(name, name.replace("_", "-"))
+            assert str(raised.value) == f"--{flag} {sentence}"
+        for value in one.inside():
+            assert one.type.describe() not in construct(one, value)
+
+
 @pytest.mark.parametrize(("section", "component"), COMPONENTS)
 def test_source_and_class_are_read_alike(section: str, component: str) -> None:
     for one in [one for one in ALL if one.key.partition(".")[0] == section and one.component == component]:
-        made = owner_of(one)[0]
-        hints = typing.get_type_hints(made.__init__, include_extras=True)
-        assert ranges._option_type(hints[one.key.rpartition(".")[2]]) == one.type
+        option = parameters(owner_of(one)[0]).options[one.key.rpartition(".")[2]]
+        assert writable(option.type) == one.type
+        assert option.description
 
 
 @pytest.mark.parametrize(("section", "component"), COMPONENTS)
@@ -191,7 +212,7 @@ def test_choices_are_refused_in_python_as_in_a_recipe(tmp_path: Path) -> None:
     assert str(raised.value) in load_with(tmp_path, "", {"trainer.strategy": "dp"})
 
 
-@within_ranges("tree")
+@checked_options("tree")
 class Oak:
     def __init__(
         self,
@@ -219,7 +240,7 @@ class Oak:
     ],
 )
 def test_what_an_annotation_does_not_allow_is_refused(values: dict[str, Any], message: str) -> None:
-    for make in (lambda: Oak(**values), lambda: bind(Oak, values, where="oak", key="tree")):
+    for make in (lambda: Oak(**values), lambda: bind(Oak, values, where="oak", owner="tree")):
         with pytest.raises(UsageError) as raised:
             make()
         assert message in str(raised.value)
@@ -236,11 +257,19 @@ def test_a_plugin_without_the_decorator_is_checked_by_its_annotations_when_a_rec
     def pine(*, width: Annotated[int, Ge(2), Lt(5)]) -> int:
         return width
 
-    assert bind(pine, {"width": 4}, where="pine", key="tree") == 4
+    assert bind(pine, {"width": 4}, where="pine", owner="tree") == 4
     with pytest.raises(UsageError, match=r"^tree.width is 5; allowed: a whole number from 2 to below 5.$"):
-        bind(pine, {"width": 5}, where="pine", key="tree")
+        bind(pine, {"width": 5}, where="pine", owner="tree")
 
 
 def test_other_markers_and_values_that_no_recipe_holds_are_passed_over() -> None:
-    hints = {"a": Annotated[int, "doc"], "b": Annotated[Path, Gt(0)], "c": Annotated[int, Le(3)] | Path}
-    check_ranges({"a": -1, "b": Path("x"), "c": Path("y"), "unknown": 3}, hints, key="")
+    @checked_options("tree")
+    class Elm:
+        def __init__(
+            self, a: Annotated[int, "doc"], b: Annotated[Path, Gt(0)], c: Annotated[int, Le(3)] | Path
+        ) -> None:
+            self.given = (a, b, c)
+
+    assert Elm(-1, Path("x"), c=Path("y")).given == (-1, Path("x"), Path("y"))
+    with pytest.raises(UsageError, match=r"^tree.c is 4; allowed: a whole number up to 3 or another object.$"):
+        Elm(1, Path("x"), 4)

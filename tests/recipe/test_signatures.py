@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retroflow.errors import BrokenPluginError
-from retroflow.recipe.option_types import REQUIRED, Block, Choice, Either, Fixed, Limits, Listed, Mapped, Option, Scalar
+from retroflow.options.types import REQUIRED, Block, Choice, Either, Fixed, Limits, Listed, Mapped, Option, Scalar
 from retroflow.recipe.signatures import read_block
 
 

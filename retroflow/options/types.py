@@ -1,23 +1,30 @@
-"""The types an option may have, as data: what annotations in a component's signature become.
+"""The types an option may have, as data: what annotations become.
 
-`describe` is the "allowed" half of an error message.
+The method `describe` gives the "allowed" half of an error message.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from annotated_types import BaseMetadata, GroupedMetadata
+from annotated_types import BaseMetadata, Ge, GroupedMetadata
 
 
-class _Required:
-    """Marks an option without a default."""
+class _Sign:
+    """A value that stands for something no option can hold."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def __repr__(self) -> str:
-        return "REQUIRED"
+        return self._name
 
 
-REQUIRED: Any = _Required()
+REQUIRED: Any = _Sign("REQUIRED")
+"""The default of an option without one."""
+
+BROKEN: Any = _Sign("BROKEN")
+"""A value that a complaint is noted for; nothing more is said about it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Limits:
     min_length: int = 0
 
     def admit(self, value: Any) -> bool:
-        """Say whether a number, text or list is within the limits."""
-        if isinstance(value, str | list):
+        """Return whether a number, text or list is within the limits."""
+        if isinstance(value, str | list | tuple):
             return len(value) >= self.min_length
         return (
             (self.ge is None or value >= self.ge)
@@ -54,6 +61,12 @@ class Limits:
         words = [f"{word} {bound}" for word, bound in bounds if bound is not None]
         return f" {' and '.join(words)}" if words else ""
 
+    def describe_length(self, unit: str) -> str:
+        """Return what follows "text" or "a list" in a message."""
+        if self.min_length > 1:
+            return f" of at least {self.min_length} {unit}"
+        return " that is not empty" if self.min_length else ""
+
 
 UNLIMITED = Limits()
 _LIMITED = ("int", "float", "str")
@@ -68,7 +81,7 @@ class Scalar:
 
     def describe(self) -> str:
         if self.kind == "str":
-            return f"text{_of_length(self.limits, 'characters')}"
+            return f"text{self.limits.describe_length('characters')}"
         name = {"int": "a whole number", "float": "a number", "bool": "true or false", "None": "null"}[self.kind]
         return name + self.limits.describe()
 
@@ -86,13 +99,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Listed:
-    """A list or tuple of any length with one type of item."""
+    """A list or tuple of any length with one type of item.
+
+    Attributes:
+        item: type of every item.
+        limits: least number of items.
+        container: what Python code gets, list or tuple.
+    """
 
     item: "OptionType"
     limits: Limits = UNLIMITED
+    container: type = field(default=list, compare=False)
 
     def describe(self) -> str:
-        return f"a list{_of_length(self.limits, 'items')}, each item {self.item.describe()}"
+        return f"a list{self.limits.describe_length('items')}, each item {self.item.describe()}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,14 @@ class Mapped:
 
 
 @dataclass(frozen=True)
+class Anything:
+    """What no recipe can write, such as a path or a client; Python code gives it as it is."""
+
+    def describe(self) -> str:
+        return "another object"
+
+
+@dataclass(frozen=True)
 class Either:
     """A union; the first arm that accepts a value takes it."""
 
@@ -132,23 +160,60 @@ class Option:
     Attributes:
         type: what its value may be.
         default: the plain value taken if the key is absent, or REQUIRED.
+        description: what the docstring says about it.
     """
 
     type: "OptionType"
     default: Any = REQUIRED
+    description: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Block:
-    """The options of a component or of a nested dataclass."""
+    """The options of a component or of a nested dataclass.
+
+    Attributes:
+        options: by name.
+        made: the dataclass that a mapping of these options becomes; None where options are read from source.
+    """
 
     options: dict[str, Option] = field(default_factory=dict)
+    made: type | None = field(default=None, compare=False)
 
     def describe(self) -> str:
         return f"a mapping with the keys {', '.join(self.options)}" if self.options else "an empty mapping"
 
 
-OptionType = Scalar | Choice | Listed | Fixed | Mapped | Either | Block
+OptionType = Scalar | Choice | Listed | Fixed | Mapped | Anything | Either | Block
+
+
+def arms_of(option_type: OptionType) -> tuple[OptionType, ...]:
+    """Return the arms of a union, or the type itself."""
+    return option_type.arms if isinstance(option_type, Either) else (option_type,)
+
+
+def block_of(option_type: OptionType) -> Block | None:
+    """Return the block that a value of this type may be, None if it may not be one."""
+    return next((arm for arm in arms_of(option_type) if isinstance(arm, Block)), None)
+
+
+def writable(option_type: OptionType) -> OptionType | None:
+    """Return the part of a type that a recipe can write; None if that is nothing, or null alone."""
+    if isinstance(option_type, Either):
+        arms = tuple(arm for arm in map(writable, option_type.arms) if arm is not None)
+        if all(arm == Scalar("None") for arm in arms):
+            return None
+        return Either(arms) if len(arms) > 1 else arms[0]
+    if isinstance(option_type, Listed):
+        item = writable(option_type.item)
+        return item and replace(option_type, item=item)
+    if isinstance(option_type, Mapped):
+        value = writable(option_type.value)
+        return value and Mapped(value)
+    if isinstance(option_type, Fixed):
+        items = tuple(item for item in map(writable, option_type.items) if item is not None)
+        return Fixed(items) if len(items) == len(option_type.items) else None
+    return None if isinstance(option_type, Anything) else option_type
 
 
 def limited(option_type: OptionType, markers: Iterable[object]) -> OptionType:
@@ -160,20 +225,16 @@ def limited(option_type: OptionType, markers: Iterable[object]) -> OptionType:
         markers = tuple(markers)
         return Either(tuple(limited(arm, markers) for arm in option_type.arms))
     if isinstance(option_type, Listed) or (isinstance(option_type, Scalar) and option_type.kind in _LIMITED):
-        return replace(option_type, limits=replace(option_type.limits, **_bounds(markers)))
+        return replace(option_type, limits=replace(option_type.limits, **dict(_bounds(markers))))
     return option_type
 
 
-def _bounds(markers: Iterable[object]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _bounds(markers: Iterable[object]) -> Iterator[tuple[str, Any]]:
     for marker in markers:
-        if isinstance(marker, BaseMetadata | GroupedMetadata):
-            values = {name: getattr(marker, name, None) for name in ("ge", "gt", "le", "lt", "min_length")}
-            found |= {name: value for name, value in values.items() if value is not None}
-    return found
+        for name in ("ge", "gt", "le", "lt", "min_length"):
+            if isinstance(marker, BaseMetadata | GroupedMetadata) and getattr(marker, name, None) is not None:
+                yield name, getattr(marker, name)
 
 
-def _of_length(limits: Limits, unit: str) -> str:
-    if limits.min_length > 1:
-        return f" of at least {limits.min_length} {unit}"
-    return " that is not empty" if limits.min_length else ""
+Seed = Annotated[int, Ge(0)]
+"""A seed of numpy and torch; like every whole number of a recipe it is below 2**63."""
