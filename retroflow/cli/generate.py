@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
 Checkpoint = Annotated[
-    str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: which one. Default: the newest.")
+    str | None,
+    typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: a step or a file. Default: the newest."),
 ]
 Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="Text to continue; may be given several times. -: standard input.")
@@ -33,7 +34,7 @@ PromptsFile = Annotated[
 ]
 Database = Annotated[
     Path | None,
-    typer.Option("--database", help="Where neighbours come from: index folder or run folder. Default: the run's own."),
+    typer.Option("--database", help="Index, artifacts or run folder with the neighbours. Default: the run's own."),
 ]
 Retrieval = Annotated[bool, typer.Option(" /--no-retrieval", help="Read no neighbours.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

@@ -1,4 +1,4 @@
-"""`retroflow recipe show`, `check`, `list` and `copy`: what a recipe says, and which ones are installed."""
+"""`retroflow recipe show`, `check`, `schema`, `list` and `copy`."""
 
 import json
 from pathlib import Path
@@ -78,6 +78,23 @@ def copy(
 
     for file in copy_recipe(name, target or Path()):
         print(file)
+
+
+@app.command("schema", context_settings={"ignore_unknown_options": True})
+def schema(
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Only the components that this recipe names. Default: all.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print the options of recipes as a JSON Schema, for editors."""
+    from retroflow.components import recipe_schema
+    from retroflow.recipe.json_schema import json_schema
+
+    layout = recipe_schema()
+    values = _load(recipe, overrides).values if recipe is not None else None
+    named = {section: values[section]["name"] for section in layout.slots} if values is not None else None
+    print(json.dumps(json_schema(layout, named), indent=2, ensure_ascii=False))
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> "Recipe":

@@ -175,10 +175,12 @@ class Block:
     Attributes:
         options: by name.
         made: the dataclass that a mapping of these options becomes; None where options are read from source.
+        description: the first sentence of the docstring.
     """
 
     options: dict[str, Option] = field(default_factory=dict)
     made: type | None = field(default=None, compare=False)
+    description: str = field(default="", compare=False)
 
     def describe(self) -> str:
         return f"a mapping with the keys {', '.join(self.options)}" if self.options else "an empty mapping"

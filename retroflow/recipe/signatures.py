@@ -8,6 +8,7 @@ a class with `__init__`, or a dataclass; what it inherits counts.
 import ast
 import builtins
 import operator
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -87,7 +88,8 @@ def _block(definition: Definition, derived: frozenset[str], depth: int) -> Block
         raise UnreadableSourceError(f'"{_name(definition.node)}" is nested in itself')
     options: dict[str, Option] = {}
     documented = [owner.node for owner in reversed(_with_bases(definition))]
-    about = descriptions(*[ast.get_docstring(node) for node in documented if isinstance(node, _DOCUMENTED)])
+    docstrings = [ast.get_docstring(node) for node in documented if isinstance(node, _DOCUMENTED)]
+    about = {name: _in_yaml(text) for name, text in descriptions(*docstrings).items()}
     for parameter in _parameters(definition):
         # What a test injects is no option: `_client: Client | None = None`.
         if parameter.name in derived or (parameter.name.startswith("_") and parameter.default is not None):
@@ -96,7 +98,12 @@ def _block(definition: Definition, derived: frozenset[str], depth: int) -> Block
             text = f'{_name(definition.node)} has the parameter "name", by which recipes name the component; rename it'
             raise _refused(parameter, text)
         options[parameter.name] = _option(parameter, _name(definition.node), about.get(parameter.name, ""), depth)
-    return Block(options)
+    return Block(options, description=(docstrings[-1] or "").partition("\n\n")[0].replace("\n", " "))
+
+
+def _in_yaml(text: str) -> str:
+    """Return a description with the constants of Python as a recipe writes them."""
+    return re.sub(r"\b(None|True|False)\b", lambda found: {"None": "null"}.get(found[0], found[0].lower()), text)
 
 
 def _option(parameter: Parameter, owner: str, description: str, depth: int) -> Option:

@@ -1,12 +1,10 @@
 """Options as a recipe sees them, which reads them from source, against those that the class has."""
 
-import dataclasses
 import inspect
-import typing
-from typing import Any
 
 from retroflow.errors import BrokenPluginError
-from retroflow.options.types import Block, Either
+from retroflow.options.annotations import parameters
+from retroflow.options.types import Block, block_of
 from retroflow.recipe.signatures import read_block
 
 
@@ -26,41 +24,21 @@ def check_readable(component: type) -> None:
         block = read_block(f"{component.__module__}:{component.__qualname__}", "the component under test")
     except BrokenPluginError as error:
         raise AssertionError(str(error)) from None
-    unread = _unread(component, block, "")
+    unread = _unread(parameters(component), block, "")
     assert not unread, (
         f"recipes cannot set {', '.join(unread)}: an option needs an annotation (int, float, str, bool, Literal, a "
         "list or a dataclass of these) and a constant as default; what is no option has a name that begins with _"
     )
 
 
-def _unread(component: Any, block: Block, prefix: str) -> list[str]:
+def _unread(known: Block, block: Block, prefix: str) -> list[str]:
     """Name the parameters of a class that its block lacks, those of dataclasses among them included."""
-    hints = _hints(component)
-    unread = []
-    for name in inspect.signature(component).parameters:
-        if name.startswith("_"):
-            continue
-        if name not in block.options:
+    unread: list[str] = []
+    for name, option in known.options.items():
+        nested, read = block_of(option.type), block.options.get(name)
+        inner = block_of(read.type) if read is not None else None
+        if not name.startswith("_") and (read is None or (nested is not None and inner is None)):
             unread.append(prefix + name)
-            continue
-        for nested in _dataclasses_in(hints.get(name)):
-            inner = _block_in(block.options[name].type)
-            unread += _unread(nested, inner, f"{prefix}{name}.") if inner is not None else [prefix + name]
+        elif nested is not None and inner is not None:
+            unread += _unread(nested, inner, f"{prefix}{name}.")
     return unread
-
-
-def _hints(component: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(component if dataclasses.is_dataclass(component) else component.__init__)
-    except Exception:  # an annotation that only exists for type checkers
-        return {}
-
-
-def _dataclasses_in(annotation: Any) -> list[Any]:
-    found = [annotation] if isinstance(annotation, type) and dataclasses.is_dataclass(annotation) else []
-    return found + [each for argument in typing.get_args(annotation) for each in _dataclasses_in(argument)]
-
-
-def _block_in(option_type: object) -> Block | None:
-    arms = option_type.arms if isinstance(option_type, Either) else (option_type,)
-    return next((arm for arm in arms if isinstance(arm, Block)), None)

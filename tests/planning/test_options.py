@@ -1,4 +1,4 @@
-"""Values that do not fit each other are refused with key and value; ranges are in tests/recipe/test_ranges.py."""
+"""Values that do not fit each other are refused with key and value; ranges are in tests/options/test_checked.py."""
 
 import pytest
 

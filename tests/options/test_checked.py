@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import math
 import typing
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from retroflow.generation import GenerationOptions
 from retroflow.generation.prompts import telling_in_flags
 from retroflow.options import bind, checked_options
 from retroflow.options.annotations import parameters
-from retroflow.options.types import Block, Either, Limits, OptionType, Scalar, writable
+from retroflow.options.types import Block, Limits, OptionType, Scalar, arms_of, block_of, writable
 from retroflow.recipe import Slot, load
 from retroflow.recipe.signatures import read_block
 from retroflow.registry import missing_modules
@@ -39,8 +40,9 @@ class Ranged(NamedTuple):
 
     @property
     def limits(self) -> Limits:
-        arms = self.type.arms if isinstance(self.type, Either) else (self.type,)
-        return next((arm.limits for arm in arms if isinstance(arm, Scalar) and arm.kind != "None"), Limits())
+        return next(
+            (arm.limits for arm in arms_of(self.type) if isinstance(arm, Scalar) and arm.kind != "None"), Limits()
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -71,14 +73,20 @@ class Ranged(NamedTuple):
         return [bound for bound in bounds if bound is not None]
 
 
-def _numbers(component: str, section: str, block: Block) -> Iterator[Ranged]:
+def _leaves(component: str, section: str, block: Block) -> Iterator[Ranged]:
     for name, option in block.options.items():
-        arms = option.type.arms if isinstance(option.type, Either) else (option.type,)
-        for arm in arms:
-            if isinstance(arm, Block):
-                yield from _numbers(component, f"{section}.{name}", arm)
-        if any(isinstance(arm, Scalar) and (arm.kind in ("int", "float") or arm.limits != Limits()) for arm in arms):
+        nested = block_of(option.type)
+        if nested is not None:
+            yield from _leaves(component, f"{section}.{name}", nested)
+        else:
             yield Ranged(component, f"{section}.{name}", option.type)
+
+
+def _numbers(component: str, section: str, block: Block) -> Iterator[Ranged]:
+    for one in _leaves(component, section, block):
+        scalars = [arm for arm in arms_of(one.type) if isinstance(arm, Scalar)]
+        if any(arm.kind in ("int", "float") or arm.limits != Limits() for arm in scalars):
+            yield one
 
 
 def _all() -> Iterator[Ranged]:
@@ -108,7 +116,9 @@ def load_with(folder: Path, component: str, values: dict[str, Any]) -> str:
     needed = [f"corpus={{name: {component}, path: corpus.jsonl}}"] if section == "corpus" else []
     needed = ["corpus={name: python_source, packages: [json]}"] if component == "python_source" else needed
     words = needed or ([f"{section}.name={component}"] if component else [])
-    words += [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value!r}" for key, value in values.items()]
+    words += [
+        f"{key}={json.dumps(value) if isinstance(value, str | list) else repr(value)}" for key, value in values.items()
+    ]
     try:
         load(folder / "r.yaml", words, schema=components.recipe_schema())
     except UsageError as error:
@@ -169,6 +179,22 @@ def test_values_just_outside_are_refused_by_a_recipe_and_in_python_with_one_sent
                 assert f"command line: {said}" in message
                 assert said.endswith(f"; allowed: {one.type.describe()}.")
         assert message.count("command line:") == len(values)
+
+
+@pytest.mark.parametrize(("section", "component"), COMPONENTS)
+def test_values_of_a_wrong_type_are_refused_for_every_option_with_one_sentence(
+    section: str, component: str, tmp_path: Path
+) -> None:
+    """Not for numbers alone: no option of a built-in component takes a list of lists of nothing."""
+    part = components.recipe_schema().sections[section]
+    target = part.registry.entry(component).target if isinstance(part, Slot) else part.target
+    block = read_block(target, "retroflow", frozenset(part.derived) if isinstance(part, Slot) else frozenset())
+    options = list(_leaves(component, section, block))
+    message = load_with(tmp_path, component, {one.key: [[None]] for one in options})
+    assert message.count("command line:") == len(options)
+    for one in options:
+        said = construct(one, [[None]])
+        assert said.startswith(one.key) and f"command line: {said}" in message
 
 
 def test_values_outside_are_refused_by_generation_in_the_words_of_python_and_of_flags() -> None:
