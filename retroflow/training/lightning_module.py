@@ -24,7 +24,7 @@ from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import outline
 from retroflow.planning.schedule import schedule_share
 from retroflow.protocols import ModelConfig
-from retroflow.training.optimizers import by_name, by_number, make_optimizer, make_schedule, parameter_names
+from retroflow.training.optimizers import make_optimizer, make_schedule
 
 _RETRIEVAL_STREAM = 1
 """Tells the random stream of retrieval dropout from the others that are drawn from the recipe's seed."""
@@ -129,24 +129,12 @@ class RetroModule(pl.LightningModule):
             for block in model.blocks_to_compile:
                 block.compile(dynamic=False)
 
-    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
-        """Name optimizer states by parameter, so that every strategy can go on from them."""
-        if self._is_sharded:
-            return
-        names = [parameter_names(self, optimizer) for optimizer in self.trainer.optimizers]
-        pairs = zip(saved["optimizer_states"], names, strict=True)
-        saved["optimizer_states"] = [by_name(state, of_state) for state, of_state in pairs]
-
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
-        """Number optimizer states as this optimizer does, and count the batches of the finished steps anew.
+        """Count the batches of the finished steps anew.
 
         `trainer.accumulate` may differ from the checkpoint's. Lightning ends a step at every multiple of it, counted
         from the first batch of the run.
         """
-        if not self._is_sharded:
-            optimizer = make_optimizer(self.model, self._optimizer_options)  # Lightning makes its own later
-            names = parameter_names(self, optimizer)
-            saved["optimizer_states"] = [by_number(state, names) for state in saved["optimizer_states"]]
         progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches = saved["global_step"] * self._options.accumulate
         # Checkpoints are written before Lightning counts their last batch as completed.

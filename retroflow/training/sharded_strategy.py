@@ -1,21 +1,20 @@
-"""FSDP2: a share of every parameter, gradient and optimizer state on each rank, and of every checkpoint.
+"""FSDP2: each rank holds a share of every parameter, gradient, optimizer state and checkpoint.
 
-Lightning's ModelParallelStrategy leaves sharding to the model. It would write checkpoints with torch's own tool, around
-`AtomicIO`, unverified and for the same strategy only, or number optimizer states by another order than an unsharded
-optimizer does; so saving and loading are ours (docs/decisions/0022-strategies.md).
+Lightning's ModelParallelStrategy leaves sharding to the model. Its checkpoints are either torch's own folders,
+unverified and for the same strategy only, or number optimizer states in another order than an unsharded optimizer does.
+So saving and loading are ours (docs/decisions/0022-strategies.md).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from retroflow.distributed.sharding import fill
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.runs.checkpoint_shards import Place, rows_between, rows_of_rank, split_share, value_at
 from retroflow.runs.checkpoints import (
@@ -26,11 +25,10 @@ from retroflow.runs.checkpoints import (
     write_checkpoint,
     write_share,
 )
-from retroflow.training.optimizers import by_name, parameter_names
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 whose checkpoints every other strategy can go on from: optimizer states by the names of parameters."""
+    """FSDP2 whose checkpoints every other strategy can continue from."""
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights, sharded as they are."""
@@ -38,9 +36,9 @@ class ShardedStrategy(ModelParallelStrategy):
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """An optimizer's states under the names of their parameters, sharded as they are."""
-        assert self.lightning_module is not None
-        return by_name(optimizer.state_dict(), parameter_names(self.lightning_module, optimizer))
+        """An optimizer's states, sharded as they are."""
+        state: dict[str, Any] = optimizer.state_dict()
+        return state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write this rank's share; rank 0 writes the rest when all shares are on the disk.
@@ -74,21 +72,18 @@ class ShardedStrategy(ModelParallelStrategy):
         targets = self.lightning_module.state_dict()
         if missing := sorted(targets.keys() ^ stored.head["state_dict"].keys()):
             raise DamagedDataError(f"{path}: does not fit the model, which differs in {missing[0]}")
-        sharded = {name: target for name, target in targets.items() if isinstance(target, DTensor)}
-        # What is whole goes through the model's own loading, where a RETRO-fit compares the fingerprint of its base.
+        # Through the model's own loading, where a RETRO-fit compares the fingerprint of its base.
         self.lightning_module.load_state_dict(
-            {name: stored.head["state_dict"][name] for name in targets.keys() - sharded.keys()}, strict=False
+            {name: stored.laid_out(("state_dict", name), target) for name, target in targets.items()}
         )
-        for name, target in sharded.items():
-            fill(target, stored.laid_out(("state_dict", name), target))
-        parameters = cast(dict[str, DTensor], dict(self.lightning_module.named_parameters()))
         for number, optimizer in enumerate(self.optimizers):
-            state = stored.head["optimizer_states"][number]
-            for group, of_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
-                group.update({key: value for key, value in of_group.items() if key != "params"})
-            for name, values in state["state"].items():
-                place, parameter = ("optimizer_states", number, "state", name), parameters[name]
-                optimizer.state[parameter] = {key: stored.laid_out((*place, key), parameter) for key in values}
+            state, place = stored.head["optimizer_states"][number], ("optimizer_states", number, "state")
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            own = {
+                index: {key: stored.laid_out((*place, index, key), parameters[index]) for key in values}
+                for index, values in state["state"].items()
+            }
+            optimizer.load_state_dict(state | {"state": own})
         return stored.head
 
 
@@ -99,10 +94,10 @@ class _StoredTensors:
         self.head = read_head(path)
         self._shares = open_shares(path, self.head)
 
-    def laid_out(self, place: Place, parameter: DTensor) -> Tensor:
-        """This rank's rows of a tensor that is as long as a parameter; a tensor of another shape as it is."""
+    def laid_out(self, place: Place, parameter: Tensor) -> Tensor:
+        """This rank's rows of a tensor that is sharded as a parameter is; a tensor that is stored whole as it is."""
         pieces = [share[place] for share in self._shares if place in share] or [value_at(self.head, place)]
-        if len(pieces) == 1 and pieces[0].shape != parameter.shape:
+        if not isinstance(parameter, DTensor) or (len(pieces) == 1 and pieces[0].shape != parameter.shape):
             return pieces[0].to(parameter.device)
         mesh = parameter.device_mesh
         start, stop = rows_of_rank(parameter.shape[0], mesh.get_local_rank(), mesh.size())

@@ -90,7 +90,9 @@ def test_ddp_and_fsdp_equal_one_process(folder, monkeypatch, family, unfreeze):
     one, fsdp = newest(folder, runs["one"]), newest(folder, runs["fsdp"])
     assert one["state_dict"].keys() == fsdp["state_dict"].keys()
     assert any(".base." in name for name in fsdp["state_dict"]) == (unfreeze == "true")
-    assert one["optimizer_states"][0]["state"].keys() == fsdp["optimizer_states"][0]["state"].keys()
+    states, sharded = one["optimizer_states"][0], fsdp["optimizer_states"][0]
+    assert states["state"].keys() == sharded["state"].keys()
+    assert states["param_groups"] == sharded["param_groups"]  # with the names of their parameters
 
     export(Path(runs["fsdp"], "tiny/0001"), Path(runs["fsdp"], "exported"), say=print)
     exported = load_exported(Path(runs["fsdp"], "exported")).model
