@@ -1,8 +1,9 @@
-"""Start the ranks of this machine, watch over them, and end them together.
+"""Start the ranks of this machine, watch them, and end them together.
 
-An own small launcher beside torchrun and SLURM, because Lightning's makes rank 0 its own supervisor: nobody notices
-when that one dies (docs/decisions/0022-strategies.md). This process computes nothing while ranks run. They are told
-what to do by unnamed files that they inherit, so that nothing is left behind however they end.
+A launcher of our own beside torchrun and SLURM: Lightning's makes rank 0 the supervisor, so nobody notices when rank 0
+dies, and torch's elastic agent does not report what ranks say (docs/decisions/0028-launching-trial.md). This process
+computes nothing while ranks run. Tasks and results travel in unnamed files that ranks inherit, so no file remains
+however they end.
 """
 
 import os
@@ -14,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -24,57 +24,35 @@ from retroflow.console import DESCRIPTOR_OF_RESULTS, say
 from retroflow.distributed.ranks import LAUNCHED, LostRanks
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import Interrupted, Preempted, RetroflowError
-from retroflow.pipeline.prepare import Prepared
-from retroflow.recipe import Recipe
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 3.0
-"""How long ranks may go on after one of them failed, to end by themselves and to say why."""
+"""Seconds for the other ranks to end by themselves, and to report errors, after one has failed."""
 
 _STOP_SECONDS = 30.0
-"""The same after one that ended because it was asked to stop."""
+"""The same after a rank that ended because of a stop signal."""
 
 _SUSPENDED_SECONDS = 30.0
-"""How long a rank may be suspended (SIGSTOP) while this process is not, before it counts as dead."""
+"""Seconds after which a rank that is suspended (SIGSTOP) counts as dead."""
 
 _LAST_WORDS = 4000
+"""Bytes that are shown of what a failed rank printed."""
 
 _LEAVE_LIVE_LINE = "\n\x1b[?25h"
-"""Ends the live line of a rank 0 that was killed, which has hidden the terminal's cursor."""
+"""Ends the progress line of a killed rank 0 and shows the terminal's cursor again."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What every rank is told.
+class RankResult:
+    """How a rank ended, in its own words.
 
     Attributes:
-        recipe: the checked recipe.
-        resume: as in `fit`.
-        prepared: its artifacts, so that ranks open no retriever; None to look for them.
-        show: as in `fit`.
-        ignore_memory: as in `fit`.
-        target: what a rank runs, "module:function", called as `fit` is.
+        value: what the task returned.
+        error: class and message of a RetroflowError that it raised.
+        crash: the traceback of any other exception.
     """
 
-    recipe: Recipe
-    resume: Path | None
-    prepared: Prepared | None
-    show: Callable[[Any], None] | None
-    ignore_memory: bool = False
-    target: str = "retroflow.training.fit:fit"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a rank ended, as it says itself.
-
-    Attributes:
-        result: what `fit` returned.
-        error: the user's error it raised, as class and message.
-        crash: the traceback of anything else.
-    """
-
-    result: Any = None
+    value: Any = None
     error: tuple[type[RetroflowError], str] | None = None
     crash: str = ""
 
@@ -84,18 +62,18 @@ class RankProcess:
 
     Attributes:
         rank: its number.
-        process: it.
-        was_suspended: whether it was ended for being suspended.
+        process: its process.
+        was_suspended: whether it was killed because it was suspended.
     """
 
-    def __init__(self, rank: int, environment: dict[str, str], order: IO[bytes]) -> None:
+    def __init__(self, rank: int, environment: dict[str, str], task: IO[bytes]) -> None:
         self.rank = rank
         self.was_suspended = False
         self._suspended_seconds = 0.0
-        self._outcome = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes both
+        self._result = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes both
         # Rank 0 prints for all; what the others print matters only if one of them fails.
         self._errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115
-        files = (order.fileno(), self._outcome.fileno())
+        files = (task.fileno(), self._result.fileno())
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "retroflow.distributed.rank_process", *map(str, files)],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -113,10 +91,10 @@ class RankProcess:
         return self.process.poll()
 
     def watch(self, seconds: float) -> None:
-        """Kill it if it has been suspended for long: nobody else would notice, and the others wait for it.
+        """Kill it if it has been suspended for long, because the others wait for it and nobody else would notice.
 
         Args:
-            seconds: since the last look.
+            seconds: since the last call.
         """
         is_suspended = self.code is None and _is_suspended(self.process.pid)
         self._suspended_seconds = self._suspended_seconds + seconds if is_suspended else 0.0
@@ -124,14 +102,14 @@ class RankProcess:
             self.was_suspended = True
             self.process.kill()
 
-    def outcome(self) -> Outcome:
-        """What the ended rank left; empty if it was killed, even while it wrote it."""
-        self._outcome.seek(0)
+    def result(self) -> RankResult:
+        """What the ended rank has reported; empty if it was killed, even while it reported."""
+        self._result.seek(0)
         try:
-            outcome: Outcome = pickle.load(self._outcome)
+            result: RankResult = pickle.load(self._result)
         except (EOFError, pickle.UnpicklingError):
-            return Outcome()
-        return outcome
+            return RankResult()
+        return result
 
     def last_words(self) -> str:
         """The end of what it printed."""
@@ -145,13 +123,13 @@ class RankProcess:
         if self.code is None:
             self.process.kill()
         self.process.wait()
-        for file in (self._outcome, self._errors):
+        for file in (self._result, self._errors):
             if file is not None:
                 file.close()
 
 
 def _is_suspended(process: int) -> bool:
-    """Whether a child of this process is stopped by a signal; False on systems that do not tell."""
+    """Whether a child of this process is stopped by a signal; False where the system cannot say."""
     try:
         state = os.waitid(os.P_PID, process, os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT)
     except (AttributeError, ChildProcessError):
@@ -160,10 +138,10 @@ def _is_suspended(process: int) -> bool:
 
 
 class RankProcesses:
-    """All ranks of this machine, ended when it is left."""
+    """All ranks of this machine; leaving the context ends them."""
 
-    def __init__(self, order: Order, *, size: int) -> None:
-        # The store that ranks meet at is served from here, on a port that the system chooses: no other can take it.
+    def __init__(self, task: Callable[[], Any], *, size: int) -> None:
+        # This process serves the ranks' store, on a port that the system chooses, so that nobody else can take it.
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )
@@ -179,7 +157,7 @@ class RankProcesses:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // size)))
         self.ranks: list[RankProcess] = []
         with tempfile.TemporaryFile() as file:
-            pickle.dump(order, file)
+            pickle.dump(task, file)
             file.flush()
             try:
                 for rank in range(size):
@@ -205,16 +183,16 @@ class RankProcesses:
             sys.stderr.write(_LEAVE_LIVE_LINE)
 
     def wait(self, requests: StopRequests) -> list[int | None]:
-        """Wait until all ranks have ended, or some time after one has failed; pass stop signals on.
+        """Wait until all ranks have ended, or some seconds after one has failed; pass stop signals on.
 
         Returns:
-            Exit codes, None for ranks that still ran then.
+            Exit codes; None for ranks that still run.
         """
-        told, deadline = False, float("inf")
+        passed_on, deadline = False, float("inf")
         while True:
             codes = [rank.code for rank in self.ranks]
-            if requests.signal_number is not None and not told:
-                told = True
+            if requests.signal_number is not None and not passed_on:
+                passed_on = True
                 for rank in self.ranks:
                     rank.process.send_signal(requests.signal_number)
             failed = [code for code in codes if code]
@@ -225,12 +203,17 @@ class RankProcesses:
                 return codes
             time.sleep(_POLL_SECONDS)
             for rank in self.ranks:
-                # Not by the clock, which goes on while all of a job is suspended, as by `scontrol suspend`.
+                # Not by the clock, which also runs while the whole job is suspended, as by `scontrol suspend`.
                 rank.watch(_POLL_SECONDS)
 
 
-def launch_ranks(order: Order, *, size: int, requests: StopRequests) -> Any:
-    """Run `fit` in `size` processes of this machine.
+def launch_ranks(task: Callable[[], Any], *, size: int, requests: StopRequests) -> Any:
+    """Run a task in `size` processes of this machine.
+
+    Args:
+        task: called in each of them; must be picklable, by reference to a module that can be imported.
+        size: number of processes.
+        requests: stop signals of this process, which are passed on.
 
     Returns:
         What it returned on rank 0.
@@ -238,9 +221,9 @@ def launch_ranks(order: Order, *, size: int, requests: StopRequests) -> Any:
     Raises:
         Preempted: SIGTERM came, to this process or to a rank.
         Interrupted: the same with SIGINT.
-        RetroflowError: a rank raised it, or died, which ends the others.
+        RetroflowError: a rank raised it, or died; the others were ended.
     """
-    with RankProcesses(order, size=size) as processes:
+    with RankProcesses(task, size=size) as processes:
         try:
             codes = processes.wait(requests)
         except KeyboardInterrupt:  # the second Ctrl-C
@@ -248,40 +231,35 @@ def launch_ranks(order: Order, *, size: int, requests: StopRequests) -> Any:
         if any(codes):
             culprit = _culprit(processes.ranks, codes)
             raise _failure(culprit, codes[culprit.rank], size, requests)
-        return processes.ranks[0].outcome().result
+        return processes.ranks[0].result().value
 
 
 def _culprit(ranks: Sequence[RankProcess], codes: Sequence[int | None]) -> RankProcess:
-    """The rank whose end made the others fail.
+    """The rank whose end made the others fail."""
 
-    One that was killed, else one that knows why, else one that crashed, else one that the others have waited for in
-    vain, else the first.
-    """
-    failed = [rank for rank in ranks if codes[rank.rank]]
-    killed = [rank for rank in failed if (codes[rank.rank] or 0) < 0]
-    told = [rank for rank in failed if rank.outcome().error is not None]
-    bereaved = [rank for rank in told if _has_lost_others(rank)]
-    knowing = [rank for rank in told if rank not in bereaved]
-    crashed = [rank for rank in failed if rank not in told]
-    silent = [rank for rank in ranks if codes[rank.rank] is None]
-    return [*killed, *knowing, *crashed, *silent, *failed][0]
+    def order(rank: RankProcess) -> int:
+        code, error = codes[rank.rank], rank.result().error
+        if code is None:
+            return 3  # unresponsive
+        if code < 0:
+            return 0  # killed
+        if error is None:
+            return 2  # crashed
+        return 4 if issubclass(error[0], LostRanks) else 1  # lost its peers, or reported an error of its own
 
-
-def _has_lost_others(rank: RankProcess) -> bool:
-    error = rank.outcome().error
-    return error is not None and issubclass(error[0], LostRanks)
+    return min((rank for rank in ranks if codes[rank.rank] != 0), key=order)
 
 
 def _failure(rank: RankProcess, code: int | None, size: int, requests: StopRequests) -> RetroflowError:
-    outcome, signal_number = rank.outcome(), requests.signal_number
-    if outcome.error is not None:
-        kind, message = outcome.error
+    result, signal_number = rank.result(), requests.signal_number
+    if result.error is not None:
+        kind, message = result.error
         return kind(message if rank.rank == 0 or f"rank {rank.rank} of" in message else f"rank {rank.rank}: {message}")
     if signal_number is not None and code == -signal_number:
         kind = Interrupted if signal_number == signal.SIGINT else Preempted
         return kind("stopped before the first step; --resume continues where the run was")
     name = f"rank {rank.rank} of {size} (process {rank.process.pid})"
-    if words := "\n".join(part for part in (rank.last_words(), outcome.crash.strip()) if part):
+    if words := "\n".join(part for part in (rank.last_words(), result.crash.strip()) if part):
         say(f"{name} printed before its end:\n{words}")
     return RetroflowError(
         f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with --resume continues from "

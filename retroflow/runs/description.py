@@ -1,6 +1,5 @@
 """A run folder as others see it: which artifacts it was trained with, where they are, and that nobody changed it."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ class RunDescription:
     """
 
     folder: Path
-    identity: dict[str, str]
+    identity: dict[str, Any]
     values: dict[str, Any]
     fingerprints: dict[str, str]
     name: str
@@ -109,8 +108,8 @@ def read_run(folder: Path) -> RunDescription:
     file = folder / RUN_FILE
     try:
         described = read_sealed(file, remedy="Restore it, or train again.")
-        identity: dict[str, str] = described["identity"]
-        values, fingerprints = json.loads(identity["values"]), json.loads(identity["fingerprints"])
+        identity: dict[str, Any] = described["identity"]
+        values, fingerprints = identity["values"], identity["fingerprints"]
         recipe, _ = identity["recipe"], (values["data"]["artifacts_folder"], fingerprints["chunks"])
     except (FileNotFoundError, NotADirectoryError):
         raise GenerationError(not_a_run(folder)) from None

@@ -68,7 +68,7 @@ class RunFolder:
     def _max_steps(self) -> int:
         try:
             described = json.loads(self.description.read_text(encoding="utf-8"))
-            return int(json.loads(described["identity"]["values"])["trainer"]["max_steps"])
+            return int(described["identity"]["values"]["trainer"]["max_steps"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
@@ -125,7 +125,7 @@ def list_runs(runs_folder: Path, recipe_name: str) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(numbered, key=lambda path: int(path.name), reverse=True)]
 
 
-def write_description(run: RunFolder, identity: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+def write_description(run: RunFolder, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write recipe.yaml and run.json.
 
     Args:
@@ -138,7 +138,7 @@ def write_description(run: RunFolder, identity: Mapping[str, str], facts: Mappin
     """
     if not run.recipe.exists() or run.recipe.read_bytes() != identity["recipe"].encode():
         write_text(run.recipe, identity["recipe"])
-    data = json.loads(identity["values"]).get("data", {})
+    data = identity["values"].get("data", {})
     folder = os.path.realpath(run.path)
     artifacts = os.path.realpath(os.path.expanduser(data.get("artifacts_folder", ".")))
     described = {
@@ -158,5 +158,3 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         RetroflowError: the file cannot be written, or a number in the report is not finite.
     """
     write_text(path, render_sealed(report, what=str(path)))
-
-

@@ -1,6 +1,5 @@
 """How a model was trained: kept in every checkpoint, so that a later command cannot tell another story."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any
 from retroflow.errors import DamagedDataError
 from retroflow.planning.outline import ModelOutline
 from retroflow.planning.options import TrainerOptions
-from retroflow.runs.schedules import history_of
 from retroflow.planning.placement import Placement
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingSummary:
     """How a model was trained.
 
     Attributes:
@@ -51,8 +49,8 @@ class Record:
         return self.steps >= self.max_steps or self.stopped_by_time
 
 
-def facts_of(options: TrainerOptions, placement: Placement, outline: ModelOutline, seed: int) -> str:
-    """What is known of a training before it begins, as JSON for the run's identity.
+def facts_of(options: TrainerOptions, placement: Placement, outline: ModelOutline, seed: int) -> dict[str, Any]:
+    """What is known of a training before it begins, as JSON values for the run's identity.
 
     Args:
         options: the trainer section; `retrieval` is False too if the model cannot read neighbours.
@@ -60,7 +58,7 @@ def facts_of(options: TrainerOptions, placement: Placement, outline: ModelOutlin
         outline: the model's parameters.
         seed: the recipe's.
     """
-    facts = {
+    return {
         "seed": seed,
         "max_steps": options.max_steps,
         "max_seconds": options.max_seconds,
@@ -70,24 +68,23 @@ def facts_of(options: TrainerOptions, placement: Placement, outline: ModelOutlin
         "device": placement.accelerator,
         "precision": placement.precision,
     }
-    return json.dumps(facts, sort_keys=True)
 
 
-def record_from(identity: Mapping[str, str], *, steps: int, tokens: int, seconds: float) -> Record:
+def record_from(identity: Mapping[str, Any], *, steps: int, tokens: int, seconds: float) -> TrainingSummary:
     """Put the facts of an identity together with how far training came."""
-    facts = json.loads(identity["training"])
+    facts = dict(identity["training"])
     max_steps, max_seconds = facts["max_steps"], facts.pop("max_seconds")
-    return Record(
+    return TrainingSummary(
         **facts,
         steps=steps,
         tokens=tokens,
         seconds=round(seconds, 3),
         stopped_by_time=steps < max_steps and 0 < max_seconds <= seconds,
-        schedules=history_of(identity),
+        schedules=list(identity.get("schedules", [])),
     )
 
 
-def record_in(path: Path, head: Mapping[str, Any], *, steps: int) -> Record:
+def record_in(path: Path, head: Mapping[str, Any], *, steps: int) -> TrainingSummary:
     """Read how the model of a checkpoint was trained.
 
     Args:

@@ -38,7 +38,7 @@ BINDING_KEYS = (
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePoint:
     """Where training begins.
 
     Attributes:
@@ -59,8 +59,12 @@ class Start:
         return checkpoint_step(self.checkpoint) if self.checkpoint else 0
 
 
-def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: str) -> dict[str, str]:
-    """What a run is, as plain strings for a checkpoint: recipe, artifacts, version, and the facts of its training.
+Identity = dict[str, Any]
+"""What a run and its checkpoints are bound to, as JSON values; see `identity`."""
+
+
+def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: Mapping[str, Any]) -> Identity:
+    """What a run is: recipe, artifacts, version, and the facts of its training.
 
     Args:
         recipe: the recipe.
@@ -69,37 +73,38 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: str) -> 
     """
     return {
         "recipe": recipe.to_yaml(),
-        "values": json.dumps(recipe.values, sort_keys=True, default=str),
-        "fingerprints": json.dumps(dict(fingerprints), sort_keys=True),
+        "values": _plain(recipe.values),
+        "fingerprints": dict(fingerprints),
         "version": __version__,
-        "training": training,
+        "training": dict(training),
     }
 
 
-def hold_nothing(run: RunFolder) -> None:
-    """Leave a run to others, too."""
+def _plain(values: Mapping[str, Any]) -> Any:
+    """As JSON values, so that they are equal to those read back from run.json."""
+    return json.loads(json.dumps(values, default=str))
 
 
 def choose_start(
     recipe: Recipe,
-    this: dict[str, str],
+    this: Identity,
     *,
     runs_folder: Path,
     resume: Path | None,
     say: Callable[[str], None],
-    hold: Callable[[RunFolder], object] = hold_nothing,
-) -> Start:
-    """Make a new run, or find the one to go on with.
+    hold: Callable[[RunFolder], object] = lambda run: None,
+) -> ResumePoint:
+    """Make a new run, or find the one to continue.
 
     Args:
         recipe: the recipe as given now.
         this: its `identity`.
         runs_folder: where runs lie.
-        resume: None for a new run, `LAST`, a run folder, or a checkpoint. A run that is named may go on with another
-            `trainer.max_steps`; its recipe.yaml is replaced then, and an old report set aside.
-        say: told what is resumed and what was passed over.
-        hold: takes a run for this process, before its checkpoints are looked at: a job that is being preempted may
-            still write one while its successor starts.
+        resume: None for a new run, `LAST`, a run folder, or a checkpoint. A named run may continue with another
+            `trainer.max_steps`; then its recipe.yaml is replaced and an old report is renamed.
+        say: called with what is resumed and what was skipped.
+        hold: locks a run before its checkpoints are listed: a job that is being preempted may still write one while its
+            successor starts.
 
     Raises:
         UsageError: there is no such run, or it was made by another recipe.
@@ -145,32 +150,30 @@ def check_resume(
         DamagedDataError: the description of a run cannot be read.
     """
     folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
-    now = {"values": json.dumps(recipe.values, sort_keys=True, default=str)}
+    now = {"values": _plain(recipe.values)}
     if resume != LAST:
         run = _named_run(resume)
         path = resume if resume.is_file() else next(iter(list_checkpoints(run.checkpoints)), None)
         step, stored = checkpoint_step(path) if path else 0, _identity_of(run)
         _refuse_unless_lengthened(resume, stored, stored | now, step)
         if not _is_one_of_several(environment):
-            _refuse_unless_lengthened(resume, stored, stored | now | _prints(fingerprints_of(recipe)), step)
+            _refuse_unless_lengthened(
+                resume, stored, stored | now | {"fingerprints": dict(fingerprints_of(recipe))}, step
+            )
         return
     runs = _unfinished(folder, recipe.name)
     fitting = _fitting(runs, now)
     if not fitting and any(_is_like(run, now) for run in _finished(folder, recipe.name)):
         return
     if fitting and not _is_one_of_several(environment):
-        now |= _prints(fingerprints_of(recipe))
+        now["fingerprints"] = dict(fingerprints_of(recipe))
         runs, fitting = fitting, _fitting(fitting, now)
     if runs and not fitting:
         stored = _identity_of(runs[0])
         refuse_other_recipe(runs[0].path, stored, stored | now)
 
 
-def _prints(fingerprints: Mapping[str, str]) -> dict[str, str]:
-    return {"fingerprints": json.dumps(dict(fingerprints), sort_keys=True)}
-
-
-def _fitting(runs: list[RunFolder], now: dict[str, str]) -> list[RunFolder]:
+def _fitting(runs: list[RunFolder], now: Identity) -> list[RunFolder]:
     return [run for run in runs if not differences(stored := _identity_of(run), stored | now)]
 
 
@@ -186,12 +189,12 @@ def _finished(runs_folder: Path, name: str) -> list[RunFolder]:
     return [run for run in list_runs(runs_folder, name) if run.is_finished]
 
 
-def _finished_as(this: dict[str, str], runs_folder: Path, name: str) -> RunFolder | None:
+def _finished_as(this: Identity, runs_folder: Path, name: str) -> RunFolder | None:
     """The newest finished run of the same recipe and artifacts."""
     return next((run for run in _finished(runs_folder, name) if _is_like(run, this)), None)
 
 
-def _is_like(run: RunFolder, this: dict[str, str]) -> bool:
+def _is_like(run: RunFolder, this: Identity) -> bool:
     try:
         stored = _identity_of(run)
     except DamagedDataError:  # of a run that nobody needs
@@ -199,24 +202,24 @@ def _is_like(run: RunFolder, this: dict[str, str]) -> bool:
     return not differences(stored, stored | this)
 
 
-def _begin(recipe: Recipe, this: dict[str, str], runs_folder: Path, hold: Callable[[RunFolder], object]) -> Start:
+def _begin(recipe: Recipe, this: Identity, runs_folder: Path, hold: Callable[[RunFolder], object]) -> ResumePoint:
     run = new_run(runs_folder, recipe.name)
     hold(run)
     write_description(run, this, {})
-    return Start(run)
+    return ResumePoint(run)
 
 
-def _nothing_to_do(run: RunFolder, say: Callable[[str], None]) -> Start:
+def _nothing_to_do(run: RunFolder, say: Callable[[str], None]) -> ResumePoint:
     say(
         f"{run.path} is finished, so nothing is trained; this is its report. For a new run leave --resume out; to "
         f"train this one longer: --resume {run.path} trainer.max_steps=N"
     )
-    return Start(run, is_finished=True)
+    return ResumePoint(run, is_finished=True)
 
 
 def _named_start(
-    path: Path, this: dict[str, str], say: Callable[[str], None], hold: Callable[[RunFolder], object]
-) -> Start:
+    path: Path, this: Identity, say: Callable[[str], None], hold: Callable[[RunFolder], object]
+) -> ResumePoint:
     run = _named_run(path)
     hold(run)
     stored = _identity_of(run)
@@ -268,42 +271,41 @@ def _named_run(path: Path) -> RunFolder:
     return run
 
 
-def _continue(run: RunFolder, path: Path | None, this: dict[str, str], say: Callable[[str], None]) -> Start:
+def _continue(run: RunFolder, path: Path | None, this: Identity, say: Callable[[str], None]) -> ResumePoint:
     stored = _identity_of(run)
     if path is None:
         say(f"{run.path} has no checkpoint yet; starting it again from step 0")
-        return Start(run)
+        return ResumePoint(run)
     step, schedules = checkpoint_step(path), schedules_of(stored)
     refuse_other_recipe(path, read_head(path).get("retroflow", {}), identity_at(step, this, schedules))
     say(f"continuing {run.path} from step {step}")
-    return Start(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
+    return ResumePoint(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
 
 
-def _identity_of(run: RunFolder) -> dict[str, str]:
+def _identity_of(run: RunFolder) -> Identity:
     remedy = "Restore it, or start a new run without --resume."
     try:
-        stored: dict[str, str] = read_sealed(run.description, remedy=remedy)["identity"]
+        stored: Identity = read_sealed(run.description, remedy=remedy)["identity"]
     except (FileNotFoundError, KeyError) as error:
         raise DamagedDataError(f"{run.description}: cannot be read ({error!r}). {remedy}") from error
     return stored
 
 
-def _max_steps(identity: dict[str, str]) -> int:
-    return int(json.loads(identity["values"])["trainer"]["max_steps"])
+def _max_steps(identity: Identity) -> int:
+    return int(identity["values"]["trainer"]["max_steps"])
 
 
-def identity_at(step: int, identity: dict[str, str], schedules: Sequence[Schedule]) -> dict[str, str]:
+def identity_at(step: int, identity: Identity, schedules: Sequence[Schedule]) -> Identity:
     """The identity that a checkpoint of a step has, in a run that was lengthened later."""
     return _with_max_steps(identity, in_force(schedules, step).max_steps) if schedules else identity
 
 
-def _with_max_steps(identity: dict[str, str], max_steps: int) -> dict[str, str]:
-    values = json.loads(identity["values"])
-    values["trainer"]["max_steps"] = max_steps
-    return identity | {"values": json.dumps(values, sort_keys=True)}
+def _with_max_steps(identity: Identity, max_steps: int) -> Identity:
+    values = identity["values"]
+    return identity | {"values": values | {"trainer": values["trainer"] | {"max_steps": max_steps}}}
 
 
-def _refuse_unless_lengthened(path: Path, stored: dict[str, str], this: dict[str, str], step: int) -> None:
+def _refuse_unless_lengthened(path: Path, stored: Identity, this: Identity, step: int) -> None:
     """Raise UsageError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
     if not differences(stored, this):
         return
@@ -315,7 +317,7 @@ def _refuse_unless_lengthened(path: Path, stored: dict[str, str], this: dict[str
         )
 
 
-def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+def refuse_other_recipe(path: Path, stored: Identity, this: Identity) -> None:
     """Raise UsageError, naming every differing key, unless `stored` may be gone on with as `this`."""
     if found := differences(stored, this):
         raise UsageError(
@@ -324,7 +326,7 @@ def refuse_other_recipe(path: Path, stored: dict[str, str], this: dict[str, str]
         )
 
 
-def refuse_other_weights(what: Path, stored: dict[str, str], this: dict[str, str]) -> None:
+def refuse_other_weights(what: Path, stored: Identity, this: Identity) -> None:
     """Raise UsageError unless the model and the tokens of `this` are those that `what` was trained with."""
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
@@ -343,12 +345,12 @@ def _listed(found: list[str]) -> str:
     return "\n".join(lines)
 
 
-def differences(stored: dict[str, str], this: dict[str, str]) -> list[str]:
+def differences(stored: Identity, this: Identity) -> list[str]:
     """Lines "key: stored value there, this value here" for all that must be equal and is not."""
     if not stored:
         return ["it carries no recipe at all"]
-    there, here = flat(json.loads(stored["values"])), flat(json.loads(this["values"]))
-    prints_there, prints_here = json.loads(stored["fingerprints"]), json.loads(this["fingerprints"])
+    there, here = flat(stored["values"]), flat(this["values"])
+    prints_there, prints_here = stored["fingerprints"], this["fingerprints"]
     artifacts_differ = prints_there != prints_here
     prepared_sections = ("corpus", "embedder", "retriever", "neighbours", "data") if artifacts_differ else ()
     keys = [

@@ -4,9 +4,9 @@ The learning rate is a function of the step and of `trainer.max_steps`, so a run
 schedules, one after the other. A run's identity lists them under "schedules" if there is more than one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from retroflow.planning.schedule import schedule_share
 from retroflow.planning.options import OptimizerOptions
@@ -27,28 +27,18 @@ class Schedule:
     max_steps: int
 
 
-def schedules_of(identity: Mapping[str, str]) -> tuple[Schedule, ...]:
+def schedules_of(identity: Mapping[str, Any]) -> tuple[Schedule, ...]:
     """The schedules of a run, oldest first, by the identity in its run.json or in a checkpoint."""
     if _KEY in identity:
-        return tuple(Schedule(**values) for values in json.loads(identity[_KEY]))
-    trainer = json.loads(identity["values"]).get("trainer", {})
+        return tuple(Schedule(**values) for values in identity[_KEY])
+    trainer = identity["values"].get("trainer", {})
     return (Schedule(0, trainer["max_steps"]),) if "max_steps" in trainer else ()
 
 
-def with_schedules(identity: Mapping[str, str], schedules: Sequence[Schedule]) -> dict[str, str]:
+def with_schedules(identity: Mapping[str, Any], schedules: Sequence[Schedule]) -> dict[str, Any]:
     """An identity that lists its run's schedules."""
     plain = {key: value for key, value in identity.items() if key != _KEY}
-    return plain | ({_KEY: schedules_json(schedules)} if len(schedules) > 1 else {})
-
-
-def schedules_json(schedules: Sequence[Schedule]) -> str:
-    """As JSON text."""
-    return json.dumps([asdict(schedule) for schedule in schedules])
-
-
-def history_of(identity: Mapping[str, str]) -> list[dict[str, int]]:
-    """The schedules as JSON values for a report; empty for a run that was never lengthened."""
-    return [asdict(schedule) for schedule in schedules_of(identity)] if _KEY in identity else []
+    return plain | ({_KEY: [asdict(schedule) for schedule in schedules]} if len(schedules) > 1 else {})
 
 
 def lengthened(schedules: Sequence[Schedule], *, step: int, max_steps: int) -> tuple[Schedule, ...]:

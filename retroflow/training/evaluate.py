@@ -1,7 +1,6 @@
 """`retroflow evaluate`: measure a checkpoint of a run, with other values if wished; the run's own report stays."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from retroflow.recipe import Recipe, load
 from retroflow.runs.checkpoints import checkpoint_step, read_head
 from retroflow.runs.description import RunDescription
 from retroflow.runs.folder import RunFolder, write_report
-from retroflow.runs.record import Record, record_in
+from retroflow.runs.record import TrainingSummary, record_in
 from retroflow.runs.resuming import flat, identity, refuse_other_weights
 from retroflow.runs.trained_model import open_checkpoint
 from retroflow.store.atomic import canonical_json
@@ -116,7 +115,7 @@ def _changed(described: RunDescription, recipe: Recipe) -> dict[str, Any]:
     return {key: now.get(key) for key in keys if before.get(key) != now.get(key)}
 
 
-def _report_name(record: Record, changed: Mapping[str, Any]) -> str:
+def _report_name(record: TrainingSummary, changed: Mapping[str, Any]) -> str:
     if record.is_finished and not changed:
         return "report.json"
     name = f"report-step-{record.steps:08d}"
@@ -159,7 +158,7 @@ def _is_report(file: Path) -> bool:
 
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
     """Open the run's artifacts, or make those that the overrides ask for; the chunks are the model's and stay."""
-    refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, ""))
+    refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, {}))
     wanted = KINDS if recipe.values["trainer"]["retrieval"] else KINDS[:1]
     touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)
@@ -173,7 +172,7 @@ def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[st
             missing = str(error)
     here = _located(described, recipe)
     expected = _expected(here, asked, missing)
-    refuse_other_weights(described.folder, described.identity, identity(recipe, expected, ""))
+    refuse_other_weights(described.folder, described.identity, identity(recipe, expected, {}))
     anew = [kind for kind in expected if expected[kind] != described.fingerprints.get(kind)]
     if missing and anew:
         raise UsageError(f"{missing}\nWhat this makes here now would be other {', '.join(anew)}.")
@@ -202,7 +201,7 @@ def _located(described: RunDescription, recipe: Recipe) -> Recipe:
         key: described.located(value) if isinstance(value, dict) else value for key, value in recipe.values.items()
     }
     folder = recipe.values["data"]["artifacts_folder"]
-    if folder == json.loads(described.identity["values"])["data"]["artifacts_folder"]:
+    if folder == described.identity["values"]["data"]["artifacts_folder"]:
         with suppress(GenerationError):
             folder = str(described.artifact("chunks").parent)
     values["data"]["artifacts_folder"] = folder

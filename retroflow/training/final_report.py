@@ -13,18 +13,18 @@ from retroflow.evaluation.measuring import prove, sequences_to_measure
 from retroflow.evaluation.report import Report
 from retroflow.runs.checkpoints import checkpoint_path, checksum_path, read_checkpoint, read_head
 from retroflow.runs.folder import RunFolder, write_report
-from retroflow.runs.record import Record, record_from, record_in
-from retroflow.runs.resuming import Start
+from retroflow.runs.record import TrainingSummary, record_from, record_in
+from retroflow.runs.resuming import ResumePoint
 from retroflow.runs.trained_model import refuse_not_finite
 from retroflow.training.job import Job
 
 
-def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> Record:
+def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> TrainingSummary:
     """Put together how a job's model was trained."""
     return record_from(job.identity, steps=steps, tokens=tokens, seconds=seconds)
 
 
-def load_trained(job: Job, start: Start, *, as_it_is: bool = False) -> Record | None:
+def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> TrainingSummary | None:
     """Load the weights of `start` if there is nothing left to train.
 
     Args:
@@ -63,7 +63,12 @@ def load_weights(job: Job, checkpoint: Path) -> None:
 
 
 def judge(
-    job: Job, record: Record, run: RunFolder, requests: StopRequests, *, check: Callable[[], None] = lambda: None
+    job: Job,
+    record: TrainingSummary,
+    run: RunFolder,
+    requests: StopRequests,
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> Report:
     """Measure the module's model over the validation split and write report.json.
 
@@ -87,7 +92,7 @@ def judge(
 
 def measure_model(
     job: Job,
-    record: Record,
+    record: TrainingSummary,
     checkpoint: Path,
     requests: StopRequests,
     *,

@@ -8,13 +8,14 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from retroflow.console import say
-from retroflow.distributed.launching import Order, launch_ranks
+from retroflow.distributed.launching import launch_ranks
 from retroflow.distributed.parent_death import end_with_parent
 from retroflow.distributed.ranks import ALONE, Ranks, ranks_of_this_process
 from retroflow.distributed.stop_signals import StopRequests
@@ -31,8 +32,8 @@ from retroflow.runs.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.held_folder import HeldFolder
 from retroflow.runs.metrics import MetricsLog, lines_before
-from retroflow.runs.record import Record
-from retroflow.runs.resuming import Start, choose_start
+from retroflow.runs.record import TrainingSummary
+from retroflow.runs.resuming import ResumePoint, choose_start
 from retroflow.runs.schedules import describe_last
 from retroflow.training.callbacks import Checkpoints, Metrics, StepEnd, Stopping
 from retroflow.training.checkpoint_io import AtomicIO
@@ -47,10 +48,10 @@ from retroflow.training.strategies import make_strategy
 from retroflow.training.summary import describe, final_summary, plan_of, summarise, throughput_of, tracked_run
 
 LOCK_SECONDS = 10.0
-"""How long a run that is gone on with may still be held by what a kill has left behind."""
+"""Seconds to wait for the run lock when resuming; processes of a killed run may hold it briefly."""
 
 _REPEATED_LINES = 200
-"""Lines of metrics that a resumed run's tracker is told again: it was killed with what it had not written yet."""
+"""Lines of metrics that are sent to a resumed run's tracker again; a killed one may not have written the last."""
 
 _WHILE_PREPARING = "stopped while preparing; the same command continues where it stopped"
 
@@ -84,8 +85,8 @@ def fit(
         recipe: the checked recipe.
         resume: a run folder, a checkpoint, or `resuming.LAST` for the recipe's last unfinished run; None starts anew.
         prepared: the recipe's artifacts, if they are known.
-        show: called with the result before the tracker is waited for, which may still have to send something; with
-            several processes in rank 0, and must be picklable.
+        show: called with the result before the tracker finishes, which may take long. With several processes it is
+            called in rank 0 and must be picklable.
         ignore_memory: train even if this machine has less memory than the run needs by formula.
 
     Returns:
@@ -99,7 +100,7 @@ def fit(
     ranks = ranks_of_this_process()
     with explain_lost_data_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
         if ranks.world_size > 1:
-            return _fit_as_rank(Order(recipe, resume, prepared, show, ignore_memory), ranks, requests)
+            return _fit_as_rank(recipe, resume, prepared, show, ignore_memory, ranks, requests)
         with requests.at_once(_WHILE_PREPARING):
             if not ignore_memory:
                 check_memory(plan_of_recipe(recipe, place(TrainerOptions(**recipe.section("trainer")), ranks)))
@@ -107,8 +108,8 @@ def fit(
         if not ignore_memory:
             check_memory(plan_of(job))  # with the vocabulary that is known now
         if job.placement.world_size > 1:
-            order = Order(recipe, resume, job.prepared, show, ignore_memory)
-            launched: FitResult = launch_ranks(order, size=job.placement.world_size, requests=requests)
+            task = partial(fit, recipe, resume=resume, prepared=job.prepared, show=show, ignore_memory=ignore_memory)
+            launched: FitResult = launch_ranks(task, size=job.placement.world_size, requests=requests)
             return launched
         with ExitStack() as held:
             start = _begin(recipe, job, resume, held)
@@ -119,33 +120,40 @@ def fit(
             return _prove(job, record, start, requests, show)
 
 
-def _fit_as_rank(order: Order, ranks: Ranks, requests: StopRequests) -> FitResult | None:
-    """Train as one of several processes; rank 0 proves the model alone, after the others are done."""
+def _fit_as_rank(
+    recipe: Recipe,
+    resume: Path | None,
+    prepared: Prepared | None,
+    show: Callable[[FitResult], None] | None,
+    ignore_memory: bool,
+    ranks: Ranks,
+    requests: StopRequests,
+) -> FitResult | None:
+    """Train as one of several processes; rank 0 measures the model alone, after the others have ended."""
     if ranks.launcher == "torchrun":
         end_with_parent(os.getppid())
-    recipe = order.recipe
     options = TrainerOptions(**recipe.section("trainer"))
     placement = place(options, ranks)
     with ExitStack() as held:
         with only_rank_zero_prints(ranks), ranks.joined(placement.accelerator, seconds=options.timeout_seconds):
             with requests.at_once(_WHILE_PREPARING):
-                found = ranks.agree(lambda: order.prepared or find_prepared(recipe))
+                found = ranks.agree(lambda: prepared or find_prepared(recipe))
                 job = make_job(recipe, ranks=ranks, prepared=found)
-            if not order.ignore_memory:
+            if not ignore_memory:
                 check_memory(plan_of(job))
-            start = ranks.agree(lambda: _begin(recipe, job, order.resume, held))
+            start = ranks.agree(lambda: _begin(recipe, job, resume, held))
             if start.is_finished:
-                return _show_again(start, order.show) if ranks.is_first else None
+                return _show_again(start, show) if ranks.is_first else None
             job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests, ranks)
         if ranks.is_first:
-            return _prove(job, record, start, requests, order.show)
+            return _prove(job, record, start, requests, show)
     if requests.is_requested:  # rank 0 says why
         raise RankEnded(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
     return None
 
 
-def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> Start:
+def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> ResumePoint:
     """Choose or make the run, take its lock into `held`, and say what is about to happen."""
 
     def hold(run: RunFolder) -> None:
@@ -169,7 +177,7 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> St
     return start
 
 
-def _show_again(start: Start, show: Callable[[FitResult], None] | None) -> FitResult:
+def _show_again(start: ResumePoint, show: Callable[[FitResult], None] | None) -> FitResult:
     report = read_report(start.run.path).report
     result = FitResult(run_folder=start.run.path, steps=int(report.training["steps"]), report=report)
     if show is not None:
@@ -178,13 +186,17 @@ def _show_again(start: Start, show: Callable[[FitResult], None] | None) -> FitRe
 
 
 def _prove(
-    job: Job, record: Record, start: Start, requests: StopRequests, show: Callable[[FitResult], None] | None
+    job: Job,
+    record: TrainingSummary,
+    start: ResumePoint,
+    requests: StopRequests,
+    show: Callable[[FitResult], None] | None,
 ) -> FitResult:
     """Judge the trained model, alone."""
     requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; continue with --resume")
     if job.placement.strategy == "fsdp":  # the other ranks are gone, and this one has a share of the model
         job.module.release()
-        load_trained(job, Start(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
+        load_trained(job, ResumePoint(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
     with HeldFolder(start.run.path) as folder:
         report = judge(job, record, start.run, requests, check=folder.check)
     result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
@@ -196,7 +208,7 @@ def _prove(
     return result
 
 
-def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) -> Record:
+def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = ALONE) -> TrainingSummary:
     """Train from `start` to the last step, a stop signal or the end of the time.
 
     Lightning's loop calls `RetroModule.training_step` for every batch, and `StepEnd` when a step has ended: its lines
@@ -235,7 +247,7 @@ def train(job: Job, start: Start, requests: StopRequests, ranks: Ranks = ALONE) 
     return record_of(job, steps=trainer.global_step, tokens=metrics.tokens, seconds=stopping.seconds)
 
 
-def make_trainer(job: Job, start: Start, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:
+def make_trainer(job: Job, start: ResumePoint, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:
     """Make Lightning's trainer, with everything off that this room does itself (docs/training.md says why)."""
     placement = job.placement
     trainer = pl.Trainer(

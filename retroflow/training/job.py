@@ -17,7 +17,7 @@ from retroflow.planning.placement import Placement, place
 from retroflow.planning.runs_folder import check_runs_folder, runs_folder_of
 from retroflow.recipe import Recipe
 from retroflow.runs.record import facts_of
-from retroflow.runs.resuming import Start, identity
+from retroflow.runs.resuming import ResumePoint, identity
 from retroflow.runs.schedules import with_schedules
 from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
@@ -48,7 +48,7 @@ class Job:
     splits: Splits
     module: RetroModule
     tracker: GuardedTracker
-    identity: dict[str, str]
+    identity: dict[str, Any]
     prepared: Prepared | None = None
 
     @property
@@ -109,6 +109,6 @@ def _report(stage: Stage, sequence_chunks: int) -> None:
         check_a_sequence(stage.manifest, sequence_chunks)
 
 
-def bound(job: Job, start: Start) -> Job:
+def bound(job: Job, start: ResumePoint) -> Job:
     """The job whose checkpoints name the schedules of the run they belong to."""
     return replace(job, identity=with_schedules(job.identity, start.schedules))

@@ -1,6 +1,5 @@
 """What is about to happen, in a few lines, and the record of what it happened on."""
 
-import json
 import platform
 from typing import Any
 
@@ -15,7 +14,7 @@ from retroflow.planning.throughput import Throughput, peak_flops_of
 from retroflow.protocols import Summary, TrackedRun
 from retroflow.runs.checkpoints import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.runs.folder import RunFolder, write_description
-from retroflow.runs.resuming import Start
+from retroflow.runs.resuming import ResumePoint
 from retroflow.training.job import Job
 from retroflow.training.lightning_module import drops_retrieval
 from retroflow.version import __version__
@@ -38,7 +37,7 @@ def plan_of(job: Job) -> Plan:
     )
 
 
-def summarise(job: Job, start: Start) -> str:
+def summarise(job: Job, start: ResumePoint) -> str:
     """Say parameters, tokens, steps, memory, device and run folder."""
     return "\n".join([*plan_of(job).lines(start_step=start.step), f"run        {start.run.path}"])
 
@@ -54,11 +53,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def description(job: Job) -> dict[str, Any]:
-    """What the run is and what it runs on, as JSON values."""
+def _machine(job: Job) -> dict[str, Any]:
+    """What the run runs on, as JSON values."""
     return {
-        "recipe": json.loads(job.identity["values"]),
-        "fingerprints": json.loads(job.identity["fingerprints"]),
         "versions": versions(),
         "device": job.placement.accelerator,
         "precision": job.placement.precision,
@@ -66,21 +63,21 @@ def description(job: Job) -> dict[str, Any]:
     }
 
 
-def describe(job: Job, start: Start) -> None:
+def describe(job: Job, start: ResumePoint) -> None:
     """Write recipe.yaml and run.json."""
-    write_description(start.run, job.identity, description(job))
+    write_description(start.run, job.identity, _machine(job))
 
 
-def tracked_run(job: Job, start: Start) -> TrackedRun:
+def tracked_run(job: Job, start: ResumePoint) -> TrackedRun:
     """What the tracker is told."""
-    values = json.loads(job.identity["values"])
+    values = job.identity["values"]
     retriever, k = values["retriever"]["name"], values["neighbours"]["k"]
     recipe_name = start.run.path.absolute().parent.name  # the recipe of `--resume RUN` is the run's recipe.yaml
     return TrackedRun(
         folder=start.run.path,
         name=f"{recipe_name}-{retriever}-k{k}-{start.run.path.name}",
         group=recipe_name,
-        description=description(job),
+        description={"recipe": values, "fingerprints": job.identity["fingerprints"]} | _machine(job),
     )
 
 

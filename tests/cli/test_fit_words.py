@@ -1,6 +1,5 @@
 """What follows --resume is a path or an override, and both are told apart; a stop before anything has begun."""
 
-import json
 import os
 import subprocess
 import sys
@@ -42,8 +41,8 @@ def test_the_recipe_of_a_run_that_is_named_is_its_own(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoint = tmp_path / "checkpoints" / "step-00000001.ckpt"
     checkpoint.touch()
-    values = json.dumps({"data": {"artifacts_folder": "artifacts"}, "trainer": {"max_steps": 2}})
-    identity = {"recipe": "max_steps: 2\n", "values": values, "fingerprints": '{"chunks": "c"}'}
+    values = {"data": {"artifacts_folder": "artifacts"}, "trainer": {"max_steps": 2}}
+    identity = {"recipe": "max_steps: 2\n", "values": values, "fingerprints": {"chunks": "c"}}
     (tmp_path / "recipe.yaml").write_text(identity["recipe"])
     (tmp_path / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     assert recipe_of(tmp_path, []) == recipe_of(checkpoint, []) == tmp_path / "recipe.yaml"

@@ -1,6 +1,5 @@
 """A database is opened from its folder alone, searched by the path its keys took, and refused where it does not fit."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +163,7 @@ def test_a_folder_with_one_index_and_a_run_folder_are_databases_too(
 def write_run(folder: Path, artifacts: Path, prepared: Prepared, **changes) -> Path:
     values = small_recipe(prepared.tokenizer.parents[2]).values
     values = values | {"data": values["data"] | {"artifacts_folder": str(artifacts)}} | changes
-    identity = {"recipe": "", "values": json.dumps(values), "fingerprints": json.dumps(prepared.fingerprints)}
+    identity = {"recipe": "", "values": values, "fingerprints": prepared.fingerprints}
     folder.mkdir()
     (folder / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     return folder

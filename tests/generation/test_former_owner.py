@@ -47,8 +47,8 @@ def test_a_runs_recipe_is_loaded_with_the_former_owner_of_its_retriever(tmp_path
         "recipe_version: 1\ncorpus: {name: jsonl, path: x}\nembedder: {name: lexical}\nretriever: {name: trees}\n"
         "model: {name: retro}\n"
     )
-    prints = json.dumps({"chunks": "1", "index": "1"})
-    identity = {"values": json.dumps(values), "fingerprints": prints, "recipe": recipe}
+    prints = {"chunks": "1", "index": "1"}
+    identity = {"values": values, "fingerprints": prints, "recipe": recipe}
     (run / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     (run / "recipe.yaml").write_text(recipe)
     assert retriever_of_run(run) == OWNER

@@ -17,7 +17,7 @@ VALUES = {
 def write_run(folder, values=VALUES, recipe="seed: 1\nk: 2\n", **others):
     folder.mkdir(parents=True)
     prints = {"chunks": "a1", "index": "b2"}
-    identity = {"recipe": recipe, "values": json.dumps(values), "fingerprints": json.dumps(prints)}
+    identity = {"recipe": recipe, "values": values, "fingerprints": prints}
     places = {"artifacts_folder": "../../../made/artifacts", "started_in": "../../.."}
     (folder / "run.json").write_text(render_sealed({"identity": identity, "name": "tiny", **places} | others, what=""))
     (folder / "recipe.yaml").write_text(recipe)

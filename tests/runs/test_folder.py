@@ -48,6 +48,6 @@ def test_a_run_is_finished_when_its_training_is_and_it_was_judged(tmp_path, step
     run.report.write_text(report.replace('"max_steps": 4', '"max_steps": 2'))
     assert not run.is_finished  # it is judged again
     run.report.write_text(report)
-    values = json.dumps({"trainer": {"max_steps": 9}})
+    values = {"trainer": {"max_steps": 9}}
     run.description.write_text(json.dumps({"identity": {"values": values}}))
     assert run.is_finished == by_time  # it is to be trained longer than the report says

@@ -18,7 +18,7 @@ REPORT = {
 }
 
 VALUES = {"trainer": {"max_steps": 6}, "data": {"artifacts_folder": "artifacts"}}
-IDENTITY = {"recipe": "seed: 1\n", "values": json.dumps(VALUES), "fingerprints": json.dumps({"chunks": "c"})}
+IDENTITY = {"recipe": "seed: 1\n", "values": VALUES, "fingerprints": {"chunks": "c"}}
 
 
 DESCRIPTION = {"recipe": {"trainer": {"max_steps": 6}}}

@@ -8,7 +8,7 @@ import pytest
 from retroflow.errors import DamagedDataError
 from retroflow.runs.checkpoints import checkpoint_path, write_checkpoint
 from retroflow.runs.record import record_from, record_in
-from retroflow.runs.resuming import Start
+from retroflow.runs.resuming import ResumePoint
 from retroflow.runs.folder import RunFolder
 from retroflow.training.final_report import load_trained
 from tests.training.jobs import tiny_job
@@ -25,9 +25,9 @@ def checkpoint_of(job, folder, step, *, seconds=8.0, identity=None):
 
 def test_the_facts_are_those_of_the_training_and_not_of_whoever_judges(tmp_path):
     trained = tiny_job(tmp_path, seed=3, max_steps=4)
-    facts = json.loads(trained.identity["training"]) | {"device": "cuda", "precision": "bf16-mixed"}
-    path, _ = checkpoint_of(trained, tmp_path, 4, identity=trained.identity | {"training": json.dumps(facts)})
-    record = load_trained(tiny_job(tmp_path, seed=3, max_steps=4), Start(RunFolder(tmp_path), path))
+    facts = trained.identity["training"] | {"device": "cuda", "precision": "bf16-mixed"}
+    path, _ = checkpoint_of(trained, tmp_path, 4, identity=trained.identity | {"training": facts})
+    record = load_trained(tiny_job(tmp_path, seed=3, max_steps=4), ResumePoint(RunFolder(tmp_path), path))
     assert (record.device, record.precision, record.seed, record.steps, record.tokens) == (
         "cuda",
         "bf16-mixed",
@@ -40,7 +40,7 @@ def test_the_facts_are_those_of_the_training_and_not_of_whoever_judges(tmp_path)
 
 def test_whether_there_is_more_to_train_is_for_the_job_to_say(tmp_path):
     path, _ = checkpoint_of(tiny_job(tmp_path, max_steps=4, max_seconds=5.0), tmp_path, 3)
-    start = Start(RunFolder(tmp_path), path)
+    start = ResumePoint(RunFolder(tmp_path), path)
     assert load_trained(tiny_job(tmp_path, max_steps=4, max_seconds=5.0), start).stopped_by_time
     assert load_trained(tiny_job(tmp_path, max_steps=4, max_seconds=9.0), start) is None
     unfinished = load_trained(tiny_job(tmp_path, max_steps=4, max_seconds=9.0), start, as_it_is=True)

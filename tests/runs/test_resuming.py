@@ -17,8 +17,8 @@ def identity(fingerprints=None, **sections):
     values = {"seed": 1, "model": {"width": 16}, "corpus": {"share": 0.5}, "trainer": {"max_steps": 9, "device": "cpu"}}
     return {
         "recipe": "seed: 1\n",
-        "values": json.dumps(values | sections),
-        "fingerprints": json.dumps(fingerprints or {"chunks": "a"}),
+        "values": values | sections,
+        "fingerprints": fingerprints or {"chunks": "a"},
         "version": "1",
     }
 
@@ -97,7 +97,7 @@ def test_another_recipes_run_is_refused(tmp_path):
 
 def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
     def recipe(**sections):
-        values = json.loads(identity(trainer={"max_steps": 9, "runs_folder": str(tmp_path)}, **sections)["values"])
+        values = identity(trainer={"max_steps": 9, "runs_folder": str(tmp_path)}, **sections)["values"]
         return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
 
     def check(given, resume, chunks="a", **environment):
@@ -124,11 +124,11 @@ def test_another_recipe_is_refused_before_anything_is_prepared(tmp_path):
 
 def test_whether_a_run_can_be_lengthened_is_known_before_anything_is_prepared(tmp_path):
     def recipe(max_steps):
-        values = json.loads(identity(trainer={"max_steps": max_steps, "runs_folder": str(tmp_path)})["values"])
+        values = identity(trainer={"max_steps": max_steps, "runs_folder": str(tmp_path)})["values"]
         return Recipe(values=values, origins={}, path=Path("tiny.yaml"))
 
     def check(max_steps, path, **prints):
-        known = json.loads(identity()["fingerprints"]) | prints
+        known = identity()["fingerprints"] | prints
         check_resume(recipe(max_steps), path, fingerprints_of=lambda recipe: known, environment={})
 
     run = start(tmp_path, identity()).run

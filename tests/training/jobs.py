@@ -1,6 +1,5 @@
 """Tiny jobs on made-up chunks: the parts of `make_job` without artifacts on disk."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,8 +94,8 @@ def tiny_job(runs_folder, *, tracker=None, model=None, splits=None, seed=1, opti
         tracker=GuardedTracker(tracker or NoTracker()),
         identity={
             "recipe": "seed: 1\n",
-            "values": json.dumps(values),
-            "fingerprints": json.dumps({"chunks": "abc", "neighbours": "def"}),
+            "values": values,
+            "fingerprints": {"chunks": "abc", "neighbours": "def"},
             "version": "test",
             "training": facts_of(options, placement, module.outline, seed),
         },

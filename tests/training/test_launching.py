@@ -12,42 +12,42 @@ import pytest
 import torch
 
 from retroflow.distributed import launching
-from retroflow.distributed.launching import Outcome, RankProcess, RankProcesses
+from retroflow.distributed.launching import RankProcess, RankProcesses, RankResult
 from retroflow.distributed.ranks import ALONE, LostRanks, Ranks
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.training.data_module import explain_lost_data_workers
 
-LOST = Outcome(error=(LostRanks, "rank 0 of 3 has lost another rank"))
-KNOWS = Outcome(error=(UsageError, "too large"))
-CRASHED = Outcome(crash="Traceback")
+LOST = RankResult(error=(LostRanks, "rank 0 of 3 has lost another rank"))
+KNOWS = RankResult(error=(UsageError, "too large"))
+CRASHED = RankResult(crash="Traceback")
 
 
-def ended(*outcomes):
-    """Ranks that left these outcomes."""
+def ended(*results):
+    """Ranks that left these results."""
     return [
         SimpleNamespace(
             rank=number,
             process=SimpleNamespace(pid=70 + number),
-            outcome=lambda outcome=outcome: outcome,
+            result=lambda result=result: result,
             last_words=lambda: "",
             was_suspended=False,
         )
-        for number, outcome in enumerate(outcomes)
+        for number, result in enumerate(results)
     ]
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "codes", "named", "words"),
+    ("results", "codes", "named", "words"),
     [
-        ((LOST, Outcome(), LOST), (1, -9, 1), 1, r"rank 1 of 3 \(process 71\) was killed by SIGKILL \(out of memory"),
+        ((LOST, RankResult(), LOST), (1, -9, 1), 1, r"rank 1 of 3 \(process 71\) was killed by SIGKILL \(out of memory"),
         ((LOST, LOST, KNOWS), (1, 1, 2), 2, "rank 2: too large"),
         ((LOST, CRASHED, LOST), (1, 1, 1), 1, r"rank 1 of 3 \(process 71\) ended with exit code 1"),
-        ((LOST, LOST, Outcome()), (1, 1, None), 2, r"rank 2 of 3 \(process 72\) did not answer the others"),
+        ((LOST, LOST, RankResult()), (1, 1, None), 2, r"rank 2 of 3 \(process 72\) did not answer the others"),
         ((LOST, LOST, LOST), (1, 1, 1), 0, "rank 0 of 3 has lost another rank"),
     ],
 )
-def test_the_rank_that_made_the_others_fail_is_named(outcomes, codes, named, words, capsys):
-    ranks = ended(*outcomes)
+def test_the_rank_that_made_the_others_fail_is_named(results, codes, named, words, capsys):
+    ranks = ended(*results)
     culprit = launching._culprit(ranks, codes)
     assert culprit.rank == named
     with pytest.raises(RetroflowError, match=words):
@@ -57,12 +57,12 @@ def test_the_rank_that_made_the_others_fail_is_named(outcomes, codes, named, wor
 def test_a_rank_that_is_killed_while_it_says_how_it_ended_has_said_nothing(tmp_path):
     whole = pickle.dumps(KNOWS)
     rank = RankProcess.__new__(RankProcess)
-    with (tmp_path / "outcome").open("w+b") as rank._outcome:
+    with (tmp_path / "result").open("w+b") as rank._result:
         for length in range(len(whole)):
-            assert rank.outcome() == Outcome(), length
-            rank._outcome.seek(length)
-            rank._outcome.write(whole[length : length + 1])
-        assert rank.outcome() == KNOWS
+            assert rank.result() == RankResult(), length
+            rank._result.seek(length)
+            rank._result.write(whole[length : length + 1])
+        assert rank.result() == KNOWS
 
 
 @pytest.mark.parametrize(("code", "is_terminal", "shown"), [(-9, True, "\n\x1b[?25h"), (1, True, ""), (-9, False, "")])

@@ -73,8 +73,8 @@ def test_the_run_folder_tells_the_history(run):
         json.loads((folder / "run.json").read_text())["identity"],
         read_head(list_checkpoints(folder / "checkpoints")[0])["retroflow"],
     ):
-        assert json.loads(identity["values"])["trainer"]["max_steps"] == 20
-        assert json.loads(identity["schedules"]) == history
+        assert identity["values"]["trainer"]["max_steps"] == 20
+        assert identity["schedules"] == history
 
 
 def test_an_unfinished_run_can_be_lengthened_and_an_older_checkpoint(run, interfere):

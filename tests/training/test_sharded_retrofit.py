@@ -16,7 +16,7 @@ from retroflow.planning.model_check import check_model
 from retroflow.planning.options import TrainerOptions
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import checkpoint_path
-from retroflow.runs.resuming import Start
+from retroflow.runs.resuming import ResumePoint
 from retroflow.training.fit import train
 from retroflow.training.lightning_module import drops_retrieval
 from tests.integrations.bases import make_base
@@ -84,7 +84,7 @@ def test_each_goes_on_from_the_checkpoint_of_the_other(tmp_path, base_of, before
     checkpoint_path(begun.run.checkpoints, 12).unlink()
     job = make_job(tmp_path / "parts", base, unfreeze=unfreeze, strategy=after)
     with StopRequests() as requests:
-        train(job, Start(begun.run, checkpoint_path(begun.run.checkpoints, 8)), requests)
+        train(job, ResumePoint(begun.run, checkpoint_path(begun.run.checkpoints, 8)), requests)
     assert_same(begun.run, whole.run)
 
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_is_refused_beside_another_base(tmp_path, base_of):
         other.transformer.ln_f.bias[3] += 1e-3
     other.save_pretrained(tmp_path / "gpt2")
     job = make_job(tmp_path, tmp_path / "gpt2", strategy="fsdp")
-    begin = Start(start.run, checkpoint_path(start.run.checkpoints, 8))
+    begin = ResumePoint(start.run, checkpoint_path(start.run.checkpoints, 8))
     with StopRequests() as requests, pytest.raises(UsageError, match=r'model\.base: ".*gpt2" has other weights'):
         train(job, begin, requests)
     assert not dist.is_initialized()

@@ -15,7 +15,7 @@ from retroflow.model.encoder import EncoderBlock
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import place
 from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
-from retroflow.runs.resuming import Start, choose_start
+from retroflow.runs.resuming import ResumePoint, choose_start
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import train
 from tests.training.jobs import tiny_config, tiny_job, tiny_recipe
@@ -86,9 +86,7 @@ def assert_same(first, second):
     for name, value in one["state_dict"].items():
         assert torch.equal(value, two["state_dict"][name]), name
     states, others = one["optimizer_states"][0], two["optimizer_states"][0]
-    assert [group["params"] for group in states["param_groups"]] == [
-        group["params"] for group in others["param_groups"]
-    ]
+    assert states["param_groups"] == others["param_groups"]
     for parameter, state in states["state"].items():
         for name, value in state.items():
             assert torch.equal(value, others["state"][parameter][name]), (parameter, name)
@@ -111,7 +109,7 @@ def test_fsdp_in_a_group_of_one_computes_what_one_process_computes(tmp_path, alo
 def test_each_goes_on_from_the_checkpoint_of_the_other(tmp_path, alone, before, after):
     _, run = trained(tmp_path, strategy=before, validate_every=6)
     checkpoint_path(run.checkpoints, 12).unlink()
-    start = Start(run, checkpoint_path(run.checkpoints, 8))
+    start = ResumePoint(run, checkpoint_path(run.checkpoints, 8))
     trained(tmp_path, start=start, strategy=after, validate_every=6)
     assert_same(run, alone)
 
@@ -123,7 +121,7 @@ def test_fsdp_refuses_a_checkpoint_of_another_model(tmp_path):
     checkpoint["state_dict"]["model.another"] = torch.zeros(1)
     write_checkpoint(checkpoint, path)
     with pytest.raises(DamagedDataError, match="does not fit the model, which differs in model.another"):
-        trained(tmp_path, start=Start(run, path), strategy="fsdp")
+        trained(tmp_path, start=ResumePoint(run, path), strategy="fsdp")
     assert not dist.is_initialized()
 
 
