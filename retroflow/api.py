@@ -4,7 +4,6 @@ The commands in retroflow/cli call these functions; notebooks, servers and tests
 the functions, so that `import retroflow` stays light.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,21 +54,16 @@ class Run:
     @property
     def report(self) -> dict[str, Any] | None:
         """The content of report.json: losses with retrieval on, off, shuffled and random; None before there is one."""
-        from retroflow.runs.folder import RunFolder
+        from retroflow.runs.overview import stored_report
 
-        path = RunFolder(self.folder).report
-        if not path.exists():
-            return None
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return report
+        return stored_report(self.folder) or None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl: what was measured at each logged step."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        from retroflow.runs.metrics import read_metrics
+
+        return read_metrics(self.folder)
 
 
 def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":

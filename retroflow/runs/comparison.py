@@ -7,7 +7,8 @@ from typing import Any
 
 from retroflow.runs.description import read_run
 from retroflow.runs.resuming import flat
-from retroflow.runs.overview import last_metrics, stored_report
+from retroflow.runs.metrics import last_metrics
+from retroflow.runs.overview import stored_report
 
 Pair = tuple[Any, Any]
 """A value of the first run and that of the second; None where there is none."""

@@ -1,13 +1,13 @@
 """Losses of runs over their steps, as a picture; the only file that knows matplotlib."""
 
 import importlib.util
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from retroflow.errors import MissingExtraError, UsageError, RetroflowError
+from retroflow.runs.metrics import read_metrics
 
 CURVES = {
     "train/loss": ("training", "-"),
@@ -59,31 +59,16 @@ def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
 
 def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Steps and finite losses of every curve; damaged lines are left out."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
-        raise UsageError(
-            f'"{folder}": has no metrics.jsonl that can be read ({error.strerror}); give a run folder.'
-        ) from error
     found: dict[str, tuple[list[int], list[float]]] = {}
-    for line in lines:
-        values = _object(line)
+    for values in read_metrics(folder):
         for name in CURVES:
-            if isinstance(values.get("step"), int) and _is_finite(values.get(name)):
+            if _is_finite(values.get(name)):
                 steps, losses = found.setdefault(name, ([], []))
                 steps.append(values["step"])
                 losses.append(values[name])
     if not found:
-        raise UsageError(f'"{folder}": its metrics.jsonl has no loss yet; the first is written after the first steps.')
+        raise UsageError(f'"{folder}": has no metrics.jsonl with a loss; give the folder of a run that has trained a while.')
     return found
-
-
-def _object(line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _is_finite(value: Any) -> bool:

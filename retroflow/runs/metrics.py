@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from retroflow.errors import RetroflowError
+from retroflow.store.atomic import write_file
 from retroflow.store.sealed_json import strict_json
 from retroflow.runs.held_folder import HeldFolder
 
@@ -99,12 +100,25 @@ class MetricsLog:
             ) from error
 
 
-def lines_before(folder: Path, step: int, *, most: int) -> list[dict[str, float]]:
-    """The last lines of metrics.jsonl up to `step`, oldest first; `most` of them at most."""
-    path = folder / "metrics.jsonl"
-    lines = _lines(path)
-    kept = [line for line in lines if _step_of_json(line) <= step]
-    return [json.loads(line) for line in kept[-most:]]
+def read_metrics(folder: Path, *, most: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, oldest first; damaged lines are left out.
+
+    Args:
+        folder: the run folder.
+        most: read that many of the last lines only.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    lines = _lines(folder / "metrics.jsonl")
+    return [values for values in map(_parsed, lines[-most:] if most else lines) if "step" in values]
+
+
+def last_metrics(folder: Path) -> dict[str, Any]:
+    """The last line of a run's metrics.jsonl; empty if there is none, or if it cannot be read."""
+    with suppress(OSError):
+        return next(iter(read_metrics(folder, most=1)), {})
+    return {}
 
 
 def _lines(path: Path) -> list[str]:
@@ -120,16 +134,16 @@ def _csv_line(values: object) -> str:
 
 
 def _cut_jsonl(path: Path, step: int) -> None:
-    lines = _lines(path)
-    kept = [line for line in lines if _step_of_json(line) <= step]
-    _rewrite(path, "".join(kept))
+    _rewrite(path, "".join(line for line in _lines(path) if _parsed(line).get("step", step + 1) <= step))
 
 
-def _step_of_json(line: str) -> float:
+def _parsed(line: str) -> dict[str, Any]:
+    """The object on a line with a whole number for its step; empty for any other line."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else {}
 
 
 def _cut_csv(path: Path, step: int) -> None:
@@ -139,7 +153,4 @@ def _cut_csv(path: Path, step: int) -> None:
 
 
 def _rewrite(path: Path, text: str) -> None:
-    """Replace a file by its shorter self, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="surrogateescape")
-    part.replace(path)
+    write_file(path, text.encode(errors="surrogateescape"))

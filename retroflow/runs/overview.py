@@ -1,8 +1,6 @@
 """Runs at a glance: what `retroflow runs` lists. Only small files are read; damaged ones are named."""
 
-import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +9,8 @@ from typing import Any
 
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.runs.description import read_run
+from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
+from retroflow.runs.metrics import last_metrics
 from retroflow.store.held import is_held
 from retroflow.store.sealed_json import read_sealed
 from retroflow.runs.folder import RunFolder
@@ -146,16 +146,6 @@ def is_empty_run(folder: Path) -> bool:
     return not trained and not last_metrics(folder) and {path.name for path in folder.iterdir()} <= _OF_A_NEW_RUN
 
 
-def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last whole line of a run's metrics.jsonl; empty if there is none."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        values = json.loads(lines[-1]) if lines else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def _losses(report: dict[str, Any]) -> dict[str, float]:
     modes = report["validation"]
     read = modes["on" if "on" in modes else "off"]
@@ -174,8 +164,7 @@ def _state(run: RunFolder) -> str:
 
 
 def _steps(run: RunFolder, report: dict[str, Any]) -> int | None:
-    names = (re.fullmatch(r"step-(\d+)\.ckpt", path.name) for path in run.checkpoints.glob("step-*.ckpt"))
-    saved = max((int(name[1]) for name in names if name), default=None)
+    saved = next(map(checkpoint_step, list_checkpoints(run.checkpoints)), None)
     training = report.get("training")
     return training.get("steps", saved) if isinstance(training, dict) else saved
 

@@ -31,7 +31,7 @@ from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.held_folder import HeldFolder
-from retroflow.runs.metrics import MetricsLog, lines_before
+from retroflow.runs.metrics import MetricsLog, read_metrics
 from retroflow.runs.record import TrainingSummary
 from retroflow.runs.resuming import ResumePoint, choose_start
 from retroflow.runs.schedules import describe_last
@@ -170,8 +170,9 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> Re
     if len(start.schedules) > 1 and start.schedules[-1].first_step == start.step:
         say(describe_last(start.schedules, job.module.optimizer_options))
     job.tracker.start(tracked_run(job, start))
-    for line in lines_before(start.run.path, start.step, most=_REPEATED_LINES):
-        job.tracker.log({name: value for name, value in line.items() if name != "step"}, int(line["step"]))
+    lines = [line for line in read_metrics(start.run.path) if line["step"] <= start.step]
+    for line in lines[-_REPEATED_LINES:]:
+        job.tracker.log({name: value for name, value in line.items() if name != "step"}, line["step"])
     if job.options.retrieval and start.step == 0:
         job.tracker.show_neighbours(neighbour_examples(job.splits), 0)
     return start

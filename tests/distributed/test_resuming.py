@@ -19,7 +19,7 @@ def test_fsdp_killed_in_the_middle_of_a_checkpoint(folder, unbroken):
     assert again.code == 0, again.errors
     assert "from step 4" in again.errors
     assert_same(folder, unbroken("fsdp"), "killed")
-    assert not list((folder / "killed").rglob("*.part"))
+    assert not list((folder / "killed").rglob("*.tmp"))
 
 
 def test_ddp_stopped_and_orphaned(folder, unbroken):
@@ -93,7 +93,7 @@ def test_killed_at_every_write_of_every_checkpoint(folder, unbroken, strategy, v
     again = fit(folder, *words, "--resume")
     assert again.code == 0, again.errors
     assert_same(folder, unbroken(strategy), runs)
-    assert not list((folder / runs).rglob("*.part"))
+    assert not list((folder / runs).rglob("*.tmp"))
 
 
 @pytest.mark.slow

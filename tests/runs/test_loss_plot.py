@@ -44,8 +44,8 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
     ("lines", "output", "error", "message"),
     [
         (LINES, "loss.txt", UsageError, "a name that ends in .png, .svg or .pdf is needed"),
-        ([], "loss.png", UsageError, "has no loss yet"),
-        (None, "loss.png", UsageError, "has no metrics.jsonl that can be read"),
+        ([], "loss.png", UsageError, "has no metrics.jsonl with a loss"),
+        (None, "loss.png", UsageError, "has no metrics.jsonl with a loss"),
         (LINES, "nowhere/loss.png", RetroflowError, "cannot be written"),
     ],
 )

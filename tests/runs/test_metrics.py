@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from retroflow.errors import RetroflowError
-from retroflow.runs.metrics import MetricsLog
+from retroflow.runs.metrics import MetricsLog, read_metrics
 
 
 def steps(folder):
@@ -66,3 +66,11 @@ def test_a_number_that_json_does_not_have_is_not_written(tmp_path, method, value
         getattr(log, method)(2, {"train/loss": value})
     log.close()
     assert not (tmp_path / "metrics.jsonl").read_text() + (tmp_path / "throughput.jsonl").read_text()
+
+
+def test_whole_lines_are_read_again_and_damaged_ones_are_left_out(tmp_path):
+    assert read_metrics(tmp_path) == []
+    lines = ['{"step": 2, "train/loss": 1.0}', "torn {", "3", '{"step": "4"}', '{"step": 6}', '{"step": 8}', '{"step": 1']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert read_metrics(tmp_path) == [{"step": 2, "train/loss": 1.0}, {"step": 6}, {"step": 8}]
+    assert read_metrics(tmp_path, most=2) == [{"step": 6}, {"step": 8}]

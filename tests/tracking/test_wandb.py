@@ -243,13 +243,3 @@ def test_wandb_hanging_in_finish_is_left_alone(tmp_path, tracker):
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout) == (7, "done\n"), result.stderr
     assert "WandbTracker has not finished" in result.stderr
-
-
-def test_the_lines_told_again_are_the_last_whole_ones_before_the_checkpoint(tmp_path):
-    from retroflow.runs.metrics import lines_before
-
-    assert lines_before(tmp_path, 10, most=5) == []
-    lines = [json.dumps({"step": step, "train/loss": 1.0}) for step in (2, 4, 6, 8)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 1')
-    assert [line["step"] for line in lines_before(tmp_path, 6, most=2)] == [4, 6]
-    assert lines_before(tmp_path, 0, most=2) == []
