@@ -1,4 +1,4 @@
-"""End with the parent: a process that outlives whoever started it trains on unseen, or holds the run's lock."""
+"""End with the parent: a process that outlives its parent would train on unseen, or keep the run's lock."""
 
 import ctypes
 import os
@@ -12,25 +12,25 @@ _POLL_SECONDS = 1.0
 
 
 def end_with_parent(parent: int) -> None:
-    """Have this process killed when its parent is gone, even if the parent was killed itself.
+    """Have this process killed when its parent ends, even if the parent is killed.
 
-    Linux does it at once; a thread that looks every second does it elsewhere, and where the kernel refuses.
+    Linux does it at once; elsewhere, and where the kernel refuses, a thread checks every second.
 
     Args:
-        parent: process id of whoever started this process; if it is gone already, this process ends now.
+        parent: process id of the parent; if it has ended already, this process ends now.
     """
     if not kill_with_parent(parent):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
 def kill_with_parent(parent: int) -> bool:
-    """Ask the kernel alone, which is all that a forked process may do; returns whether it will."""
-    asked = False
+    """Ask the kernel only, because a forked process must start no thread; returns whether it will."""
+    accepted = False
     if sys.platform == "linux":
-        asked = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
+        accepted = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
     if os.getppid() != parent:
         os._exit(1)
-    return asked
+    return accepted
 
 
 def _watch(parent: int) -> None:

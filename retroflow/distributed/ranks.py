@@ -1,7 +1,7 @@
-"""The processes of one training: who this one is among them, and what they decide together.
+"""The processes of one training: which of them this one is, and how they decide together.
 
-Whoever launched them (`launching.py`, torchrun or SLURM) is asked once, here. What ranks agree on travels over a gloo
-group on the CPU, so that it waits for no GPU.
+The environment of the launcher (`launching.py`, torchrun or SLURM) is read here alone. Decisions are sent over a gloo
+group on the CPU, so that they wait for no GPU.
 """
 
 import os
@@ -28,7 +28,7 @@ _LOST = (
     "imed out",
     "remote process exit",
 )
-"""Words that tell torch's errors about a missing rank from others; under gloo they are plain RuntimeErrors."""
+"""Words in torch's errors about a missing rank; under gloo these are plain RuntimeErrors."""
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
 _Value = TypeVar("_Value")
@@ -47,7 +47,7 @@ class Ranks:
         world_size: number of processes over all machines.
         local_rank: from 0 on this machine, which is its GPU's number too.
         local_size: processes on each machine.
-        launcher: "" where nobody has started several processes, "retroflow", "torchrun" or "slurm".
+        launcher: "" for a single process, else "retroflow", "torchrun" or "slurm".
     """
 
     rank: int = 0
@@ -75,7 +75,7 @@ class Ranks:
 
     @property
     def main_port(self) -> int:
-        """The port rank 0 listens on; under SLURM made of the job's number, which all tasks know without asking."""
+        """The port rank 0 listens on; under SLURM computed from the job's number, which all tasks know."""
         return int(os.environ.get("MASTER_PORT", 15000 + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])))
 
     def agree(self, decide: Callable[[], _Value]) -> _Value:
@@ -89,24 +89,24 @@ class Ranks:
         """
         if self.world_size == 1:
             return decide()
-        told: list[Any] = [None]
+        answer: list[Any] = [None]
         failure: BaseException | None = None
         if self.is_first:
             try:
-                told = [(0, decide())]
+                answer = [(0, decide())]
             except BaseException as error:  # the others wait for an answer, whatever it was
-                failure, told = error, [(getattr(error, "exit_code", 1), None)]
-        dist.broadcast_object_list(told, src=0, group=_control_group())
+                failure, answer = error, [(getattr(error, "exit_code", 1), None)]
+        dist.broadcast_object_list(answer, src=0, group=_control_group())
         if failure is not None:
             raise failure
-        exit_code, value = told[0]
+        exit_code, value = answer[0]
         if exit_code:
             raise RankEnded(exit_code)
         decided: _Value = value
         return decided
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
-        """Tell all ranks the values of each, in the order of ranks; every rank gives equally many."""
+        """Send each rank's values to all ranks, in the order of ranks; every rank gives equally many."""
         if self.world_size == 1:
             return [[float(value) for value in values]]
         own = torch.tensor(values, dtype=torch.float64)
@@ -120,7 +120,7 @@ class Ranks:
 
     @contextmanager
     def joined(self, accelerator: str, *, seconds: float) -> Iterator[None]:
-        """Make the process group, for as long as it is entered; does nothing where there is one.
+        """Make the process group for as long as the context lasts; do nothing if there is one already.
 
         Args:
             accelerator: "cpu" or "cuda".
@@ -128,7 +128,7 @@ class Ranks:
 
         Raises:
             RetroflowError: the others did not come.
-            LostRanks: they came, and were lost while this was entered.
+            LostRanks: they came, and were lost later.
         """
         if dist.is_initialized():
             yield
@@ -140,14 +140,14 @@ class Ranks:
         try:
             yield
         except BaseException as error:
-            # NCCL would wait here for operations that a lost rank never ends; the process ends anyway.
+            # NCCL would wait here for operations that a lost rank never completes; the process ends anyway.
             if backend == "gloo":
                 dist.destroy_process_group()
             if self.world_size > 1 and _is_loss(error):
-                reason = str(error).split(". ")[0].splitlines()[0]  # gloo goes on with general advice
+                reason = str(error).split(". ")[0].splitlines()[0]  # general advice of gloo follows
                 raise LostRanks(
                     f"rank {self.rank} of {self.world_size} has lost another rank, which ended or did not answer for "
-                    f"{seconds:g} s (trainer.timeout_seconds): {reason}. What that rank printed says why. "
+                    f"{seconds:g} s (trainer.timeout_seconds): {reason}. See what that rank printed for the cause. "
                     "The same command with --resume continues from the last checkpoint"
                 ) from error
             raise
@@ -183,15 +183,15 @@ _control: list[Any] = []
 
 
 def _control_group() -> Any:
-    """The gloo group that decisions travel over; None is torch's word for the group of all."""
+    """The gloo group for decisions; None, in torch, means the group of all."""
     return _control[0] if _control else None
 
 
 def ranks_of_this_process(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Ask the environment who this process is.
+    """Read from the environment which process this is.
 
-    Variables of torchrun go before those of SLURM, under which torchrun may run. A SLURM job whose name is "bash" or
-    "interactive" has launched nothing, and a group of one is nobody's.
+    Variables of torchrun take precedence over those of SLURM, because torchrun may run under SLURM. Interactive SLURM
+    jobs (named "bash" or "interactive") and world size 1 count as not launched.
     """
     if all(name in environment for name in _TORCHRUN):
         world_size = int(environment["WORLD_SIZE"])

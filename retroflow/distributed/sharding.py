@@ -1,4 +1,4 @@
-"""FSDP2 in torch: a model built so that every rank holds a share of each parameter."""
+"""FSDP2 in torch: build a model so that every rank holds a share of each parameter."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,7 +16,7 @@ from retroflow.distributed.tied_weights import share_as, shared_names
 def build_sharded(
     build: Callable[[], Any], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None], bf16: bool = False
 ) -> Any:
-    """Build a model of which every rank has a share; no rank but the first ever holds the whole of it.
+    """Build a model of which every rank has a share; only rank 0 ever holds the whole of it.
 
     State that only unsharded weights tell, such as their fingerprint, is read from rank 0 by `unsharded_state()`
     and set on every rank by `load_unsharded_state(state)`.
@@ -34,15 +34,15 @@ def build_sharded(
         The model on the mesh's devices; its parameters equal those that `build` gives to rank 0.
     """
     whole: dict[str, Tensor] = {}
-    told: list[Any] = [None]
+    facts_of_rank_0: list[Any] = [None]
     if mesh.get_rank() == 0:
         with torch.device("cpu"):
             built = build()
         whole = {name: value.detach() for name, value in (*built.named_parameters(), *built.named_buffers())}
-        told = [(shared_names(built), built.unsharded_state())]
+        facts_of_rank_0 = [(shared_names(built), built.unsharded_state())]
         del built
-    dist.broadcast_object_list(told, src=0)
-    shared, facts = told[0]
+    dist.broadcast_object_list(facts_of_rank_0, src=0)
+    shared, facts = facts_of_rank_0[0]
     with torch.device("meta"):
         model = build()
     share_as(model, shared)

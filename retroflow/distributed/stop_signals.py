@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP become a wish that the training loop reads at the next step boundary."""
+"""SIGTERM, SIGINT and SIGHUP become a request that the training loop reads at the next step boundary."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ SIGNALS = tuple(number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number :=
 
 @contextmanager
 def preempted_while_starting() -> Iterator[None]:
-    """End at once at SIGTERM, with the exit code by which a scheduler knows that the job is to be run again.
+    """End at once at SIGTERM, with the exit code that asks a scheduler to run the job again.
 
-    For the seconds, on a network file system the minutes, in which libraries are imported and nothing is begun. Not an
-    exception, which imports of native libraries would not survive.
+    For the time in which libraries are imported (seconds, on a network file system minutes) and nothing has begun. No
+    exception is raised, because imports of native libraries do not survive one.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -41,7 +41,7 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 def _leave_terminal() -> None:
-    """Let what is printed to a terminal go nowhere from now on: writing to one that is gone is an error."""
+    """Discard what is printed to a terminal from now on: writing to a closed one is an error."""
     with open(os.devnull, "w") as nothing:
         for descriptor in (1, 2):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):
@@ -49,7 +49,7 @@ def _leave_terminal() -> None:
 
 
 class StopRequests:
-    """Records the first stop signal while it is entered; a second SIGINT, and any within `at_once`, interrupts.
+    """Records the first stop signal; a second SIGINT, and any signal within `at_once`, interrupts.
 
     Lightning's own SIGTERM handler writes no checkpoint and hangs several processes, so `install` is called again
     after Lightning has put its handlers in place.
@@ -65,7 +65,7 @@ class StopRequests:
         return self.signal_number is not None
 
     def install(self) -> None:
-        """Take the signals; does nothing outside the main thread, where Python allows no handlers."""
+        """Install the handlers; does nothing outside the main thread, where Python allows none."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN:
@@ -93,7 +93,7 @@ class StopRequests:
             raise KeyboardInterrupt
 
     def adopt(self, number: int) -> None:
-        """Take over the signal that another rank was sent, so that all end alike."""
+        """Record the signal that another rank was sent, so that all end alike."""
         self.signal_number = self.signal_number or number
 
     @contextmanager
@@ -116,7 +116,7 @@ class StopRequests:
         """Raise if a signal has come.
 
         Args:
-            where: what is safe and how to go on, the error's message.
+            where: the error's message: what is saved and how to continue.
 
         Raises:
             Preempted: SIGTERM came; exit code 75.

@@ -17,8 +17,8 @@ def shared_names(model: nn.Module) -> list[list[str]]:
 def share_as(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
     """Let the names of each group be one parameter, and all other names one each.
 
-    A model on the meta device knows no more than its configuration: that a checkpoint holds two different matrices for
-    what the configuration ties shows only where the weights are.
+    Whether weights are really tied is known once they are loaded: a checkpoint may hold two different matrices for what
+    the configuration ties. A model on the meta device has to be told.
 
     Args:
         model: changed in place.

@@ -1,8 +1,9 @@
-"""Which run goes on from which checkpoint, and whether the checkpoint belongs to the recipe."""
+"""Which run is continued from which checkpoint, and whether the checkpoint belongs to the recipe."""
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,7 @@ def choose_start(
     if resume != LAST:
         return _named_start(resume, this, say, hold)
     unfinished = _unfinished(runs_folder, recipe.name)
-    matching = [run for run in unfinished if not differences(_identity_of(run), this)]
-    if matching:
+    if matching := [run for run in unfinished if _fits(run, this)]:
         hold(matching[0])
         if matching[0].is_finished:  # while it was waited for
             return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
@@ -146,7 +146,7 @@ def check_resume(
             corpus to learn its fingerprint.
 
     Raises:
-        UsageError: there is no such run, or every run that could go on was made by another recipe or other text.
+        UsageError: there is no such run, or every run that could be continued was made by another recipe or other text.
         DamagedDataError: the description of a run cannot be read.
     """
     folder = Path(os.path.expanduser(recipe.section("trainer")["runs_folder"]))
@@ -157,24 +157,25 @@ def check_resume(
         step, stored = checkpoint_step(path) if path else 0, _identity_of(run)
         _refuse_unless_lengthened(resume, stored, stored | now, step)
         if not _is_one_of_several(environment):
-            _refuse_unless_lengthened(
-                resume, stored, stored | now | {"fingerprints": dict(fingerprints_of(recipe))}, step
-            )
+            now["fingerprints"] = dict(fingerprints_of(recipe))
+            _refuse_unless_lengthened(resume, stored, stored | now, step)
         return
     runs = _unfinished(folder, recipe.name)
-    fitting = _fitting(runs, now)
-    if not fitting and any(_is_like(run, now) for run in _finished(folder, recipe.name)):
+    fitting = [run for run in runs if _fits(run, now)]
+    if not fitting and _finished_as(now, folder, recipe.name):
         return
     if fitting and not _is_one_of_several(environment):
         now["fingerprints"] = dict(fingerprints_of(recipe))
-        runs, fitting = fitting, _fitting(fitting, now)
+        runs, fitting = fitting, [run for run in fitting if _fits(run, now)]
     if runs and not fitting:
         stored = _identity_of(runs[0])
         refuse_other_recipe(runs[0].path, stored, stored | now)
 
 
-def _fitting(runs: list[RunFolder], now: Identity) -> list[RunFolder]:
-    return [run for run in runs if not differences(stored := _identity_of(run), stored | now)]
+def _fits(run: RunFolder, this: Identity) -> bool:
+    """Whether a run agrees with an identity, of which only a part may be known."""
+    stored = _identity_of(run)
+    return not differences(stored, stored | this)
 
 
 def _is_one_of_several(environment: Mapping[str, str]) -> bool:
@@ -185,21 +186,13 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
     return [run for run in list_runs(runs_folder, name) if not run.is_finished and run.description.exists()]
 
 
-def _finished(runs_folder: Path, name: str) -> list[RunFolder]:
-    return [run for run in list_runs(runs_folder, name) if run.is_finished]
-
-
 def _finished_as(this: Identity, runs_folder: Path, name: str) -> RunFolder | None:
     """The newest finished run of the same recipe and artifacts."""
-    return next((run for run in _finished(runs_folder, name) if _is_like(run, this)), None)
-
-
-def _is_like(run: RunFolder, this: Identity) -> bool:
-    try:
-        stored = _identity_of(run)
-    except DamagedDataError:  # of a run that nobody needs
-        return False
-    return not differences(stored, stored | this)
+    for run in list_runs(runs_folder, name):
+        with suppress(DamagedDataError):  # of a run that nobody needs
+            if run.is_finished and _fits(run, this):
+                return run
+    return None
 
 
 def _begin(recipe: Recipe, this: Identity, runs_folder: Path, hold: Callable[[RunFolder], object]) -> ResumePoint:
@@ -223,7 +216,8 @@ def _named_start(
     run = _named_run(path)
     hold(run)
     stored = _identity_of(run)
-    if path.is_dir() and run.is_finished and _reported_steps(run) >= _max_steps(this) and not differences(stored, this):
+    reported = run.reported_training().get("steps", 0)
+    if path.is_dir() and run.is_finished and reported >= _max_steps(this) and not differences(stored, this):
         return _nothing_to_do(run, say)
     if path.is_file():
         verify_checkpoint(path)
@@ -237,23 +231,13 @@ def _named_start(
     step = checkpoint_step(checkpoint) if checkpoint else 0
     _refuse_unless_lengthened(path, stored, this, step)
     start = _continue(run, checkpoint, this, say)
-    if step < _max_steps(this) and run.is_finished:
-        _set_report_aside(run)
+    if step < _max_steps(this) and run.is_finished:  # from now on it is not
+        run.report.replace(run.report.with_name(f"report-step-{reported:08d}.json"))
     return start
 
 
 def _newest(run: RunFolder, say: Callable[[str], None]) -> Path | None:
     return newest_verified(run.checkpoints, say=say) if list_checkpoints(run.checkpoints) else None
-
-
-def _set_report_aside(run: RunFolder) -> None:
-    """Keep a finished run's report under the name of its step: the run is not finished any more."""
-    run.report.replace(run.report.with_name(f"report-step-{_reported_steps(run):08d}.json"))
-
-
-def _reported_steps(run: RunFolder) -> int:
-    """Steps of a finished run."""
-    return int(run.reported_training()["steps"])
 
 
 def _named_run(path: Path) -> RunFolder:
@@ -318,7 +302,7 @@ def _refuse_unless_lengthened(path: Path, stored: Identity, this: Identity, step
 
 
 def refuse_other_recipe(path: Path, stored: Identity, this: Identity) -> None:
-    """Raise UsageError, naming every differing key, unless `stored` may be gone on with as `this`."""
+    """Raise UsageError, naming every differing key, unless `stored` may be continued as `this`."""
     if found := differences(stored, this):
         raise UsageError(
             f"{path} belongs to another recipe; these differ:\n{_listed(found)}\n"
@@ -337,7 +321,7 @@ def refuse_other_weights(what: Path, stored: Identity, this: Identity) -> None:
 
 
 def _listed(found: list[str]) -> str:
-    """The differences, one a line; where only fingerprints tell of other chunks it is the text that has changed."""
+    """The differences, one a line; if the chunks differ and no value does, the text has changed."""
     lines = [f"  {line}" for line in found]
     is_other_text = any(line.startswith("fingerprint of chunks") for line in found)
     if is_other_text and not any(line.startswith(("corpus.", "data.")) for line in found):

@@ -19,26 +19,26 @@ from retroflow.planning.options import TrainerOptions
 
 
 def _as_it_is(batch: Any) -> Any:
-    """Collate nothing: the dataset assembles whole batches (torch types the argument as a list of samples)."""
+    """Collate nothing, because the dataset assembles whole batches (torch types the argument as a list of samples)."""
     return batch
 
 
 def _start_worker(parent: int, worker: int) -> None:
-    """Leave signals to the training process, which needs its workers until the step ends, and end with it."""
+    """Ignore stop signals, because training needs its workers until the step ends, and end with the parent."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     kill_with_parent(parent)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that were being handled when it came: torch's zip writer fails in its turn when it is left."""
+    """Yield an error, then its causes and contexts: torch's zip writer raises a second error, which hides the first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _of_worker(error: RetroflowError) -> RetroflowError | None:
-    """What a data worker raised, without the traceback that torch writes into its message; None for other errors."""
+    """A data worker's error without the traceback that torch writes into its message; None for other errors."""
     kind = type(error)
     before, _, message = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")
     return kind(message.strip()) if before.startswith("Caught ") else None
@@ -46,17 +46,17 @@ def _of_worker(error: RetroflowError) -> RetroflowError | None:
 
 @contextmanager
 def explain_lost_data_workers(ranks: Ranks, *, loading: bool = True) -> Iterator[None]:
-    """Say what it means when a data worker is gone.
+    """Turn the errors of a killed data worker into one that says what to do.
 
-    torch raises a RuntimeError wherever the process is just then, even while it handles the other sign of the same:
-    the connection over which a batch was coming breaks.
+    torch raises a RuntimeError wherever the process is at that moment, even while it handles the other symptom: a
+    broken connection over which a batch was coming.
 
     Args:
         ranks: who this process is.
-        loading: whether batches come while this is entered, so that a broken connection is theirs.
+        loading: whether batches are loaded meanwhile, so that a broken connection is a worker's.
 
     Raises:
-        RetroflowError: a data worker was killed. One that only hangs, as on a file system that does, is waited for.
+        RetroflowError: a data worker was killed. One that hangs, for example on a network file system, is waited for.
     """
     try:
         yield
@@ -65,10 +65,10 @@ def explain_lost_data_workers(ranks: Ranks, *, loading: bool = True) -> Iterator
             raise plain from error
         raise
     except (RuntimeError, ConnectionError, EOFError) as error:
-        told = next((each for each in _chain(error) if str(each).startswith("DataLoader worker")), None)
-        if told is None and (isinstance(error, RuntimeError) or not loading):
+        reported = next((each for each in _chain(error) if str(each).startswith("DataLoader worker")), None)
+        if reported is None and (isinstance(error, RuntimeError) or not loading):
             raise
-        reason = str(told or error).strip().rstrip(".") or "its connection ended"
+        reason = str(reported or error).strip().rstrip(".") or "its connection ended"
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
             f"{whose} lost a process that loads its data: {reason} (out of memory?). The same "
@@ -79,7 +79,7 @@ def explain_lost_data_workers(ranks: Ranks, *, loading: bool = True) -> Iterator
 class RetroData(pl.LightningDataModule):
     """Serves the training split in the order of `StepBatches`, from the step the trainer is at.
 
-    Lightning restores `trainer.global_step` before it asks for the loader, so the position in the data needs no
+    Lightning restores `trainer.global_step` before it calls `train_dataloader`, so the position in the data needs no
     state of its own.
     """
 

@@ -19,11 +19,6 @@ from retroflow.runs.trained_model import refuse_not_finite
 from retroflow.training.job import Job
 
 
-def record_of(job: Job, *, steps: int, tokens: int, seconds: float) -> TrainingSummary:
-    """Put together how a job's model was trained."""
-    return record_from(job.identity, steps=steps, tokens=tokens, seconds=seconds)
-
-
 def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> TrainingSummary | None:
     """Load the weights of `start` if there is nothing left to train.
 
@@ -39,7 +34,7 @@ def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> Tra
         return None
     record = record_in(start.checkpoint, read_head(start.checkpoint), steps=start.step)
     # Whether there is more to do is for the job to say: `trainer.max_seconds` may have changed.
-    now = record_of(job, steps=start.step, tokens=record.tokens, seconds=record.seconds)
+    now = record_from(job.identity, steps=start.step, tokens=record.tokens, seconds=record.seconds)
     if not (as_it_is or now.is_finished):
         return None
     load_weights(job, start.checkpoint)

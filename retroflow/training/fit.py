@@ -32,13 +32,13 @@ from retroflow.runs.checkpoints import checkpoint_path, discard_after, sweep
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.held_folder import HeldFolder
 from retroflow.runs.metrics import MetricsLog, read_metrics
-from retroflow.runs.record import TrainingSummary
+from retroflow.runs.record import TrainingSummary, record_from
 from retroflow.runs.resuming import ResumePoint, choose_start
 from retroflow.runs.schedules import describe_last
 from retroflow.training.callbacks import Checkpoints, Metrics, StepEnd, Stopping
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.data_module import RetroData, explain_lost_data_workers
-from retroflow.training.final_report import judge, load_trained, record_of
+from retroflow.training.final_report import judge, load_trained
 from retroflow.training.job import Job, bound, make_job
 from retroflow.training.lightning_environment import RanksEnvironment
 from retroflow.training.lightning_output import only_rank_zero_prints, quiet_lightning
@@ -245,7 +245,7 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
         progress.stop()
         if log is not None:
             log.close()
-    return record_of(job, steps=trainer.global_step, tokens=metrics.tokens, seconds=stopping.seconds)
+    return record_from(job.identity, steps=trainer.global_step, tokens=metrics.tokens, seconds=stopping.seconds)
 
 
 def make_trainer(job: Job, start: ResumePoint, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:
