@@ -76,7 +76,7 @@ def test_it_writes_as_the_command_does(run: "rf.Run", capfd: pytest.CaptureFixtu
 def test_errors_speak_python(run: "rf.Run") -> None:
     lm = rf.load(run)
     for wrong, message in (
-        (lambda: rf.load(run, device="tpu"), r"^device: 'tpu' given"),
+        (lambda: rf.load(run, device="tpu"), '^device is "tpu"; allowed: "auto", "cpu" or "cuda".$'),
         (lambda: rf.load(run, database="nowhere"), r'^database: there is no folder "nowhere"'),
         (lambda: rf.load(run, database=run.folder, retrieval=False), r"^retrieval: it is switched off, and a database"),
         (lambda: lm.generate("", max_new_tokens=2), r"^prompts\[0\]: '' has no token"),

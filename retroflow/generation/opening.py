@@ -95,7 +95,7 @@ def _note_other_database(database: RetrievalDatabase, origin: Origin) -> None:
 
 def _device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
-        raise unfit("device", f"{name!r} given; auto, cpu or cuda is needed.")
+        raise unfit("device", f'is "{name}"; allowed: "auto", "cpu" or "cuda".')
     if name == "cuda" and not torch.cuda.is_available():
         raise unfit("device", f"{NO_CUDA}.")
     return torch.device(choose_device(name, "device"))

@@ -54,7 +54,7 @@ def checked_step(step: int | None, chunk_length: int) -> int:
         return chunk_length
     if not isinstance(step, int) or not 1 <= step <= chunk_length:
         raise InvalidShapeError(
-            f"retrieval_step: {step} given; whole numbers from 1 to {chunk_length} (the chunk length) are allowed: "
-            "after a longer step some tokens would be in no query"
+            f"retrieval_step is {step}; allowed: a whole number from 1 to {chunk_length}, the chunk length. After a "
+            "longer step some tokens would be in no query."
         )
     return step

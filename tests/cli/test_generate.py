@@ -312,7 +312,7 @@ def test_every_option_is_on_the_page_and_no_other() -> None:
             2,
             "error: --neighbours is 100000000; allowed: 1 to ",
         ),
-        (["{run}", "--prompt", "a", "--device", "tpu"], 2, "--device: 'tpu' given; auto, cpu or cuda"),
+        (["{run}", "--prompt", "a", "--device", "tpu"], 2, '--device is "tpu"; allowed: "auto", "cpu" or "cuda".'),
         (["{run}", "--prompt", "a", "--tempreature", "1"], 2, "No such option"),
     ],
 )

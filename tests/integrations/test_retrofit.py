@@ -392,7 +392,7 @@ def test_wrong_inputs_are_refused():
         model(tokens + VOCABULARY)
     with pytest.raises(InvalidShapeError, match="length >= 1"):
         model(tokens[:, :0])
-    with pytest.raises(InvalidShapeError, match="retrieval_step: 5 given"):
+    with pytest.raises(InvalidShapeError, match="retrieval_step is 5; allowed"):
         model(tokens, retrieval_step=CHUNK + 1)
 
 

@@ -135,7 +135,7 @@ def test_what_stands_where_nothing_was_retrieved_need_not_be_a_token():
 def test_an_impossible_retrieval_step_is_refused(step):
     model = make()
     tokens, retrieved, mask = inputs(model)
-    message = rf"retrieval_step: {step} given; whole numbers from 1 to 4 \(the chunk length\) are allowed"
+    message = rf"retrieval_step is {step}; allowed: a whole number from 1 to 4, the chunk length."
     with pytest.raises(InvalidShapeError, match=message):
         model(tokens, retrieved, mask, retrieval_step=step)
     with pytest.raises(InvalidShapeError, match=message):
