@@ -24,15 +24,21 @@ RETRIEVERS: "Registry[type[Retriever]]" = Registry(
     "retriever",
     "retroflow.retrievers",
     {
-        "exact": Entry("retroflow.retrieval.exact:ExactRetriever"),
+        "exact": Entry("retroflow.retrieval.exact:ExactRetriever", needs=("embedder",)),
         "faiss": Entry(
             "retroflow.retrieval.faiss:FaissRetriever",
             extra="faiss",
             requires=("faiss",),
+            needs=("embedder",),
             check="retroflow.retrieval.faiss_options:check_options",
         ),
-        "scann": Entry("retroflow.retrieval.scann:ScannRetriever", extra="scann", requires=("scann",)),
-        "hnsw": Entry("retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",)),
+        "scann": Entry(
+            "retroflow.retrieval.scann:ScannRetriever", extra="scann", requires=("scann",), needs=("embedder",)
+        ),
+        "hnsw": Entry(
+            "retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",), needs=("embedder",)
+        ),
+        "bm25": Entry("retroflow.retrieval.bm25:Bm25Retriever", extra="bm25", requires=("bm25s",)),
     },
     protocol="Retriever",
 )
@@ -45,6 +51,7 @@ EMBEDDERS: "Registry[type[Embedder]]" = Registry(
         "lexical": Entry(
             "retroflow.embedding.lexical:LexicalEmbedder", check="retroflow.embedding.lexical_terms:check_terms"
         ),
+        "none": Entry("retroflow.embedding.no_embedder:NoEmbedder"),
     },
     protocol="Embedder",
 )
@@ -100,7 +107,7 @@ def recipe_schema() -> RecipeSchema:
     return RecipeSchema(
         sections={
             "corpus": Slot(CORPORA),
-            "embedder": Slot(EMBEDDERS),
+            "embedder": Slot(EMBEDDERS, default="none"),
             "retriever": Slot(RETRIEVERS),
             "neighbours": Section("retroflow.pipeline.options:NeighbourOptions"),
             "model": Slot(

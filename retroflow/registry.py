@@ -48,6 +48,7 @@ class Entry:
         light: importing it loads no library, so that a recipe's values can be tried out while it is checked.
         check: "package.module:function", called with the options while a recipe is checked; raises UsageError for
             values that do not fit each other. Its module loads no library; options that are wrong are left out.
+        needs: sections of a recipe that must name something for it, though others can do without.
         owner: distribution and version, as "retroflow-usearch 0.1.0"; filled in by the registry.
     """
 
@@ -56,6 +57,7 @@ class Entry:
     requires: tuple[str, ...] = ()
     light: bool = False
     check: str = ""
+    needs: tuple[str, ...] = ()
     owner: str = ""
 
     @property

@@ -1,8 +1,8 @@
 """A retrieval database opened for text that did not exist before: window -> text -> embedding -> neighbours.
 
-A query takes the path that the keys took: its tokens are decoded to text by the same tokenizer, embedded by the
-same embedder with the state that was saved beside the keys, and rounded to float16. The text of a stored chunk
-therefore finds that chunk at distance 0.
+A query takes the path that the keys took: its tokens are decoded to text by the same tokenizer. If the retriever reads
+vectors, the text is embedded by the same embedder with the state that was saved beside the keys, and rounded to
+float16. The text of a stored chunk therefore finds that chunk at distance 0.
 
 Shapes: q queries, k neighbours, m tokens of a chunk, r = 2m tokens of a neighbour with its continuation.
 """
@@ -22,8 +22,9 @@ from retroflow.errors import DamagedDataError
 from retroflow.generation.arguments import unfit
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
-from retroflow.protocols import Neighbours
+from retroflow.protocols import Float32Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.keys import LazyQueries
 from retroflow.runs.description import RUN_FILE, read_run
 from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
@@ -43,18 +44,18 @@ class _Place:
 
 
 class RetrievalDatabase:
-    """Chunks, embedder and index, ready to be searched with new text; a `LiveRetriever`.
+    """Chunks, index and, if it was made from embeddings, the embedder, ready for new text; a `LiveRetriever`.
 
     Attributes:
         fingerprint: of the index; names the database.
-        metric: what scores mean, "l2" for minus the squared distance, or "inner_product".
+        metric: what scores mean, as in `Capabilities.metric`.
     """
 
     def __init__(
         self,
         chunks: ChunkStore,
         tokenizer: Tokenizer,
-        embedder: CheckedEmbedder,
+        embedder: CheckedEmbedder | None,
         retriever: CheckedRetriever,
         *,
         fingerprint: str,
@@ -69,7 +70,7 @@ class RetrievalDatabase:
         """Open a database for a model.
 
         Args:
-            folder: an index folder (`index-<fingerprint>`, with the chunks and embeddings it was made from beside it),
+            folder: an index folder (`index-<fingerprint>`, with the artifacts that it was made from beside it),
                 a folder of artifacts that holds a single index, or a run folder.
             tokenizer: the model's.
             chunk_length: the model's m.
@@ -81,17 +82,16 @@ class RetrievalDatabase:
         """
         place = _find(Path(folder))
         index = open_artifact(place.index, kind="index")
-        embeddings_folder = _beside(place.index, index, "embeddings")
-        embeddings = open_artifact(embeddings_folder, kind="embeddings")
-        check_parents(place.index, index, {"embeddings": parent_of(embeddings)})
-        chunks_folder = _beside(place.index, embeddings, "chunks")
-        chunks = open_artifact(chunks_folder, kind="chunks")
-        check_parents(embeddings_folder, embeddings, {"chunks": parent_of(chunks)})
-        check_same_rows(embeddings_folder, embeddings, chunks)
-        check_same_rows(place.index, index, chunks)
+        embedder, child = None, (place.index, index)
+        if "embeddings" in index.parents:
+            child = embeddings_folder, embeddings = _parent(place.index, index, "embeddings")
+        chunks_folder, chunks = _parent(*child, "chunks")
+        for folder, manifest in {child[0]: child[1], place.index: index}.items():
+            check_same_rows(folder, manifest, chunks)
         _check_fits(place.index, chunks, tokenizer, chunk_length)
         store = ChunkStore.open(chunks_folder / "train")
-        embedder = _open_embedder(embeddings_folder, embeddings, place.embedder)
+        if "embeddings" in index.parents:
+            embedder = _open_embedder(embeddings_folder, embeddings, place.embedder)
         retriever = _open_retriever(place.index, index, place.retriever)
         if len(retriever) != len(store):
             raise DamagedDataError(
@@ -132,9 +132,12 @@ class RetrievalDatabase:
         return self._tokenizer.decode_batch([[token for token in query if token != end_of_text] for query in queries])
 
     def _search(self, texts: list[str], num_neighbours: int) -> Neighbours:
-        vectors = self._embedder.embed(texts)
-        # float16 is how keys are stored; a query is rounded in the same way.
-        return self._retriever.search(vectors.astype(np.float16).astype(np.float32), num_neighbours)
+        def vectors() -> Float32Array:
+            assert self._embedder is not None
+            # float16 is how keys are stored; a query is rounded in the same way.
+            return self._embedder.embed(texts).astype(np.float16).astype(np.float32)
+
+        return self._retriever.search(LazyQueries(len(texts), vectors=vectors, texts=lambda: texts), num_neighbours)
 
     def _source(self, chunk: int, score: float, tokens: list[int]) -> Source:
         record = self._chunks.document(int(self._chunks.document_ids[chunk]))
@@ -166,20 +169,23 @@ def _find(folder: Path) -> _Place:
     )
 
 
-def _beside(index: Path, manifest: Manifest, kind: str) -> Path:
-    """Where the artifact is that another was made from.
+def _parent(folder: Path, manifest: Manifest, kind: str) -> tuple[Path, Manifest]:
+    """Open the artifact that another was made from, which lies beside it.
 
     Raises:
-        GenerationError: it is not beside it.
+        GenerationError: it is not there.
+        DamagedDataError: it has other bytes than were written, or is another than the one that was used.
     """
-    folder = index.parent / f"{kind}-{manifest.parents[kind]['fingerprint']}"
-    if not folder.is_dir():
+    parent = folder.parent / f"{kind}-{manifest.parents[kind]['fingerprint']}"
+    if not parent.is_dir():
         raise unfit(
             "database",
-            f'"{index.name}" was made from "{folder.name}", which is not beside it in "{index.parent}". '
+            f'"{folder.name}" was made from "{parent.name}", which is not beside it in "{folder.parent}". '
             "Copy it there too, or prepare the database again.",
         )
-    return folder
+    opened = open_artifact(parent, kind=kind)
+    check_parents(folder, manifest, {kind: parent_of(opened)})
+    return parent, opened
 
 
 def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_length: int) -> None:

@@ -96,7 +96,7 @@ def describe_sources(generation: Generation, metric: str) -> str:
 
     Args:
         generation: with its retrievals.
-        metric: what scores mean, "l2" or "inner_product".
+        metric: what scores mean, as in `Capabilities.metric`.
     """
     lines = [f"sources of prompt {generation.number + 1} (score: {_METRICS.get(metric, metric)})"]
     for retrieval in generation.retrievals:
@@ -106,7 +106,11 @@ def describe_sources(generation: Generation, metric: str) -> str:
     return "\n".join(lines)
 
 
-_METRICS = {"l2": "minus the squared distance, 0 is an equal embedding", "inner_product": "inner product"}
+_METRICS = {
+    "l2": "minus the squared distance, 0 is an equal embedding",
+    "inner_product": "inner product",
+    "own": "the retriever's own, higher is better",
+}
 
 
 def _retrieval_lines(retrieval: Retrieval) -> list[str]:

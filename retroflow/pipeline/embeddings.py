@@ -15,9 +15,11 @@ from retroflow.errors import InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.stages import Block, row_blocks
 from retroflow.protocols import Int64Array
+from retroflow.retrieval.keys import Keys
 from retroflow.store.array_file import Array
 from retroflow.store.artifact import parent_of
 from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.kept import kept_folder
 from retroflow.store.manifest import Manifest
 from retroflow.store.pieces import Pieces, join_pieces
@@ -95,6 +97,19 @@ def _texts(store: ChunkStore, tokenizer: Tokenizer, advance: Advance) -> Iterato
         rows = slice(start, min(start + TEXT_ROWS, len(store)))
         yield from chunk_texts(store, tokenizer, rows)
         advance(rows.stop - rows.start)
+
+
+def training_keys(folders: Mapping[str, Path]) -> Keys:
+    """The training chunks as keys: their texts from the chunks artifact, their vectors from the embeddings artifact.
+
+    Args:
+        folders: of these artifacts by kind; one that is not given is not read.
+    """
+    vectors = EmbeddingStore.open(folders["embeddings"] / "train") if "embeddings" in folders else None
+    if "chunks" not in folders:
+        return Keys(vectors)
+    tokenizer = load_tokenizer(str(folders["chunks"] / "tokenizer"))
+    return Keys(vectors, ChunkTexts(ChunkStore.open(folders["chunks"] / "train"), tokenizer))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What every artifact depends on, and nothing else: the inputs whose hash names it.
 
 The chain: corpus, tokenizer and chunk length -> chunks; + embedder -> embeddings; + the retriever and its options ->
-index; + search options, k and exclusion -> neighbours. docs/artifacts.md shows it as a table.
+index; + search options, k and exclusion -> neighbours. A retriever that reads texts has its index made from the chunks.
+docs/artifacts.md shows it as a table.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from retroflow.pipeline.options import DataOptions, NeighbourOptions
 # Raised when a stage would make other bytes from the same inputs.
 CHUNKS_VERSION = 2
 EMBEDDINGS_VERSION = 1
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 NEIGHBOURS_VERSION = 2
 
 Inputs = dict[str, Any]
@@ -42,12 +43,12 @@ def embeddings_inputs(chunks: str, embedder: Mapping[str, object]) -> Inputs:
 
 
 def index_inputs(
-    embeddings: str, options: Mapping[str, Any], distribution: str, retriever: Mapping[str, object]
+    built_over: Mapping[str, str], options: Mapping[str, Any], distribution: str, retriever: Mapping[str, object]
 ) -> Inputs:
     """Inputs of the index.
 
     Args:
-        embeddings: the embeddings' fingerprint.
+        built_over: fingerprints by kind: of the embeddings, the chunks or both, whichever the retriever reads.
         options: the recipe's retriever section, complete; all of it but `search` changes the index.
         distribution: where the retriever comes from, "retroflow-annoy 0.1.0"; the version of retroflow itself
             changes nothing.
@@ -56,7 +57,7 @@ def index_inputs(
     build = {key: value for key, value in options.items() if key not in ("name", "search")}
     inputs = {
         "version": INDEX_VERSION,
-        "embeddings": embeddings,
+        **built_over,
         "name": options["name"],
         "options": build,
         "retriever": dict(retriever),

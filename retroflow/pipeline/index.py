@@ -1,4 +1,4 @@
-"""Stage 3: embeddings of the training chunks -> the retriever's index."""
+"""Stage 3: embeddings or texts of the training chunks -> the retriever's index."""
 
 import errno
 import os
@@ -8,18 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from retroflow.console import Advance, progress, say
 from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, UsageError, words_of
+from retroflow.pipeline.embeddings import training_keys
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.memory import release_free_memory
 from retroflow.pipeline.stages import Block
-from retroflow.protocols import VectorSource
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.store.artifact import INDEX_FOLDER, parent_of
-from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.retrieval.keys import Keys
+from retroflow.store.artifact import INDEX_FOLDER
 from retroflow.store.kept import kept_folder
 from retroflow.store.manifest import Manifest
 from retroflow.store.pieces import Pieces
@@ -32,25 +29,26 @@ class IndexStage:
 
     Args:
         inputs: what the artifact is named by.
-        embeddings_folder, embeddings: the embeddings artifact.
+        folders: of the artifacts that the retriever reads, by kind: embeddings, chunks or both.
+        parents: how the manifest names them.
         new_retriever: makes the recipe's retriever, without an index.
         options: the recipe's retriever section.
     """
 
-    kind, doing, unit = "index", "", "vectors"
+    kind, doing, unit = "index", "", "chunks"
     # The options have to change then, and it is another artifact.
     final_errors: tuple[type[Exception], ...] = (UsageError,)
 
     def __init__(
         self,
         inputs: Inputs,
-        embeddings_folder: Path,
-        embeddings: Manifest,
+        folders: Mapping[str, Path],
+        parents: dict[str, dict[str, str]],
         new_retriever: Callable[[], CheckedRetriever],
         options: Mapping[str, Any],
     ) -> None:
-        self.inputs, self.parents = inputs, {"embeddings": parent_of(embeddings)}
-        self._embeddings, self._new, self._options = embeddings_folder, new_retriever, options
+        self.inputs, self.parents = inputs, parents
+        self._folders, self._new, self._options = folders, new_retriever, options
 
     def begin(self, partial: Path) -> dict[str, Any]:
         """Build and save the index, and read it back: some libraries report no error on a full disk.
@@ -61,22 +59,22 @@ class IndexStage:
             RetrieverError: the retriever fails, or cannot read what it has just written.
             OSError: the disk is full.
         """
-        vectors = EmbeddingStore.open(self._embeddings / "train")
+        keys = training_keys(self._folders)
         retriever = self._new()
 
         def save(folder: Path) -> None:
             # Native code may crash or hang: the last line on the screen then says whose it was.
-            say(f"building the index with {retriever.owner}, {len(vectors):,} vectors")
+            say(f"building the index with {retriever.owner}, {len(keys):,} chunks")
             with _full_disk_told(partial):
-                _build(folder, vectors, self._new())
+                _build(folder, keys, self._new())
                 release_free_memory()
                 written = self._new()
                 _read_back(written, folder)
-                written.search(np.asarray(vectors[0:1], dtype=np.float32), 1)
+                written.search(keys[0:1], 1)
 
         self._files = kept_folder(partial, INDEX_FOLDER, save)
-        metric = retriever.capabilities.metric
-        self._info = {"vectors": len(vectors), "dimension": vectors.shape[1], "metric": metric}
+        dimension = None if keys.vectors is None else keys.vectors.shape[1]
+        self._info = {"chunks": len(keys), "dimension": dimension, "metric": retriever.capabilities.metric}
         return {}
 
     def size(self) -> int:
@@ -92,10 +90,11 @@ class IndexStage:
         return Manifest(self.kind, self.inputs, self.parents, self._info, self._files, self._options)
 
 
-def _build(folder: Path, vectors: EmbeddingStore, retriever: CheckedRetriever) -> None:
+def _build(folder: Path, keys: Keys, retriever: CheckedRetriever) -> None:
     """Build and save; a function of its own, so that this index is out of memory before the next is read."""
-    with progress("build the index", None, "vectors") as advance:
-        retriever.build(_Watched(vectors, advance))
+    with progress("build the index", None, "chunks") as advance:
+        watched = [None if each is None else _Watched(each, advance) for each in (keys.vectors, keys.texts)]
+        retriever.build(Keys(*watched))
         retriever.save(folder)  # some read the vectors only now
 
 
@@ -135,16 +134,16 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
 
 
 class _Watched:
-    """Vectors that tell the progress bar how many of them have been read; a build may read them more than once."""
+    """Vectors or texts that tell the progress bar how many have been read; a build may read them more than once."""
 
-    def __init__(self, vectors: VectorSource, advance: Advance) -> None:
-        self._vectors, self._advance = vectors, advance
-        self.shape = vectors.shape
+    def __init__(self, source: Any, advance: Advance) -> None:
+        self._source, self._advance = source, advance
+        self.shape = getattr(source, "shape", (len(source),))
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len(self._source)
 
-    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]:
-        block = self._vectors[rows]
+    def __getitem__(self, rows: slice, /) -> Any:
+        block = self._source[rows]
         self._advance(len(block))
         return block

@@ -215,7 +215,7 @@ class LegalSearch:
         wanted = ranked.ids >= 0
         if not wanted.any():
             return Judgement(None, number, 0.0)
-        worst = np.where(wanted, ranked.scores, np.inf).min(axis=1, keepdims=True)
+        worst = np.where(wanted, ranked.scores, np.finfo(np.float32).max).min(axis=1, keepdims=True)
         hits = (own.ids[sample] >= 0) & (own.scores[sample] >= worst - _rounding(worst))
         return Judgement(float(hits.sum() / wanted.sum()), number, 0.0)
 

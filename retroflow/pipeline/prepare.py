@@ -64,14 +64,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The artifacts of a recipe; without retrieval (`trainer.retrieval: false`) chunks alone, the others are None.
+    """The artifacts of a recipe.
+
+    Without retrieval (`trainer.retrieval: false`) they are the chunks alone. With a retriever that reads no vectors
+    there are no embeddings. What is not there is None.
 
     Attributes:
         tokenizer: folder of the tokenizer.
         train_chunks, valid_chunks: for `ChunkStore.open`.
         fingerprints: kind -> fingerprint of its artifact.
         built: kinds that were made by this call.
-        stages: all four, or the first, in order.
+        stages: those that there are, in order.
         train_embeddings, valid_embeddings: for `EmbeddingStore.open`.
         index: folder for `CheckedRetriever.load`.
         train_neighbours, valid_neighbours: for `NeighbourTable.open`.
@@ -101,7 +104,7 @@ def describe(stage: Stage) -> str:
         "embeddings": lambda: (
             f"{sum(split['chunks'] for split in info['splits'].values()):,} of width {info['dimension']:,}"
         ),
-        "index": lambda: f"{info['vectors']:,} vectors",
+        "index": lambda: f"{info['chunks']:,} chunks",
         "neighbours": lambda: ", ".join(part for part in _describe_neighbours(info) if part),
     }[stage.kind]()
     verb = "built" if stage.built else "re-used"
@@ -141,8 +144,9 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     Killed anywhere and called again it goes on where it was; two processes may call it at once.
 
     Args:
-        recipe: its sections corpus, embedder, retriever, neighbours and data are used; of model, whether it brings
-            a tokenizer; of trainer, whether anything is retrieved: without retrieval chunks are all that is needed.
+        recipe: its sections corpus, embedder (if the retriever reads vectors), retriever, neighbours and data are
+            used; of model, whether it brings a tokenizer; of trainer, whether anything is retrieved: without retrieval
+            chunks are all that is needed.
         report: called with every stage as it is finished or found.
         sharing: which share of the blocks this process makes, or none.
 
@@ -162,27 +166,30 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         return prepared_of(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
     # First of all, so that a missing library or a bad option is not told after minutes of embedding.
-    embedder = create_embedder(recipe.section("embedder"))
     retriever = RecipeRetriever(recipe.section("retriever"))
     made = retriever.new()
     made.fingerprint()
-    made.check_vectors(None, embedder.dimension)
+    embedder = create_embedder(recipe.section("embedder")) if retriever.reads_vectors else None
+    if embedder is not None:
+        made.check_vectors(None, embedder.dimension)
     with disk_errors(artifacts):
         artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts, sharing)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
-        retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
-        embeddings = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
-        report(embeddings)
-        index = _index(retriever, embeddings, sharing)
-        report(index)
-        neighbours = _neighbours(retriever, options, (chunks, embeddings, index), sharing)
-        report(neighbours)
+        found = {"chunks": chunks}
+        if embedder is not None:
+            retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
+            found["embeddings"] = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
+            report(found["embeddings"])
+        found["index"] = _index(retriever, found, sharing)
+        report(found["index"])
+        found["neighbours"] = _neighbours(retriever, options, found, sharing)
+        report(found["neighbours"])
     if not sharing.command:
-        for line in concerns(neighbours.manifest.info, retriever.owner):
+        for line in concerns(found["neighbours"].manifest.info, retriever.owner):
             say(line)
-    return prepared_of(chunks, embeddings, index, neighbours)
+    return prepared_of(*found.values())
 
 
 def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
@@ -199,10 +206,11 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
     names = {"chunks": fingerprint_of(_chunks_inputs(corpus, given_tokenizer(recipe, data), data))}
     if not recipe.values.get("trainer", {}).get("retrieval", True):
         return names
-    embedder = create_embedder(recipe.section("embedder"))
-    names["embeddings"] = fingerprint_of(fingerprint.embeddings_inputs(names["chunks"], embedder.fingerprint()))
     retriever, options = RecipeRetriever(recipe.section("retriever")), NeighbourOptions(**recipe.section("neighbours"))
-    names["index"] = fingerprint_of(retriever.index_inputs(names["embeddings"]))
+    if retriever.reads_vectors:
+        embedder = create_embedder(recipe.section("embedder"))
+        names["embeddings"] = fingerprint_of(fingerprint.embeddings_inputs(names["chunks"], embedder.fingerprint()))
+    names["index"] = fingerprint_of(retriever.index_inputs(names))
     found = fingerprint.neighbours_inputs(names["index"], retriever.search_options, options)
     names["neighbours"] = fingerprint_of(found)
     return names
@@ -229,30 +237,29 @@ def _embeddings(embedder: CheckedEmbedder, options: Mapping[str, Any], chunks: S
     return _made(stage, chunks.folder.parent, sharing)
 
 
-def _index(retriever: RecipeRetriever, embeddings: Stage, sharing: Sharing) -> Stage:
-    inputs = retriever.index_inputs(embeddings.manifest.fingerprint)
-    stage = IndexStage(inputs, embeddings.folder, embeddings.manifest, retriever.new, retriever.options)
-    return _made(stage, embeddings.folder.parent, sharing)
+def _index(retriever: RecipeRetriever, found: Mapping[str, Stage], sharing: Sharing) -> Stage:
+    inputs = retriever.index_inputs({kind: stage.manifest.fingerprint for kind, stage in found.items()})
+    folders = {kind: found[kind].folder for kind in retriever.built_over}
+    parents = {kind: parent_of(found[kind].manifest) for kind in retriever.built_over}
+    stage = IndexStage(inputs, folders, parents, retriever.new, retriever.options)
+    return _made(stage, found["chunks"].folder.parent, sharing)
 
 
 def _neighbours(
-    retriever: RecipeRetriever, options: NeighbourOptions, before: tuple[Stage, Stage, Stage], sharing: Sharing
+    retriever: RecipeRetriever, options: NeighbourOptions, found: Mapping[str, Stage], sharing: Sharing
 ) -> Stage:
-    chunks, embeddings, index = before
+    chunks, embeddings, index = found["chunks"], found.get("embeddings"), found["index"]
     inputs = fingerprint.neighbours_inputs(index.manifest.fingerprint, retriever.search_options, options)
-    parents = {
-        "chunks": parent_of(chunks.manifest),
-        "embeddings": parent_of(embeddings.manifest),
-        # An index that was built again may have other bytes (ScaNN) and is as good: its vectors are the same.
-        "index": parent_of(index.manifest, by_content=False),
-    }
+    # An index that was built again may have other bytes (ScaNN) and is as good: its keys are the same.
+    parents = {kind: parent_of(stage.manifest, by_content=kind != "index") for kind, stage in found.items()}
 
     def load() -> CheckedRetriever:
         # Native code may crash or hang: the last line on the screen then says whose it was.
-        say(f"searching the index with {retriever.owner}, {index.manifest.info['vectors']:,} vectors")
+        say(f"searching the index with {retriever.owner}, {index.manifest.info['chunks']:,} chunks")
         return retriever.load(index.folder)
 
-    stage = NeighbourStage(inputs, Sources(chunks.folder, embeddings.folder, parents), load, options)
+    sources = Sources(chunks.folder, None if embeddings is None else embeddings.folder, parents)
+    stage = NeighbourStage(inputs, sources, load, options)
     return _made(stage, chunks.folder.parent, sharing)
 
 
@@ -293,14 +300,13 @@ def prepared_of(chunks: Stage, *others: Stage) -> Prepared:
     )
     for stage in others:
         check_same_rows(stage.folder, stage.manifest, chunks.manifest)
-    if not others:
-        return found
-    embeddings, index, neighbours = (stage.folder for stage in others)
-    return replace(
-        found,
-        train_embeddings=embeddings / "train",
-        valid_embeddings=embeddings / "valid",
-        index=index / INDEX_FOLDER,
-        train_neighbours=neighbours / "train",
-        valid_neighbours=neighbours / "valid",
-    )
+    folders = {stage.kind: stage.folder for stage in others}
+    if "embeddings" in folders:
+        embeddings = folders["embeddings"]
+        found = replace(found, train_embeddings=embeddings / "train", valid_embeddings=embeddings / "valid")
+    if "neighbours" in folders:
+        index, neighbours = folders["index"] / INDEX_FOLDER, folders["neighbours"]
+        found = replace(
+            found, index=index, train_neighbours=neighbours / "train", valid_neighbours=neighbours / "valid"
+        )
+    return found

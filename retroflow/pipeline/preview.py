@@ -13,6 +13,7 @@ from typing import Any
 
 from retroflow.components import CORPORA, create, create_embedder
 from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import RetroflowError
 from retroflow.pipeline import fingerprint
 from retroflow.pipeline.given_tokenizer import given_tokenizer
@@ -70,6 +71,7 @@ class _Found:
     notes: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     dimension: int | None = None
+    not_needed: tuple[str, ...] = ()
 
 
 def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
@@ -97,7 +99,7 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
         is_estimate = chunks is None
         if chunks is None:
             chunks = _estimated(corpus, data, tokenizer, found)
-    kinds = KINDS if retrieval else KINDS[:1]
+    kinds = [kind for kind in KINDS if kind not in found.not_needed] if retrieval else KINDS[:1]
     missing = tuple(kind for kind in kinds if kind not in found.manifests)
     vocabulary_size = data.vocabulary_size if is_known else None
     if tokenizer is not None:
@@ -110,7 +112,7 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
         chunks=chunks,
         is_estimate=is_estimate and chunks is not None,
         vocabulary_size=vocabulary_size,
-        new_bytes=_new_bytes(recipe, missing, chunks, vocabulary_size, found.dimension),
+        new_bytes=_new_bytes(recipe, missing, chunks, vocabulary_size, found),
         notes=tuple(found.notes),
         names=tuple(found.names),
     )
@@ -134,33 +136,47 @@ def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) 
 
 
 def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
+    chunks, retriever = _counted(found), RecipeRetriever(recipe.section("retriever"))
+    embedder: CheckedEmbedder | None = None
     try:
-        embedder = create_embedder(recipe.section("embedder"))
-        found.dimension = embedder.dimension
-        embedder_print = embedder.fingerprint()
-    except (RetroflowError, OSError) as error:
-        found.notes.append(f"the embedder cannot be asked yet ({_first_line(error)})")
-        return
-    chunks = _counted(found)
-    try:
-        retriever = RecipeRetriever(recipe.section("retriever"))
-        retriever.new().check_vectors(chunks["train"] if chunks else None, int(embedder.dimension))
+        made = retriever.new()
+        embedder = _embedder_of(recipe, retriever, found)
+        if found.dimension is not None:
+            made.check_vectors(chunks["train"] if chunks else None, found.dimension)
     except RetroflowError as error:
         found.notes.append(f"the retriever cannot be used as it is ({_first_line(error)})")
         return
-    if chunks is None:
+    if chunks is None or (embedder is None and retriever.reads_vectors):
         return
-    inputs = fingerprint.embeddings_inputs(found.manifests["chunks"].fingerprint, embedder_print)
-    _look(artifacts, "embeddings", inputs, found)
-    if "embeddings" not in found.manifests:
-        return
-    inputs = retriever.index_inputs(found.manifests["embeddings"].fingerprint)
+    if embedder is not None:
+        inputs = fingerprint.embeddings_inputs(found.manifests["chunks"].fingerprint, embedder.fingerprint())
+        _look(artifacts, "embeddings", inputs, found)
+        if "embeddings" not in found.manifests:
+            return
+    inputs = retriever.index_inputs({kind: manifest.fingerprint for kind, manifest in found.manifests.items()})
     _look(artifacts, "index", inputs, found)
     if "index" not in found.manifests:
         return
     neighbours = NeighbourOptions(**recipe.section("neighbours"))
     inputs = fingerprint.neighbours_inputs(found.manifests["index"].fingerprint, retriever.search_options, neighbours)
     _look(artifacts, "neighbours", inputs, found)
+
+
+def _embedder_of(recipe: Recipe, retriever: RecipeRetriever, found: _Found) -> CheckedEmbedder | None:
+    """Make the embedder; None if the retriever reads no vectors, or if it cannot be made here, which is noted."""
+    if not retriever.reads_vectors:
+        found.not_needed = ("embeddings",)
+        found.notes.append(f"no embeddings: {retriever.owner} searches the texts of the chunks")
+        return None
+    try:
+        embedder = create_embedder(recipe.section("embedder"))
+        found.dimension = int(embedder.dimension)
+        embedder.fingerprint()
+    except (RetroflowError, OSError) as error:
+        found.dimension = None
+        found.notes.append(f"the embedder cannot be asked yet ({_first_line(error)})")
+        return None
+    return embedder
 
 
 def _counted(found: _Found) -> dict[str, int] | None:
@@ -198,21 +214,23 @@ def _new_bytes(
     missing: tuple[str, ...],
     chunks: dict[str, int] | None,
     vocabulary: int | None,
-    dimension: int | None,
+    found: _Found,
 ) -> int | None:
     """Disk that the missing kinds need, without what is removed when a stage ends."""
     if not missing:
         return 0
-    if chunks is None or (dimension is None and {"embeddings", "index"} & set(missing)):
+    searches_texts = "embeddings" in found.not_needed
+    if chunks is None or (found.dimension is None and not searches_texts and {"embeddings", "index"} & set(missing)):
         return None
     total, train = sum(chunks.values()), chunks["train"]
-    width = dimension or 0
+    width = found.dimension or 0
     m = recipe.section("data")["chunk_length"]
     token_bytes = 2 if (vocabulary or 0) <= 1 << 16 else 4
     sizes = {
         "chunks": total * (m * token_bytes + 2 + 4 + 8),
         "embeddings": total * width * 2,
-        "index": train * (width * 4 + 64),  # exact and graph indexes keep every vector; quantised ones less
+        # Exact and graph indexes keep every vector, quantised ones less; of texts, 8 bytes a different word.
+        "index": train * (8 * m if searches_texts else width * 4 + 64),
         "neighbours": total * recipe.section("neighbours")["k"] * (8 + 4),
     }
     return int(sum(sizes[kind] for kind in missing))

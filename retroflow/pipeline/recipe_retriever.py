@@ -1,6 +1,7 @@
 """The retriever that a recipe names: made anew for every use, and what its index depends on."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,18 @@ class RecipeRetriever:
         retriever.load(index / INDEX_FOLDER)
         return retriever
 
-    def index_inputs(self, embeddings: str) -> fingerprint.Inputs:
-        """What its index over the embeddings of a fingerprint depends on."""
-        own = self.new().fingerprint()
-        return fingerprint.index_inputs(embeddings, self.options, self.distribution, own)
+    @cached_property
+    def built_over(self) -> tuple[str, ...]:
+        """Kinds of the artifacts that its index is built over: chunks if it reads texts, embeddings if vectors."""
+        capabilities = self.new().capabilities
+        return ("chunks",) * capabilities.reads_texts + ("embeddings",) * capabilities.reads_vectors
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether anything has to be embedded for it."""
+        return "embeddings" in self.built_over
+
+    def index_inputs(self, fingerprints: Mapping[str, str]) -> fingerprint.Inputs:
+        """What its index depends on, by the fingerprints of chunks and embeddings."""
+        built_over = {kind: fingerprints[kind] for kind in self.built_over}
+        return fingerprint.index_inputs(built_over, self.options, self.distribution, self.new().fingerprint())

@@ -14,7 +14,7 @@ def open_recorded(folder_of: Callable[[str], Path], kinds: Iterable[str]) -> Pre
 
     Args:
         folder_of: gives the folder of a kind.
-        kinds: chunks alone, or all.
+        kinds: those to open, chunks among them.
 
     Raises:
         RetroflowError: what `folder_of` raises, or one is not there.

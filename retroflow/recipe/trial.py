@@ -16,6 +16,7 @@ from retroflow.options.types import BROKEN
 from retroflow.recipe.problems import Origin, Problems
 from retroflow.recipe.schema import RecipeSchema, Slot
 from retroflow.recipe.tree import Node
+from retroflow.registry import Entry
 
 _KEY_FIRST = re.compile(r"^([a-z_]+(?:\.\w+)+)[:, ]+(.*)$", re.DOTALL)
 
@@ -35,7 +36,8 @@ def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
             continue
         target, derived = "", {}
         if isinstance(section, Slot):
-            entry = section.registry.entry(values.pop("name"))
+            entry = section.registry.entry(component := values.pop("name"))
+            _check_needs(f'{name} "{component}"', entry, recipe, schema, problems)
             derived = {key: recipe.nearest(dotted.split(".")).sound() for key, dotted in section.derived.items()}
             target = entry.target if entry.light else ""
             if entry.check:
@@ -47,6 +49,16 @@ def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
         if target and is_right:
             with _noting(recipe, problems):
                 bind(_load(target), values | derived, where=name, owner=name)
+
+
+def _check_needs(component: str, entry: Entry, recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
+    """Note the sections that a component needs and the recipe leaves out."""
+    for section in entry.needs:
+        slot = schema.slots[section]
+        if recipe.nearest([section, "name"]).value == slot.default:
+            others = ", ".join(each for each in slot.registry.names() if each != slot.default)
+            text = f"is missing, and {component} needs it. Allowed: {others}."
+            problems.add(Origin(recipe.origin.source), f"{section}.name", text)
 
 
 @contextmanager

@@ -34,6 +34,13 @@ class Keys:
     def __len__(self) -> int:
         return len(self.texts if self.vectors is None else self.vectors)
 
+    def __getitem__(self, rows: Any) -> "Keys":
+        """Some of them: a slice, or, of arrays and lists, the rows of a list or an array."""
+        texts = self.texts
+        if texts is not None:
+            texts = texts[rows] if isinstance(rows, slice) else [texts[row] for row in np.asarray(rows).tolist()]
+        return Keys(None if self.vectors is None else self.vectors[rows], texts)
+
 
 class LazyQueries:
     """q `Queries` whose vectors and texts are made when they are first read.

@@ -20,7 +20,7 @@ def num_rows(manifest: Manifest) -> dict[str, int]:
     """Rows of each split of an artifact, one a chunk; an index has those of the training split."""
     info = manifest.info
     if manifest.kind == "index":
-        return {"train": int(info["vectors"])}
+        return {"train": int(info["chunks"])}
     if manifest.kind == "neighbours":
         return {split: int(rows) for split, rows in info["chunks"].items()}
     return {split: int(counts["chunks"]) for split, counts in info["splits"].items()}

@@ -24,7 +24,6 @@ from retroflow.runs.record import TrainingSummary, record_in
 from retroflow.runs.resuming import flat, identity, refuse_other_weights
 from retroflow.runs.trained_model import open_checkpoint
 from retroflow.store.atomic import canonical_json
-from retroflow.store.manifest import KINDS
 from retroflow.store.sealed_json import read_sealed
 from retroflow.training.final_report import load_weights, measure_model
 from retroflow.training.job import make_job
@@ -159,10 +158,11 @@ def _is_report(file: Path) -> bool:
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
     """Open the run's artifacts, or make those that the overrides ask for; the chunks are the model's and stay."""
     refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, {}))
-    wanted = KINDS if recipe.values["trainer"]["retrieval"] else KINDS[:1]
+    retrieval = recipe.values["trainer"]["retrieval"]
+    wanted = list(described.fingerprints) if retrieval else ["chunks"]
     touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)
-    if not set(wanted) <= described.fingerprints.keys():
+    if retrieval and "neighbours" not in described.fingerprints:
         asked = ", ".join(filter(None, [asked, "trainer.retrieval=true"]))
     missing = ""
     if not asked:

@@ -90,7 +90,7 @@ def test_queries_are_the_keys_bit_for_bit(prepared: Prepared, index: Path, monke
     )
     database.retrieve([text_tokens(store, row) for row in range(len(store))], 1)
     keys = EmbeddingStore.open(prepared.train_embeddings)[:].astype(np.float32)
-    np.testing.assert_array_equal(np.concatenate(searched), keys)
+    np.testing.assert_array_equal(np.concatenate([queries.vectors for queries in searched]), keys)
 
 
 def test_live_retrieval_finds_what_the_neighbour_table_holds(prepared: Prepared, index: Path) -> None:

@@ -18,7 +18,7 @@ from retroflow.store.manifest import Manifest
 from retroflow.store.pieces import Pieces
 
 
-def embeddings_in(folder: Path, rows: int) -> tuple[Path, Manifest]:
+def embeddings_in(folder: Path, rows: int) -> Path:
     artifact = artifact_folder(folder, "embeddings", {})
     spec = ArraySpec("train/embeddings.npy", np.dtype(np.float16), (rows, 32))
     with building(artifact, print) as partial:
@@ -30,11 +30,11 @@ def embeddings_in(folder: Path, rows: int) -> tuple[Path, Manifest]:
         entry = with_digests(writer.path, writer.entry(1 << 20, ()))
         manifest = Manifest("embeddings", {}, info=info, files={spec.name: entry})
         commit(partial, manifest, artifact)
-    return artifact, manifest
+    return artifact
 
 
-def make_index(partial: Path, artifact: Path, manifest: Manifest, name: str) -> Manifest:
-    stage = IndexStage({}, artifact, manifest, lambda: new(name), {"name": name})
+def make_index(partial: Path, artifact: Path, name: str) -> Manifest:
+    stage = IndexStage({}, {"embeddings": artifact}, {}, lambda: new(name), {"name": name})
     stage.begin(partial)
     return stage.join(partial, Pieces(partial), [])
 
@@ -48,34 +48,34 @@ def test_an_index_on_a_full_disk_is_told_as_such(tmp_path: Path, name: str) -> N
     pytest.importorskip({"exact": "torch", "hnsw": "hnswlib"}.get(name, name))
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
-    artifact, manifest = embeddings_in(tmp_path, 3000)
+    artifact = embeddings_in(tmp_path, 3000)
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         with pytest.raises(OSError, match="No space left"):
-            make_index(disk, artifact, manifest, name)
+            make_index(disk, artifact, name)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_half_an_index_is_thrown_away_and_a_whole_one_kept(tmp_path: Path) -> None:
-    artifact, manifest = embeddings_in(tmp_path, 200)
+    artifact = embeddings_in(tmp_path, 200)
     partial = tmp_path / "index.partial"
     (partial / INDEX_FOLDER / "backend").mkdir(parents=True)
     (partial / INDEX_FOLDER / "backend" / "index.faiss").write_bytes(b"half")
-    first = make_index(partial, artifact, manifest, "faiss")
+    first = make_index(partial, artifact, "faiss")
     written = {path: path.stat().st_mtime_ns for path in partial.rglob("*") if path.is_file()}
-    assert make_index(partial, artifact, manifest, "faiss") == first
+    assert make_index(partial, artifact, "faiss") == first
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
-    assert first.info == {"vectors": 200, "dimension": 32, "metric": "l2"}
+    assert first.info == {"chunks": 200, "dimension": 32, "metric": "l2"}
 
 
 def test_what_a_library_makes_of_a_full_disk_is_told_with_who_said_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact, manifest = embeddings_in(tmp_path, 200)
+    artifact = embeddings_in(tmp_path, 200)
     partial = tmp_path / "index.partial"
     partial.mkdir()
 
@@ -84,7 +84,7 @@ def test_what_a_library_makes_of_a_full_disk_is_told_with_who_said_it(
 
     monkeypatch.setattr(CheckedRetriever, "save", fail)
     with pytest.raises(RetrieverError, match="annoy"):
-        make_index(partial, artifact, manifest, "exact")
+        make_index(partial, artifact, "exact")
     monkeypatch.setattr("retroflow.pipeline.index.NO_ROOM_BYTES", 1 << 62)
     with pytest.raises(OSError, match=r"No space left on device; annoy \(retroflow-annoy 0.1\)"):
-        make_index(partial, artifact, manifest, "exact")
+        make_index(partial, artifact, "exact")

@@ -13,8 +13,8 @@ from retroflow.retrieval.keys import LazyQueries
 class LoopRetriever:
     """Exact search that may be lazy: it never gives more than `most` candidates."""
 
-    def __init__(self, metric: str = "l2", most: int = 10**9) -> None:
-        self.capabilities = Capabilities(metric=metric)  # type: ignore[arg-type]
+    def __init__(self, metric: str = "l2", most: int = 10**9, *, exact: bool = False) -> None:
+        self.capabilities = Capabilities(metric=metric, exact=exact)  # type: ignore[arg-type]
         self.most = most
         self.fetched: list[tuple[int, int]] = []
 
@@ -250,3 +250,39 @@ def test_recall_counts_what_was_not_found_and_takes_equal_copies() -> None:
     assert recall(1) == recall(2) == 1.0
     assert recall(3) == recall(-1) == 0.0
     assert recall(1, -1) == 0.5
+
+
+def own_scores_over(vectors: np.ndarray, documents: np.ndarray, **options: object) -> tuple[LegalSearch, LoopRetriever]:
+    """A search whose scores only the retriever can compute: it has no vectors to compute them from."""
+    retriever = LoopRetriever("own", **options)  # type: ignore[arg-type]
+    checked = CheckedRetriever(retriever, owner="loop")
+    checked.build(vectors)
+    return LegalSearch(checked, None, documents, overfetch=4), retriever
+
+
+def test_where_scores_are_its_own_the_retriever_is_asked_for_more_until_it_has_none(clustered, monkeypatch) -> None:
+    vectors, documents = clustered
+    monkeypatch.setattr(legal_search, "MAX_FETCH", 8)  # beyond which vectors would be compared
+    search, retriever = own_scores_over(vectors, documents, exact=True)
+    queries = chunk_queries(vectors[::3], documents[::3])
+    found = search.search(queries, 3)
+    np.testing.assert_allclose(found.scores, wanted(queries, vectors, documents, 3, "own"), rtol=1e-4)
+    assert (found.by == BY_RETRIEVER).all()
+    assert [fetch for _, fetch in retriever.fetched] == [4, 8, 16, 32]
+    judgement = search.judge(queries, found)
+    assert (judgement.recall, judgement.queries, judgement.score_error) == (1.0, 100, 0.0)
+
+
+def test_own_scores_are_judged_by_the_ranking_of_all_and_only_if_it_is_declared_exact(clustered, monkeypatch) -> None:
+    vectors, documents = clustered
+    queries = chunk_queries(vectors, documents)
+    search, _ = own_scores_over(vectors, documents, exact=True)
+    lost = search.own_answer(queries, 2)
+    lost.ids[:, 1], lost.scores[:, 1] = -1, -np.inf
+    assert search.judge(queries, lost).recall == 0.5
+    monkeypatch.setattr(legal_search, "MOST_RANKED", 10 * len(vectors))
+    assert search.judge(queries, lost).queries == 10
+    lazy, _ = own_scores_over(vectors, documents, most=30)
+    found = lazy.search(queries, 30)
+    assert (found.ids[:, 5:] == -1).all() and (found.by == BY_RETRIEVER).all()  # it has no more, and nobody else has
+    assert lazy.judge(queries, found).recall is None

@@ -1,0 +1,79 @@
+"""Neighbours by words: no embeddings, the exact answer of the retriever's own scores, and never the own document."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retroflow.errors import RecipeError
+from retroflow.pipeline.embeddings import training_keys
+from retroflow.pipeline.prepare import Prepared, describe, expected_fingerprints, find_prepared, prepare
+from retroflow.pipeline.preview import preview
+from retroflow.pipeline.recorded import open_recorded
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.neighbour_table import NeighbourTable
+from tests.pipeline.recipes import small_recipe
+
+pytest.importorskip("bm25s")
+
+BM25 = {"name": "bm25"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("texts")
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path) -> Prepared:
+    return prepare(small_recipe(folder, retriever=BM25), report=lambda stage: None)
+
+
+def test_nothing_is_embedded_and_a_second_run_makes_nothing(folder: Path, prepared: Prepared) -> None:
+    assert prepared.built == ("chunks", "index", "neighbours")
+    assert prepared.train_embeddings is None and prepared.valid_embeddings is None
+    again = small_recipe(folder, retriever=BM25, embedder={"name": "none"})
+    assert find_prepared(again).fingerprints == prepared.fingerprints == expected_fingerprints(again)
+    other_embedder = small_recipe(folder, retriever=BM25, embedder={"dimension": 16})
+    assert expected_fingerprints(other_embedder) == prepared.fingerprints
+    opened = open_recorded(lambda kind: next(folder.glob(f"artifacts/{kind}-*")), prepared.fingerprints)
+    assert opened.fingerprints == prepared.fingerprints
+
+
+def test_the_recall_is_of_the_retrievers_own_scores(prepared: Prepared) -> None:
+    info = prepared.stages[-1].manifest.info
+    count = len(ChunkStore.open(prepared.train_chunks))
+    assert info["recall"] == {"recall_at_k": 1.0, "queries": min(500, count), "score_error": 0.0}
+    assert info["searched_exactly"] == {"retriever_ran_out": 0, "large_document": 0}
+    assert "recall@2 1.000" in describe(prepared.stages[-1])
+
+
+def test_neighbours_are_the_best_outside_the_own_document(prepared: Prepared) -> None:
+    from retroflow.retrieval.bm25 import Bm25Retriever
+
+    keys = training_keys({"chunks": prepared.train_chunks.parent})
+    texts, documents = keys.texts[0 : len(keys)], ChunkStore.open(prepared.train_chunks).document_ids
+    retriever = CheckedRetriever(Bm25Retriever(), owner="bm25")
+    retriever.build(texts)
+    ranked = retriever.search(texts, len(texts))  # every key
+    table = NeighbourTable.open(prepared.train_neighbours)
+    for row in range(len(texts)):
+        legal = (ranked.ids[row] >= 0) & (documents[ranked.ids[row]] != documents[row])
+        best = ranked.scores[row][legal][:2]
+        assert np.array_equal(table.scores[row, : len(best)], best)
+        assert (table.ids[row, len(best) :] == -1).all()
+        assert (documents[table.ids[row, : len(best)]] != documents[row]).all()
+
+
+def test_the_preview_knows_that_nothing_is_embedded(folder: Path, prepared: Prepared, tmp_path: Path) -> None:
+    found = preview(small_recipe(folder, retriever=BM25))
+    assert (found.present, found.missing, found.new_bytes) == (("chunks", "index", "neighbours"), (), 0)
+    assert any("no embeddings: bm25 (retroflow" in note for note in found.notes)
+    fresh = preview(small_recipe(tmp_path, retriever=BM25))
+    assert fresh.missing == ("chunks", "index", "neighbours") and fresh.new_bytes
+
+
+def test_a_retriever_of_vectors_without_an_embedder_is_told_so(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"embedder.name is missing, and the retriever searches embeddings"):
+        prepare(small_recipe(folder, embedder={"name": "none"}), report=lambda stage: None)
