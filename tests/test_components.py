@@ -1,9 +1,11 @@
 import sys
+from pathlib import Path
 
 import pytest
 
 from retroflow import components
-from retroflow.errors import ComponentError, UnknownComponentError, UsageError
+from retroflow.errors import ComponentError, RecipeError, UnknownComponentError, UsageError
+from retroflow.recipe import load
 from retroflow.registry import Entry, Registry
 
 PARTS = Registry("part", None, {"oak": Entry("tests.component_parts:Oak"), "pine": Entry("tests.component_parts:pine")})
@@ -23,6 +25,20 @@ def test_four_open_registries_and_one_closed_table() -> None:
 def test_every_section_of_the_recipe_is_in_the_schema() -> None:
     sections = ["corpus", "embedder", "retriever", "neighbours", "model", "data", "optimizer", "trainer", "tracker"]
     assert list(components.recipe_schema().sections) == sections
+
+
+def test_a_recipe_must_name_an_embedder_only_for_retrievers_that_search_embeddings(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "recipe_version: 1\ncorpus: {name: jsonl, path: corpus.jsonl}\nmodel: {name: retro}\n"
+        "trainer: {max_steps: 1}\nretriever: {name: bm25}\n"
+    )
+    schema = components.recipe_schema()
+    assert load(recipe, [], schema=schema).values["embedder"] == {"name": "none"}
+    message = r'recipe.yaml: embedder.name is missing, and retriever "faiss" needs it\. Allowed: bert, lexical\.'
+    for words in ([], ["embedder.name=none"]):
+        with pytest.raises(RecipeError, match=message):
+            load(recipe, ["retriever.name=faiss", *words], schema=schema)
 
 
 def test_create_turns_blocks_into_dataclasses_and_lists_into_tuples() -> None:
