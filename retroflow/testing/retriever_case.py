@@ -1,6 +1,6 @@
-"""What the rules of RetrieverContract work with: vectors, queries, and retrievers made from them.
+"""What the rules of RetrieverContract work with: keys, queries, and retrievers made from them.
 
-Shapes: q queries, N vectors, D embedding width, k neighbours.
+Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
 from functools import cached_property
@@ -13,8 +13,9 @@ import pytest
 from retroflow.errors import UsageError
 from retroflow.protocols import Float32Array, Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.keys import Keys
 from retroflow.testing.case import Case
-from retroflow.testing.clustered import clustered_vectors
+from retroflow.testing.clustered import clustered_texts, clustered_vectors
 from retroflow.testing.retriever_inputs import read_only
 from retroflow.testing.rule_process import RuleProcess
 
@@ -49,20 +50,62 @@ class RetrieverCase(Case):
         super().__init__(suite, folder, elsewhere)
         self.suite = suite
 
-    @cached_property
-    def vectors(self) -> Float32Array:
-        """The vectors [N, D] that `built` holds, of length 1; read-only, as an embedding store's are."""
-        return read_only(clustered_vectors(self.suite.num_vectors, self.suite.dimension))
+    def make_keys(self, count: int, *, seed: int = 0, dimension: int | None = None) -> Any:
+        """Draw keys of what the retriever reads, of which any rows can be taken.
+
+        Returns:
+            An array [count, D] of vectors of length 1, read-only as an embedding store's are, or `Keys` with texts.
+        """
+        capabilities = self.new().capabilities
+        vectors = read_only(clustered_vectors(count, dimension or self.suite.dimension, seed=seed))
+        if not capabilities.reads_texts:
+            return vectors
+        return Keys(vectors if capabilities.reads_vectors else None, clustered_texts(count, seed=seed))
 
     @cached_property
-    def queries(self) -> Float32Array:
-        """Queries [50, D] from the same clusters."""
-        return clustered_vectors(len(self.vectors) + NUM_QUERIES, self.suite.dimension)[len(self.vectors) :]
+    def keys(self) -> Any:
+        """The N keys that `built` holds."""
+        return self.make_keys(self.suite.num_vectors)
+
+    @cached_property
+    def queries(self) -> Any:
+        """Fifty queries from the same clusters."""
+        return self.make_keys(len(self.keys) + NUM_QUERIES)[len(self.keys) :]
+
+    def skip_unless_by_vectors(self) -> None:
+        """Skip a rule about distances of vectors."""
+        if self.new().capabilities.reads_texts or self.metric == "own":
+            pytest.skip("a rule about distances of vectors, by which this retriever does not search")
+
+    def skip_unless_by_texts(self) -> None:
+        """Skip a rule about texts without vectors."""
+        if self.new().capabilities.queried_by != "texts":
+            pytest.skip("a rule about texts, by which alone this retriever does not search")
+
+    @property
+    def vectors(self) -> Float32Array:
+        """The keys [N, D] of a retriever of vectors; the rule is skipped for any other."""
+        self.skip_unless_by_vectors()
+        vectors: Float32Array = self.keys
+        return vectors
+
+    @property
+    def query_vectors(self) -> Float32Array:
+        """The queries [50, D] of a retriever of vectors; the rule is skipped for any other."""
+        self.skip_unless_by_vectors()
+        vectors: Float32Array = self.queries
+        return vectors
+
+    @property
+    def texts(self) -> list[str]:
+        """The keys of a retriever of texts; the rule is skipped for any other."""
+        self.skip_unless_by_texts()
+        return list(self.keys.texts)
 
     @cached_property
     def built(self) -> CheckedRetriever:
-        """A retriever built over `vectors`; the rules only search and save it."""
-        return self.build(self.vectors)
+        """A retriever built over `keys`; the rules only search and save it."""
+        return self.build(self.keys)
 
     @property
     def metric(self) -> str:
@@ -73,18 +116,18 @@ class RetrieverCase(Case):
         """A retriever without an index."""
         return CheckedRetriever(self.suite.make_retriever(), owner=OWNER)
 
-    def build(self, vectors: Any) -> CheckedRetriever:
-        """A new retriever, built over vectors [N, D]."""
+    def build(self, keys: Any) -> CheckedRetriever:
+        """A new retriever, built over keys, or over vectors or texts by themselves."""
         retriever = self.new()
-        retriever.build(vectors)
+        retriever.build(keys)
         return retriever
 
-    def build_or_skip(self, vectors: Any) -> CheckedRetriever:
-        """As `build`, for so few vectors that a retriever may refuse them by a UsageError."""
+    def build_or_skip(self, keys: Any) -> CheckedRetriever:
+        """As `build`, for so few keys that a retriever may refuse them by a UsageError."""
         try:
-            return self.build(vectors)
+            return self.build(keys)
         except UsageError as error:
-            pytest.skip(f"refuses to build over {len(vectors)} vectors: {error}")
+            pytest.skip(f"refuses to build over {len(keys)} keys: {error}")
 
     def opened(self, folder: Path) -> CheckedRetriever:
         """A new retriever, loaded from folder."""

@@ -65,3 +65,11 @@ class TestHnswRetriever(RetrieverContract):
         from retroflow.retrieval.hnsw import HnswRetriever, HnswSearch
 
         return HnswRetriever(search=HnswSearch(ef=20, num_threads=1))
+
+
+class TestBm25Retriever(RetrieverContract):
+    def make_retriever(self) -> Retriever:
+        pytest.importorskip("bm25s")
+        from retroflow.retrieval.bm25 import Bm25Retriever
+
+        return Bm25Retriever()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from retroflow.testing.retriever_case import RetrieverCase
-from retroflow.testing.retriever_rules import answers, declaration, given, instances, sizes, storage
+from retroflow.testing.retriever_rules import answers, declaration, given, instances, sizes, storage, texts
 
 Rule = Callable[[RetrieverCase], None]
 
@@ -19,6 +19,6 @@ def _rules_of(module: ModuleType) -> dict[str, Rule]:
 
 RULES: dict[str, Rule] = {
     name: rule
-    for module in (declaration, answers, sizes, given, instances, storage)
+    for module in (declaration, answers, texts, sizes, given, instances, storage)
     for name, rule in _rules_of(module).items()
 }

@@ -13,7 +13,7 @@ TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def takes_any_float_dtype_and_memory_layout(case: RetrieverCase) -> None:
-    queries = case.queries.astype(np.float16).astype(np.float32)
+    queries = case.query_vectors.astype(np.float16).astype(np.float32)
     expected = case.built.search(queries, 3)
     for layout, arranged in LAYOUTS.items():
         with doing(f"queries as {layout}" + ("; search() must take them" if layout == "read_only" else "")):
@@ -44,6 +44,7 @@ def leaves_vectors_and_queries_as_they_were(case: RetrieverCase) -> None:
 
 
 def refuses_bad_queries_and_goes_on(case: RetrieverCase) -> None:
+    case.skip_unless_by_vectors()
     for name, bad in BAD_QUERIES.items():
         with doing(f"queries: {name}"):
             with pytest.raises(InvalidVectorsError):

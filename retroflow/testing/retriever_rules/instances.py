@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import RetrieverError
-from retroflow.protocols import Float32Array, Neighbours
-from retroflow.testing.clustered import clustered_vectors
+from retroflow.protocols import Neighbours
 from retroflow.testing.effects import (
     changed_since,
     draw_from_global_generators,
@@ -30,7 +29,7 @@ DIFFERS = "fix a seed and one thread, or declare deterministic=False"
 
 
 def building_again_replaces_the_index(case: RetrieverCase) -> None:
-    retriever = case.build(case.vectors[:400])
+    retriever = case.build(case.keys[:400])
     retriever.search(case.queries, 60)
     other = _others(case)
     retriever.build(other)
@@ -38,13 +37,11 @@ def building_again_replaces_the_index(case: RetrieverCase) -> None:
     assert ids.max() < len(other), "build() must replace what was there, not add to it"
     if retriever.capabilities.deterministic:
         check_equal(answer, case.build(other).search(case.queries, 60), "built again, and built by a new instance")
-    more = clustered_vectors(1_000, case.suite.dimension + 3)
+    more = case.make_keys(1_000, seed=3, dimension=case.suite.dimension + 3)
     retriever.build(more)
     ids, _ = retriever.search(more, 1)
     found = float(np.mean(ids[:, 0] == np.arange(len(more))))
-    assert found >= case.suite.recall_floor, (
-        f"built again over more and wider vectors, only {found:.2f} find themselves"
-    )
+    assert found >= case.suite.recall_floor, f"built again over more and other keys, only {found:.2f} find themselves"
 
 
 def loading_replaces_what_was_built(case: RetrieverCase) -> None:
@@ -52,7 +49,7 @@ def loading_replaces_what_was_built(case: RetrieverCase) -> None:
     case.built.save(folder)
     used = case.build(_others(case))
     used.search(case.queries, 5)
-    wider = case.build(clustered_vectors(300, case.suite.dimension + 3))
+    wider = case.build(case.make_keys(300, dimension=case.suite.dimension + 3))
     for retriever in (used, wider):
         retriever.load(folder)
         check_equal(retriever.search(case.queries, 5), case.built.search(case.queries, 5), "loaded by a used instance")
@@ -61,7 +58,7 @@ def loading_replaces_what_was_built(case: RetrieverCase) -> None:
     twice = case.opened(other)
     twice.load(folder)
     check_equal(twice.search(case.queries, 5), case.built.search(case.queries, 5), "loaded after another was loaded")
-    used.build(case.vectors[:200])
+    used.build(case.keys[:200])
     assert used.search(case.queries, 5).ids.max() < 200, "built again after load(), it answers from what it had loaded"
 
 
@@ -95,7 +92,7 @@ def an_answer_stays_as_it_is(case: RetrieverCase) -> None:
 def two_instances_share_nothing(case: RetrieverCase) -> None:
     expected = case.built.search(case.queries, 5)
     case.build(_others(case)).search(case.queries, 5)
-    check_equal(case.built.search(case.queries, 5), expected, "after another instance was built over other vectors")
+    check_equal(case.built.search(case.queries, 5), expected, "after another instance was built over other keys")
 
 
 def the_same_search_has_the_same_answer(case: RetrieverCase) -> None:
@@ -105,15 +102,13 @@ def the_same_search_has_the_same_answer(case: RetrieverCase) -> None:
 
 def two_builds_are_equal_if_declared_deterministic(case: RetrieverCase) -> None:
     _skip_unless_deterministic(case)
-    first, second = case.built.search(case.queries, 10), case.build(case.vectors).search(case.queries, 10)
-    check_identical(first, second, f"two builds of the same vectors answer differently: {DIFFERS}")
+    first, second = case.built.search(case.queries, 10), case.build(case.keys).search(case.queries, 10)
+    check_identical(first, second, f"two builds of the same keys answer differently: {DIFFERS}")
 
 
 def a_build_in_another_process_is_equal_if_declared_deterministic(case: RetrieverCase) -> None:
     _skip_unless_deterministic(case)
     folder = case.scratch()
-    np.save(folder / "vectors.npy", case.vectors)
-    np.save(folder / "queries.npy", case.queries)
     case.elsewhere(build_and_search, {"folder": str(folder)})
     check_identical(
         case.built.search(case.queries, 10),
@@ -123,9 +118,8 @@ def a_build_in_another_process_is_equal_if_declared_deterministic(case: Retrieve
 
 
 def build_and_search(case: RetrieverCase, folder: str) -> None:
-    """For another process: build over vectors.npy and write what queries.npy find."""
-    vectors, queries = np.load(f"{folder}/vectors.npy"), np.load(f"{folder}/queries.npy")
-    write_answer(case.build(vectors).search(queries, 10), Path(folder) / "answer.npz")
+    """For another process: build over the keys and write what the queries find."""
+    write_answer(case.build(case.keys).search(case.queries, 10), Path(folder) / "answer.npz")
 
 
 def threads_can_search_at_once(case: RetrieverCase) -> None:
@@ -133,7 +127,8 @@ def threads_can_search_at_once(case: RetrieverCase) -> None:
     folder = case.scratch() / "index"
     case.built.save(folder)
     loaded = case.opened(folder)
-    rotated = [np.roll(case.queries, 7 * thread, axis=0) for thread in range(NUM_THREADS)]
+    rows = np.arange(len(case.queries))
+    rotated = [case.queries[np.roll(rows, 7 * thread)] for thread in range(NUM_THREADS)]
     few_and_many = (8, 7, len(case.queries), 6, len(case.queries), 1)
     jobs = [(rotated[thread][: few_and_many[thread]], 1 + thread % 5) for thread in range(NUM_THREADS)]
     expected = [case.built.search(queries, k) for queries, k in jobs]
@@ -149,7 +144,7 @@ def threads_can_search_at_once(case: RetrieverCase) -> None:
 def a_forked_child_searches_or_is_told_not_to(case: RetrieverCase) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this system")
-    retriever = case.build(case.vectors)
+    retriever = case.build(case.keys)
     expected = retriever.search(case.queries, 5)
     reading, writing = os.pipe()
     child = os.fork()
@@ -182,7 +177,7 @@ def leaves_the_process_as_it_was(case: RetrieverCase) -> None:
     draw_from_global_generators()
     with unusual_settings(case.scratch()), standard_output() as written:
         before = state_of_process()
-        retriever = case.build(case.vectors[:500])
+        retriever = case.build(case.keys[:500])
         retriever.search(case.queries, 5)
         retriever.save(folder)
         case.opened(folder).search(case.queries, 5)
@@ -196,8 +191,8 @@ def leaves_the_process_as_it_was(case: RetrieverCase) -> None:
     )
 
 
-def _others(case: RetrieverCase) -> Float32Array:
-    return clustered_vectors(300, case.suite.dimension, seed=7)
+def _others(case: RetrieverCase) -> Any:
+    return case.make_keys(300, seed=7)
 
 
 def _skip_unless_deterministic(case: RetrieverCase) -> None:
@@ -205,7 +200,7 @@ def _skip_unless_deterministic(case: RetrieverCase) -> None:
         pytest.skip("capabilities.deterministic is False")
 
 
-def _answer_of_child(retriever: Any, queries: Float32Array, expected: Neighbours) -> str:
+def _answer_of_child(retriever: Any, queries: Any, expected: Neighbours) -> str:
     try:
         equal = np.allclose(retriever.search(queries, 5).scores, expected.scores, atol=1e-4)
     except BaseException as error:

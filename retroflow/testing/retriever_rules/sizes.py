@@ -7,7 +7,6 @@ import numpy as np
 
 from retroflow.protocols import Float32Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.testing.clustered import clustered_vectors
 from retroflow.testing.retriever_answers import LEAST_RESULTS, check_equal, check_scores, joined
 from retroflow.testing.retriever_case import RetrieverCase
 from retroflow.testing.retriever_inputs import LARGEST_SLICE, SliceOnly
@@ -27,7 +26,7 @@ def a_batch_answers_as_its_rows_do_one_by_one(case: RetrieverCase) -> None:
 
 
 def answers_5000_queries_as_50_at_a_time(case: RetrieverCase) -> None:
-    different = clustered_vectors(len(case.vectors) + 500, case.suite.dimension, seed=1)[len(case.vectors) :]
+    different = case.make_keys(len(case.keys) + 500, seed=1)[len(case.keys) :]
     parts = [case.built.search(different[at : at + FEW_QUERIES], 5) for at in range(0, len(different), FEW_QUERIES)]
     expected = joined(parts)
     rows = np.random.default_rng(0).integers(len(different), size=MANY_QUERIES)
@@ -38,6 +37,7 @@ def answers_5000_queries_as_50_at_a_time(case: RetrieverCase) -> None:
 
 def finds_the_first_and_the_last_of_70000_vectors(case: RetrieverCase) -> None:
     """Read in blocks of at most 65,536 rows, from float16, as an embedding store hands them out."""
+    case.skip_unless_by_vectors()
     vectors = np.random.default_rng(0).normal(size=(MANY_VECTORS, NARROW))
     if case.metric == "inner_product":  # or the longest vectors are nearest to everything
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -65,6 +65,7 @@ def _check_deep_search(retriever: CheckedRetriever, queries: Float32Array) -> No
 
 
 def takes_vectors_of_any_width(case: RetrieverCase) -> None:
+    case.skip_unless_by_vectors()
     for width in WIDTHS:
         vectors = np.random.default_rng(width).normal(size=(300, width)).astype(np.float32)
         retriever = case.build(vectors)
@@ -76,23 +77,22 @@ def takes_vectors_of_any_width(case: RetrieverCase) -> None:
 
 
 def builds_from_a_source_that_can_only_be_sliced(case: RetrieverCase) -> None:
-    sliced = case.build(SliceOnly(case.vectors)).search(case.queries, 3)
+    sliced = case.build(SliceOnly(case.vectors)).search(case.query_vectors, 3)
     assert (sliced.ids[:, 0] >= 0).all(), "build() must read source[start:stop] over the whole source"
     if case.built.capabilities.deterministic:
         check_equal(sliced, case.built.search(case.queries, 3), "built from a sliced source and from an array")
 
 
 def an_empty_index_answers_with_padding_and_can_be_saved(case: RetrieverCase) -> None:
-    empty = case.build(np.empty((0, case.suite.dimension), np.float32))
+    empty = case.build(case.keys[:0])
     folder = case.scratch() / "index"
     empty.save(folder)
-    ids, scores = case.opened(folder).search(np.ones((2, case.suite.dimension), np.float32), 3)
+    ids, scores = case.opened(folder).search(case.queries[:2], 3)
     assert (ids == -1).all() and (scores == -np.inf).all() and ids.shape == (2, 3)
 
 
 def no_queries_give_no_rows(case: RetrieverCase) -> None:
-    nothing: Float32Array = np.empty((0, case.suite.dimension), np.float32)
-    ids, scores = case.built.search(nothing, 4)
+    ids, scores = case.built.search(case.queries[:0], 4)
     assert ids.shape == scores.shape == (0, 4)
 
 

@@ -21,7 +21,6 @@ def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
         case.built.save(origin / "parent" / "the ind\u00e9x")
     shutil.move(origin / "parent" / "the ind\u00e9x", moved / "index")
     shutil.rmtree(origin)
-    np.save(moved / "queries.npy", case.queries)
     case.elsewhere(open_and_search, {"folder": str(moved)})
     check_equal(
         read_answer(moved / "answer.npz"),
@@ -31,9 +30,9 @@ def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
 
 
 def open_and_search(case: RetrieverCase, folder: str) -> None:
-    """For another process: open the index of folder and write what queries.npy find."""
+    """For another process: open the index of folder and write what the queries find."""
     moved = Path(folder)
-    write_answer(case.opened(moved / "index").search(np.load(moved / "queries.npy"), 5), moved / "answer.npz")
+    write_answer(case.opened(moved / "index").search(case.queries, 5), moved / "answer.npz")
 
 
 def writes_into_its_folder_alone(case: RetrieverCase) -> None:
@@ -46,7 +45,7 @@ def building_loading_and_searching_write_nothing(case: RetrieverCase) -> None:
     folder, origin = case.scratch() / "index", case.scratch()
     case.built.save(folder)
     with own_surroundings(origin):
-        case.build(case.vectors[:300])
+        case.build(case.keys[:300])
         before = listing(folder)
         with writes_outside(origin / "temporary") as written:
             case.opened(folder).search(case.queries, 2)
@@ -75,21 +74,20 @@ def writes_and_reads_no_pickle(case: RetrieverCase) -> None:
 
 
 def finds_the_same_after_loading(case: RetrieverCase) -> None:
-    """Every stored vector is looked for, so that one that is lost, or two that are swapped, are seen."""
+    """Every stored key is looked for, so that one that is lost, or two that are swapped, are seen."""
     folder = case.scratch() / "index"
     case.built.save(folder)
-    before, after = case.built.search(case.vectors, 2), case.opened(folder).search(case.vectors, 2)
-    different = np.flatnonzero(
-        (before.ids[:, 0] != after.ids[:, 0]) | (np.abs(before.scores - after.scores) > 1e-5).any(1)
-    )
+    before, after = case.built.search(case.keys, 2), case.opened(folder).search(case.keys, 2)
+    changed = ~np.isclose(before.scores, after.scores, rtol=0.0, atol=1e-5)
+    different = np.flatnonzero((before.ids[:, 0] != after.ids[:, 0]) | changed.any(axis=1))
     assert not len(different), (
-        f"after save() and load() {len(different)} of {len(case.vectors)} stored vectors find something else, "
-        f"vector {int(different[0])} for one"
+        f"after save() and load() {len(different)} of {len(case.keys)} stored keys find something else, "
+        f"key {int(different[0])} for one"
     )
 
 
 def searches_after_saving_as_before(case: RetrieverCase) -> None:
-    retriever = case.build(case.vectors)
+    retriever = case.build(case.keys)
     before = retriever.search(case.queries, 5)
     retriever.save(case.scratch() / "index")
     check_equal(retriever.search(case.queries, 5), before, "searched before save() and after it")
@@ -98,7 +96,7 @@ def searches_after_saving_as_before(case: RetrieverCase) -> None:
 def saves_before_it_has_searched(case: RetrieverCase) -> None:
     """As `prepare` does: build, save, and only a new instance searches."""
     folder = case.scratch() / "index"
-    case.build(case.vectors).save(folder)
+    case.build(case.keys).save(folder)
     answer = case.opened(folder).search(case.queries, 5)
     assert (answer.ids[:, 0] >= 0).all()
     if case.built.capabilities.deterministic:
