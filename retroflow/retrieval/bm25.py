@@ -24,14 +24,14 @@ from bm25s.tokenization import Tokenized
 from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RetrieverError
+from retroflow.options import checked_options
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries, TextSource
-from retroflow.recipe.ranges import within_ranges
 
 READ_TEXTS = 4_096
 WORD = re.compile(r"\w+")
 
 
-@within_ranges("retriever.build")
+@checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class Bm25Build:
     """Options that change the index.

@@ -210,7 +210,11 @@ def test_an_end_of_text_ends_a_row_and_is_no_text():
         (None, {}, r"prompts: NoneType given"),
         ([None], {}, r"prompts\[0\]: None given; a text or a list of tokens, whole numbers, is needed"),
         ([[1.5]], {}, r"prompts\[0\]: \[1.5\] given; a text or a list of tokens"),
-        (["a"], {"retrieval_step": 5}, r"retrieval_step is 5; allowed: a whole number from 1 to 4, the model's chunk length."),
+        (
+            ["a"],
+            {"retrieval_step": 5},
+            r"retrieval_step is 5; allowed: a whole number from 1 to 4, the model's chunk length.",
+        ),
     ],
 )
 def test_what_cannot_be_generated_is_refused_at_once(prompts, options, message):

@@ -142,7 +142,10 @@ def test_logits_that_are_no_numbers_are_told(wrong):
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0; allowed: a whole number of at least 1."),
         ({"temperature": -0.5}, "temperature is -0.5; allowed: a number of at least 0."),
-        ({"temperature": 1e-40}, "temperature is 1e-40; allowed: 0 (the likeliest token) or a number of at least 1e-06."),
+        (
+            {"temperature": 1e-40},
+            "temperature is 1e-40; allowed: 0 (the likeliest token) or a number of at least 1e-06.",
+        ),
         ({"temperature": "hot"}, 'temperature is "hot" (text); allowed: a number of at least 0.'),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5 (a number); allowed: a whole number of at least 1."),
         ({"retrieval_step": 2.0}, "retrieval_step is 2.0 (a number); allowed: a whole number of at least 1 or null."),

@@ -360,7 +360,9 @@ def test_default_layers(layers, wanted):
 def test_a_layer_that_the_base_lacks_is_refused(number):
     if number == 0:
         for wrong in ((0,), (-1, 2)):
-            with pytest.raises(UsageError, match=r"model\.cca_layers\[0\] is .*; allowed: a whole number of at least 1"):
+            with pytest.raises(
+                UsageError, match=r"model\.cca_layers\[0\] is .*; allowed: a whole number of at least 1"
+            ):
                 make_options(cca_layers=wrong)
         with pytest.raises(UsageError, match=r"model\.cca_layers: \[2, 2\] names a layer twice"):
             make_options(cca_layers=(2, 2))

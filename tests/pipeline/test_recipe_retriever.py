@@ -117,7 +117,8 @@ def test_the_host_knows_an_index_by_options_and_version_of_a_plugin_that_says_no
 def test_the_version_of_retroflow_changes_no_index_of_its_own_retrievers() -> None:
     from retroflow.pipeline.fingerprint import index_inputs
 
-    first, second = (index_inputs("e", {"name": "exact"}, f"retroflow {version}", {}) for version in ("0.1", "0.2"))
+    versions = (f"retroflow {version}" for version in ("0.1", "0.2"))
+    first, second = (index_inputs({"embeddings": "e"}, {"name": "exact"}, version, {}) for version in versions)
     assert first == second and "distribution" not in first
 
 
@@ -166,8 +167,8 @@ def test_a_good_retriever_is_named_before_it_works_and_not_warned_of(
     info = prepared(tmp_path).stages[3].manifest.info
     assert info["recall"] == {"recall_at_k": 1.0, "queries": info["recall"]["queries"], "score_error": 0.0}
     told = capsys.readouterr().err
-    assert re.search(r"^building the index with mine \(retroflow-mine 0\.1\), [\d,]+ vectors$", told, re.MULTILINE)
-    assert re.search(r"^searching the index with mine \(retroflow-mine 0\.1\), [\d,]+ vectors$", told, re.MULTILINE)
+    assert re.search(r"^building the index with mine \(retroflow-mine 0\.1\), [\d,]+ chunks$", told, re.MULTILINE)
+    assert re.search(r"^searching the index with mine \(retroflow-mine 0\.1\), [\d,]+ chunks$", told, re.MULTILINE)
     assert "warning" not in told and "note" not in told
 
 

@@ -39,7 +39,12 @@ def ended(*results):
 @pytest.mark.parametrize(
     ("results", "codes", "named", "words"),
     [
-        ((LOST, RankResult(), LOST), (1, -9, 1), 1, r"rank 1 of 3 \(process 71\) was killed by SIGKILL \(out of memory"),
+        (
+            (LOST, RankResult(), LOST),
+            (1, -9, 1),
+            1,
+            r"rank 1 of 3 \(process 71\) was killed by SIGKILL \(out of memory",
+        ),
         ((LOST, LOST, KNOWS), (1, 1, 2), 2, "rank 2: too large"),
         ((LOST, CRASHED, LOST), (1, 1, 1), 1, r"rank 1 of 3 \(process 71\) ended with exit code 1"),
         ((LOST, LOST, RankResult()), (1, 1, None), 2, r"rank 2 of 3 \(process 72\) did not answer the others"),

@@ -10,7 +10,19 @@ from retroflow.testing.retriever_inputs import LARGEST_SLICE
 
 MANY_TEXTS = 70_000
 STRANGE = (
-    *("", " ", "\n\t", "a", "?!", "\x00", "\ufffd", "émile Zoë", "文字列を検索する", "🙂🙂", "\u202eright to left"),
+    *(
+        "",
+        " ",
+        "\n\t",
+        "a",
+        "?!",
+        "\x00",
+        "\ufffd",
+        "\u00e9mile Zo\u00eb",
+        "\u6587\u5b57\u5217\u3092\u691c\u7d22\u3059\u308b",
+        "\U0001f642\U0001f642",
+        "\u202eright to left",
+    ),
     *("x" * 5_000, "again " * 2_000, "'; DROP TABLE chunks; --", '{"a": [1, 2]}', "def f(x): return x_1"),
 )
 NO_TEXTS = ("text", None, 3, [1, 2], [b"bytes"], [None], np.ones((2, 3), np.float32))
