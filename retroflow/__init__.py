@@ -7,8 +7,8 @@
     lm = rf.load(run.folder)
     print(lm.generate("def forward(").text)
 
-Every name below is imported when it is first used: importing this package loads nothing heavy, neither torch nor a
-search library (checked by tests/house).
+Each name below is imported on first use: importing this package loads neither torch nor a search library (checked by
+tests/house).
 """
 
 import importlib

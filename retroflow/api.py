@@ -1,7 +1,6 @@
-"""The front door: what a command does, as a function. `import retroflow as rf` offers these names.
+"""The public Python API: each command as a function. `import retroflow as rf` offers these names.
 
-The commands in retroflow/cli call these functions; notebooks, servers and tests do, too. Libraries are imported inside
-the functions, so that `import retroflow` stays light.
+Libraries are imported inside the functions, so that `import retroflow` stays fast.
 """
 
 from dataclasses import dataclass
@@ -30,14 +29,14 @@ class Run:
     """A run on disk.
 
     Attributes:
-        folder: where everything of the run lies (docs/training.md lists the files).
+        folder: the run folder (docs/training.md lists its files).
     """
 
     folder: Path
 
     @property
     def step(self) -> int:
-        """Optimizer steps of the newest checkpoint, 0 without one."""
+        """Optimizer steps of the newest checkpoint, 0 if there is none."""
         from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
         from retroflow.runs.folder import RunFolder
 
@@ -46,7 +45,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained to its end and evaluated."""
+        """Whether training has ended and the run was evaluated."""
         from retroflow.runs.folder import RunFolder
 
         return RunFolder(self.folder).is_finished
@@ -67,14 +66,14 @@ class Run:
 
 
 def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":
-    """Load and check a recipe; nothing that it names is imported.
+    """Load and check a recipe; its components are not imported.
 
     Args:
         recipe: a YAML file, or the name of an installed recipe ("retro_small").
         overrides: changes, such as "neighbours.k=4".
 
     Raises:
-        UsageError: the recipe or an override is wrong; the message lists every problem with its place.
+        UsageError: the recipe or an override is wrong; the message lists every problem with file and line.
     """
     from retroflow.components import recipe_schema
     from retroflow.recipe import load
@@ -93,7 +92,7 @@ def prepare(
         sharing: which shard this process makes (docs/preparing.md); None makes everything.
 
     Raises:
-        RetroflowError: whatever a recipe can get wrong.
+        RetroflowError: the recipe, the corpus or a component does not work.
     """
     from retroflow.pipeline.prepare import prepare as prepare_artifacts
     from retroflow.pipeline.prepare import say_stage
@@ -123,7 +122,7 @@ def fit(
 
     Raises:
         Preempted, Interrupted: a signal came; a checkpoint is written, and `resume="last"` continues.
-        RetroflowError: whatever else a user can cause.
+        RetroflowError: any other error that a user can cause.
     """
     from retroflow.training.fit import fit as fit_recipe
 
@@ -137,7 +136,7 @@ def open_run(folder: str | Path) -> Run:
     """Open a run that `fit` made.
 
     Raises:
-        UsageError: there is no run at the folder.
+        UsageError: the folder holds no run.
     """
     from retroflow.runs.description import read_run
 
@@ -195,14 +194,14 @@ def load(
 
     Args:
         model: a run, its folder, or a folder that `LanguageModel.save` or `retroflow export` wrote.
-        database: what it reads: an open database, or the folder of one; None for the run's own.
+        database: an open database, or its folder; None for the run's own.
         retrieval: False opens no database.
         device: "auto", "cpu" or "cuda".
         checkpoint: of a run, a step or a path; None for the newest.
 
     Raises:
-        GenerationError: the folder, the device or the database is not there, or they do not fit together.
-        DamagedDataError: a file is not what was written.
+        GenerationError: the folder, the device or the database does not exist, or they do not fit together.
+        DamagedDataError: a file differs from what was written.
     """
     from retroflow.generation.opening import open_language_model
 
@@ -213,14 +212,14 @@ def load(
 
 
 def retriever(name: str, **options: Any) -> "CheckedRetriever":
-    """Make a retriever by its name.
+    """Create a retriever by name.
 
     Args:
         name: a built-in one ("exact", "faiss", "scann", "hnsw") or a plugin's.
         options: as in a recipe, such as build={"factory": "Flat"}.
 
     Raises:
-        RetroflowError: no such retriever, a library that is not installed, or an option that it does not have.
+        RetroflowError: there is no such retriever or option, or a library is not installed.
     """
     from retroflow.components import RETRIEVERS, create
     from retroflow.retrieval.checked import CheckedRetriever
@@ -230,14 +229,14 @@ def retriever(name: str, **options: Any) -> "CheckedRetriever":
 
 
 def embedder(name: str, **options: Any) -> "Embedder":
-    """Make an embedder by its name.
+    """Create an embedder by name.
 
     Args:
         name: a built-in one ("bert", "lexical") or a plugin's.
         options: as in a recipe, such as dimension=256.
 
     Raises:
-        RetroflowError: no such embedder, a library that is not installed, or an option that it does not have.
+        RetroflowError: there is no such embedder or option, or a library is not installed.
     """
     from retroflow.components import EMBEDDERS, create
 

@@ -1,4 +1,4 @@
-"""Every built-in name on one screen, and how a recipe's block becomes an instance.
+"""Every built-in name on one screen, and how a section of a recipe becomes an instance.
 
 To add a component from outside, declare an entry point in one of the groups below (docs/writing-a-retriever.md);
 corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-sources.md).
@@ -103,7 +103,7 @@ KINDS: tuple[Registry[Any], ...] = (CORPORA, EMBEDDERS, RETRIEVERS, MODELS, TRAC
 
 
 def recipe_schema() -> RecipeSchema:
-    """Return what a recipe may contain; reads the components' source when a recipe names them, imports none."""
+    """Return what a recipe may contain; reads the source of the components that a recipe names, imports none."""
     return RecipeSchema(
         sections={
             "corpus": Slot(CORPORA),
@@ -151,11 +151,11 @@ def find_fault(registry: Registry[Any], name: str) -> str | None:
 
 
 def create(registry: Registry[Any], options: Mapping[str, Any], **derived: object) -> Any:
-    """Make the component that a recipe's block names.
+    """Create the component that a section of a recipe names.
 
     Args:
-        registry: the table the name is looked up in.
-        options: the block with its `name`; nested blocks as mappings, turned into the annotated dataclasses.
+        registry: the table with the name.
+        options: the section with its `name`; nested sections are mappings, which become the annotated dataclasses.
         derived: values that follow from other parts of the recipe (a model's vocabulary size).
 
     Raises:

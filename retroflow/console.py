@@ -1,6 +1,6 @@
-"""What is shown while something runs: lines and progress, through the logger "retroflow", to stderr by default.
+"""Messages and progress of running work, through the logger "retroflow", to stderr by default.
 
-`logging.getLogger("retroflow").setLevel(logging.WARNING)` silences all of it; another handler sends it elsewhere.
+`logging.getLogger("retroflow").setLevel(logging.WARNING)` silences both. Another handler sends them elsewhere.
 """
 
 import logging
@@ -18,7 +18,7 @@ Advance = Callable[[int], None]
 
 
 class _Stderr(logging.Handler):
-    """Prints to what sys.stderr is at the time; a terminal or a pipe that is gone stops nothing."""
+    """Prints to the current sys.stderr; a closed terminal or pipe is ignored."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
@@ -26,11 +26,11 @@ class _Stderr(logging.Handler):
 
 
 def logger() -> logging.Logger:
-    """The logger that everything is shown through; it prints plain lines on stderr if nobody has set it up."""
+    """Return the logger for all output; without handlers it gets one that prints plain lines on stderr."""
     found = logging.getLogger("retroflow")
     if not found.handlers:
         found.addHandler(_Stderr())
-        found.propagate = False  # else a handler of the root logger would show every line again
+        found.propagate = False  # or a handler of the root logger would repeat every line
     if found.level == logging.NOTSET:
         found.setLevel(logging.INFO)
     return found
@@ -42,22 +42,22 @@ def say(text: str) -> None:
 
 
 def is_shown() -> bool:
-    """Whether lines and progress are shown at all."""
+    """Return whether messages and progress are shown at all."""
     return logger().isEnabledFor(logging.INFO)
 
 
 DESCRIPTOR_OF_RESULTS: ContextVar[int] = ContextVar("descriptor_of_results", default=1)
-"""Where processes that this one starts print results: stdout, also while a command has led descriptor 1 elsewhere."""
+"""Descriptor on which child processes print results: stdout, also while a command has redirected descriptor 1."""
 
 
 @contextmanager
 def progress(description: str, total: int | None, unit: str) -> Iterator[Advance]:
-    """Show how far a loop is; nothing is shown of work that ends within a second.
+    """Show the progress of a loop; work that ends within a second shows nothing.
 
     Args:
-        description: what is done, "embed train chunks".
-        total: how many units there are, None if that is not known.
-        unit: what is counted, in the plural.
+        description: the work, such as "embed train chunks".
+        total: number of units, None if unknown.
+        unit: name of the units, in the plural.
 
     Yields:
         A function to call with the units done since the last call.
@@ -140,7 +140,7 @@ class _Lines:
 
 @contextmanager
 def saying_if_slow(text: str, *, seconds: float = 3.0) -> Iterator[None]:
-    """Say what is being done if it takes long."""
+    """Show a line if the body takes longer than `seconds`."""
     timer = threading.Timer(seconds, say, [text])
     timer.daemon = True
     timer.start()

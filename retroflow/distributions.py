@@ -1,4 +1,4 @@
-"""What is installed beside retroflow, read one distribution at a time, so that a damaged one hurts nobody else."""
+"""The installed distributions, read one at a time, so that a damaged one does not affect the others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 _read: Callable[[metadata.Distribution], metadata.EntryPoints] = metadata.Distribution.entry_points.fget  # type: ignore[attr-defined]
-"""Python's own reader, which raises; `shield_libraries` puts another in its place."""
+"""Python's own reader, which raises; `shield_libraries` replaces it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def unreadable() -> list[str]:
 
 
 def missing_requirements(distribution: str) -> list[str]:
-    """Return what a distribution declares to need and is not installed, as requirements that pip understands."""
+    """Return the declared dependencies of a distribution that are not installed, as pip requirements."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     missing = []
@@ -71,15 +71,15 @@ def missing_requirements(distribution: str) -> list[str]:
 
 
 def install_again(owner: str) -> str:
-    """Return the pip line that writes a distribution's own files anew, and leaves what it depends on alone."""
+    """Return the pip command that reinstalls a distribution without its dependencies."""
     return f"pip install --force-reinstall --no-deps {owner.partition(' ')[0]}"
 
 
 def shield_libraries() -> None:
-    """Let libraries be imported although the entry points of some distribution cannot be read.
+    """Make libraries importable even if the entry points of some distribution cannot be read.
 
-    torch, Lightning and fsspec ask for the entry points of all distributions when they are imported, and one file that
-    is not UTF-8, of whatever project, ends each of these imports.
+    torch, Lightning and fsspec read the entry points of all distributions when they are imported. A single file that
+    is not UTF-8, of any project, makes each of these imports fail.
     """
     if not unreadable():
         return
@@ -92,7 +92,7 @@ def shield_libraries() -> None:
 
 
 def _distributions() -> list[metadata.Distribution]:
-    """Return what is installed, the first of each name on the path, as Python itself does."""
+    """Return the installed distributions, the first of each name on the path, as Python itself does."""
     first: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
         folder = _folder(distribution)
@@ -104,7 +104,7 @@ def _distributions() -> list[metadata.Distribution]:
 def _entry_points(distribution: metadata.Distribution) -> metadata.EntryPoints | Exception:
     try:
         return _read(distribution)
-    except Exception as error:  # undecodable, or a line that is no entry point
+    except Exception as error:  # undecodable, or a line that is not an entry point
         return error
 
 
@@ -114,7 +114,7 @@ def _folder(distribution: metadata.Distribution) -> Path | None:
 
 
 def _owner(distribution: metadata.Distribution) -> str:
-    """Return name and version; those of the folder's name where there is no METADATA that says them."""
+    """Return name and version, from the folder's name if METADATA does not have them."""
     folder = _folder(distribution)
     name, _, version = (folder.stem if folder is not None else "").partition("-")
     try:

@@ -1,4 +1,4 @@
-"""Everything a user can cause, as exceptions that say where, what was given, what is allowed and what to do.
+"""Errors that a user can cause. The message says where, what was given, what is allowed and what to do.
 
 The command line prints the message as it is and exits with the class's `exit_code`; it never shows a traceback
 for one of these. docs/exit-codes.md lists the codes.
@@ -7,11 +7,11 @@ for one of these. docs/exit-codes.md lists the codes.
 import errno
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
-"""How torch's allocators and C++ libraries say it, in RuntimeErrors."""
+"""Words that torch's allocators and C++ libraries use in RuntimeErrors."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory, of the machine or of a GPU, was not enough."""
+    """Say whether an error means that the machine or a GPU ran out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = words_of(error).lower()
@@ -21,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def words_of(error: BaseException) -> str:
-    """Return str(error), or a substitute where a plugin's exception class cannot make it."""
+    """Return str(error), or a substitute if a plugin's exception class fails in __str__."""
     try:
         return str(error)
     except Exception as broken:
@@ -29,13 +29,13 @@ def words_of(error: BaseException) -> str:
 
 
 class RetroflowError(Exception):
-    """A failure the user can act on. The message carries place, value, allowed values and remedy."""
+    """A failure that the user can act on."""
 
     exit_code = 1
 
 
 class UsageError(RetroflowError):
-    """An option, an argument or a path that cannot be used as given."""
+    """An option, an argument or a path that cannot be used."""
 
     exit_code = 2
 
@@ -57,13 +57,13 @@ class GenerationError(UsageError, ValueError):
 
 
 class DamagedDataError(RetroflowError):
-    """Bytes that are not what they were or ought to be: a broken document, artifact or checkpoint."""
+    """A document, artifact or checkpoint that is broken, or differs from what was written."""
 
     exit_code = 3
 
 
 class MissingExtraError(RetroflowError):
-    """A component whose library or plugin is not installed; the message is the pip line that installs it."""
+    """A component whose library or plugin is not installed; the message has the pip command that installs it."""
 
     exit_code = 4
 
@@ -81,7 +81,7 @@ class ComponentConflictError(RetroflowError):
 
 
 class ComponentError(RetroflowError):
-    """A component that failed while it was made or used; names its kind, its name and its owner."""
+    """A component that failed while it was created or used; names its kind, its name and its owner."""
 
 
 class InvalidVectorsError(RetroflowError, ValueError):
@@ -93,7 +93,7 @@ class InvalidTextsError(RetroflowError, ValueError):
 
 
 class OutOfMemory(RetroflowError, MemoryError):
-    """Memory was not enough in another process; the command line adds the remedy."""
+    """Another process ran out of memory; the command line adds the remedy."""
 
 
 class RetrieverError(RetroflowError):
@@ -105,25 +105,25 @@ class InvalidShapeError(RetroflowError, ValueError):
 
 
 class Preempted(RetroflowError):
-    """Stopped on request with a checkpoint written; the same command with --resume goes on."""
+    """Stopped on request after writing a checkpoint; the same command with --resume continues."""
 
     exit_code = 75
 
 
 class Unfinished(RetroflowError):
-    """One share of a work is done and others are not; the message says what to run, then the same command goes on."""
+    """One shard is done and others are not; the message says what to run before the same command."""
 
     exit_code = 75
 
 
 class Interrupted(RetroflowError):
-    """Stopped from the keyboard with a checkpoint written; the same command with --resume goes on."""
+    """Stopped from the keyboard after writing a checkpoint; the same command with --resume continues."""
 
     exit_code = 130
 
 
 class RankEnded(SystemExit):
-    """Ends a rank without a word, with the exit code of the error that rank 0 raises and reports.
+    """Ends a rank silently, with the exit code of the error that rank 0 reports.
 
-    The only SystemExit that stands for anything: whatever else ends the process from inside is a bug.
+    This is the only intended SystemExit. Any other one is a bug.
     """

@@ -1,9 +1,8 @@
-"""Registry: names to components, as a table of strings that imports nothing until a name is asked for.
+"""Registry: a table from names to components that imports nothing until a name is used.
 
-Built-in names come from a literal table (retroflow/components.py), further ones from the entry points of installed
-distributions; both go through the same door. Whatever is wrong with one entry (library missing, import fails, name
-claimed twice) is told to whoever asks for that name, and to nobody else. A plugin cannot take the name of a built-in
-component away: the plugin is passed over.
+Built-in names come from a literal table (retroflow/components.py), others from the entry points of installed
+distributions. A problem of one entry (missing library, failing import, a name claimed twice) is an error only for
+commands that use that name. A plugin with the name of a built-in component is ignored.
 """
 
 import errno
@@ -44,8 +43,8 @@ class Entry:
     Attributes:
         target: "package.module:Attribute".
         extra: the extra of retroflow that installs what the component needs, None if nothing is needed.
-        requires: modules that must be importable for the component, as imported ("faiss", not "faiss-cpu").
-        light: importing it loads no library, so that a recipe's values can be tried out while it is checked.
+        requires: modules that the component needs, as imported ("faiss", not "faiss-cpu").
+        light: importing it loads no library, so checking a recipe may try out its values.
         check: "package.module:function", called with the options while a recipe is checked; raises UsageError for
             values that do not fit each other. Its module loads no library; options that are wrong are left out.
         needs: sections of a recipe that must name something for it, though others can do without.
@@ -79,7 +78,7 @@ class Entry:
 
 @dataclass
 class _Table:
-    """Every name with its claims, and what is said about entry points that are passed over, by name."""
+    """Every name with its claims, and messages about ignored entry points, by name."""
 
     claims: dict[str, list[Entry]] = field(default_factory=dict)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
@@ -89,8 +88,8 @@ class Registry(Generic[T]):
     """Components of one kind by name.
 
     Args:
-        kind: what a message calls the components, singular ("retriever").
-        group: entry-point group that distributions add names by; None closes the table.
+        kind: the word for such a component in messages, singular ("retriever").
+        group: entry-point group for plugins; None closes the table.
         entries: the built-in names.
         protocol: what every component made must have, a name of `retroflow.protocols`; empty for anything.
     """
@@ -103,7 +102,7 @@ class Registry(Generic[T]):
         self._warned: set[str] = set()
 
     def names(self) -> list[str]:
-        """Return every name, built-in ones first in the table's order, then those of plugins by alphabet."""
+        """Return every name: built-in ones in the table's order, then those of plugins in alphabetical order."""
         return list(self._table.claims)
 
     def get(self, name: str) -> T:
@@ -122,7 +121,7 @@ class Registry(Generic[T]):
             raise MissingExtraError(self._describe_missing(name, entry, missing))
         where = f'{self.kind} "{name}" of {entry.owner} cannot be loaded from "{entry.target}"'
         try:
-            with _plugin_is_told(self.kind, name, entry):
+            with _announce_plugin(self.kind, name, entry):
                 found: Any = importlib.import_module(entry.module)
             for part in entry.attribute.split("."):
                 found = getattr(found, part)
@@ -143,7 +142,7 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownComponentError, ComponentConflictError: as `get`.
-            BrokenPluginError: the entry point is no "package.module:Name".
+            BrokenPluginError: the entry point is not of the form "package.module:Name".
         """
         claims = self._table.claims.get(name)
         if claims is None:
@@ -167,7 +166,7 @@ class Registry(Generic[T]):
         return tuple(self._table.claims.get(name, ()))
 
     def passed_over(self, name: str | None = None) -> list[str]:
-        """Return a sentence about every entry point that is ignored, or about those that declare a name."""
+        """Return a message about every ignored entry point, or about those with a certain name."""
         every = self._table.passed_over
         return list(every.get(name, ())) if name is not None else [one for some in every.values() for one in some]
 
@@ -180,7 +179,7 @@ class Registry(Generic[T]):
         return self.entry(name).owner
 
     def remedy(self, name: str) -> str | None:
-        """Return what stands in the way of using a name and how to mend it, None if nothing is known to."""
+        """Return why a name cannot be used and what to do, None if nothing is known."""
         try:
             entry = self.entry(name)
         except (ComponentConflictError, BrokenPluginError) as error:
@@ -189,7 +188,7 @@ class Registry(Generic[T]):
         return self._describe_missing(name, entry, missing) if missing else None
 
     def describe_missing_library(self, name: str, modules: list[str]) -> str:
-        """Say that modules which a component imports are not installed, and which pip line installs them."""
+        """Return a message about modules that are not installed, with the pip command that installs them."""
         entry = self.entry(name)
         needed = f"it needs the module {_quoted(modules)}, which is not installed. "
         if entry.extra:
@@ -201,7 +200,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def _table(self) -> _Table:
-        """Read once: installing a plugin does not change a running process."""
+        """Return the table, read once: installing a plugin does not change a running process."""
         own = f"retroflow {__version__}"
         table = _Table({name: [replace(entry, owner=own)] for name, entry in self._builtin.items()})
         found = declarations(self.group) if self.group is not None else []
@@ -236,7 +235,7 @@ class Registry(Generic[T]):
         return f'There is no {self.kind} "{name}".{hint} Known: {", ".join(self.names())}.{remedy}{ignored}'
 
     def _describe_missing(self, name: str, entry: Entry, missing: list[str]) -> str:
-        """Say what a component needs: a library that an extra installs, or the files of its own distribution."""
+        """Return what a component lacks: a library of an extra, or files of its own distribution."""
         remedy = (
             f'Install it with: pip install "retroflow[{entry.extra}]"'
             if entry.extra
@@ -247,17 +246,17 @@ class Registry(Generic[T]):
 
 @contextmanager
 def blaming(failure: str, entry: Entry) -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it, and what it prints into no result.
+    """Turn any error of a plugin into one that names it, and keep its output off stdout.
 
-    A built-in component's errors stay what they are, but for a lack of memory: they are told as bugs of retroflow, or
-    by path and remedy.
+    Errors of built-in components pass unchanged, except a lack of memory. They are reported as bugs of retroflow, or
+    with path and remedy.
 
     Args:
-        failure: what the message begins with, 'retriever "annoy" of retroflow-annoy 0.1.0 could not be made'.
+        failure: beginning of the message, 'retriever "annoy" of retroflow-annoy 0.1.0 could not be made'.
         entry: the component's.
 
     Raises:
-        ComponentError: for everything but an error of retroflow's own, an interrupt and a full disk.
+        ComponentError: for everything except a RetroflowError, an interrupt and a full disk.
     """
     try:
         with redirect_stdout(sys.stderr if entry.is_plugin else sys.stdout):
@@ -279,13 +278,13 @@ def _add_claim(table: _Table, point: Declaration) -> None:
     target = point.value.partition("[")[0].replace(" ", "")
     entry = Entry(target, requires=(module.partition(".")[0],), owner=point.owner)
     same_name = table.claims.setdefault(point.name, [])
-    if entry not in same_name:  # a line that stands twice
+    if entry not in same_name:  # a repeated line
         same_name.append(entry)
 
 
 @contextmanager
-def _plugin_is_told(kind: str, name: str, entry: Entry) -> Iterator[None]:
-    """Name a plugin before its code runs, which may hang or end the process, and keep its prints off stdout."""
+def _announce_plugin(kind: str, name: str, entry: Entry) -> Iterator[None]:
+    """Name a plugin before its code runs, since it may hang or end the process; keep its output off stdout."""
     if not entry.is_plugin or entry.module in sys.modules:
         yield
         return
@@ -295,16 +294,16 @@ def _plugin_is_told(kind: str, name: str, entry: Entry) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") != "0":  # of many processes one speaks
+    if os.environ.get("RANK", "0") != "0":  # only one of several processes prints
         return
-    with suppress(OSError, AttributeError):  # a terminal that is gone, or no stderr at all
+    with suppress(OSError, AttributeError):  # a closed terminal, or no stderr at all
         print(text, file=sys.stderr, flush=True)
 
 
 def _advice(entry: Entry, error: BaseException) -> str:
     own_package = entry.module.partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] == own_package:
-        return f"Its files are not all there; install it again with: {install_again(entry.owner)}"
+        return f"Some of its files are missing; install it again with: {install_again(entry.owner)}"
     if entry.is_plugin:
         return f"Ask its authors; if you do not need it: pip uninstall {entry.distribution}"
     if entry.extra:
@@ -322,12 +321,12 @@ def _quoted(modules: list[str]) -> str:
 
 
 def missing_modules(entry: Entry) -> list[str]:
-    """Return the required modules that are not installed; looks for them without importing them."""
+    """Return the required modules that are not installed; imports nothing."""
     return [module for module in entry.requires if not is_installed(module)]
 
 
 def is_installed(module: str) -> bool:
-    """Return whether the top-level package of a module is there; imports nothing."""
+    """Return whether the top-level package of a module is installed; imports nothing."""
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is not None
     except (ImportError, ValueError):  # sys.modules holds None or no spec

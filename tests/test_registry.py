@@ -148,7 +148,7 @@ BROKEN = {
         'it needs the module "library_that_nobody_has", which is not installed. broken 1.2 does not declare which package '
         "brings it; ask its authors."
     ),
-    "import broken_module.lost": "Its files are not all there; install it again with: pip install --force-reinstall --no-deps broken",
+    "import broken_module.lost": "Some of its files are missing; install it again with: pip install --force-reinstall --no-deps broken",
     "B = 1": "has no attribute 'A'. Ask its authors",
 }
 

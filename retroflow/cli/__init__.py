@@ -1,1 +1,1 @@
-"""The command line: one file a command, no logic. Start at main.py."""
+"""The command line: one file per command, without logic. Start at main.py."""

@@ -1,4 +1,4 @@
-"""`retroflow clean`: what no run needs, and its removal."""
+"""`retroflow clean`: list and remove what no run needs."""
 
 import json
 from pathlib import Path
@@ -13,16 +13,16 @@ def clean(
     ),
     runs: Annotated[
         list[Path] | None,
-        typer.Option("--runs", help="Folder of runs or exported models; may be given several times. Default: runs."),
+        typer.Option("--runs", help="Folder of runs or exported models; may be repeated. Default: runs."),
     ] = None,
     recipe: Annotated[
         list[Path] | None,
-        typer.Option("--recipe", help="Recipe whose artifacts stay, too; may be given several times."),
+        typer.Option("--recipe", help="Recipe whose artifacts are kept, too; may be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this nothing is touched.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them. Without this nothing is deleted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List artifacts that no run needs and what killed commands have left, with sizes; remove them with --yes."""
+    """List artifacts that no run needs and remains of killed commands; remove them with --yes."""
     from retroflow.console import say
     from retroflow.runs.clean_up import remove, survey
     from retroflow.store.disk import disk_size
@@ -30,10 +30,10 @@ def clean(
     folders = runs or [Path("runs")]
     found = survey(artifacts, folders, recipe or [])
     if not as_json:
-        places = " and ".join(map(str, folders))
-        say(f"runs in {places}: {len(found.runs)}; artifacts that they need: {len(found.needed)}")
+        names = " and ".join(map(str, folders))
+        say(f"runs in {names}: {len(found.runs)}; artifacts that they need: {len(found.needed)}")
         for path, reason in found.left_alone.items():
-            say(f"left alone: {path} ({reason})")
+            say(f"kept: {path} ({reason})")
     gone, freed = [], 0
     for leftover in remove(found) if yes else found.leftovers:
         gone.append(str(leftover.path))
@@ -45,4 +45,4 @@ def clean(
     elif not gone:
         print("nothing to remove")
     else:
-        print(f"{disk_size(freed):>9}  together" + (", removed" if yes else "; --yes removes them"))
+        print(f"{disk_size(freed):>9}  in total" + (", removed" if yes else "; --yes removes them"))

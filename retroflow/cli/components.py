@@ -1,4 +1,4 @@
-"""`retroflow components`: every component by kind, where it comes from, and what is missing to use it."""
+"""`retroflow components`: every component by kind, its distribution, and what it lacks."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from retroflow.registry import Registry
 
 _MEANING = (
-    "available: its module is there and can be read, defines the component, whose parameters can be given in a recipe, "
-    "and the packages that it imports are installed. Nothing was loaded; `retroflow doctor` loads every component."
+    "available: the module exists and defines the component, its parameters can be options of a recipe, and the "
+    "packages that it imports are installed. Nothing was loaded; `retroflow doctor` loads every component."
 )
 
 
 def components(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """List every component by kind: name, distribution, and whether it can be used here, as far as its files tell."""
+    """List every component by kind: name, distribution, and whether its files show that it can be used here."""
     from retroflow.components import KINDS
     from retroflow.distributions import unreadable
 
@@ -32,7 +32,7 @@ def components(as_json: Annotated[bool, typer.Option("--json", help="Print one J
             state = "available" if row["available"] else row["remedy"]
             print(f"  {row['name']:<{name_width}}  {row['owner']:<{owner_width}}  {state}")
     if passed_over:
-        print("passed over:", *(f"  {sentence}" for sentence in passed_over), sep="\n")
+        print("ignored:", *(f"  {sentence}" for sentence in passed_over), sep="\n")
     print(_MEANING)
 
 

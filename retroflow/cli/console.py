@@ -15,13 +15,13 @@ from retroflow.errors import RankEnded, RetroflowError, is_out_of_memory
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 EXIT_SECONDS = 90.0
-"""How long exit handlers of libraries may take; W&B's waits for what it has not sent."""
+"""Time limit for exit handlers of libraries; W&B's waits until everything is sent."""
 
 _REMEDIES = {
     errno.ENOSPC: "The disk is full. Free space or choose another folder, and run the same command again.",
     errno.EDQUOT: "The disk quota is used up. Free space or choose another folder, and run the same command again.",
     errno.EROFS: "The file system is read-only. Choose another folder (data.artifacts_folder, trainer.runs_folder).",
-    errno.EACCES: "You may not use this path. Change its permissions or choose another folder "
+    errno.EACCES: "Permission denied. Change the permissions or choose another folder "
     "(data.artifacts_folder, trainer.runs_folder).",
     errno.EMFILE: "Too many files are open. Raise the limit with `ulimit -n`.",
 }
@@ -36,21 +36,21 @@ _MEMORY_REMEDIES = {
     "evaluate": "Lower trainer.eval_batch_size.",
     "prepare": f"{_PREPARING[0].upper()}{_PREPARING[1:]}.",
     "generate": "Give fewer --neighbours, shorter or fewer prompts, or a lower --batch-size.",
-    "recipe": "Check that the file that was given is a recipe; one is a few kilobytes.",
+    "recipe": "Check that the file is a recipe; a recipe has a few kilobytes.",
 }
-_MORE_MEMORY = "Use a machine with more memory, or end what else runs on this one."
+_MORE_MEMORY = "Use a machine with more memory, or end other programs on this one."
 _LONGEST_REASON = 200
 
 
 def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[str] = ()) -> int:
-    """Print an error on stderr and return the exit code it stands for.
+    """Print an error on stderr and return its exit code.
 
-    What a user caused is one message; what nobody foresaw is a bug and keeps its traceback.
+    An error that a user can correct is one message. Any other is a bug and keeps its traceback.
 
     Args:
         error: what ended the command.
-        show_traceback: print the traceback of a user's error as well.
-        words: the command line, for a hint at what was meant.
+        show_traceback: print the traceback of a user's error, too.
+        words: the command line, for a hint at the intended command.
     """
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         print_error("interrupted.")
@@ -77,7 +77,7 @@ def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[
         traceback.print_exception(error)
     ended = ""
     if isinstance(error, SystemExit):
-        ended = f"something inside has ended the command before it was done (SystemExit: {error}); "
+        ended = f"the command was ended from inside (SystemExit: {error}); "
     print_error(f"{ended}this is a bug in retroflow or in a plugin; please report it with the traceback above.")
     return FAILURE
 
@@ -87,8 +87,8 @@ def _describe_out_of_memory(error: BaseException, words: Sequence[str]) -> str:
     reason = str(error).strip().partition("\n")[0]
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[:_LONGEST_REASON]} ..."
-    told = f" ({reason})" if reason else ""
-    return f"out of memory{told}. {_MEMORY_REMEDIES.get(command, _MORE_MEMORY)} --traceback shows where."
+    reported = f" ({reason})" if reason else ""
+    return f"out of memory{reported}. {_MEMORY_REMEDIES.get(command, _MORE_MEMORY)} --traceback shows where."
 
 
 def describe_os_error(error: OSError) -> str:
@@ -101,14 +101,14 @@ def describe_os_error(error: OSError) -> str:
 
 
 def print_error(message: str) -> None:
-    """Print `error: message` on stderr, in colour only where a person sees it and NO_COLOR is not set."""
+    """Print `error: message` on stderr, in colour on a terminal unless NO_COLOR is set."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     print(f"{label} {message}", file=sys.stderr)
 
 
 def end_within(code: int, *, seconds: float = EXIT_SECONDS) -> NoReturn:
-    """Exit, even if an exit handler of a library hangs or fails; results are written and flushed by now."""
+    """Exit, even if an exit handler of a library hangs or fails; results are already written and flushed."""
 
     def give_up() -> None:
         time.sleep(seconds)

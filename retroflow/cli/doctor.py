@@ -1,4 +1,4 @@
-"""`retroflow doctor`: whether this machine can do what retroflow does, and what to mend."""
+"""`retroflow doctor`: find problems of this machine and their solutions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,26 +7,26 @@ import typer
 
 
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="Where runs and artifacts would be made.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder for runs and artifacts.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look at versions, extras, GPUs, processes, memory, disks and plugins; exit with 1 if something must be mended."""
+    """Check versions, extras, GPUs, processes, memory, disks and plugins; exit with 1 if there is a problem."""
     from retroflow.doctor.components import ComponentCheck
 
-    findings = []
-    with ComponentCheck() as check:  # works while this process imports torch and looks at the machine
-        from retroflow.doctor.machine import examine, to_json
+    results = []
+    with ComponentCheck() as check:  # in the background, while this process imports torch and checks the machine
+        from retroflow.doctor.machine import check_machine, to_json
 
-        for finding in examine(folder, check.results):
-            findings.append(finding)
+        for result in check_machine(folder, check.results):
+            results.append(result)
             if not as_json:
-                print(f"{finding.state:<8} {finding.name}: {finding.text}", flush=True)
-                if finding.remedy:
-                    print(f"{'':<8} -> {finding.remedy}", flush=True)
+                print(f"{result.state:<8} {result.name}: {result.text}", flush=True)
+                if result.remedy:
+                    print(f"{'':<8} -> {result.remedy}", flush=True)
     if as_json:
-        print(to_json(findings))
-    problems = sum(finding.state == "problem" for finding in findings)
+        print(to_json(results))
+    problems = sum(result.state == "problem" for result in results)
     if problems and not as_json:
-        print(f"{problems} to be mended")
+        print(f"{problems} problem{'s' if problems > 1 else ''}")
     if problems:
         raise typer.Exit(1)

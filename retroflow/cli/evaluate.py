@@ -17,7 +17,7 @@ def evaluate(
         list[str] | None, typer.Argument(help="Overrides of the run's recipe, such as trainer.device=cpu.")
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Which checkpoint. Default: the newest.")
+        str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Which one. Default: the newest.")
     ] = None,
     output: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""`retroflow export`: a run's model as a folder of its own."""
+"""`retroflow export`: write a run's model into a folder that needs nothing else."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ def export(
     run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
     folder: Annotated[Path, typer.Argument(help="New or empty folder to write.")],
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Which checkpoint. Default: the newest.")
+        str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Checkpoint to export. Default: the newest.")
     ] = None,
 ) -> None:
     """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""

@@ -1,4 +1,4 @@
-"""`retroflow fit`: prepare what is missing, train, prove."""
+"""`retroflow fit`: prepare what is missing, train, evaluate."""
 
 import json
 from pathlib import Path
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 def fit(
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Recipe file (YAML); with --resume RUN that of the run if left out.")
+        Path | None, typer.Option("--recipe", help="Recipe file (YAML). With --resume RUN the default is the run's.")
     ] = None,
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Overrides, such as trainer.max_steps=2000; after --resume also a run folder or checkpoint, which "
-            "trains longer with a larger trainer.max_steps.",
+            help="Overrides, such as trainer.max_steps=2000. After --resume also a run folder or checkpoint; a larger "
+            "trainer.max_steps then trains the run longer.",
         ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the recipe's last unfinished run, or the one named.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would need and do; make, prepare and download nothing.")
+        bool, typer.Option("--dry-run", help="Only show what the run would need; prepare and download nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
     ignore_memory: Annotated[
         bool, typer.Option("--ignore-memory", help="Train even if the run needs more memory than this machine has.")
     ] = False,
 ) -> None:
-    """Prepare what is missing, train a model, and measure what retrieval is worth to it."""
+    """Prepare what is missing, train a model, and measure what retrieval is worth."""
     from retroflow.distributed.stop_signals import preempted_while_starting
 
     with preempted_while_starting():
@@ -47,7 +47,7 @@ def fit(
         loaded = api.load_recipe(recipe or recipe_of(resumed, words or []), *overrides)
         if dry_run:
             if resume:
-                raise UsageError("--dry-run looks at a new run; leave --resume out")
+                raise UsageError("--dry-run describes a new run; leave --resume out.")
             _print_dry_run(loaded, as_json=as_json)
             return
         from retroflow.runs.resuming import check_resume
@@ -61,25 +61,25 @@ def fit(
 
 
 def recipe_of(resumed: Path | None, words: list[str]) -> Path:
-    """The recipe of a run that is named by its folder or by a checkpoint.
+    """Return the recipe of a run that is named by its folder or by a checkpoint.
 
     Args:
-        resumed: what `split_words` found after --resume.
-        words: the command's words, for a hint at what was meant.
+        resumed: the path after --resume, as from `split_words`.
+        words: the command's words, for a hint at the intended command.
     """
     if resumed is None or resumed == Path("last"):
         recipe = next((word for word in words if word.endswith((".yaml", ".yml"))), "FILE")
         raise UsageError(
-            f"Missing option '--recipe'. Write: --recipe {recipe}, or --resume RUN for the recipe of a run"
+            f"Missing option '--recipe'. Write: --recipe {recipe}, or --resume RUN for the recipe of a run."
         )
     folder = resumed.parent.parent if resumed.is_file() else resumed
     if not (folder / "recipe.yaml").is_file():
         raise UsageError(
-            f"--resume {resumed}: not of a run folder (no recipe.yaml in {folder}); give --recipe FILE, too"
+            f"--resume {resumed}: not in a run folder (no recipe.yaml in {folder}); give --recipe FILE, too."
         )
     from retroflow.runs.description import read_run
 
-    read_run(folder)  # refuses a recipe.yaml that was changed
+    read_run(folder)  # refuses a recipe.yaml that was edited
     return folder / "recipe.yaml"
 
 
@@ -108,7 +108,7 @@ def _print_tables(result: "FitResult") -> None:
 
 
 def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | None]:
-    """Tell overrides from the path that may follow --resume.
+    """Separate overrides from the path that may follow --resume.
 
     Returns:
         The overrides, and what to resume: a path, `Path("last")` without one, None without --resume.
@@ -126,5 +126,5 @@ def split_words(words: list[str], *, resume: bool) -> tuple[list[str], Path | No
         is_override = is_value or word.startswith("--") or ("=" in word and not Path(word).exists())
         (overrides if is_override else paths).append(word)
     if len(paths) > 1:
-        raise UsageError(f"--resume takes one run folder or checkpoint, {len(paths)} given: {', '.join(paths)}")
+        raise UsageError(f"--resume takes one run folder or checkpoint; {len(paths)} given: {', '.join(paths)}.")
     return overrides, Path(paths[0]) if paths else Path("last")

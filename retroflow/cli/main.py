@@ -1,7 +1,7 @@
-"""`retroflow`: find the command, run it, turn what went wrong into one message and an exit code.
+"""`retroflow`: find the command, run it, turn an error into one message and an exit code.
 
-Command files import typer and the standard library at the top and their room inside the function, so that `--help`
-loads no torch; only the file of the command that was typed is imported at all.
+Command files import only typer and the standard library at the top, and their room inside the function. So `--help`
+loads no torch. Only the file of the command that was typed is imported.
 """
 
 import importlib
@@ -21,7 +21,7 @@ RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
 GROUPS = ("recipe", "runs")
 OTHER_COMMANDS = ("generate", "export", "clean", "components", "doctor")
 
-# Dashes are left to the override parser, which knows that `--trainer.max_steps 5` is meant as trainer.max_steps=5.
+# The override parser handles dashes: it knows that `--trainer.max_steps 5` means trainer.max_steps=5.
 OVERRIDES_FOLLOW = {"ignore_unknown_options": True}
 
 
@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
     """Run one command line.
 
     Args:
-        words: what stands after `retroflow`.
+        words: the words after `retroflow`.
 
     Returns:
         The exit code (docs/exit-codes.md).
@@ -46,11 +46,11 @@ def run(words: list[str]) -> int:
         shield_libraries()
         command = typer.main.get_command(build_app(words))
         code = command.main(args=words, prog_name="retroflow", standalone_mode=False)
-        if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this, without a word
+        if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this, silently
             raise KeyboardInterrupt
         sys.stdout.flush()
-    except BaseException as error:  # SystemExit, too: what ends the process from inside a command has not done it
-        # Nobody reads on, as behind `| head`; typer makes a SystemExit of it.
+    except BaseException as error:  # SystemExit, too: a command that is ended from inside has not succeeded
+        # The reader has closed the pipe, as `| head` does; typer turns it into a SystemExit.
         is_unread = any(isinstance(one, BrokenPipeError) for one in (error, error.__context__))
         code = 1 if is_unread else exit_code_of(error, show_traceback=show_traceback, words=words)
     drop_unprinted()
@@ -89,14 +89,14 @@ def _global_options(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
     ] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show Python's traceback of an error, too; may stand anywhere.")
+        bool, typer.Option("--traceback", help="Show Python's traceback of an error, too; allowed anywhere.")
     ] = False,
 ) -> None:
-    """Options that stand before the command; both are dealt with before this runs."""
+    """Declare the options before the command; both are handled before this runs."""
 
 
 def _leave_out_impossible_width() -> None:
-    """Let COLUMNS=0 mean what no COLUMNS means: rich would draw tables of no column at all."""
+    """Treat COLUMNS=0 as unset: rich would draw tables without columns."""
     if not os.environ.get("COLUMNS", "1").strip("0"):
         del os.environ["COLUMNS"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retroflow.pipeline.sharing import Sharing
     from retroflow.recipe import Recipe
 
-_KEPT = "what is complete is kept, and the same command continues from there."
+_KEPT = "finished work is kept, and the same command continues from there."
 
 
 def prepare(
@@ -26,14 +26,14 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="i/n", help="Make only share i of n, from 1; auto reads torchrun and SLURM."),
+        typer.Option("--shard", metavar="i/n", help="Make only shard i of n, from 1. auto: torchrun or SLURM decide."),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Join what the shards have made, and make no share.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Join what the shards have made, and make no shard.")] = False,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", help="How long a shard waits for others that do nothing.")
+        float, typer.Option("--wait", metavar="SECONDS", help="How long a shard waits while no other progresses.")
     ] = 600.0,
 ) -> None:
-    """Make chunks, embeddings, index and neighbours, or re-use those that are there; docs/preparing.md."""
+    """Make chunks, embeddings, index and neighbours, or reuse existing ones; docs/preparing.md."""
     from retroflow.distributed.stop_signals import StopRequests, preempted_while_starting
 
     with preempted_while_starting():

@@ -40,7 +40,7 @@ def show(
 
 @app.command("check", context_settings={"ignore_unknown_options": True})
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Check a recipe without importing what it names; all errors at once, exit code 2."""
+    """Check a recipe without importing its components; print all errors at once, exit code 2."""
     from retroflow import components
 
     loaded = _load(recipe, overrides)
@@ -73,7 +73,7 @@ def copy(
     name: Annotated[str, typer.Argument(help="Name of an installed recipe, such as retro_small.")],
     target: Annotated[Path | None, typer.Argument(help="File or folder to write. Default: NAME.yaml here.")] = None,
 ) -> None:
-    """Copy an installed recipe, to change it."""
+    """Copy an installed recipe in order to change it."""
     from retroflow.recipe.shipped import copy_recipe
 
     for file in copy_recipe(name, target or Path()):

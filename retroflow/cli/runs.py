@@ -1,4 +1,4 @@
-"""`retroflow runs`: list runs, compare two, print a report again, draw losses."""
+"""`retroflow runs`: list runs, compare two, show a report again, plot losses."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ class _ListByDefault(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=_ListByDefault, help="List the runs of a folder (`retroflow runs [FOLDER]`), compare two, see a report again."
+    cls=_ListByDefault, help="List the runs of a folder (`retroflow runs [FOLDER]`), compare two, show a report again."
 )
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.", show_default=False)]
@@ -26,10 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 @app.command("list")
 def list_runs(
-    folder: Annotated[Path, typer.Argument(help="Where runs are made, or a part of it.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs, the one that was written last at the end: state, steps, losses, gain."""
+    """List runs, the newest last: state, steps, losses, gain."""
     from retroflow.console import say
     from retroflow.runs.overview import overview, table
 
@@ -38,14 +38,14 @@ def list_runs(
         print(json.dumps([run.to_json() for run in runs], indent=2, ensure_ascii=False))
         return
     if not runs:
-        say(f'no run in "{folder}"; `retroflow fit` makes one')
+        say(f'no run in "{folder}"; `retroflow fit` starts one')
         return
     print("\n".join(table(runs)))
 
 
 @app.command("compare")
 def compare(first: RunFolder, second: RunFolder, as_json: AsJson = False) -> None:
-    """Lay two runs side by side: what differs in their recipes, and what was measured."""
+    """Compare two runs: what differs in their recipes, and their results."""
     from retroflow.runs.comparison import compare as compare_runs
     from retroflow.store.sealed_json import strict_json
 
@@ -55,7 +55,7 @@ def compare(first: RunFolder, second: RunFolder, as_json: AsJson = False) -> Non
 
 @app.command("report")
 def report(run_folder: RunFolder, as_json: AsJson = False) -> None:
-    """Print a run's report as `fit` printed it, without computing anything."""
+    """Print a run's stored report as `fit` printed it."""
     from rich.console import Console
 
     from retroflow.evaluation.stored_report import read_report
@@ -70,10 +70,10 @@ def report(run_folder: RunFolder, as_json: AsJson = False) -> None:
 
 @app.command("plot")
 def plot(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, drawn into one picture.")],
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, plotted in one picture.")],
     output: Annotated[Path, typer.Option("--output", help="Picture to write: .png, .svg or .pdf.")] = Path("loss.png"),
 ) -> None:
-    """Draw the losses of runs over their steps (needs the extra `plot`)."""
+    """Plot the losses of runs over their steps (needs the extra `plot`)."""
     from retroflow.runs.loss_plot import plot_losses
 
     plot_losses(run_folders, output)

@@ -1,4 +1,4 @@
-"""The standard streams: made ready before a command runs, and stdout kept for results."""
+"""The standard streams: made safe before a command runs, and stdout reserved for results."""
 
 import ctypes
 import faulthandler
@@ -19,7 +19,7 @@ _stdout_of_results: ContextVar[TextIO | None] = ContextVar("stdout_of_results", 
 
 
 class _NamedStdout(io.TextIOWrapper):
-    """Stdout whose errors say that it is stdout, which those of a stream do not."""
+    """Stdout whose errors name stdout; those of a plain stream do not."""
 
     def write(self, text: str, /) -> int:
         with _naming_stdout():
@@ -41,14 +41,14 @@ def _naming_stdout() -> Iterator[None]:
 def ready_streams() -> None:
     """Make the streams of this process safe to write to, and let crashes of native code name their Python lines.
 
-    A closed descriptor is filled at once: the next file that is opened would take its number, and whatever is printed
-    would be written into it. What belongs on a closed stdout goes to stderr, so that it is not lost.
+    A closed descriptor is opened at once. Otherwise the next opened file would get its number, and output would be
+    written into that file. Output for a closed stdout goes to stderr, so that it is not lost.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     if sys.stdout is None:
@@ -69,9 +69,9 @@ def ready_streams() -> None:
 
 @contextmanager
 def only_results_on_stdout() -> Iterator[None]:
-    """Send to stderr what plugins and libraries print meanwhile; `print_result` still reaches stdout.
+    """Redirect the output of plugins and libraries to stderr; `print_result` still reaches stdout.
 
-    What native code writes goes there, too: it knows nothing but descriptor 1.
+    Descriptor 1 is redirected, too, because native code writes to it directly.
     """
     with _descriptor_1_at_stderr(result_stream()) as results:
         token = _stdout_of_results.set(results)
@@ -84,7 +84,7 @@ def only_results_on_stdout() -> Iterator[None]:
 
 @contextmanager
 def _descriptor_1_at_stderr(stdout: TextIO) -> Iterator[TextIO]:
-    """Yield a stream to where stdout leads, while descriptor 1 leads to stderr; stdout itself if it has another one."""
+    """Point descriptor 1 at stderr and yield a stream to stdout; stdout itself if it has another descriptor."""
     try:
         is_descriptor_1 = stdout.fileno() == 1 and isinstance(stdout, io.TextIOWrapper)
     except (OSError, ValueError, AttributeError):
@@ -102,12 +102,12 @@ def _descriptor_1_at_stderr(stdout: TextIO) -> Iterator[TextIO]:
     finally:
         DESCRIPTOR_OF_RESULTS.reset(token)
         if os.name == "posix":
-            ctypes.CDLL(None).fflush(None)  # or what native code printed would leave its buffer only after this
+            ctypes.CDLL(None).fflush(None)  # or native code's buffered output would appear on stdout later
         os.dup2(kept, 1)
         try:
             results.flush()
         finally:
-            with open(os.devnull, "wb") as nothing:  # what could not be written must not be tried again
+            with open(os.devnull, "wb") as nothing:  # what could not be written must not be written again
                 os.dup2(nothing.fileno(), kept)
             results.close()
 
@@ -119,11 +119,11 @@ def result_stream() -> TextIO:
 
 @contextmanager
 def writing_results() -> Iterator[None]:
-    """Blame stdout for what writing to it raises.
+    """Name stdout in the errors of writing to it.
 
     Raises:
-        BrokenPipeError: nobody reads it.
-        RetroflowError: it goes to a disk that is full, say.
+        BrokenPipeError: the reader has closed it.
+        RetroflowError: writing failed, for example because the disk is full.
     """
     try:
         yield
@@ -134,20 +134,18 @@ def writing_results() -> Iterator[None]:
 
 
 def print_result(text: str) -> None:
-    """Print what a command was asked for; raises what `writing_results` does."""
+    """Print a command's result; raises the errors of `writing_results`."""
     with writing_results():
         print(text, file=result_stream(), flush=True)
 
 
 def describe_failed_stdout(error: OSError) -> str:
-    """Return the sentence for a result that could not be written."""
-    return (
-        f"stdout: {error.strerror}. The result could not be printed; send stdout somewhere else. What was made is kept."
-    )
+    """Return the message for a result that could not be written."""
+    return f"stdout: {error.strerror}. The result could not be printed; redirect stdout. Finished work is kept."
 
 
 def drop_unprinted() -> None:
-    """Point stdout at nothing if it takes nothing, so that the interpreter's last flush does not complain."""
+    """Point stdout at the null device if it cannot be flushed, so that the interpreter's last flush does not fail."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""What `retroflow doctor` looks at."""
+"""The checks of `retroflow doctor`."""

@@ -1,7 +1,7 @@
-"""Load every component, each where it can do no harm: in a child process that may crash, hang or exit.
+"""Load every component in a child process, where a crash, a hang or an exit does no harm.
 
-Two children work at a time, one from the top of the list and one from its end, each asked for one component after
-another. The one that a child dies of, or hangs at, is therefore known, and another child takes the next.
+Two children work at a time, one from the top of the list and one from its end. Each loads one component after
+another, so it is known which one a child dies of or hangs at. Another child then takes the next.
 """
 
 import json
@@ -26,7 +26,7 @@ from retroflow.errors import RetroflowError
 from retroflow.registry import Registry, missing_modules
 
 COMPONENT_SECONDS = 60.0
-"""How long loading one may take; importing torch and transformers takes some ten seconds on a busy machine."""
+"""Time limit for loading one; importing torch and transformers takes about ten seconds on a busy machine."""
 
 _POLL_SECONDS = 0.2
 _ENDING_SECONDS = 5.0
@@ -42,14 +42,14 @@ serve(int(sys.argv[2]))
 
 @dataclass(frozen=True)
 class Loaded:
-    """How loading a component went.
+    """The result of loading a component.
 
     Attributes:
-        kind: of registry, "retriever".
-        name: the component's.
+        kind: of the registry, such as "retriever".
+        name: of the component.
         owner: distribution and version, all of them if several claim the name.
         error: why it cannot be used, None if it can.
-        is_optional: whether retroflow works without it: it is a plugin's, or lacks a library that an extra installs.
+        is_optional: whether retroflow works without it: it is a plugin, or lacks a library of an extra.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Loaded:
 
 
 class ComponentCheck:
-    """Loads every component of every registry in the background; a context, whose end kills what still runs.
+    """Context that loads every component of every registry in the background; its end kills what still runs.
 
     Args:
         seconds: how long one component may take.
@@ -93,7 +93,7 @@ class ComponentCheck:
             thread.join()
 
     def results(self) -> Iterator[Loaded]:
-        """Yield how each went, in the order of the registries; waits for it."""
+        """Yield the result of each component, in the order of the registries; waits for it."""
         for registry, name in self._keys:
             with self._more:
                 while (registry.kind, name) not in self._found:
@@ -111,12 +111,12 @@ class ComponentCheck:
                 child = child or self._new_child()
                 answer = child.load(registry.kind, name, self._seconds)
                 if isinstance(answer, dict) and answer["error"] and child.has_loaded_plugins:
-                    self._end(child)  # the fault may be that of what another plugin did to the process
+                    self._end(child)  # another plugin may have broken the process
                     child = self._new_child()
                     answer = child.load(registry.kind, name, self._seconds)
                 child.has_loaded_plugins |= registry.claims(name)[0].is_plugin
             except OSError as error:
-                answer = f"could not be given to another process ({error})"
+                answer = f"could not be sent to another process ({error})"
             if isinstance(answer, str) and child is not None:
                 self._end(child)
                 child = None
@@ -141,7 +141,7 @@ class ComponentCheck:
 
 
 def _judged(registry: Registry[Any], name: str, answer: "dict[str, Any] | str") -> Loaded:
-    """Return what is said about a component, from a child's answer or from how the child ended."""
+    """Return the result for a component, from a child's answer or from how the child ended."""
     claims = registry.claims(name)
     owner = " and ".join(claim.owner for claim in claims)
     is_plugin = claims[0].is_plugin
@@ -150,17 +150,17 @@ def _judged(registry: Registry[Any], name: str, answer: "dict[str, Any] | str") 
     remedy = (
         f"Ask its authors; if you do not need it: pip uninstall {claims[0].distribution}"
         if is_plugin
-        else "The library behind it may be damaged, or built for another machine."
+        else "Its library may be damaged, or built for another machine."
     )
     error = f'{registry.kind} "{name}" of {owner} {answer} while it was loaded. {remedy}'
     return Loaded(registry.kind, name, owner, error, is_plugin)
 
 
 class _Child:
-    """A process that loads components, ends with this one, and is killed with all that it has started.
+    """A process that loads components. It ends with this one, and is killed with all its children.
 
     Attributes:
-        has_loaded_plugins: whether code of plugins has run in it, which may have changed anything there.
+        has_loaded_plugins: whether code of plugins has run in it, which may have changed its state.
     """
 
     def __init__(self) -> None:
@@ -177,8 +177,8 @@ class _Child:
             )
 
     def load(self, kind: str, name: str, seconds: float) -> dict[str, Any] | str:
-        """Have a component loaded; returns the child's answer, or how the child ended instead."""
-        with suppress(OSError):  # it has ended, which is noticed below
+        """Load a component in the child; return its answer, or how the child ended."""
+        with suppress(OSError):  # an ended child is noticed below
             self._socket.sendall(json.dumps([kind, name]).encode() + b"\n")
         received, deadline = b"", time.monotonic() + seconds
         while not received.endswith(b"\n"):
@@ -195,12 +195,12 @@ class _Child:
         return answer
 
     def kill(self) -> None:
-        """Kill it and what it has started."""
+        """Kill it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, and wait until it has ended."""
         self.kill()
         self._process.wait()
         self._socket.close()
@@ -214,11 +214,11 @@ class _Child:
 
 
 def serve(descriptor: int) -> None:
-    """Load the components that are asked for on a socket, in the child; answer each."""
+    """Load the components that a socket names, in the child; answer each."""
     os.set_inheritable(descriptor, False)
     shield_libraries()
-    with socket.socket(fileno=descriptor) as connection, connection.makefile("r", encoding="utf-8") as asked:
-        for line in asked:
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("r", encoding="utf-8") as requests:
+        for line in requests:
             kind, name = json.loads(line)
             connection.sendall(json.dumps(_load(kind, name)).encode() + b"\n")
 
@@ -231,7 +231,7 @@ def _load(kind: str, name: str) -> dict[str, Any]:
             registry.get(name)
     except RetroflowError as broken:
         error = str(broken)
-    except BaseException as broken:  # a KeyboardInterrupt that a plugin raises, too
+    except BaseException as broken:  # also a KeyboardInterrupt that a plugin raises
         error = f'{kind} "{name}" of {registry.origin(name)} raised {type(broken).__name__} while it was loaded'
     claims = registry.claims(name)
     is_optional = error is not None and claims[0].extra is not None and bool(missing_modules(claims[0]))

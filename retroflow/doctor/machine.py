@@ -1,6 +1,6 @@
-"""Whether this machine can prepare, train and track: what `retroflow doctor` looks at, one finding after another.
+"""Whether this machine can prepare, train and track: the checks of `retroflow doctor`.
 
-Nothing is left behind: a file is written and removed in the folder that runs would be made in. The network is not used.
+Nothing is left behind: one file is written and removed in the folder for runs. The network is not used.
 """
 
 import json
@@ -38,14 +38,14 @@ _ONE_OF = {"faiss": "faiss-cpu", "faiss-gpu": "faiss-gpu"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that was looked at.
+class Check:
+    """The result of a check.
 
     Attributes:
-        name: what.
-        state: "ok"; "note" for what limits what can be done; "problem" for what has to be mended.
-        text: what was found.
-        remedy: what to do, empty where there is nothing to do.
+        name: what was checked.
+        state: "ok"; "note" for a limitation; "problem" for what has to be solved.
+        text: the result.
+        remedy: what to do, empty if nothing.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Finding:
         return asdict(self)
 
 
-def examine(folder: Path, loaded: Callable[[], Iterable[Loaded]]) -> Iterator[Finding]:
-    """Look at everything; a check that fails itself is a problem and does not stop the others.
+def check_machine(folder: Path, loaded: Callable[[], Iterable[Loaded]]) -> Iterator[Check]:
+    """Run all checks; one that raises is a problem and does not stop the others.
 
     Args:
-        folder: where runs and artifacts would be made.
-        loaded: gives how loading each component went, asked last.
+        folder: for runs and artifacts.
+        loaded: returns the result of loading each component; called last.
     """
-    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+    checks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
         ("versions", _versions),
         ("extras", _extras),
         ("processor", _processor),
@@ -83,18 +83,18 @@ def examine(folder: Path, loaded: Callable[[], Iterable[Loaded]]) -> Iterator[Fi
         try:
             yield from check()
         except Exception as error:
-            yield Finding(name, "problem", f"could not be looked at: {type(error).__name__}: {error}")
+            yield Check(name, "problem", f"the check failed: {type(error).__name__}: {error}")
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("retroflow", "ok", f"{__version__}, Python {sys.version.split()[0]}")
+def _versions() -> Iterator[Check]:
+    yield Check("retroflow", "ok", f"{__version__}, Python {sys.version.split()[0]}")
     found, missing = _installed(_required(""))
-    yield Finding("versions", "ok", ", ".join(found))
+    yield Check("versions", "ok", ", ".join(found))
     if missing:
-        yield Finding("versions", "problem", f"{', '.join(missing)} not installed", "pip install retroflow")
+        yield Check("versions", "problem", f"{', '.join(missing)} not installed", "pip install retroflow")
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Check]:
     for extra in sorted(metadata.metadata("retroflow").get_all("Provides-Extra") or ()):
         if extra in ("all", "all-gpu", "dev"):
             continue
@@ -103,17 +103,17 @@ def _extras() -> Iterator[Finding]:
             continue
         if missing:
             remedy = f'pip install "retroflow[{extra}]", if you need it'
-            yield Finding(f"extra {extra}", "note", f"{', '.join(missing)} not installed", remedy)
+            yield Check(f"extra {extra}", "note", f"{', '.join(missing)} not installed", remedy)
         else:
-            yield Finding(f"extra {extra}", "ok", ", ".join(found))
+            yield Check(f"extra {extra}", "ok", ", ".join(found))
     both, _ = _installed(list(_ONE_OF.values()))
     if len(both) > 1:
         remedy = f"pip uninstall {' '.join(_ONE_OF.values())}, then install one of them"
-        yield Finding("extras", "problem", f"{' and '.join(both)} write over each other", remedy)
+        yield Check("extras", "problem", f"{' and '.join(both)} write over each other", remedy)
 
 
 def _required(extra: str) -> list[str]:
-    """Distributions that retroflow, or one of its extras, needs."""
+    """Return the distributions that retroflow, or one of its extras, needs."""
     names = []
     for line in metadata.requires("retroflow") or ():
         requirement, _, marker = line.partition(";")
@@ -134,23 +134,23 @@ def _installed(names: list[str]) -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def _processor() -> Iterator[Finding]:
-    bf16 = "bf16 pays on it" if bf16_pays("cpu") else "no AMX or AVX-512 BF16: fp32 is faster on it"
-    yield Finding("processor", "ok", f"{available_cores()} cores, {bf16}")
+def _processor() -> Iterator[Check]:
+    bf16 = "bf16 is faster on it" if bf16_pays("cpu") else "no AMX or AVX-512 BF16: fp32 is faster on it"
+    yield Check("processor", "ok", f"{available_cores()} cores, {bf16}")
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> Iterator[Check]:
     if not torch.cuda.is_available():
         if _has_driver():
-            yield Finding(
+            yield Check(
                 "GPU",
                 "problem",
                 f"there is an NVIDIA driver, but torch {torch.__version__} finds no GPU",
-                "install a CUDA build of torch that fits the driver (pytorch.org/get-started); look at "
-                "CUDA_VISIBLE_DEVICES and, in a container, at --gpus",
+                "install a CUDA build of torch that fits the driver (pytorch.org/get-started); check "
+                "CUDA_VISIBLE_DEVICES and, in a container, --gpus",
             )
         else:
-            yield Finding("GPU", "note", "none; training runs on the processor")
+            yield Check("GPU", "note", "none; training runs on the processor")
         return
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -160,58 +160,58 @@ def _gpus() -> Iterator[Finding]:
         bf16 = bf16_pays("cuda")
         text = f"{properties.name}, {total / 2**30:.0f} GiB ({free / 2**30:.0f} free), bf16 {'yes' if bf16 else 'no'}"
         if computed != 64**3:
-            yield Finding(f"GPU {number}", "problem", f"{text}; it computes wrongly", "take it out of use")
+            yield Check(f"GPU {number}", "problem", f"{text}; its results are wrong", "do not use it")
         elif free < total / 2:
-            yield Finding(f"GPU {number}", "note", f"{text}; another process uses it")
+            yield Check(f"GPU {number}", "note", f"{text}; another process uses it")
         else:
-            yield Finding(f"GPU {number}", "ok", text)
+            yield Check(f"GPU {number}", "ok", text)
 
 
 def _has_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def _processes() -> Iterator[Finding]:
+def _processes() -> Iterator[Check]:
     if not dist.is_available() or not dist.is_gloo_available():
-        yield Finding("processes", "problem", "torch has no gloo: DDP and FSDP cannot run", "install another torch")
+        yield Check("processes", "problem", "torch has no gloo: DDP and FSDP cannot run", "install another torch")
         return
     with tempfile.TemporaryDirectory() as folder:
-        place, limit = f"file://{Path(folder) / 'store'}", timedelta(seconds=20)
+        store, limit = f"file://{Path(folder) / 'store'}", timedelta(seconds=20)
         try:
-            dist.init_process_group("gloo", init_method=place, rank=0, world_size=1, timeout=limit)
+            dist.init_process_group("gloo", init_method=store, rank=0, world_size=1, timeout=limit)
             dist.destroy_process_group()
         except RuntimeError as error:
-            yield Finding(
+            yield Check(
                 "processes",
                 "problem",
                 f"gloo cannot make a process group: {str(error).splitlines()[0]}",
-                "let the machine's name resolve (/etc/hosts), or set GLOO_SOCKET_IFNAME",
+                "make the machine's name resolve (/etc/hosts), or set GLOO_SOCKET_IFNAME",
             )
             return
-    yield Finding("processes", "ok", "gloo works")
+    yield Check("processes", "ok", "gloo works")
     if dist.is_nccl_available():
         version = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-        yield Finding("NCCL", "ok", version)
+        yield Check("NCCL", "ok", version)
     else:
         state: State = "problem" if torch.cuda.device_count() > 1 else "note"
-        yield Finding("NCCL", state, "torch is built without it: several GPUs cannot work together")
+        yield Check("NCCL", state, "torch is built without it, so several GPUs cannot work together")
 
 
-def _shared_memory() -> Iterator[Finding]:
+def _shared_memory() -> Iterator[Check]:
     shared = Path("/dev/shm")
     if not shared.is_dir():
         return
     free = shutil.disk_usage(shared).free
     text, remedy = f"{disk_size(free)} free in {shared}", "in a container: --shm-size=8g, or --ipc=host"
     if free < LITTLE_SHARED:
-        yield Finding("shared memory", "problem", f"{text}: data workers and NCCL will fail", remedy)
+        yield Check("shared memory", "problem", f"{text}: data workers and NCCL will fail", remedy)
     elif free < LOW_SHARED:
-        yield Finding("shared memory", "note", f"{text}: little for NCCL and for many data workers", remedy)
+        yield Check("shared memory", "note", f"{text}: little for NCCL and for many data workers", remedy)
     else:
-        yield Finding("shared memory", "ok", text)
+        yield Check("shared memory", "ok", text)
 
 
-def _folder(folder: Path) -> Iterator[Finding]:
+def _folder(folder: Path) -> Iterator[Check]:
     existing = nearest_existing(folder)
     try:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".retroflow-doctor-") as file:
@@ -222,65 +222,65 @@ def _folder(folder: Path) -> Iterator[Finding]:
             os.replace(file.name, moved)
             os.replace(moved, file.name)
     except OSError as error:
-        yield Finding("folder", "problem", f"{existing} cannot be written ({error})", "choose another, or free space")
+        yield Check("folder", "problem", f"{existing} cannot be written ({error})", "choose another, or free space")
         return
     free = shutil.disk_usage(existing).free
     text = f"{existing} can be written, {disk_size(free)} free"
     remedy = "retroflow fit --dry-run says what a recipe needs"
     if free < LITTLE_DISK:
-        yield Finding("folder", "problem", text, f"free space; {remedy}")
+        yield Check("folder", "problem", text, f"free space; {remedy}")
     else:
-        yield Finding("folder", "note" if free < LOW_DISK else "ok", text, remedy if free < LOW_DISK else "")
+        yield Check("folder", "note" if free < LOW_DISK else "ok", text, remedy if free < LOW_DISK else "")
 
 
-def _temporary_folder(folder: Path) -> Iterator[Finding]:
+def _temporary_folder(folder: Path) -> Iterator[Check]:
     existing = nearest_existing(folder)
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        yield Finding("temporary folder", "problem", f"none can be written ({error})", "set TMPDIR")
+        yield Check("temporary folder", "problem", f"none can be written ({error})", "set TMPDIR")
         return
     text = f"{temporary}, {disk_size(shutil.disk_usage(temporary).free)} free"
     if temporary.stat().st_dev == existing.stat().st_dev:
-        yield Finding("temporary folder", "ok", f"{text}, on the filesystem of {existing}")
+        yield Check("temporary folder", "ok", f"{text}, on the filesystem of {existing}")
     else:
-        # Nothing of ours moves from there: artifacts and checkpoints are written beside their place.
-        yield Finding("temporary folder", "ok", f"{text}, on another filesystem than {existing}, which does no harm")
+        # No file of ours is moved from there: artifacts and checkpoints are written beside their final path.
+        yield Check("temporary folder", "ok", f"{text}, on another filesystem than {existing}, which does no harm")
 
 
-def _open_files() -> Iterator[Finding]:
+def _open_files() -> Iterator[Check]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     state: State = "note" if soft < FEW_FILES else "ok"
-    yield Finding("open files", state, f"at most {soft:,}", "ulimit -n 4096" if state == "note" else "")
+    yield Check("open files", state, f"at most {soft:,}", "ulimit -n 4096" if state == "note" else "")
 
 
-def _compiler() -> Iterator[Finding]:
+def _compiler() -> Iterator[Check]:
     found = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     if found is None:
-        yield Finding("compiler", "note", "no C++ compiler: trainer.compile and hnswlib's installation need one")
+        yield Check("compiler", "note", "no C++ compiler: trainer.compile and hnswlib's installation need one")
     else:
-        yield Finding("compiler", "ok", f"{found} is there, for trainer.compile")
+        yield Check("compiler", "ok", f"{found}, for trainer.compile")
 
 
-def _components(loaded: Iterable[Loaded]) -> Iterator[Finding]:
+def _components(loaded: Iterable[Loaded]) -> Iterator[Check]:
     for one in loaded:
         name = f"{one.kind} {one.name}"
         if one.error is None:
-            yield Finding(name, "ok", f"loads, of {one.owner}")
+            yield Check(name, "ok", f"loads, from {one.owner}")
         else:
-            yield Finding(name, "note" if one.is_optional else "problem", one.error)
+            yield Check(name, "note" if one.is_optional else "problem", one.error)
 
 
-def _plugins() -> Iterator[Finding]:
-    """Tell of what is installed and passed over; nobody asked for it, so it is no problem."""
+def _plugins() -> Iterator[Check]:
+    """Report installed plugins that are ignored; a note, because no recipe has named them yet."""
     for sentence in (*unreadable(), *(sentence for registry in KINDS for sentence in registry.passed_over())):
-        yield Finding("plugins", "note", sentence)
+        yield Check("plugins", "note", sentence)
 
 
-def to_json(findings: list[Finding]) -> str:
-    """One JSON object: whether all is well, and every finding."""
+def to_json(checks: list[Check]) -> str:
+    """Return one JSON object: whether there is no problem, and every check."""
     values: dict[str, Any] = {
-        "ok": not any(finding.state == "problem" for finding in findings),
-        "findings": [finding.to_json() for finding in findings],
+        "ok": not any(check.state == "problem" for check in checks),
+        "checks": [check.to_json() for check in checks],
     }
     return json.dumps(values)

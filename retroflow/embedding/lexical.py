@@ -1,6 +1,6 @@
 """Embeddings without weights: hashed n-grams, weighted by TF-IDF, randomly projected; numpy alone.
 
-For tests, for machines where BERT is too slow, and as the opponent that a learned embedder has to beat. Two texts are
+For tests, for machines where BERT is too slow, and as the baseline that a learned embedder has to beat. Two texts are
 near if they share rare words, word pairs and pieces of words; meaning is not seen.
 """
 

@@ -1,1 +1,1 @@
-"""Does retrieval help, and with what: losses over a whole split, opponents, overlap, the report."""
+"""Does retrieval help, and where: losses over a whole split, baselines, overlap, the report."""

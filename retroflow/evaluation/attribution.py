@@ -1,4 +1,4 @@
-"""Opponents of retrieval: the same model, given text that was retrieved for another chunk, or for none.
+"""Baselines for retrieval: the same model with text that was retrieved for another chunk, or with random text.
 
 Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database.
 """
@@ -9,9 +9,9 @@ from retroflow.protocols import Int64Array
 
 
 def shuffled(neighbours: Int64Array, *, seed: int) -> Int64Array:
-    """Give every chunk the neighbours of another chunk of the split, never its own.
+    """Return for every chunk the neighbours of another chunk of the split, never its own.
 
-    The rows follow one random cycle through all chunks. A split of one chunk has no other and gets none (-1).
+    The rows follow one random cycle through all chunks. In a split of one chunk there is no other: -1.
 
     Args:
         neighbours: int64 [N, k].
@@ -27,10 +27,10 @@ def shuffled(neighbours: Int64Array, *, seed: int) -> Int64Array:
 
 
 def at_random(shape: tuple[int, int], *, database_chunks: int, seed: int) -> Int64Array:
-    """Draw int64 [N, k] rows of the database, every chunk of which is equally likely."""
+    """Draw int64 [N, k] rows of the database, every chunk with the same probability."""
     return np.random.default_rng([seed, *shape]).integers(database_chunks, size=shape, dtype=np.int64)
 
 
 def share_without_neighbours(neighbours: Int64Array) -> float:
-    """Share of chunks for which nothing was found, 0 to 1."""
+    """Return the share of chunks without any neighbour, 0 to 1."""
     return float((np.asarray(neighbours) < 0).all(axis=1).mean())

@@ -17,13 +17,13 @@ from retroflow.evaluation.perplexity import Measure
 from retroflow.protocols import Int64Array
 
 BUCKET_EDGES = (0.0, 0.125, 0.25, 0.5, 1.0)
-"""Overlaps that part the buckets; up to 0.125 (fewer than 8 of 64 tokens in a row) is "no local leakage"."""
+"""Borders of the buckets of overlap; up to 0.125 (fewer than 8 of 64 tokens in a row) is "no local leakage"."""
 
 
 def longest_common_runs(
     tokens: Int64Array, lengths: Int64Array, retrieved: Int64Array, real: NDArray[np.bool_]
 ) -> Int64Array:
-    """Length of the longest run of tokens that each chunk shares with any text retrieved for it.
+    """Return the length of the longest run of tokens that each chunk has in common with its retrieved text.
 
     Args:
         tokens: int64 [N, m].
@@ -48,12 +48,12 @@ def longest_common_runs(
 
 @dataclass(frozen=True)
 class OverlapBucket:
-    """Losses of the chunks whose overlap lies in (above, up_to] (the first bucket includes 0).
+    """Losses of the chunks whose overlap is in (above, up_to] (the first bucket includes 0).
 
     Attributes:
         above: lower edge of the overlap.
         up_to: upper edge of the overlap.
-        chunks: how many there are.
+        chunks: number of chunks.
         tokens: predicted tokens in them.
         loss_on: nats per token with retrieval.
         loss_off: nats per token without.
@@ -68,7 +68,7 @@ class OverlapBucket:
 
 
 def by_overlap(overlaps: NDArray[np.float64], on: Measure, off: Measure) -> list[OverlapBucket]:
-    """Sort the chunks' losses into buckets of overlap float64 [N], 0 to 1; empty buckets are left out."""
+    """Group the chunks' losses by overlap float64 [N], 0 to 1; empty buckets are left out."""
     buckets = []
     for above, up_to in itertools.pairwise(BUCKET_EDGES):
         inside = (overlaps > above) & (overlaps <= up_to)
@@ -90,6 +90,6 @@ def by_overlap(overlaps: NDArray[np.float64], on: Measure, off: Measure) -> list
 
 
 def overlaps_of(parts: Iterable[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]) -> NDArray[np.float64]:
-    """Overlap r(C) float64 [N] of chunks that come in parts of arguments for `longest_common_runs`."""
+    """Return the overlap r(C) float64 [N] of chunks, from batches of arguments for `longest_common_runs`."""
     found = [longest_common_runs(*part) / part[0].shape[1] for part in parts]
     return np.concatenate(found) if found else np.zeros(0)

@@ -1,4 +1,4 @@
-"""Judge a model: validation loss with retrieval on, off, shuffled and random, and by overlap.
+"""Evaluate a model: validation loss with retrieval on, off, shuffled and random, and by overlap.
 
 Shapes: b sequences, n tokens of a sequence, l chunks of a sequence, m tokens of a chunk, k neighbours, r = 2m, N
 validation chunks, v vocabulary.
@@ -29,23 +29,23 @@ from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
 
 _LOGITS_AT_ONCE = 1 << 26
-"""Logits that exist at one time during evaluation, 256 MB in float32."""
+"""Logits in memory at one time during evaluation, 256 MB in float32."""
 
 _OVERLAP_SEQUENCES = 64
 """Sequences whose overlap is computed together."""
 
 
 class Measurable(Protocol):
-    """What is measured: a model on its device, and the data to measure it on; a training's `Job` is one."""
+    """A model on its device and the data to measure it on; a training's `Job` is one."""
 
     @property
     def seed(self) -> int:
-        """Chooses what "shuffled" and "random" read, and the sample."""
+        """Seed of "shuffled", "random" and the sample."""
         ...
 
     @property
     def options(self) -> TrainerOptions:
-        """Whether to retrieve, sequences at once, how many to measure."""
+        """Whether to retrieve, the batch size, and how many sequences to measure."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class Measurable(Protocol):
 
     @property
     def module(self) -> Any:
-        """Has the network as `model`."""
+        """The module; its `model` is the network."""
         ...
 
 
@@ -76,7 +76,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def token_losses(model: Any, placement: Placement) -> Callable[[Batch], Tensor]:
-    """Make the function that gives float32 [b, n], nats of each position of a batch, 0 where nothing is predicted."""
+    """Return a function from a batch to float32 [b, n], nats of each position, 0 where nothing is predicted."""
 
     def losses(batch: Batch) -> Tensor:
         batch = batch.to(placement.device)
@@ -99,10 +99,10 @@ def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
 
 
 def estimate(job: Measurable, ranks: Ranks) -> dict[str, float]:
-    """Estimate loss with and without retrieval, and the gap, on a few validation sequences, always the same.
+    """Estimate loss with and without retrieval, and the gap, on a few fixed validation sequences.
 
-    Ranks share the batches. Under FSDP each forward is a joint one, so that all do equally many and a rank whose
-    share is shorter does a batch again without counting it.
+    The batches are divided over the ranks. Under FSDP all ranks compute each forward pass together, so a rank with
+    fewer batches repeats one without counting it.
     """
     options = job.options
     dataset = job.splits.validation(job.splits.validation_neighbours if options.retrieval else None)
@@ -136,9 +136,9 @@ def prove(job: Measurable, *, training: dict[str, Any], advance: Callable[[int],
     """Measure a job's model over the validation split, or the sample of it that `trainer.final_sequences` asks for.
 
     Args:
-        job: its module's model lies on the placement's device.
+        job: its module's model is on the placement's device.
         training: how it was trained, for the report.
-        advance: told how many sequences are done; may raise to stop.
+        advance: called with the number of finished sequences; may raise to stop.
 
     Raises:
         RetroflowError: the loss is not finite.
@@ -183,15 +183,15 @@ def prove(job: Measurable, *, training: dict[str, Any], advance: Callable[[int],
 def _refuse_not_finite(nats: float, mode: str) -> None:
     if not math.isfinite(nats):
         raise RetroflowError(
-            f"the validation loss with retrieval {mode} is {nats}: the model's weights are of no use, and no report is "
-            "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps"
+            f"the validation loss with retrieval {mode} is {nats}: the model's weights are useless, and no report is "
+            "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps."
         )
 
 
 def sample_of(job: Measurable) -> Int64Array | None:
-    """The sequences int64 [s] of the validation split that are measured, ascending; None for all of them.
+    """Return the validation sequences int64 [s] to measure, ascending; None for all of them.
 
-    They are evenly spaced, from a first one that the seed chooses.
+    They are evenly spaced; the seed chooses the first one.
     """
     count, wanted = len(job.splits.validation()), job.options.final_sequences
     if wanted is None or wanted >= count:
@@ -201,7 +201,7 @@ def sample_of(job: Measurable) -> Int64Array | None:
 
 
 def _chunks_of(splits: Splits, sequences: Int64Array | None) -> Int64Array:
-    """The chunks of some sequences of the validation split, or of all, ascending."""
+    """Return the chunks of some sequences of the validation split, or of all, ascending."""
     count = len(splits.valid_chunks)
     if sequences is None:
         return np.arange(count, dtype=np.int64)
@@ -219,7 +219,7 @@ def sequences_to_measure(job: Measurable) -> int:
 def _overlap_parts(
     dataset: SequenceDataset, sequences: Int64Array | None
 ) -> Iterator[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]:
-    """Chunks of the sequences in order, with their text lengths and what was retrieved for them."""
+    """Yield the sequences' chunks in order, with their text lengths and retrieved text."""
     wanted = np.arange(len(dataset), dtype=np.int64) if sequences is None else sequences
     done = 0
     for batch in dataset.in_order(_OVERLAP_SEQUENCES, sequences):

@@ -17,7 +17,7 @@ from retroflow.data.batch import NOT_PREDICTED
 
 
 class Predicted(Protocol):
-    """What evaluation needs to know of a batch."""
+    """The part of a batch that evaluation needs."""
 
     @property
     def targets(self) -> Tensor:
@@ -35,13 +35,13 @@ BatchT = TypeVar("BatchT", bound=Predicted)
 
 @dataclass(frozen=True)
 class Measure:
-    """The loss of a model on a split under one way of retrieving.
+    """The loss of a model on a split in one retrieval mode.
 
     Attributes:
         nats: summed over all predicted tokens.
         tokens: predicted tokens.
         bytes: UTF-8 bytes of the text.
-        seconds: time it took.
+        seconds: duration.
         chunk_nats: float64 [N], nats of the tokens of each chunk.
         chunk_tokens: int64 [N], predicted tokens of each chunk.
     """
@@ -64,7 +64,7 @@ class Measure:
         return self.nats / (math.log(2.0) * self.bytes)
 
     def of_chunks(self, chunks: NDArray[np.int64]) -> "Measure":
-        """The same measure whose losses by chunk are those of `chunks` [c] alone."""
+        """Return the same measure with only the chunk losses of `chunks` [c]."""
         return replace(self, chunk_nats=self.chunk_nats[chunks], chunk_tokens=self.chunk_tokens[chunks])
 
     @property
@@ -85,15 +85,15 @@ def measure(
     """Sum the loss of a split, or of some of its sequences.
 
     Args:
-        losses: gives float [b, n] nats of each position of a batch, 0 where nothing is predicted.
+        losses: returns float [b, n], nats of each position of a batch, 0 where nothing is predicted.
         batches: the split in order, each chunk once.
         num_chunks: N, chunks of the split.
         chunk_length: m.
-        advance: told the number of sequences after each batch; may raise to stop.
-        starts: int64 [s], the first chunk of each sequence that the batches hold; None if they follow each other.
+        advance: called with the number of sequences after each batch; may raise to stop.
+        starts: int64 [s], the first chunk of each sequence in the batches; None if they are consecutive.
     """
     began = time.perf_counter()
-    # One more row: the last position of the split has no following chunk and nothing to add there.
+    # One more row, for the last position of the split, which has no following chunk.
     chunk_nats = np.zeros(num_chunks + 1, dtype=np.float64)
     chunk_tokens = np.zeros(num_chunks + 1, dtype=np.int64)
     first_chunk, done, num_bytes = 0, 0, 0
@@ -106,7 +106,7 @@ def measure(
         else:
             of_rows = starts[done : done + num_rows]
         # Position t predicts token t + 1, which opens the next chunk when t is the last position of its own.
-        edges = np.arange(-1, length, chunk_length).clip(0)  # [l + 1], where the positions of a chunk begin
+        edges = np.arange(-1, length, chunk_length).clip(0)  # [l + 1], first position of each chunk
         chunks = of_rows[:, None] + np.arange(len(edges))  # [b, l + 1]
         np.add.at(chunk_nats, chunks, np.add.reduceat(nats, edges, axis=1))
         np.add.at(chunk_tokens, chunks, np.add.reduceat(predicted, edges, axis=1))

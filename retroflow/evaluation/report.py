@@ -1,4 +1,4 @@
-"""The proof at the end of a run: a table for people, JSON for everything else, and what it does not show."""
+"""The report at the end of a run: a table for people, JSON for programs, and remarks on their limits."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 
 SMALL_GAIN = 0.01
-"""Gains below this share are called small: two seeds of a small run differ by about as much."""
+"""Gains below this share are called small; two seeds of a small run differ by about as much."""
 
 MODES = {
     "on": "neighbours as found",
@@ -20,12 +20,12 @@ MODES = {
     "random": "random database chunks",
     "off": "same weights, none",
 }
-"""How text was retrieved in each row of the table, the table's order."""
+"""Where the retrieved text comes from in each row of the table, in the table's order."""
 
 DEFINITIONS = {
     "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
-    "gain": "1 - loss with retrieval / loss of the opponent",
+    "gain": "1 - loss with retrieval / loss of the baseline",
     "overlap": "longest run of tokens a chunk shares with its retrieved text / chunk length",
     **MODES,
 }
@@ -36,12 +36,12 @@ class Report:
     """What was measured.
 
     Attributes:
-        measures: by mode, "off" always, the others if the model retrieves.
-        without_neighbours: share of validation chunks for which nothing was found.
+        measures: by mode; always "off", the others if the model retrieves.
+        without_neighbours: share of validation chunks without any neighbour.
         overlap: losses by overlap of the chunk with its retrieved text.
         training: how the model was trained: steps, tokens, seconds and the like.
-        measured: what was measured with: checkpoint and its SHA-256, step, overrides of the training's recipe.
-        sample: how many "sequences" were measured, "of" how many of the validation split; None for all of them.
+        measured: checkpoint and its SHA-256, step, and overrides of the training's recipe.
+        sample: number of "sequences" that were measured, "of" the validation split's; None for all of them.
     """
 
     measures: dict[str, Measure]
@@ -51,12 +51,12 @@ class Report:
     measured: dict[str, Any] = field(default_factory=dict)
     sample: dict[str, int] | None = None
 
-    def gain(self, opponent: str) -> float:
-        """How much lower the loss with retrieval is than that of an opponent, as a share of the latter."""
-        return 1.0 - self.measures["on"].nats / self.measures[opponent].nats
+    def gain(self, baseline: str) -> float:
+        """Return how much lower the loss with retrieval is than a baseline's, as a share of the latter."""
+        return 1.0 - self.measures["on"].nats / self.measures[baseline].nats
 
     def findings(self) -> list[str]:
-        """Sentences that keep a reader from seeing more in the table than there is."""
+        """Return remarks against wrong conclusions from the table."""
         trained_with_retrieval = self.training.get("retrieval", "on" in self.measures)
         if "on" in self.measures:
             sentences = self._of_retrieval()
@@ -64,11 +64,11 @@ class Report:
                 sentences.append("Measured with retrieval, though the model was trained without it.")
         elif trained_with_retrieval:
             sentences = [
-                "Measured without retrieval, though the model was trained with it: no opponent for one that was "
+                "Measured without retrieval, though the model was trained with it: no fair baseline for one that was "
                 "trained without."
             ]
         else:
-            sentences = ["This model was trained without retrieval; it is an opponent for one that was."]
+            sentences = ["This model was trained without retrieval; it is a baseline for one trained with retrieval."]
         return [*sentences, *self._of_training(), *self._about()]
 
     def _of_training(self) -> list[str]:
@@ -80,10 +80,10 @@ class Report:
                 "rate reached its end."
             )
         elif steps < max_steps:
-            sentences.append(f"Measured after {steps} of {max_steps} steps: the training had not come to its end.")
+            sentences.append(f"Measured after {steps} of {max_steps} steps: the training was not finished.")
         if overrides := self.measured.get("overrides"):
             listed = ", ".join(f"{key}={_as_typed(value)}" for key, value in overrides.items())
-            sentences.append(f"Measured with other values than the run was trained with: {listed}.")
+            sentences.append(f"Measured with values that differ from training: {listed}.")
         return sentences
 
     def _of_retrieval(self) -> list[str]:
@@ -93,13 +93,13 @@ class Report:
             better = f"only {against_shuffled:.1%}" if against_shuffled >= 0.001 else "no"
             sentences.append(
                 f"The gain is small: retrieval is {better} better than another chunk's neighbours. "
-                "Related text may be scarce in this corpus, or the model has not learned to read it yet."
+                "Related text may be scarce in this corpus, or the model has not learned to use it yet."
             )
         if against_off <= -SMALL_GAIN:
             sentences.append(f"Retrieval hurts: the loss is {-against_off:.1%} higher than without it.")
         elif against_off < SMALL_GAIN:
             sentences.append(
-                f"Retrieval makes little difference: the loss is within {SMALL_GAIN:.0%} of that without it."
+                f"Retrieval makes little difference: the loss is within {SMALL_GAIN:.0%} of the loss without it."
             )
         if self.overlap and self.overlap[0].above == 0.0 and against_shuffled >= SMALL_GAIN:
             low = self.overlap[0]
@@ -115,7 +115,7 @@ class Report:
         return sentences
 
     def _about(self) -> list[str]:
-        """That only a sample was measured, and how a run that was lengthened was trained."""
+        """Return remarks on a sample, and on a run that was trained longer."""
         sampled = []
         if self.sample is not None:
             sampled = [
@@ -130,7 +130,7 @@ class Report:
         ]
 
     def headline(self) -> dict[str, float]:
-        """The few numbers that runs are compared by."""
+        """Return the few numbers by which runs are compared."""
         numbers = {f"validation/bits_per_byte_{mode}": value.bits_per_byte for mode, value in self.measures.items()}
         if "on" in self.measures:
             numbers |= {f"validation/gain_over_{mode}": self.gain(mode) for mode in self.measures if mode != "on"}
@@ -159,11 +159,11 @@ class Report:
         }
 
     def render(self) -> Group:
-        """The report for a terminal or a file, by rich."""
+        """Return the report for a terminal or a file, for rich."""
         return Group(*self.tables(), *map(Text, self.findings()))
 
     def tables(self) -> list[Table]:
-        """The report's numbers alone, by rich."""
+        """Return only the report's tables, for rich."""
         return [self._table(), self._overlap_table()] if self.overlap else [self._table()]
 
     def _table(self) -> Table:
@@ -199,13 +199,13 @@ class Report:
 
 
 def _gain_text(gain: float) -> str:
-    """A gain with one decimal; what rounds to nothing has no sign."""
+    """Format a gain with one decimal; zero has no sign."""
     text = f"{gain:.1%}"
     return "0.0%" if text == "-0.0%" else text
 
 
 def _as_typed(value: Any) -> str:
-    """An override's value as it is written on a command line."""
+    """Format an override's value as on a command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""The report of a run as it was stored: printed again as `fit` printed it, or laid beside that of another run."""
+"""The stored report of a run, to print it again as `fit` did or to compare it with another run's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from retroflow.store.sealed_json import strict_json
 
 @dataclass(frozen=True)
 class StoredReport:
-    """What report.json says.
+    """The content of report.json.
 
     Attributes:
         values: all of it.
         report: its numbers, without those of single chunks.
-        findings: the sentences that were written then.
+        findings: the stored remarks.
     """
 
     values: dict[str, Any]
@@ -32,11 +32,11 @@ class StoredReport:
     findings: list[str]
 
     def render(self) -> Group:
-        """What `fit` printed, by rich."""
+        """Return what `fit` printed, for rich."""
         return Group(*self.report.tables(), *map(Text, self.findings))
 
     def to_json(self) -> str:
-        """The stored values on one line."""
+        """Return the stored values on one line."""
         return strict_json(self.values, what="the report")
 
 
@@ -45,14 +45,14 @@ def read_report(run_folder: Path) -> StoredReport:
 
     Raises:
         UsageError: it is not a run folder, or has no report.
-        DamagedDataError: the report is not what `fit` writes.
+        DamagedDataError: `fit` did not write the report like this.
     """
     file = RunFolder(run_folder).report
     if not file.exists():
         if not run_folder.is_dir():
             raise UsageError(f'there is no folder "{run_folder}"; give a run folder, such as runs/retro_small/0001.')
         raise UsageError(
-            f'"{run_folder}": has no report.json: it is no run folder, or its training has not ended. `retroflow '
+            f'"{run_folder}" has no report.json: it is not a run folder, or its training has not ended. `retroflow '
             f"evaluate {run_folder}` measures the newest checkpoint of a run."
         )
     values = stored_report(run_folder)

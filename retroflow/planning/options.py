@@ -48,7 +48,7 @@ class TrainerOptions:
         max_seconds: stop training at the first step after this many seconds; 0 for no limit.
         batch_size: sequences of an optimizer step over all devices; the recipe's mathematics, not the machine's.
         accumulate: pieces a device's share of a step is cut into, to save memory.
-        retrieval: False trains the same decoder without retrieved text, as an opponent.
+        retrieval: False trains the same decoder without retrieved text, as a baseline.
         retrieval_dropout: share of steps trained without retrieved text, so that retrieval can be switched off.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where it pays.
         device: "cpu", "cuda", or "auto": a GPU when there is one.

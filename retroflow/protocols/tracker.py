@@ -1,4 +1,4 @@
-"""Where metrics are mirrored beside the run folder's own files, which are always written."""
+"""The interface of trackers, which mirror metrics; the run folder's own files are always written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ Summary = dict[str, float | str]
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told about a run.
+    """A run, as a tracker sees it.
 
     Attributes:
-        folder: the run folder; a tracker keeps its own run id there.
+        folder: the run folder; a tracker stores its own run id there.
         name: short name of the run.
-        group: what the run is compared with, the recipe's name.
+        group: the recipe's name, for comparing runs.
         description: resolved recipe, fingerprints, versions; JSON values.
     """
 
@@ -27,16 +27,16 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class NeighbourExample:
-    """One neighbour of one validation chunk, for a person to look at.
+    """One neighbour of one validation chunk, to show to a person.
 
     Attributes:
         chunk: row of the chunk in the validation split.
-        chunk_source: document the chunk is from.
+        chunk_source: the chunk's document.
         rank: 0 for the best neighbour.
-        neighbour: row of the neighbour in the database, -1 where none was found.
-        neighbour_source: document the neighbour is from, empty where there is none.
-        score: the retriever's, higher is better, -inf where there is none.
-        loss_on: nats per predicted token of the chunk with its neighbours; None before the model was judged.
+        neighbour: row of the neighbour in the database, -1 if none was found.
+        neighbour_source: the neighbour's document, empty if none was found.
+        score: the retriever's, higher is better, -inf if none was found.
+        loss_on: nats per predicted token of the chunk with its neighbours; None before the evaluation.
         loss_off: the same without retrieval.
         chunk_text, neighbour_text, continuation_text: None unless the tracker may see text.
     """
@@ -55,7 +55,7 @@ class NeighbourExample:
 
 
 MakeExamples = Callable[[int, bool], Sequence[NeighbourExample]]
-"""(most rows, whether text may be in them) -> examples."""
+"""(maximum number of rows, whether they may contain text) -> examples."""
 
 
 @runtime_checkable
@@ -65,9 +65,9 @@ class Tracker(Protocol):
     Inherit from it and write what you need; every method does nothing until then.
 
     Attributes:
-        table_rows: most rows of the table of neighbours; 0 for none.
-        log_text: whether the text of chunks may be given to it.
-        finish_seconds: how long `finish` is waited for.
+        table_rows: maximum rows of the table of neighbours; 0 for no table.
+        log_text: whether it may see the text of chunks.
+        finish_seconds: time limit for `finish`.
     """
 
     table_rows: int = 0

@@ -90,9 +90,9 @@ def _validation(report: dict[str, Any]) -> dict[str, Any]:
     for mode, measured in (modes if isinstance(modes, dict) else {}).items():
         if isinstance(measured, dict):
             rows |= {f"loss {mode}": measured.get("loss"), f"bits/byte {mode}": measured.get("bits_per_byte")}
-    for opponent in ("off", "shuffled", "random"):
-        if f"gain_over_{opponent}" in report:
-            rows[f"gain over {opponent}"] = report[f"gain_over_{opponent}"]
+    for baseline in ("off", "shuffled", "random"):
+        if f"gain_over_{baseline}" in report:
+            rows[f"gain over {baseline}"] = report[f"gain_over_{baseline}"]
     for name in ("predicted_tokens", "bytes", "share_without_neighbours"):
         if name in report:
             rows[name] = report[name]

@@ -1,1 +1,1 @@
-"""Where a run's metrics are mirrored."""
+"""Mirrors of a run's metrics."""

@@ -10,13 +10,13 @@ from retroflow.console import say
 from retroflow.protocols import MakeExamples, Summary, TrackedRun, Tracker
 
 _WAITING_CALLS = 1000
-"""Calls that may wait for a slow tracker; further ones are left out of the mirror."""
+"""Calls that may wait for a slow tracker; further ones are dropped."""
 
 _START_SECONDS = 10.0
-"""How long the beginning is waited for, so that what it has to say stands before the first step."""
+"""Time limit for `start` before training begins without it; its messages then appear before the first step."""
 
 _SETTLE_SECONDS = 5.0
-"""What a tracker gets beyond its own `finish_seconds`, so that its own limit comes first."""
+"""Time that a tracker gets beyond its `finish_seconds`, so that its own limit ends it first."""
 
 
 class NoTracker(Tracker):
@@ -24,14 +24,14 @@ class NoTracker(Tracker):
 
 
 class GuardedTracker:
-    """Calls a tracker in order from one thread of its own.
+    """Calls a tracker in order from a separate thread.
 
-    Its first failure is reported once and ends the mirroring, never the run. A tracker that hangs is waited for once
-    at the beginning and once at the end, each for a limited time, and left alone afterwards.
+    Its first failure is reported once and ends the mirroring, never the run. For a tracker that hangs, the run waits
+    for a limited time at the start and at the end.
 
     Args:
-        tracker: what is called.
-        start_seconds: how long `start` is waited for before the run continues beside it.
+        tracker: the tracker.
+        start_seconds: time limit for `start` before the run continues without waiting.
     """
 
     def __init__(self, tracker: Tracker, *, start_seconds: float = _START_SECONDS) -> None:
@@ -44,7 +44,7 @@ class GuardedTracker:
         self._left_out = 0
 
     def start(self, run: TrackedRun) -> None:
-        """Begin the mirror; returns when it has begun or after a few seconds, whichever is first."""
+        """Start the tracker; returns when it has started or after a few seconds, whichever is first."""
         if self._over:
             return
         started = threading.Event()
@@ -59,27 +59,27 @@ class GuardedTracker:
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
         if not started.wait(self._start_seconds):
-            say(f"{self._name} has not begun after {self._start_seconds:g} s; the run continues beside it")
+            say(f"{self._name} has not started after {self._start_seconds:g} s; the run continues")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Mirror values; returns at once."""
         self._later(self._tracker.log, metrics, step)
 
     def show_neighbours(self, make: MakeExamples, step: int) -> None:
-        """Show neighbours of validation chunks, if the tracker does that, with text only if it may see text."""
+        """Show neighbours of validation chunks if the tracker has a table; with text only if it may see text."""
         rows = self._tracker.table_rows
         if self._over or rows < 1:
             return
         try:
-            # Here and not in the thread: what is read belongs to the run.
+            # Not in the thread: the examples read the run's data.
             examples = make(rows, self._tracker.log_text)
-        except Exception as error:  # examples are for looking at; a run must not end for them
-            say(f"neighbours cannot be shown ({error}); the run continues without that table")
+        except Exception as error:  # the table is optional; a run must not end because of it
+            say(f"the table of neighbours cannot be made ({error}); the run continues without it")
             return
         self._later(self._tracker.show_neighbours, examples, step)
 
     def finish(self, summary: Summary) -> None:
-        """Mirror the final values and close; returns when that is done or the tracker's time is over."""
+        """Log the final values and close; returns when that is done or the time limit is over."""
         if self._thread is None:
             return
         self._later(self._tracker.finish, summary)
@@ -88,9 +88,9 @@ class GuardedTracker:
         seconds = self._tracker.finish_seconds
         self._thread.join(seconds + _SETTLE_SECONDS)
         if self._thread.is_alive() and not self._over:
-            say(f"{self._name} has not finished after {seconds:g} s and is left alone; metrics.jsonl has everything")
+            say(f"{self._name} has not finished after {seconds:g} s and is ended; metrics.jsonl has everything")
         if self._left_out:
-            say(f"{self._name} was too slow for {self._left_out:,} of its calls; metrics.jsonl has everything")
+            say(f"{self._name} was too slow, and {self._left_out:,} calls were dropped; metrics.jsonl has everything")
         self._over, self._thread = True, None
 
     def _later(self, method: Callable[..., None], *arguments: Any) -> None:

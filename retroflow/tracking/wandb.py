@@ -21,16 +21,16 @@ from retroflow.store.sealed_json import write_json
 _ID_FILE = "wandb.json"
 
 _STEP = "trainer/global_step"
-"""The axis of every chart, named as Lightning's logger names it."""
+"""The axis of every chart; the name is that of Lightning's logger."""
 
 NEIGHBOUR_COLUMNS = ("chunk", "chunk_source", "rank", "neighbour", "neighbour_source", "score", "loss_on", "loss_off")
 TEXT_COLUMNS = ("chunk_text", "neighbour_text", "continuation_text")
 
 
 def has_key() -> bool:
-    """Whether W&B would find credentials here: its environment variables or an entry in the netrc file.
+    """Return whether W&B would find credentials: its environment variables or an entry in the netrc file.
 
-    Asked without wandb's own functions, which prompt or warn, differently from version to version.
+    wandb's own functions are not used, because they prompt or warn, differently in each version.
     """
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
@@ -45,21 +45,21 @@ def has_key() -> bool:
 
 @checked_options("tracker")
 class WandbTracker(Tracker):
-    """Mirrors a run to W&B; a resumed run continues under its id, which is kept in the run folder.
+    """Mirrors a run to W&B; a resumed run continues under its id, which is stored in the run folder.
 
     Without a key it writes W&B's offline files into the run folder, to be sent later with `wandb sync`.
 
     Args:
         project: W&B project.
         entity: W&B user or team; empty for the account's default.
-        group: runs shown together; empty for the recipe's name.
+        group: W&B group; empty for the recipe's name.
         job_type: W&B job type.
         tags: labels of the run.
-        mode: "online", "offline", or "auto": online if W&B has a key here, else offline. WANDB_MODE goes before it.
-        log_text: send the text of chunks and neighbours in the validation table; without it ids, sources and scores.
-        table_rows: most rows of the table of neighbours; 0 for no table.
-        init_seconds: how long to wait for W&B's server at the start.
-        finish_seconds: how long to wait at the end for what has not been sent yet.
+        mode: "online", "offline", or "auto": online if there is a key, else offline. WANDB_MODE has priority.
+        log_text: send the text of chunks and neighbours in the table; otherwise only ids, sources and scores.
+        table_rows: maximum rows of the table of neighbours; 0 for no table.
+        init_seconds: time limit for W&B's server at the start.
+        finish_seconds: time limit at the end for sending the rest.
     """
 
     def __init__(  # noqa: PLR0913 - a component's parameters are its options
@@ -82,7 +82,7 @@ class WandbTracker(Tracker):
         self._run: wandb.Run | None = None
 
     def start(self, run: TrackedRun) -> None:
-        """Begin, or continue, the W&B run; where the server cannot be reached the run is kept offline."""
+        """Start or continue the W&B run; it is stored offline if the server cannot be reached."""
         wished = os.environ.get("WANDB_MODE", "")
         if wished == "disabled":
             say("WANDB_MODE is 'disabled': nothing is mirrored to W&B")
@@ -90,7 +90,7 @@ class WandbTracker(Tracker):
         offline = wished in ("offline", "dryrun") or (self._mode == "offline" and wished != "online")
         if self._mode == "auto" and not offline and not has_key():
             say(
-                "wandb has no key here: writing its offline files into the run folder "
+                "wandb has no key: writing offline files into the run folder "
                 "(use wandb login, or wandb sync afterwards)"
             )
             offline = True
@@ -99,12 +99,12 @@ class WandbTracker(Tracker):
         except Exception as error:
             if offline:
                 raise
-            say(f"wandb cannot be reached ({error}); writing its offline files into the run folder")
-            wandb.teardown()  # its service still holds the run id of the failed attempt, and would refuse it
+            say(f"wandb cannot be reached ({error}); writing offline files into the run folder")
+            wandb.teardown()  # its service still has the run id of the failed attempt, and would refuse it
             self._run = self._open(run, offline=True)
 
     def _open(self, run: TrackedRun, *, offline: bool) -> wandb.Run:
-        if wandb.run is not None:  # of a run that failed in this process; both would be written into one
+        if wandb.run is not None:  # left open by a run that failed in this process; both would be mixed
             say(f"closing the W&B run {wandb.run.id} that was still open in this process")
             wandb.run.finish()
         opened = wandb.init(
@@ -129,12 +129,12 @@ class WandbTracker(Tracker):
         settings: dict[str, Any] = {
             "init_timeout": self._init_seconds,
             "silent": True,
-            "console": "off",  # what is printed stays here
+            "console": "off",  # the output of the process is not sent
             "disable_code": True,
         }
         newer = {
             "finish_timeout": self.finish_seconds,
-            # W&B's process dies with ours and takes along what it has not written: 15 s of rows by default.
+            # W&B's process dies with ours and loses what it has not written: 15 s of rows by default.
             "x_transaction_log_flush_interval": 1.0,
         }
         settings |= {name: value for name, value in newer.items() if name in wandb.Settings.model_fields}
@@ -151,15 +151,14 @@ class WandbTracker(Tracker):
         return run_id
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Mirror values measured at `step`."""
+        """Log values measured at `step`."""
         self._log(dict(metrics), step)
 
     def _log(self, values: dict[str, Any], step: int) -> None:
         """Add to the row of `step`.
 
-        W&B's own step is the optimizer step, so that the pieces of a resumed run fit together whether they are sent
-        at once or by `wandb sync`. Steps that are logged again after a crash have the same values: an exact resumption
-        computes the same.
+        W&B's step is the optimizer step, so the attempts of a resumed run merge, online or by `wandb sync`. Steps that
+        are logged again after a crash have the same values, because an exact resumption computes the same.
         """
         if self._run is not None:
             self._run.log({**values, _STEP: step}, step=step)
@@ -173,14 +172,14 @@ class WandbTracker(Tracker):
         self._log({"validation/neighbours": wandb.Table(columns=columns, data=rows)}, step)
 
     def finish(self, summary: Summary) -> None:
-        """Mirror the report's headline and where the last checkpoint is, and close."""
+        """Log the report's main numbers and the path of the last checkpoint, and close."""
         if self._run is None:
             return
         self._run.summary.update(summary)
         if (path := Path(str(summary.get("checkpoint/path", "")))).is_absolute() and path.exists():
             metadata = {key: value for key, value in summary.items() if key.startswith("checkpoint/")}
             checkpoint = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata=metadata)
-            # A reference: where it lies, not its bytes, which may be private and are large.
+            # A reference to the file: its bytes are large and may be private.
             checkpoint.add_reference(path.as_uri(), checksum=False)
             self._run.log_artifact(checkpoint)
         self._run.finish()
@@ -188,5 +187,5 @@ class WandbTracker(Tracker):
 
 
 def _cell(value: object) -> object:
-    """A value as a W&B table takes it: JSON knows no infinity."""
+    """Return a value that a W&B table accepts: JSON has no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -95,7 +95,7 @@ NO_MEMORY = [
         (["evaluate", "runs/x"], "Lower trainer.eval_batch_size."),
         (["prepare"], "embedder.buckets"),
         (["generate", "runs/x"], "fewer --neighbours"),
-        (["recipe", "check"], "Check that the file that was given is a recipe"),
+        (["recipe", "check"], "Check that the file is a recipe"),
         (["export"], "Use a machine with more memory"),
     ],
 )
@@ -125,7 +125,7 @@ def test_other_errors_at_runtime_stay_bugs(capsys: Capture) -> None:
 @pytest.mark.parametrize("code", [None, 0, 3, 75, "bye"])
 def test_an_exit_from_inside_a_command_is_a_failure(code: object, capsys: Capture) -> None:
     assert exit_code_of(SystemExit(code), show_traceback=False) == 1
-    assert f"something inside has ended the command before it was done (SystemExit: {code})" in capsys.readouterr().err
+    assert f"the command was ended from inside (SystemExit: {code})" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [1, 3, 75, 130])

@@ -33,7 +33,7 @@ def test_without_resume_every_word_is_an_override():
 
 
 def test_two_paths_are_refused():
-    with pytest.raises(UsageError, match="takes one run folder or checkpoint, 2 given"):
+    with pytest.raises(UsageError, match="takes one run folder or checkpoint; 2 given"):
         split_words(["a", "b"], resume=True)
 
 
@@ -46,7 +46,7 @@ def test_the_recipe_of_a_run_that_is_named_is_its_own(tmp_path):
     (tmp_path / "recipe.yaml").write_text(identity["recipe"])
     (tmp_path / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     assert recipe_of(tmp_path, []) == recipe_of(checkpoint, []) == tmp_path / "recipe.yaml"
-    with pytest.raises(UsageError, match="not of a run folder .*; give --recipe FILE, too"):
+    with pytest.raises(UsageError, match="not in a run folder .*; give --recipe FILE, too"):
         recipe_of(tmp_path / "nowhere", [])
     for nothing in (None, Path("last")):
         with pytest.raises(UsageError, match="Missing option '--recipe'"):

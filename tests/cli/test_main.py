@@ -146,8 +146,8 @@ def test_no_color_is_honoured() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (SystemExit(0), 1, "ended the command before it was done (SystemExit: 0)"),
-        (SystemExit(), 1, "ended the command before it was done"),
+        (SystemExit(0), 1, "the command was ended from inside (SystemExit: 0)"),
+        (SystemExit(), 1, "the command was ended from inside"),
         (type("Odd", (BaseException,), {})("odd"), 1, "this is a bug"),
         (RankEnded(3), 3, ""),
         (KeyboardInterrupt(), 130, "error: interrupted.\n"),

@@ -38,7 +38,7 @@ def test_runs_are_listed_with_and_without_a_folder(retroflow, place: Path) -> No
     states = {run["folder"]: run["state"] for run in json.loads(retroflow("runs", "--json")[1])}
     assert states == {"runs/tiny/0001": "finished", "runs/tiny/0002": "unfinished"}
     (place / "none").mkdir()
-    assert retroflow("runs", "none") == (0, "", 'no run in "none"; `retroflow fit` makes one\n')
+    assert retroflow("runs", "none") == (0, "", 'no run in "none"; `retroflow fit` starts one\n')
 
 
 def test_a_report_is_printed_again_and_two_runs_are_compared(retroflow, place: Path) -> None:

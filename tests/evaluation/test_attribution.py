@@ -1,4 +1,4 @@
-"""The opponents of retrieval are what they are called."""
+"""The baselines do what their names say."""
 
 import numpy as np
 import pytest

@@ -74,8 +74,8 @@ def test_the_report_states_the_sample_on_screen_and_in_json(tmp_path, capsys):
     from rich.console import Console
 
     _, report, _ = proved(tmp_path, final_sequences=2)
-    _, opponent, _ = proved(tmp_path, final_sequences=2, retrieval=False)
-    for each in (report, opponent):
+    _, baseline, _ = proved(tmp_path, final_sequences=2, retrieval=False)
+    for each in (report, baseline):
         values = json.loads(json.dumps(each.to_json()))
         assert values["sample"] == {"sequences": 2, "of": 5}
         assert any("Only a sample was measured: 2 of the 5 validation sequences" in one for one in values["findings"])

@@ -22,7 +22,7 @@ def rendered(report):
     return console.file.getvalue()
 
 
-def test_gains_are_shares_of_the_opponents_loss():
+def test_gains_are_shares_of_the_baselines_loss():
     report = make_report()
     assert report.gain("off") == pytest.approx(0.2)
     assert "20.0%" in rendered(report) and "15.8%" in rendered(report)
@@ -46,7 +46,7 @@ def test_gains_are_shares_of_the_opponents_loss():
         ),
         (
             {"training": {"stopped_by_time": False, "steps": 7, "max_steps": 9}},
-            "Measured after 7 of 9 steps: the training had not come to its end.",
+            "Measured after 7 of 9 steps: the training was not finished.",
         ),
         (
             {"measured": {"overrides": {"neighbours.k": 1, "trainer.retrieval": False, "embedder.name": "bert"}}},
@@ -83,7 +83,7 @@ def test_a_report_does_not_confuse_how_a_model_was_trained_with_how_it_was_measu
     assert "trained without retrieval" in Report(off, training={"retrieval": False}).findings()[0]
     measured_without = Report(off, training={"retrieval": True}).findings()
     assert measured_without == [
-        "Measured without retrieval, though the model was trained with it: no opponent for one that was trained without."
+        "Measured without retrieval, though the model was trained with it: no fair baseline for one that was trained without."
     ]
     assert (
         "Measured with retrieval, though the model was trained without it."
@@ -99,8 +99,8 @@ def test_json_holds_definitions_counts_and_all_modes():
     assert "bits_per_byte" in value["definitions"]
 
 
-def test_a_model_without_retrieval_is_called_an_opponent():
+def test_a_model_without_retrieval_is_called_a_baseline():
     report = Report(measures={"off": make_measure([5.0], [5])})
-    assert "opponent" in report.findings()[0]
+    assert "baseline" in report.findings()[0]
     assert "gain_over_off" not in report.to_json() and report.headline()
     assert "off" in rendered(report)

@@ -72,7 +72,7 @@ def test_a_damaged_report_is_told(tmp_path, report, change, message):
 
 
 def test_a_run_without_a_report_is_told(tmp_path):
-    with pytest.raises(UsageError, match="has no report.json: it is no run folder, or its training has not ended"):
+    with pytest.raises(UsageError, match="has no report.json: it is not a run folder, or its training has not ended"):
         read_report(tmp_path)
     with pytest.raises(UsageError, match="there is no folder"):
         read_report(tmp_path / "nowhere")

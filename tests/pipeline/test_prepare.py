@@ -343,8 +343,8 @@ def test_what_is_missing_is_not_made_where_it_must_only_be_found(tmp_path: Path)
 def test_without_retrieval_chunks_are_all_that_is_made(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     broken = {"name": "bert", "model": str(tmp_path / "nowhere")}  # is not even asked for
-    opponent = replace(recipe, values=recipe.values | {"trainer": {"retrieval": False}, "embedder": broken})
-    prepared = prepare(opponent, report=lambda stage: None)
+    baseline = replace(recipe, values=recipe.values | {"trainer": {"retrieval": False}, "embedder": broken})
+    prepared = prepare(baseline, report=lambda stage: None)
     assert prepared.built == ("chunks",) and list(prepared.fingerprints) == ["chunks"]
     assert prepared.index is None and prepared.train_neighbours is None
     assert [path.name.split("-")[0] for path in (tmp_path / "artifacts").glob("*-*")] == ["chunks"]

@@ -103,7 +103,7 @@ def test_without_the_corpus_the_model_is_planned_and_the_corpus_asked_for(recipe
 
 def test_it_does_not_go_with_resume(recipe_file, capsys):
     assert run(["fit", "--recipe", str(recipe_file), "--dry-run", "--resume"]) == 2
-    assert "--dry-run looks at a new run" in capsys.readouterr().err
+    assert "--dry-run describes a new run" in capsys.readouterr().err
 
 
 def test_too_small_a_disk_is_noted(recipe_file):

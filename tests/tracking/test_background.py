@@ -88,7 +88,7 @@ def test_a_hanging_tracker_is_left_alone(tracked, capsys, method):
     took = whole_run(tracker, tracked, start_seconds=0.1)
     tracker.released.set()
     assert took < 60  # 0.2 s of waiting at most; the rest is for a busy machine, and it hangs for 600
-    assert "is left alone; metrics.jsonl has everything" in capsys.readouterr().err
+    assert "is ended; metrics.jsonl has everything" in capsys.readouterr().err
 
 
 def test_logging_never_waits_however_slow_the_tracker_and_the_loss_is_told(tracked, capsys):
@@ -128,7 +128,7 @@ def test_examples_that_cannot_be_made_cost_the_table_only(tracked, capsys):
     guarded.log({}, 1)
     guarded.finish({})
     assert [call[0] for call in tracker.calls] == ["start", "log", "finish"]
-    assert "neighbours cannot be shown (no tokenizer)" in capsys.readouterr().err
+    assert "the table of neighbours cannot be made (no tokenizer)" in capsys.readouterr().err
 
 
 def test_a_process_ends_although_its_tracker_hangs():

@@ -10,9 +10,9 @@ from tests.planning.test_dry_run import RECIPE
 
 
 @pytest.fixture(scope="module")
-def opponent(tmp_path_factory):
+def baseline(tmp_path_factory):
     """The folder of a finished run that was trained without retrieval, with an embedder that is not there."""
-    folder = tmp_path_factory.mktemp("opponent")
+    folder = tmp_path_factory.mktemp("baseline")
     write_tiny_corpus(folder)
     recipe = folder / "tiny.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
@@ -21,24 +21,24 @@ def opponent(tmp_path_factory):
     return folder / "runs" / "tiny" / "0001"
 
 
-def test_only_chunks_are_prepared(opponent):
-    artifacts = opponent.parents[2] / "artifacts"
+def test_only_chunks_are_prepared(baseline):
+    artifacts = baseline.parents[2] / "artifacts"
     assert [path.name.partition("-")[0] for path in artifacts.glob("*-*")] == ["chunks"]
     assert list(json.loads((opponent / "run.json").read_text())["identity"]["fingerprints"]) == ["chunks"]
 
 
-def test_it_is_judged_again(opponent, capsys):
-    assert run(["evaluate", str(opponent), "--json"]) == 0
+def test_it_is_judged_again(baseline, capsys):
+    assert run(["evaluate", str(baseline), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["validation"]) == {"off"}
 
 
-def test_it_writes_text_without_retrieval_and_says_that_it_has_no_database(opponent, capsys):
-    words = ["generate", str(opponent), "--prompt", "Notes", "--max-new-tokens", "3", "--device", "cpu"]
+def test_it_writes_text_without_retrieval_and_says_that_it_has_no_database(baseline, capsys):
+    words = ["generate", str(baseline), "--prompt", "Notes", "--max-new-tokens", "3", "--device", "cpu"]
     assert run([*words, "--no-retrieval"]) == 0
     assert run(words) != 0
     assert "was trained without retrieval" in capsys.readouterr().err
 
 
-def test_it_is_exported(opponent, tmp_path):
-    assert run(["export", str(opponent), str(tmp_path / "model")]) == 0
+def test_it_is_exported(baseline, tmp_path):
+    assert run(["export", str(baseline), str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "model.safetensors").exists()
