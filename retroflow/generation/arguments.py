@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of generation, said in the words of whoever gave them."""
+"""Errors about the arguments of generation; commands show flags in them, Python callers see arguments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from retroflow.options.fitting import Complaint, hint
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one argument.
+    """A wrong argument.
 
     Attributes:
         argument: its name in Python, such as "top_k" or "prompts".
@@ -23,16 +23,16 @@ class Problem:
 
     @property
     def python_name(self) -> str:
-        """The argument as a caller in Python writes it: `top_k`, `prompts[3]`."""
+        """The argument as Python code has it: `top_k`, `prompts[3]`."""
         return self.argument if self.row is None else f"{self.argument}[{self.row}]"
 
 
 class ArgumentError(GenerationError):
-    """Arguments that the model cannot generate with; the message has a line for each, by its name in Python.
+    """Arguments that the model cannot generate with; the message has one line for each.
 
     Args:
         problems: at least one.
-        name_of: how an argument is called.
+        name_of: returns the name to show for a problem; its Python name by default.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class ArgumentError(GenerationError):
         return cls(problems)
 
     def renamed(self, name_of: Callable[[Problem], str]) -> "ArgumentError":
-        """The same error with other names for the arguments, such as flags."""
+        """Return the same error with other names for the arguments, such as flags."""
         return ArgumentError(self.problems, name_of)
 
 
 def unfit(argument: str, text: str) -> ArgumentError:
-    """Make the error about one argument.
+    """Return the error about one argument.
 
     Args:
         argument: its name in Python.

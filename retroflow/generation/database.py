@@ -1,4 +1,4 @@
-"""A retrieval database opened for text that did not exist before: window -> text -> embedding -> neighbours.
+"""A retrieval database that is searched with new text: window -> text -> embedding -> neighbours.
 
 A query takes the path that the keys took: its tokens are decoded to text by the same tokenizer. If the retriever reads
 vectors, the text is embedded by the same embedder with the state that was saved beside the keys, and rounded to
@@ -36,7 +36,7 @@ INDEX_FOLDERS = "index-*"
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an index is, and the recipe blocks that open it if they are known from elsewhere than its manifests."""
+    """The folder of an index, and the recipe sections that open it if they do not come from its manifests."""
 
     index: Path
     embedder: Mapping[str, Any] | None = None
@@ -76,9 +76,9 @@ class RetrievalDatabase:
             chunk_length: the model's m.
 
         Raises:
-            GenerationError: no such database, or one that was made with another tokenizer, chunk length or embedder.
-            DamagedDataError: its bytes are not what was written.
-            RetroflowError: its embedder or retriever cannot be made here.
+            GenerationError: no such database, or it was made with another tokenizer, chunk length or embedder.
+            DamagedDataError: its bytes differ from what was written.
+            RetroflowError: its embedder or retriever cannot be created here.
         """
         place = _find(Path(folder))
         index = open_artifact(place.index, kind="index")
@@ -102,13 +102,13 @@ class RetrievalDatabase:
         return cls(store, own, embedder, retriever, fingerprint=index.fingerprint)
 
     def __len__(self) -> int:
-        """Chunks of the database."""
+        """Return the number of chunks."""
         return len(self._chunks)
 
     def retrieve(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Retrieved:
         """Find the neighbours of windows; see `LiveRetriever.retrieve`.
 
-        End-of-text tokens are no text: a window of nothing else finds nothing.
+        End-of-text tokens are not text: a window without other tokens finds nothing.
         """
         ids = np.full((len(queries), num_neighbours), -1, dtype=np.int64)
         scores = np.full(ids.shape, -np.inf, dtype=np.float32)
@@ -157,7 +157,7 @@ def _find(folder: Path) -> _Place:
         embedder, retriever = run.located(run.values["embedder"]), run.located(run.values["retriever"])
         return _Place(run.artifact("index"), embedder, retriever)
     if (folder / MANIFEST_NAME).is_file():
-        return _Place(folder.resolve())  # beside a link there are no chunks
+        return _Place(folder.resolve())  # the chunks are beside the target, not beside a link
     indexes = sorted(path for path in folder.glob(INDEX_FOLDERS) if path.is_dir() and path.suffix != ".partial")
     if len(indexes) == 1:
         return _Place(indexes[0].resolve())

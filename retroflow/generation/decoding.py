@@ -1,8 +1,8 @@
-"""Generate text: prompts in, one token of every row at a time, neighbours as soon as a window ends.
+"""Generate text: one token of every row at a time, with retrieval as soon as a window ends.
 
-Rows are padded at the left to one length at which a window ends (`GenerationOptions.align`). Each row keeps the
-windows that it has alone: a longer prompt beside it adds padding, and windows in that added padding are not looked
-up, so no row's text depends on the others.
+Rows are padded at the left to a common length at which a window ends (`GenerationOptions.align`). Each row keeps the
+windows that it has alone: a longer prompt beside it adds padding, and windows in that padding are not looked up. So
+no row's text depends on the others.
 
 Shapes: b rows, t tokens of a call, m tokens of a chunk, s tokens between two retrievals, w windows that a call ends,
 k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
@@ -27,13 +27,13 @@ from retroflow.model.windows import num_windows
 from retroflow.protocols import RetrievalModel
 
 LOGITS_AT_ONCE = 1 << 27
-"""Logits that exist at one time while prompts are read, 512 MB in float32."""
+"""Logits in memory at one time while prompts are processed, 512 MB in float32."""
 
 TOKENS_AT_ONCE = 4096
-"""Tokens of a row that are read, and whose neighbours are looked up, between two words about progress."""
+"""Tokens of a row that are processed between two reports of progress."""
 
 Progress = Callable[[int, int], None]
-"""Told before each part of a batch of prompts: tokens of a row that are read, and all of them, both with padding."""
+"""Called before each part of a batch of prompts with a row's processed tokens and all its tokens, with padding."""
 
 Prompt = str | Sequence[int]
 
@@ -49,18 +49,18 @@ def generate(
     """Generate a continuation of every prompt.
 
     Args:
-        model: on any device; dropout is switched off while it generates.
+        model: on any device; dropout is switched off meanwhile.
         tokenizer: the model's.
         prompts: texts, or their tokens.
-        retriever: where neighbours come from, such as a `RetrievalDatabase`; None switches retrieval off.
+        retriever: source of neighbours, such as a `RetrievalDatabase`; None switches retrieval off.
         options: None for the defaults: greedy, 128 tokens.
 
     Returns:
-        One generation a prompt, in their order.
+        One generation per prompt, in the same order.
 
     Raises:
-        GenerationError: a prompt without tokens or with tokens that the vocabulary lacks, or options that do not fit.
-        RetroflowError: whatever the retriever or the model raises.
+        GenerationError: a prompt without tokens or with unknown tokens, or options that do not fit the model.
+        RetroflowError: as the retriever or the model.
     """
     finished = stream(model, tokenizer, prompts, retriever=retriever, options=options)
     generations = [piece.generation for piece in finished if piece.generation is not None]
@@ -76,7 +76,7 @@ def stream(
     options: GenerationOptions | None = None,
     reading: Progress | None = None,
 ) -> Iterator[Piece]:
-    """Generate as `generate` does, giving out text as soon as it is decided.
+    """Generate as `generate` does, and yield text as soon as it is final.
 
     Args:
         model: as in `generate`.
@@ -84,10 +84,10 @@ def stream(
         prompts: as in `generate`.
         retriever: as in `generate`.
         options: as in `generate`.
-        reading: told how far the prompts of a batch are read.
+        reading: called with the progress of processing the prompts.
 
     Returns:
-        Pieces of text, of several prompts in turn; the last piece of each has its whole `Generation`.
+        Pieces of text of all prompts, interleaved; the last piece of each prompt has its whole `Generation`.
 
     Raises:
         GenerationError: as `generate`, at once.
@@ -119,7 +119,7 @@ def _check_lengths(model: RetrievalModel, rows: Sequence[Row], options: Generati
     for row in rows:
         length = len(row.tokens)
         padded = aligned_length(length, model.config.chunk_length, step) if options.align else length
-        needed = padded + options.max_new_tokens - 1  # the last token is read by nobody
+        needed = padded + options.max_new_tokens - 1  # the model does not read the last token
         if needed > most:
             text = (
                 f"{length} tokens ({padded} with padding) and {options.max_new_tokens} new ones need {needed} "
@@ -129,10 +129,10 @@ def _check_lengths(model: RetrievalModel, rows: Sequence[Row], options: Generati
 
 
 def encoded(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Iterator[tuple[str, list[int]]]:
-    """Every prompt as text and tokens.
+    """Return every prompt as text and tokens.
 
     Raises:
-        ArgumentError: neither a text nor tokens, no token, or one that is not in the vocabulary.
+        ArgumentError: a prompt is neither text nor tokens, has no token, or one outside the vocabulary.
     """
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         kind = "one text" if isinstance(prompts, str) else type(prompts).__name__
@@ -172,7 +172,7 @@ def _encoded_one(tokenizer: Tokenizer, prompt: Prompt, number: int) -> tuple[str
 
 
 def _stream_batches(decoder: "Decoding", rows: list[Row]) -> Iterator[Piece]:
-    """Rows of like length together: the shorter ones are padded, which costs time and changes nothing."""
+    """Group rows of similar length: padding the shorter ones costs time and changes nothing else."""
     rows = sorted(rows, key=lambda row: len(row.tokens))
     first = 0
     while first < len(rows):
@@ -212,7 +212,7 @@ class Decoding:
         )
         was_training = isinstance(module, torch.nn.Module) and module.training
         if was_training:
-            module.eval()  # type: ignore[attr-defined]  # an nn.Module, seen above
+            module.eval()  # type: ignore[attr-defined]  # an nn.Module, see above
         try:
             cache, tokens = self._start(rows)
             while True:
@@ -224,7 +224,7 @@ class Decoding:
                 running = [place for place, row in enumerate(rows) if row.is_running]
                 if not running:
                     return
-                if 2 * len(running) <= len(rows):  # carrying ended rows along costs less than copying for each
+                if 2 * len(running) <= len(rows):  # keeping ended rows costs less than copying the cache for each
                     rows = [rows[place] for place in running]
                     kept = torch.tensor(running, device=self._device)
                     cache.select(kept)
@@ -247,7 +247,7 @@ class Decoding:
         return Piece(row.number, text + row.rest, row.generation())
 
     def _start(self, rows: list[Row]) -> tuple[Any, Tensor]:
-        """Lay rows out at the right of int64 [b, t], and make their cache."""
+        """Return the rows, aligned at the right of int64 [b, t], and their cache."""
         chunk_length = self._model.config.chunk_length
         for row in rows:
             length = len(row.tokens)
@@ -265,7 +265,7 @@ class Decoding:
 
     @torch.inference_mode()
     def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
-        """Read tokens int64 [b, t], retrieving for every window they end; returns the last logits [b, v]."""
+        """Process tokens int64 [b, t], with retrieval for every window they complete; return the last logits [b, v]."""
         logits = tokens.new_empty(0)
         for part in self._read(rows, cache, tokens):
             logits = part[:, -1]
@@ -273,7 +273,7 @@ class Decoding:
 
     @torch.inference_mode()
     def losses(self, row: Row) -> list[float]:
-        """Nats of each token of a row but the first, given the tokens before it and what is retrieved for them."""
+        """Return the nats of each token of a row but the first, given the tokens before it and their neighbours."""
         cache, tokens = self._start([row])
         nats: list[float] = []
         for logits in self._read([row], cache, tokens):
@@ -283,7 +283,7 @@ class Decoding:
         return nats
 
     def _read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
-        """Read tokens int64 [b, t] in parts, retrieving for every window they end; gives logits [b, part, v]."""
+        """Process tokens int64 [b, t] in parts, with retrieval for every window; yield logits [b, part, v]."""
         at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
         at_once = max(1, min(at_once, TOKENS_AT_ONCE))
         is_prompt = cache.length == 0
@@ -295,10 +295,10 @@ class Decoding:
             yield self._model.extend(part, cache, retrieved, mask)
 
     def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
-        """Look up the windows that `num_tokens` tokens after the first `length` end, for rows that still run.
+        """Look up the windows completed by `num_tokens` tokens after the first `length`, for unfinished rows.
 
         Returns:
-            int64 and bool [b, w, k, r]; None twice if there is nothing to read.
+            int64 and bool [b, w, k, r]; None twice if nothing is retrieved.
         """
         if self._retriever is None:
             return None, None

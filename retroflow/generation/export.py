@@ -1,4 +1,4 @@
-"""`retroflow export`: a run's model as a folder that needs neither the run nor Lightning."""
+"""`retroflow export`: write a run's model into a folder that needs neither the run nor Lightning."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +19,16 @@ def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkp
     """Write a checkpoint of a run as weights, configuration, tokenizer and README.
 
     Args:
-        run_folder: what `fit` made.
-        folder: new or empty; is there whole afterwards, or as it was.
-        say: told why the README has no losses, if it ought to have.
+        run_folder: a run folder of `fit`.
+        folder: new or empty; afterwards complete, or unchanged.
+        say: called with the reason if the README lacks the losses.
         checkpoint: a step or a path; None for the newest.
 
     Returns:
-        What is exported.
+        The model's origin.
 
     Raises:
-        UsageError: the folder holds something, or the run cannot be exported.
+        UsageError: the folder is not empty, or the run cannot be exported.
         DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
         RetroflowError: the weights are not finite, or the folder cannot be written.
     """
@@ -46,11 +46,11 @@ def write_exported(folder: Path, model: Any, tokenizer: Tokenizer, origin: Origi
         folder: new or empty.
         model: with its weights.
         tokenizer: the model's.
-        origin: where it comes from.
+        origin: the run and its training.
         card: the text of its README.
 
     Raises:
-        UsageError: the folder holds something.
+        UsageError: the folder is not empty.
         RetroflowError: it cannot be written.
     """
     check_unused(folder)
@@ -63,12 +63,12 @@ def write_exported(folder: Path, model: Any, tokenizer: Tokenizer, origin: Origi
 
 
 def card_of(trained: TrainedModel, say: Callable[[str], None]) -> str:
-    """The model card of a run's model; `say` is told why it has no losses, if it ought to have."""
+    """Return the model card of a run's model; `say` gets the reason if it lacks the losses."""
     return _readme(trained, origin_of(trained), _measured(trained, say))
 
 
 def origin_of(trained: TrainedModel) -> Origin:
-    """Where a run's model comes from."""
+    """Return the origin of a run's model."""
     values = trained.run.values
     return Origin(
         recipe=trained.run.name,
@@ -82,7 +82,7 @@ def origin_of(trained: TrainedModel) -> Origin:
 
 
 def _readme(trained: TrainedModel, origin: Origin, measured: str) -> str:
-    """The model card: what it is, what it was trained with, how it is used."""
+    """Return the model card: description, training data, usage."""
     values = trained.run.values
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())
     artifacts = "\n".join(f"| {kind} | `{kind}-{print_}` |" for kind, print_ in sorted(origin.fingerprints.items()))
@@ -114,7 +114,7 @@ repeat its training text or its database word for word.
 
 
 def _measured(trained: TrainedModel, say: Callable[[str], None]) -> str:
-    """Validation losses of the run's report, if it is of the exported step."""
+    """Return the validation losses of the run's report, if it is of the exported step."""
     try:
         report = read_sealed(RunFolder(trained.run.folder).report, remedy="The exported README has no losses.")
         if report["training"]["steps"] != trained.step:

@@ -1,4 +1,4 @@
-"""What `retroflow export` wrote, opened for generation: the model, its tokenizer, and what it was trained with."""
+"""Open a folder of `retroflow export` for generation: the model, its tokenizer and its origin."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class Exported:
     Attributes:
         model: on the CPU, in evaluation mode.
         tokenizer: the one it was trained with.
-        origin: where it comes from.
+        origin: the run and its training.
     """
 
     model: Any
@@ -36,10 +36,10 @@ def load_exported(folder: Path) -> Exported:
     """Load an exported folder; nothing is unpickled.
 
     Raises:
-        UsageError: not a model folder, or a configuration that cannot be.
+        UsageError: not a model folder, or an impossible configuration.
         GenerationError: it has no tokenizer.
         DamagedDataError: a file is missing or changed.
-        RetroflowError: the model's name is not known here.
+        RetroflowError: the model's name is unknown here.
     """
     folder = Path(folder)
     name, values = read_config(folder)

@@ -1,4 +1,4 @@
-"""Say which distribution a component was from, where a folder was made with one that is not installed any more."""
+"""Name the distribution of a component that is not installed any more but is needed for a folder."""
 
 import json
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from retroflow.store.artifact import INDEX_FOLDER
 
 @contextmanager
 def naming_former_owner(kind: str, owner: str | None) -> Iterator[None]:
-    """Add to the error about an unknown name which distribution it was from.
+    """Add its former distribution to the error about an unknown name.
 
     Args:
-        kind: of component, "retriever".
-        owner: name and distribution as stored, "annoy (retroflow-annoy 0.1.0)"; None if that is not known.
+        kind: of component, such as "retriever".
+        owner: name and distribution as stored, "annoy (retroflow-annoy 0.1.0)"; None if unknown.
 
     Raises:
-        UnknownComponentError: as what runs inside, with one sentence more.
+        UnknownComponentError: the one raised inside, with the distribution.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def naming_former_owner(kind: str, owner: str | None) -> Iterator[None]:
 
 
 def owner_of_index(index: Path) -> str | None:
-    """Return the retriever that built an index artifact, with its distribution; None if the folder does not say."""
+    """Return the retriever that built an index artifact, with its distribution; None if not recorded."""
     try:
         description = json.loads((index / INDEX_FOLDER / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def owner_of_index(index: Path) -> str | None:
 
 
 def retriever_of_run(run_folder: Path) -> str | None:
-    """Return the retriever of a run, with its distribution; None if that is not known here."""
+    """Return the retriever of a run, with its distribution; None if unknown here."""
     try:
         return owner_of_index(read_run(run_folder).artifact("index"))
     except (GenerationError, DamagedDataError):

@@ -1,4 +1,4 @@
-"""A model that is ready to use: with its tokenizer, and the database that it reads."""
+"""A model that is ready to use, with its tokenizer and its database."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from retroflow.runs.origin import Origin
 
 
 class Options(TypedDict, total=False):
-    """Options of generation by name; `GenerationOptions` says what each does and its default."""
+    """Options of generation by name; see `GenerationOptions`."""
 
     max_new_tokens: int
     temperature: float
@@ -35,13 +35,13 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A language model that reads a retrieval database while it writes.
+    """A language model that retrieves from a database while it writes.
 
     Attributes:
         model: on its device, in evaluation mode.
         tokenizer: the model's.
-        origin: where the model comes from.
-        database: what it reads; None switches retrieval off.
+        origin: the run and its training.
+        database: for retrieval; None switches retrieval off.
         card: its model card.
     """
 
@@ -68,14 +68,14 @@ class LanguageModel:
             One `Generation` (text, sources, finish_reason, ...) for a text, a list of them for a list.
 
         Raises:
-            GenerationError: a prompt or an option that does not fit.
+            GenerationError: a prompt or an option does not fit.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         found = generate(self.model, self.tokenizer, several, retriever=self.database, options=self._options(options))
         return found[0] if isinstance(prompts, str) else found
 
     def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[Piece]:
-        """Continue a prompt, giving out text as soon as it is decided.
+        """Continue a prompt, and yield text as soon as it is final.
 
         Args:
             prompt: a text.
@@ -90,23 +90,23 @@ class LanguageModel:
         return stream(self.model, self.tokenizer, [prompt], retriever=self.database, options=self._options(options))
 
     def score(self, text: str, *, num_neighbours: int | None = None) -> Score:
-        """Measure how well the model predicts a text: nats of every token, bits per byte, what it read.
+        """Measure how well the model predicts a text: nats of every token, bits per byte, retrieved chunks.
 
         Args:
             text: at least one token.
-            num_neighbours: chunks that are retrieved for a chunk; None for as many as in training.
+            num_neighbours: chunks to retrieve for a chunk; None for as many as in training.
 
         Raises:
-            GenerationError: a text without tokens.
+            GenerationError: the text has no tokens.
         """
         k = self.origin.num_neighbours if num_neighbours is None else num_neighbours
         return score(self.model, self.tokenizer, text, retriever=self.database, num_neighbours=k)
 
     def with_database(self, database: RetrievalDatabase | Path | str | None) -> "LanguageModel":
-        """Return the same model reading another database; None switches retrieval off.
+        """Return the same model with another database; None switches retrieval off.
 
         Args:
-            database: an open one, or the folder of one.
+            database: an open one, or its folder.
 
         Raises:
             GenerationError: it was made with another tokenizer or chunk length.
@@ -120,7 +120,7 @@ class LanguageModel:
         """Write weights, configuration and tokenizer, as `retroflow export` does; `retroflow.load` opens the folder.
 
         Raises:
-            UsageError: the folder holds something.
+            UsageError: the folder is not empty.
             RetroflowError: it cannot be written.
         """
         write_exported(Path(folder), self.model, self.tokenizer, self.origin, self.card)

@@ -1,4 +1,4 @@
-"""Open a model to write with: a run folder or an exported one, and a database for it."""
+"""Open a model for generation: a run folder or an exported one, and a database."""
 
 from pathlib import Path
 
@@ -32,14 +32,14 @@ def open_language_model(
 
     Args:
         folder: either.
-        database: what neighbours come from: an open database, or the folder of one; None for the run's own.
+        database: an open database, or its folder; None for the run's own.
         retrieval: False switches retrieval off.
         device: "auto", "cpu" or "cuda".
         checkpoint: of a run folder, a step or a path; None for the newest.
 
     Raises:
-        GenerationError: the device or the folder is not there; no database is given and the model has none of its own,
-            or it does not fit the model.
+        GenerationError: the device or the folder does not exist; the model has no database of its own and none is
+            given, or it does not fit the model.
         RetroflowError: as `load_trained_model` and `load_exported`.
     """
     if not retrieval and database is not None:

@@ -1,4 +1,4 @@
-"""Prompts as they are given at a terminal: words of the command line, files, standard input."""
+"""Prompts from a terminal: words of the command line, files, standard input."""
 
 import json
 import sys
@@ -12,27 +12,27 @@ from retroflow.errors import GenerationError
 from retroflow.generation.arguments import ArgumentError, Problem
 
 STDIN = "-"
-"""Stands for standard input where a prompt or a file is named."""
+"""Means standard input in place of a prompt or a file."""
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
-"""Files of these endings hold JSON lines; of other files the first line decides."""
+"""Files with these endings must hold JSON lines; in others the first line decides."""
 
 
 @dataclass(frozen=True)
 class PlacedPrompt:
-    """A prompt and where it was given: "--prompt", "questions.txt:3"."""
+    """A prompt and its place: "--prompt", "questions.txt:3"."""
 
     text: str
     where: str
 
 
 def prompts_of_words(words: Sequence[str]) -> list[PlacedPrompt]:
-    """Turn the texts given with --prompt into prompts; "-" is the whole of standard input.
+    """Turn the texts of --prompt into prompts; "-" is all of standard input.
 
-    One line end at the end of standard input is left out: `echo` adds it.
+    One line end at the end of standard input is removed, because `echo` adds it.
 
     Raises:
-        GenerationError: standard input is asked for twice, holds nothing, or is no UTF-8 text.
+        GenerationError: standard input is used twice, is empty, or is not UTF-8 text.
     """
     if words.count(STDIN) > 1:
         raise GenerationError(f"--prompt {STDIN}: given {words.count(STDIN)} times; standard input can be read once.")
@@ -52,13 +52,13 @@ def prompts_of_words(words: Sequence[str]) -> list[PlacedPrompt]:
 def read_prompts(file: str) -> list[PlacedPrompt]:
     """Read prompts from a file, or from standard input if it is "-".
 
-    The content decides: where the first line that is not blank is a JSON object, every line is one, and its "prompt"
-    is the prompt; otherwise every line is a prompt. Files that end in .json, .jsonl or .ndjson must hold JSON lines.
-    Blank lines at the end are left out. A line ends with a line feed alone: other characters that Python takes for
-    line ends, such as U+2028, may stand in a JSON text.
+    The content decides: if the first line that is not blank is a JSON object, every line must be one, and its "prompt"
+    is the prompt. Otherwise every line is a prompt. Files that end in .json, .jsonl or .ndjson must hold JSON lines.
+    Blank lines at the end are ignored. Only a line feed ends a line: other line ends of Python, such as U+2028, may be
+    part of a JSON text.
 
     Raises:
-        GenerationError: the file cannot be read, has no prompt, or a line is not what it ought to be.
+        GenerationError: the file cannot be read, has no prompt, or a line is wrong.
     """
     where = f"--prompts-file {file}"
     text = _decoded(_read_stdin(where) if file == STDIN else _read_file(Path(file), where), where)
@@ -71,24 +71,20 @@ def read_prompts(file: str) -> list[PlacedPrompt]:
     placed = [PlacedPrompt(line, f"{name}:{number}") for number, line in enumerate(lines, start=1)]
     blank = next((prompt for prompt in placed if not prompt.text.strip()), None)
     if blank is not None:
-        raise GenerationError(
-            f"{blank.where}: a blank line, where a prompt is needed: answers are in the order of the lines. Delete "
-            "it, or write a prompt there."
-        )
+        raise GenerationError(f"{blank.where}: the line is blank; delete it, or write a prompt there.")
     if file.lower().endswith(JSON_ENDINGS) or _json_object(lines[0]) is not None:
         return [PlacedPrompt(_prompt_of(prompt), prompt.where) for prompt in placed]
     for prompt in placed:
         if "prompt" in (_json_object(prompt.text) or {}):
             raise GenerationError(
-                f'{prompt.where}: a JSON object with "prompt", and line 1 is plain text; write every line in one of '
-                "the two ways."
+                f'{prompt.where}: a JSON object with "prompt", but line 1 is plain text; use one form for all lines.'
             )
     return placed
 
 
 @contextmanager
 def telling_in_flags(prompts: Sequence[PlacedPrompt]) -> Iterator[None]:
-    """Give errors about arguments the names that a person typed: flags, lines of files."""
+    """Show flags and lines of files in errors about arguments, as typed on the command line."""
 
     def name_of(problem: Problem) -> str:
         if problem.argument == "prompts" and problem.row is not None:
@@ -133,7 +129,7 @@ def _decoded(content: bytes, where: str) -> str:
 
 
 def _json_object(line: str) -> dict[str, Any] | None:
-    """The JSON object of a line; None if it is anything else, such as text that begins with a brace."""
+    """Return the JSON object of a line; None for anything else, such as text that begins with a brace."""
     if not line.lstrip().startswith("{"):
         return None
     try:
@@ -147,7 +143,7 @@ def _prompt_of(line: PlacedPrompt) -> str:
     try:
         values = json.loads(line.text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
         if not isinstance(values, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         if "prompt" not in values:
             raise ValueError('it has no "prompt"')
     except (ValueError, RecursionError) as error:
@@ -171,4 +167,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""What a live retriever is asked and what it answers.
+"""The interface of live retrieval.
 
 Shapes: q queries, k neighbours, m tokens of a chunk, r = 2m tokens of a neighbour with its continuation.
 """
@@ -15,13 +15,13 @@ from retroflow.protocols import Int64Array
 
 @dataclass(frozen=True)
 class Source:
-    """One retrieved chunk: where it is from, and what the model read of it.
+    """One retrieved chunk with its origin.
 
     Attributes:
         document: id of its document.
         title, source: of the document, empty if the corpus had none.
         text: the chunk and its continuation.
-        score: the retriever's, higher is better (its `Capabilities.metric` says what it measures).
+        score: the retriever's, higher is better (`Capabilities.metric` defines it).
         chunk: its row in the database.
     """
 
@@ -39,7 +39,7 @@ class Retrieved(NamedTuple):
     Attributes:
         tokens: int64 [q, k, r], each neighbour followed by its continuation.
         mask: bool [q, k, r], True where a token was retrieved.
-        sources: for each query its neighbours, best first; fewer than k where fewer exist.
+        sources: for each query its neighbours, best first; fewer than k if fewer exist.
     """
 
     tokens: Int64Array
@@ -48,17 +48,17 @@ class Retrieved(NamedTuple):
 
 
 class LiveRetriever(Protocol):
-    """Finds neighbours for text that did not exist before. `RetrievalDatabase` is one."""
+    """Finds neighbours for new text. `RetrievalDatabase` is one."""
 
     def retrieve(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Retrieved:
         """Find the neighbours of windows.
 
         Args:
-            queries: each the tokens of one window, 1 to m of them, without padding.
+            queries: the tokens of one window each, 1 to m of them, without padding.
             num_neighbours: k.
 
         Returns:
-            Tokens and mask [q, k, r] and sources, in the order of the queries; k places each, filled or not.
+            Tokens and mask [q, k, r] and sources, in the order of the queries; unused neighbours are masked.
         """
         ...
 
@@ -68,9 +68,9 @@ class Retrieval:
     """One retrieval of one row.
 
     Attributes:
-        end: tokens of the row, prompt included, that were known; the neighbours are read from the last of them on.
-        query: text of the window that was searched with.
-        sources: what was found, best first.
+        end: number of known tokens of the row, prompt included; the last of them is the first to read the neighbours.
+        query: text of the window.
+        sources: the neighbours, best first.
     """
 
     end: int

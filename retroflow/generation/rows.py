@@ -1,4 +1,4 @@
-"""One prompt on its way: its tokens, its padding, its text, what was retrieved for it."""
+"""One prompt while it is continued: tokens, padding, text, retrievals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ FinishReason = Literal["length", "end_of_text", "stop"]
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated for one prompt.
+    """The continuation of one prompt.
 
     Attributes:
         number: of the prompt, from 0.
         prompt: its text.
-        tokens: every token that was chosen, those of an end of text or of a stop text included.
+        tokens: every new token, including those of an end of text or of a stop text.
         text: the new text, without the prompt, the end of text or the stop text.
         finish_reason: "length" after max_new_tokens, "end_of_text" or "stop".
-        retrievals: in order of time, the prompt's windows first.
+        retrievals: in chronological order, the prompt's windows first.
     """
 
     number: int
@@ -33,18 +33,18 @@ class Generation:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Every chunk that was read, in order of time; one that was found twice is there twice."""
+        """Every retrieved chunk in chronological order, with repetitions."""
         return tuple(source for retrieval in self.retrievals for source in retrieval.sources)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text as it appears.
+    """A part of streamed text.
 
     Attributes:
-        number: of the prompt it belongs to.
-        text: to be appended to what came before; may be empty.
-        generation: the whole, with the last piece of a prompt.
+        number: of its prompt.
+        text: to append to the pieces before; may be empty.
+        generation: the whole result, in the last piece of a prompt.
     """
 
     number: int
@@ -58,9 +58,9 @@ class Row:
     Attributes:
         number: of the prompt.
         tokens: prompt and new tokens.
-        padding: tokens of padding that the row has alone.
-        added_padding: what a longer row in the same batch adds to it.
-        retrievals: made so far.
+        padding: padding tokens that the row has alone.
+        added_padding: padding tokens because of a longer row in the batch.
+        retrievals: so far.
         rest: text that was held back until the row ended.
     """
 
@@ -81,27 +81,27 @@ class Row:
 
     @property
     def is_running(self) -> bool:
-        """Whether nothing has ended it."""
+        """Whether it has not ended."""
         return self._reason is None
 
     @property
     def met_stop(self) -> bool:
-        """Whether its new text has come to a stop text."""
+        """Whether its new text has reached a stop text."""
         return self._text.stopped
 
     @property
     def num_new(self) -> int:
-        """Tokens chosen so far."""
+        """Number of new tokens so far."""
         return len(self.tokens) - self._prompt_length
 
     def own_length(self, end: int) -> int:
-        """Tokens of the row that are known where `end` of the padded row are."""
+        """Return the row's own tokens among the first `end` of the padded row."""
         return end - self.padding - self.added_padding
 
     def window(self, end: int, chunk_length: int) -> list[int]:
-        """The row's tokens in the window that ends at `end` of the padded row; none if it is all padding.
+        """Return the row's tokens in the window that ends at `end` of the padded row; none if it is all padding.
 
-        Windows that only the added padding makes possible are left out: alone the row would not have them.
+        Windows that exist only because of the added padding are left out: alone the row would not have them.
         """
         stop = self.own_length(end)
         if stop <= 0 or end - self.added_padding < chunk_length:
@@ -109,7 +109,7 @@ class Row:
         return self.tokens[max(0, stop - chunk_length) : stop]
 
     def take(self, token: int) -> str:
-        """Append a token; returns the text that is decided by it."""
+        """Append a token; return the text that it makes final."""
         self.tokens.append(token)
         return "" if token == self._end_of_text else self._text.push(token)
 
@@ -119,12 +119,12 @@ class Row:
         self.rest = self._text.finish()
 
     def generation(self) -> Generation:
-        """What came out; the row must have ended."""
+        """Return the result; the row must have ended."""
         assert self._reason is not None
         new = tuple(self.tokens[self._prompt_length :])
         return Generation(self.number, self._prompt, new, self._text.text, self._reason, tuple(self.retrievals))
 
 
 def aligned_length(length: int, chunk_length: int, step: int) -> int:
-    """The shortest length of at least `length` at which a window ends; whole chunks where step is chunk_length."""
+    """Return the shortest length >= `length` at which a window ends; whole chunks if step is chunk_length."""
     return chunk_length + max(0, -(-(length - chunk_length) // step)) * step

@@ -1,7 +1,6 @@
 """Choose the next token of every row from its logits.
 
-Every row has its own stream of random numbers and draws one of them a token, so that no row depends on which others
-are computed beside it.
+Every row has its own stream of random numbers and draws one per token, so no row depends on the others in its batch.
 
 Shapes: b rows, v vocabulary.
 """
@@ -21,10 +20,10 @@ class Sampler:
 
     Args:
         options: temperature, top_k, top_p, repetition_penalty.
-        prompts: the tokens of each row's prompt, which repetition_penalty counts as said.
+        prompts: the tokens of each row's prompt, to which repetition_penalty applies, too.
         seeds: one for each row.
         vocabulary_size: tokens that may be chosen; a model may have more logits than its tokenizer has tokens.
-        device: where the logits are.
+        device: of the logits.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Sampler:
             int64 [b].
 
         Raises:
-            DamagedDataError: logits that are not numbers: the weights are damaged, or overflow in this precision.
+            DamagedDataError: logits are not finite: the weights are damaged, or overflow in this precision.
         """
         logits = logits[:, : self._vocabulary_size]
         if logits.dtype not in (torch.float32, torch.float64):
@@ -84,12 +83,12 @@ class Sampler:
 
 
 def penalised(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
-    """Make tokens that were said less likely (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
+    """Make repeated tokens less likely (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
 
     Args:
         logits: float [b, v].
-        said: bool [b, v].
-        penalty: above 0; those that were said are divided by it, negative ones multiplied.
+        said: bool [b, v], tokens of the prompt or of the text so far.
+        penalty: above 0; positive logits of these tokens are divided by it, negative ones multiplied.
 
     Returns:
         float [b, v].
@@ -98,7 +97,7 @@ def penalised(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
 
 
 def drawn_from(logits: Tensor, drawn: Tensor, options: GenerationOptions) -> Tensor:
-    """Turn one number a row into a token, by the inverse of the cumulative distribution.
+    """Turn one number per row into a token, by the inverse of the cumulative distribution.
 
     Args:
         logits: float [b, v].
@@ -111,17 +110,17 @@ def drawn_from(logits: Tensor, drawn: Tensor, options: GenerationOptions) -> Ten
     scaled = logits / options.temperature
     ids: Tensor | None = None
     if 0 < options.top_k < scaled.shape[-1]:
-        scaled, ids = scaled.topk(options.top_k, dim=-1)  # [b, top_k], likeliest first
+        scaled, ids = scaled.topk(options.top_k, dim=-1)  # [b, top_k], most likely first
     elif options.top_p < 1:
         scaled, ids = scaled.sort(dim=-1, descending=True, stable=True)  # [b, v]
     probabilities = scaled.softmax(-1)
     if options.top_p < 1:
-        # A token stays if those before it do not have the mass yet: the one that crosses top_p is the last.
+        # A token is kept if those before it have less than top_p together, so the one that crosses top_p is the last.
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities * (before < options.top_p)
     cumulative = probabilities.cumsum(-1)
     place = (cumulative <= drawn[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
-    # Rounding may put the drawn number at the very end, beyond the last token that has a probability.
+    # Rounding may put the drawn number beyond the last token with a probability.
     positions = torch.arange(scaled.shape[-1], device=scaled.device)
     last = torch.where(probabilities > 0, positions, 0).amax(-1, keepdim=True)
     place = torch.minimum(place, last)

@@ -1,4 +1,4 @@
-"""How well a model predicts a text, with what it retrieves on the way."""
+"""How well a model predicts a text, with retrieval."""
 
 import math
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Score:
 
     Attributes:
         tokens: of the text.
-        nats: of each token but the first, which is predicted from nothing.
+        nats: of each token but the first, which is not predicted.
         bytes: of the text in UTF-8.
-        retrievals: what was read on the way, in order.
+        retrievals: in order.
     """
 
     tokens: tuple[int, ...]
@@ -34,7 +34,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """All nats as bits, per byte of the text."""
+        """Sum of all nats, in bits per byte of the text."""
         return sum(self.nats) / math.log(2) / max(1, self.bytes)
 
 
@@ -46,14 +46,14 @@ def score(
     retriever: LiveRetriever | None = None,
     num_neighbours: int = 2,
 ) -> Score:
-    """Measure how well a model predicts a text, whose chunks are looked up as they end.
+    """Measure how well a model predicts a text, with retrieval at the end of each chunk.
 
     Args:
         model: as in `generate`.
         tokenizer: as in `generate`.
         text: at least one token.
         retriever: as in `generate`.
-        num_neighbours: chunks that are retrieved for a chunk (k).
+        num_neighbours: chunks to retrieve for a chunk (k).
 
     Raises:
         GenerationError: as `generate`.

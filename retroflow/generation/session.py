@@ -1,4 +1,4 @@
-"""How answers and their sources are shown at a terminal."""
+"""Output of generations and their sources on a terminal."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,50 +13,49 @@ from retroflow.generation.rows import Generation, Piece
 SHOWN_CHARACTERS = 240
 
 MUCH_LONGER = 4
-"""A prompt of so many times the sequence length of training gets a note."""
+"""A prompt of more than this many times the training length gets a note."""
 
 FIRST_SECONDS, LINE_SECONDS = 2.0, 5.0
-"""When the first line about a prompt that is being read comes, and how far apart the others are."""
+"""Delay of the first line about processing a prompt, and interval of the others."""
 
 
 def notes_on_length(prompts: Sequence[PlacedPrompt], tokenizer: Tokenizer, sequence_length: int) -> Iterator[str]:
-    """Say which prompts are much longer than anything the model was trained on.
+    """Return notes on prompts that are much longer than the model's training sequences.
 
     Args:
-        prompts: what is to be continued.
+        prompts: the prompts.
         tokenizer: the model's.
         sequence_length: tokens of a training sequence.
     """
     most = MUCH_LONGER * sequence_length
     for prompt in prompts:
-        if len(prompt.text.encode("utf-8", "surrogateescape")) <= most:  # a token has a byte at least
+        if len(prompt.text.encode("utf-8", "surrogateescape")) <= most:  # a token has at least one byte
             continue
         length = len(tokenizer.encode(prompt.text).ids)
         if length > most:
             yield (
                 f"{prompt.where}: {length:,} tokens, {length / sequence_length:,.0f} times the {sequence_length:,} "
-                "that the model was trained on at once: it may make little of them, and the time to read them grows "
-                "with the square of their number"
+                "of a training sequence; the answer may be poor, and the time grows with the square of the length"
             )
 
 
 class ReadingLines:
-    """Lines about a prompt that takes long to read, with the time left.
+    """Progress lines for a long prompt, with the time left.
 
-    A part of a prompt costs c + d * (tokens before it) a token: c and d are taken from its first and its last part.
+    A part of a prompt costs c + d * (tokens before it) per token; c and d come from its first and its last part.
 
     Args:
-        say: told every line.
+        say: called with every line.
         clock: seconds.
     """
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
         self._read, self._then, self._next = 0, 0.0, 0.0
-        self._first: tuple[float, float] | None = None  # middle of the first part, seconds a token there
+        self._first: tuple[float, float] | None = None  # middle of the first part, seconds per token there
 
     def __call__(self, read: int, total: int) -> None:
-        """Take note that `read` of `total` tokens are read; 0 begins with other prompts."""
+        """Record that `read` of `total` tokens are processed; 0 begins a new batch of prompts."""
         now = self._clock()
         if not read:
             self._read, self._then, self._next, self._first = 0, now, now + FIRST_SECONDS, None
@@ -73,7 +72,7 @@ class ReadingLines:
 
 
 def in_turn(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Give out pieces prompt after prompt; those of a prompt whose turn has not come are kept until it does."""
+    """Yield the pieces of one prompt after another; those of later prompts are kept until it is their turn."""
     turn = 0
     waiting: dict[int, list[Piece]] = {}
     for piece in pieces:
@@ -87,12 +86,12 @@ def in_turn(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def to_json(generation: Generation) -> dict[str, Any]:
-    """A generation as JSON values."""
+    """Return a generation as JSON values."""
     return asdict(generation) | {"tokens": list(generation.tokens)}
 
 
 def describe_sources(generation: Generation, metric: str) -> str:
-    """Every chunk that was read, by the retrieval that found it: score, document, text.
+    """Return a description of every retrieved chunk, by retrieval: score, document, text.
 
     Args:
         generation: with its retrievals.
@@ -122,6 +121,6 @@ def _retrieval_lines(retrieval: Retrieval) -> list[str]:
 
 
 def _shortened(text: str, most: int = SHOWN_CHARACTERS) -> str:
-    """A text on one line, its control characters made visible, cut at `most` characters."""
+    """Return a text on one line, with visible control characters, cut at `most` characters."""
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:most])
     return shown + ("..." if len(text) > most else "")

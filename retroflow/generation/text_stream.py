@@ -1,26 +1,26 @@
-"""From tokens that come one by one to text that is never taken back."""
+"""Turn tokens into text piece by piece; text that was returned never changes."""
 
 from collections.abc import Sequence
 
 from retroflow.corpus.tokenizer import Tokenizer
 
 UNFINISHED = "\ufffd"
-"""What a tokenizer shows for bytes that are not, or not yet, a character."""
+"""Decoded form of bytes that are not, or not yet, a character."""
 
 
 class TextStream:
-    """The text of one row as it grows.
+    """The growing text of one row.
 
-    A character may be cut over several tokens, and a stop text over several more: what could still become either is
-    held back until it is decided.
+    A character may consist of several tokens, and so may a stop text. Text that could still become either is held back
+    until it is final.
 
     Args:
         tokenizer: decodes the row's tokens.
         stop: texts that end the row.
 
     Attributes:
-        text: everything given out so far.
-        stopped: whether a stop text was met; nothing is given out afterwards.
+        text: all text returned so far.
+        stopped: whether a stop text was reached; nothing is returned afterwards.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -29,15 +29,15 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tokens: list[int] = []
-        # Tokens from _first on are decoded again with each new one; those before _read give a decoder that joins
-        # words with spaces its context, and their text has been taken already.
+        # Tokens from _first on are decoded again with each new one. Those before _read are context for decoders that
+        # join words with spaces; their text was already returned.
         self._first = 0
         self._read = 0
         self._taken = 0
         self._held = ""
 
     def push(self, token: int) -> str:
-        """Add a token; returns the text that is decided now, possibly none."""
+        """Add a token; return the text that is now final, possibly none."""
         self._tokens.append(token)
         window = self._tokenizer.decode(self._tokens[self._first :])
         decided = window.rstrip(UNFINISHED)
@@ -49,7 +49,7 @@ class TextStream:
         return self._give_out(new, last=False)
 
     def finish(self) -> str:
-        """End the row; returns what was held back, U+FFFD for a character that was never completed."""
+        """End the row; return what was held back, with U+FFFD for an incomplete character."""
         window = self._tokenizer.decode(self._tokens[self._first :])
         new, self._taken = window[self._taken :], len(window)
         return self._give_out(new, last=True)
@@ -58,7 +58,7 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += new
-        # The stop text that is complete first, so that it does not matter how the text came in tokens.
+        # The stop text that is complete first, so the division into tokens does not matter.
         found = [(place + len(stop), place) for stop in self._stop if (place := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -70,7 +70,7 @@ class TextStream:
         return given
 
     def _undecided(self) -> int:
-        """Characters at the end of the held text that may be the beginning of a stop text."""
+        """Return the number of characters at the end of the held text that may begin a stop text."""
         longest = min(len(self._held), max((len(stop) - 1 for stop in self._stop), default=0))
         return next(
             (

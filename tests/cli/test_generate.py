@@ -142,7 +142,7 @@ def test_a_prompt_much_longer_than_those_of_training_is_noted_for_run_and_export
     for folder in (trained, exported):
         code, _, notes = retroflow("generate", folder, *words)
         assert code == 0 and notes.startswith(f"{tmp_path / 'long.txt'}:1: ") and len(notes.splitlines()) == 1
-        assert "times the 32 that the model was trained on at once" in notes
+        assert "times the 32 of a training sequence" in notes
 
 
 def test_retrieval_step_neighbours_stop_and_align_reach_the_model(retroflow, trained: Path) -> None:

@@ -50,7 +50,7 @@ def test_gains_are_shares_of_the_baselines_loss():
         ),
         (
             {"measured": {"overrides": {"neighbours.k": 1, "trainer.retrieval": False, "embedder.name": "bert"}}},
-            "trained with: neighbours.k=1, trainer.retrieval=false, embedder.name=bert.",
+            "differ from training: neighbours.k=1, trainer.retrieval=false, embedder.name=bert.",
         ),
     ],
 )
@@ -64,7 +64,7 @@ def test_findings_warn_of_what_the_table_does_not_show(changes, words):
 def test_what_is_within_one_percent_neither_hurts_nor_helps(off):
     report = make_report(on=100.0, shuffled=100.0004, random=99.9996, off=off)
     said = " ".join(report.findings())
-    assert "Retrieval makes little difference: the loss is within 1% of that without it." in said
+    assert "Retrieval makes little difference: the loss is within 1% of the loss without it." in said
     assert "hurts" not in said and "-0.0%" not in said + rendered(report)
     worse = make_report(on=100.0, off=98.9)
     assert any("Retrieval hurts: the loss is 1.1% higher" in sentence for sentence in worse.findings())

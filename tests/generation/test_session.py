@@ -37,7 +37,7 @@ def test_sources_are_shown_with_document_text_and_score():
         generation(4, retrievals=[Retrieval(16, "the\tquery", (found,)), Retrieval(32, "q", ())]), "l2"
     )
     lines = shown.splitlines()
-    assert lines[0] == "sources of prompt 5 (score: minus the squared distance, 0 is an equal embedding)"
+    assert lines[0] == "sources of prompt 5 (score: minus the squared distance; 0 means equal embeddings)"
     assert lines[1] == r"  after 16 tokens, for: the\tquery"
     assert lines[2] == "    -0.2500  A title, doc/3, file.jsonl:3"
     assert lines[3].startswith(r"      line\n\x1b[31mred") and lines[3].endswith("x...") and "\x1b" not in shown
@@ -61,7 +61,7 @@ def test_a_generation_is_json():
 def test_prompts_much_longer_than_those_of_training_are_noted():
     prompts = [PlacedPrompt("a" * 40, "p.txt:1"), PlacedPrompt("b" * 41, "p.txt:2")]
     (note,) = notes_on_length(prompts, LetterTokenizer(), 10)
-    assert note.startswith("p.txt:2: 41 tokens, 4 times the 10 that the model was trained on at once")
+    assert note.startswith("p.txt:2: 41 tokens, 4 times the 10 of a training sequence")
     assert "grows with the square" in note
 
 
