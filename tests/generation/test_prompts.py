@@ -61,7 +61,7 @@ def test_text_that_only_looks_like_json_is_text(tmp_path):
         ("p.txt", b'{"prompt": "a"}\nb', r'p.txt:2: not a JSON object with "prompt" \(Expecting value'),
         ("p.txt", b'{"text": "a"}\n', r'p.txt:1: .*\(it has no "prompt"\)'),
         ("p.txt", b'a\n{"prompt": "b"}\n', r'p.txt:2: a JSON object with "prompt", but line 1 is plain text'),
-        ("p.jsonl", b"[1]", r'p.jsonl:1: not a JSON object with "prompt" \(it is no object\)'),
+        ("p.jsonl", b"[1]", r'p.jsonl:1: not a JSON object with "prompt" \(it is not an object\)'),
         ("p.JSON", b"{", r"p.JSON:1: not a JSON object"),
         ("p.jsonl", b'{"prompt": 3}', r'p.jsonl:1: "prompt" is 3; a text'),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
