@@ -1,4 +1,4 @@
-"""From artifacts on disk to batches of tensors: which chunks, in which order, with which neighbours."""
+"""From artifacts on disk to batches of tensors: chunks, their order, their neighbours."""
 
 from retroflow.data.batch import Batch
 from retroflow.data.dataset import SequenceDataset

@@ -1,4 +1,4 @@
-"""What the model trains and is judged on: one batch of sequences with their retrieved text.
+"""A batch of sequences with their retrieved text, for training and evaluation.
 
 Shapes: b sequences, n tokens of a sequence, m tokens of a chunk, l = n / m chunks, k neighbours, r = 2m retrieved
 tokens of a neighbour (the neighbour, then its continuation).
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 NOT_PREDICTED = -100
-"""Target value of a position whose next token is padding; torch's cross-entropy leaves it out by default."""
+"""Target value of a position whose next token is padding; torch's cross-entropy ignores it by default."""
 
 
 class Batch(NamedTuple):
-    """Sequences and what was retrieved for each of their chunks.
+    """Sequences and the text retrieved for each of their chunks.
 
     Attributes:
         tokens: int64 [b, n], the decoder's input; padding is the end-of-text token.
@@ -32,11 +32,11 @@ class Batch(NamedTuple):
     num_bytes: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Return the batch on a device."""
         return self._each(lambda part: part.to(device))
 
     def rows(self, first: int, stop: int) -> "Batch":
-        """Sequences first to stop (not included)."""
+        """Return sequences first to stop (excluded)."""
         return self._each(lambda part: part[first:stop])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -49,5 +49,5 @@ class Batch(NamedTuple):
         )
 
     def without_retrieval(self) -> "Batch":
-        """The same sequences with nothing retrieved."""
+        """Return the same sequences without retrieved text."""
         return self._replace(retrieved=None, retrieved_mask=None)

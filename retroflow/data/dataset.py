@@ -1,4 +1,4 @@
-"""Whole batches out of memory-mapped artifacts, by numpy indexing alone.
+"""Whole batches from memory-mapped artifacts, by numpy indexing only.
 
 Shapes: b sequences, s chunks of a sequence, m tokens of a chunk, n = s * m, k neighbours, r = 2m; N chunks of the
 split, T chunks of the training split (the retrieval database).
@@ -20,15 +20,15 @@ from retroflow.store.chunk_store import ChunkStore
 
 
 class SequenceDataset(Dataset[Batch]):
-    """Sequences of consecutive chunks with the neighbours of each chunk, assembled a batch at a time.
+    """Sequences of consecutive chunks with the neighbours of each chunk, assembled one batch at a time.
 
-    A sequence may cross documents. A neighbour whose document occurs anywhere in the sequence, or gives its last
-    target, is masked: its text could contain the answer.
+    A sequence may cross documents. A neighbour is masked if its document occurs in the sequence or holds the last
+    target, because its text could contain the answer.
 
     Args:
-        chunks: the split that sequences are cut from, N chunks.
+        chunks: the split of the sequences, N chunks.
         sequence_chunks: chunks of a sequence.
-        database: the training split, T chunks, that neighbour ids point into.
+        database: the training split, T chunks; neighbour ids are its rows.
         neighbours: int64 [N, k] rows of `database`, -1 where there is none; None for batches without retrieval.
 
     Raises:
@@ -45,9 +45,9 @@ class SequenceDataset(Dataset[Batch]):
         neighbours: Int64Array | None = None,
     ) -> None:
         if len(chunks) == 0:
-            raise CorpusError("a split of the corpus has no chunks; use a larger corpus or another corpus.valid_share")
+            raise CorpusError("A split of the corpus has no chunks. Use a larger corpus or another corpus.valid_share.")
         if neighbours is not None and len(neighbours) != len(chunks):
-            raise ValueError(f"neighbours: given {len(neighbours):,} rows for {len(chunks):,} chunks; give one a chunk")
+            raise ValueError(f"neighbours: {len(neighbours):,} rows for {len(chunks):,} chunks; give one per chunk.")
         self.chunks = chunks
         self.sequence_chunks = sequence_chunks
         self._database = database
@@ -57,22 +57,22 @@ class SequenceDataset(Dataset[Batch]):
         self._files += [chunks.num_bytes, *([] if neighbours is None else [neighbours])]
 
     def __len__(self) -> int:
-        """Sequences of the split, the last one possibly shorter."""
+        """Return the number of sequences of the split; the last one may be shorter."""
         return -(-len(self.chunks) // self.sequence_chunks)
 
     def __getitem__(self, start: int) -> Batch:
         return self.assemble([start], self.sequence_chunks)
 
     def __getitems__(self, starts: list[int]) -> Batch:
-        """The batch of full sequences that begin at the chunks `starts`; the name is torch's for batched reads."""
+        """Return the batch of full sequences that begin at the chunks `starts`; torch calls it for batched reads."""
         return self.assemble(starts, self.sequence_chunks)
 
     def in_order(self, batch_size: int, sequences: Int64Array | None = None) -> Iterator[Batch]:
-        """Every chunk of the split exactly once, in order; a shorter last sequence is a batch of its own.
+        """Yield every chunk of the split exactly once, in order; a shorter last sequence is a separate batch.
 
         Args:
             batch_size: sequences of a batch.
-            sequences: int64 [s], ascending, the sequences to give; None for all of them.
+            sequences: int64 [s], ascending, the sequences to yield; None for all of them.
         """
         wanted = np.arange(len(self), dtype=np.int64) if sequences is None else sequences
         num_full = len(self.chunks) // self.sequence_chunks
@@ -87,7 +87,7 @@ class SequenceDataset(Dataset[Batch]):
         """Build the batch of sequences of `num_chunks` chunks that begin at chunks `starts` [b].
 
         Raises:
-            DamagedDataError: a file of an artifact was cut short since it was opened.
+            DamagedDataError: a file of an artifact was truncated after it was opened.
         """
         check_mapped(self._files)
         rows = np.asarray(starts, dtype=np.int64)[:, None] + np.arange(num_chunks)  # [b, s]
@@ -106,12 +106,12 @@ class SequenceDataset(Dataset[Batch]):
         )
 
     def _tokens_and_targets(self, rows: Int64Array, following: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Inputs and next tokens, int64 [b, n] each; see the padding rule in docs/training.md."""
+        """Return inputs and next tokens, int64 [b, n] each; see the padding rule in docs/training.md."""
         chunk_length = self.chunks.chunk_length
         batch, num_chunks = rows.shape
         tokens = self.chunks.tokens[rows].astype(np.int64)  # [b, s, m]
         lengths = self.chunks.lengths[rows].astype(np.int64)[:, :, None]  # [b, s, 1]
-        # The first pad is the end of its document and is predicted; the others carry nothing.
+        # The first padding token is the end of its document and is predicted; the others have no meaning.
         predicted = np.arange(chunk_length) <= lengths  # [b, s, m]
         next_tokens = self.chunks.tokens[following[:, 0], 0].astype(np.int64)  # [b]
         next_exists = rows[:, -1] + 1 < len(self.chunks)
@@ -121,7 +121,7 @@ class SequenceDataset(Dataset[Batch]):
         return flat_tokens, targets
 
     def _retrieved(self, rows: Int64Array, documents: Int64Array) -> tuple[Int64Array, NDArray[np.bool_]]:
-        """Neighbours then continuations, int64 [b, s, k, r], and which of their tokens are real, bool of that shape.
+        """Return neighbours with continuations, int64 [b, s, k, r], and bool of that shape, True for real tokens.
 
         Args:
             rows: int64 [b, s], chunks of the sequences.

@@ -1,4 +1,4 @@
-"""What is read of a neighbour: the chunk that was found, then its continuation in the same document.
+"""The text of a neighbour: its chunk, then the continuation in the same document.
 
 Shapes: m tokens of a chunk, k neighbours, r = 2m tokens of a neighbour with its continuation, T chunks of the database.
 """
@@ -18,10 +18,10 @@ def read_retrieved(
     Args:
         database: T chunks.
         ids: int64 [..., k], values in [0, T) where `legal`.
-        legal: bool [..., k], False where nothing was found or it must not be read.
+        legal: bool [..., k], False if nothing was found or the neighbour must not be read.
 
     Returns:
-        Tokens int64 [..., k, r], filled up with end of text, and bool of that shape, True where a token is text. The
+        Tokens int64 [..., k, r], padded with end of text, and bool of that shape, True where a token is text. The
         continuation stops at the end of its document.
     """
     safe = np.where(legal, ids, 0)

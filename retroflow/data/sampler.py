@@ -1,9 +1,9 @@
 """The order of the training data: a pure function of (seed, step, rank, world size), with a step as its only state.
 
-The stream of sequences is the concatenation of all epochs; position p is sequence `p % count` of epoch
-`p // count`, shuffled by a keyed permutation that is computed for the asked positions alone, so that neither memory
-nor the time to resume grows with the corpus. Step s takes positions [s * batch_size, (s + 1) * batch_size); ranks and
-accumulation only cut that block into pieces, so changing their number leaves the order as it is.
+The stream of sequences is the concatenation of all epochs. Position p is sequence `p % count` of epoch `p // count`,
+shuffled by a keyed permutation. The permutation is computed only for the needed positions, so neither memory nor the
+time to resume grows with the corpus. Step s takes positions [s * batch_size, (s + 1) * batch_size). Ranks and
+accumulation only divide them, so their number does not change the order.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ _UInt64Array = NDArray[np.uint64]
 
 
 def permute(positions: Int64Array, count: int, *, key: tuple[int, ...]) -> Int64Array:
-    """Map positions int64 [p] in [0, count) through a permutation of range(count) that is chosen by `key`.
+    """Map positions int64 [p] in [0, count) through the permutation of range(count) with the given key.
 
-    A Feistel network over the next even power of two, walked until the value falls below `count` again: a bijection
-    whatever the round function is, in O(p) time and memory. Source: Black and Rogaway 2002, "Ciphers with arbitrary
-    finite domains" (cycle walking).
+    A Feistel network over the next even power of two, applied until the value is below `count`: a bijection for any
+    round function, in O(p) time and memory. Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains"
+    (cycle walking).
     """
     half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
     round_keys = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64).astype(np.uint64)
@@ -55,16 +55,16 @@ class StepBatches(Sampler[list[int]]):
     Args:
         num_chunks: chunks of the training split.
         sequence_chunks: chunks of a sequence.
-        batch_size: sequences of an optimizer step, over all ranks and accumulated pieces.
-        accumulate: pieces that a rank's share of a step is cut into.
-        seed: chooses the order.
+        batch_size: sequences of an optimizer step, over all ranks and micro-batches.
+        accumulate: micro-batches of a rank per step.
+        seed: of the order.
         rank: this process, in [0, world_size).
         world_size: number of processes.
-        start_step: the optimizer step to begin with, the sampler's whole state.
+        start_step: the first optimizer step, the sampler's whole state.
 
     Raises:
         CorpusError: the split is shorter than one sequence.
-        UsageError: `batch_size` cannot be cut into world_size * accumulate equal pieces.
+        UsageError: `batch_size` is not a multiple of world_size * accumulate.
     """
 
     def __init__(
@@ -81,23 +81,23 @@ class StepBatches(Sampler[list[int]]):
     ) -> None:
         if num_chunks < sequence_chunks:
             raise CorpusError(
-                f"data.sequence_chunks is {sequence_chunks} but the training split has {num_chunks} chunks; "
-                "use a larger corpus or a smaller data.sequence_chunks"
+                f"data.sequence_chunks is {sequence_chunks}, but the training split has {num_chunks} chunks. "
+                "Use a larger corpus or a smaller data.sequence_chunks."
             )
         if batch_size % (world_size * accumulate):
             raise UsageError(
-                f"trainer.batch_size is {batch_size}, which cannot be shared by {world_size} processes x "
-                f"trainer.accumulate {accumulate}; make it a multiple of {world_size * accumulate}"
+                f"trainer.batch_size is {batch_size}, which cannot be divided over {world_size} processes x "
+                f"trainer.accumulate {accumulate}; make it a multiple of {world_size * accumulate}."
             )
         self._sequence_chunks, self._batch_size, self._accumulate = sequence_chunks, batch_size, accumulate
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self.step = start_step
-        # Windows move by less than one sequence from epoch to epoch, so that a chunk meets different left contexts.
+        # Sequences shift by less than their length from epoch to epoch, so that a chunk gets different left contexts.
         self._num_offsets = sequence_chunks if num_chunks >= 2 * sequence_chunks - 1 else 1
         self.num_sequences = (num_chunks - self._num_offsets + 1) // sequence_chunks
 
     def starts(self, step: int) -> Int64Array:
-        """First chunks int64 [batch_size] of the sequences of an optimizer step, over all ranks."""
+        """Return the first chunks int64 [batch_size] of the sequences of an optimizer step, over all ranks."""
         positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size, dtype=np.int64)
         epochs, within = np.divmod(positions, self.num_sequences)
         starts = np.empty_like(positions)

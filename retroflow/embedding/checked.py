@@ -1,4 +1,4 @@
-"""What stands in front of every embedder: what it raises names it, and its answer is not believed."""
+"""The wrapper of every embedder: it names the embedder in errors and checks its answers."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class CheckedEmbedder:
-    """An embedder whose failures name it; satisfies `retroflow.protocols.Embedder`.
+    """An embedder whose errors name it; satisfies `retroflow.protocols.Embedder`.
 
     Args:
-        embedder: what is called.
-        name: the embedder's, as in a recipe.
+        embedder: the wrapped embedder.
+        name: its name in a recipe.
         entry: its line of the registry.
 
     Attributes:
-        owner: name and distribution, as messages show them ("letters (my-package 1.0)").
+        owner: name and distribution, as in messages ("letters (my-package 1.0)").
     """
 
     def __init__(self, embedder: Embedder, *, name: str, entry: Entry) -> None:
@@ -35,7 +35,7 @@ class CheckedEmbedder:
         """Width D of the vectors.
 
         Raises:
-            ComponentError: the embedder states none, or none that can be one.
+            ComponentError: the embedder has none, or an impossible one.
         """
         dimension: Any = self._call("dimension", lambda: self._embedder.dimension)
         if not isinstance(dimension, int) or dimension < 1:
@@ -50,7 +50,7 @@ class CheckedEmbedder:
         """As `Embedder.embed`.
 
         Raises:
-            InvalidVectorsError: what it gave is no array [len(texts), D].
+            InvalidVectorsError: the result is not an array [len(texts), D].
         """
         vectors: Any = self._call("embed()", lambda: self._embedder.embed(texts))
         shape = (len(texts), self.dimension)
@@ -74,9 +74,9 @@ class CheckedEmbedder:
         self._call("load()", lambda: self._embedder.load(folder))
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the embedder's fingerprint, checked to be JSON; a plugin's with the distribution it is from.
+        """Return the embedder's fingerprint, checked to be JSON; for a plugin with its distribution.
 
-        Another version of a plugin may embed otherwise, and its author may forget to say so.
+        Another version of a plugin may embed differently, and its author may forget to change the fingerprint.
         """
         values: Any = self._call("fingerprint()", self._embedder.fingerprint)
         try:

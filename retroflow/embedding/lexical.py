@@ -1,7 +1,7 @@
 """Embeddings without weights: hashed n-grams, weighted by TF-IDF, randomly projected; numpy alone.
 
 For tests, for machines where BERT is too slow, and as the baseline that a learned embedder has to beat. Two texts are
-near if they share rare words, word pairs and pieces of words; meaning is not seen.
+near if they have rare words, word pairs and character n-grams in common; meaning is ignored.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from retroflow.errors import DamagedDataError, UsageError
 from retroflow.options import Seed, checked_options
 from retroflow.protocols import Float32Array
 
-# Texts whose n-grams are in memory at once: some 50 MB with chunks of 300 bytes, 150 MB with long ones.
+# Texts whose n-grams are in memory at once: about 50 MB with chunks of 300 bytes, 150 MB with long ones.
 BLOCK_TEXTS = 1024
 BLOCK_CHARACTERS = 1 << 20
-# Each bucket adds to this many of the columns, with random signs; one would let two rare words share their only one.
+# Columns to which each bucket is added, with random signs; with one, two rare words could collide completely.
 COLUMNS_PER_BUCKET = 4
 OPTIONS_FILE = "lexical.json"
 FREQUENCIES_FILE = "document_frequencies.npy"
@@ -34,12 +34,12 @@ class LexicalEmbedder:
     """Hashed word and character n-grams, TF-IDF weighted, projected to `dimension`, of length 1.
 
     A term's weight is (1 + ln count in the text) x (1 + ln((1 + texts) / (1 + texts that have it))); before `fit` every
-    term is equally rare. Terms share `buckets` counters, so memory does not grow with the corpus.
+    term is equally rare. There are `buckets` counters for all terms, so memory does not grow with the corpus.
 
     Args:
         dimension: width of the vectors.
         word_ngrams: longest run of words that is a term; 0 for none.
-        character_ngram: length in bytes of the pieces of text that are terms; 0 for none.
+        character_ngram: length in bytes of the character n-grams; 0 for none.
         buckets: number of counters for document frequencies.
         seed: of the hash and the projection.
 
@@ -75,7 +75,7 @@ class LexicalEmbedder:
         self._signs = generator.integers(2, size=size, dtype=np.int8) * 2 - 1
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Count in how many texts each bucket occurs, in one pass over texts of any number."""
+        """Count in how many texts each bucket occurs, in one pass."""
         self._texts_with_bucket[:] = 0
         self._num_texts = 0
         for block in _blocks(texts):
@@ -84,10 +84,10 @@ class LexicalEmbedder:
             self._num_texts += len(block)
 
     def embed(self, texts: list[str]) -> Float32Array:
-        """Embed texts; returns float32 [len(texts), dimension], every row of length 1.
+        """Embed texts; return float32 [len(texts), dimension], every row of length 1.
 
-        A text without a term (empty, or shorter than a piece) gets the first unit vector and not zero, which would be
-        nearer to every unrelated text than these are to each other.
+        A text without a term (empty, or shorter than an n-gram) gets the first unit vector. Zero would be nearer to
+        unrelated texts than they are to each other.
 
         Raises:
             UsageError: a text is not a string.
@@ -109,7 +109,7 @@ class LexicalEmbedder:
         return vectors
 
     def save(self, folder: Path) -> None:
-        """Write the document frequencies and the options they were learned with."""
+        """Write the document frequencies and the options of the embedder."""
         file = io.BytesIO()
         np.save(file, self._texts_with_bucket)
         (folder / FREQUENCIES_FILE).write_bytes(file.getvalue())
@@ -147,11 +147,11 @@ class LexicalEmbedder:
         self._num_texts = num_texts
 
     def fingerprint(self) -> dict[str, object]:
-        """The options and the version of the arithmetic; document frequencies follow from these and the corpus."""
+        """Return the options and the version of the arithmetic; the corpus determines the document frequencies."""
         return {"embedder": "lexical", "arithmetic": 1, **self._options}
 
     def _terms(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distinct (row, bucket) of the texts with their counts, each int64 [terms]."""
+        """Return distinct (row, bucket) pairs of the texts and their counts, each int64 [terms]."""
         rows, hashes = self._hasher.hash_terms(texts)
         buckets = (hashes % np.uint64(self._buckets)).astype(np.int64)
         pairs, counts = np.unique(rows * self._buckets + buckets, return_counts=True)

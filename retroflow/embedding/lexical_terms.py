@@ -1,4 +1,4 @@
-"""What `recipe check` asks about the lexical embedder; apart from it, so that nothing loads numpy."""
+"""The check of the lexical embedder's options for `recipe check`; a separate file, so that numpy is not loaded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ def check_terms(options: Mapping[str, Any]) -> None:
     """Refuse options under which no text has a term.
 
     Raises:
-        UsageError: neither words nor pieces of them are terms.
+        UsageError: neither word nor character n-grams are terms.
     """
     if options.get("word_ngrams") == 0 and options.get("character_ngram") == 0:
         raise UsageError(

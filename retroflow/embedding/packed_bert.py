@@ -1,8 +1,8 @@
-"""A BERT forward for the CPU without padding: the texts of a batch lie one behind the other.
+"""A BERT forward pass for the CPU without padding: the texts of a batch are concatenated.
 
-transformers pads each batch, masks it, and its attention on a CPU without AMX spends a fifth of the time outside
-the multiplications that count. Here the linear layers see one packed matrix and attention sees runs of texts of equal
-length, so there is nothing to pad or mask; query, key and value are one multiplication. Rates: docs/embedders.md.
+transformers pads and masks each batch, and its attention on a CPU without AMX spends a fifth of the time outside the
+multiplications. Here the linear layers get one packed matrix, and attention gets runs of texts of equal length, so
+nothing is padded or masked. Query, key and value are one multiplication. Rates: docs/embedders.md.
 
 Shapes: t packed wordpieces, s texts of a run, w wordpieces of a text, d width, h heads.
 """
@@ -20,7 +20,7 @@ LOG2_E = math.log2(math.e)
 
 @dataclass(frozen=True)
 class Run:
-    """Texts of equal length that lie behind one another in the packed matrix."""
+    """Consecutive texts of equal length in the packed matrix."""
 
     start: int
     count: int
@@ -55,14 +55,14 @@ class PackedBert:
         self._epsilon: float = config.layer_norm_eps
         embeddings = network.embeddings
         self._words: Tensor = embeddings.word_embeddings.weight
-        # All texts are of segment 0, so its vector is added to every position once and for all.
+        # All texts are of segment 0, so its vector is added to every position in advance.
         self._positions: Tensor = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         self._embedding_norm = _pair(embeddings.LayerNorm)
         self._layers = [self._arrange(layer) for layer in network.encoder.layer]
 
     @staticmethod
     def fits(network: Any, device: torch.device) -> bool:
-        """Say whether this network, on this device, can and should run packed."""
+        """Return whether this network, on this device, can and should run packed."""
         config = network.config
         return bool(
             device.type == "cpu"
@@ -74,7 +74,7 @@ class PackedBert:
 
     def _arrange(self, layer: Any) -> _Layer:
         attention = layer.attention.self
-        # exp(q.k / sqrt(d/h)) = exp2(q'.k): the scale goes into the query's weights, and exp2 takes a third of the
+        # exp(q.k / sqrt(d/h)) = exp2(q'.k): the scale is in the query's weights, and exp2 takes a third of the
         # time of exp in torch on AVX-512 (0.5 against 1.5 ns per element in float32, Zen 4, 2026-11-21).
         scale = LOG2_E / math.sqrt(attention.query.out_features // self._heads)
         return _Layer(
@@ -90,14 +90,14 @@ class PackedBert:
         )
 
     def pooled(self, token_ids: list[list[int]]) -> Tensor:
-        """Mean of the last hidden layer over each text.
+        """Return the mean of the last hidden layer over each text.
 
         Args:
-            token_ids: wordpieces of each text, none empty, equal lengths next to each other (others work, slower).
+            token_ids: wordpieces of each text, none empty; fastest if texts of equal length are adjacent.
 
         Returns:
-            float32 [texts, d]. Not finite where a score of the attention is beyond 2^127: exp is taken without
-            subtracting the row's maximum, which would cost as much as the exp. The caller must check.
+            float32 [texts, d]. Not finite if an attention score is beyond 2^127: the row's maximum is not subtracted
+            before exp, since that would cost as much as exp. The caller must check.
         """
         runs = _runs([len(ids) for ids in token_ids])
         positions = torch.cat([torch.arange(run.length).repeat(run.count) for run in runs])
@@ -116,7 +116,7 @@ class PackedBert:
         return functional.layer_norm(states, (states.shape[1],), *weights, self._epsilon)
 
     def _attend(self, query_key_value: Tensor, runs: list[Run]) -> Tensor:
-        """Softmax attention within each text; query_key_value [t, 3 d], returns [t, d]."""
+        """Compute softmax attention within each text, from [t, 3 d] to [t, d]."""
         width = query_key_value.shape[1] // 3
         head = width // self._heads
         mixed = query_key_value.new_empty(query_key_value.shape[0], width)

@@ -1,4 +1,4 @@
-"""The forward of transformers itself, for GPUs and for every BERT-like model that packed_bert does not know."""
+"""The forward pass of transformers, for GPUs and for BERT-like models that packed_bert does not support."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class PaddedBert:
-    """A transformers encoder fed with padded, masked batches.
+    """A transformers encoder with padded, masked batches.
 
     Args:
-        network: what AutoModel gave, on its device, in its dtype.
+        network: from AutoModel, on its device, in its dtype.
         pad_id: the token that fills short texts; its states are masked out of attention and mean.
     """
 
@@ -19,7 +19,7 @@ class PaddedBert:
         self._pad_id = pad_id
 
     def pooled(self, token_ids: list[list[int]]) -> Tensor:
-        """Mean of the last hidden layer over each text, float32 [texts, d], on the network's device."""
+        """Return the mean of the last hidden layer over each text, float32 [texts, d], on the network's device."""
         width = max(len(ids) for ids in token_ids)
         tokens = torch.tensor([ids + [self._pad_id] * (width - len(ids)) for ids in token_ids])
         mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in token_ids])

@@ -128,7 +128,7 @@ def test_neighbours_of_another_split_are_refused():
     chunks = make_chunks(LENGTHS)
     neighbours = random_neighbours(len(chunks), chunks, seed=0)
     for wrong in (neighbours[:-1], np.concatenate([neighbours, neighbours[:1]])):
-        with pytest.raises(ValueError, match=rf"neighbours: given {len(wrong)} rows for {len(chunks)} chunks"):
+        with pytest.raises(ValueError, match=rf"neighbours: {len(wrong)} rows for {len(chunks)} chunks"):
             SequenceDataset(chunks, sequence_chunks=2, database=chunks, neighbours=wrong)
 
 
