@@ -1,1 +1,1 @@
-"""From text to chunks: document sources, splits, the tokenizer, and cutting documents into chunks."""
+"""From text to chunks: document sources, splits, the tokenizer and chunking."""

@@ -15,9 +15,9 @@ class Chunks(NamedTuple):
     """The chunks of one document, in order.
 
     Attributes:
-        tokens: int32 [c, m]; the last chunk is filled up with the end-of-text token.
-        lengths: uint16 [c], text tokens of each chunk: m, but for the last one.
-        num_bytes: uint32 [c], UTF-8 bytes of the text each chunk stands for; their sum is the document's.
+        tokens: int32 [c, m]; the last chunk is padded with the end-of-text token.
+        lengths: uint16 [c], text tokens of each chunk: m, except in the last one.
+        num_bytes: uint32 [c], UTF-8 bytes of each chunk's text; their sum is the document's.
     """
 
     tokens: NDArray[np.int32]
@@ -28,13 +28,13 @@ class Chunks(NamedTuple):
 def chunk_document(encoded: Encoded, *, chunk_length: int, end_of_text: int) -> Chunks:
     """Cut a document into ceil(t / m) chunks.
 
-    A token that begins in the middle of a character (byte-level tokenizers have them) gives its chunk the bytes
-    from there on, so that nothing is counted twice.
+    A byte-level token may begin in the middle of a character. Its bytes then count for its own chunk, so that nothing
+    is counted twice.
 
     Args:
         encoded: the document, t tokens.
         chunk_length: m, 1 <= m <= 65,535.
-        end_of_text: token that fills up the last chunk.
+        end_of_text: token that pads the last chunk.
     """
     num_tokens = len(encoded.ids)
     starts = np.arange(0, num_tokens, chunk_length)

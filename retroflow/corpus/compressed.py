@@ -1,4 +1,4 @@
-"""Opening plain, gzip and Zstandard files as one stream of bytes, and telling when one is damaged."""
+"""Open plain, gzip and Zstandard files as a stream of bytes, and detect damaged ones."""
 
 import gzip
 import io
@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 from retroflow.corpus.files import unreadable
 from retroflow.errors import DamagedDataError, MissingExtraError
 
-# A Zstandard block of 4 bytes may stand for 128 KiB, so that feeding 2 KiB bounds what comes out to 64 MiB.
+# A Zstandard block of 4 bytes may decompress to 128 KiB, so 2 KiB of input give at most 64 MiB.
 ZSTD_FEED_BYTES = 2048
 
-# First bytes of what is taken for text by mistake, and what to do with it.
+# First bytes of files that are often mistaken for text, and what to do with them.
 OTHER_FORMATS = {
-    b"\x1f\x8b": ("gzip", "Let its name end in .gz."),
-    b"\x28\xb5\x2f\xfd": ("Zstandard", "Let its name end in .zst."),
+    b"\x1f\x8b": ("gzip", "Rename it to end in .gz."),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "Rename it to end in .zst."),
     b"BZh": ("bzip2", "Unpack it first."),
     b"\xfd7zXZ\0": ("xz", "Unpack it first."),
     b"PK\x03\x04": ("a zip archive", "Unpack it first."),
@@ -32,20 +32,20 @@ def require(module: str, *, extra: str, purpose: str) -> None:
     """Check that an optional library is installed, without importing it.
 
     Raises:
-        MissingExtraError: it is not; the message is the pip line.
+        MissingExtraError: it is not; the message has the pip command.
     """
     try:
         present = find_spec(module) is not None
-    except ValueError:  # what find_spec raises for a module that is blocked in sys.modules
+    except ValueError:  # raised by find_spec for a module that is blocked in sys.modules
         present = False
     if not present:
         raise MissingExtraError(f'{purpose} needs {module}, which is not installed: pip install "retroflow[{extra}]"')
 
 
 class ZstdReader(io.RawIOBase):
-    """Decompress Zstandard frames, and raise EOFError when the last one is cut short.
+    """Decompress Zstandard frames, and raise EOFError if the last one is truncated.
 
-    The library's own stream reader takes a truncated file for a complete one.
+    The library's own stream reader does not notice a truncated file.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -57,7 +57,7 @@ class ZstdReader(io.RawIOBase):
         self._pending = b""
 
     def readable(self) -> bool:
-        """Tell io.BufferedReader that this stream can be read."""
+        """Return True, for io.BufferedReader."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
@@ -85,12 +85,12 @@ class ZstdReader(io.RawIOBase):
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
-    """Open a file for reading bytes, decompressed by its ending (.gz, .zst, else as it is).
+    """Open a file for reading bytes, decompressed according to its ending (.gz, .zst, else unchanged).
 
     Raises:
         CorpusError: it cannot be read.
-        DamagedDataError: compressed data is cut short or changed (raised from the body, as the bytes are read).
-        MissingExtraError: a .zst file without the library for it.
+        DamagedDataError: compressed data is truncated or changed (raised in the body, while the bytes are read).
+        MissingExtraError: a .zst file, but the library is not installed.
     """
     try:
         with path.open("rb") as stream:
@@ -123,12 +123,12 @@ def _zstd_errors() -> Iterator[None]:
 
 
 def read_lines(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, line without its end) of a file, never holding more than `max_bytes` of it.
+    """Yield (line number from 1, line without its end) of a file, with at most `max_bytes` in memory.
 
-    A byte order mark is dropped; blank lines are passed over but counted.
+    A byte order mark is removed. Blank lines are skipped but counted.
 
     Raises:
-        DamagedDataError: a longer line, named with its place and length.
+        DamagedDataError: a line is longer; the message has its number and length.
     """
     with open_bytes(path) as stream:
         number = 0
@@ -144,10 +144,10 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes]]:
 
 
 def read_whole(path: Path, max_bytes: int) -> bytes:
-    """Read a file that is one document, never holding more than `max_bytes` of it.
+    """Read a file that is one document, with at most `max_bytes` in memory.
 
     Raises:
-        DamagedDataError: a longer file.
+        DamagedDataError: the file is longer.
     """
     with open_bytes(path) as stream:
         content = stream.read(max_bytes + 1)
@@ -160,7 +160,7 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
 
 
 def refuse_other_format(path: Path, content: bytes) -> None:
-    """Refuse a file whose first bytes say that it is no plain text.
+    """Refuse a file whose first bytes show that it is not plain text.
 
     Args:
         path: the file, for the message.
@@ -175,7 +175,7 @@ def refuse_other_format(path: Path, content: bytes) -> None:
 
 
 def too_long(place: str, num_bytes: int, max_bytes: int) -> DamagedDataError:
-    """Make the error for a document above `max_document_bytes`."""
+    """Return the error for a document above `max_document_bytes`."""
     return DamagedDataError(
         f"{place}: a document of {num_bytes:,} bytes, allowed are {max_bytes:,} (corpus.max_document_bytes). "
         "Split it into several documents, or raise corpus.max_document_bytes if the memory is there."

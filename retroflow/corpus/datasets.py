@@ -33,14 +33,14 @@ class DatasetsCorpus:
         split: split to read.
         valid_split: split that is the validation split; None holds out a `valid_share` by a hash of the id.
         valid_share: share of the documents held out when there is no `valid_split`, 0 <= share < 1.
-        revision: commit, branch or tag on the hub; a full commit needs no question to the hub for the fingerprint.
+        revision: commit, branch or tag on the hub; with a full commit the fingerprint needs no request to the hub.
         text_key: column of the text.
         id_key: column of the id; without the column "id" the id is `split:row`.
         title_key: column of the title; without it the id is the title.
-        max_document_bytes: the longest text that is taken.
+        max_document_bytes: the longest text that is accepted.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option is out of range.
         MissingExtraError: datasets is not installed.
     """
 
@@ -72,8 +72,8 @@ class DatasetsCorpus:
         """Stream the documents; see `Corpus.documents`.
 
         Raises:
-            CorpusError: the data set, its configuration, split or column is not there or cannot be reached.
-            DamagedDataError: a row without text, or rows that cannot be read.
+            CorpusError: the data set, its configuration, split or column does not exist or cannot be reached.
+            DamagedDataError: a row has no text, or cannot be read.
         """
         self.counts = Counts()
         return distinct_documents(
@@ -85,7 +85,7 @@ class DatasetsCorpus:
         )
 
     def fingerprint(self) -> dict[str, object]:
-        """Options and the commit on the hub, or the content of the local files; see `Corpus.fingerprint`."""
+        """Return options and the commit on the hub, or the content of local files; see `Corpus.fingerprint`."""
         content: object = self._commit()
         if content is None:
             content = describe_files(self._local_files())
@@ -150,7 +150,7 @@ class DatasetsCorpus:
         while True:
             try:
                 row = next(rows, None)
-            except Exception as error:  # readers of a dozen formats, each with errors of its own
+            except Exception as error:  # readers of a dozen formats, each with its own errors
                 raise DamagedDataError(
                     f"{self.path}, {split} split: could not be read after row {number} ({_first_line(error)}). "
                     "Try again if the network was the reason; else the files are damaged, fetch them again."
@@ -161,7 +161,7 @@ class DatasetsCorpus:
             yield row
 
     def _open(self, split: str) -> Iterable[dict[str, Any]]:
-        """Open one split as an iterable of rows; nothing is downloaded whole."""
+        """Open one split as an iterable of rows; it is streamed."""
         import datasets
 
         try:
@@ -170,7 +170,7 @@ class DatasetsCorpus:
                 rows: Iterable[dict[str, Any]] = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
             else:
                 if not self.is_local:
-                    # Without a network the loader would try for most of a minute; this asks once, and pins the commit.
+                    # Without a network the loader retries for most of a minute; this asks once, and pins the commit.
                     self.revision = self._ask_hub()
                 options = {"split": split, "streaming": True, "revision": self.revision}
                 rows = datasets.load_dataset(self.path, self.config_name, **options)
@@ -184,16 +184,16 @@ class DatasetsCorpus:
         return any(Path(self.path, name).is_file() for name in ("dataset_dict.json", "state.json"))
 
     def _commit(self) -> str | None:
-        """Return the commit on the hub that is read; None for a local folder."""
+        """Return the commit on the hub; None for a local folder."""
         if self.is_local:
             return None
         if self.revision is None or not COMMIT.fullmatch(self.revision):
-            # Pinned from here on: a data set that changes while it is read would have no fingerprint.
+            # Pinned, since a data set that changes while it is read would have no fingerprint.
             self.revision = self._ask_hub()
         return self.revision
 
     def _ask_hub(self) -> str | None:
-        """Return the commit that the revision stands for; fails at once without a network, or if there is none."""
+        """Return the commit of the revision; fail at once without a network, or if it does not exist."""
         from huggingface_hub import HfApi
 
         try:

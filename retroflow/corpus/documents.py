@@ -11,7 +11,7 @@ LEAST_VOCABULARY = 257  # of a trained tokenizer: 256 bytes and the end of text
 
 
 def check_unicode(place: str, *values: tuple[str, str]) -> None:
-    """Refuse (key, value) pairs in whose value there is a lone surrogate, which JSON can write and UTF-8 cannot."""
+    """Refuse (key, value) pairs with a lone surrogate in the value; JSON can represent one, UTF-8 cannot."""
     for key, value in values:
         try:
             value.encode()

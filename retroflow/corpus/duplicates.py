@@ -1,4 +1,4 @@
-"""Dropping blank documents and exact duplicates from a stream of any length in constant memory."""
+"""Remove blank documents and exact duplicates from a stream of any length, in constant memory."""
 
 import hashlib
 import sqlite3
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from retroflow.errors import CorpusError, RetroflowError
 from retroflow.protocols import Counts, Document
 
-# Of the digests seen, this much stays in memory (about half a million documents); the rest is in a temporary file.
+# Memory for digests (about half a million documents); the rest is in a temporary file.
 CACHE_KIB = 16 * 1024
 
 
 class SeenTexts:
-    """A set of text digests that lies on disk: memory stays flat however many documents are seen.
+    """A set of text digests on disk: memory does not grow with the number of documents.
 
-    A Python set would take some 100 bytes a document. SQLite's unnamed database is a temporary file that it
-    creates only when the cache is full and removes by itself, even after a kill.
+    A Python set would take about 100 bytes per document. SQLite's unnamed database is a temporary file. SQLite creates
+    it only when the cache is full and removes it, even after a kill.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class SeenTexts:
         self._database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, text: str) -> bool:
-        """Remember a text; returns False if it was there already.
+        """Add a text; return False if it was already in the set.
 
         Raises:
             RetroflowError: the temporary folder is full or cannot be written.
@@ -41,7 +41,7 @@ class SeenTexts:
             ) from error
 
     def close(self) -> None:
-        """Give the memory and the temporary file back."""
+        """Release the memory and the temporary file."""
         self._database.close()
 
 
@@ -58,24 +58,24 @@ def distinct_documents(
     valid_key: str = "corpus.valid_path",
     one_split: Callable[[Document], str] = _one_split_by_id,
 ) -> Iterator[Document]:
-    """Pass on documents that are neither blank nor a copy of an earlier one, and count the others.
+    """Yield documents that are neither blank nor a copy of an earlier one, and count the others.
 
-    The first of several copies stays, whichever its split, so that no validation text is also a training text.
+    The first of several copies is kept, in any split, so that no validation text is also a training text.
 
     Args:
-        documents: the stream as read.
-        counts: brought up to date as the stream moves on.
-        place: recipe key and value to name when there is nothing, such as 'corpus.path "docs"'.
-        valid_share: the share that was to be held out; None if validation documents have a path of their own.
+        documents: the stream.
+        counts: updated during the stream.
+        place: recipe key and value for errors, such as 'corpus.path "docs"'.
+        valid_share: the share to hold out; None if validation documents have a separate path.
         valid_key: recipe key of that path.
-        one_split: says what keeps a document in one split with others, as the sentence to be told if it keeps all of
-            them there; by default their id.
+        one_split: for a document, a sentence on what keeps it in one split with others, for the error if that keeps
+            all of them there; by default their id.
 
     Raises:
-        CorpusError: the stream ended without a train document, or without the valid ones asked for.
+        CorpusError: the stream has no training document, or none for the requested validation split.
     """
     seen = SeenTexts()
-    ties: set[str] = set()  # one or two of them: whether any share could fill both splits
+    ties: set[str] = set()  # one or two of them: whether both splits can be filled
     try:
         for document in documents:
             if not document.text or document.text.isspace():

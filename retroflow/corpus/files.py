@@ -1,4 +1,4 @@
-"""Finding the files of a corpus in a fixed order, and saying what they are by their content."""
+"""Find the files of a corpus in a fixed order, and identify them by their content."""
 
 import hashlib
 import os
@@ -14,14 +14,14 @@ WILDCARDS = frozenset("*?[")
 
 
 class FoundFile(NamedTuple):
-    """A file of the corpus: where it is now, and its name relative to the corpus path, with forward slashes."""
+    """A file of the corpus: its path, and its name relative to the corpus path, with forward slashes."""
 
     path: Path
     name: str
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Match the parts of a relative path with those of a glob; `**` stands for any number of folders."""
+    """Match the parts of a relative path with those of a glob; `**` means any number of folders."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -30,7 +30,7 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def may_match_below(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Say whether a path that begins with these folders could match, so that the others need not be walked."""
+    """Return whether a path that begins with these folders could match; others need not be walked."""
     for part, wanted in zip(parts, pattern, strict=False):
         if wanted == "**":
             return True
@@ -40,7 +40,7 @@ def may_match_below(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def printable(name: str) -> str:
-    """Write a file name that is not UTF-8 with escapes, so that it can be an id."""
+    """Escape a file name that is not UTF-8, so that it can be an id."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -49,12 +49,11 @@ def walk(
 ) -> Iterator[FoundFile]:
     """Yield the files below a folder that match one of the globs, sorted by name within each folder.
 
-    Hidden files and folders are passed over, what is named in `without` directly below the folder, and retroflow's own
-    runs and artifacts, whose relative names are added to `own_folders`. One folder's names are in memory at a time,
-    never all of them.
+    Skipped are hidden files and folders, names in `without` directly below the folder, and retroflow's own runs and
+    artifacts, whose relative names are added to `own_folders`. Only one folder's names are in memory at a time.
 
     Raises:
-        CorpusError: a pipe, socket or device matches: reading it might never end, and never gives the same twice.
+        CorpusError: a pipe, socket or device matches: it may never end, and cannot be read twice.
     """
     split_patterns = [pattern.split("/") for pattern in patterns]
 
@@ -85,7 +84,7 @@ def walk(
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads nowhere: whoever asks for it is told when it is opened
+    except OSError:  # a broken link: opening it raises the error
         return False
 
 
@@ -98,10 +97,10 @@ def find_files(
         path: file, folder or glob; relative to the current folder; `~` is the home folder.
         include: globs for the files of a folder, relative to it.
         key: recipe key to name in errors.
-        own_folders: runs and artifacts of retroflow that are passed over are added to it, by their relative names.
+        own_folders: relative names of skipped runs and artifacts of retroflow are added to it.
 
     Raises:
-        CorpusError: nothing is there, nothing matches, or a folder may not be read.
+        CorpusError: the path does not exist, nothing matches, or a folder cannot be read.
     """
     written = os.path.expanduser(path)
     root, patterns = Path(written), include
@@ -130,7 +129,7 @@ def find_files(
             f'{key}: "{path}" cannot be listed ({error}). Make it readable, or name the files.'
         ) from error
     if not found:
-        beside = ", and beside retroflow's own runs and artifacts" if own_folders else ""
+        beside = ", without retroflow's own runs and artifacts" if own_folders else ""
         raise CorpusError(
             f'{key}: "{path}" has no file that matches {" or ".join(patterns)} (looked in {os.path.abspath(root)}'
             f"{beside}). Name the files by a glob, or give another folder."
@@ -138,7 +137,7 @@ def find_files(
 
 
 def describe_files(files: Iterable[FoundFile]) -> dict[str, object]:
-    """Identify files by name and content: their number, their bytes, and one SHA-256 over all, read in blocks.
+    """Identify files by name and content: number, bytes, and one SHA-256 over all of them.
 
     Raises:
         CorpusError: a file cannot be read.
@@ -158,7 +157,7 @@ def describe_files(files: Iterable[FoundFile]) -> dict[str, object]:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse what is there and neither a file nor a folder.
+    """Refuse a path that is neither a file nor a folder.
 
     Raises:
         CorpusError: a named pipe, a socket or a device.
@@ -172,11 +171,11 @@ def refuse_special(path: Path) -> None:
     for kind, found in ({} if path.is_file() else kinds).items():
         if found():
             raise CorpusError(
-                f"{path}: is a {kind}, not a file; a corpus is read more than once and has to be the same each time. "
+                f"{path}: is a {kind}, not a file; a corpus is read more than once and must not change. "
                 "Write its content to a file, or leave it out."
             )
 
 
 def unreadable(path: Path, error: OSError) -> CorpusError:
-    """Make the error for a file that is there and cannot be read."""
+    """Return the error for an existing file that cannot be read."""
     return CorpusError(f"{path}: cannot be read ({error.strerror or error}). Make it readable, or leave it out.")

@@ -1,4 +1,4 @@
-"""Documents from JSON Lines files: one `{"id": ..., "text": ..., "meta": {"title": ...}}` a line, plain, .gz or .zst.
+"""Documents from JSON Lines files, plain, .gz or .zst: `{"id": ..., "text": ..., "meta": {"title": ...}}` per line.
 
 corpus: {name: jsonl, path: data/train.jsonl.gz, valid_path: data/valid.jsonl.gz}
 """
@@ -33,11 +33,11 @@ class JsonlCorpus:
         valid_share: share of the documents held out when there is no `valid_path`, 0 <= share < 1.
         text_key: key of the text, with dots for nested objects (`content.body`).
         id_key: key of the id, a string or whole number; without the key "id" the id is `file:line`.
-        title_key: key of the title; where it is missing, the id is the title.
-        max_document_bytes: the longest line that is read.
+        title_key: key of the title; if it is missing, the id is the title.
+        max_document_bytes: the longest line that is accepted.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option is out of range.
         MissingExtraError: `path` ends in .zst and zstandard is not installed.
     """
 
@@ -63,14 +63,14 @@ class JsonlCorpus:
         """Stream the documents; see `Corpus.documents`.
 
         Raises:
-            CorpusError: no file, or no document in them.
-            DamagedDataError: a line that is not a document, with file and line.
+            CorpusError: there is no file, or no document.
+            DamagedDataError: a line is not a document; the message has file and line.
         """
         self.counts = Counts()
         return self.files.distinct(self._read(), self.counts)
 
     def fingerprint(self) -> dict[str, object]:
-        """Options and file contents; see `Corpus.fingerprint`."""
+        """Return options and file contents; see `Corpus.fingerprint`."""
         keys = [self.text_key, self.id_key, self.title_key]
         return {"name": "jsonl", "version": 1, "keys": keys, **self.files.fingerprint()}
 
@@ -105,7 +105,7 @@ class JsonlCorpus:
 
 
 class _Refused(ValueError):
-    """What Python would read without a word, though JSON does not have it or two readers may read it differently."""
+    """Content that Python accepts silently, although it is not JSON or other readers understand it differently."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,11 +149,11 @@ def _parse(line: bytes, file: FoundFile, number: int) -> dict[str, Any]:
 
 
 def _remedy(line: bytes, path: Path) -> str:
-    """What to do about a line that is no object, by what the file seems to be."""
+    """Return what to do about a line that is not an object, by what the file seems to be."""
     if path.suffix in (".csv", ".tsv"):
         return "Convert the table to JSON Lines or Parquet; corpus.name=datasets reads a folder of CSV files."
     if path.suffix not in (".json", ".jsonl", ".ndjson", ".gz", ".zst"):
-        return "If it is plain text, one document a file, read it with corpus.name=text."
+        return "If it is plain text, one document per file, read it with corpus.name=text."
     quoted = shlex.quote(str(path))
     if line.startswith(b"["):
         return f"An array is made into one object a line with: jq -c '.[]' {quoted} > lines.jsonl"

@@ -1,6 +1,6 @@
-"""Folders that retroflow itself makes: runs, artifacts and exported models, whose files are nobody's documents.
+"""Folders that retroflow makes (runs, artifacts and exported models), whose files are not documents.
 
-A corpus may be the folder in which retroflow is run (`corpus.path=.`), where these appear while the corpus is read.
+A corpus may be the folder in which retroflow runs (`corpus.path=.`), where these appear while the corpus is read.
 """
 
 import os
@@ -14,11 +14,11 @@ ARTIFACT = re.compile(rf"({NAME})(?:\.partial|\.pieces|\.removed)?")
 
 
 def is_own_folder(folder: str, names: Container[str]) -> bool:
-    """Say whether a folder is a run, an artifact (finished or in the making) or an exported model of retroflow.
+    """Return whether a folder is a run, an artifact (finished or unfinished) or an exported model of retroflow.
 
     Args:
         folder: its path.
-        names: what is in it.
+        names: of its content.
     """
     if "recipe.yaml" in names and ("run.json" in names or "metrics.jsonl" in names):
         return True
@@ -27,6 +27,6 @@ def is_own_folder(folder: str, names: Container[str]) -> bool:
     artifact = ARTIFACT.fullmatch(os.path.basename(folder))
     if artifact is None:
         return False
-    # One in the making has no manifest yet; it is made under a lock.
+    # An unfinished one has no manifest yet; it is made under a lock.
     lock = os.path.join(os.path.dirname(folder), LOCKS_FOLDER, f"{artifact[1]}.lock")
     return MANIFEST_NAME in names or os.path.exists(lock)

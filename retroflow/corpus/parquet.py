@@ -1,4 +1,4 @@
-"""Documents from Parquet files, one document a row, read in small batches of rows.
+"""Documents from Parquet files, one document per row, read in small batches.
 
 corpus: {name: parquet, path: "data/*.parquet", text_key: content}
 """
@@ -19,7 +19,7 @@ from retroflow.protocols import Counts, Document
 if TYPE_CHECKING:
     import pyarrow
 
-# Rows in memory at a time. Rows are documents: a few dozen large ones are already much.
+# Rows in memory at a time. Rows are documents: a few dozen large ones already need much memory.
 BATCH_ROWS = 64
 
 
@@ -34,10 +34,10 @@ class ParquetCorpus:
         text_key: column of the text.
         id_key: column of the id, strings or whole numbers; without the column "id" the id is `file:row`.
         title_key: column of the title; without the column "title" the id is the title.
-        max_document_bytes: the longest text that is taken.
+        max_document_bytes: the longest text that is accepted.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option is out of range.
         MissingExtraError: pyarrow is not installed.
     """
 
@@ -62,14 +62,14 @@ class ParquetCorpus:
         """Stream the documents; see `Corpus.documents`.
 
         Raises:
-            CorpusError: no file, a column that is not there or of a wrong type, or no text.
-            DamagedDataError: a file that is not Parquet or is damaged, or a row without text, with file and row.
+            CorpusError: there is no file or no text, or a column is missing or of a wrong type.
+            DamagedDataError: a file is not Parquet or is damaged, or a row has no text; the message has file and row.
         """
         self.counts = Counts()
         return self.files.distinct(self._read(), self.counts)
 
     def fingerprint(self) -> dict[str, object]:
-        """Options and file contents; see `Corpus.fingerprint`."""
+        """Return options and file contents; see `Corpus.fingerprint`."""
         keys = [self.text_key, self.id_key, self.title_key]
         return {"name": "parquet", "version": 1, "keys": keys, **self.files.fingerprint()}
 
@@ -87,7 +87,7 @@ class ParquetCorpus:
 
         row = 0
         try:
-            # Without pre-buffering a row group is read page by page, not at once.
+            # Without pre-buffering a row group is read page by page.
             with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
                 columns = self._columns(table.schema_arrow, file)
                 for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
@@ -101,7 +101,7 @@ class ParquetCorpus:
             ) from error
 
     def _columns(self, schema: "pyarrow.Schema", file: FoundFile) -> list[str]:
-        """Return the columns to read, the text's first, having checked that they are there and of a usable type."""
+        """Return the columns to read, the text first; checks that they exist and have a usable type."""
         from pyarrow import types
 
         present = ", ".join(f'"{field.name}" ({field.type})' for field in schema)

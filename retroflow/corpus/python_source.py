@@ -1,8 +1,8 @@
-"""Documents from the source files of installed Python packages: real text with real relatives, nothing downloaded.
+"""Documents from the source files of installed Python packages: real, related text without a download.
 
 corpus: {name: python_source, packages: [transformers], include: "models/*/modeling_*.py", share: 0.45}
 
-Files are read where they lie; no package is imported.
+No package is imported.
 """
 
 import io
@@ -28,7 +28,7 @@ from retroflow.errors import CorpusError, UsageError
 from retroflow.options import checked_options
 from retroflow.protocols import Counts, Document
 
-# Not the standard library: installed packages, and the test suite, which some distributions leave out.
+# Not part of the standard library: installed packages, and the test suite, which some distributions lack.
 NOT_STDLIB = ("site-packages", "dist-packages", "test")
 
 
@@ -37,11 +37,11 @@ class SourceTree:
     """One package, or the standard library, on this machine.
 
     Attributes:
-        name: what its document ids begin with.
-        folder: where its files are.
-        version: of the distribution it belongs to.
+        name: the beginning of its document ids.
+        folder: of its files.
+        version: of its distribution.
         only_file: the name of the file, for a package that is a single module.
-        group_parts: leading parts of the path below `folder` that name a group; None = the file's folder.
+        group_parts: leading parts of the path below `folder` that name a group; None for the file's folder.
         without: names directly below `folder` that do not belong to it.
     """
 
@@ -53,29 +53,29 @@ class SourceTree:
     without: tuple[str, ...] = ()
 
     def group_of(self, parts: tuple[str, ...]) -> str:
-        """Name the group of a file, given by the parts of its path below the folder."""
+        """Return the group of a file, from the parts of its path below the folder."""
         return "/".join((self.name, *(parts[:-1] if self.group_parts is None else parts[: self.group_parts])))
 
 
 @checked_options("corpus")
 class PythonSourceCorpus:
-    """Documents from the source files of installed Python packages, one document a file.
+    """Documents from the source files of installed Python packages, one document per file.
 
-    Files are kept together in groups (relatives): a group is in one split as a whole, and `share` chooses groups.
+    Related files form a group: a group is in one split as a whole, and `share` chooses groups.
 
     Args:
         packages: import names of installed packages, such as ["transformers"].
         python_stdlib: read the standard library too (without its test suite).
         include: glob of the files, relative to the package's folder.
-        share: share of the groups, chosen by hash; a smaller share is part of every larger one.
+        share: share of the groups, chosen by hash; a larger share contains every smaller one.
         valid_share: share of the groups held out for validation, 0 <= share < 1; `prepare` refuses 0.
-        group_by: how many leading parts of the path below the package name a group: 2 makes
-            `models/bert/modeling_bert.py` and `models/bert/tokenization_bert.py` relatives. None: the file's
+        group_by: how many leading parts of the path below the package name a group: 2 puts
+            `models/bert/modeling_bert.py` and `models/bert/tokenization_bert.py` into one group. None: the file's
             folder, and for the standard library the top-level module or package.
         max_document_bytes: larger files (generated tables, mostly) are left out and counted.
 
     Raises:
-        UsageError: an option out of range, or neither a package nor the standard library named.
+        UsageError: an option is out of range, or neither a package nor the standard library is named.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PythonSourceCorpus:
         """Stream the documents; see `Corpus.documents`.
 
         Raises:
-            CorpusError: a package is not installed or has no source files, or nothing matches.
+            CorpusError: a package is not installed or has no source files, or no file matches.
         """
         self.counts = Counts()
         place = f'corpus.packages {list(self.packages)}, corpus.include "{self.include}", corpus.share {self.share}'
@@ -112,7 +112,7 @@ class PythonSourceCorpus:
         )
 
     def fingerprint(self) -> dict[str, object]:
-        """Options, package versions and the content of the chosen files; see `Corpus.fingerprint`."""
+        """Return options, package versions and the content of the chosen files; see `Corpus.fingerprint`."""
         return {
             "name": "python_source",
             "version": 1,
@@ -135,7 +135,7 @@ class PythonSourceCorpus:
         return trees
 
     def _files(self) -> Iterator[tuple[SourceTree, FoundFile, str]]:
-        """Yield (package, file named from the package on, group) of the chosen groups."""
+        """Yield (package, file with its name from the package on, group) of the chosen groups."""
         pattern = self.include.split("/")
         for tree in self._trees:
             found = False
@@ -184,17 +184,17 @@ class PythonSourceCorpus:
 
 
 def decode_source(content: bytes) -> str:
-    """Decode Python source as the interpreter would: by its coding cookie (PEP 263), else as UTF-8.
+    """Decode Python source as the interpreter does: by its coding cookie (PEP 263), else as UTF-8.
 
-    Line ends become newlines, as `tokenize.open` makes them.
+    Line ends become newlines, as in `tokenize.open`.
 
     Raises:
         SyntaxError: the cookie names an unknown encoding, or the first lines are not UTF-8.
-        UnicodeDecodeError: the text is not in the encoding named.
+        UnicodeDecodeError: the text is not in that encoding.
     """
     encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
     text = content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-    text.encode()  # a cookie such as utf-7 can smuggle in a lone surrogate
+    text.encode()  # an encoding such as utf-7 can produce a lone surrogate
     return text
 
 
@@ -209,7 +209,7 @@ def _walk_tree(tree: SourceTree, include: str) -> Iterator[FoundFile]:
 
 
 def _find_package(name: str, group_by: int | None) -> SourceTree:
-    """Find a package's folder without importing it: only the finders of the import system are asked."""
+    """Find a package's folder by the finders of the import system, without importing it."""
     if not name.isidentifier():
         raise CorpusError(
             f'corpus.packages: "{name}" is not the import name of a package. Give a name as in an import statement; '

@@ -1,7 +1,7 @@
-"""Which split a document belongs to, decided by a hash of its id or of its group.
+"""The split of a document, decided by a hash of its id or of its group.
 
-A hash needs no list of documents, gives every machine the same split, and leaves every document where it was when
-others are added. Shares are nested: what is chosen at 0.1 is also chosen at 0.2.
+A hash needs no list of documents, is the same on every machine, and does not move a document when others are added.
+Shares are nested: what is chosen at 0.1 is also chosen at 0.2.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from retroflow.protocols import Split
 
 
 def hash_fraction(key: str, *, purpose: str) -> float:
-    """Map a key to [0, 1), evenly; different purposes draw independently of each other."""
+    """Map a key to [0, 1), uniformly and independently for each purpose."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, person=purpose.encode()).digest()
-    # 53 bits are what a float holds exactly; all 64 could round up to 1.0.
+    # A float represents 53 bits exactly; 64 could round up to 1.0.
     return float((int.from_bytes(digest, "big") >> 11) / 2**53)
 
 
@@ -25,21 +25,21 @@ def choose_split(key: str, valid_share: float) -> Split:
 
 
 def chosen(key: str, share: float) -> bool:
-    """Say whether a key is among a `share` of all keys; independent of `choose_split`."""
+    """Return whether a key is among a `share` of all keys; independent of `choose_split`."""
     return hash_fraction(key, purpose="retroflow-share") < share
 
 
 def check_held_out(options: Mapping[str, Any]) -> None:
-    """Refuse a corpus without text to train or to validate on before it is read rather than after.
+    """Refuse a corpus without training or validation text, before it is read.
 
-    A corpus by itself may go without (a retrieval database needs none); what is trained on may not.
+    Only training needs both; a retrieval database needs no validation text.
 
     Args:
         options: the recipe's corpus section.
 
     Raises:
-        UsageError: valid_share is 0, and no validation documents have a place of their own; or that place is the one
-            of the training documents.
+        UsageError: valid_share is 0 and there is no separate path for validation, or that path equals the training
+            path.
     """
     for key, valid_key in (("path", "valid_path"), ("split", "valid_split")):
         if options.get(valid_key) is not None and options.get(valid_key) == options.get(key):

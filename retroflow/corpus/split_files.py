@@ -1,4 +1,4 @@
-"""The two paths of a corpus made of files: where its documents are, and where its validation documents are."""
+"""The two paths of a corpus of files: for documents, and for validation documents."""
 
 import os
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ class SplitFiles:
 
     Attributes:
         path: file, folder or glob of the documents.
-        valid_path: the same for validation; None chooses a `valid_share` of the documents of `path` by their ids.
-            What `valid_path` names inside the folder `path`, by a glob too, is taken out of it.
+        valid_path: the same for validation; None holds out a `valid_share` of the documents of `path` by their ids.
+            Files of `valid_path` inside the folder `path` are not training files.
         valid_share: 0 <= share < 1; `prepare` refuses 0 without a `valid_path`.
         include: globs for the files of a folder.
-        own_folders: runs and artifacts of retroflow that were passed over so far.
+        own_folders: skipped runs and artifacts of retroflow so far.
     """
 
     path: str
@@ -31,7 +31,7 @@ class SplitFiles:
     own_folders: set[str] = field(default_factory=set, init=False, compare=False)
 
     def mention(self, ending: str) -> bool:
-        """Say whether one of the paths ends so."""
+        """Return whether one of the paths ends like this."""
         return self.path.endswith(ending) or (self.valid_path or "").endswith(ending)
 
     def files(self) -> Iterator[FoundFile]:
@@ -61,13 +61,13 @@ class SplitFiles:
         return "valid" if of_valid_path else "train"
 
     def distinct(self, documents: Iterator[Document], counts: Counts) -> Iterator[Document]:
-        """Drop what is blank or came before; see `distinct_documents`."""
+        """Remove blank documents and duplicates; see `distinct_documents`."""
         share = self.valid_share if self.valid_path is None else None
         yield from distinct_documents(documents, counts, place=f'corpus.path "{self.path}"', valid_share=share)
         counts.own_folders = tuple(sorted(self.own_folders))
 
     def fingerprint(self) -> dict[str, object]:
-        """Content and share as JSON values; the paths are not in it, so that a corpus can be moved."""
+        """Return content and share as JSON values; without the paths, so that a corpus can be moved."""
         if self.valid_path is None:
             return {"valid_share": self.valid_share, "content": describe_files(self.files())}
         return {"content": describe_files(self.files()), "valid_content": describe_files(self.valid_files())}

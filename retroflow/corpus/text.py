@@ -1,4 +1,4 @@
-"""Documents from text files, one document a file.
+"""Documents from text files, one document per file.
 
 corpus: {name: text, path: docs, include: "**/*.md"}
 """
@@ -26,10 +26,10 @@ class TextCorpus:
         include: glob of the files of a folder, relative to it: "**/*.md".
         valid_path: the same as `path` for the validation split; None splits `path` by a hash of the name.
         valid_share: share of the documents held out when there is no `valid_path`, 0 <= share < 1.
-        max_document_bytes: the largest file that is read.
+        max_document_bytes: the largest file that is accepted.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option is out of range.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class TextCorpus:
         """Stream the documents; see `Corpus.documents`.
 
         Raises:
-            CorpusError: no file, or no text in them.
-            DamagedDataError: a file that is not UTF-8, or too large.
+            CorpusError: there is no file, or no text.
+            DamagedDataError: a file is not UTF-8, or too large.
         """
         self.counts = Counts()
         return self.files.distinct(self._read(), self.counts)
 
     def fingerprint(self) -> dict[str, object]:
-        """File contents and split; see `Corpus.fingerprint`."""
+        """Return file contents and split; see `Corpus.fingerprint`."""
         return {"name": "text", "version": 1, **self.files.fingerprint()}
 
     def _read(self) -> Iterator[Document]:

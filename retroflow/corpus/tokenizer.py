@@ -1,7 +1,6 @@
 """Text to tokens and back: a byte-level BPE trained on the corpus, or any fast Hugging Face tokenizer.
 
-Beside its ids, encoding gives the byte at which every token begins, so that losses can be told per byte of text and
-chunks know their size.
+Encoding also returns the byte at which every token begins, for losses per byte and the sizes of chunks.
 """
 
 import hashlib
@@ -23,26 +22,26 @@ from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.errors import DamagedDataError, UsageError
 
 END_OF_TEXT = "<|endoftext|>"
-# Looked for, in this order, where a tokenizer's own configuration names no end-of-text token.
+# Tried in this order if a tokenizer's configuration names no end-of-text token.
 KNOWN_END_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
 BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
-# Long documents are encoded in segments: the library needs some 70 bytes a token while it works, and a segment is
-# what one of its threads takes. A group of segments is what is encoded at a time.
+# Long documents are encoded in segments, because the library needs about 70 bytes per token. One of its threads
+# encodes a segment; a group of segments is encoded at a time.
 SEGMENT_CHARACTERS = 1 << 18
 GROUP_CHARACTERS = 1 << 22
-# A place where no tokenizer joins what is left and right: one line break between two characters that are no space.
+# No tokenizer joins text across a single line break between two characters that are not spaces.
 SEGMENT_END = re.compile(r"(?<=\S\n)(?=\S)")
 
 TRAIN_BYTES = 100_000_000
 
-# Learning merges looks at a word as often as it has pairs to merge: one word of a million letters takes minutes. This
-# is GPT-2's way of cutting text into words, with a longest word; nothing that people write in words is cut by it.
+# Learning merges takes time proportional to a word's pairs: one word of a million letters takes minutes. This is
+# GPT-2's division into words with a maximum word length, which no ordinary word reaches.
 WORD_CHARACTERS = 256
 _RUN = f"{{1,{WORD_CHARACTERS}}}"
 WORDS = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{_RUN}| ?\p{{N}}{_RUN}| ?[^\s\p{{L}}\p{{N}}]{_RUN}|\s{_RUN}(?!\S)|\s{_RUN}"
 
-# The same texts may give another vocabulary with another version of the library.
+# Another version of the library may learn another vocabulary from the same texts.
 TRAINED_BY = "tokenizers " + ".".join(tokenizers.__version__.split(".")[:2])
 
 
@@ -52,8 +51,8 @@ class Encoded:
 
     Attributes:
         ids: int32 [t], values in [0, vocabulary_size).
-        byte_starts: int64 [t], non-decreasing, the first 0: where in the text's UTF-8 bytes each token begins.
-        num_bytes: UTF-8 bytes of the text; where the last token ends.
+        byte_starts: int64 [t], non-decreasing, the first 0: the UTF-8 byte of the text at which each token begins.
+        num_bytes: UTF-8 bytes of the text, the end of the last token.
     """
 
     ids: NDArray[np.int32]
@@ -62,15 +61,14 @@ class Encoded:
 
 
 class Tokenizer:
-    """A fast tokenizer with an end-of-text token, encoding plain text only.
+    """A fast tokenizer with an end-of-text token, for plain text only.
 
-    Names of special tokens that happen to be in a text are encoded letter by letter, nothing is added at the ends,
-    truncated or padded.
+    Names of special tokens in a text are encoded letter by letter. Nothing is added, truncated or padded.
 
     Args:
         backend: the library's tokenizer; changed in place.
-        end_of_text: content of its end-of-text token; added as the last token if the tokenizer has none of that name.
-        origin: where it came from, for people.
+        end_of_text: content of its end-of-text token; added as the last token if the tokenizer does not have it.
+        origin: its source, for people.
 
     Attributes:
         vocabulary_size: one more than the largest token id.
@@ -93,7 +91,7 @@ class Tokenizer:
         self._token_bytes = _token_bytes(backend, self.vocabulary_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The library's own pickling forgets that special tokens in a text are letters.
+        # The library's own pickling loses the setting that special tokens in a text are letters.
         return _rebuilt, (self._backend.to_str(), self.end_of_text_token, self.origin)
 
     def encode(self, text: str) -> Encoded:
@@ -101,9 +99,9 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode texts, in parallel where the library may (TOKENIZERS_PARALLELISM) and without the GIL.
+        """Encode texts, in parallel if the library may (TOKENIZERS_PARALLELISM) and without the GIL.
 
-        Long texts are cut into segments at line ends, so that memory follows the result and not the work.
+        Long texts are divided into segments at line ends, so that memory grows with the result only.
 
         Args:
             texts: Unicode without lone surrogates.
@@ -113,13 +111,13 @@ class Tokenizer:
         return [_join([next(encoded) for _ in of_text]) for of_text in segments]
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
-        """Turn tokens back into text, special tokens included; a byte-level tokenizer gives the exact text."""
+        """Turn tokens back into text, special tokens included; exact for a byte-level tokenizer."""
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, batch: Sequence[Sequence[int] | NDArray[np.integer]]) -> list[str]:
-        """Decode several token sequences, in parallel where the library may.
+        """Decode several token sequences, in parallel if the library may.
 
-        Where a sequence ends inside a character, that character becomes U+FFFD.
+        If a sequence ends inside a character, that character becomes U+FFFD.
         """
         lists = [np.asarray(ids, dtype=np.int64).tolist() for ids in batch]
         return self._backend.decode_batch(lists, skip_special_tokens=False)
@@ -131,7 +129,7 @@ class Tokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """SHA-256 of the tokenizer's canonical JSON and its end-of-text token, as hexadecimal digits."""
+        """Return the SHA-256 of the tokenizer's canonical JSON and its end-of-text token, as hexadecimal digits."""
         content = json.dumps(
             [json.loads(self._backend.to_str()), self.end_of_text_token],
             sort_keys=True,
@@ -146,7 +144,7 @@ class Tokenizer:
                 encodings = self._backend.encode_batch(group, add_special_tokens=False)
                 yield from map(_encoded_by_offsets, encodings, group)
                 continue
-            # The fast call computes no offsets; byte-level tokens say by themselves how many bytes they are.
+            # The fast call computes no offsets; byte-level tokens determine their number of bytes themselves.
             encodings = self._backend.encode_batch_fast(group, add_special_tokens=False)
             for encoding, segment in zip(encodings, group, strict=True):
                 yield self._encoded_by_lengths(encoding, segment, self._token_bytes)
@@ -156,7 +154,7 @@ class Tokenizer:
         num_bytes = len(text.encode())
         ends = np.cumsum(token_bytes[ids])  # [t]
         if (int(ends[-1]) if len(ends) else 0) != num_bytes:
-            # A normaliser, or an added token that swallows spaces, changed the text.
+            # A normaliser, or an added token that removes spaces, changed the text.
             return _encoded_by_offsets(self._backend.encode(text, add_special_tokens=False), text)
         return Encoded(ids, ends - token_bytes[ids], num_bytes)
 
@@ -168,17 +166,17 @@ def _rebuilt(content: str, end_of_text: str, origin: str) -> Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: int = TRAIN_BYTES) -> Tokenizer:
     """Train a byte-level BPE with one special token, `<|endoftext|>`; any text round-trips exactly.
 
-    The same texts give the same tokenizer. A small corpus may have fewer merges than asked for; the tokenizer is then
-    smaller than `vocabulary_size`. Words longer than `WORD_CHARACTERS` are cut, so that DNA, a repeated letter or
-    whatever else has no spaces takes no longer than other text.
+    The same texts give the same tokenizer. A small corpus may have too few merges; the tokenizer is then smaller than
+    `vocabulary_size`. Words longer than `WORD_CHARACTERS` are cut, so that text without spaces, such as DNA, takes no
+    longer than other text.
 
     Args:
         texts: the training texts, read once to the end.
         vocabulary_size: `LEAST_VOCABULARY` (256 bytes and the special token) or more.
-        train_bytes: learn from a sample of at most so many bytes, drawn evenly from all texts.
+        train_bytes: size of the sample to learn from, drawn evenly from all texts.
 
     Raises:
-        UsageError: a smaller vocabulary.
+        UsageError: the vocabulary is too small.
     """
     if vocabulary_size < LEAST_VOCABULARY:
         raise UsageError(
@@ -205,12 +203,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: 
 def load_tokenizer(name_or_folder: str) -> Tokenizer:
     """Load a tokenizer from a folder with a tokenizer.json (or that file), the Hugging Face cache, or the hub.
 
-    They are tried in that order. A tokenizer without an end-of-text token (BERT's) gets `<|endoftext|>` as a new
-    last token.
+    They are tried in this order. A tokenizer without an end-of-text token (BERT's) gets `<|endoftext|>` as a new last
+    token.
 
     Raises:
-        UsageError: nothing of that name is there or can be reached, or it has no fast version.
-        DamagedDataError: a tokenizer.json that is not one.
+        UsageError: nothing of that name exists or can be reached, or it has no fast version.
+        DamagedDataError: a tokenizer.json is damaged.
     """
     path = os.path.expanduser(name_or_folder)
     is_folder = os.path.isdir(path)
@@ -240,7 +238,7 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
     tried = [f"the folder {os.path.abspath(os.path.expanduser(name))}"]
     if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UsageError(_not_found(name, [f"{tried[0]} (does not exist)"]))
-    # Imported here because it takes seconds, and a tokenizer.json needs none of it.
+    # Imported here because it takes seconds, and a tokenizer.json does not need it.
     from huggingface_hub import HfApi, constants
     from transformers import AutoTokenizer
 
@@ -251,7 +249,7 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
     for local_files_only, place in places:
         try:
             if not local_files_only:
-                # Fails at once without a network, where the loader would try for most of a minute.
+                # Fails at once without a network; the loader would retry for most of a minute.
                 HfApi().model_info(name)
             loaded = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
         except Exception as error:  # any of OSError, ValueError, ImportError, httpx and hub errors
@@ -261,7 +259,7 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
         backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:
             raise UsageError(
-                f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has, or use "train".'
+                f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has one, or use "train".'
             )
         return Tokenizer(backend, end_of_text=_end_of_text(backend, loaded.eos_token), origin=place)
     raise UsageError(_not_found(name, tried))
@@ -282,11 +280,11 @@ def _end_of_text(backend: tokenizers.Tokenizer, configured: str | None) -> str:
 
 
 def split_segments(text: str, length: int = SEGMENT_CHARACTERS) -> Iterator[str]:
-    """Cut a long text at line ends into pieces of up to `length` characters (anywhere, if there is no line end)."""
+    """Divide a long text at line ends into segments of up to `length` characters (anywhere without a line end)."""
     start = 0
     while len(text) - start > length:
         window = text[start : start + length + 1]
-        # The last good place in the second half of the window; the characters on both sides must be seen.
+        # The last suitable line end in the second half; the characters on both sides must be in the text.
         ends = [match.start() for match in SEGMENT_END.finditer(window, length // 2)]
         cut = ends[-1] if ends else length
         yield window[:cut]
@@ -316,28 +314,28 @@ def _join(parts: list[Encoded]) -> Encoded:
 
 
 def _encoded_by_offsets(encoding: tokenizers.Encoding, text: str) -> Encoded:
-    """Byte starts from character offsets, for tokenizers whose tokens do not spell out their bytes."""
+    """Return byte starts from character offsets, for tokenizers that are not byte-level."""
     ids = np.array(encoding.ids, dtype=np.int32)  # [t]
     content = np.frombuffer(text.encode(), dtype=np.uint8)
-    # Every byte that does not continue a character begins one; one past the last is the end of the text.
+    # Every byte that does not continue a character begins one; the position after the last is the end of the text.
     character_starts = np.append(np.flatnonzero((content & 0xC0) != 0x80), len(content))
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]  # [t]
     starts = np.maximum.accumulate(character_starts[offsets])
-    # What a normaliser removed at the front belongs to the first token.
+    # Text that a normaliser removed at the front belongs to the first token.
     starts[:1] = 0
     return Encoded(ids, starts, len(content))
 
 
 def _token_bytes(backend: tokenizers.Tokenizer, vocabulary_size: int) -> NDArray[np.int64] | None:
-    """UTF-8 bytes of each token [vocabulary_size] of a byte-level tokenizer; None for any other."""
-    # The library shows a decoder's type only in its JSON form.
+    """Return the UTF-8 bytes of each token [vocabulary_size] of a byte-level tokenizer; None for any other."""
+    # The library exposes a decoder's type only in its JSON form.
     decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder else {}
     if decoder.get("type") != "ByteLevel":
         return None
     lengths = np.zeros(vocabulary_size, dtype=np.int64)
     added = backend.get_added_tokens_decoder()
     for token, id in backend.get_vocab(with_added_tokens=True).items():
-        # In the byte alphabet every character stands for one byte; added tokens are plain text.
+        # In the byte alphabet every character represents one byte; added tokens are plain text.
         lengths[id] = len(added[id].content.encode()) if id in added else len(token)
     return lengths
 
@@ -345,8 +343,8 @@ def _token_bytes(backend: tokenizers.Tokenizer, vocabulary_size: int) -> NDArray
 def _sample_segments(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
     """Yield the segments of a sample of the texts, drawn evenly by hash, of at most `max_bytes` together.
 
-    The texts with the smallest hashes are kept, in a heap that lets go of the largest while it is too full: whatever
-    the length and the order of the stream, the same texts are chosen, and memory is bounded by `max_bytes`.
+    A heap keeps the texts with the smallest hashes and drops the largest while it is too full. So the same texts are
+    chosen for any order of the stream, and memory is bounded by `max_bytes`.
     """
     kept: list[tuple[int, int, str]] = []  # (minus the hash, number in the stream, text)
     total = 0

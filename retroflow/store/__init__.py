@@ -1,4 +1,4 @@
-"""Every file on disk: artifacts with manifests, block writers, and the memory-mapped stores that read them."""
+"""Files on disk: artifacts with manifests, block writers, and the memory-mapped stores that read them."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Arrays that must agree row for row: within one artifact, and from one artifact to the next.
+"""Checks that arrays agree row for row, within an artifact and between artifacts.
 
-Checksums say that the bytes are those that were written, not that what was written fits together. What shapes and
-counts tell is checked at every opening; what needs every row is checked once, when the artifact is made.
+Checksums show that the bytes are those that were written, not that they fit together. Shapes and counts are checked at
+every opening. Checks that need every row are made once, when the artifact is made.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ ROWS_AT_A_TIME = 1 << 20
 
 
 def num_rows(manifest: Manifest) -> dict[str, int]:
-    """Rows of each split of an artifact, one a chunk; an index has those of the training split."""
+    """Return the number of rows of each split of an artifact, one per chunk; an index has the training split only."""
     info = manifest.info
     if manifest.kind == "index":
         return {"train": int(info["chunks"])}
@@ -27,7 +27,7 @@ def num_rows(manifest: Manifest) -> dict[str, int]:
 
 
 def check_same_rows(folder: Path, manifest: Manifest, chunks: Manifest) -> None:
-    """Check that an artifact has a row for every chunk of the chunks that it was made from.
+    """Check that an artifact has one row for every chunk of its chunks artifact.
 
     Raises:
         DamagedDataError: it has more or fewer.
@@ -39,12 +39,12 @@ def check_same_rows(folder: Path, manifest: Manifest, chunks: Manifest) -> None:
 
 
 def check_shapes(artifact: Path, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that array files have the shapes that follow from the manifest and from one another.
+    """Check that array files have the expected shapes.
 
     Args:
         artifact: the artifact's folder.
         manifest: its manifest.
-        shapes: path of a file inside the artifact to the shape that it must have.
+        shapes: path of a file inside the artifact -> its expected shape.
 
     Raises:
         DamagedDataError: a file is not in the manifest, or has another shape.
@@ -58,9 +58,9 @@ def check_shapes(artifact: Path, manifest: Manifest, shapes: Mapping[str, tuple[
 
 
 def check_offsets(path: Path, offsets: Array, num_bytes: int) -> None:
-    """Check that offsets int64 [documents + 1] begin at 0, rise, and end where the records end.
+    """Check that offsets int64 [documents + 1] begin at 0, increase, and end where the records end.
 
-    Reads all of them, 8 bytes a document, in blocks.
+    Reads all of them, 8 bytes per document, in blocks.
 
     Args:
         path: their file, in a split's folder of an artifact.
@@ -68,7 +68,7 @@ def check_offsets(path: Path, offsets: Array, num_bytes: int) -> None:
         num_bytes: length of the records.
 
     Raises:
-        DamagedDataError: they do not; the message names the file and the record.
+        DamagedDataError: they do not; the message names file and record.
     """
     first, last = int(offsets[0]), int(offsets[-1])
     if (first, last) != (0, num_bytes):
@@ -81,7 +81,7 @@ def check_offsets(path: Path, offsets: Array, num_bytes: int) -> None:
 
 
 def check_records(path: Path, records: Array, offsets: Array) -> None:
-    """Check that every record begins as a JSON list of strings does, and ends as one does; reads them all, in blocks.
+    """Check that every record begins and ends like a JSON list of strings; reads all of them, in blocks.
 
     Args:
         path: the file of the records.
@@ -89,7 +89,7 @@ def check_records(path: Path, records: Array, offsets: Array) -> None:
         offsets: int64 [documents + 1], as checked by `check_offsets`.
 
     Raises:
-        DamagedDataError: one does not; the message names the file and the record.
+        DamagedDataError: one does not; the message names file and record.
     """
     for start, block in _overlapping_blocks(offsets):
         fits = (records[block[:-1]] == ord("[")) & (records[block[1:] - 1] == ord("]"))
@@ -99,12 +99,12 @@ def check_records(path: Path, records: Array, offsets: Array) -> None:
 
 
 def damaged_rows(path: Path, what: str) -> DamagedDataError:
-    """The error for an array file of a split, `<artifact>/<split>/<name>.npy`, that does not fit the others."""
+    """Return the error for a split's array file, `<artifact>/<split>/<name>.npy`, that does not fit the others."""
     return damaged(path, what, path.parents[1])
 
 
 def _overlapping_blocks(array: Array) -> Iterator[tuple[int, Array]]:
-    """Yield (first row, rows) of blocks, each with the first row of the next, so that every step is in one."""
+    """Yield (first row, rows) of blocks, each with the first row of the next, so that each pair of rows is in one."""
     for start in range(0, len(array) - 1, ROWS_AT_A_TIME):
         yield start, np.asarray(array[start : start + ROWS_AT_A_TIME + 1])
         release_pages(array)

@@ -1,6 +1,6 @@
 """Array files: plain .npy files that are written and read in ranges of rows, never through a writable map.
 
-Writing through a memory map on a full disk ends the process with SIGBUS; `pwrite` after `posix_fallocate` raises.
+On a full disk, writing through a memory map kills the process with SIGBUS; `pwrite` after `posix_fallocate` raises.
 """
 
 import io
@@ -68,7 +68,7 @@ class ArrayWriter:
         """Write rows from first_row on.
 
         Raises:
-            ValueError: they do not fit into the array, or integers not into its dtype.
+            ValueError: the rows do not fit into the array, or a value not into its dtype.
         """
         data = np.ascontiguousarray(rows, dtype=self.spec.dtype)
         if not np.can_cast(rows.dtype, self.spec.dtype) and data.dtype.kind in "iu" and (data != rows).any():
@@ -84,7 +84,7 @@ class ArrayWriter:
         return FileEntry(self.num_bytes, self.header_bytes, block_bytes, digests, self.spec.dtype.str, self.spec.shape)
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Wait until the written data is on the disk."""
         os.fsync(self.descriptor)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class ArrayWriter:
 
 
 def allocate(descriptor: int, num_bytes: int) -> None:
-    """Reserve a file's bytes, so that a full disk is an OSError now and not half a file later."""
+    """Reserve a file's bytes, so that a full disk is an OSError now instead of half a file later."""
     if num_bytes and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, num_bytes)
     else:
@@ -101,7 +101,7 @@ def allocate(descriptor: int, num_bytes: int) -> None:
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of data at an offset; a short write is continued."""
+    """Write all of data at an offset, repeatedly after short writes."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -124,19 +124,19 @@ def map_array(artifact: Path, name: str, entry: FileEntry) -> Array:
 
 
 def release_pages(array: Array) -> None:
-    """Give the pages of a mapped array back, so that reading all of it once does not fill the memory."""
+    """Release the pages of a mapped array, so that reading all of it does not fill the memory."""
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_mapped(arrays: Iterable[Array]) -> None:
-    """Find out whether files that `map_array` maps are still whole: reading past their end would kill the process.
+    """Check that files mapped by `map_array` still have their size: reading past the end would kill the process.
 
-    It takes a microsecond an array. A file that is cut short between this and the reading is not noticed.
+    It takes a microsecond per array. A file that is truncated between this check and the reading is not noticed.
 
     Args:
-        arrays: mapped whole; arrays in memory are passed over.
+        arrays: mapped as a whole; arrays in memory are skipped.
 
     Raises:
         DamagedDataError: a file has become shorter.
@@ -145,4 +145,4 @@ def check_mapped(arrays: Iterable[Array]) -> None:
         mapped = getattr(array, "_mmap", None)
         if isinstance(array, np.memmap) and mapped is not None and mapped.size() < array.offset + array.nbytes:
             path = Path(str(array.filename))
-            raise damaged(path, "it was cut short while it was in use", path.parent.parent)
+            raise damaged(path, "it was truncated while it was in use", path.parent.parent)

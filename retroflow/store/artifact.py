@@ -1,8 +1,8 @@
-"""Artifacts: folders named `<kind>-<fingerprint>` that are there whole or not at all, and checked before use.
+"""Artifacts: folders named `<kind>-<fingerprint>` that appear whole or not at all, and are checked before use.
 
-An artifact is made in the sibling `<name>.partial` under a lock, with its manifest written last, and renamed.
-Opening one checks its manifest and the sizes of its files every time, and the hashes of all bytes when a file is
-not the one hashed before (inode, size, times); that is remembered in `<artifacts>/.verified/<name>.json`.
+An artifact is made in the sibling `<name>.partial` under a lock, with its manifest written last, and then renamed.
+Every opening checks the manifest and the sizes of the files. All bytes are hashed if a file is not the one hashed
+before (inode, size, times), as recorded in `<artifacts>/.verified/<name>.json`.
 """
 
 import json
@@ -27,12 +27,12 @@ LOCKS_FOLDER = ".locks"
 INDEX_FOLDER = "retriever"  # of an index artifact, for `CheckedRetriever.load`
 KEPT_FOLDER = "kept"  # what an artifact in the making was begun from; never part of an artifact
 
-# What could not be written to VERIFIED_FOLDER: a read-only folder is hashed once in a process, not at every opening.
+# Records that could not be written to VERIFIED_FOLDER: a read-only folder is hashed once per process only.
 _verified_here: dict[Path, dict[str, Any]] = {}
 
 
 def artifact_folder(artifacts: Path, kind: str, inputs: Mapping[str, Any]) -> Path:
-    """Where the artifact made from these inputs is, or will be."""
+    """Return the folder of the artifact with these inputs."""
     return artifacts / f"{kind}-{fingerprint_of(inputs)}"
 
 
@@ -42,7 +42,7 @@ def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
     Raises:
         RetroflowError: there is no such folder.
         UsageError: it is an artifact of another kind.
-        DamagedDataError: a file is missing, has another size or other bytes than were written.
+        DamagedDataError: a file is missing, or its size or bytes differ from what was written.
     """
     try:
         manifest = read_manifest(folder)
@@ -53,7 +53,7 @@ def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
     if kind is not None and manifest.kind != kind:
         raise UsageError(f'"{folder}" holds {manifest.kind}, not {kind}; give the {kind}-... folder.')
     if folder.resolve().name != manifest.name:
-        raise damaged(folder / "manifest.json", f'it describes "{manifest.name}", another artifact', folder)
+        raise damaged(folder / "manifest.json", f'it describes another artifact, "{manifest.name}"', folder)
     _verify(folder, manifest)
     return manifest
 
@@ -69,7 +69,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         except (FileNotFoundError, NotADirectoryError):
             raise damaged(path, "the file is missing", folder) from None
         if stat.st_size != entry.num_bytes:
-            raise damaged(path, f"{stat.st_size:,} bytes, written were {entry.num_bytes:,}", folder)
+            raise damaged(path, f"it has {stat.st_size:,} bytes, but {entry.num_bytes:,} were written", folder)
         states[name] = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         if remembered.get(name) != states[name]:
             unknown.append((name, entry))
@@ -93,7 +93,7 @@ def _read_verified(folder: Path, manifest: Manifest) -> Mapping[str, Any]:
         values = _verified_here.get(file.absolute()) or json.loads(file.read_bytes())
         files = values["files"] if values["content"] == manifest.content else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # only a memory of work done: without it the files are hashed again
+        return {}  # a record that only saves work: without it the files are hashed again
     return files if isinstance(files, dict) else {}
 
 
@@ -103,20 +103,20 @@ def _remember_verified(folder: Path, manifest: Manifest, states: dict[str, list[
     try:
         file.parent.mkdir(exist_ok=True)
         write_file(file, canonical_json(values))
-    except OSError:  # a read-only folder can be used all the same; it is hashed at every start
+    except OSError:  # a read-only folder can be used; it is hashed at every start
         _verified_here[file.absolute()] = values
     else:
         _verified_here.pop(file.absolute(), None)
 
 
 def parent_of(manifest: Manifest, *, by_content: bool = True) -> dict[str, str]:
-    """How a child's manifest names this artifact; `by_content=False` where two builds may differ in bytes."""
+    """Return this artifact's entry in a child's manifest; `by_content=False` if two builds may differ in bytes."""
     named = {"fingerprint": manifest.fingerprint}
     return named | {"content": manifest.content} if by_content else named
 
 
 def check_parents(folder: Path, manifest: Manifest, parents: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse an artifact that was made from parents with other bytes than those there are now."""
+    """Refuse an artifact whose parents have changed since it was made."""
     for kind, parent in parents.items():
         if manifest.parents.get(kind) != parent:
             raise damaged(
@@ -128,15 +128,15 @@ def check_parents(folder: Path, manifest: Manifest, parents: Mapping[str, Mappin
 def building(
     folder: Path, say: Callable[[str], None], parents: Mapping[str, Mapping[str, str]] | None = None
 ) -> Iterator[Path | None]:
-    """Hold the lock of an artifact and give the `.partial` folder to make it in.
+    """Hold the lock of an artifact and yield its `.partial` folder.
 
-    Gives None if another process finished the artifact while this one waited for the lock. What an earlier, killed
-    process left in the partial folder is still there, unless it was made from parents with other bytes.
+    Yields None if another process finished the artifact while this one waited for the lock. Work of a killed process
+    is still in the partial folder, unless its parents have changed.
 
     Args:
         folder: the artifact's folder.
-        say: told who holds the lock if it has to be waited for.
-        parents: what the artifact is made from, as in its manifest.
+        say: called with the lock's owner if the process has to wait.
+        parents: the artifact's parents, as in its manifest.
     """
     with locked(folder.parent, folder.name, say):
         if folder.exists():
@@ -144,7 +144,7 @@ def building(
             return
         partial = folder.with_name(f"{folder.name}.partial")
         _throw_away_work_from_other_parents(partial, canonical_json(parents or {}))
-        for unfinished in partial.glob("*.tmp"):  # of a writer that was killed; the lock is ours
+        for unfinished in partial.glob("*.tmp"):  # of a killed writer; we hold the lock
             unfinished.unlink()
         yield partial
 
@@ -160,7 +160,7 @@ def _throw_away_work_from_other_parents(partial: Path, parents: bytes) -> None:
 
 
 def commit(partial: Path, manifest: Manifest, folder: Path) -> None:
-    """Finish an artifact: manifest last, work files away, rename. All its files must have been fsynced."""
+    """Finish an artifact: write the manifest, remove work files, rename. All its files must have been fsynced."""
     manifest.write(partial)
     shutil.rmtree(partial / KEPT_FOLDER, ignore_errors=True)
     sync_folder(partial)
@@ -169,7 +169,7 @@ def commit(partial: Path, manifest: Manifest, folder: Path) -> None:
 
 
 def finished_manifest(partial: Path) -> Manifest | None:
-    """The manifest of work that was killed between its manifest and its rename, else None."""
+    """Return the manifest of work that was killed between writing the manifest and the rename, else None."""
     try:
         return read_manifest(partial)
     except FileNotFoundError:
@@ -178,12 +178,12 @@ def finished_manifest(partial: Path) -> Manifest | None:
 
 @contextmanager
 def locked(artifacts: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of this name, alone among all processes and machines that share the folder.
+    """Hold the lock of this name against all processes and machines that use the folder.
 
     Args:
         artifacts: the artifacts folder.
-        name: what is locked.
-        say: told who holds the lock if it has to be waited for.
+        name: of the lock.
+        say: called with the lock's owner if the process has to wait.
     """
     locks = artifacts / LOCKS_FOLDER
     locks.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def locked(artifacts: Path, name: str, say: Callable[[str], None]) -> Iterator[N
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        say(f"{name}: locked by {_owner(owner_file)}; waiting until it is done")
+        say(f"{name}: locked by {_owner(owner_file)}; waiting")
         lock.acquire(poll_interval=0.2)
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and failures of the disk said in one line."""
+"""Files that appear whole or not at all, and one-line errors for failures of the disk."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from retroflow.errors import RetroflowError, UsageError
 
 
 def canonical_json(value: object) -> bytes:
-    """Render JSON values in the one way that is hashed: sorted keys, no spaces, ASCII, no NaN."""
+    """Render JSON values in the form that is hashed: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
@@ -44,7 +44,7 @@ def write_stream(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder survive a power cut."""
+    """Fsync a folder, so that renames and new names survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,43 +62,43 @@ def sync_tree(folder: Path) -> None:
 
 
 def check_unused(folder: Path) -> None:
-    """Refuse to write into a folder that holds something.
+    """Refuse to write into a folder that is not empty.
 
     Raises:
-        UsageError: the folder is there and holds something, or is a file, or the one this process runs in.
+        UsageError: the folder is not empty, is a file, or is the current folder of this process.
     """
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f'"{folder}": it holds files already; give a new or an empty folder.')
+        raise UsageError(f'"{folder}" is not empty; give a new or an empty folder.')
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f'"{folder}": a file of that name exists; give a new or an empty folder.')
+        raise UsageError(f'"{folder}" is a file; give a new or an empty folder.')
     if os.path.realpath(folder) == os.getcwd():
-        raise UsageError(f'"{folder}": this command runs in it, so that it cannot be replaced; give another folder.')
+        raise UsageError(f'"{folder}" is the current folder, which cannot be replaced; give another folder.')
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a sibling to fill; it becomes the folder when the block ends, and is gone if the block fails.
+    """Yield a temporary folder to fill; it becomes `folder` at the end of the body, and is removed if that fails.
 
     Raises:
         UsageError: as `check_unused`.
         RetroflowError: it cannot be written, or the disk is full.
     """
     check_unused(folder)
-    folder = Path(os.path.realpath(folder))  # a link stays a link, to a folder that is filled
+    folder = Path(os.path.realpath(folder))  # a link remains a link, to the filled folder
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
         for path in partial.rglob("*"):
-            if path.is_file():  # safetensors makes files that only their owner can read
+            if path.is_file():  # safetensors creates files that only their owner can read
                 path.chmod(partial.stat().st_mode & 0o666)
         sync_tree(partial)
         os.replace(partial, folder)
     except OSError as error:
         reason = error.strerror or error
         raise RetroflowError(
-            f'"{folder}": cannot be written ({reason}); nothing of it is left. Free space, or give another folder.'
+            f'"{folder}": cannot be written ({reason}), and nothing is left of it. Free space, or give another folder.'
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -107,7 +107,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what a disk can refuse into a RetroflowError that names the folder and the remedy."""
+    """Turn errors of the disk into a RetroflowError that names the folder and the remedy."""
     try:
         yield
     except OSError as error:
@@ -125,7 +125,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         elif error.errno in (errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE):
             place = error.filename or folder
             message = f'"{place}": {error.strerror}. Check the disk, or give another with data.artifacts_folder=FOLDER.'
-        elif error.errno is None:  # raised by a library's own writer
+        elif error.errno is None:  # raised by a library's writer
             message = f'"{folder}": {error}. Check that the disk has room, or set data.artifacts_folder=FOLDER.'
         else:
             raise

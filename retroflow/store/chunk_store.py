@@ -20,7 +20,7 @@ from retroflow.store.manifest import Manifest, damaged
 
 @dataclass(frozen=True)
 class DocumentRecord:
-    """Where a chunk comes from, without its text."""
+    """The origin of a chunk, without its text."""
 
     id: str
     title: str
@@ -31,13 +31,13 @@ class ChunkStore:
     """One split of a chunks artifact, `chunks-<fingerprint>/train` or `/valid`.
 
     Attributes:
-        tokens: uint16 or uint32 [N, m]; the last chunk of a document is filled up with `end_of_text`.
+        tokens: uint16 or uint32 [N, m]; the last chunk of a document is padded with `end_of_text`.
         lengths: uint16 [N], text tokens in each chunk.
         num_bytes: uint32 [N], UTF-8 bytes of each chunk's text.
         document_ids: int64 [N], non-decreasing; those of "valid" continue after those of "train".
         chunk_length: m.
         vocabulary_size: one more than the largest token.
-        end_of_text: the token that fills up.
+        end_of_text: the padding token.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -71,12 +71,12 @@ class ChunkStore:
     def open(cls, folder: Path) -> Self:
         """Open a split's folder, checked (see `retroflow.store.artifact`).
 
-        Checked, too, is what can be told without reading every chunk: that there is a row of every array for every
-        chunk, and that the records of the documents lie one after the other to the end of their file.
+        Also checks what needs no reading of chunks: every array has one row per chunk, and the records of the documents
+        follow each other to the end of their file.
 
         Raises:
-            RetroflowError: no such artifact.
-            DamagedDataError: its bytes are not what was written, or do not fit together.
+            RetroflowError: there is no such artifact.
+            DamagedDataError: its bytes differ from what was written, or do not fit together.
         """
         folder = Path(folder).absolute()
         return cls(folder, open_artifact(folder.parent, kind="chunks"))
@@ -87,7 +87,7 @@ class ChunkStore:
         return cls(folder.absolute(), manifest)
 
     def check_rows(self) -> None:
-        """Check every chunk and every record: too dear for every opening, done once, when they are made.
+        """Check every chunk and every record; this is slow, so it is done only once, when they are made.
 
         Raises:
             DamagedDataError: chunks, lengths, bytes, documents and records do not fit together.
@@ -96,7 +96,7 @@ class ChunkStore:
         tokens, text_bytes = 0, 0
         for start in range(0, len(self), ROWS_AT_A_TIME):
             lengths = np.asarray(self.lengths[start : start + ROWS_AT_A_TIME])
-            # One row more, so that the last chunk of the block is held against the next.
+            # One more row, so that the last chunk of the block is compared with the next.
             steps = np.diff(self.document_ids[start : start + ROWS_AT_A_TIME + 1])
             if not ((steps == 0) | (steps == 1)).all():
                 raise damaged_rows(self._folder / "document_ids.npy", "its documents do not follow one another")
@@ -129,7 +129,7 @@ class ChunkStore:
         """Look up a document of this split.
 
         Raises:
-            IndexError: the id is of no document of this split.
+            IndexError: the split has no document with this id.
         """
         row = int(document_id) - self._first_document
         if not 0 <= row < self.num_documents:
@@ -139,6 +139,6 @@ class ChunkStore:
         return DocumentRecord(*json.loads(self._records[start:stop].tobytes()))
 
     def release(self) -> None:
-        """Give back the memory that reading has mapped in; reading again maps it anew."""
+        """Release the mapped memory; reading maps it again."""
         for array in (self.tokens, self.lengths, self.num_bytes, self.document_ids):
             release_pages(array)

@@ -1,4 +1,4 @@
-"""Bytes on a disk, and the folder whose disk they are on, for people."""
+"""Sizes on a disk for people, and the existing folder above a path."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 def disk_size(num_bytes: float) -> str:
-    """A number of bytes in decimal units, as disks are sold and as `df -H` has it; memory is in GiB (`memory.py`)."""
+    """Format a number of bytes in decimal units, as `df -H` does; memory is in GiB (`memory.py`)."""
     for unit, size in _UNITS:
         if num_bytes >= size:
             return f"{num_bytes / size:,.1f} {unit}"
@@ -14,5 +14,5 @@ def disk_size(num_bytes: float) -> str:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
+    """Return the path itself, or the nearest existing folder above it."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())

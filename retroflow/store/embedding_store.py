@@ -43,8 +43,8 @@ class EmbeddingStore:
         """Open a split's folder, `embeddings-<fingerprint>/train` or `/valid`, checked.
 
         Raises:
-            RetroflowError: no such artifact.
-            DamagedDataError: its bytes are not what was written.
+            RetroflowError: there is no such artifact.
+            DamagedDataError: its bytes differ from what was written.
         """
         return cls(Path(folder).absolute())
 
@@ -55,7 +55,7 @@ class EmbeddingStore:
         """Read rows; float16 [stop - start, D], a copy that may be changed."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError(f"rows are read in order: a slice of step 1 is allowed, given {step}")
+            raise ValueError(f"rows: a slice of step {step} given; allowed: step 1.")
         stop = max(start, stop)
         vectors = np.empty((stop - start, self.shape[1]), dtype=np.float16)
         if start == stop:

@@ -16,7 +16,7 @@ WINDOW_BLOCKS = 64
 
 
 def hash_range(descriptor: int, start: int, stop: int) -> str:
-    """SHA-256 of bytes start..stop of an open file; fewer bytes are hashed if it is shorter."""
+    """Return the SHA-256 of bytes start..stop of an open file; fewer bytes are hashed if it is shorter."""
     digest = hashlib.sha256()
     while start < stop:
         part = os.pread(descriptor, min(stop - start, 1 << 20), start)
@@ -28,19 +28,19 @@ def hash_range(descriptor: int, start: int, stop: int) -> str:
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Size and block hashes of a file as it is now."""
+    """Return the current size and block hashes of a file."""
     return with_digests(path, FileEntry(path.stat().st_size, 0, FILE_BLOCK_BYTES, ()))
 
 
 def with_digests(path: Path, entry: FileEntry) -> FileEntry:
-    """The entry with the hashes of a file's blocks as they are now."""
+    """Return the entry with the current hashes of a file's blocks."""
     num_blocks = max(1, -(-(entry.num_bytes - entry.header_bytes) // entry.block_bytes))
     blank = replace(entry, sha256=("",) * num_blocks)
     return replace(entry, sha256=tuple(digest for _, digest in _hash_blocks([(path, blank)])))
 
 
 def describe_tree(folder: Path, prefix: str) -> dict[str, FileEntry]:
-    """Entries of all files below folder, their names beginning with prefix + "/"."""
+    """Return the entries of all files below folder, with names that begin with prefix + "/"."""
     return {
         f"{prefix}/{path.relative_to(folder).as_posix()}": describe_file(path)
         for path in sorted(folder.rglob("*"))
@@ -49,7 +49,7 @@ def describe_tree(folder: Path, prefix: str) -> dict[str, FileEntry]:
 
 
 def first_difference(folder: Path, files: Iterable[tuple[str, FileEntry]]) -> tuple[str, int] | None:
-    """Find the first block, as (file name, block), whose bytes are not what its entry says."""
+    """Find the first block, as (file name, block), whose bytes differ from its entry."""
     files = list(files)
     names = [name for name, entry in files for _ in entry.sha256]
     expected = [digest for _, entry in files for digest in entry.sha256]
@@ -65,7 +65,7 @@ def _hash_blocks(files: list[tuple[Path, FileEntry]]) -> Iterator[tuple[int, str
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for path, entry in files:
             blocks = range(len(entry.sha256))
-            # A window of submitted blocks, so that a file of a million blocks is not a million futures.
+            # Only a few blocks are submitted at a time, so a file of a million blocks is not a million futures.
             for first in range(0, len(blocks), WINDOW_BLOCKS):
                 window = blocks[first : first + WINDOW_BLOCKS]
                 yield from zip(window, pool.map(partial(_hash_block, path, entry), window), strict=True)

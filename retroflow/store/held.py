@@ -1,4 +1,4 @@
-"""Whether a file or a folder is in use, asked without disturbing whoever uses it."""
+"""Whether a file or a folder is in use, without disturbing its user."""
 
 import fcntl
 import os
@@ -8,10 +8,10 @@ _PROCESSES = Path("/proc")
 
 
 def is_held(lock_file: Path) -> bool:
-    """Say whether a process holds a lock; one whose state cannot be told counts as held.
+    """Return whether a process holds a lock; a lock of unknown state counts as held.
 
     Args:
-        lock_file: what `filelock.FileLock` was given; one that is not there is not held.
+        lock_file: the file of a `filelock.FileLock`; one that does not exist is not held.
     """
     try:
         descriptor = os.open(lock_file, os.O_RDONLY)
@@ -24,14 +24,14 @@ def is_held(lock_file: Path) -> bool:
     except OSError:
         return True
     finally:
-        os.close(descriptor)  # which gives the lock back
+        os.close(descriptor)  # which releases the lock
     return False
 
 
 def users_of(folder: Path) -> dict[Path, int]:
-    """Find files below a folder that a process has open or mapped, each with a process that has.
+    """Find files below a folder that a process has open or mapped, each with such a process.
 
-    Linux alone tells; only processes of this machine that this user may look at are seen, and this one is left out.
+    Works on Linux only, and only for processes of this machine that this user may inspect, except this one.
     """
     inside = os.path.realpath(folder) + os.sep
     found: dict[Path, int] = {}
@@ -52,6 +52,6 @@ def _files_of(process: Path) -> set[str]:
             if len(fields) == 6:
                 names.add(fields[5])
         names |= {os.readlink(descriptor) for descriptor in (process / "fd").iterdir()}
-    except OSError:  # it has ended meanwhile, or belongs to somebody else
+    except OSError:  # it has ended, or belongs to another user
         pass
     return names

@@ -1,7 +1,7 @@
-"""What an artifact is: its kind, what it was made from, and the size and hashes of every file in it.
+"""The description of an artifact: its kind, its inputs, and the size and hashes of every file.
 
-A manifest holds no time or host, and no path but what a recipe gave as an option of a component (decision 0040): the
-same recipe gives the same bytes.
+A manifest holds no time, no host, and no path except in options of a component (decision 0040): the same recipe gives
+the same bytes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from retroflow.errors import DamagedDataError
 from retroflow.store.atomic import canonical_json, write_file
 
 KINDS = ("chunks", "embeddings", "index", "neighbours")
-"""Of artifacts, in the order in which they are made, each from those before it."""
+"""Kinds of artifacts, in the order in which they are made from each other."""
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -35,7 +35,7 @@ class FileEntry:
         header_bytes: bytes before the first row of an array file, 0 for other files.
         block_bytes: bytes of a block, header not counted.
         sha256: hexadecimal digest of each block, in order.
-        dtype, shape: of an array file; None and () else.
+        dtype, shape: of an array file; otherwise None and ().
     """
 
     num_bytes: int
@@ -46,12 +46,12 @@ class FileEntry:
     shape: tuple[int, ...] = ()
 
     def block_range(self, block: int) -> tuple[int, int]:
-        """First byte of a block and the byte after its last."""
+        """Return the first byte of a block and the byte after its last."""
         start = 0 if block == 0 else self.header_bytes + block * self.block_bytes
         return start, min(self.header_bytes + (block + 1) * self.block_bytes, self.num_bytes)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return it as JSON values."""
         values: dict[str, Any] = {
             "num_bytes": self.num_bytes,
             "header_bytes": self.header_bytes,
@@ -64,7 +64,7 @@ class FileEntry:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "FileEntry":
-        """From what `to_json` gave; KeyError or TypeError if it is something else."""
+        """Return the entry from the result of `to_json`; KeyError or TypeError for anything else."""
         return cls(
             num_bytes=int(values["num_bytes"]),
             header_bytes=int(values["header_bytes"]),
@@ -76,7 +76,7 @@ class FileEntry:
 
 
 def fingerprint_of(inputs: Mapping[str, Any]) -> str:
-    """Name of an artifact made from these inputs: the first 16 digits of their SHA-256."""
+    """Return the fingerprint of these inputs: the first 16 digits of their SHA-256."""
     return hashlib.sha256(canonical_json(inputs)).hexdigest()[:FINGERPRINT_DIGITS]
 
 
@@ -88,11 +88,11 @@ class Manifest:
         kind: chunks, embeddings, index or neighbours.
         inputs: everything the content depends on, as JSON values; their hash is the fingerprint.
         parents: for every artifact it was made from, kind -> {"fingerprint": ..., "content": ...}; "content" is
-            the parent's own `content`, left out where the parent may be built twice with different bytes.
-        info: what readers need to know (lengths, counts) and what was measured, as JSON values.
-        files: path inside the artifact, with "/", to its entry.
-        component: the recipe's block that made it, so that it can be opened without the recipe (embeddings and
-            index). Options that change no byte are in it, so it is no part of `content`.
+            the parent's own `content`, left out if two builds of the parent may differ in bytes.
+        info: facts for readers (lengths, counts) and measurements, as JSON values.
+        files: path inside the artifact, with "/" -> its entry.
+        component: the recipe's section that made it, to open it without the recipe (embeddings and index). It
+            includes options that change no byte, so it is not part of `content`.
     """
 
     kind: str
@@ -114,7 +114,7 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Hash of everything in the artifact, through the hashes of its files; `component` is left out."""
+        """Hash of everything in the artifact except `component`, from the hashes of its files."""
         return hashlib.sha256(canonical_json(self._body())).hexdigest()
 
     def _body(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Manifest:
         }
 
     def render(self) -> bytes:
-        """The bytes of manifest.json; there is one rendering, so that every one of its bytes is checked."""
+        """Return the bytes of manifest.json; there is only one rendering, so every byte is checked."""
         body = self._body()
         if self.component:
             body["component"] = dict(self.component)
@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedDataError: it is not what was written, is of another format, or lies in a folder of another name.
+        DamagedDataError: it differs from what was written, has another format, or is in a folder of another name.
     """
     path = folder / MANIFEST_NAME
     raw = path.read_bytes()
@@ -154,7 +154,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(raw)
         version = values["format_version"]
         if version != FORMAT_VERSION:
-            raise damaged(path, f"format version {version!r}, this program reads version {FORMAT_VERSION}", folder)
+            raise damaged(path, f"its format version is {version!r}; this program reads {FORMAT_VERSION}", folder)
         manifest = Manifest(
             kind=values["kind"],
             inputs=values["inputs"],
@@ -165,14 +165,14 @@ def read_manifest(folder: Path) -> Manifest:
         )
         same = manifest.render() == raw
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(path, f"not a manifest ({type(error).__name__}: {error})", folder) from error
+        raise damaged(path, f"it is not a manifest ({type(error).__name__}: {error})", folder) from error
     if not same:
         raise damaged(path, "its bytes do not match its own SHA-256", folder)
     return manifest
 
 
 def damaged(path: Path, what: str, artifact: Path) -> DamagedDataError:
-    """The error for a file that is not what was written: names it, and says what rebuilds it."""
+    """Return the error for a file that differs from what was written, with what to do."""
     return DamagedDataError(
         f'"{path}" is damaged: {what}. Delete the folder "{artifact}"; the next prepare (or fit) builds it again.'
     )

@@ -20,7 +20,7 @@ class NeighbourTable:
     """One split of a neighbours artifact.
 
     Attributes:
-        ids: int64 [N, k], rows of the train chunk store, best first, -1 = none.
+        ids: int64 [N, k], rows of the training chunks, best first, -1 if there is none.
         scores: float32 [N, k], higher is better, -inf where there is none.
         k: neighbours of a chunk.
     """
@@ -39,8 +39,8 @@ class NeighbourTable:
         """Open a split's folder, `neighbours-<fingerprint>/train` or `/valid`, checked.
 
         Raises:
-            RetroflowError: no such artifact.
-            DamagedDataError: its bytes are not what was written, or ids and scores do not fit together.
+            RetroflowError: there is no such artifact.
+            DamagedDataError: its bytes differ from what was written, or ids and scores do not fit together.
         """
         folder = Path(folder).absolute()
         manifest = open_artifact(folder.parent, kind="neighbours")

@@ -1,4 +1,4 @@
-"""JSON files that carry the SHA-256 of their own content, so that one changed digit is found."""
+"""JSON files that contain the SHA-256 of their content, so that one changed digit is detected."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ def strict_json(value: object, *, what: str, indent: int | None = None) -> str:
 
     Args:
         value: JSON values.
-        what: names the value in the error.
-        indent: spaces of a level, None for one line.
+        what: name of the value in the error.
+        indent: spaces per level, None for one line.
 
     Raises:
         RetroflowError: a number in it is not finite.

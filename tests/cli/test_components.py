@@ -103,4 +103,4 @@ def test_broken_plugins_are_told_from_available_ones_without_running_them(
     assert not [name for name in sys.modules if name.endswith("_part")]
     assert run(["components"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[lines.index("passed over:") + 1].strip() == unreadable
+    assert lines[lines.index("ignored:") + 1].strip() == unreadable

@@ -337,7 +337,7 @@ def test_a_database_made_with_another_tokenizer_is_refused(retroflow, trained: P
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["{run}", "{exported}"], 2, "holds files already; give a new or an empty folder"),
+        (["{run}", "{exported}"], 2, "is not empty; give a new or an empty folder"),
         (["{exported}", "new"], 2, "not a run folder (it has no run.json)"),
         (["nowhere", "new"], 2, "not a run folder"),
     ],

@@ -115,7 +115,7 @@ def test_our_own_runs_and_artifacts_are_passed_over_by_what_is_in_them(
     if own:  # named by itself, it is read: who names it means it
         assert list(find_files(str(tmp_path / own), include=["**/*.txt"], key="corpus.path"))
         (tmp_path / "mine.txt").unlink()
-        with pytest.raises(CorpusError, match="beside retroflow's own runs and artifacts"):
+        with pytest.raises(CorpusError, match="without retroflow's own runs and artifacts"):
             list(find_files(str(tmp_path), include=["**/*.txt"], key="corpus.path"))
 
 

@@ -151,7 +151,7 @@ def test_a_file_that_is_cut_short_while_it_is_in_use_is_an_error_and_no_signal(t
     dataset.assemble([0, 3000], 2)
     os.truncate(path, 200)
     with pytest.raises(
-        DamagedDataError, match=rf'{name}.npy" is damaged: it was cut short .*Delete the folder ".*chunks-x"'
+        DamagedDataError, match=rf'{name}.npy" is damaged: it was truncated .*Delete the folder ".*chunks-x"'
     ):
         dataset.assemble([0, 3000], 2)
 
@@ -163,5 +163,5 @@ def test_neighbours_that_are_cut_short_are_noticed_too(tmp_path):
     np.save(path, np.zeros((len(chunks), 2), dtype=np.int64))
     dataset = SequenceDataset(chunks, sequence_chunks=2, database=chunks, neighbours=np.load(path, mmap_mode="r"))
     os.truncate(path, 200)
-    with pytest.raises(DamagedDataError, match='ids.npy" is damaged: it was cut short'):
+    with pytest.raises(DamagedDataError, match='ids.npy" is damaged: it was truncated'):
         dataset.assemble([3000], 2)

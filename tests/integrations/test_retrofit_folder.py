@@ -68,7 +68,7 @@ def test_a_trained_base_cannot_be_left_out(tmp_path):
 
 def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(UsageError, match="holds files already"):
+    with pytest.raises(UsageError, match="is not empty"):
         make_retrofit().save_pretrained(tmp_path)
 
 

@@ -199,9 +199,9 @@ def test_extra_weights_are_refused(folder):
 def test_a_used_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine").write_text("x")
-    with pytest.raises(UsageError, match="holds files already; give a new or an empty folder"):
+    with pytest.raises(UsageError, match="is not empty; give a new or an empty folder"):
         Retro(CONFIG).save_pretrained(tmp_path / "used")
-    with pytest.raises(UsageError, match="a file of that name exists"):
+    with pytest.raises(UsageError, match="is a file"):
         Retro(CONFIG).save_pretrained(tmp_path / "used" / "mine")
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
@@ -226,7 +226,7 @@ def test_a_write_that_fails_anywhere_leaves_nothing(tmp_path, monkeypatch, nth):
     monkeypatch.setattr(atomic.os, "fsync", failing(os.fsync))
     monkeypatch.setattr(atomic.os, "replace", failing(os.replace))
     target = tmp_path / "model"
-    with pytest.raises(RetroflowError, match="cannot be written .No space left on device.; nothing of it is left"):
+    with pytest.raises(RetroflowError, match="cannot be written .No space left on device., and nothing is left of it"):
         Retro(CONFIG).save_pretrained(target)
     assert list(tmp_path.iterdir()) == []
 

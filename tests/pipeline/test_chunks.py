@@ -60,7 +60,7 @@ def test_the_current_folder_is_a_corpus_however_often_it_is_prepared(
     recipe = small_recipe(tmp_path, corpus=corpus, data={"artifacts_folder": "artifacts"})
     (tmp_path / "corpus.jsonl").unlink()  # of small_recipe
     first = prepare(recipe, report=lambda stage: None)
-    assert capsys.readouterr().err.count("passed over: retroflow's own artifacts/chunks-") == 1
+    assert capsys.readouterr().err.count("skipped: retroflow's own artifacts/chunks-") == 1
     for name in ("recipe.yaml", "run.json", "metrics.jsonl"):  # what fit leaves
         Path("runs/small/0001").mkdir(parents=True, exist_ok=True)
         Path("runs/small/0001", name).write_text('{"loss": 1.0}\n')

@@ -92,8 +92,8 @@ def test_a_flipped_byte_is_found_when_size_and_modification_time_are_as_before(t
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, written were"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"0"), "bytes, written were"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "were written"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"0"), "were written"),
     ],
 )
 def test_missing_shorter_and_longer_files_are_refused(tmp_path: Path, damage, message: str) -> None:
@@ -111,7 +111,7 @@ def test_a_manifest_that_is_missing_nonsense_or_of_another_folder_is_refused(tmp
         with pytest.raises(DamagedDataError, match="manifest.json"):
             open_artifact(folder)
     (folder / "manifest.json").write_bytes(raw.replace(b'"format_version": 1', b'"format_version": 2'))
-    with pytest.raises(DamagedDataError, match="format version 2"):
+    with pytest.raises(DamagedDataError, match="format version is 2"):
         open_artifact(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(DamagedDataError, match=r"manifest\.json is missing"):

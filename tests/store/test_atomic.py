@@ -29,7 +29,7 @@ def test_a_link_to_a_folder_that_holds_something_is_refused(tmp_path: Path) -> N
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     (tmp_path / "link").symlink_to("full")
-    with pytest.raises(UsageError, match="it holds files already"):
+    with pytest.raises(UsageError, match="is not empty"):
         fill(tmp_path / "link")
 
 
@@ -41,6 +41,6 @@ def test_a_link_that_leads_to_itself_is_told(tmp_path: Path) -> None:
 
 def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="this command runs in it"):
+    with pytest.raises(UsageError, match="is the current folder"):
         fill(Path())
     assert list(tmp_path.iterdir()) == []

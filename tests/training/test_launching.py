@@ -137,11 +137,11 @@ class Failing(torch.utils.data.Dataset):
         return 1
 
     def __getitem__(self, number):
-        raise DamagedDataError('"tokens.npy" is damaged: it was cut short.\nDelete the folder.')
+        raise DamagedDataError('"tokens.npy" is damaged: it was truncated.\nDelete the folder.')
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_what_a_data_worker_refuses_is_said_as_it_is(num_workers):
     with pytest.raises(DamagedDataError) as caught, explain_lost_data_workers(ALONE):
         list(torch.utils.data.DataLoader(Failing(), num_workers=num_workers))
-    assert str(caught.value) == '"tokens.npy" is damaged: it was cut short.\nDelete the folder.'
+    assert str(caught.value) == '"tokens.npy" is damaged: it was truncated.\nDelete the folder.'
