@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,9 @@ _REMEDIES = {
     errno.EMFILE: "Too many files are open. Raise the limit with `ulimit -n`.",
 }
 _REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
+
+_ARGUMENT = re.compile(r"""(?<![\w.])(ignore_memory|resume|checkpoint|output)=(?:"([^"]+)"|(True|\d+))""")
+"""Arguments of the Python API that are options of a command of the same name."""
 
 _PREPARING = (
     "use another retriever (docs/retrievers.md), or lower embedder.batch_tokens (bert) or embedder.buckets (lexical)"
@@ -63,7 +67,7 @@ def exit_code_of(error: BaseException, *, show_traceback: bool, words: Sequence[
         print_error(_describe_out_of_memory(error, words))
         return FAILURE
     if isinstance(error, RetroflowError):
-        print_error(str(error))
+        print_error(in_flags(str(error)))
         return error.exit_code
     if isinstance(error, OSError) and error.errno is not None:
         print_error(describe_failed_stdout(error) if error.filename == STDOUT else describe_os_error(error))
@@ -89,6 +93,16 @@ def _describe_out_of_memory(error: BaseException, words: Sequence[str]) -> str:
         reason = f"{reason[:_LONGEST_REASON]} ..."
     reported = f" ({reason})" if reason else ""
     return f"out of memory{reported}. {_MEMORY_REMEDIES.get(command, _MORE_MEMORY)} --traceback shows where."
+
+
+def in_flags(message: str) -> str:
+    """Return a library message with its arguments, such as `ignore_memory=True`, as options of the command line."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, text, value = found[1].replace("_", "-"), found[2], found[3]
+        return f"--{name}" if text == "last" or value == "True" else f"--{name} {text or value}"
+
+    return _ARGUMENT.sub(flag, message)
 
 
 def describe_os_error(error: OSError) -> str:

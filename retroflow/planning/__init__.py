@@ -1,1 +1,1 @@
-"""What a recipe will need, before anything is made."""
+"""Estimates of what a run will need, before anything is made."""

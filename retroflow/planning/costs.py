@@ -1,17 +1,16 @@
-"""What a sequence costs to train on, by formula: the FLOPs of its matrix products, and the memory of its activations.
+"""The cost of training on a sequence, by formula: FLOPs of matrix products, and memory of activations.
 
-A matrix product of [a, b] by [b, c] is 2abc FLOPs. Counted are all products of the forward pass, attention over the
-whole square as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), although a causal kernel skips half;
-the backward pass is twice the forward pass. Not counted: embeddings' look-ups, norms, softmax and other
-element-wise work, and whatever is computed a second time to save memory. The projections of relative positions are
-done once for a batch and counted once for a sequence.
+A matrix product of [a, b] by [b, c] is 2abc FLOPs. All products of the forward pass are counted, attention over the
+whole square as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), although a causal kernel skips half.
+The backward pass is twice the forward pass. Not counted: embedding look-ups, norms, softmax and other element-wise
+work, and recomputation to save memory. The projections of relative positions are computed once per batch and counted
+once per sequence.
 
-Activations are what autograd keeps for the backward pass: for each norm its input, in float32; the inputs of matrix
-products, in their dtype, except where they are computed again (`retroflow.model.lean_linear`); queries, keys, values
-and results of attention, whose kernel keeps no scores. It is an estimate: kernels differ, and dropout's masks are
-left out.
+Activations are what autograd keeps for the backward pass: the input of each norm in float32; the inputs of matrix
+products in their dtype, unless they are recomputed (`retroflow.model.lean_linear`); queries, keys, values and results
+of attention, whose kernel keeps no scores. It is an estimate: kernels differ, and dropout masks are left out.
 
-tests/planning/test_costs.py holds both against what torch itself counts and keeps.
+tests/planning/test_costs.py compares both with what torch counts and keeps.
 
 Shapes: n tokens of a sequence, m tokens of a chunk, l = n // m chunks, k neighbours, r tokens read of a neighbour,
 d decoder features, e encoder features, v vocabulary, t queries, s keys.
@@ -21,11 +20,11 @@ from retroflow.model.config import RetroConfig
 from retroflow.model.loss import LOGITS_AT_ONCE, SOFTMAX_AT_ONCE
 
 _NORM_BYTES = 4
-"""Of a norm's input, float32."""
+"""Bytes of a value of a norm's input, float32."""
 
 
 def forward_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
-    """FLOPs of one sequence's forward pass, the loss's logits included.
+    """Return the FLOPs of one sequence's forward pass, including the logits.
 
     Args:
         config: the model.
@@ -34,17 +33,17 @@ def forward_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
     """
     products = _decoder(config, length)
     if num_neighbours and config.cca_layers and length >= config.chunk_length:
-        products += _reading(config, length // config.chunk_length, num_neighbours)
+        products += _retrieval(config, length // config.chunk_length, num_neighbours)
     return 2 * products
 
 
 def training_flops(config: RetroConfig, length: int, num_neighbours: int) -> int:
-    """FLOPs of one sequence's forward and backward pass; arguments as in `forward_flops`."""
+    """Return the FLOPs of one sequence's forward and backward pass; arguments as in `forward_flops`."""
     return 3 * forward_flops(config, length, num_neighbours)
 
 
 def _decoder(config: RetroConfig, n: int) -> int:
-    """Multiplications of the decoder without chunked cross-attention."""
+    """Return the multiplications of the decoder without chunked cross-attention."""
     d, inner = config.width, config.num_heads * config.resolved_head_width
     feed_forward = config.feed_forward_width or 4 * d
     block = n * d * 4 * inner + 2 * n * n * inner + 2 * n * d * feed_forward
@@ -53,8 +52,8 @@ def _decoder(config: RetroConfig, n: int) -> int:
     return config.num_layers * block + smear + n * d * config.vocabulary_size
 
 
-def _reading(config: RetroConfig, num_chunks: int, k: int) -> int:
-    """Multiplications that reading neighbours adds: their encoder, and chunked cross-attention."""
+def _retrieval(config: RetroConfig, num_chunks: int, k: int) -> int:
+    """Return the multiplications of the encoder and of chunked cross-attention."""
     neighbours = num_chunks * k
     d, e, r = config.width, config.encoder_width, _tokens_read(config)
     retrieved = neighbours * r
@@ -74,7 +73,7 @@ def _encoder(config: RetroConfig, num_chunks: int, neighbours: int) -> int:
     feed_forward = config.encoder_feed_forward_width or 4 * e
     block = retrieved * (4 * e * inner + 2 * r * inner + 2 * e * feed_forward)
     block += _distances(config, width=e, inner=inner, t=r, s=r, rows=neighbours)
-    # A neighbour's tokens attend to the chunk it was found for.
+    # A neighbour's tokens attend to the chunk for which it was found.
     conditioning = retrieved * (2 * e * inner + 2 * m * inner) + num_chunks * m * 2 * d * inner
     conditioning += _distances(config, width=e, inner=inner, t=r, s=m, rows=neighbours)
     return config.encoder_layers * block + len(config.encoder_cross_attention_layers) * conditioning
@@ -93,7 +92,7 @@ def _cca(config: RetroConfig, num_chunks: int, k: int) -> int:
 
 
 def _distances(config: RetroConfig, *, width: int, inner: int, t: int, s: int, rows: int = 1) -> int:
-    """Multiplications of relative positions in `rows` attentions of t queries to s keys."""
+    """Return the multiplications of relative positions in `rows` attentions of t queries to s keys."""
     if config.positions != "relative":
         return 0
     distances = t + s - 1
@@ -108,14 +107,14 @@ def _tokens_read(config: RetroConfig) -> int:
 def activation_bytes(
     config: RetroConfig, length: int, num_neighbours: int, *, value_bytes: int, checkpointing: bool = False
 ) -> int:
-    """Estimate what one sequence keeps for its backward pass.
+    """Estimate the bytes that one sequence keeps for its backward pass.
 
     Args:
         config: the model.
         length: n.
         num_neighbours: k; 0 without retrieval.
         value_bytes: bytes of a value in matrix products, 2 for bfloat16, 4 for float32.
-        checkpointing: blocks are computed again in the backward pass, and keep only their inputs
+        checkpointing: layers are recomputed in the backward pass, and keep only their inputs
             (`Retro.blocks_to_recompute`).
     """
     d = config.width
@@ -129,13 +128,13 @@ def activation_bytes(
     if checkpointing:
         retrieved = num_chunks * num_neighbours * _tokens_read(config) if retrieves else 0
         inputs = config.num_layers * length * d * 4 + config.encoder_layers * retrieved * config.encoder_width * 4
-        kept = inputs + bool(config.cca_layers) * block + cca + ends  # the block that encodes is kept
-        return kept + max(block + cca, encoder // max(1, config.encoder_layers))  # and one at a time is computed again
+        kept = inputs + bool(config.cca_layers) * block + cca + ends  # the layer that encodes is kept
+        return kept + max(block + cca, encoder // max(1, config.encoder_layers))  # and one at a time is recomputed
     return config.num_layers * block + len(config.cca_layers) * cca + encoder + ends
 
 
 def logits_bytes(config: RetroConfig, num_tokens: int, *, value_bytes: int) -> int:
-    """Estimate the logits of as many tokens as have them at one time, and what their softmax needs beside them."""
+    """Estimate the bytes of the logits that exist at one time, and of their softmax."""
     num_logits = min(num_tokens * config.vocabulary_size, LOGITS_AT_ONCE)
     return num_logits * value_bytes + min(num_logits, SOFTMAX_AT_ONCE) * 8
 
@@ -145,15 +144,15 @@ def _hidden(config: RetroConfig) -> int:
 
 
 def _block_bytes(width: int, inner: int, hidden: int, value_bytes: int) -> int:
-    """What a token keeps of self-attention and feed-forward.
+    """Return what a token keeps of self-attention and feed-forward.
 
-    The inputs of two norms; q and k in their places, v and the result; the hidden layer before GELU.
+    The inputs of two norms; q and k after rotation, v and the result; the hidden layer before GELU.
     """
     return 2 * _NORM_BYTES * width + value_bytes * (4 * inner + hidden)
 
 
 def _bias_bytes(config: RetroConfig, scores: int, value_bytes: int) -> int:
-    """What relative positions keep: the logits given to the kernel, its scores, and the index of distances in int64."""
+    """Return what relative positions keep: the kernel's bias and scores, and the index of distances in int64."""
     return scores * (2 * value_bytes + 8) if config.positions == "relative" else 0
 
 

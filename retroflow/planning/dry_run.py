@@ -1,4 +1,4 @@
-"""`retroflow fit --dry-run`: what a recipe would need and do; nothing is made, prepared or downloaded."""
+"""`retroflow fit --dry-run`: what a recipe would need; nothing is made, prepared or downloaded."""
 
 import os
 import shutil
@@ -22,14 +22,14 @@ from retroflow.store.disk import disk_size, nearest_existing
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found out.
+    """The result of a dry run.
 
     Attributes:
         plan: the run.
-        artifacts: what is prepared and what is not.
-        artifacts_folder, runs_folder: where both would be written.
-        checkpoints_bytes: most that the run's checkpoints need at one time.
-        failure: what `fit` would stop with while preparing, such as a corpus that is not there; None if none is seen.
+        artifacts: what is prepared and what is missing.
+        artifacts_folder, runs_folder: for artifacts and runs.
+        checkpoints_bytes: maximum size of the run's checkpoints at one time.
+        failure: the error with which `fit` would stop while preparing, such as a missing corpus; None if not known.
     """
 
     plan: Plan
@@ -40,7 +40,7 @@ class DryRun:
     failure: RetroflowError | None = None
 
     def lines(self) -> list[str]:
-        """Describe it, a fact a line."""
+        """Describe it, one fact per line."""
         present, missing = ", ".join(self.artifacts.present), ", ".join(self.artifacts.missing)
         new = self.artifacts.new_bytes
         added = "an amount that is not known yet" if new is None else f"about {disk_size(new)}"
@@ -56,7 +56,7 @@ class DryRun:
         return [*lines, *(f"note       {note}" for note in self._notes()), "nothing was made"]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; null is what is not known."""
+        """Return it as JSON values; null means unknown."""
         plan, memory, there = self.plan, self.plan.memory, machine_memory(self.plan.placement)
         return {
             "parameters": plan.outline.num_parameters,
@@ -86,7 +86,7 @@ class DryRun:
         notes = list(self.artifacts.notes)
         placement, here = self.plan.placement, torch.cuda.device_count()
         if placement.accelerator == "cuda" and placement.devices > here:
-            notes.append(f"this machine has {here} GPUs, the recipe asks for {placement.devices}")
+            notes.append(f"this machine has {here} GPUs, the recipe needs {placement.devices}")
         needs = {self.artifacts_folder: self.artifacts.new_bytes or 0, self.runs_folder: self.checkpoints_bytes}
         for folder, needed in needs.items():
             free = shutil.disk_usage(nearest_existing(folder)).free
@@ -96,10 +96,10 @@ class DryRun:
 
 
 def dry_run(recipe: Recipe) -> DryRun:
-    """Find out what a recipe would need and do.
+    """Find out what a recipe would need.
 
     Raises:
-        RetroflowError: whatever would stop `fit` before it looks at the corpus.
+        RetroflowError: as `fit` before it reads the corpus.
     """
     options = TrainerOptions(**recipe.section("trainer"))
     placement = plan_placement(options)
@@ -109,7 +109,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     artifacts, failure = UNKNOWN, None
     try:
         artifacts = preview(recipe, retrieval=options.retrieval)
-    except RetroflowError as error:  # a model can be planned before its corpus is on this machine
+    except RetroflowError as error:  # a model can be planned without its corpus on this machine
         failure = error
     with no_downloads():
         plan = plan_of_recipe(
@@ -124,7 +124,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         artifacts=artifacts,
         artifacts_folder=Path(os.path.expanduser(data["artifacts_folder"])),
         runs_folder=runs_folder,
-        # One more than are kept: the oldest goes when the newest is whole.
+        # One more than are kept: the oldest is removed when the newest is complete.
         checkpoints_bytes=(options.keep_checkpoints + 1) * plan.checkpoint_bytes,
         failure=failure,
     )

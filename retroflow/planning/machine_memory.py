@@ -16,12 +16,12 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class MachineMemory:
-    """Memory of one device, or a process's share of the machine's.
+    """Memory of one device, or one process's part of the machine's.
 
     Attributes:
-        total: bytes that there are at most.
-        free: bytes that are not in use now, None where that is not known.
-        what: which memory it is, for a message.
+        total: bytes in total.
+        free: bytes that are not in use now, None if unknown.
+        what: name of the memory in messages.
     """
 
     total: int
@@ -30,7 +30,7 @@ class MachineMemory:
 
 
 def machine_memory(placement: Placement) -> MachineMemory | None:
-    """What each process of a training has here; None where this machine has no such device or does not tell."""
+    """Return the memory of each process of a training; None if there is no such device or it is unknown."""
     if placement.accelerator == "cuda":
         return _gpu(placement)
     found = _ram()
@@ -38,7 +38,7 @@ def machine_memory(placement: Placement) -> MachineMemory | None:
         return None
     total, free = found
     processes = placement.devices
-    share = f", shared by {processes} processes" if processes > 1 else ""
+    share = f", divided over {processes} processes" if processes > 1 else ""
     return MachineMemory(total // processes, free // processes, f"of memory{share}")
 
 
@@ -47,14 +47,14 @@ def _gpu(placement: Placement) -> MachineMemory | None:
         return None
     what = f"on a {torch.cuda.get_device_name()}"
     if placement.world_size > 1:
-        # Asking a GPU what is free takes some of its memory, and this process may not be the one that uses it.
+        # Reading a GPU's free memory uses some of it, and another process may be the one that trains.
         return MachineMemory(int(torch.cuda.get_device_properties(0).total_memory), None, what)
     free, total = torch.cuda.mem_get_info()
     return MachineMemory(total, free, what)
 
 
 def _ram() -> tuple[int, int] | None:
-    """Bytes of memory that this process can have, and those not in use; None on systems that do not tell."""
+    """Return the bytes of memory that this process can have, and the free ones; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
@@ -67,7 +67,7 @@ def _ram() -> tuple[int, int] | None:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Limits of the control groups that this process is in (containers, SLURM), and what is left of them."""
+    """Yield limits of this process's control groups (containers, SLURM), and what is left of them."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, name = line.split(":", 2)
@@ -82,14 +82,14 @@ def _limits_above(root: Path, name: str, limit: str, usage: str, cache: str) -> 
     group = PurePosixPath(name)
     for each in (group, *group.parents):
         folder = root / str(each).lstrip("/")
-        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+        with suppress(OSError, ValueError):  # no such file, or it contains "max"
             most = int((folder / limit).read_text())
             if most < _UNLIMITED:
                 yield most, max(0, most - int((folder / usage).read_text()) + _value_of(folder / "memory.stat", cache))
 
 
 def _value_of(path: Path, key: str) -> int:
-    """A number of a file of lines "key number", 0 if it is not there."""
+    """Return a number from a file of lines "key number", 0 if it is missing."""
     with suppress(OSError, ValueError):
         for line in path.read_text().splitlines():
             name, _, value = line.partition(" ")
@@ -99,5 +99,5 @@ def _value_of(path: Path, key: str) -> int:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What can be wrong with a recipe's model, found out before anything is prepared."""
+"""Checks of a recipe's model before anything is prepared."""
 
 from retroflow.components import MODELS, create
 from retroflow.errors import UsageError
@@ -8,10 +8,10 @@ from retroflow.recipe import Recipe
 
 
 def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -> None:
-    """Let a model that starts from files of its own look for them before minutes of preparing.
+    """Let a model that starts from files look for them before minutes of preparing.
 
     Raises:
-        UsageError: the files are not there or do not fit, or the model cannot be compiled for so many processes.
+        UsageError: the files do not exist or do not fit, or the model cannot be compiled for several processes.
     """
     section, data = recipe.section("model"), recipe.section("data")
     config = create(MODELS, section, vocabulary_size=1, chunk_length=data["chunk_length"])

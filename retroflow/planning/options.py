@@ -9,7 +9,7 @@ from retroflow.errors import UsageError
 from retroflow.options import checked_options
 
 MOST_THREADS = 1024
-"""More than any machine has cores; of 100,000 torch fails to start most, long after they were asked for."""
+"""More than any machine has cores; torch fails to start 100,000, long after they are requested."""
 
 
 @checked_options("optimizer")
@@ -20,12 +20,12 @@ class OptimizerOptions:
     Attributes:
         learning_rate: highest rate, reached after the warm-up.
         weight_decay: on matrices outside embeddings; gains, biases and embeddings are not decayed.
-        warmup_steps: optimizer steps of linear rise from nearly zero.
-        final_share: share of `learning_rate` that the cosine ends at, at `trainer.max_steps`.
+        warmup_steps: optimizer steps of linear increase from nearly zero.
+        final_share: share of `learning_rate` at the end of the cosine, at `trainer.max_steps`.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
         epsilon: added to the root in AdamW's denominator.
-        clip_norm: largest global gradient norm; 0 leaves gradients as they are.
+        clip_norm: largest global gradient norm; 0 does not clip.
     """
 
     learning_rate: Annotated[float, Ge(0)] = 3.0e-3
@@ -41,37 +41,37 @@ class OptimizerOptions:
 @checked_options("trainer")
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """How long, on what and with which habits a model is trained.
+    """Options of training.
 
     Attributes:
         max_steps: optimizer steps of the run; the learning-rate schedule ends here.
         max_seconds: stop training at the first step after this many seconds; 0 for no limit.
-        batch_size: sequences of an optimizer step over all devices; the recipe's mathematics, not the machine's.
-        accumulate: pieces a device's share of a step is cut into, to save memory.
+        batch_size: sequences of an optimizer step over all devices.
+        accumulate: micro-batches of a device per step, to save memory.
         retrieval: False trains the same decoder without retrieved text, as a baseline.
         retrieval_dropout: share of steps trained without retrieved text, so that retrieval can be switched off.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 where it pays.
-        device: "cpu", "cuda", or "auto": a GPU when there is one.
-        strategy: "ddp": every process has the whole model; "fsdp": each has a share of it; "auto": one process, or
-            DDP where several are wanted.
-        devices: processes on each machine, a GPU each; 0 takes what the launcher started, else with ddp and fsdp
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 if the device is faster with it.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
+        strategy: "ddp": every process has the whole model; "fsdp": each has a shard of it; "auto": one process, or
+            DDP if there are several.
+        devices: processes on each machine, one GPU each; 0 uses what the launcher started, else with ddp and fsdp
             every GPU.
-        nodes: machines; 0 takes what the launcher started, else 1.
+        nodes: machines; 0 uses what the launcher started, else 1.
         timeout_seconds: how long a rank waits for another, such as rank 0 writing a checkpoint, before it gives up.
-        activation_checkpointing: compute each block again in the backward pass instead of keeping its activations.
-        compile: compile with torch.compile, the loss as a whole or under ddp and fsdp each block; pays after some
+        activation_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+        compile: use torch.compile, on the whole loss or under ddp and fsdp on each layer; pays off after about
             300 steps.
-        num_threads: CPU threads of torch; 0 leaves torch's choice.
-        peak_flops: dense FLOP/s of one device in the precision used, for MFU; 0 looks the GPU's name up.
+        num_threads: CPU threads of torch; 0 keeps torch's default.
+        peak_flops: dense FLOP/s of one device in the precision used, for MFU; 0 looks up the GPU's name.
         log_every: steps between two lines of metrics.
         validate_every: steps between two quick validation estimates; 0 for none.
         validation_batches: batches of a quick estimate.
         eval_batch_size: sequences of a batch during evaluation.
-        final_sequences: validation sequences that the evaluation at the end measures, evenly spaced, always the same;
-            for trials, and the report says that it is a sample. null for all of them.
+        final_sequences: validation sequences of the final evaluation, evenly spaced, always the same; for trials. The
+            report says that it is a sample. null for all of them.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
-        keep_checkpoints: newest checkpoints that stay.
-        runs_folder: where run folders are made; `~` is the home folder.
+        keep_checkpoints: number of newest checkpoints to keep.
+        runs_folder: folder for run folders; `~` is the home folder.
     """
 
     max_steps: Annotated[int, Ge(1)] = 1000
@@ -103,5 +103,5 @@ class TrainerOptions:
         if self.batch_size % self.accumulate:
             raise UsageError(
                 f"trainer.accumulate is {self.accumulate}, which does not divide trainer.batch_size {self.batch_size}; "
-                "a step is cut into equal pieces."
+                "all micro-batches must have the same size."
             )

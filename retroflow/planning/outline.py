@@ -1,4 +1,4 @@
-"""What is known of a model before it is built: its parameters, learned on the meta device."""
+"""Facts about a model before it is built, from the meta device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,13 @@ from retroflow.protocols import ModelConfig
 
 @dataclass(frozen=True)
 class ModelOutline:
-    """What is known of a model before it is built.
+    """Facts about a model before it is built.
 
     Attributes:
         sizes: numbers in each parameter, by name.
-        retrieval: names of the trained parameters that a loss without retrieved text does not reach.
-        frozen: names of the parameters that are not trained, such as those of a base that is RETRO-fitted.
-        can_recompute: whether activation checkpointing has blocks to recompute.
+        retrieval: names of the trained parameters that get no gradient without retrieved text.
+        frozen: names of the parameters that are not trained, such as those of a RETRO-fitted base.
+        can_recompute: whether activation checkpointing has layers to recompute.
     """
 
     sizes: dict[str, int]
@@ -39,7 +39,7 @@ class ModelOutline:
 
 
 def outline(config: ModelConfig) -> ModelOutline:
-    """Learn a model's parameters on the meta device, which takes no memory, and time only for thousands of layers."""
+    """Build a model on the meta device and return its outline; no memory, and slow only for thousands of layers."""
     with saying_if_slow("still counting the model's parameters, layer by layer"), torch.device("meta"):
         model: Any = config.build()
         retrieval = model.retrieval_parameters()

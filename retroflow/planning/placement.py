@@ -1,4 +1,4 @@
-"""Where and in which precision a model is trained."""
+"""Choose device, processes and precision of a training."""
 
 from dataclasses import dataclass
 
@@ -30,12 +30,12 @@ class Placement:
 
     @property
     def world_size(self) -> int:
-        """Processes over all machines."""
+        """Number of processes on all machines."""
         return self.devices * self.nodes
 
     @property
     def device(self) -> torch.device:
-        """The device of this process; under CUDA the current one, which every rank has set to its own."""
+        """The device of this process; under CUDA the current one, which every rank has set."""
         return torch.device(self.accelerator)
 
     @property
@@ -48,18 +48,18 @@ def place(options: TrainerOptions, ranks: Ranks) -> Placement:
     """Choose device, precision and the number of processes.
 
     Raises:
-        UsageError: what is wanted is not what the machine has or the launcher has started, or the batch cannot be
-            shared.
+        UsageError: the machine lacks the devices, the launcher has started other processes, or the batch cannot be
+            divided.
     """
     device = choose_device(options.device, "trainer.device")
     return _placement(options, device, devices=_devices(options, ranks, device), nodes=_nodes(options, ranks))
 
 
 def plan_placement(options: TrainerOptions) -> Placement:
-    """Choose as `place` would on the machines that the recipe asks for, whatever this one has.
+    """Choose as `place` would on the recipe's machines, whatever this one has.
 
     Raises:
-        UsageError: the batch cannot be shared.
+        UsageError: the batch cannot be divided.
     """
     device = choose_device(options.device, "trainer.device") if options.device == "auto" else options.device
     many = options.strategy != "auto" and device == "cuda"
@@ -71,8 +71,8 @@ def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int
     world_size = devices * nodes
     if options.batch_size % (world_size * options.accumulate):
         raise UsageError(
-            f"trainer.batch_size is {options.batch_size}, which cannot be shared by {world_size} processes x "
-            f"trainer.accumulate {options.accumulate}; make it a multiple of {world_size * options.accumulate}"
+            f"trainer.batch_size is {options.batch_size}, which cannot be divided over {world_size} processes x "
+            f"trainer.accumulate {options.accumulate}; make it a multiple of {world_size * options.accumulate}."
         )
     strategy: str = options.strategy
     if strategy != "fsdp":
@@ -90,8 +90,8 @@ def _placement(options: TrainerOptions, device: str, *, devices: int, nodes: int
 def _nodes(options: TrainerOptions, ranks: Ranks) -> int:
     if options.nodes > 1 and not ranks.launcher:
         raise UsageError(
-            f"trainer.nodes is {options.nodes}, and one command starts processes on its own machine only; start the "
-            "same command on every machine with torchrun, or with srun (docs/multi-node.md)"
+            f"trainer.nodes is {options.nodes}, but one command starts processes on its own machine only; start the "
+            "same command on every machine with torchrun or srun (docs/multi-node.md)."
         )
     return _as_launched("trainer.nodes", options.nodes, ranks.num_nodes, "machines", ranks)
 
@@ -119,10 +119,10 @@ def _as_launched(key: str, given: int, launched: int, what: str, ranks: Ranks) -
 
 
 def bf16_pays(device: str) -> bool:
-    """Whether bfloat16 autocast is faster than float32 here, judged by the hardware's instructions alone.
+    """Return whether bfloat16 autocast is faster than float32 here, from the hardware's instructions.
 
-    On CPUs it takes matrix units or AVX-512 BF16: 1.7 times per training step with AMX, slower than float32 where
-    bfloat16 is emulated. Not timed at start: a run and its resumption must decide alike.
+    On CPUs it needs matrix units or AVX-512 BF16: 1.7 times as fast per training step with AMX, slower than float32 if
+    bfloat16 is emulated. It is not timed, since a run and its resumption must choose the same.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

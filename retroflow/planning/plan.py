@@ -1,4 +1,4 @@
-"""What a run is going to be, said before it begins: by `fit` of what it has, by `fit --dry-run` of what is known."""
+"""The summary of a run before it begins: of `fit` from what is prepared, of a dry run from what is known."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,16 +9,16 @@ from retroflow.components import MODELS, create
 from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.machine_memory import MachineMemory, available_cores, machine_memory
-from retroflow.planning.memory_estimate import MemoryEstimate, Share, estimate_memory, estimate_states, size_text
+from retroflow.planning.memory_estimate import DeviceWork, MemoryEstimate, estimate_memory, estimate_states, size_text
 from retroflow.planning.model_check import check_model
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import ModelOutline, outline
 from retroflow.planning.placement import Placement
-from retroflow.planning.schedule import schedule_share
+from retroflow.planning.schedule import learning_rate_factor
 from retroflow.recipe import Recipe
 
 FEWEST_TOKENS = 258
-"""Of a trained vocabulary: 256 bytes, the end of a text, one merge."""
+"""Smallest trained vocabulary: 256 bytes, the end of text, one merge."""
 
 _MOST_WORKERS_A_CORE = 4
 
@@ -32,11 +32,11 @@ class Plan:
         optimizer: the optimizer section.
         placement: device, precision and processes.
         outline: the model's parameters.
-        config: what the model is built from.
+        config: of the model.
         chunk_length: m.
         sequence_chunks: chunks of a sequence.
         num_neighbours: of a chunk; 0 without retrieval.
-        chunks: split -> number of chunks, None if that is not known yet.
+        chunks: split -> number of chunks, None if not known yet.
         is_estimate: whether `chunks` is an estimate.
         num_workers: processes that load batches, for each device.
     """
@@ -65,9 +65,9 @@ class Plan:
 
     @property
     def memory(self) -> MemoryEstimate:
-        """What a device needs; for models without a formula what is known of it."""
+        """Memory of a device; for models without a formula the known part."""
         world_size = self.placement.world_size
-        share = Share(
+        work = DeviceWork(
             sequences=max(1, self.options.batch_size // (world_size * self.options.accumulate)),
             length=self.sequence_tokens,
             num_neighbours=self.num_neighbours,
@@ -79,8 +79,8 @@ class Plan:
         sizes = self.outline.sizes
         frozen = self.outline.frozen | (frozenset() if self.options.retrieval else self.outline.retrieval)
         if not isinstance(self.config, RetroConfig):
-            return estimate_states(sizes, share, frozen=frozen)
-        return estimate_memory(self.config, sizes, share, frozen=frozen)
+            return estimate_states(sizes, work, frozen=frozen)
+        return estimate_memory(self.config, sizes, work, frozen=frozen)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -88,7 +88,7 @@ class Plan:
         return 12 * self.outline.num_trained_parameters
 
     def lines(self, *, start_step: int = 0) -> list[str]:
-        """Describe the run, a fact a line."""
+        """Describe the run, one fact per line."""
         return [
             f"model      {self._model()}",
             f"data       {self._data()}",
@@ -99,19 +99,19 @@ class Plan:
         ]
 
     def _model(self) -> str:
-        reading = (
+        retrieval = (
             f"{self.outline.num_retrieval_parameters:,} of them for retrieval"
             if self.options.retrieval
             else "retrieval not used"
         )
         if self.outline.frozen:
             share = self.outline.num_trained_parameters / self.outline.num_parameters
-            reading += f", {self.outline.num_trained_parameters:,} ({share:.1%}) trained"
-        return f"{self.outline.num_parameters:,} parameters, {reading}"
+            retrieval += f", {self.outline.num_trained_parameters:,} ({share:.1%}) trained"
+        return f"{self.outline.num_parameters:,} parameters, {retrieval}"
 
     def _data(self) -> str:
         if self.chunks is None:
-            return "the number of chunks is not known before they are made"
+            return "the number of chunks is unknown until they are made"
         about = "about " if self.is_estimate else ""
         return f"{about}{self.chunks['train']:,} training chunks, {self.chunks['valid']:,} validation chunks"
 
@@ -135,10 +135,10 @@ class Plan:
         return f"{device}, {precision}, CPU threads: {torch.get_num_threads()}"
 
     def notes(self) -> list[str]:
-        """What a user should know before it begins."""
+        """Return what a user should know before it begins."""
         notes = [self._too_short(), self._warm_up(), memory_note(self.memory, machine_memory(self.placement))]
         if self.options.compile:
-            notes.append("trainer.compile: compiling takes minutes, before the first step and without a line")
+            notes.append("trainer.compile: compiling takes minutes before the first step and prints nothing")
         cores, workers = available_cores(), self.num_workers * self.placement.devices
         if workers > _MOST_WORKERS_A_CORE * cores:
             notes.append(
@@ -159,7 +159,7 @@ class Plan:
         warmup, steps = self.optimizer.warmup_steps, self.options.max_steps
         if warmup < steps:
             return ""
-        highest = schedule_share(
+        highest = learning_rate_factor(
             steps - 1, warmup_steps=warmup, max_steps=steps, final_share=self.optimizer.final_share
         )
         return (
@@ -169,10 +169,10 @@ class Plan:
 
 
 def memory_note(needed: MemoryEstimate, there: MachineMemory | None) -> str:
-    """Say what a run needs and does not find; empty if it fits or that is not known."""
+    """Return a note if a run may not fit; empty if it fits or that is unknown."""
     if there is None:
         return ""
-    needs = f"needs {'about' if needed.is_complete else 'at least'} {size_text(needed.total)} a device"
+    needs = f"needs {'about' if needed.is_complete else 'at least'} {size_text(needed.total)} per device"
     if needed.total > there.total:
         return f"does not fit: it {needs}, and this machine has {size_text(there.total)} {there.what}"
     if there.free is not None and needed.total > there.free:
@@ -185,14 +185,14 @@ def check_memory(plan: Plan) -> None:
     """Refuse a run that cannot fit this machine.
 
     Raises:
-        UsageError: it needs more than there is, whether or not something else uses it now.
+        UsageError: it needs more than the machine has, even if nothing else used it.
     """
     needed, there = plan.memory, machine_memory(plan.placement)
     if there is None or needed.total <= there.total:
         return
     if needed.of_model > there.total:
         remedy = (
-            "Make the model smaller (model.width, model.num_layers, data.vocabulary_size), or share it between more "
+            "Make the model smaller (model.width, model.num_layers, data.vocabulary_size), or divide it over more "
             "devices (trainer.strategy=fsdp, trainer.devices)"
         )
     else:
@@ -202,7 +202,7 @@ def check_memory(plan: Plan) -> None:
         )
     raise UsageError(
         f"this recipe does not fit: it needs {needed}; this machine has {size_text(there.total)} {there.what}. "
-        f"{remedy}. The need is computed by formula; --ignore-memory trains all the same"
+        f"{remedy}. The need is an estimate; ignore_memory=True trains anyway."
     )
 
 
@@ -214,17 +214,17 @@ def plan_of_recipe(
     chunks: dict[str, int] | None = None,
     is_estimate: bool = False,
 ) -> Plan:
-    """The plan of a recipe by what is known before anything is prepared.
+    """Return the plan of a recipe from what is known before anything is prepared.
 
     Args:
         recipe: the checked recipe.
         placement: device, precision and processes.
-        vocabulary_size: of its tokenizer; by default the fewest there can be, so that no need is stated too high.
+        vocabulary_size: of its tokenizer; by default the smallest possible, so that no estimate is too high.
         chunks: as in `Plan`.
         is_estimate: as in `Plan`.
 
     Raises:
-        RetroflowError: the model's own files are not there or do not fit.
+        RetroflowError: the model's own files do not exist or do not fit.
     """
     options, data = TrainerOptions(**recipe.section("trainer")), recipe.section("data")
     length: int = data["chunk_length"]

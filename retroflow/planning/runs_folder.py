@@ -1,4 +1,4 @@
-"""Where runs will be kept, looked at before anything is made."""
+"""The folder for runs, checked before anything is made."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ from retroflow.store.disk import nearest_existing
 
 
 def runs_folder_of(runs_folder: str) -> Path:
-    """Where run folders are made, `~` resolved."""
+    """Return the folder for run folders, with `~` resolved."""
     return Path(os.path.expanduser(runs_folder))
 
 
 def check_runs_folder(runs_folder: Path) -> None:
-    """Find out before an hour of preparation, and without making anything, whether runs can be kept there.
+    """Check before preparing, and without making anything, whether runs can be written there.
 
     Raises:
         RetroflowError: the folder, or the nearest one above it that exists, cannot be written.
@@ -22,5 +22,5 @@ def check_runs_folder(runs_folder: Path) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         reason = "cannot be written" if existing.is_dir() else "is not a folder"
         raise RetroflowError(
-            f"trainer.runs_folder '{runs_folder}': {existing} {reason}; choose a folder that can be written"
+            f"trainer.runs_folder '{runs_folder}': {existing} {reason}; choose a folder that can be written."
         )

@@ -3,10 +3,10 @@
 import math
 
 
-def schedule_share(step: int, *, warmup_steps: int, max_steps: int, final_share: float) -> float:
-    """Share of the highest learning rate for the step after `step` finished ones.
+def learning_rate_factor(step: int, *, warmup_steps: int, max_steps: int, final_share: float) -> float:
+    """Return the factor of the highest learning rate for the step after `step` finished ones.
 
-    A line up to 1 over `warmup_steps`, then a cosine down to `final_share` at `max_steps`. Both ends come from the
+    Linear up to 1 over `warmup_steps`, then a cosine down to `final_share` at `max_steps`. Both ends come from the
     recipe: Lightning's estimate of the number of steps makes it drop loader state on resume (lightning issue 20550).
     """
     if step < warmup_steps:

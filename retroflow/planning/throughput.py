@@ -1,8 +1,8 @@
-"""How fast a run goes: tokens per second, and which share of the hardware's arithmetic the model gets (MFU).
+"""Speed of a run: tokens per second, and model FLOPs utilisation (MFU).
 
 MFU (Chowdhery et al. 2022, arXiv:2204.02311, appendix B) = FLOPs that the model's matrix products need / (seconds x
 peak FLOP/s of all devices). The FLOPs are those of retroflow/planning/costs.py; recomputation in the backward pass does
-not count as use. Only where the peak is known is it told.
+not count. MFU is reported only if the peak is known.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # Dense bfloat16 FLOP/s with float32 accumulation, without sparsity, from NVIDIA's data sheets. The first name that
-# occurs as a word in the device's name counts.
+# occurs as a word in the device's name is used.
 PEAK_FLOPS = {
     "B200": 2.25e15,
     "GH200": 989e12,
@@ -30,20 +30,20 @@ PEAK_FLOPS = {
 
 
 def peak_flops_of(device_name: str) -> float | None:
-    """Peak dense bfloat16 FLOP/s of a GPU by its name; None if the table does not have it."""
+    """Return the peak dense bfloat16 FLOP/s of a GPU by its name; None if the table does not have it."""
     found = (peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name))
     return next(found, None)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Turns tokens and seconds into what is logged.
+    """Turns tokens and seconds into logged metrics.
 
     Attributes:
         step_flops: FLOPs of an optimizer step over all devices with retrieval, None if the model has no formula.
-        step_flops_off: the same of a step without retrieval.
+        step_flops_off: the same without retrieval.
         is_off: whether a step (from 0) trains without retrieval.
-        peak_flops: FLOP/s of all devices together, None if that is not known.
+        peak_flops: FLOP/s of all devices together, None if unknown.
     """
 
     step_flops: float | None
@@ -51,12 +51,12 @@ class Throughput:
     is_off: Callable[[int], bool]
     peak_flops: float | None
 
-    def reading(self, first_step: int, last_step: int, *, tokens: int, seconds: float) -> dict[str, float]:
+    def metrics(self, first_step: int, last_step: int, *, tokens: int, seconds: float) -> dict[str, float]:
         """Describe the steps first_step .. last_step - 1 (from 0), which took `seconds`.
 
         Returns:
-            "seconds", "tokens_per_second" (predicted tokens, all devices), and where they are known
-            "model_flops_per_second" and "mfu" (a share, 0 to 1).
+            "seconds", "tokens_per_second" (predicted tokens, all devices), and if known
+            "model_flops_per_second" and "mfu" (0 to 1).
         """
         seconds = max(1e-9, seconds)
         values = {"seconds": seconds, "tokens_per_second": tokens / seconds}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retroflow.planning.schedule import schedule_share
+from retroflow.planning.schedule import learning_rate_factor
 from retroflow.planning.options import OptimizerOptions
 
 _KEY = "schedules"
@@ -59,7 +59,7 @@ def describe_last(schedules: Sequence[Schedule], optimizer: OptimizerOptions) ->
     before, new = schedules[-2], schedules[-1]
 
     def rate(step: int, max_steps: int) -> str:
-        share = schedule_share(
+        share = learning_rate_factor(
             step, warmup_steps=optimizer.warmup_steps, max_steps=max_steps, final_share=optimizer.final_share
         )
         return f"{optimizer.learning_rate * share:.3g}"

@@ -175,7 +175,7 @@ class Metrics:
             "train/tokens": self._tokens,
         }
         now = time.perf_counter()
-        speed = self._throughput.reading(self._clock_step, step, tokens=tokens, seconds=now - self._clock)
+        speed = self._throughput.metrics(self._clock_step, step, tokens=tokens, seconds=now - self._clock)
         self._clock, self._clock_step = now, step
         self._nats.zero_()
         self._window_tokens.zero_()

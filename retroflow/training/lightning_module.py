@@ -22,7 +22,7 @@ from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import outline
-from retroflow.planning.schedule import schedule_share
+from retroflow.planning.schedule import learning_rate_factor
 from retroflow.protocols import ModelConfig
 from retroflow.training.optimizers import make_optimizer, make_schedule
 
@@ -150,7 +150,7 @@ class RetroModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Set the learning rate of the next step by this recipe: a checkpoint may come from another schedule."""
         options = self._optimizer_options
-        share = schedule_share(
+        share = learning_rate_factor(
             self.trainer.global_step,
             warmup_steps=options.warmup_steps,
             max_steps=self._options.max_steps,

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retroflow.errors import DamagedDataError
 from retroflow.planning.options import OptimizerOptions
-from retroflow.planning.schedule import schedule_share
+from retroflow.planning.schedule import learning_rate_factor
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -63,10 +63,10 @@ def _refuse_other_parameters(optimizer: torch.optim.Optimizer, state: dict[str, 
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, options: OptimizerOptions, *, max_steps: int) -> LambdaLR:
-    """Make the schedule that multiplies the learning rate by `schedule_share` at every optimizer step."""
+    """Make the schedule that multiplies the learning rate by `learning_rate_factor` at every optimizer step."""
     return LambdaLR(
         optimizer,
-        lambda step: schedule_share(
+        lambda step: learning_rate_factor(
             step, warmup_steps=options.warmup_steps, max_steps=max_steps, final_share=options.final_share
         ),
     )

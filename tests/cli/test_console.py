@@ -174,3 +174,17 @@ def test_a_failing_exit_handler_adds_nothing_to_what_was_said() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stdout, result.stderr) == (3, "result\n", "")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("ignore_memory=True trains anyway.", "--ignore-memory trains anyway."),
+        ('continue with resume="last".', "continue with --resume."),
+        ('use resume="runs/a/0001" or checkpoint=20.', "use --resume runs/a/0001 or --checkpoint 20."),
+        ("trainer.resume=3 and output=", "trainer.resume=3 and output="),
+    ],
+)
+def test_arguments_of_the_library_are_shown_as_options(message: str, shown: str, capsys: Capture) -> None:
+    exit_code_of(errors.RetroflowError(message), show_traceback=False)
+    assert capsys.readouterr().err == f"error: {shown}\n"

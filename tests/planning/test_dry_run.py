@@ -121,14 +121,14 @@ def test_machines_that_are_not_here_are_planned_for(recipe_file, capsys):
     assert found.plan.memory.states == alone.plan.memory.states / 4
     assert "device     2 x cpu on each of 2 machines, fsdp, fp32" in "\n".join(found.lines())
     assert run(["fit", "--recipe", str(recipe_file), "--dry-run", *words, "trainer.accumulate=4"]) == 2
-    assert "cannot be shared by 4 processes x trainer.accumulate 4" in capsys.readouterr().err
+    assert "cannot be divided over 4 processes x trainer.accumulate 4" in capsys.readouterr().err
 
 
 def test_gpus_that_are_missing_are_noted(recipe_file, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     words = ["trainer.device=cuda", "trainer.strategy=ddp", "trainer.devices=2"]
     found = dry_run(load(recipe_file, words, schema=recipe_schema()))
-    assert "note       this machine has 1 GPUs, the recipe asks for 2" in found.lines()
+    assert "note       this machine has 1 GPUs, the recipe needs 2" in found.lines()
 
 
 @pytest.mark.parametrize(

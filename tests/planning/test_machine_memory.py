@@ -62,7 +62,7 @@ def test_the_first_version_of_control_groups_is_read_too(system):
 
 def test_processes_of_one_machine_share_its_memory(system):
     found = machine_memory(replace(ONE, devices=4, nodes=2, strategy="ddp"))
-    assert (found.total, found.free, found.what) == (16 * GIB, 12 * GIB, "of memory, shared by 4 processes")
+    assert (found.total, found.free, found.what) == (16 * GIB, 12 * GIB, "of memory, divided over 4 processes")
 
 
 def test_a_system_that_does_not_tell_is_not_guessed_at(system):

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from retroflow.planning.costs import activation_bytes
-from retroflow.planning.memory_estimate import Share, estimate_memory
+from retroflow.planning.memory_estimate import DeviceWork, estimate_memory
 from retroflow.planning.outline import outline
 from tests.training.jobs import tiny_config
 
 CONFIG = tiny_config(num_layers=6, cca_layers=(3, 6), dropout=0.0)
 SIZES = outline(CONFIG).sizes
-WHOLE = Share(sequences=3, length=12, num_neighbours=2, bf16=False)
+WHOLE = DeviceWork(sequences=3, length=12, num_neighbours=2, bf16=False)
 
 
 def test_one_device_in_float32_has_the_states_and_the_activations():

@@ -56,7 +56,7 @@ def test_of_a_model_without_a_formula_the_weights_and_their_optimizer_are_known(
     assert not plan.memory.is_complete and plan.memory.total == 16 * 9408
     line = next(line for line in plan.lines() if line.startswith("memory"))
     assert line == (
-        "memory     at least 147 KiB a device: 147 KiB weights, gradients and AdamW; what activations add is not known "
+        "memory     at least 147 KiB per device: 147 KiB weights, gradients and AdamW; activations are unknown "
         "for this kind of model"
     )
 
@@ -85,11 +85,16 @@ def test_what_cannot_fit_is_refused_with_need_place_and_remedy(tmp_path, machine
         check_memory(plan)  # what is free now may be more when it is needed
     machine(needed - 1, 0)
     with pytest.raises(
-        UsageError, match="does not fit: it needs about 381 KiB a device: .*; this machine has 381 KiB of memory"
+        UsageError, match="does not fit: it needs about 381 KiB per device: .*; this machine has 381 KiB of memory"
     ) as caught:
         check_memory(plan)
     assert caught.value.exit_code == 2
-    for word in ("206 KiB activations", "Lower trainer.batch_size", "activation_checkpointing=true", "--ignore-memory"):
+    for word in (
+        "206 KiB activations",
+        "Lower trainer.batch_size",
+        "activation_checkpointing=true",
+        "ignore_memory=True",
+    ):
         assert word in str(caught.value)
     machine(plan.memory.of_model - 1, 0)
     with pytest.raises(UsageError, match="Make the model smaller .*trainer.strategy=fsdp"):
@@ -102,12 +107,13 @@ def test_the_summary_says_what_does_not_fit(tmp_path, machine):
     assert "note" not in "\n".join(plan.lines())
     machine(2 * plan.memory.total, 1 << 10)
     assert (
-        "note       may not fit: it needs about 381 KiB a device, and of 761 KiB of memory 1 KiB are free now"
+        "note       may not fit: it needs about 381 KiB per device, and of 761 KiB of memory 1 KiB are free now"
         in plan.lines()
     )
     machine(1 << 10, 0)
     assert (
-        "note       does not fit: it needs about 381 KiB a device, and this machine has 1 KiB of memory" in plan.lines()
+        "note       does not fit: it needs about 381 KiB per device, and this machine has 1 KiB of memory"
+        in plan.lines()
     )
 
 
@@ -119,7 +125,7 @@ def test_the_need_is_never_stated_too_high_before_the_tokenizer_is_known(tmp_pat
 
 
 def test_compiling_and_many_workers_are_told(tmp_path):
-    assert "trainer.compile: compiling takes minutes, before the first step" in text(tmp_path, compile=True)
+    assert "trainer.compile: compiling takes minutes before the first step" in text(tmp_path, compile=True)
     plan = plan_of(tiny_job(tmp_path))
     assert "num_workers" not in "\n".join(plan.lines())
     many = "\n".join(replace(plan, num_workers=1000).lines())

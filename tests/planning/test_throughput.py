@@ -11,15 +11,15 @@ from tests.training.jobs import tiny_config, tiny_job
 
 def test_steps_without_retrieval_count_what_they_cost():
     speed = Throughput(step_flops=100.0, step_flops_off=40.0, is_off=lambda step: step % 2 == 1, peak_flops=1000.0)
-    reading = speed.reading(4, 7, tokens=60, seconds=2.0)  # steps 4, 5, 6
+    reading = speed.metrics(4, 7, tokens=60, seconds=2.0)  # steps 4, 5, 6
     assert reading == {"seconds": 2.0, "tokens_per_second": 30.0, "model_flops_per_second": 120.0, "mfu": 0.12}
 
 
 def test_without_a_peak_there_is_no_mfu_and_without_a_formula_no_flops():
     speed = Throughput(step_flops=100.0, step_flops_off=40.0, is_off=lambda step: False, peak_flops=None)
-    assert set(speed.reading(0, 1, tokens=1, seconds=1.0)) == {"seconds", "tokens_per_second", "model_flops_per_second"}
+    assert set(speed.metrics(0, 1, tokens=1, seconds=1.0)) == {"seconds", "tokens_per_second", "model_flops_per_second"}
     speed = Throughput(step_flops=None, step_flops_off=None, is_off=lambda step: False, peak_flops=1e12)
-    assert set(speed.reading(0, 1, tokens=1, seconds=1.0)) == {"seconds", "tokens_per_second"}
+    assert set(speed.metrics(0, 1, tokens=1, seconds=1.0)) == {"seconds", "tokens_per_second"}
 
 
 @pytest.mark.parametrize(

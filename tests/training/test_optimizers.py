@@ -55,11 +55,11 @@ def test_the_optimizer_takes_every_option():
     ],
 )
 def test_the_schedule_is_a_line_and_a_cosine(step, share):
-    assert schedule_share(step, warmup_steps=10, max_steps=110, final_share=0.1) == pytest.approx(share)
+    assert learning_rate_factor(step, warmup_steps=10, max_steps=110, final_share=0.1) == pytest.approx(share)
 
 
 def test_the_schedule_without_warm_up_begins_at_the_top():
-    assert schedule_share(0, warmup_steps=0, max_steps=1, final_share=0.0) == 1.0
+    assert learning_rate_factor(0, warmup_steps=0, max_steps=1, final_share=0.0) == 1.0
 
 
 def test_the_optimizer_follows_the_schedule():

@@ -47,9 +47,9 @@ def test_placement(options, ranks, expected):
 @pytest.mark.parametrize(
     ("options", "ranks", "message"),
     [
-        ({"devices": 3}, ALONE, "cannot be shared by 3 processes x trainer.accumulate 1; make it a multiple of 3"),
+        ({"devices": 3}, ALONE, "cannot be divided over 3 processes x trainer.accumulate 1; make it a multiple of 3"),
         ({"devices": 2, "accumulate": 16}, ALONE, "multiple of 32"),
-        ({"nodes": 2}, ALONE, "with torchrun, or with srun"),
+        ({"nodes": 2}, ALONE, "with torchrun or srun"),
         ({"devices": 4}, TORCHRUN, "trainer.devices is 4, but torchrun has started 2 processes a machine"),
         ({"nodes": 3}, TORCHRUN, "trainer.nodes is 3, but torchrun has started 4 machines; leave trainer.nodes out"),
     ],
