@@ -97,7 +97,7 @@ def test_logging_never_waits_however_slow_the_tracker_and_the_loss_is_told(track
     took = whole_run(tracker, tracked, steps=3000)
     tracker.released.set()
     assert took < 60
-    assert "too slow for 2,0" in capsys.readouterr().err  # 3,000 calls less 1,000 that wait
+    assert "too slow, and 2,0" in capsys.readouterr().err  # 3,000 calls less 1,000 that wait
 
 
 def test_neighbours_are_made_with_the_trackers_own_limits(tracked):
