@@ -66,7 +66,7 @@ def test_text_that_only_looks_like_json_is_text(tmp_path):
         ("p.jsonl", b'{"prompt": 3}', r'p.jsonl:1: "prompt" is 3; a text'),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": ""}', r'p.jsonl:2: "prompt" is ""'),
         ("p.jsonl", b'{"prompt": "a", "prompt": "b"}', r'p.jsonl:1: .*"prompt" is given twice'),
-        ("p.jsonl", b'{"prompt": "a", "x": NaN}', r"p.jsonl:1: .*NaN is no JSON"),
+        ("p.jsonl", b'{"prompt": "a", "x": NaN}', r"p.jsonl:1: .*NaN is not JSON"),
         ("p.txt", b"a\n\nb\n", r"p.txt:2: the line is blank; delete it, or write a prompt"),
         ("p.jsonl", b'\n{"prompt": "a"}', "p.jsonl:1: the line is blank"),
     ],
