@@ -28,7 +28,9 @@ _REMEDIES = {
 }
 _REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
 
-_ARGUMENT = re.compile(r"""(?<![\w.])(ignore_memory|resume|checkpoint|output)=(?:"([^"]+)"|(True|\d+))""")
+_ARGUMENT = re.compile(
+    r"(?<![\w.])(ignore_memory|resume|checkpoint|output|retrieval)=(?:'([^']+)'|(True|False|STEP|\d+))"
+)
 """Arguments of the Python API that are options of a command of the same name."""
 
 _PREPARING = (
@@ -100,6 +102,8 @@ def in_flags(message: str) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, text, value = found[1].replace("_", "-"), found[2], found[3]
+        if value == "False":
+            return f"--no-{name}"
         return f"--{name}" if text == "last" or value == "True" else f"--{name} {text or value}"
 
     return _ARGUMENT.sub(flag, message)

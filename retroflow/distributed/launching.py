@@ -112,7 +112,7 @@ class RankProcess:
         return result
 
     def last_words(self) -> str:
-        """The end of what it printed."""
+        """Return the end of its output."""
         if self._errors is None:
             return ""
         self._errors.seek(0)
@@ -216,7 +216,7 @@ def launch_ranks(task: Callable[[], Any], *, size: int, requests: StopRequests) 
         requests: stop signals of this process, which are passed on.
 
     Returns:
-        What it returned on rank 0.
+        The result of rank 0.
 
     Raises:
         Preempted: SIGTERM came, to this process or to a rank.
@@ -227,7 +227,7 @@ def launch_ranks(task: Callable[[], Any], *, size: int, requests: StopRequests) 
         try:
             codes = processes.wait(requests)
         except KeyboardInterrupt:  # the second Ctrl-C
-            raise Interrupted("stopped at once; --resume continues from the last checkpoint") from None
+            raise Interrupted("stopped at once; resume='last' continues from the last checkpoint") from None
         if any(codes):
             culprit = _culprit(processes.ranks, codes)
             raise _failure(culprit, codes[culprit.rank], size, requests)
@@ -257,13 +257,13 @@ def _failure(rank: RankProcess, code: int | None, size: int, requests: StopReque
         return kind(message if rank.rank == 0 or f"rank {rank.rank} of" in message else f"rank {rank.rank}: {message}")
     if signal_number is not None and code == -signal_number:
         kind = Interrupted if signal_number == signal.SIGINT else Preempted
-        return kind("stopped before the first step; --resume continues where the run was")
+        return kind("stopped before the first step; resume='last' continues where the run was")
     name = f"rank {rank.rank} of {size} (process {rank.process.pid})"
     if words := "\n".join(part for part in (rank.last_words(), result.crash.strip()) if part):
         say(f"{name} printed before its end:\n{words}")
     return RetroflowError(
-        f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with --resume continues from "
-        "the last checkpoint"
+        f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with "
+        "resume='last' continues from the last checkpoint"
     )
 
 
@@ -271,6 +271,6 @@ def _end_of(rank: RankProcess, code: int | None) -> str:
     if rank.was_suspended:
         return f"was suspended by a signal for {_SUSPENDED_SECONDS:g} s and was ended"
     if code is None:
-        return "did not answer the others (trainer.timeout_seconds) and was ended"
+        return "did not answer within trainer.timeout_seconds and was ended"
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{hint}" if code < 0 else f"ended with exit code {code}"

@@ -43,7 +43,7 @@ def main(task_file: int, result_file: int) -> None:
         pickle.dump(result, file)
     if at_once:
         sys.stderr.flush()
-        os._exit(code)  # libraries may wait at a regular exit for ranks that are gone
+        os._exit(code)  # at a regular exit libraries may wait for ranks that have ended
     sys.unraisablehook = lambda failed: None  # as at the end of a command (cli/console.py)
     sys.exit(code)
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from retroflow.errors import RankEnded, RetroflowError
 
 LAUNCHED = "RETROFLOW_LAUNCHED"
-"""Set in the environment of ranks that `retroflow fit` has started itself."""
+"""Environment variable of ranks that `retroflow fit` has started itself."""
 
 _LOST = (
     "gloo",
@@ -35,7 +35,7 @@ _Value = TypeVar("_Value")
 
 
 class LostRanks(RetroflowError):
-    """Other ranks ended or no longer answer, which is never this rank's own fault."""
+    """Other ranks ended or no longer answer; not an error of this rank."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ranks:
     """This process among those of a training.
 
     Attributes:
-        rank: from 0 over all machines; rank 0 alone writes, prints and tracks.
+        rank: from 0 over all machines; only rank 0 writes, prints and tracks.
         world_size: number of processes over all machines.
         local_rank: from 0 on this machine, which is its GPU's number too.
         local_size: processes on each machine.
@@ -66,7 +66,7 @@ class Ranks:
 
     @property
     def main_address(self) -> str:
-        """Where rank 0 is; under SLURM the job's first machine."""
+        """The machine of rank 0; under SLURM the job's first machine."""
         if "MASTER_ADDR" in os.environ or self.launcher != "slurm":
             return os.environ.get("MASTER_ADDR", "127.0.0.1")
         machines = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
@@ -177,7 +177,7 @@ def _is_loss(error: BaseException) -> bool:
 
 
 ALONE = Ranks()
-"""A process that trains by itself."""
+"""A process that trains alone."""
 
 _control: list[Any] = []
 

@@ -22,16 +22,15 @@ def build_sharded(
     and set on every rank by `load_unsharded_state(state)`.
 
     Args:
-        build: makes the model with its first weights, on the CPU; on the meta device with none.
+        build: makes the model with its initial weights on the CPU, or without weights on the meta device.
         mesh: one axis, all ranks.
-        prepare: changes the blocks before they are sharded.
-        bf16: send and keep the gathered weights of blocks and encoder in bfloat16, in which autocast multiplies
-            anyway: half the traffic, and no copy of every weight from forward to backward. The gains of norms are
-            rounded with them. Shares, gradients that are summed over ranks, and what belongs to no block (embeddings,
-            so the residual stream) stay in float32.
+        prepare: changes the layers before they are sharded.
+        bf16: gather the weights of layers and encoder in bfloat16, in which autocast multiplies anyway: half the
+            traffic, and no copy of every weight from forward to backward. The gains of norms are rounded, too. Shards,
+            summed gradients, and parameters outside layers (embeddings) stay in float32.
 
     Returns:
-        The model on the mesh's devices; its parameters equal those that `build` gives to rank 0.
+        The model on the mesh's devices; its parameters equal those of `build` on rank 0.
     """
     whole: dict[str, Tensor] = {}
     facts_of_rank_0: list[Any] = [None]

@@ -12,7 +12,7 @@ from typing import Any
 from retroflow.errors import Interrupted, Preempted
 
 SIGNALS = tuple(number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)))
-"""A scheduler's, the keyboard's, and that of a terminal that was closed."""
+"""Signals of a scheduler, of the keyboard and of a closed terminal."""
 
 
 @contextmanager
@@ -52,7 +52,7 @@ class StopRequests:
     """Records the first stop signal; a second SIGINT, and any signal within `at_once`, interrupts.
 
     Lightning's own SIGTERM handler writes no checkpoint and hangs several processes, so `install` is called again
-    after Lightning has put its handlers in place.
+    after Lightning has installed its handlers.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class StopRequests:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # under nohup a run outlives its terminal
+                    continue  # under nohup a run continues without its terminal
                 signal.signal(number, self._record)
 
     def __enter__(self) -> "StopRequests":
@@ -98,10 +98,10 @@ class StopRequests:
 
     @contextmanager
     def at_once(self, where: str) -> Iterator[None]:
-        """Stop at a signal without waiting for a step to end, in work that may be killed anywhere.
+        """Stop at a signal without waiting for the end of a step, in work that may be killed anywhere.
 
         Args:
-            where: as in `stop_if_requested`, which says what is raised.
+            where: as in `stop_if_requested`, with its errors.
         """
         self._waits = False
         try:

@@ -1,4 +1,4 @@
-"""Weights with several names, such as input and output embeddings that a model ties."""
+"""Weights with several names, such as tied input and output embeddings."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def shared_names(model: nn.Module) -> list[list[str]]:
-    """The names of every parameter that has more than one, each list in the order of the model's parameters."""
+    """Return the names of every parameter with more than one, in the order of the model's parameters."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -15,14 +15,14 @@ def shared_names(model: nn.Module) -> list[list[str]]:
 
 
 def share_as(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
-    """Let the names of each group be one parameter, and all other names one each.
+    """Make the names of each group one parameter, and every other name a separate one.
 
     Whether weights are really tied is known once they are loaded: a checkpoint may hold two different matrices for what
     the configuration ties. A model on the meta device has to be told.
 
     Args:
         model: changed in place.
-        groups: as `shared_names` gives them for a model of the same names.
+        groups: from `shared_names` for a model with the same names.
     """
     first = {name: group[0] for group in groups for name in group}
     placed: dict[str, nn.Parameter] = {}

@@ -1,1 +1,1 @@
-"""A run on disk: folder, description, checkpoints and metrics, resuming, and what is done with finished ones."""
+"""A run on disk: folder, description, checkpoints, metrics, resuming; lists, comparisons and clean-up."""

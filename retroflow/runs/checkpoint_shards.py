@@ -1,8 +1,8 @@
-"""Checkpoints of a sharded model: the rows of every rank apart from what is whole.
+"""Checkpoints of a sharded model: the rows of every rank, separate from unsharded values.
 
-A sharded tensor is cut along its first axis into as many pieces as there are ranks, of ceil(rows / ranks) rows each
-and the last ones shorter or empty, as torch.chunk does and FSDP2 with it. In the checkpoint its place holds None; each
-rank's pieces are a mapping of their own, from the place to the rows.
+A sharded tensor is divided along its first axis over the ranks, ceil(rows / ranks) rows each, the last ones shorter or
+empty, as in torch.chunk and FSDP2. In the checkpoint it is replaced by None. Each rank's shard is a mapping from the
+keys of the tensor to its rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 Place = tuple[str | int, ...]
-"""The keys that lead to a value of a checkpoint, such as ("state_dict", "model.embedding.weight")."""
+"""The keys of a value in a checkpoint, such as ("state_dict", "model.embedding.weight")."""
 
 Share = dict[Place, Tensor]
 """One rank's rows of each sharded tensor."""
 
 
 def split_share(checkpoint: Any) -> tuple[Any, Share]:
-    """Take this rank's rows out of a checkpoint.
+    """Separate this rank's rows from a checkpoint.
 
     Args:
         checkpoint: dicts, lists and plain values; its tensors are whole, or sharded along their first axis.
 
     Returns:
-        A copy with None at the places of sharded tensors and whole ones on the CPU; and the rows, on the CPU.
+        A copy with None for sharded tensors and whole ones on the CPU; and the rows, on the CPU.
     """
     share: Share = {}
 
@@ -48,12 +48,12 @@ def split_share(checkpoint: Any) -> tuple[Any, Share]:
 
 
 def join_shares(checkpoint: Any, shares: Sequence[Mapping[Place, Tensor]], *, below: str | None = None) -> None:
-    """Put the whole tensors back in their places.
+    """Put whole tensors back into a checkpoint.
 
     Args:
         checkpoint: as `split_share` returned it; changed.
         shares: of all ranks, in their order.
-        below: a first key; the places of other parts keep None.
+        below: a first key; tensors under other keys remain None.
     """
     for place in shares[0] if shares else ():
         if below is None or place[0] == below:
@@ -68,13 +68,13 @@ def value_at(checkpoint: Any, place: Place) -> Any:
 
 
 def rows_of_rank(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The first row of a rank's piece, and the row after its last."""
+    """Return the first row of a rank's shard, and the row after its last."""
     length = -(-num_rows // world_size)
     return min(rank * length, num_rows), min((rank + 1) * length, num_rows)
 
 
 def rows_between(pieces: Sequence[Tensor], start: int, stop: int) -> Tensor:
-    """Assemble rows of a tensor from its pieces, however many there are, and touch no others.
+    """Assemble rows of a tensor from its shards, and read no others.
 
     Args:
         pieces: float [s_i, ...] each, in their order.

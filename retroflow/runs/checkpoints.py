@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or not there: written aside, synced, renamed, checksummed, verified before use.
+"""Checkpoints that appear whole or not at all, and are verified before use.
 
-Lightning's own writer goes through the temporary folder and a copy, which leaves an empty file when it is killed on
-another filesystem, and syncs nothing. Files are `step-00000200.ckpt` with `step-00000200.ckpt.sha256` beside them;
-the checksum is in place before the checkpoint gets its name, so a named checkpoint without one was tampered with.
+Lightning's own writer copies from the temporary folder, which leaves an empty file if it is killed on another
+filesystem, and does not fsync. Files are `step-00000200.ckpt` with `step-00000200.ckpt.sha256` beside them. The checksum
+is written before the checkpoint gets its name, so a checkpoint without one was tampered with.
 
-Training with FSDP adds a file a rank, `step-00000200.share-0-of-8` (shares.py). They are on the disk before the
-checkpoint that names them, and are leftovers without it. The .sha256 file is as sha256sum writes it, and lists all.
+Training with FSDP adds one file per rank, `step-00000200.share-0-of-8` (checkpoint_shards.py). They are on the disk
+before the checkpoint that names them. The .sha256 file has the format of sha256sum and lists all files.
 """
 
 import hashlib
@@ -24,46 +24,46 @@ from retroflow.runs.checkpoint_shards import Share, join_shares
 from retroflow.store.atomic import write_file, write_stream
 
 _SHARES = "shares"
-"""The key of a checkpoint that names the files of its shares."""
+"""The key of a checkpoint with the names of its shards' files."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of an optimizer step lies."""
+    """Return the path of the checkpoint of an optimizer step."""
     return folder / f"step-{step:08d}.ckpt"
 
 
 _NAME = re.compile(r"step-([0-9]{8,})\.ckpt")
 _BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|share-[0-9]+-of-[0-9]+|.*\.tmp)")
-"""Files that belong to a checkpoint, or are left of one that was being written when the process was killed."""
+"""Files of a checkpoint, or remains of one that was not finished when the process was killed."""
 
 
 def checkpoint_step(path: Path) -> int:
-    """The optimizer step a checkpoint was written at.
+    """Return the optimizer step of a checkpoint.
 
     Raises:
         UsageError: it does not have the name of a checkpoint.
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
-        raise UsageError(f"{path}: not named as a checkpoint, such as step-00000200.ckpt; give it its name back")
+        raise UsageError(f"{path}: not the name of a checkpoint, such as step-00000200.ckpt; restore its name")
     return int(match[1])
 
 
 def share_path(path: Path, rank: int, world_size: int) -> Path:
-    """The file with what one rank has of a checkpoint."""
+    """Return the file of one rank's shard of a checkpoint."""
     return path.with_name(f"{path.stem}.share-{rank}-of-{world_size}")
 
 
 def checksum_path(path: Path) -> Path:
-    """The file with the SHA-256 of a checkpoint."""
+    """Return the file with the SHA-256 of a checkpoint."""
     return path.with_name(path.name + ".sha256")
 
 
 class _HashedFile:
-    """A writable file that hashes what passes through, so that a checkpoint is not read again for its checksum.
+    """A writable file that hashes its content, so that a checkpoint is not read again for its checksum.
 
-    It raises nothing but keeps the first failure: torch's zip writer hides an error behind an assertion of its own, or
-    aborts the process. A full disk is one; a data worker that dies just then raises wherever Python is.
+    It raises nothing but stores the first error, because torch's zip writer hides errors behind an assertion of its own,
+    or aborts the process. Such errors are a full disk, or a data worker that dies at that moment.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -81,11 +81,11 @@ class _HashedFile:
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """Leave it to whoever has opened the file."""
+        """Do nothing; the opener flushes the file."""
 
 
 def _save_hashed(values: Any, file: IO[bytes]) -> str:
-    """Let torch write `values`; returns their SHA-256."""
+    """Write `values` with torch; return their SHA-256."""
     hashed = _HashedFile(file)
     torch.save(values, hashed)  # type: ignore[arg-type]
     if hashed.failure is not None:
@@ -95,11 +95,11 @@ def _save_hashed(values: Any, file: IO[bytes]) -> str:
 
 def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)  # not its parents: a run folder that is gone must not be made anew
+        path.parent.mkdir(exist_ok=True)  # not its parents: a deleted run folder must not be made again
         write_stream(path, write)
     except OSError as error:
         raise RetroflowError(
-            f"{path}: the checkpoint could not be written ({error}); free space there and continue with --resume, or "
+            f"{path}: the checkpoint could not be written ({error}); free space there and continue with resume='last', or "
             "start a new run in another trainer.runs_folder"
         ) from error
 
@@ -109,25 +109,25 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, shares: Mapping[str
 
     Args:
         checkpoint: tensors and plain values.
-        path: where to.
-        shares: names and SHA-256 of the files beside it that `write_share` has written, in the order of ranks.
+        path: of the checkpoint.
+        shares: names and SHA-256 of the files that `write_share` has written, in the order of ranks.
 
     Raises:
-        RetroflowError: the folder cannot be written or the disk is full; nothing of the checkpoint stays.
+        RetroflowError: the folder cannot be written or the disk is full; nothing is left of the checkpoint.
     """
     shares = dict(shares or {})
 
     def save(file: IO[bytes]) -> None:
         digests = {path.name: _save_hashed(checkpoint | {_SHARES: shares}, file), **shares}
         lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
-        path.unlink(missing_ok=True)  # an older checkpoint of this name must never meet the new checksum
+        path.unlink(missing_ok=True)  # the new checksum must never be beside an older checkpoint of this name
         write_file(checksum_path(path), lines)
 
     _write_synced(path, save)
 
 
 def write_share(share: Share, path: Path) -> str:
-    """Write what one rank has of a checkpoint; returns its SHA-256.
+    """Write one rank's shard of a checkpoint; return its SHA-256.
 
     Raises:
         RetroflowError: as for `write_checkpoint`.
@@ -138,7 +138,7 @@ def write_share(share: Share, path: Path) -> str:
 
 
 def _checksums(path: Path) -> dict[str, str]:
-    """SHA-256 of each file of a checkpoint, the one with its name first."""
+    """Return the SHA-256 of each file of a checkpoint, its own first."""
     try:
         lines = checksum_path(path).read_text().splitlines()
         checksums = {name: digest for digest, name in (line.split() for line in lines)}
@@ -154,8 +154,8 @@ def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> None
 
     Args:
         path: the checkpoint.
-        rank: this process, of those that share the work.
-        world_size: how many they are.
+        rank: this process, of those that divide the work.
+        world_size: number of these processes.
 
     Raises:
         DamagedDataError: a file, or the checksums, is missing or differs.
@@ -183,9 +183,9 @@ def _load(path: Path, *, lazily: bool) -> dict[Any, Any]:
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """Load the plain values of a checkpoint; tensors stay on the disk until they are used, sharded ones are None.
+    """Load the plain values of a checkpoint; tensors are read when they are used, sharded ones are None.
 
-    It is not verified, which takes as long as reading it.
+    It is not verified, which would take as long as reading it.
 
     Raises:
         DamagedDataError: it cannot be read, or holds more than tensors and plain values.
@@ -194,18 +194,18 @@ def read_head(path: Path) -> dict[str, Any]:
 
 
 def open_shares(path: Path, head: dict[str, Any]) -> list[Share]:
-    """Load the shares of a checkpoint; the rows stay on the disk until they are used.
+    """Load the shards of a checkpoint; the rows are read when they are used.
 
     Args:
         path: the checkpoint.
-        head: what `read_head` gave for it.
+        head: the result of `read_head`.
 
     Raises:
         DamagedDataError: one cannot be read, or is not the one that was verified.
     """
     shares = head.get(_SHARES, {})
     if shares != {name: digest for name, digest in _checksums(path).items() if name != path.name}:
-        raise DamagedDataError(f"{path}: names other shares than {checksum_path(path).name}; the checkpoint is damaged")
+        raise DamagedDataError(f"{path}: names other shards than {checksum_path(path).name}; the checkpoint is damaged")
     return [_load(path.with_name(name), lazily=True) for name in shares]
 
 
@@ -214,7 +214,7 @@ def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
 
     Args:
         path: the checkpoint.
-        optimizer: whether the optimizer's states are wanted; if not they stay on the disk.
+        optimizer: whether to read the optimizer's states.
 
     Raises:
         DamagedDataError: the checkpoint does not verify or holds more than tensors and plain values.
@@ -226,24 +226,24 @@ def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, newest step first; files that somebody named otherwise are passed over."""
+    """Return all checkpoints of a folder, newest step first; files with other names are ignored."""
     named = [path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
     return sorted(named, key=checkpoint_step, reverse=True)
 
 
 def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
-    """Find the checkpoint that a model is taken from: the newest, or the one that is asked for, and verify it.
+    """Find and verify the checkpoint of a model: the newest, or the requested one.
 
     Args:
         folder: the run's checkpoints.
         wanted: a step, the name of a file in the folder, or a path; None for the newest.
 
     Returns:
-        None if the folder has no checkpoint and none is asked for.
+        None if the folder has no checkpoint and none is requested.
 
     Raises:
         UsageError: there is no such checkpoint.
-        DamagedDataError: it is damaged; an older one is taken only when it is asked for.
+        DamagedDataError: it is damaged; an older one is only used on request.
     """
     paths = list_checkpoints(folder)
     path = paths[0] if wanted is None and paths else None
@@ -263,7 +263,7 @@ def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
 
 
 def _option(path: Path) -> str:
-    return f"--checkpoint {checkpoint_step(path)}"
+    return f"checkpoint={checkpoint_step(path)}"
 
 
 def _wanted_checkpoint(folder: Path, paths: list[Path], wanted: str) -> Path:
@@ -274,7 +274,7 @@ def _wanted_checkpoint(folder: Path, paths: list[Path], wanted: str) -> Path:
         checkpoint_step(path)
     if not path.is_file():
         steps = ", ".join(str(checkpoint_step(each)) for each in paths) or "none"
-        raise UsageError(f"--checkpoint {wanted}: there is no {path}; the run has checkpoints of these steps: {steps}")
+        raise UsageError(f"checkpoint='{wanted}': there is no {path}; the run has checkpoints of these steps: {steps}.")
     return path
 
 
@@ -287,10 +287,10 @@ def _is_intact(path: Path) -> bool:
 
 
 def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; says so for each damaged one that is passed over.
+    """Return the newest intact checkpoint; print a line for each damaged one that is skipped.
 
     Raises:
-        DamagedDataError: there are checkpoints and none of them verifies.
+        DamagedDataError: there are checkpoints but none is intact.
     """
     paths = list_checkpoints(folder)
     for path in paths:
@@ -302,20 +302,20 @@ def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
             return path
     if paths:
         raise DamagedDataError(
-            f"{folder}: none of the {len(paths)} checkpoints is intact; train anew, by fit without --resume"
+            f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run."
         )
     return None
 
 
 def discard_after(folder: Path, step: int) -> None:
-    """Remove checkpoints of later steps, damaged ones among them: training goes on from `step` and remakes them."""
+    """Remove checkpoints of later steps, including damaged ones: training continues from `step` and makes them again."""
     for path in list_checkpoints(folder):
         if checkpoint_step(path) > step:
             path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, leftovers of killed writes, checksums and shares without a file."""
+    """Remove all but the newest `keep` checkpoints, remains of killed writes, and checksums and shards without one."""
     for path in list_checkpoints(folder)[max(1, keep) :]:
         path.unlink(missing_ok=True)
     kept = {name for path in list_checkpoints(folder) for name in _files_of(path)}
@@ -325,7 +325,7 @@ def sweep(folder: Path, *, keep: int) -> None:
 
 
 def _files_of(path: Path) -> set[str]:
-    """Names of a checkpoint's files; of a damaged one without its shares."""
+    """Return the names of a checkpoint's files; of a damaged one without its shards."""
     try:
         shares = set(_checksums(path))
     except DamagedDataError:

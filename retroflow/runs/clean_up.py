@@ -1,7 +1,6 @@
-"""What may be removed: artifacts that nothing needs, and what killed and refused commands have left.
+"""Remove artifacts that nothing needs, and remains of killed and refused commands.
 
-Nothing is removed that is locked, open in another process, or that retroflow cannot have made. docs/artifacts.md has
-the rules.
+Nothing is removed that is locked, open in another process, or not made by retroflow. docs/artifacts.md has the rules.
 """
 
 import os
@@ -33,12 +32,12 @@ _LOCK = re.compile(rf"({NAME})(?:\.shard-\d+-of-\d+)?\.(?:lock|owner)")
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that may go.
+    """Something that may be removed.
 
     Attributes:
         path: a file or a folder.
         num_bytes: of all files in it.
-        reason: why nothing needs it.
+        reason: why it is not needed.
     """
 
     path: Path
@@ -48,14 +47,14 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a folder of artifacts and in folders of runs.
+    """The content of a folder of artifacts and of folders of runs.
 
     Attributes:
         artifacts: the folder.
-        runs: every run that was found.
-        needed: names of artifacts that something needs, those it was made from among them.
-        leftovers: what may go, in the order in which it is removed: what was made from others before these.
-        left_alone: path -> why it stays, although nothing needs it.
+        runs: every run.
+        needed: names of needed artifacts, including those from which they were made.
+        leftovers: what may be removed, in order: an artifact before those from which it was made.
+        left_alone: path -> why it is kept, although nothing needs it.
     """
 
     artifacts: Path
@@ -66,7 +65,7 @@ class Survey:
 
     @property
     def num_bytes(self) -> int:
-        """Of everything that may go."""
+        """Bytes of everything that may be removed."""
         return sum(leftover.num_bytes for leftover in self.leftovers)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,20 +81,20 @@ class Survey:
 
 
 def survey(artifacts: Path, runs_folders: Sequence[Path], recipes: Sequence[Path] = ()) -> Survey:
-    """Look for what nothing needs; touches nothing.
+    """Find what nothing needs; changes nothing.
 
     Args:
         artifacts: the folder of artifacts (data.artifacts_folder).
-        runs_folders: where runs and exported models are looked for; what is only needed elsewhere counts as unneeded.
+        runs_folders: folders of runs and exported models; artifacts that only others need count as unneeded.
         recipes: recipe files whose artifacts are needed, too.
 
     Raises:
-        UsageError: a folder is not there, nobody can tell what a run or a recipe needs, or nothing is needed at all.
+        UsageError: a folder does not exist, the needs of a run or a recipe are unknown, or nothing is needed at all.
         DamagedDataError: the description of a run, or of a needed artifact, cannot be read.
-        RetroflowError: a process makes artifacts there just now.
+        RetroflowError: a process is making artifacts there.
     """
     if not artifacts.is_dir():
-        raise UsageError(f'there is no folder "{artifacts}"; give --artifacts (data.artifacts_folder of the recipe).')
+        raise UsageError(f'there is no folder "{artifacts}"; give the folder of artifacts (data.artifacts_folder of the recipe).')
     _refuse_if_locked(artifacts)
     needed, runs = all_needed(runs_folders, recipes, artifacts)
     if not needed:
@@ -115,7 +114,7 @@ def survey(artifacts: Path, runs_folders: Sequence[Path], recipes: Sequence[Path
 
 
 def remove(found: Survey) -> Iterator[Leftover]:
-    """Remove what a survey found; gives out each thing once it is gone. One that is in use by now stays.
+    """Remove what a survey found; yield each thing after its removal. What is in use now is kept.
 
     Raises:
         RetroflowError: something cannot be removed.
@@ -132,7 +131,7 @@ def remove(found: Survey) -> Iterator[Leftover]:
 
 
 def _remove(path: Path, locks: Path) -> bool:
-    """Remove a file, or a folder, while its lock is held; False if somebody else holds it, or if it is gone."""
+    """Remove a file, or a folder under its lock; return False if another process holds it, or if it does not exist."""
     if not path.exists():
         return False
     name = _NAME.fullmatch(path.name)
@@ -149,7 +148,7 @@ def _remove(path: Path, locks: Path) -> bool:
         with FileLock(lock, timeout=0):
             if path != lock:
                 _remove_folder(path)
-            if is_extra:  # whoever waits for it sees that it is gone, and makes a new one
+            if is_extra:  # a waiting process notices that it is gone, and makes a new one
                 lock.unlink(missing_ok=True)
     except Timeout:
         return False
@@ -157,7 +156,7 @@ def _remove(path: Path, locks: Path) -> bool:
 
 
 def _remove_folder(path: Path) -> None:
-    """Remove a folder by way of another name: a kill in between leaves no half artifact under the name of a whole."""
+    """Rename a folder, then remove it: a kill in between leaves no half artifact under its name."""
     gone = path if path.name.endswith(_REMOVED) else path.with_name(f"{path.name}{_REMOVED}")
     if gone != path:
         shutil.rmtree(gone, ignore_errors=True)
@@ -169,12 +168,12 @@ def _refuse_if_locked(artifacts: Path) -> None:
     for lock in sorted((artifacts / LOCKS_FOLDER).glob("*.lock")):
         if is_held(lock):
             raise RetroflowError(
-                f'"{artifacts}": a process is making {lock.stem} just now; run this again when it has ended.'
+                f'"{artifacts}": a process is making {lock.stem}; run this again when it has ended.'
             )
 
 
 def _used(artifacts: Path) -> dict[str, int]:
-    """Names of artifacts that another process has open, with a process that has."""
+    """Return the names of artifacts that another process has open, with such a process."""
     root = Path(os.path.realpath(artifacts))
     used = {path.relative_to(root).parts[0]: process for path, process in users_of(artifacts).items()}
     return {name: process for name, process in used.items() if _NAME.fullmatch(name)}
@@ -183,7 +182,7 @@ def _used(artifacts: Path) -> dict[str, int]:
 def _unneeded(
     artifacts: Path, needed: set[str], kept: set[str], used: Mapping[str, int], left_alone: dict[Path, str]
 ) -> Iterator[Leftover]:
-    """Artifacts and unfinished ones that may go; what was made from others comes first."""
+    """Return artifacts and unfinished ones that may be removed, an artifact before those from which it was made."""
     entries = [(path, _NAME.fullmatch(path.name)) for path in artifacts.iterdir() if not path.name.startswith(".")]
     order = {kind: number for number, kind in enumerate(reversed(KINDS))}
     for path, match in sorted(entries, key=lambda entry: (order.get(entry[0].name.partition("-")[0], -1), entry[0])):
@@ -196,11 +195,11 @@ def _unneeded(
         if path.name in used:
             left_alone[path] = f"process {used[path.name]} has it open"
         elif name in kept and ending is None:
-            left_alone[path] = "what a process has open was made from it"
+            left_alone[path] = "an artifact that a process has open was made from it"
         elif ending == PIECES_ENDING and (name in needed and not (artifacts / name).exists()):
             continue
         elif ending == PIECES_ENDING and time.time() - _newest(path) < PIECES_SECONDS:
-            left_alone[path] = "written to in the last hour, perhaps by a share on another machine"
+            left_alone[path] = "written to in the last hour, perhaps by a shard on another machine"
         elif ending is None and (problem := _unidentified(path)):
             left_alone[path] = problem
         else:
@@ -216,7 +215,7 @@ _REASONS = {
 
 
 def _unidentified(folder: Path) -> str:
-    """Why an artifact's folder is not surely what its name says; empty if it is."""
+    """Return why an artifact's folder may not be what its name says; empty if it is."""
     try:
         manifest = read_manifest(folder)
     except (DamagedDataError, OSError):
@@ -233,17 +232,17 @@ def _empty_runs(runs: Sequence[Path], left_alone: dict[Path, str]) -> Iterator[L
 
 
 def _traces(artifacts: Path, gone: set[str]) -> Iterator[Leftover]:
-    """Locks, and notes of checked bytes, of artifacts that are not there or will be gone."""
+    """Return locks and records of checked bytes of artifacts that do not exist or will be removed."""
     there = {
         match[1] for path in artifacts.iterdir() if path.name not in gone and (match := _NAME.fullmatch(path.name))
     }
     for path in sorted((artifacts / LOCKS_FOLDER).glob("*")):
         match = _LOCK.fullmatch(path.name)
         if match and match[1] not in there and path.is_file():
-            yield Leftover(path, _size(path), "lock of an artifact that is not there")
+            yield Leftover(path, _size(path), "lock of an artifact that does not exist")
     for path in sorted((artifacts / VERIFIED_FOLDER).glob("*.json")):
         if _NAME.fullmatch(path.stem) and path.stem not in there:
-            yield Leftover(path, _size(path), "record of an artifact that is not there")
+            yield Leftover(path, _size(path), "record of an artifact that does not exist")
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Two runs beside each other: where their recipes differ, and what that did to the numbers."""
+"""Compare two runs: how their recipes differ, and their results."""
 
 import json
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from retroflow.runs.metrics import last_metrics
 from retroflow.runs.overview import stored_report
 
 Pair = tuple[Any, Any]
-"""A value of the first run and that of the second; None where there is none."""
+"""The values of the first and the second run; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two runs, and what was measured of both.
+    """The differences between two runs, and their results.
 
     Attributes:
         folders: of the runs.
@@ -25,7 +25,7 @@ class Comparison:
         training: fact of the report -> both, of facts that differ.
         metrics: name -> both, of the last line of metrics.jsonl.
         validation: "loss on", "bits/byte off", "gain over shuffled" and the like -> both, of the report.
-        notes: what keeps the numbers from being compared.
+        notes: why the results cannot be compared.
     """
 
     folders: tuple[Path, Path]
@@ -43,7 +43,7 @@ class Comparison:
         return {"runs": list(map(str, self.folders)), **pairs, "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
-        """For a terminal: a table for each section that has something to show."""
+        """Return lines for a terminal: a table for each section with content."""
         sections = {
             "recipe (what differs)": self.recipe,
             "artifacts (what differs)": self.artifacts,
@@ -101,14 +101,14 @@ def _validation(report: dict[str, Any]) -> dict[str, Any]:
 
 def _notes(artifacts: dict[str, Pair], reports: list[dict[str, Any]]) -> list[str]:
     if not all(reports):
-        return ["One of the two has no report yet, so that nothing was measured over the whole validation split."]
+        return ["One of the two has no report yet, so nothing was measured over the whole validation split."]
     texts, tokens = ({report.get(name) for report in reports} for name in ("bytes", "predicted_tokens"))
     if len(texts) > 1:
         return ["The two were measured on different validation text: neither losses nor bits per byte can be compared."]
     if len(tokens) > 1:
-        return ["The two cut the text into other tokens: compare bits per byte, not losses per token."]
+        return ["The two have different tokenizers: compare bits per byte, not losses per token."]
     if "chunks" in artifacts:
-        return ["The two were measured on other chunks: compare with care, the validation text may not be the same."]
+        return ["The two were measured on different chunks: the validation text may differ."]
     return []
 
 

@@ -1,4 +1,4 @@
-"""A run folder as others see it: which artifacts it was trained with, where they are, and that nobody changed it."""
+"""Read a run folder: its artifacts and their folders, and check that it was not edited."""
 
 import os
 import re
@@ -11,27 +11,27 @@ from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.store.sealed_json import read_sealed
 
 EXPORT_FILE = "retroflow.json"
-"""Says where an exported model comes from."""
+"""The file with the origin of an exported model."""
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
 
 _LEVELS = 4
-"""Folders, from the run's own upwards, in which its artifacts are looked for: run, recipe, runs, project."""
+"""Number of folders, from the run's own upwards, that are searched for its artifacts: run, recipe, runs, project."""
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What run.json says.
+    """The content of run.json.
 
     Attributes:
         folder: the run folder.
-        identity: what the run and its checkpoints are bound to.
+        identity: identifies the run and its checkpoints.
         values: the run's recipe, as plain values.
         fingerprints: kind of artifact -> fingerprint.
         name: the recipe's.
-        artifacts_folder: where its artifacts were, relative to the run folder; empty if that was not written down.
-        started_in: where `fit` was started, likewise.
+        artifacts_folder: of its artifacts, relative to the run folder; empty if not recorded.
+        started_in: folder in which `fit` was started, likewise.
     """
 
     folder: Path
@@ -43,15 +43,15 @@ class RunDescription:
     started_in: str = ""
 
     def artifact(self, kind: str) -> Path:
-        """Where the run's artifact of a kind is.
+        """Return the folder of the run's artifact of a kind.
 
         Raises:
-            GenerationError: it is not there.
+            GenerationError: it cannot be found.
         """
         if kind not in self.fingerprints:
             raise GenerationError(
-                f'"{self.folder}": was trained without retrieval (trainer.retrieval: false), so that it has no {kind}; '
-                "give --database, or --no-retrieval."
+                f'"{self.folder}" was trained without retrieval (trainer.retrieval: false), so it has no {kind}; '
+                "give a database, or retrieval=False."
             )
         name = f"{kind}-{self.fingerprints[kind]}"
         places = self.artifact_places()
@@ -65,9 +65,9 @@ class RunDescription:
         )
 
     def located(self, section: Mapping[str, Any]) -> dict[str, Any]:
-        """Lead the relative paths in a recipe's section from where the run was started, if they lead nowhere from here.
+        """Resolve relative paths in a recipe's section from the folder where the run was started, if they do not exist here.
 
-        What has neither a slash nor a dot is taken for a name.
+        A value without a slash or a dot counts as a name.
         """
         if not self.started_in:
             return dict(section)
@@ -82,9 +82,9 @@ class RunDescription:
         return {key: lead(value) for key, value in section.items()}
 
     def artifact_places(self) -> list[Path]:
-        """Folders that may hold the run's artifacts: as the recipe has it, as the run does, beside and above the run.
+        """Yield folders that may hold the run's artifacts: the recipe's, the run's, and those beside and above the run.
 
-        A fingerprint names what is looked for, so that nothing wrong can be found in the wrong place.
+        Artifacts are identified by fingerprint, so a wrong one cannot be found.
         """
         given = Path(os.path.expanduser(self.values["data"]["artifacts_folder"]))
         below = Path(given.name) if given.is_absolute() else given
@@ -99,11 +99,11 @@ class RunDescription:
 
 
 def read_run(folder: Path) -> RunDescription:
-    """Read a run folder's description, and check that neither it nor the recipe beside it was changed.
+    """Read a run folder's description, and check that neither it nor its recipe was edited.
 
     Raises:
         GenerationError: it is not a run folder.
-        DamagedDataError: its run.json or recipe.yaml is not what `fit` wrote.
+        DamagedDataError: its run.json or recipe.yaml differs from what `fit` wrote.
     """
     file = folder / RUN_FILE
     try:
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> RunDescription:
 
 
 def _check_recipe(file: Path, written: str) -> None:
-    """Refuse a recipe that was changed; one that is not there misleads nobody."""
+    """Refuse a recipe that was edited; a missing one is accepted."""
     try:
         found = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
@@ -149,12 +149,12 @@ def _check_recipe(file: Path, written: str) -> None:
 
 
 def not_a_run(folder: Path) -> str:
-    """Say that a folder is no run folder, and name the one that may be meant."""
+    """Return a message that a folder is not a run folder, with the one that may be meant."""
     if not folder.is_dir():
         return f'"{folder}": not a run folder (there is no such folder); give the folder that fit printed.'
     found = f'"{folder}": not a run folder (it has no {RUN_FILE}); '
     if (folder / "checkpoints").is_dir():
-        return f"{found}it holds checkpoints all the same. Restore its {RUN_FILE}, or train again."
+        return f"{found}but it holds checkpoints. Restore its {RUN_FILE}, or train again."
     meant = run_meant(folder)
     if meant is None:
         return f"{found}give the folder that fit printed."
@@ -162,7 +162,7 @@ def not_a_run(folder: Path) -> str:
 
 
 def run_meant(folder: Path) -> Path | None:
-    """The run folder that somebody means who gives the one above it, or one in it; of several runs the newest."""
+    """Return the run folder that is probably meant by the folder above it or one in it; of several the newest."""
     for pattern in ("*", "*/*"):
         runs = [file.parent for file in folder.glob(f"{pattern}/{RUN_FILE}") if is_run_number(file.parent.name)]
         if runs:
@@ -171,5 +171,5 @@ def run_meant(folder: Path) -> Path | None:
 
 
 def is_run_number(name: str) -> bool:
-    """Whether `fit` gives a run folder such a name."""
+    """Return whether this is the name of a run folder of `fit`."""
     return re.fullmatch(r"[0-9]+", name) is not None

@@ -2,12 +2,12 @@
 
 recipe.yaml         the resolved recipe, as run.json has it too
 run.json            fingerprints of the artifacts, versions, device, precision; sealed with its own SHA-256
-metrics.jsonl       what the run computed; resuming cuts it back to the checkpoint, so that a resumed run ends
+metrics.jsonl       metrics of the run; resuming cuts it back to the checkpoint, so that a resumed run ends
 metrics.csv         with the same bytes as an unbroken one
-throughput.jsonl    how fast it went, which differs every time
+throughput.jsonl    its speed, which differs every time
 checkpoints/        see checkpoints.py
-report.json         the proof of the last step, which means that the run is finished; sealed as well
-report-*.json       what `retroflow evaluate` measured of other steps or with other values
+report.json         evaluation of the last step; the run is then finished; sealed as well
+report-*.json       results of `retroflow evaluate` for other steps or values
 """
 
 from retroflow.store.sealed_json import write_json, write_text
@@ -51,13 +51,13 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained to its end and judged: report.json is of the last step of what run.json describes."""
+        """Whether it is trained and evaluated: report.json is of the last step in run.json."""
         training = self.reported_training()
         steps = max(training.get("max_steps", 0), self._max_steps())
         return bool(training) and (training["steps"] >= steps or training["stopped_by_time"])
 
     def reported_training(self) -> dict[str, Any]:
-        """How report.json says that the model was trained; empty without a report that is as it was written."""
+        """Training facts of report.json; empty without an intact report."""
         try:
             training: dict[str, Any] = read_sealed(self.report, remedy="")["training"]
             training["steps"], training["max_steps"], training["stopped_by_time"]
@@ -73,10 +73,10 @@ class RunFolder:
             return 0
 
     def lock(self, *, seconds: float = 0.0) -> FileLock:
-        """Take the run for this process; the operating system gives it back however the process ends.
+        """Lock the run for this process; the operating system releases it when the process ends.
 
         Args:
-            seconds: how long to wait for it; processes that a killed rank has left behind end within a second or two.
+            seconds: how long to wait; processes of a killed rank end within a second or two.
 
         Raises:
             UsageError: another process is training this run.
@@ -86,13 +86,13 @@ class RunFolder:
             lock.acquire(timeout=seconds)
         except Timeout as error:
             raise UsageError(
-                f"{self.path}: another process is working on this run; wait for it, or start a new run"
+                f"{self.path}: another process is working on this run; wait for it, or start a new run."
             ) from error
         return lock
 
 
 def new_run(runs_folder: Path, recipe_name: str) -> RunFolder:
-    """Make the folder with the next number; safe against others who do the same.
+    """Make the folder with the next number; safe against other processes that do the same.
 
     Raises:
         RetroflowError: the folder cannot be made.
@@ -118,7 +118,7 @@ def new_run(runs_folder: Path, recipe_name: str) -> RunFolder:
 
 
 def list_runs(runs_folder: Path, recipe_name: str) -> list[RunFolder]:
-    """All runs of a recipe, newest number first."""
+    """Return all runs of a recipe, newest number first."""
     parent = runs_folder / recipe_name
     named = [path for path in parent.glob("*") if is_run_number(path.name)] if parent.is_dir() else []
     numbered = [path for path in named if path.is_dir()]
@@ -130,8 +130,8 @@ def write_description(run: RunFolder, identity: Mapping[str, Any], facts: Mappin
 
     Args:
         run: the run.
-        identity: what it and its checkpoints are bound to (`resuming.identity`).
-        facts: what else is known of it, JSON values.
+        identity: identifies the run and its checkpoints (`resuming.identity`).
+        facts: other facts, JSON values.
 
     Raises:
         RetroflowError: a file cannot be written.
@@ -144,7 +144,7 @@ def write_description(run: RunFolder, identity: Mapping[str, Any], facts: Mappin
     described = {
         "identity": dict(identity),
         "name": run.path.absolute().parent.name,
-        # Relative, so that a project that is moved or mounted elsewhere stays whole.
+        # Relative, so that a project can be moved or mounted elsewhere.
         "artifacts_folder": os.path.relpath(artifacts, folder),
         "started_in": os.path.relpath(os.path.realpath("."), folder),
     }

@@ -1,4 +1,4 @@
-"""A run folder that must stay where it is while a run writes to it."""
+"""A run folder that must not be moved while a run writes to it."""
 
 import os
 from contextlib import suppress
@@ -9,15 +9,15 @@ from retroflow.errors import RetroflowError
 
 
 class HeldFolder:
-    """Notices that a folder was renamed, moved or deleted, or another one has taken its name.
+    """Notices that a folder was renamed, moved, deleted or replaced.
 
-    It is kept open, so that its number on the file system cannot be given to a new folder.
+    It is kept open, so that a new folder cannot get its inode.
 
     Args:
         path: the folder.
 
     Raises:
-        RetroflowError: it is not there any more.
+        RetroflowError: it does not exist any more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class HeldFolder:
             raise RetroflowError(self._complaint("")) from error
 
     def check(self) -> None:
-        """Raise RetroflowError unless the folder is still there; called before anything is written to it."""
+        """Raise RetroflowError if the folder has changed its path; called before every write."""
         held = os.fstat(self._descriptor)
         with suppress(FileNotFoundError, NotADirectoryError):
             there = os.stat(self._path)
@@ -37,7 +37,7 @@ class HeldFolder:
         raise RetroflowError(self._complaint(self._new_place() if held.st_nlink else ""))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         os.close(self._descriptor)
 
     def __enter__(self) -> "HeldFolder":
@@ -49,11 +49,11 @@ class HeldFolder:
         self.close()
 
     def _new_place(self) -> str:
-        """Where it is now, empty on systems that do not tell."""
+        """Return its present path, empty if the system does not tell."""
         with suppress(OSError):
             return os.readlink(f"/proc/self/fd/{self._descriptor}")
         return ""
 
     def _complaint(self, place: str) -> str:
-        remedy = f"it is {place} now; continue with --resume {place}" if place else "start a new run"
+        remedy = f"it is {place} now; continue with resume='{place}'" if place else "start a new run"
         return f"{self._path}: the run folder was renamed or deleted while the run used it, so the run stops; {remedy}"

@@ -1,4 +1,4 @@
-"""Losses of runs over their steps, as a picture; the only file that knows matplotlib."""
+"""Plot the losses of runs over their steps; the only file that imports matplotlib."""
 
 import importlib.util
 import math
@@ -14,17 +14,17 @@ CURVES = {
     "validation/loss_on": ("validation, retrieval on", "--"),
     "validation/loss_off": ("validation, retrieval off", ":"),
 }
-"""Columns of metrics.jsonl that are drawn: name in the legend, kind of line."""
+"""Plotted columns of metrics.jsonl: name in the legend, kind of line."""
 
 ENDINGS = (".pdf", ".png", ".svg")
 
 
 def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
-    """Draw every loss in the runs' metrics.jsonl.
+    """Plot every loss in the runs' metrics.jsonl.
 
     Args:
-        run_folders: a colour each.
-        output: the picture; its ending says which kind.
+        run_folders: one colour each.
+        output: the picture; its ending decides the format.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -34,7 +34,7 @@ def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError('runs plot: needs matplotlib. Install it with: pip install "retroflow[plot]"')
     if output.suffix.lower() not in ENDINGS:
-        raise UsageError(f"--output: {str(output)!r} given; a name that ends in .png, .svg or .pdf is needed.")
+        raise UsageError(f"output='{output}': the name must end in .png, .svg or .pdf.")
     curves = {folder: _curves(folder) for folder in run_folders}
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
@@ -54,7 +54,7 @@ def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
     try:
         figure.savefig(output, dpi=150)
     except OSError as error:
-        raise RetroflowError(f"{output}: cannot be written ({error.strerror}); give another --output.") from error
+        raise RetroflowError(f"{output}: cannot be written ({error.strerror}); choose another file.") from error
 
 
 def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -1,7 +1,7 @@
-"""metrics.jsonl and metrics.csv: the truth about a run, appended line by line, cut back on resume.
+"""metrics.jsonl and metrics.csv: the metrics of a run, appended line by line, cut back on resume.
 
-A line depends on seed, data and step alone: no times, so that the file of a resumed run equals that of an unbroken
-one byte for byte. Times are in throughput.jsonl.
+A line depends only on seed, data and step and has no times, so the file of a resumed run equals that of an unbroken one
+byte for byte. Times are in throughput.jsonl.
 """
 
 import csv
@@ -28,7 +28,7 @@ COLUMNS = (
     "validation/loss_off",
     "validation/retrieval_gap",
 )
-"""Columns of metrics.csv; a line of metrics.jsonl has those that were measured then. Losses are nats per token."""
+"""Columns of metrics.csv; a line of metrics.jsonl has the ones measured at its step. Losses are nats per token."""
 
 
 class MetricsLog:
@@ -36,10 +36,10 @@ class MetricsLog:
 
     Args:
         folder: the run folder.
-        step: the last step that counts; lines of later steps, and a torn last line, are cut away.
+        step: the last valid step; lines of later steps, and an incomplete last line, are removed.
 
     Raises:
-        RetroflowError: a file cannot be written; in every method, too, where the folder was renamed or deleted.
+        RetroflowError: a file cannot be written, or the folder was renamed or deleted; also in every method.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
@@ -55,7 +55,7 @@ class MetricsLog:
             raise RetroflowError(f"{folder}: metrics cannot be written ({error})") from error
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Add what was computed at `step`; `values` has names out of COLUMNS.
+        """Add the metrics of `step`; the names in `values` are among COLUMNS.
 
         Raises:
             RetroflowError: a value is not finite, or the file cannot be written.
@@ -65,12 +65,12 @@ class MetricsLog:
         self._write(self._csv, _csv_line(line.get(column, "") for column in COLUMNS))
 
     def append_throughput(self, step: int, values: dict[str, float]) -> None:
-        """Add how fast the run was up to `step`."""
+        """Add the speed of the run up to `step`."""
         line = strict_json({"step": step, **values}, what=f"{self._folder / 'throughput.jsonl'}, step {step}")
         self._write(self._throughput, line + "\n")
 
     def sync(self) -> None:
-        """Bring all lines to the disk; called before a checkpoint that relies on them."""
+        """Fsync all lines; called before a checkpoint that relies on them."""
         self._held.check()
         for file in (self._jsonl, self._csv, self._throughput):
             with self._disk_errors():
@@ -78,7 +78,7 @@ class MetricsLog:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close the files; every line was flushed when it was written, or its failure was raised then."""
+        """Close the files; every line was flushed when it was written."""
         for file in (self._jsonl, self._csv, self._throughput):
             with suppress(OSError):
                 file.close()
@@ -96,7 +96,7 @@ class MetricsLog:
             yield
         except OSError as error:
             raise RetroflowError(
-                f"{self._folder}: metrics cannot be written ({error}); free space, then continue with --resume"
+                f"{self._folder}: metrics cannot be written ({error}); free space, then continue with resume='last'"
             ) from error
 
 
@@ -122,9 +122,9 @@ def last_metrics(folder: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    # Bytes that a failing disk has changed are a line to cut away or to keep, not a reason to stop.
+    # Bytes that a failing disk has changed are no reason to stop; the line is kept or removed.
     text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-    return [line + "\n" for line in text.split("\n")[:-1]]  # what follows the last newline is a torn line
+    return [line + "\n" for line in text.split("\n")[:-1]]  # after the last newline is an incomplete line
 
 
 def _csv_line(values: object) -> str:

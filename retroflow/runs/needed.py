@@ -1,4 +1,4 @@
-"""Which artifacts runs, exported models and recipes need."""
+"""Find the artifacts that runs, exported models and recipes need."""
 
 import json
 import time
@@ -19,11 +19,11 @@ from retroflow.runs.folder import RunFolder
 from retroflow.runs.overview import find_runs, is_empty_run
 
 NEW_RUN_SECONDS = 60.0
-"""An empty run folder may be that of a run that is just beginning."""
+"""Seconds; an empty run folder may belong to a run that is just beginning."""
 
 
 def is_abandoned(run: Path) -> bool:
-    """Whether nothing was trained in a run, nobody works on it, and it has been so for a minute."""
+    """Return whether nothing was trained in a run and no process has worked on it for a minute."""
     return (
         is_empty_run(run)
         and not run.is_symlink()
@@ -33,11 +33,11 @@ def is_abandoned(run: Path) -> bool:
 
 
 def names_for_runs(runs: Iterable[Path]) -> set[str]:
-    """Names of the artifacts that runs were trained with, abandoned ones left out.
+    """Return the names of the artifacts of runs, except abandoned ones.
 
     Raises:
-        UsageError: a run says nothing about it.
-        DamagedDataError: a run.json is not what fit writes.
+        UsageError: a run does not name its artifacts.
+        DamagedDataError: a run.json is not of fit.
     """
     names = set()
     for run in runs:
@@ -47,14 +47,14 @@ def names_for_runs(runs: Iterable[Path]) -> set[str]:
                 names |= {f"{kind}-{fingerprint}" for kind, fingerprint in fingerprints.items()}
         elif not is_empty_run(run):
             raise UsageError(
-                f'"{run}": it has no run.json, so that nobody can tell which artifacts it needs. Restore it, or move '
+                f'"{run}": it has no run.json, so the artifacts that it needs are unknown. Restore it, or move '
                 "the folder away."
             )
     return names
 
 
 def names_for_exports(folders: Iterable[Path]) -> set[str]:
-    """Names of the artifacts that exported models in these folders, or right below, were trained with.
+    """Return the names of the artifacts of exported models in these folders, or directly below.
 
     Raises:
         DamagedDataError: one was changed after it was exported.
@@ -66,10 +66,10 @@ def names_for_exports(folders: Iterable[Path]) -> set[str]:
 
 
 def names_for_recipe(file: Path, artifacts: Path) -> set[str]:
-    """Names of the artifacts that a recipe uses, as far as they can be there.
+    """Return the names of the artifacts of a recipe, as far as they can exist.
 
     Raises:
-        UsageError: its fingerprints cannot be known on this machine, or the recipe cannot be read.
+        UsageError: its fingerprints cannot be computed on this machine, or the recipe cannot be read.
         RetroflowError: as `preview`.
     """
     recipe = load(file, [f"data.artifacts_folder={json.dumps(str(artifacts))}"], schema=recipe_schema())
@@ -77,12 +77,12 @@ def names_for_recipe(file: Path, artifacts: Path) -> set[str]:
     looked = preview(recipe, retrieval=bool(trainer.get("retrieval", True)))
     unknown = [note for note in looked.notes if "chunks are not known" not in note]
     if unknown:
-        raise UsageError(f"--recipe {file}: which artifacts it needs cannot be known here: {unknown[0]}")
+        raise UsageError(f"{file}: the artifacts that it needs cannot be computed here: {unknown[0]}")
     return set(looked.names)
 
 
 def with_parents(names: Iterable[str], artifacts: Path) -> set[str]:
-    """Add the artifacts that those of these names were made from.
+    """Add the artifacts from which these were made.
 
     Raises:
         DamagedDataError: the manifest of one that is there cannot be read.
@@ -109,11 +109,11 @@ def _parents(folder: Path) -> Iterator[str]:
 
 
 def all_needed(runs_folders: Iterable[Path], recipes: Iterable[Path], artifacts: Path) -> tuple[set[str], list[Path]]:
-    """Names of all artifacts that something needs, and every run that was found.
+    """Return the names of all needed artifacts, and every run.
 
     Raises:
-        UsageError: a folder that is not there, or a run or recipe of which nobody can tell what it needs.
-        DamagedDataError: a description that cannot be read.
+        UsageError: a folder does not exist, or the needs of a run or recipe are unknown.
+        DamagedDataError: a description cannot be read.
     """
     folders = list(runs_folders)
     runs = sorted({run for folder in folders for run in find_runs(folder)})

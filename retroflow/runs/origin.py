@@ -1,4 +1,4 @@
-"""Where an exported model comes from: retroflow.json beside its weights."""
+"""The origin of an exported model: retroflow.json beside its weights."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +21,7 @@ from retroflow.store.atomic import write_file
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an exported model comes from; the content of retroflow.json.
+    """The origin of an exported model; the content of retroflow.json.
 
     Attributes:
         recipe: name of the recipe.
@@ -47,7 +47,7 @@ class Origin:
 
 
 def read_origin(folder: Path) -> Origin:
-    """Read where an exported model comes from.
+    """Read the origin of an exported model.
 
     Raises:
         GenerationError: the folder has no retroflow.json.

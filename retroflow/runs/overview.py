@@ -1,4 +1,4 @@
-"""Runs at a glance: what `retroflow runs` lists. Only small files are read; damaged ones are named."""
+"""The list of `retroflow runs`. Only small files are read; damaged ones are named."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from retroflow.store.sealed_json import read_sealed
 from retroflow.runs.folder import RunFolder
 
 DEEPEST = 4
-"""Levels of folders below the one given that are searched for runs."""
+"""Levels of folders that are searched for runs."""
 
 _OF_A_NEW_RUN = {
     "checkpoints", ".lock", "recipe.yaml", "run.json", "metrics.jsonl", "metrics.csv", "throughput.jsonl"
@@ -30,15 +30,15 @@ class RunSummary:
     Attributes:
         folder: of the run.
         recipe: the recipe's name, as run.json has it; without it, the name of the folder above.
-        state: "running" (a process works on it), "finished" (trained to its end and judged), "unfinished" (fit
-            --resume continues it), "empty" (nothing was trained yet) or "damaged".
-        steps: optimizer steps of its report, else of its newest checkpoint; None if that is not known.
+        state: "running" (a process works on it), "finished" (trained and evaluated), "unfinished" (can be resumed),
+            "empty" (nothing was trained yet) or "damaged".
+        steps: optimizer steps of its report, else of its newest checkpoint; None if unknown.
         max_steps: optimizer steps of its recipe.
         loss_on, loss_off: nats per token of its report, with and without retrieval; None without a report.
         bits_per_byte: of the same report, with retrieval if the model retrieves.
         gain: how much lower the loss is with retrieval than without, as a share of the latter.
-        changed: when one of its files was last written, seconds since 1970.
-        problems: what is damaged: file and reason.
+        changed: time of the last write to one of its files, seconds since 1970.
+        problems: damaged files with the reason.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class RunSummary:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Find the run folders in a folder, which may be one itself; unnumbered ones only if they have a run.json.
+    """Find the run folders in a folder, or the folder itself; those without a number only if they have a run.json.
 
     Raises:
         UsageError: there is no such folder, or it cannot be listed.
@@ -77,7 +77,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
     real = os.path.realpath(folder)
-    if real in seen:  # by way of a link
+    if real in seen:  # through a link
         return
     seen.add(real)
     run = RunFolder(folder)
@@ -90,7 +90,7 @@ def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
 
 
 def overview(folder: Path) -> list[RunSummary]:
-    """Summarise every run in a folder, the one that was written last at the end.
+    """Summarise every run in a folder, the newest last.
 
     Raises:
         UsageError: as `find_runs`.
@@ -99,7 +99,7 @@ def overview(folder: Path) -> list[RunSummary]:
 
 
 def summarise_run(folder: Path) -> RunSummary:
-    """Summarise one run, whatever state its files are in."""
+    """Summarise one run, even if files are damaged."""
     run, problems = RunFolder(folder), []
     name, max_steps, report, losses = folder.absolute().parent.name, None, {}, {}
     try:
@@ -128,7 +128,7 @@ def summarise_run(folder: Path) -> RunSummary:
 
 
 def stored_report(folder: Path) -> dict[str, Any]:
-    """What report.json of a run holds; empty if there is none.
+    """Return the content of a run's report.json; empty if there is none.
 
     Raises:
         DamagedDataError: it cannot be read, or was changed.
@@ -140,7 +140,7 @@ def stored_report(folder: Path) -> dict[str, Any]:
 
 
 def is_empty_run(folder: Path) -> bool:
-    """Whether a run folder holds nothing that was trained, and nothing that fit does not put there."""
+    """Return whether a run folder holds nothing trained, and no file that is not of fit."""
     checkpoints = RunFolder(folder).checkpoints
     trained = checkpoints.is_dir() and any(checkpoints.iterdir())
     return not trained and not last_metrics(folder) and {path.name for path in folder.iterdir()} <= _OF_A_NEW_RUN
@@ -183,7 +183,7 @@ _HEADINGS = ("folder", "recipe", "state", "steps", "loss on", "loss off", "bits/
 
 
 def table(runs: list[RunSummary]) -> list[str]:
-    """Lines for a terminal: one for each run, then what is damaged."""
+    """Return lines for a terminal: one for each run, then damaged files."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     for run in runs:
         steps = "-" if run.steps is None else f"{run.steps:,}"

@@ -1,4 +1,4 @@
-"""How a model was trained: kept in every checkpoint, so that a later command cannot tell another story."""
+"""Facts about a training, stored in every checkpoint, so that later commands report the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,11 +93,11 @@ def record_in(path: Path, head: Mapping[str, Any], *, steps: int) -> TrainingSum
         steps: its optimizer steps.
 
     Raises:
-        DamagedDataError: it does not say.
+        DamagedDataError: the checkpoint does not contain it.
     """
     try:
         state = head["callbacks"]["StepEnd"]
         tokens, seconds = state["tokens"], state["seconds"]
         return record_from(head["retroflow"], steps=steps, tokens=tokens, seconds=seconds)
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedDataError(f"{path}: it does not say how it was trained ({error!r}); train again") from error
+        raise DamagedDataError(f"{path}: it does not contain how it was trained ({error!r}); train again") from error

@@ -25,7 +25,7 @@ from retroflow.runs.folder import RunFolder, list_runs, new_run, write_descripti
 from retroflow.runs.schedules import Schedule, in_force, lengthened, schedules_of
 
 LAST = Path("last")
-"""`--resume` without a path: the last unfinished run of the recipe."""
+"""Value of `resume` for the last unfinished run of the recipe."""
 
 BINDING_SECTIONS = ("seed", "model", "optimizer")
 BINDING_KEYS = (
@@ -35,7 +35,7 @@ BINDING_KEYS = (
     "trainer.retrieval",
     "trainer.retrieval_dropout",
 )
-"""What a run and its checkpoints must agree in beside the artifacts; the rest is the machine's and may change."""
+"""Keys that must be equal in a run and its checkpoints, besides the artifacts; others may change."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class ResumePoint:
 
     Attributes:
         run: the run folder.
-        checkpoint: what to load first, None for a beginning.
+        checkpoint: to load first, None for a new start.
         step: optimizer steps already done.
         schedules: the run's, oldest first; more than one if it was lengthened.
-        is_finished: whether there is nothing to do: the run is trained to its end and judged.
+        is_finished: whether the run is already trained and evaluated.
     """
 
     run: RunFolder
@@ -70,7 +70,7 @@ def identity(recipe: Recipe, fingerprints: Mapping[str, str], training: Mapping[
     Args:
         recipe: the recipe.
         fingerprints: of its artifacts.
-        training: what `record.facts_of` gave.
+        training: from `record.facts_of`.
     """
     return {
         "recipe": recipe.to_yaml(),
@@ -98,7 +98,7 @@ def choose_start(
     """Make a new run, or find the one to continue.
 
     Args:
-        recipe: the recipe as given now.
+        recipe: the present recipe.
         this: its `identity`.
         runs_folder: where runs lie.
         resume: None for a new run, `LAST`, a run folder, or a checkpoint. A named run may continue with another
@@ -118,7 +118,7 @@ def choose_start(
     unfinished = _unfinished(runs_folder, recipe.name)
     if matching := [run for run in unfinished if _fits(run, this)]:
         hold(matching[0])
-        if matching[0].is_finished:  # while it was waited for
+        if matching[0].is_finished:  # while this process waited
             return choose_start(recipe, this, runs_folder=runs_folder, resume=resume, say=say, hold=hold)
         return _continue(matching[0], _newest(matching[0], say), this, say)
     if finished := _finished_as(this, runs_folder, recipe.name):
@@ -136,14 +136,14 @@ def check_resume(
     fingerprints_of: Callable[[Recipe], Mapping[str, str]] = expected_fingerprints,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Refuse what `choose_start` would refuse, before anything is prepared for it.
+    """Refuse what `choose_start` would refuse, before anything is prepared.
 
     Args:
-        recipe: the recipe as given now.
+        recipe: the present recipe.
         resume: as for `choose_start`.
-        fingerprints_of: names the artifacts of a recipe.
-        environment: says whether this is one of several processes. These make no artifact, and need not all read the
-            corpus to learn its fingerprint.
+        fingerprints_of: returns the fingerprints of a recipe's artifacts.
+        environment: shows whether this is one of several processes. These make no artifact, and need not all read the
+            corpus for its fingerprint.
 
     Raises:
         UsageError: there is no such run, or every run that could be continued was made by another recipe or other text.
@@ -204,8 +204,8 @@ def _begin(recipe: Recipe, this: Identity, runs_folder: Path, hold: Callable[[Ru
 
 def _nothing_to_do(run: RunFolder, say: Callable[[str], None]) -> ResumePoint:
     say(
-        f"{run.path} is finished, so nothing is trained; this is its report. For a new run leave --resume out; to "
-        f"train this one longer: --resume {run.path} trainer.max_steps=N"
+        f"{run.path} is finished, so nothing is trained; this is its report. For a new run do not resume; to "
+        f"train this one longer, resume {run.path} with a larger trainer.max_steps"
     )
     return ResumePoint(run, is_finished=True)
 
@@ -226,7 +226,7 @@ def _named_start(
         checkpoint = _newest(run, say)
         if checkpoint is None and run.is_finished:
             raise UsageError(
-                f"{run.path} is finished and has no checkpoint to continue from; start a new run without --resume"
+                f"{run.path} is finished and has no checkpoint to continue from; start a new run."
             )
     step = checkpoint_step(checkpoint) if checkpoint else 0
     _refuse_unless_lengthened(path, stored, this, step)
@@ -246,12 +246,12 @@ def _named_run(path: Path) -> RunFolder:
         checkpoint_step(path)
         if path.parent != run.checkpoints or not run.description.exists():
             raise UsageError(
-                f"--resume {path}: not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder"
+                f"resume='{path}': not in a run folder; give <run folder>/checkpoints/<checkpoint>, or the run folder."
             )
         return run
     run = RunFolder(path)
     if not run.description.exists():
-        raise UsageError(f"--resume {path}: neither a checkpoint nor a run folder. {not_a_run(path)}")
+        raise UsageError(f"resume='{path}': neither a checkpoint nor a run folder. {not_a_run(path)}")
     return run
 
 
@@ -306,7 +306,7 @@ def refuse_other_recipe(path: Path, stored: Identity, this: Identity) -> None:
     if found := differences(stored, this):
         raise UsageError(
             f"{path} belongs to another recipe; these differ:\n{_listed(found)}\n"
-            "use the recipe it was made with (recipe.yaml in its run folder), or start a new run without --resume"
+            "use its own recipe (recipe.yaml in its run folder), or start a new run."
         )
 
 
@@ -354,7 +354,7 @@ def differences(stored: Identity, this: Identity) -> list[str]:
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of nested mappings: {"a": {"b": 1}} -> {"a.b": 1}."""
+    """Return nested mappings with dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
     if not isinstance(values, dict):
         return {prefix: values}
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The schedules of a run: `--resume RUN trainer.max_steps=N` goes on with a run as one of N steps.
+"""The schedules of a run: a run that is resumed with a larger `trainer.max_steps` has more than one.
 
 The learning rate is a function of the step and of `trainer.max_steps`, so a run that was lengthened once has two
 schedules, one after the other. A run's identity lists them under "schedules" if there is more than one.
@@ -42,7 +42,7 @@ def with_schedules(identity: Mapping[str, Any], schedules: Sequence[Schedule]) -
 
 
 def lengthened(schedules: Sequence[Schedule], *, step: int, max_steps: int) -> tuple[Schedule, ...]:
-    """The schedules of a run that goes on from `step` as one of `max_steps`."""
+    """Return the schedules of a run that continues from `step` with `max_steps`."""
     kept = [schedule for schedule in schedules if schedule.first_step < step]
     if kept and kept[-1].max_steps == max_steps:
         return tuple(kept)
@@ -50,12 +50,12 @@ def lengthened(schedules: Sequence[Schedule], *, step: int, max_steps: int) -> t
 
 
 def in_force(schedules: Sequence[Schedule], step: int) -> Schedule:
-    """The schedule that optimizer step number `step`, counted from 1, belongs to."""
+    """Return the schedule of optimizer step number `step`, counted from 1."""
     return next((one for one in reversed(schedules) if one.first_step < step), schedules[0])
 
 
 def describe_last(schedules: Sequence[Schedule], optimizer: OptimizerOptions) -> str:
-    """Say what the learning rate does where the last schedule begins."""
+    """Describe the change of the learning rate at the beginning of the last schedule."""
     before, new = schedules[-2], schedules[-1]
 
     def rate(step: int, max_steps: int) -> str:

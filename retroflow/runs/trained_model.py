@@ -1,4 +1,4 @@
-"""The model of a run folder, outside training: for `generate` and `export`; which checkpoint, for `evaluate`, too."""
+"""Load the model of a run folder for `generate` and `export`, and find a checkpoint for `evaluate`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from retroflow.runs.folder import RunFolder
 from retroflow.runs.schedules import schedules_of
 
 MODEL_PREFIX = "model."
-"""What the training step puts before the names of its model's weights."""
+"""Prefix of the names of a model's weights in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class TrainedModel:
     """A run's model.
 
     Attributes:
-        config: the registry's configuration that built it.
+        config: its configuration.
         model: with the weights of the checkpoint, on the CPU, in evaluation mode.
         tokenizer: the run's.
-        run: what it was trained with.
+        run: the description of its run.
         step: optimizer steps of the checkpoint.
     """
 
@@ -41,16 +41,16 @@ class TrainedModel:
 
 
 def open_checkpoint(run_folder: Path, wanted: str | None = None) -> tuple[RunDescription, Path]:
-    """Find a run's checkpoint, verified, and check that everything in the run folder belongs together.
+    """Find and verify a run's checkpoint, and check that everything in the run folder belongs together.
 
     Args:
-        run_folder: what `fit` made.
-        wanted: as `--checkpoint` has it: a step, or a path; None for the newest.
+        run_folder: a run folder of `fit`.
+        wanted: a step, or a path; None for the newest.
 
     Raises:
         GenerationError: not a run folder.
-        UsageError: it has no checkpoint, or not the one that is wanted, or the checkpoint is of another run.
-        DamagedDataError: the checkpoint is damaged, or run.json or recipe.yaml were changed.
+        UsageError: there is no such checkpoint, or it is of another run.
+        DamagedDataError: the checkpoint is damaged, or run.json or recipe.yaml were edited.
     """
     run = read_run(Path(run_folder))
     folder = RunFolder(run.folder)
@@ -63,7 +63,7 @@ def open_checkpoint(run_folder: Path, wanted: str | None = None) -> tuple[RunDes
         listed = "\n".join(f"  {line}" for line in found)
         raise UsageError(
             f'{path}: of another run than "{run_folder}"; these differ between the checkpoint (there) and run.json '
-            f"(here):\n{listed}\nPut the run's own files back, or give one of its checkpoints with --checkpoint STEP."
+            f"(here):\n{listed}\nPut the run's own files back, or give one of its checkpoints with checkpoint=STEP."
         )
     return run, path
 
@@ -76,20 +76,20 @@ def _without_checkpoint(run: RunFolder) -> str:
             f"checkpoint back into {run.checkpoints}, or train it again: retroflow fit --recipe {run.recipe}"
         )
     for path in run.checkpoints.glob("*.ckpt"):
-        checkpoint_step(path)  # none is named as a checkpoint, and it says so
-    return f"{run.path}: has no checkpoint yet; continue training with --resume {run.path}"
+        checkpoint_step(path)  # no name is that of a checkpoint; the error says so
+    return f"{run.path} has no checkpoint yet; continue its training with resume='{run.path}'."
 
 
 def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> TrainedModel:
     """Load the model of a run.
 
     Args:
-        run_folder: what `fit` made.
+        run_folder: a run folder of `fit`.
         checkpoint: as for `open_checkpoint`.
 
     Raises:
         RetroflowError: as `open_checkpoint`, or the weights are not finite.
-        GenerationError: its tokenizer's artifact is not there.
+        GenerationError: its tokenizer's artifact cannot be found.
     """
     run, path = open_checkpoint(run_folder, checkpoint)
     chunks = run.artifact("chunks")
@@ -113,6 +113,6 @@ def refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
     for name, value in state.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise RetroflowError(
-                f"{path}: the weights {name} are not finite, so that the model says nothing. Train a new one with a "
+                f"{path}: the weights {name} are not finite, so the model is useless. Train a new one with a "
                 "lower optimizer.learning_rate or more optimizer.warmup_steps"
             )

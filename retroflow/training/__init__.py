@@ -1,1 +1,1 @@
-"""Training by Lightning: the loop, checkpoints, trackers. Nothing below this room knows Lightning."""
+"""Training with Lightning: the loop and its callbacks. No room below imports Lightning."""

@@ -1,7 +1,7 @@
-"""What happens when an optimizer step has ended: metrics, the quick estimate, stopping, checkpoints.
+"""The end of an optimizer step: metrics, quick validation, stopping, checkpoints.
 
-`StepEnd.on_train_batch_end` is the order, and resuming relies on it: at a step, metrics are written before the
-checkpoint, so that a run resumed from it has all lines of the steps before and none after.
+The order is that of the lines in `StepEnd.on_train_batch_end`, and resuming relies on it: metrics are written before
+the checkpoint, so that a run resumed from it has all lines up to the checkpoint and none after.
 """
 
 import math
@@ -29,23 +29,23 @@ from retroflow.training.progress import TrainingProgress
 def _refuse_not_finite(value: float, what: str) -> None:
     if not math.isfinite(value):
         raise RetroflowError(
-            f"the training {what} is {value}; start a new run with a lower optimizer.learning_rate or more "
-            "optimizer.warmup_steps"
+            f"The training {what} is {value}. Start a new run with a lower optimizer.learning_rate or more "
+            "optimizer.warmup_steps."
         )
 
 
 class StepEnd(pl.Callback):
-    """Everything that happens at the end of a step, in the order of the lines of `on_train_batch_end`.
+    """Everything at the end of a step, in the order of the lines of `on_train_batch_end`.
 
-    One callback, because the order of several is that of a list elsewhere. Not Lightning's validation loop: that one
-    runs after the checkpoint of the same step and is skipped on resume.
+    It is one callback, because the order of several would be decided elsewhere. Lightning's validation loop is not
+    used: it runs after the checkpoint of the same step and is skipped on resume.
 
     Args:
         metrics: writes the lines.
         estimate: measures a quick validation estimate.
-        stopping: asks whether to stop.
+        stopping: decides whether to stop.
         checkpoints: writes them.
-        options: how often.
+        options: intervals in steps.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class StepEnd(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._metrics.add(outputs)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return  # a piece of a step
+            return  # a micro-batch before the last of a step
         step, options = trainer.global_step, self._options
         is_last = step >= options.max_steps
         self._metrics.step_done(step)
@@ -96,9 +96,8 @@ class StepEnd(pl.Callback):
 class Metrics:
     """Averages the loss over `log_every` steps and writes it to the files, the tracker and the progress line.
 
-    The sums of an unfinished window are part of the checkpoint, those of every rank by itself: added together they
-    would round differently after a resumption. The first step of a process is shown to the person who waits for it,
-    too, and written nowhere.
+    The sums of an unfinished window are part of the checkpoint, separately for every rank: their total would round
+    differently after a resumption. The first step of a process is only shown, not written.
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class Metrics:
 
     def state_dict(self) -> dict[str, Any]:
         windows = self._ranks.gather([float(self._nats), float(self._window_tokens)])
-        for nats, _ in windows:  # else a checkpoint could keep weights that are lost
+        for nats, _ in windows:  # or a checkpoint could keep useless weights
             _refuse_not_finite(nats, "loss")
         return {"windows": windows, "tokens": self._tokens}
 
@@ -158,7 +157,7 @@ class Metrics:
         self._progress.advance(step)
 
     def write(self, step: int, learning_rate: float, gradient_norm: float) -> None:
-        """Write the line of `step`, and begin a new window; all ranks together.
+        """Write the line of `step`, and begin a new window; called on all ranks.
 
         Raises:
             RetroflowError: the loss or the gradient is not finite, or a file cannot be written.
@@ -193,16 +192,16 @@ class Metrics:
         self._progress.note(step, values)
 
     def sync(self) -> None:
-        """Bring all lines to the disk, before a checkpoint that relies on them."""
+        """Fsync all lines, before a checkpoint that relies on them."""
         if self._log is not None:
             self._log.sync()
 
 
 class Stopping:
-    """Ends training at a step boundary when a signal came or `max_seconds` are over, on all ranks together.
+    """Ends training at a step boundary after a signal or `max_seconds`, on all ranks together.
 
     Attributes:
-        seconds: of training until the last step ended, those before the last resumption included.
+        seconds: of training until the end of the last step, including those before the last resumption.
     """
 
     def __init__(self, requests: StopRequests, max_seconds: float, ranks: Ranks) -> None:
@@ -211,12 +210,12 @@ class Stopping:
         self._clock = time.perf_counter()
 
     def start(self) -> None:
-        """Take the signals from Lightning, and begin to count."""
+        """Replace Lightning's signal handlers, and start the clock."""
         self._requests.install()
         self._clock = time.perf_counter() - self.seconds
 
     def is_wanted(self) -> bool:
-        """Whether a rank was sent a signal or is over its time; all ranks ask together."""
+        """Return whether any rank got a signal or is over its time; called on all ranks."""
         self.seconds = time.perf_counter() - self._clock
         is_over = 0 < self._max_seconds <= self.seconds
         wishes = self._ranks.gather([self._requests.signal_number or 0, is_over])
@@ -229,16 +228,16 @@ class Checkpoints:
     """Writes checkpoints, and keeps the newest.
 
     Args:
-        run: where to.
-        keep: how many.
-        identity: plain values that say what a checkpoint belongs to; stored in it.
+        run: the run folder.
+        keep: how many to keep.
+        identity: plain values that identify a checkpoint's run; stored in it.
     """
 
     def __init__(self, run: RunFolder, *, keep: int, identity: dict[str, Any]) -> None:
         self._run, self._keep, self.identity = run, keep, identity
 
     def write(self, trainer: pl.Trainer, step: int) -> None:
-        """Write the checkpoint of `step`; all ranks together."""
+        """Write the checkpoint of `step`; called on all ranks."""
         trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))
         if trainer.is_global_zero:
             sweep(self._run.checkpoints, keep=self._keep)

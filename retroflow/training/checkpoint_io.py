@@ -1,4 +1,4 @@
-"""Lightning's door to our checkpoints; apart from them, so that reading one does not load Lightning."""
+"""Lightning's interface to our checkpoints; a separate file, so that reading one does not load Lightning."""
 
 from pathlib import Path
 from typing import Any

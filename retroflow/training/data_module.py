@@ -71,13 +71,13 @@ def explain_lost_data_workers(ranks: Ranks, *, loading: bool = True) -> Iterator
         reason = str(reported or error).strip().rstrip(".") or "its connection ended"
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
-            f"{whose} lost a process that loads its data: {reason} (out of memory?). The same "
-            "command with --resume continues from the last checkpoint; data.num_workers=0 needs no such processes"
+            f"{whose} lost a data worker: {reason} (out of memory?). The same "
+            "command with resume='last' continues from the last checkpoint; data.num_workers=0 needs no such processes"
         ) from error
 
 
 class RetroData(pl.LightningDataModule):
-    """Serves the training split in the order of `StepBatches`, from the step the trainer is at.
+    """Serves the training split in the order of `StepBatches`, from the trainer's step on.
 
     Lightning restores `trainer.global_step` before it calls `train_dataloader`, so the position in the data needs no
     state of its own.

@@ -1,4 +1,4 @@
-"""`retroflow evaluate`: measure a checkpoint of a run, with other values if wished; the run's own report stays."""
+"""`retroflow evaluate`: measure a checkpoint of a run, with overrides if given; the run's own report is kept."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ from retroflow.training.job import make_job
 from retroflow.training.lightning_output import quiet_lightning
 
 _ALONE = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.nodes": 1}
-"""Whatever a model was trained on, one process evaluates it."""
+"""One process evaluates, however the model was trained."""
 
 _NO_DIFFERENCE = ("data.artifacts_folder", "data.num_workers", "trainer.runs_folder", "tracker.")
 """Keys, or their beginnings, that change no number of a report."""
@@ -40,13 +40,13 @@ _PREPARED_SECTIONS = ("corpus.", "embedder.", "retriever.", "neighbours.", "data
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report that was made again.
+    """A new report of a run.
 
     Attributes:
         run_folder: the run.
-        report: what was measured.
-        file: where it was written; None where it was not.
-        failure: why it could not be written, although it seemed so before: what was measured is not lost for that.
+        report: the result.
+        file: where it was written; None if it was not.
+        failure: why it could not be written, so that the result is not lost.
     """
 
     run_folder: Path
@@ -60,11 +60,11 @@ def evaluate(
 ) -> Evaluation:
     """Measure a checkpoint of a run over the whole validation split.
 
-    The run's report.json is written only by what measures the last step of a finished run as it was trained. Everything
-    else gets a file of its own beside it.
+    Only a measurement of the last step of a finished run, as it was trained, writes the run's report.json. Any other
+    gets a separate file beside it.
 
     Args:
-        run_folder: what `fit` made.
+        run_folder: a run folder of `fit`.
         overrides: `key=value` changes to the run's recipe, such as trainer.device=cpu.
         checkpoint: a step or a path; None for the newest.
         output: where to write the report instead of into the run folder.
@@ -87,9 +87,7 @@ def evaluate(
             prepared = _prepared_for(described, recipe, changed)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
         load_weights(job, path)
-        report = measure_model(
-            job, record, path, requests, overrides=changed, remedy="the same command begins it again"
-        )
+        report = measure_model(job, record, path, requests, overrides=changed, remedy="the same command starts again")
     if not keeps:
         return Evaluation(run.path, report, None)
     try:
@@ -101,14 +99,14 @@ def evaluate(
 
 def _recipe_of(run: RunFolder, overrides: Sequence[str]) -> Recipe:
     if not run.recipe.exists():
-        raise UsageError(f"{run.path}: it has no {run.recipe.name} to evaluate by. Restore it from {run.description}")
+        raise UsageError(f"{run.path}: {run.recipe.name} is missing. Restore it from {run.description}.")
     alone = [f"{key}={value}" for key, value in _ALONE.items()]
     with naming_former_owner("retriever", retriever_of_run(run.path)):
         return load(run.recipe, [*alone, *overrides], schema=recipe_schema())
 
 
 def _changed(described: RunDescription, recipe: Recipe) -> dict[str, Any]:
-    """Dotted keys whose values are not those of the run, as far as they can change a number."""
+    """Return dotted keys whose values differ from the run's, if they can change a number."""
     before, now = flat(described.values), flat(recipe.values)
     keys = sorted(key for key in (before.keys() | now.keys()) - _ALONE.keys() if not key.startswith(_NO_DIFFERENCE))
     return {key: now.get(key) for key in keys if before.get(key) != now.get(key)}
@@ -126,30 +124,30 @@ def _report_name(record: TrainingSummary, changed: Mapping[str, Any]) -> str:
 def _can_be_kept(own: Path) -> bool:
     if os.access(own.absolute().parent, os.W_OK | os.X_OK):
         return True
-    say(f"{own.parent} cannot be written: the report is shown and not kept; keep it with --output FILE")
+    say(f"{own.parent} cannot be written: the report is shown but not saved; choose another file for it")
     return False
 
 
 def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
-    """Refuse, before minutes of measuring, a file that must not or cannot be written."""
+    """Refuse a file that must not or cannot be written, before minutes of measuring."""
     folder = output.absolute().parent
     is_a_report = output.name == run.report.name and (folder / run.description.name).exists()
     if is_a_report and output.resolve() != own.resolve():
         raise UsageError(
-            f"--output {output}: the {output.name} of a run is of its last step, as it was trained; choose another name"
+            f"output='{output}': a run's {output.name} is of its last step, as it was trained; choose another name."
         )
     if output.exists() and not output.is_dir() and not _is_report(output):
-        raise UsageError(f"--output {output}: this file exists and is no report of evaluate; choose another name")
+        raise UsageError(f"output='{output}': this file exists and is not a report of evaluate; choose another name.")
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
-        raise UsageError(f"--output {output}: {reason}; give a file to write")
+        raise UsageError(f"output='{output}': {reason}; give a file to write.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise RetroflowError(f"--output {output}: {folder} cannot be written; choose another folder")
+        raise RetroflowError(f"output='{output}': {folder} cannot be written; choose another folder.")
     return True
 
 
 def _is_report(file: Path) -> bool:
-    try:  # a device may never end
+    try:  # a device has no end
         return file.is_file() and "report_version" in read_sealed(file, remedy="")
     except DamagedDataError:
         return False
@@ -185,18 +183,18 @@ def _expected(recipe: Recipe, asked: str, missing: str) -> dict[str, str]:
     try:
         return expected_fingerprints(recipe)
     except RetroflowError as error:
-        why = missing or f"{asked}: the run's own artifacts do not do for this."
+        why = missing or f"{asked}: the run's own artifacts cannot be used for this."
         raise type(error)(f"{why}\nOthers cannot be made here: {error}") from error
 
 
 def _with_folder(described: RunDescription, artifacts_folder: str) -> RunDescription:
-    """The description, with its artifacts looked for where the command line says."""
+    """Return the description, with the overrides' artifacts folder."""
     data = described.values["data"] | {"artifacts_folder": artifacts_folder}
     return replace(described, values=described.values | {"data": data})
 
 
 def _located(described: RunDescription, recipe: Recipe) -> Recipe:
-    """The recipe with paths that are right here, and its artifacts where the run's are, unless others are wanted."""
+    """Return the recipe with paths that exist here, and the run's artifacts folder unless it is overridden."""
     values = {
         key: described.located(value) if isinstance(value, dict) else value for key, value in recipe.values.items()
     }

@@ -1,4 +1,4 @@
-"""From a trained model to report.json, at the end of `fit`; `retroflow evaluate` measures in the same way."""
+"""Measure a trained model and write report.json, at the end of `fit`; `retroflow evaluate` measures in the same way."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> Tra
 
     Args:
         job: its module gets the weights.
-        start: where training would go on.
-        as_it_is: load the weights of an unfinished training too.
+        start: where training would continue.
+        as_it_is: also load the weights of an unfinished training.
 
     Returns:
-        How the model was trained; None if training has to go on.
+        How the model was trained; None if training has to continue.
     """
     if start.checkpoint is None:
         return None
@@ -45,7 +45,7 @@ def load_weights(job: Job, checkpoint: Path) -> None:
     """Build the job's model with the weights of a checkpoint.
 
     Raises:
-        DamagedDataError: the checkpoint is damaged, or its weights are not those of the job's model.
+        DamagedDataError: the checkpoint is damaged, or its weights do not fit the job's model.
         RetroflowError: its weights are not finite.
     """
     weights = read_checkpoint(checkpoint, optimizer=False)["state_dict"]
@@ -75,7 +75,7 @@ def judge(
         check: called before the report is written; may raise.
 
     Raises:
-        Preempted: SIGTERM came; the training's checkpoint stays, `--resume` judges again.
+        Preempted: SIGTERM came; the training's checkpoint is kept, resuming evaluates again.
         Interrupted: the same with SIGINT.
         RetroflowError: a loss is not finite; no report is written.
     """
@@ -92,14 +92,14 @@ def measure_model(
     requests: StopRequests,
     *,
     overrides: Mapping[str, Any] | None = None,
-    remedy: str = "continue with --resume",
+    remedy: str = "continue with resume='last'",
 ) -> Report:
     """Measure the module's model over the validation split.
 
     Args:
         job: its module has the weights.
         record: how it was trained.
-        checkpoint: where the weights are from, for the report.
+        checkpoint: source of the weights, for the report.
         requests: may stop it.
         overrides: dotted keys in which the measurement differs from the training's recipe, for the report.
         remedy: what to do after it was stopped.

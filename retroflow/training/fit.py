@@ -1,6 +1,6 @@
-"""`retroflow fit`: prepare -> run folder -> train -> proof.
+"""`retroflow fit`: prepare -> run folder -> train -> evaluate.
 
-`fit` is the story, `train` the loop; one training step is `RetroModule.training_step`.
+`fit` has the steps of the command, `train` starts the loop; one training step is `RetroModule.training_step`.
 """
 
 import os
@@ -58,12 +58,12 @@ _WHILE_PREPARING = "stopped while preparing; the same command continues where it
 
 @dataclass(frozen=True)
 class FitResult:
-    """What `fit` leaves.
+    """The result of `fit`.
 
     Attributes:
-        run_folder: where everything of the run lies.
+        run_folder: of the run.
         steps: optimizer steps done.
-        report: the proof.
+        report: of the final evaluation.
     """
 
     run_folder: Path
@@ -79,7 +79,7 @@ def fit(
     show: Callable[[FitResult], None] | None = None,
     ignore_memory: bool = False,
 ) -> FitResult | None:
-    """Turn a recipe into a trained and judged model.
+    """Turn a recipe into a trained and evaluated model.
 
     Args:
         recipe: the checked recipe.
@@ -90,12 +90,12 @@ def fit(
         ignore_memory: train even if this machine has less memory than the run needs by formula.
 
     Returns:
-        What it leaves; None on ranks other than 0.
+        The result; None on ranks other than 0.
 
     Raises:
         Preempted: SIGTERM came; a checkpoint is written.
         Interrupted: SIGINT came; a checkpoint is written.
-        RetroflowError: whatever else a user can cause; see each step.
+        RetroflowError: any other error that a user can cause; see each step.
     """
     ranks = ranks_of_this_process()
     with explain_lost_data_workers(ranks, loading=False), StopRequests() as requests, quiet_lightning():
@@ -106,7 +106,7 @@ def fit(
                 check_memory(plan_of_recipe(recipe, place(TrainerOptions(**recipe.section("trainer")), ranks)))
             job = make_job(recipe)
         if not ignore_memory:
-            check_memory(plan_of(job))  # with the vocabulary that is known now
+            check_memory(plan_of(job))  # with the vocabulary, which is known now
         if job.placement.world_size > 1:
             task = partial(fit, recipe, resume=resume, prepared=job.prepared, show=show, ignore_memory=ignore_memory)
             launched: FitResult = launch_ranks(task, size=job.placement.world_size, requests=requests)
@@ -164,7 +164,7 @@ def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> Re
         return start
     job = bound(job, start)
     discard_after(start.run.checkpoints, start.step)
-    sweep(start.run.checkpoints, keep=job.options.keep_checkpoints)  # what a kill has left
+    sweep(start.run.checkpoints, keep=job.options.keep_checkpoints)  # remains of a kill
     describe(job, start)
     say(summarise(job, start))
     if len(start.schedules) > 1 and start.schedules[-1].first_step == start.step:
@@ -193,9 +193,9 @@ def _prove(
     requests: StopRequests,
     show: Callable[[FitResult], None] | None,
 ) -> FitResult:
-    """Judge the trained model, alone."""
-    requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; continue with --resume")
-    if job.placement.strategy == "fsdp":  # the other ranks are gone, and this one has a share of the model
+    """Evaluate the trained model, in one process."""
+    requests.stop_if_requested(f"stopped at step {record.steps} with a checkpoint; continue with resume='last'")
+    if job.placement.strategy == "fsdp":  # the other ranks have ended, and this one has only a shard of the model
         job.module.release()
         load_trained(job, ResumePoint(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
     with HeldFolder(start.run.path) as folder:
@@ -212,8 +212,8 @@ def _prove(
 def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = ALONE) -> TrainingSummary:
     """Train from `start` to the last step, a stop signal or the end of the time.
 
-    Lightning's loop calls `RetroModule.training_step` for every batch, and `StepEnd` when a step has ended: its lines
-    are the order in which things happen. Called by all ranks; rank 0 alone writes.
+    Lightning's loop calls `RetroModule.training_step` for every batch, and `StepEnd` at the end of a step, whose lines
+    are the order of everything else. Called on all ranks; only rank 0 writes.
 
     Raises:
         RetroflowError: the loss is not finite, or a file cannot be written.
@@ -230,7 +230,7 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
         job.splits.training(retrieval=job.options.retrieval), job.options, seed=job.seed, num_workers=job.num_workers
     )
     trainer = make_trainer(job, start, [step_end], ranks)
-    # With FSDP even one process has a group.
+    # FSDP needs a process group even for one process.
     is_grouped = job.placement.strategy == "fsdp"
     seconds = job.options.timeout_seconds
     group = ranks.joined(job.placement.accelerator, seconds=seconds) if is_grouped else nullcontext()
@@ -238,8 +238,8 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
         with group, explain_lost_data_workers(ranks):
             trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
     except (SIGTERMException, SystemExit):
-        # A second SIGINT, or a signal before the first step, which meets the handlers of Lightning.
-        requests.stop_if_requested("stopped at once; --resume continues from the last checkpoint")
+        # A second SIGINT, or a signal before the first step, while Lightning's handlers are installed.
+        requests.stop_if_requested("stopped at once; resume='last' continues from the last checkpoint")
         raise
     finally:
         progress.stop()
@@ -270,6 +270,6 @@ def make_trainer(job: Job, start: ResumePoint, callbacks: list[pl.Callback], ran
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    # Its SIGTERM handler broadcasts to the other ranks in the middle of whatever they do, and hangs.
+    # Its SIGTERM handler broadcasts to busy ranks, and hangs.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer

@@ -1,4 +1,4 @@
-"""Everything a recipe's training needs, put together in one place: the composition root of this room."""
+"""Build everything that the training of a recipe needs: the composition root of this room."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from retroflow.training.lightning_module import RetroModule
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe made concrete.
+    """The objects of a recipe's training.
 
     Attributes:
         name: the recipe's name.
@@ -35,9 +35,9 @@ class Job:
         placement: device and precision.
         splits: the data.
         module: the training step, with its model.
-        tracker: where metrics are mirrored.
-        identity: what the run and its checkpoints are bound to.
-        prepared: the artifacts the splits were opened from.
+        tracker: mirror of the metrics.
+        identity: identifies the run and its checkpoints.
+        prepared: the artifacts of the splits.
     """
 
     name: str
@@ -61,12 +61,12 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
 
     Args:
         recipe: the checked recipe.
-        ranks: who this process is.
-        prepared: the artifacts, where another process has prepared them.
-        keeps_run: whether a run folder is going to be made or written to.
+        ranks: of this process.
+        prepared: the artifacts, if another process has prepared them.
+        keeps_run: whether a run folder will be made or written to.
 
     Raises:
-        RetroflowError: whatever a recipe can get wrong; options are checked before anything is prepared.
+        RetroflowError: the recipe cannot be trained; options are checked before anything is prepared.
     """
     options = TrainerOptions(**recipe.section("trainer"))
     optimizer = OptimizerOptions(**recipe.section("optimizer"))
@@ -103,7 +103,7 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
 
 
 def _report(stage: Stage, sequence_chunks: int) -> None:
-    """Say that a stage is finished; refuse chunks that are too few to train on before they are embedded."""
+    """Report a finished stage; refuse too few chunks before they are embedded."""
     say_stage(stage)
     if stage.kind == "chunks":
         check_a_sequence(stage.manifest, sequence_chunks)

@@ -6,9 +6,9 @@ from retroflow.distributed.ranks import Ranks
 
 
 class RanksEnvironment(ClusterEnvironment):
-    """Tells Lightning what `Ranks` says, the same for every launcher.
+    """Passes the facts of `Ranks` to Lightning, the same for every launcher.
 
-    Not Lightning's own classes, which look at the environment again, requeue SLURM jobs and start processes.
+    Lightning's own classes read the environment again, requeue SLURM jobs and start processes.
     """
 
     def __init__(self, ranks: Ranks) -> None:

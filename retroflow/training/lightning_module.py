@@ -1,4 +1,4 @@
-"""The training step, as Lightning wants it. It has a model; it is not one.
+"""The training step as a LightningModule, which contains a model and is not one.
 
 Shapes: b sequences, n tokens of a sequence.
 """
@@ -27,16 +27,16 @@ from retroflow.protocols import ModelConfig
 from retroflow.training.optimizers import make_optimizer, make_schedule
 
 _RETRIEVAL_STREAM = 1
-"""Tells the random stream of retrieval dropout from the others that are drawn from the recipe's seed."""
+"""Separates the random stream of retrieval dropout from the others of the recipe's seed."""
 
 
 def drops_retrieval(seed: int, step: int, share: float) -> bool:
-    """Whether a step trains without retrieved text: a function of seed and step, so all ranks decide alike."""
+    """Return whether a step trains without retrieved text; depends on seed and step only, the same on all ranks."""
     return bool(np.random.default_rng([seed, step, _RETRIEVAL_STREAM]).random() < share)
 
 
 def dropout_seed(seed: int, batch: int, rank: int) -> int:
-    """The seed of one batch's dropout on one rank: a function of its arguments, so that resuming needs no state."""
+    """Return the seed of one batch's dropout on one rank; a pure function, so that resuming needs no state."""
     key = f"{seed}/{batch}/{rank}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
 
@@ -70,7 +70,7 @@ class RetroModule(pl.LightningModule):
 
     @property
     def config(self) -> ModelConfig:
-        """What the model is built from."""
+        """Configuration of the model."""
         return self._config
 
     @property
@@ -80,7 +80,7 @@ class RetroModule(pl.LightningModule):
 
     @property
     def retrieves(self) -> bool:
-        """Whether retrieved text can change anything: wanted by the recipe, and read by the model."""
+        """Whether the recipe trains with retrieval and the model can use it."""
         return self._options.retrieval and bool(self.outline.retrieval)
 
     def configure_model(self) -> None:
@@ -90,12 +90,12 @@ class RetroModule(pl.LightningModule):
         torch.manual_seed(self._seed)
         if self._is_sharded:
             assert self.device_mesh is not None
-            # Layers of another library need not take weights in bfloat16: torch's LayerNorm refuses.
+            # Layers of another library may not accept weights in bfloat16: torch's LayerNorm does not.
             bf16 = self.trainer.precision == "bf16-mixed" and isinstance(self._config, RetroConfig)
             mesh = self.device_mesh["data_parallel"]
             self.model = build_sharded(self._build, mesh, prepare=self._prepare_blocks, bf16=bf16)
         else:
-            with torch.device("cpu"):  # the same weights on every kind of device, where Lightning would draw them there
+            with torch.device("cpu"):  # the same weights on every kind of device, unlike Lightning
                 self.model = self._build()
             self._prepare_blocks(self.model)
         if not self.retrieves:
@@ -118,9 +118,9 @@ class RetroModule(pl.LightningModule):
         return cast(nn.Module, self._config.build())
 
     def _prepare_blocks(self, model: Any) -> None:
-        """Switch on what is done block by block: activation checkpointing, and under DDP and FSDP compilation.
+        """Switch on activation checkpointing, and under DDP and FSDP compilation, for each layer.
 
-        Not torch's wrapper for checkpointing, which changes the names of parameters.
+        torch's wrapper for checkpointing is not used, because it renames parameters.
         """
         if self._options.activation_checkpointing:
             for block in model.blocks_to_recompute:
@@ -148,7 +148,7 @@ class RetroModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Set the learning rate of the next step by this recipe: a checkpoint may come from another schedule."""
+        """Set the learning rate of the next step from this recipe, as a checkpoint may have another schedule."""
         options = self._optimizer_options
         share = learning_rate_factor(
             self.trainer.global_step,
@@ -167,8 +167,8 @@ class RetroModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss that is minimised, and the sums that are logged.
 
-        The loss is divided by the number of positions and not by the number of targets: a constant weighs every
-        token of the run alike, however the batch is cut over ranks and accumulated pieces (docs/decisions).
+        The loss is divided by the number of positions, not of targets: with a constant, every token of the run has the
+        same weight, however the batch is divided over ranks and micro-batches (docs/decisions).
         """
         off = not self.retrieves or self._drops_this_step()
         if off:
@@ -177,10 +177,10 @@ class RetroModule(pl.LightningModule):
         loss = nats / batch.targets.numel()
         if off and self.retrieves and not self._is_sharded:
             loss = loss + self._zero_of_unused()
-        if off and not loss.requires_grad:  # sharded, a frozen base: there is nothing to learn
+        if off and not loss.requires_grad:  # sharded with a frozen base: nothing to learn
             loss = loss + torch.zeros_like(loss, requires_grad=True)
         tokens = (batch.targets != NOT_PREDICTED).sum()
-        if self._trainer is not None and self._trainer.loggers:  # of a Trainer that a user brings
+        if self._trainer is not None and self._trainer.loggers:  # of a user's own Trainer
             self.log("train/loss", nats.detach() / tokens.clamp(min=1), batch_size=int(tokens))
         return {"loss": loss, "nats": nats.detach(), "tokens": tokens}
 
@@ -188,9 +188,9 @@ class RetroModule(pl.LightningModule):
         return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)
 
     def _zero_of_unused(self) -> Tensor:
-        """0 that depends on every parameter retrieval alone uses, because DDP waits for a gradient of each.
+        """Return 0 that depends on every parameter used only by retrieval, because DDP waits for a gradient of each.
 
-        FSDP reduces what a rank has gradients of. As all ranks drop retrieval in the same steps, that is the same.
+        FSDP needs no such term: all ranks drop retrieval in the same steps, so they reduce the same gradients.
         """
         unused = [value.sum() for name, value in self.model.named_parameters() if name in self.outline.retrieval]
         return 0.0 * torch.stack(unused).sum()
@@ -203,9 +203,9 @@ class RetroModule(pl.LightningModule):
     ) -> None:
         """Clip by the global norm and keep the norm before clipping, which Lightning's own clipping discards.
 
-        In a step without retrieval its parameters have zeros for gradients, which made the ranks reduce alike and
-        have then done their work: for AdamW a zero is not "no gradient", it would go on along the last ones. Taken
-        seven times within 26 early steps such steps kept a model from ever using its neighbours (docs/log.md).
+        In a step without retrieval its parameters have zero gradients, so that all ranks reduce the same ones. They are
+        removed here: AdamW would move the parameters along earlier gradients. Seven such steps among the first 26 kept
+        a model from ever using its neighbours (docs/log.md).
         """
         if self.retrieves and self._drops_this_step():
             for name, parameter in self.model.named_parameters():

@@ -1,4 +1,4 @@
-"""Keep Lightning's tips, device lists and known warnings off the screen; its errors still raise."""
+"""Hide Lightning's tips, device lists and known warnings; its errors are still raised."""
 
 import logging
 import os
@@ -20,8 +20,8 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
-            # Lightning advises more data workers, which cost more than they bring for memory-mapped batches, and
-            # reads attributes that torch has deprecated.
+            # Lightning advises more data workers, which do not pay off for memory-mapped batches, and reads
+            # attributes that torch has deprecated.
             warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=r".*lr_scheduler.step.*before.*optimizer.step.*")
@@ -35,7 +35,7 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def only_rank_zero_prints(ranks: Ranks) -> Iterator[None]:
-    """Let rank 0 alone print; what the others raise still reaches their stderr, after this."""
+    """Let only rank 0 print; errors of the others still reach their stderr."""
     if ranks.is_first:
         yield
         return

@@ -1,4 +1,4 @@
-"""Whether a model is worth a checkpoint: its weights are finite, and so is the loss that they give."""
+"""Refuse to write a checkpoint of a model whose weights or loss are not finite."""
 
 import math
 from typing import Any
@@ -14,14 +14,14 @@ from retroflow.evaluation.measuring import evaluating
 
 
 def refuse_lost_weights(trainer: pl.Trainer, module: Any, batch: Batch) -> None:
-    """Look at the weights that the step which just ended has made, of which no loss is known yet.
+    """Check the new weights of the step that just ended; their loss is not known yet.
 
-    Called by all ranks at the same step; all of them raise.
+    Called on all ranks at the same step; all of them raise.
 
     Args:
-        trainer: computes as in training, and adds over the ranks.
+        trainer: computes as in training, and sums over the ranks.
         module: a `RetroModule`.
-        batch: of the step; its loss with the new weights is computed once, at the price of a forward pass.
+        batch: of the step; its loss with the new weights is computed once, for the cost of a forward pass.
 
     Raises:
         RetroflowError: a weight, or the loss, is not finite.
@@ -47,7 +47,7 @@ def _is_finite(weight: Tensor) -> bool:
 
 @torch.no_grad()
 def _nats(trainer: pl.Trainer, module: Any, batch: Batch) -> float:
-    """The loss of a batch, summed; the model itself is asked, and not what was compiled for training."""
+    """Return the summed loss of a batch from the model itself, not from the function compiled for training."""
     batch = batch if module.retrieves else batch.without_retrieval()
     with evaluating(module.model), trainer.precision_plugin.forward_context():
         losses = module.model.loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask)

@@ -23,7 +23,7 @@ def neighbour_examples(splits: Splits, report: Report | None = None) -> MakeExam
 
     Args:
         splits: chunks and neighbours.
-        report: gives each chunk its loss with and without retrieval; None before the model was judged.
+        report: has each chunk's loss with and without retrieval; None before the evaluation.
     """
 
     def make(most_rows: int, with_text: bool) -> Sequence[NeighbourExample]:

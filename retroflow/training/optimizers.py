@@ -13,7 +13,7 @@ from retroflow.planning.schedule import learning_rate_factor
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split trainable parameters into decayed matrices and undecayed rest (embeddings, gains, biases, scales).
+    """Divide trainable parameters into decayed matrices and the undecayed rest (embeddings, gains, biases, scales).
 
     A parameter is a matrix if at least two of its axes are longer than 1: a scale per head, stored as [h, 1, 1] to
     broadcast, is not one.

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a live line on a terminal, plain lines elsewhere, always on stderr."""
+"""Progress of training on stderr: a live line on a terminal, plain lines elsewhere."""
 
 import time
 from contextlib import suppress
@@ -10,14 +10,14 @@ from rich.table import Column
 from retroflow.console import is_shown, say
 
 _SHORTEST, _LONGEST, _SHARE = 5.0, 60.0, 0.05
-"""Seconds between plain lines: a twentieth of the time since the start, within these limits."""
+"""Limits of the seconds between plain lines, which are a twentieth of the time since the start."""
 
 
 class TrainingProgress:
-    """Shows step, loss, tokens per second and time left; the first step at once, since it is what is waited for.
+    """Shows step, loss, tokens per second and time left; the first step is shown at once.
 
     Args:
-        max_steps: the step training ends at.
+        max_steps: the last step.
     """
 
     def __init__(self, max_steps: int) -> None:
@@ -36,7 +36,7 @@ class TrainingProgress:
         if is_shown() and self._console.is_terminal:
             self._bar = Progress(
                 BarColumn(),
-                # Of all columns the steps are the last to be cut on a narrow terminal.
+                # On a narrow terminal the steps are the last column to be cut.
                 MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(self._max_steps)) + 1)),
                 TextColumn("{task.fields[reading]}"),
                 TimeElapsedColumn(),
@@ -48,7 +48,7 @@ class TrainingProgress:
     def first_step_done(self, step: int, loss: float) -> None:
         """Show the first step of this process.
 
-        What follows is timed from here: the first step holds what happens only once (compiling, reading files in).
+        The clock starts here, because the first step includes one-time work (compiling, reading files).
         """
         took = time.perf_counter() - self._began
         self._loss = loss
@@ -58,7 +58,7 @@ class TrainingProgress:
             say(f"step {step:,}/{self._max_steps:,}  loss {loss:.4f}  first step took {took:.1f} s")
 
     def measured(self, loss: float, tokens_per_second: float) -> None:
-        """Take the newest reading."""
+        """Take the newest measurement."""
         self._loss, self._rate = loss, tokens_per_second
 
     def advance(self, step: int) -> None:
@@ -83,7 +83,7 @@ class TrainingProgress:
             say(f"step {step:,}/{self._max_steps:,}  {text}")
 
     def stop(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.stop()

@@ -31,7 +31,7 @@ class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 whose checkpoints every other strategy can continue from."""
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights, sharded as they are."""
+        """Return the sharded weights."""
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
@@ -41,7 +41,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write this rank's share; rank 0 writes the rest when all shares are on the disk.
+        """Write this rank's shard; rank 0 writes the rest when all shards are on the disk.
 
         Raises:
             RetroflowError: on all ranks, if one of them cannot write.
@@ -56,11 +56,11 @@ class ShardedStrategy(ModelParallelStrategy):
             write_checkpoint(head, path, {name: digest for name, digest, _ in shares})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Put this rank's rows of a checkpoint in place; what is other ranks' stays on the disk.
+        """Load this rank's rows of a checkpoint; rows of other ranks are not read.
 
         Raises:
-            DamagedDataError: it does not verify, or lacks a parameter.
-            RetroflowError: whatever the model refuses, such as weights that were trained on another base.
+            DamagedDataError: it is damaged, or lacks a parameter.
+            RetroflowError: the model refuses it, for example because it was trained on another base.
         """
         path = Path(checkpoint_path)
         failures: list[Any] = [None] * self.world_size
@@ -88,7 +88,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 class _StoredTensors:
-    """The tensors of a checkpoint on the disk, however many ranks have written it."""
+    """The tensors of a checkpoint on the disk, written by any number of ranks."""
 
     def __init__(self, path: Path) -> None:
         self.head = read_head(path)
@@ -112,7 +112,7 @@ class _StoredTensors:
 
 
 def _attempted(action: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """Its result and None, or None and what it raised: the other ranks must be told before this one ends."""
+    """Return result and None, or None and the error: the other ranks must know it before this one ends."""
     try:
         return action(), None
     except RetroflowError as error:

@@ -14,7 +14,7 @@ def make_strategy(placement: Placement, options: TrainerOptions) -> Any:
     """Make Lightning's strategy."""
     limit = timedelta(seconds=options.timeout_seconds)
     if placement.strategy == "ddp":
-        # All ranks use the same parameters in every step (RetroModule sees to it), so nothing has to be searched for.
+        # All ranks use the same parameters in every step (RetroModule ensures it), so none have to be searched for.
         return DDPStrategy(timeout=limit, broadcast_buffers=False)
     if placement.strategy == "fsdp":
         return ShardedStrategy(

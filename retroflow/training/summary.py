@@ -1,4 +1,4 @@
-"""What is about to happen, in a few lines, and the record of what it happened on."""
+"""The summary before training, and the description of a run and its machine."""
 
 import platform
 from typing import Any
@@ -21,7 +21,7 @@ from retroflow.version import __version__
 
 
 def plan_of(job: Job) -> Plan:
-    """The plan of a job, in which everything is known."""
+    """Return the plan of a job, in which everything is known."""
     splits, options = job.splits, job.options
     return Plan(
         options=options,
@@ -43,7 +43,7 @@ def summarise(job: Job, start: ResumePoint) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a run's numbers depend on."""
+    """Return the versions on which a run's numbers depend."""
     return {
         "retroflow": __version__,
         "torch": torch.__version__,
@@ -82,7 +82,7 @@ def tracked_run(job: Job, start: ResumePoint) -> TrackedRun:
 
 
 def final_summary(report: Report, run: RunFolder) -> Summary:
-    """What the tracker is told at the end: the report's headline, and where the last checkpoint is."""
+    """Return the tracker's final values: the report's main numbers, and the path of the last checkpoint."""
     values: Summary = {**report.headline()}
     for path in list_checkpoints(run.checkpoints)[:1]:
         values["checkpoint/path"] = str(path.absolute())
@@ -93,7 +93,7 @@ def final_summary(report: Report, run: RunFolder) -> Summary:
 
 
 def throughput_of(job: Job) -> Throughput:
-    """Make the measure of a job's speed; models of plugins have no formula for their FLOPs."""
+    """Return the throughput of a job; models of plugins have no formula for their FLOPs."""
     config, options, splits = job.module.config, job.options, job.splits
     flops_on, flops_off = None, None
     if isinstance(config, RetroConfig):

@@ -180,8 +180,9 @@ def test_a_failing_exit_handler_adds_nothing_to_what_was_said() -> None:
     ("message", "shown"),
     [
         ("ignore_memory=True trains anyway.", "--ignore-memory trains anyway."),
-        ('continue with resume="last".', "continue with --resume."),
-        ('use resume="runs/a/0001" or checkpoint=20.', "use --resume runs/a/0001 or --checkpoint 20."),
+        ("continue with resume='last'.", "continue with --resume."),
+        ("use resume='runs/a/0001' or checkpoint=20.", "use --resume runs/a/0001 or --checkpoint 20."),
+        ("give a database, or retrieval=False.", "give a database, or --no-retrieval."),
         ("trainer.resume=3 and output=", "trainer.resume=3 and output="),
     ],
 )

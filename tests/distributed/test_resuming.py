@@ -126,7 +126,7 @@ def test_ddp_bereaved_of_another_rank(folder, unbroken):
     [
         ("suspend 1", r"error: rank 1 of 2 \(process \d+\) was suspended by a signal for 30 s and was ended"),
         ("suspend 0", r"error: rank 0 of 2 \(process \d+\) was suspended by a signal for 30 s and was ended"),
-        ("worker", r"error: rank 0 of 2 lost a process that loads its data: .*--resume"),
+        ("worker", r"error: rank 0 of 2 lost a data worker: .*--resume"),
     ],
 )
 def test_what_does_not_go_on_is_ended_and_named(folder, action, words):

@@ -117,7 +117,7 @@ def test_checksums_without_a_share_are_damage(tmp_path):
     path, _ = write_sharded(tmp_path, 1)
     lines = checksum_path(path).read_text().splitlines()
     checksum_path(path).write_text("\n".join(lines[:2]))
-    with pytest.raises(DamagedDataError, match="names other shares"):
+    with pytest.raises(DamagedDataError, match="names other shards"):
         open_shares(path, read_head(path))
     checksum_path(path).write_text("\n".join(lines[1:]))
     with pytest.raises(DamagedDataError, match="not in"):
@@ -156,11 +156,11 @@ def test_a_checkpoint_is_picked_by_age_step_name_or_path_and_never_a_damaged_one
         assert pick_checkpoint(folder, wanted) == middle
     elsewhere = write(tmp_path, 7)
     assert pick_checkpoint(folder, str(elsewhere)) == elsewhere
-    with pytest.raises(UsageError, match="--checkpoint 3: there is no .*steps: 100, 2, 1"):
+    with pytest.raises(UsageError, match="checkpoint='3': there is no .*steps: 100, 2, 1"):
         pick_checkpoint(folder, "3")
     flip(new)
     flip(middle)
-    with pytest.raises(DamagedDataError, match="step-00000100.*newest of its run; take one before it: --checkpoint 1"):
+    with pytest.raises(DamagedDataError, match="step-00000100.*newest of its run; take one before it: checkpoint=1"):
         pick_checkpoint(folder)
     with pytest.raises(DamagedDataError, match="step-00000002"):
         pick_checkpoint(folder, "2")
@@ -183,7 +183,7 @@ def test_files_under_other_names_are_neither_read_nor_removed(tmp_path, name):
     discard_after(tmp_path, 0)
     assert all(copy.exists() for copy in copies) and not path.exists()
     for pick in (checkpoint_step, lambda copy: pick_checkpoint(tmp_path, str(copy))):
-        with pytest.raises(UsageError, match="not named as a checkpoint, such as step-00000200.ckpt"):
+        with pytest.raises(UsageError, match="not the name of a checkpoint, such as step-00000200.ckpt"):
             pick(copies[0])
 
 

@@ -148,7 +148,7 @@ def test_what_is_young_or_foreign_stays(history: Path) -> None:
     (history / "runs" / "tiny" / "0009" / "checkpoints").mkdir(parents=True)
     found = look(history)
     assert {path.name: reason for path, reason in found.left_alone.items()} == {
-        f"chunks-{OTHER}.pieces": "written to in the last hour, perhaps by a share on another machine",
+        f"chunks-{OTHER}.pieces": "written to in the last hour, perhaps by a shard on another machine",
         "mine": "not made by retroflow",
         f"embeddings-{OTHER}": "not made by retroflow",
         f"index-{OTHER}": "its manifest cannot be read; remove the folder yourself if you know what it is",
@@ -194,7 +194,7 @@ def test_what_another_process_has_open_stays_and_what_it_was_made_from(history: 
         found = look(history)
         process.stdin.close()
     assert found.left_alone.pop(index) == found.left_alone.pop(partial) == f"process {process.pid} has it open"
-    assert list(found.left_alone.values()) == ["what a process has open was made from it"]
+    assert list(found.left_alone.values()) == ["an artifact that a process has open was made from it"]
     assert kinds(found) == ["neighbours", "neighbours"]
 
 
@@ -204,7 +204,7 @@ def test_a_run_that_does_not_say_what_it_needs_stops_everything(history: Path) -
     with pytest.raises(DamagedDataError, match="run.json"):
         look(history)
     description.unlink()
-    with pytest.raises(UsageError, match="it has no run.json, so that nobody can tell which artifacts it needs"):
+    with pytest.raises(UsageError, match="it has no run.json, so the artifacts that it needs are unknown"):
         look(history)
 
 

@@ -51,7 +51,7 @@ def test_equal_runs_differ_in_nothing(tmp_path):
     [
         ({"num_bytes": 401}, "measured on different validation text"),
         ({"tokens": 101}, "compare bits per byte, not losses per token"),
-        ({"chunks": "d"}, "measured on other chunks"),
+        ({"chunks": "d"}, "measured on different chunks"),
         ({"report": False}, "One of the two has no report yet"),
     ],
 )

@@ -13,7 +13,7 @@ from tests.training.jobs import assert_same_run
 def test_a_renamed_run_stops_names_its_place_and_can_be_gone_on_with_there(run, interfere, tmp_path):
     place, new = tmp_path / "runs/tiny/0001", tmp_path / "runs/tiny/good"
     undo = interfere(5, lambda: place.rename(new))
-    with pytest.raises(RetroflowError, match=f"0001: the run folder was renamed .* --resume {new}") as caught:
+    with pytest.raises(RetroflowError, match=f"0001: the run folder was renamed .* resume='{new}'") as caught:
         run()
     assert caught.value.exit_code == 1
     assert not place.exists()

@@ -65,5 +65,5 @@ def test_a_checkpoint_that_does_not_say_is_damaged(tmp_path):
         content | {"retroflow": {}},
         content | {"retroflow": {"training": "{"}},
     ):
-        with pytest.raises(DamagedDataError, match="does not say how it was trained"):
+        with pytest.raises(DamagedDataError, match="does not contain how it was trained"):
             record_in(path, head, steps=1)

@@ -147,11 +147,11 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
     assert content(wanted)["measured"]["overrides"] == {"seed": 2}
     shutil.copytree(project.path, project.path.with_name("0002"))
     for output, message in (
-        (project.report, "the report.json of a run is of its last step, as it was trained; choose another name"),
-        (project.path.with_name("0002") / "report.json", "the report.json of a run is of its last step"),
-        (project.description, "this file exists and is no report of evaluate; choose another name"),
-        (Path("/dev/zero"), "this file exists and is no report"),
-        (project.path / "metrics.jsonl", "this file exists and is no report"),
+        (project.report, "a run's report.json is of its last step, as it was trained; choose another name"),
+        (project.path.with_name("0002") / "report.json", "a run's report.json is of its last step"),
+        (project.description, "this file exists and is not a report of evaluate; choose another name"),
+        (Path("/dev/zero"), "this file exists and is not a report"),
+        (project.path / "metrics.jsonl", "this file exists and is not a report"),
         (tmp_path, "is a folder"),
         (tmp_path / "no/where.json", "there is no folder"),
     ):
@@ -173,7 +173,7 @@ def test_somebody_else_s_run_is_evaluated_and_the_report_shown(project, retroflo
     monkeypatch.setattr(evaluating.os, "access", refuse_writing)
     code, out, notes = retroflow("evaluate", project.path, "--json")
     assert code == 0 and json.loads(out)["report"] is None, notes
-    assert "cannot be written: the report is shown and not kept; keep it with --output FILE" in notes
+    assert "cannot be written: the report is shown but not saved; choose another file for it" in notes
     code, out, _ = retroflow("evaluate", project.path, "--output", tmp_path / "mine.json")
     assert code == 0 and content(tmp_path / "mine.json")["measured"]["step"] == 4
     assert files_of(project.path) == before
@@ -264,7 +264,9 @@ def test_without_its_corpus_a_run_is_evaluated_all_the_same(project, retroflow):
     os.unlink("tiny.jsonl")
     assert retroflow("evaluate", project.path)[0] == 0
     code, _, err = retroflow("evaluate", project.path, "neighbours.k=1")
-    assert code == 2 and "neighbours.k=1: the run's own artifacts do not do for this" in err and "tiny.jsonl" in err
+    assert (
+        code == 2 and "neighbours.k=1: the run's own artifacts cannot be used for this" in err and "tiny.jsonl" in err
+    )
     assert files_of(project.path.parents[2] / "artifacts") == before
     shutil.rmtree("artifacts")
     code, _, err = retroflow("evaluate", project.path)
@@ -362,7 +364,7 @@ def test_the_folder_above_or_inside_a_run_names_the_run(project, retroflow):
     project.description.unlink()
     for command, *rest in commands:
         code, _, err = retroflow(command, project.path, *rest)
-        assert code == 2 and "it has no run.json" in err and "holds checkpoints all the same" in err
+        assert code == 2 and "it has no run.json" in err and "but it holds checkpoints" in err
 
 
 def test_copies_of_checkpoints_are_left_alone(project, retroflow):
@@ -385,7 +387,7 @@ def test_copies_of_checkpoints_are_left_alone(project, retroflow):
         ["evaluate", project.path, "--checkpoint", "step-best.ckpt"],
     ):
         code, _, err = retroflow(*words)
-        assert code == 2 and "step-best.ckpt: not named as a checkpoint" in err
+        assert code == 2 and "step-best.ckpt: not the name of a checkpoint" in err
 
 
 def test_a_finished_run_without_checkpoints_says_so(project, retroflow):
@@ -399,4 +401,4 @@ def test_a_finished_run_without_checkpoints_says_so(project, retroflow):
     assert code == 2 and "has no checkpoint yet" in err
     (project.checkpoints / "step-best.ckpt").touch()
     code, _, err = retroflow("evaluate", project.path)
-    assert code == 2 and "step-best.ckpt: not named as a checkpoint" in err
+    assert code == 2 and "step-best.ckpt: not the name of a checkpoint" in err

@@ -115,12 +115,12 @@ def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(
 
 @pytest.mark.parametrize(("ranks", "whose"), [(ALONE, "training"), (Ranks(1, 2, 1, 2, "torchrun"), "rank 1 of 2")])
 def test_a_lost_data_worker_is_no_bug_and_its_rank_is_named(ranks, whose):
-    with pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: .*\(pid 7\).*--resume"):
+    with pytest.raises(RetroflowError, match=rf"{whose} lost a data worker: .*\(pid 7\).*resume='last'"):
         with explain_lost_data_workers(ranks):
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     for sign in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):  # in the middle of a batch
         with (
-            pytest.raises(RetroflowError, match=rf"{whose} lost a process that loads its data: "),
+            pytest.raises(RetroflowError, match=rf"{whose} lost a data worker: "),
             explain_lost_data_workers(ranks),
         ):
             raise sign
