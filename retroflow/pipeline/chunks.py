@@ -28,7 +28,7 @@ from retroflow.store.manifest import FileEntry, Manifest
 from retroflow.store.pieces import Pieces, join_pieces
 
 BLOCK_TEXT_BYTES = 2 << 20
-SAID_CHARACTERS = 8_000_000  # the tokenizer is silent for seconds over so much text
+SAID_CHARACTERS = 8_000_000  # the tokenizer needs seconds for so much text
 FEW_TOKENS = 1000
 SPLITS = ("train", "valid")
 
@@ -37,7 +37,7 @@ class ChunkStage:
     """The chunks of a corpus; a `retroflow.pipeline.stages.Stage`.
 
     Args:
-        inputs: what the artifact is named by.
+        inputs: of the artifact's fingerprint.
         corpus: read twice if the tokenizer is trained, else once.
         tokenizer: a given tokenizer, None to train one on the training documents.
         data: the recipe's data section.
@@ -73,7 +73,9 @@ class ChunkStage:
             make = partial(_chunk_block, documents, self._tokenizer, self._data.chunk_length, is_first=number == 0)
             yield Block(len(documents), make, _hash_of(documents))
         if self.inputs["corpus"] != self._corpus.fingerprint():
-            raise CorpusError("corpus: it changed while it was read. Run the command again when the corpus is at rest.")
+            raise CorpusError(
+                "The corpus changed while it was being read. Run the command again once nothing writes to it."
+            )
         say(f"corpus: {self._corpus.counts.summary()}")
 
     def join(self, folder: Path, pieces: Pieces, sources: Sequence[str]) -> Manifest:
@@ -135,7 +137,7 @@ def _keep_tokenizer(
         tokenizer.save(kept)
 
     files = kept_folder(folder, "tokenizer", save)
-    # The tokenizer that later runs load is the one that is used now.
+    # Load it from disk, as later runs do.
     return load_tokenizer(str(folder / "tokenizer")), files
 
 
@@ -149,9 +151,9 @@ def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iter
             yield document.text
     if num_texts == 0:
         raise _no_text("train")
-    if num_characters >= SAID_CHARACTERS:  # the library shows nothing from here on
+    if num_characters >= SAID_CHARACTERS:  # the library shows no progress from here on
         say(
-            f"tokenizer: {num_texts:,} training documents are read; learning up to {vocabulary_size:,} tokens from "
+            f"tokenizer: {num_texts:,} training documents read; learning up to {vocabulary_size:,} tokens from "
             f"{min(num_characters, TRAIN_BYTES) / 1e6:,.0f} MB of their text"
         )
 
@@ -178,7 +180,7 @@ def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int,
     for document in block:
         if len(document.text) >= SAID_CHARACTERS:
             size = f"{len(document.text) / 1e6:,.0f} million characters"
-            say(f"{document.source}: tokenising one document of {size}; nothing else is shown until it is done")
+            say(f"{document.source}: tokenising one document of {size}; this shows no progress")
     encoded = tokenizer.encode_batch([document.text for document in block])
     tokens_dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.uint32
     nothing = Chunks(np.empty((0, chunk_length), np.int32), np.empty(0, np.uint16), np.empty(0, np.uint32))
@@ -238,7 +240,7 @@ def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:
     count = chunks.info["splits"]["train"]["chunks"]
     if count < sequence_chunks:
         raise CorpusError(
-            f"data.sequence_chunks is {sequence_chunks}, and the training split has {count} chunks; lower "
+            f"data.sequence_chunks is {sequence_chunks}, and but the training split has {count} chunks; lower "
             "data.sequence_chunks, or add documents."
         )
 
@@ -246,6 +248,6 @@ def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:
 def _no_text(split: str) -> CorpusError:
     if split == "valid":
         return CorpusError(
-            "corpus: no validation document with text in it. Raise corpus.valid_share, or give corpus.valid_path."
+            "The corpus has no validation document with text. Raise corpus.valid_share, or give corpus.valid_path."
         )
-    return CorpusError("corpus: no training document with text in it. Check what the corpus section points at.")
+    return CorpusError("The corpus has no training document with text. Check the paths in the section corpus.")

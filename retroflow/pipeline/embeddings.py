@@ -32,7 +32,7 @@ class EmbeddingStage:
     """The embeddings of both splits; a `retroflow.pipeline.stages.Stage`.
 
     Args:
-        inputs: what the artifact is named by.
+        inputs: of the artifact's fingerprint.
         chunks_folder, chunks: the chunks artifact.
         embedder: is fitted on the training chunks first.
         options: the recipe's embedder section.
@@ -76,7 +76,7 @@ class EmbeddingStage:
         """As in `Stage`.
 
         Raises:
-            InvalidVectorsError: the embedder gave vectors of a wrong shape, or values that float16 cannot hold.
+            InvalidVectorsError: the vectors have a wrong shape, or values beyond float16.
         """
         return row_blocks(self._lengths, ROWS_PER_BLOCK, self._embed)
 
@@ -127,7 +127,7 @@ class ChunkTexts:
 
 
 def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice | Int64Array) -> list[str]:
-    """Decode some chunks, without what fills up the last chunk of a document."""
+    """Decode some chunks, without the padding of a document's last chunk."""
     tokens = np.asarray(store.tokens[rows])
     lengths = store.lengths[rows].tolist()
     texts = tokenizer.decode_batch([row[:length] for row, length in zip(tokens, lengths, strict=True)])
@@ -143,6 +143,6 @@ def _half(vectors: NDArray[np.floating], owner: str, split: str, first_row: int)
         row = int(np.argmin(finite))
         raise InvalidVectorsError(
             f"embedder {owner}: the embedding of {split} chunk {first_row + row} has values that are not finite in "
-            "float16 (largest 65,504). Let the embedder normalise its vectors."
+            "float16 (largest 65,504). Normalise the vectors in the embedder."
         )
     return half

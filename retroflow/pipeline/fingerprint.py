@@ -1,4 +1,4 @@
-"""What every artifact depends on, and nothing else: the inputs whose hash names it.
+"""The inputs of every artifact; their hash is its fingerprint.
 
 The chain: corpus, tokenizer and chunk length -> chunks; + embedder -> embeddings; + the retriever and its options ->
 index; + search options, k and exclusion -> neighbours. A retriever that reads texts has its index made from the chunks.
@@ -11,7 +11,7 @@ from typing import Any
 from retroflow.corpus.tokenizer import TRAINED_BY
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 
-# Raised when a stage would make other bytes from the same inputs.
+# Increase it when a stage makes other bytes from the same inputs.
 CHUNKS_VERSION = 2
 EMBEDDINGS_VERSION = 1
 INDEX_VERSION = 3
@@ -21,7 +21,7 @@ Inputs = dict[str, Any]
 
 
 def chunks_inputs(corpus: Mapping[str, object], tokenizer: object, data: DataOptions) -> Inputs:
-    """Inputs of the chunks.
+    """Return the inputs of the chunks.
 
     Args:
         corpus: the corpus' fingerprint.
@@ -38,20 +38,19 @@ def chunks_inputs(corpus: Mapping[str, object], tokenizer: object, data: DataOpt
 
 
 def embeddings_inputs(chunks: str, embedder: Mapping[str, object]) -> Inputs:
-    """Inputs of the embeddings, from the chunks' fingerprint and the embedder's."""
+    """Return the inputs of the embeddings, from the fingerprints of chunks and embedder."""
     return {"version": EMBEDDINGS_VERSION, "chunks": chunks, "embedder": dict(embedder)}
 
 
 def index_inputs(
     built_over: Mapping[str, str], options: Mapping[str, Any], distribution: str, retriever: Mapping[str, object]
 ) -> Inputs:
-    """Inputs of the index.
+    """Return the inputs of the index.
 
     Args:
         built_over: fingerprints by kind: of the embeddings, the chunks or both, whichever the retriever reads.
         options: the recipe's retriever section, complete; all of it but `search` changes the index.
-        distribution: where the retriever comes from, "retroflow-annoy 0.1.0"; the version of retroflow itself
-            changes nothing.
+        distribution: of the retriever, "retroflow-annoy 0.1.0"; the version of retroflow itself is ignored.
         retriever: what the retriever's `fingerprint` adds.
     """
     build = {key: value for key, value in options.items() if key not in ("name", "search")}
@@ -67,7 +66,7 @@ def index_inputs(
 
 
 def neighbours_inputs(index: str, search: object, options: NeighbourOptions) -> Inputs:
-    """Inputs of the neighbours, from the index' fingerprint and the retriever's options of a search."""
+    """Return the inputs of the neighbours, from the index's fingerprint and the retriever's search options."""
     return {
         "version": NEIGHBOURS_VERSION,
         "index": index,

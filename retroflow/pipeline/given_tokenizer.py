@@ -1,7 +1,7 @@
-"""Which tokenizer a recipe gets: the one it names, the one its model brings along, or a trained one.
+"""The tokenizer of a recipe: the one it names, its model's own, or a trained one.
 
-A model that starts from pretrained weights can only read the tokens it was trained on, so its configuration
-names the option that is a tokenizer too (`tokenizer_option`; docs/decisions/0050-retro-fitting.md).
+A pretrained model only knows its own tokens, so its configuration names the option that also gives the tokenizer
+(`tokenizer_option`; docs/decisions/0050-retro-fitting.md).
 """
 
 from typing import Any
@@ -32,16 +32,14 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
     key, name = brought
     remedy = f'Leave data.tokenizer out: "{name}" brings its own.'
     if data.tokenizer == TRAINED:
-        raise UsageError(
-            f'data.tokenizer: "{TRAINED}" given, but {key} "{name}" can only read the tokens of its own. {remedy}'
-        )
+        raise UsageError(f'data.tokenizer: "{TRAINED}" given, but {key} "{name}" only knows its own tokens. {remedy}')
     try:
         own = load_tokenizer(name)
     except UsageError as error:
         if data.tokenizer is not None:
-            return load_tokenizer(data.tokenizer)  # a folder with weights alone; its vocabulary is still compared
+            return load_tokenizer(data.tokenizer)  # a folder with weights only; its vocabulary is still compared
         raise UsageError(
-            f'{key}: "{name}" has no tokenizer that can be loaded, so that one must be given as data.tokenizer, or be '
+            f'{key}: "{name}" has no tokenizer that can be loaded, so give one as data.tokenizer, or be '
             f"saved into its folder. ({error})"
         ) from error
     if data.tokenizer is None:

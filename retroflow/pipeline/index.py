@@ -51,9 +51,9 @@ class IndexStage:
         self._folders, self._new, self._options = folders, new_retriever, options
 
     def begin(self, partial: Path) -> dict[str, Any]:
-        """Build and save the index, and read it back: some libraries report no error on a full disk.
+        """Build and save the index, and load it again: some libraries report no error on a full disk.
 
-        Half an index of an earlier run is thrown away.
+        An unfinished index of an earlier run is deleted.
 
         Raises:
             RetrieverError: the retriever fails, or cannot read what it has just written.
@@ -99,7 +99,7 @@ def _build(folder: Path, keys: Keys, retriever: CheckedRetriever) -> None:
 
 
 def _read_back(retriever: CheckedRetriever, folder: Path) -> None:
-    """Load what this process has just saved: a failure is no damage, and to make it again would not help."""
+    """Load what this process has just saved; a failure is not damage, and building again would not help."""
     before = _files_with_sizes(folder)
     try:
         retriever.load(folder)
@@ -123,7 +123,7 @@ def _files_with_sizes(folder: Path) -> set[tuple[str, int]]:
 
 @contextmanager
 def _full_disk_told(folder: Path) -> Iterator[None]:
-    """Blame a disk without room for what a library makes of it: an error of its own, or half an index."""
+    """Report a full disk where a library raises an error of its own, or writes half an index."""
     try:
         yield
     except (OSError, RetroflowError) as error:

@@ -1,7 +1,7 @@
-"""The k nearest chunks that a chunk may have as neighbours: what the retriever finds, and the exact answer.
+"""The k nearest allowed neighbours of a chunk: the retriever's answer, and the exact one.
 
 Where scores compare vectors ("l2", "inner_product") the exact answer is vector arithmetic. Where they are the
-retriever's own (BM25), only the retriever can compute it: it is asked for more candidates, if need be for all.
+retriever's own (BM25), only the retriever can compute it, from more candidates, if necessary from all.
 
 Shapes: q queries, N keys, D embedding width, k neighbours, f candidates fetched.
 """
@@ -39,7 +39,7 @@ class ChunkQueries:
 
     Attributes:
         queries: their vectors and texts.
-        excluded: int64 [q], the document that a neighbour must not be of; None if every chunk is legal.
+        excluded: int64 [q], the document whose chunks are not allowed; None if every chunk is allowed.
     """
 
     queries: LazyQueries
@@ -59,7 +59,7 @@ class ChunkQueries:
 
 
 class Found(NamedTuple):
-    """The neighbours of queries, and who found them.
+    """The neighbours of queries, and how they were found.
 
     Attributes:
         ids, scores: as in `Neighbours`, [q, k].
@@ -72,13 +72,13 @@ class Found(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """The retriever's own answer beside the exact one.
+    """The retriever's own answer compared with the exact one.
 
     Attributes:
-        recall: share of the exact neighbours it found, compared by score: an equal copy is as good. None if it was
-            asked for none of the queries, or where nothing says what the exact neighbours are.
-        queries: how many of them it was asked for.
-        score_error: median distance of its scores from the true ones, in units of what two queries differ by.
+        recall: share of the exact neighbours that it found, compared by score, so an equal copy counts. None if it
+            searched none of the queries, or if the exact neighbours are unknown.
+        queries: number of queries that it searched.
+        score_error: median distance of its scores from the true ones, relative to the difference of two queries.
     """
 
     recall: float | None
@@ -90,12 +90,12 @@ class LegalSearch:
     """Searches a database for neighbours outside the query's own document.
 
     Args:
-        retriever: holds the index.
+        retriever: with its index.
         vectors: the embeddings [N, D] that the index was built over; None, or not read, where the retriever's scores
             are its own.
         documents: int64 [N], non-decreasing; a neighbour is legal if its document is not the query's excluded one.
             None: every row counts as a document.
-        overfetch: candidates asked for at first.
+        overfetch: number of candidates of the first search.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class LegalSearch:
         self._count = len(retriever)
 
     def search(self, queries: ChunkQueries, k: int) -> Found:
-        """Find k legal neighbours of every query; fewer only where the database has fewer."""
+        """Find k legal neighbours of every query; fewer only if the database has fewer."""
         return self.complete(queries, self.own_answer(queries, k))
 
     def own_answer(self, queries: ChunkQueries, k: int) -> Found:
-        """Find what the retriever finds by itself.
+        """Return what the retriever finds without exact search.
 
         Candidates are doubled for the queries that lack neighbours, until the retriever runs out of them (it answers
         -1). Where exact search by vectors is possible, it is given up beyond `MAX_FETCH` candidates, and earlier where
@@ -140,7 +140,7 @@ class LegalSearch:
         return found
 
     def complete(self, queries: ChunkQueries, found: Found) -> Found:
-        """Search exactly for the queries that the retriever did not find k neighbours of; `found` is filled in."""
+        """Search exactly for queries with fewer than k neighbours, and add the results to `found`."""
         rest = np.flatnonzero(found.by != BY_RETRIEVER)
         if len(rest):
             found.ids[rest], found.scores[rest] = self.exact(queries.part(rest), found.ids.shape[1])
@@ -149,7 +149,7 @@ class LegalSearch:
     def _fetch(
         self, queries: ChunkQueries, rows: Int64Array, fetch: int, found: Found
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Fill in what a search with `fetch` candidates finds for some rows.
+        """Add the results of a search with `fetch` candidates for some rows.
 
         Returns:
             bool [rows] twice: fewer than k legal ones were found; the backend has no more candidates.
@@ -236,7 +236,7 @@ class LegalSearch:
         return spread if spread > 0.0 else 1.0
 
     def _worth_fetching(self, queries: ChunkQueries) -> Int64Array:
-        """Most candidates to ask for [q], by what is left outside the query's own document."""
+        """Return the most candidates [q] worth fetching, from the number of chunks outside the query's own document."""
         if self._has_own_scores:
             return np.full(len(queries), self._count)
         most = np.full(len(queries), MAX_FETCH)
@@ -248,7 +248,7 @@ class LegalSearch:
         return most
 
     def _groups(self, queries: ChunkQueries) -> Iterator[tuple[Int64Array, _Ranges]]:
-        """Yield rows of queries, and the ranges of vectors that are worth comparing them with."""
+        """Yield rows of queries, and the ranges of vectors to compare them with."""
         everything = ((0, self._count),)
         others = np.arange(len(queries))
         if queries.excluded is not None:
@@ -310,7 +310,7 @@ def _rounding(scores: Float32Array) -> Float32Array:
 
 
 def _merge(best: Neighbours, scores: Float32Array, first_id: int) -> None:
-    """Put what is better of a block of scores [q, block], for ids from first_id on, among the best so far."""
+    """Merge a block of scores [q, block], for ids from first_id on, into the best so far."""
     rows = np.flatnonzero(scores.max(axis=1) > best.scores[:, -1])
     if not len(rows):
         return

@@ -30,17 +30,17 @@ RECALL_SAMPLE = 500
 LEAST_RECALL = 0.5
 SLOW_SHARE = 0.1
 MOST_SCORE_ERROR = 0.15
-"""Of what two chunks differ by. Product quantisers of 8 bytes for 64 dimensions are below 0.02."""
+"""Relative to the difference of two chunks. Product quantisers of 8 bytes for 64 dimensions are below 0.02."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What neighbours are made from.
+    """The inputs of neighbours.
 
     Attributes:
         chunks: folder of the chunks.
         embeddings: folder of the embeddings, None if the retriever reads none.
-        parents: how the manifest names them and the index.
+        parents: their entries in the manifest, and the index's.
     """
 
     chunks: Path
@@ -71,9 +71,9 @@ class NeighbourStage:
     """The neighbour tables of both splits; a `retroflow.pipeline.stages.Stage`.
 
     Args:
-        inputs: what the artifact is named by.
-        sources: what they are made from.
-        load: opens the index; not called before it is searched, so that shards do not wait for each other's.
+        inputs: of the artifact's fingerprint.
+        sources: chunks, embeddings and parents.
+        load: opens the index; called at the first search, so that shards do not wait for each other.
         options: the recipe's neighbours section.
     """
 
@@ -124,7 +124,7 @@ class NeighbourStage:
         return Manifest(self.kind, self.inputs, self.parents, info, files)
 
     def _find(self, split: str, rows: slice) -> dict[str, Array]:
-        # Validation chunks are not in the database: nothing of theirs has to be left out.
+        # Validation chunks are not in the database: nothing has to be excluded.
         excluded = self._own.of(np.arange(rows.start, rows.stop)) if split == "train" else None
         queries = ChunkQueries(self._queries(split, np.arange(rows.start, rows.stop)), excluded)
         found = self._search.own_answer(queries, self._options.k)
@@ -135,7 +135,7 @@ class NeighbourStage:
 
     def _queries(self, split: str, rows: Int64Array) -> LazyQueries:
         """Some chunks as queries."""
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # rows that follow one another are read at once
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # consecutive rows are read at once
 
         def vectors() -> Float32Array:
             stored = self._embeddings[split]
@@ -147,7 +147,7 @@ class NeighbourStage:
         return LazyQueries(len(rows), vectors=vectors, texts=texts)
 
     def _measure_recall(self) -> dict[str, float | int | None]:
-        """Ask the retriever for training chunks spread evenly over the corpus, and compare with exact search."""
+        """Compare the retriever with exact search on training chunks spread evenly over the corpus."""
         count = len(self._database)
         rows = np.unique(np.linspace(0, count - 1, min(RECALL_SAMPLE, count), dtype=np.int64))
         queries = ChunkQueries(self._queries("train", rows), self._own.of(rows))
@@ -159,7 +159,7 @@ class NeighbourStage:
         }
 
     def _tell_why_slow(self, found: Found) -> None:
-        """Say once what takes so long, before it does."""
+        """Explain once why the search will be slow."""
         shares = {reason: float((found.by == reason).mean()) for reason in (RAN_OUT, LARGE_DOCUMENT)}
         if self._is_told_why_slow or max(shares.values()) < SLOW_SHARE:
             return
@@ -167,7 +167,7 @@ class NeighbourStage:
         if shares[RAN_OUT] >= SLOW_SHARE:
             say(
                 f"note: {self._search.retriever.owner} has too few candidates for {shares[RAN_OUT]:.0%} of these "
-                "chunks. They are compared with every chunk instead, which takes long in a large corpus. Options of "
+                "chunks. They are compared with every chunk instead, which is slow in a large corpus. Options of "
                 "retriever.search give more candidates, and so does another retriever (docs/retrievers.md)."
             )
         else:
@@ -180,7 +180,7 @@ class NeighbourStage:
 
 @dataclass(frozen=True)
 class _Own:
-    """What the neighbours of training chunks must not have in common with them: the document, or the row."""
+    """The keys by which chunks are excluded as neighbours of training chunks: their document, or their row."""
 
     database: ChunkStore
     by_document: bool
@@ -190,7 +190,7 @@ class _Own:
 
 
 def describe_exact(info: Mapping[str, Any]) -> str:
-    """How many chunks of a finished stage were searched exactly and why, empty if none was."""
+    """Describe how many chunks of a stage were searched exactly and why; empty if none."""
     total = sum(info["chunks"].values())
     reasons = {
         "retriever_ran_out": "the retriever had too few candidates",
@@ -205,11 +205,11 @@ def describe_exact(info: Mapping[str, Any]) -> str:
 
 
 def concerns(info: Mapping[str, Any], owner: str) -> list[str]:
-    """What a user should know of the neighbours that a retriever found.
+    """Return warnings about the neighbours that a retriever found.
 
     Args:
         info: of the manifest.
-        owner: the retriever, as messages call it.
+        owner: the retriever's name in messages.
     """
     k, found = info["k"], info["recall"]
     told = []

@@ -1,4 +1,4 @@
-"""Keep Hugging Face's libraries off the network for a while, for commands that only look."""
+"""Keep Hugging Face's libraries off the network, for commands that must not download."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from typing import Any
 
 _VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 _MODULES = ("huggingface_hub.constants", "datasets.config")
-"""Read the variables when they are first imported, and this attribute of theirs ever after."""
+"""These modules read the environment once at import; afterwards only this attribute counts."""
 
 _ATTRIBUTE = "HF_HUB_OFFLINE"
 
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Let what is not on this machine count as missing."""
+    """Treat what is not on this machine as missing."""
     variables = {name: os.environ.get(name) for name in _VARIABLES}
     modules: dict[str, Any] = {name: sys.modules[name] for name in _MODULES if name in sys.modules}
     attributes = {name: getattr(module, _ATTRIBUTE) for name, module in modules.items()}
@@ -29,7 +29,7 @@ def no_downloads() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        for name in _MODULES:  # one that was imported meanwhile has read the variables above
+        for name in _MODULES:  # a module imported meanwhile has read the variables above
             if name in sys.modules:
                 was = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
                 setattr(sys.modules[name], _ATTRIBUTE, attributes.get(name, was))

@@ -8,22 +8,22 @@ from annotated_types import Ge, Le, MinLen
 from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.options import checked_options
 
-TRAINED = "train"  # data.tokenizer's word for a tokenizer that is trained on the corpus
+TRAINED = "train"  # value of data.tokenizer for a tokenizer that is trained on the corpus
 LONGEST_CHUNK = 65_535  # lengths are stored in 16 bits
 
 
 @checked_options("data")
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How text becomes chunks and sequences, and where the artifacts are kept.
+    """How text becomes chunks and sequences, and the folder of the artifacts.
 
     Attributes:
         tokenizer: "train" for a byte-level BPE trained on the corpus, else a Hugging Face tokenizer's name or folder;
-            null for the one that the model brings along (model.base of a RETRO-fit), "train" where it brings none.
-        vocabulary_size: tokens in a trained vocabulary; not used with a given tokenizer.
+            null for the model's own (model.base of a RETRO-fit), or "train" if it has none.
+        vocabulary_size: tokens in a trained vocabulary; otherwise not used.
         chunk_length: tokens in a chunk (m in the paper, 64).
         sequence_chunks: chunks in a training sequence.
-        artifacts_folder: where prepared artifacts are kept, relative to the current folder; `~` is the home folder.
+        artifacts_folder: folder of prepared artifacts, relative to the current folder; `~` is the home folder.
         num_workers: processes that load batches during training.
     """
 
@@ -42,9 +42,8 @@ class NeighbourOptions:
 
     Attributes:
         k: neighbours of every chunk.
-        exclude_same_document: leave out chunks of the chunk's own document. If false only the chunk itself is left
-            out of its neighbours.
-        overfetch: candidates fetched at first for every training chunk; doubled where fewer than `k` of them are legal.
+        exclude_same_document: exclude chunks of the chunk's own document. If false, only the chunk itself is excluded.
+        overfetch: candidates fetched at first for every training chunk; doubled if fewer than `k` of them are legal.
     """
 
     k: Annotated[int, Ge(1)] = 2

@@ -42,13 +42,13 @@ from retroflow.store.pieces import discard_pieces
 
 @dataclass(frozen=True)
 class Stage:
-    """One artifact of a recipe, made now or found.
+    """One artifact of a recipe, new or existing.
 
     Attributes:
-        folder: where it is.
-        manifest: what is in it.
+        folder: of the artifact.
+        manifest: of the artifact.
         built: made by this call.
-        seconds: time it took to make, or to find and check.
+        seconds: time to make it, or to find and check it.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ class Prepared:
 
 
 def describe(stage: Stage) -> str:
-    """One line about a finished stage."""
+    """Describe a finished stage in one line."""
     info = stage.manifest.info
     counts = {
         "chunks": lambda: ", ".join(
@@ -124,10 +124,10 @@ def say_stage(stage: Stage) -> None:
 
 
 def find_prepared(recipe: Recipe) -> Prepared:
-    """Open a recipe's artifacts without making any: one of many processes must not begin to.
+    """Open a recipe's artifacts without making any, since one of many processes must not.
 
     Raises:
-        UsageError: one is missing; the message is the command that makes it.
+        UsageError: one is missing; the message has the command that makes it.
     """
     return prepare(recipe, report=lambda stage: None, sharing=Sharing(command=prepare_command(recipe)))
 
@@ -141,20 +141,20 @@ def prepare_command(recipe: Recipe) -> str:
 def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, sharing: Sharing = ALONE) -> Prepared:
     """Make what is missing of a recipe's artifacts.
 
-    Killed anywhere and called again it goes on where it was; two processes may call it at once.
+    After a kill at any point it continues where it was; two processes may call it at once.
 
     Args:
         recipe: its sections corpus, embedder (if the retriever reads vectors), retriever, neighbours and data are
             used; of model, whether it brings a tokenizer; of trainer, whether anything is retrieved: without retrieval
             chunks are all that is needed.
         report: called with every stage as it is finished or found.
-        sharing: which share of the blocks this process makes, or none.
+        sharing: which shard this process makes.
 
     Raises:
-        Unfinished: the shares of others are missing.
+        Unfinished: other shards are missing.
         CorpusError: no text, or fewer chunks than `neighbours.k` needs.
-        DamagedDataError: an artifact or a document that is not what it ought to be.
-        RetroflowError: a full disk, a folder that cannot be written, and what the components raise.
+        DamagedDataError: an artifact or a document is damaged.
+        RetroflowError: a full disk, a folder that cannot be written, or an error of a component.
     """
     data = DataOptions(**recipe.section("data"))
     artifacts = Path(os.path.expanduser(data.artifacts_folder))
@@ -193,13 +193,13 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
 
 
 def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Name what `prepare` would make or find, kind -> fingerprint, without making anything.
+    """Return the fingerprints of what `prepare` would make or find, by kind, without making anything.
 
     Args:
         recipe: as for `prepare`.
 
     Raises:
-        RetroflowError: what the components raise, such as a corpus that is not there.
+        RetroflowError: an error of a component, such as a missing corpus.
     """
     data = DataOptions(**recipe.section("data"))
     corpus: Corpus = create(CORPORA, recipe.section("corpus"))
@@ -264,10 +264,10 @@ def _neighbours(
 
 
 def _made(stage: stages.Stage, artifacts: Path, sharing: Sharing) -> Stage:
-    """Open a stage's artifact, made first if it is not there.
+    """Open a stage's artifact; make it first if it is missing.
 
     Raises:
-        UsageError: it is not there, and this process must not make it.
+        UsageError: it is missing, and this process must not make it.
     """
     started = time.monotonic()
     kind, parents = stage.kind, stage.parents
@@ -288,7 +288,7 @@ def _made(stage: stages.Stage, artifacts: Path, sharing: Sharing) -> Stage:
 
 
 def prepared_of(chunks: Stage, *others: Stage) -> Prepared:
-    """Put opened artifacts together, in the order of their stages."""
+    """Return opened artifacts in the order of their stages."""
     stages = (chunks, *others)
     found = Prepared(
         tokenizer=chunks.folder / "tokenizer",

@@ -1,4 +1,4 @@
-"""What `prepare` would do, without doing it: what is there, what is missing, how much of it there will be.
+"""Preview of `prepare`: which artifacts exist, which are missing, and how large they will be.
 
 Nothing is written, downloaded or embedded. A corpus that is not prepared yet is read for a few seconds.
 """
@@ -26,27 +26,27 @@ from retroflow.store.artifact import artifact_folder
 from retroflow.store.manifest import KINDS, Manifest, read_manifest
 
 READ_SECONDS = 5.0
-"""How long a corpus that is not prepared yet is read, to count its text."""
+"""Time limit for reading a corpus that is not prepared yet, to count its text."""
 
 BYTES_PER_TOKEN = 3.8
-"""Of a byte-level BPE trained on the corpus; English and code with 8,192 to 32,768 entries have 3.3 to 4.3."""
+"""Bytes per token of a trained byte-level BPE; English and code with 8,192 to 32,768 entries have 3.3 to 4.3."""
 
 _LONGEST_REASON = 120
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What is known of a recipe's artifacts before they are made.
+    """Facts about a recipe's artifacts before they are made.
 
     Attributes:
-        present: kinds that are there already.
+        present: kinds that exist.
         missing: kinds that would be made.
-        chunks: split -> number of chunks; None if that is not known.
-        is_estimate: whether `chunks` is estimated from text that was read.
+        chunks: split -> number of chunks; None if unknown.
+        is_estimate: whether `chunks` is estimated from the text.
         vocabulary_size: entries of the tokenizer; an upper bound while it is not trained.
-        new_bytes: what making the missing kinds adds to the disk; None if that is not known.
-        notes: what is not known, and why.
-        names: of its artifacts, there or not, as far as they are known: a name needs the artifact before.
+        new_bytes: disk space of the missing kinds; None if unknown.
+        notes: what is unknown, and why.
+        names: of its artifacts, as far as known: a name depends on the artifact before.
     """
 
     present: tuple[str, ...]
@@ -60,12 +60,12 @@ class Preview:
 
 
 UNKNOWN = Preview((), KINDS, chunks=None, is_estimate=False, vocabulary_size=None, new_bytes=None, notes=())
-"""Where nothing could be found out."""
+"""The result if nothing could be found out."""
 
 
 @dataclass
 class _Found:
-    """What looking has brought to light so far."""
+    """The facts found so far."""
 
     manifests: dict[str, Manifest] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class _Found:
 
 
 def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
-    """Look at what is prepared, and estimate what is not.
+    """Find what is prepared, and estimate the rest.
 
     Args:
         recipe: the checked recipe.
@@ -119,7 +119,7 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
 
 
 def _tokenizer(recipe: Recipe, data: DataOptions, found: _Found) -> tuple[Tokenizer | None, bool]:
-    """The tokenizer, None for one that is still to be trained, and whether that is known."""
+    """Return the tokenizer, None for one that is not trained yet, and whether it is known."""
     try:
         return given_tokenizer(recipe, data), True
     except (RetroflowError, OSError) as error:
@@ -128,7 +128,7 @@ def _tokenizer(recipe: Recipe, data: DataOptions, found: _Found) -> tuple[Tokeni
 
 
 def _look(artifacts: Path, kind: str, inputs: Mapping[str, Any], found: _Found) -> None:
-    """Take note of an artifact if it is there; its bytes are not checked, that is for those who use them."""
+    """Record an artifact if it exists; its bytes are not checked here."""
     folder = artifact_folder(artifacts, kind, inputs)
     found.names.append(folder.name)
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -186,7 +186,7 @@ def _counted(found: _Found) -> dict[str, int] | None:
 
 
 def _estimated(corpus: Corpus, data: DataOptions, tokenizer: Tokenizer | None, found: _Found) -> dict[str, int] | None:
-    """Chunks of each split by the size of its text; None if the corpus is too large to be read now."""
+    """Estimate the chunks of each split from the size of its text; None if the corpus is too large to read now."""
     per_token = BYTES_PER_TOKEN
     texts = {"train": 0, "valid": 0}
     documents = {"train": 0, "valid": 0}
@@ -216,7 +216,7 @@ def _new_bytes(
     vocabulary: int | None,
     found: _Found,
 ) -> int | None:
-    """Disk that the missing kinds need, without what is removed when a stage ends."""
+    """Return the disk space of the missing kinds, without files that are removed at the end of a stage."""
     if not missing:
         return 0
     searches_texts = "embeddings" in found.not_needed

@@ -1,4 +1,4 @@
-"""The retriever that a recipe names: made anew for every use, and what its index depends on."""
+"""The retriever of a recipe, created for every use, and the inputs of its index."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,9 +18,9 @@ class RecipeRetriever:
 
     Attributes:
         options: the section.
-        search_options: its part that changes searches and no index; None without one.
-        distribution: who provides it, "retroflow-annoy 0.1.0".
-        owner: the same with its name, as in every message: "annoy (retroflow-annoy 0.1.0)".
+        search_options: the part that does not change the index; None if there is none.
+        distribution: of the retriever, "retroflow-annoy 0.1.0".
+        owner: its name with the distribution, as in messages: "annoy (retroflow-annoy 0.1.0)".
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -30,15 +30,15 @@ class RecipeRetriever:
         self.owner = owner_of_retriever(options["name"])
 
     def new(self) -> CheckedRetriever:
-        """Make it, without an index.
+        """Create it, without an index.
 
         Raises:
-            RetroflowError: whatever `create` refuses.
+            RetroflowError: as `create`.
         """
         return create_retriever(self.options)
 
     def load(self, index: Path) -> CheckedRetriever:
-        """Make it and open an index artifact."""
+        """Create it and open an index artifact."""
         retriever = self.new()
         retriever.load(index / INDEX_FOLDER)
         return retriever

@@ -1,4 +1,4 @@
-"""Artifacts that somebody has written down by fingerprint, opened without their recipe's corpus or embedder."""
+"""Open artifacts by recorded fingerprints, without the corpus or embedder of their recipe."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -17,8 +17,8 @@ def open_recorded(folder_of: Callable[[str], Path], kinds: Iterable[str]) -> Pre
         kinds: those to open, chunks among them.
 
     Raises:
-        RetroflowError: what `folder_of` raises, or one is not there.
-        DamagedDataError: one has other bytes than were written, or was made from others.
+        RetroflowError: as `folder_of`, or one is missing.
+        DamagedDataError: the bytes of one differ from what was written, or it was made from others.
     """
     wanted = set(kinds)
     stages: list[Stage] = []
@@ -28,7 +28,7 @@ def open_recorded(folder_of: Callable[[str], Path], kinds: Iterable[str]) -> Pre
         started = time.monotonic()
         folder = folder_of(kind)
         manifest = open_artifact(folder, kind=kind)
-        # An index that was built again may have other bytes and is as good (pipeline/prepare.py).
+        # A rebuilt index may have other bytes but is equivalent (pipeline/prepare.py).
         parents = {
             stage.kind: parent_of(stage.manifest, by_content=stage.kind != "index")
             for stage in stages

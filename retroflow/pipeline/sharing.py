@@ -1,4 +1,4 @@
-"""How a process takes part in preparing: alone, as share i of n, or joining what shares have made.
+"""The part of a process in preparing: everything, shard i of n, or joining what shards have made.
 
 docs/preparing.md is the guide.
 """
@@ -16,7 +16,7 @@ MOST_SHARDS = 100_000
 
 @dataclass(frozen=True)
 class Shard:
-    """Share `number` of `count`, from 1 to `count`."""
+    """Shard `number` of `count`, from 1 to `count`."""
 
     number: int
     count: int
@@ -25,15 +25,15 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def owns(self, number: int) -> bool:
-        """Say whether this share makes block `number` of a stage, counted from 0."""
+        """Return whether this shard makes block `number` of a stage, counted from 0."""
         return number % self.count == self.number - 1
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> "Shard":
-        """Read "i/n", or "auto": what torchrun, a SLURM array or srun has put into the environment.
+        """Parse "i/n", or "auto" for the variables of torchrun, a SLURM array or srun.
 
         Raises:
-            UsageError: it is neither, or i is not in 1 to n, or "auto" is given where nothing says which share.
+            UsageError: it is neither, i is not in 1 to n, or "auto" finds no such variable.
         """
         if text == "auto":
             return cls._of_environment(environment)
@@ -41,8 +41,8 @@ class Shard:
         shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
         if not 1 <= shard.number <= shard.count <= MOST_SHARDS:
             raise UsageError(
-                f'--shard: given "{text}", allowed i/n with 1 <= i <= n <= {MOST_SHARDS}, or auto. Shares count from '
-                "1: three processes are --shard 1/3, --shard 2/3 and --shard 3/3."
+                f'--shard is "{text}"; allowed: i/n with 1 <= i <= n <= {MOST_SHARDS}, or auto. Shards count from 1: '
+                "three processes are --shard 1/3, --shard 2/3 and --shard 3/3."
             )
         return shard
 
@@ -72,13 +72,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How this process takes part in preparing; by default it makes everything itself.
+    """The part of this process in preparing; by default it makes everything.
 
     Attributes:
-        shard: the share of every stage's blocks that it makes; None for all of them.
+        shard: which of every stage's blocks it makes; None for all of them.
         merge: make no block, only join what shards have made.
-        wait: seconds that a shard waits for the others without any new block, before it stops.
-        command: if not empty, this process must make nothing; what makes it, for the message that refuses to.
+        wait: seconds that a shard waits without any new block before it stops.
+        command: if not empty, this process must make nothing; the command that does, for the error message.
     """
 
     shard: Shard | None = None
@@ -89,9 +89,9 @@ class Sharing:
     def __post_init__(self) -> None:
         """Check the combination."""
         if self.merge and self.shard is not None:
-            raise UsageError("--merge: given together with --shard. A merge makes no share; leave one of them out.")
+            raise UsageError("--merge and --shard are given, but a merge makes no shard; leave one of them out.")
         if not 0 <= self.wait < float("inf"):
-            raise UsageError(f"--wait: given {self.wait}, allowed 0 or more seconds. 0 never waits.")
+            raise UsageError(f"--wait is {self.wait}; allowed: 0 or more seconds. 0 never waits.")
 
 
 ALONE = Sharing()

@@ -1,7 +1,7 @@
 """Make an artifact of a stage: every block is a piece, a file of its own, and one process joins them.
 
 Under the artifact's lock a process makes what all blocks need (a tokenizer, a fitted embedder). Blocks are made without
-the lock: all of them by a process alone, every n-th by share i of n. Whoever finds all pieces takes the lock again and
+the lock: all of them by a process alone, every n-th by shard i of n. Whoever finds all pieces takes the lock again and
 joins them. A process may be killed anywhere: every file appears by a rename.
 """
 
@@ -110,7 +110,7 @@ def make_artifact(stage: Stage, folder: Path, sharing: Sharing) -> bool:
     if stage.doing and sharing.merge and not has_shards(folder):
         raise _refuse_to_merge(stage.kind, set(), [], 0)
     if stage.doing and sharing.shard is not None:
-        sources = _make_share(stage, folder, sharing, sharing.shard)
+        sources = _make_shard(stage, folder, sharing, sharing.shard)
     with building(folder, say, stage.parents) as partial:
         if partial is None:
             return False
@@ -118,7 +118,7 @@ def make_artifact(stage: Stage, folder: Path, sharing: Sharing) -> bool:
             manifest = finished_manifest(partial) or _finish(stage, folder, partial, sources, sharing)
         except stage.final_errors:
             shutil.rmtree(partial, ignore_errors=True)
-            if not has_shards(folder):  # other shares may still be able to read their part of the corpus
+            if not has_shards(folder):  # other shards may still be able to read their part of the corpus
                 discard_pieces(folder)
             raise
         commit(partial, manifest, folder)
@@ -134,7 +134,7 @@ def _begin(stage: Stage, folder: Path, partial: Path) -> Pieces:
 
 
 def _finish(stage: Stage, folder: Path, partial: Path, sources: list[str] | None, sharing: Sharing) -> Manifest:
-    """Join all pieces; `sources` are those of a share that found every piece there."""
+    """Join all pieces; `sources` are those of a shard that found every piece there."""
     pieces = _begin(stage, folder, partial)
     if sources is None or any(pieces.find(*each) is None for each in enumerate(sources)):
         sources = _make_blocks(stage, pieces, None, merge=sharing.merge)
@@ -148,7 +148,7 @@ def _make_blocks(stage: Stage, pieces: Pieces, shard: Shard | None, *, merge: bo
         Unfinished: it is a merge, and some are missing.
     """
     sources, missing = list[str](), list[int]()
-    doing = stage.doing if shard is None else f"{stage.doing}, share {shard}"
+    doing = stage.doing if shard is None else f"{stage.doing}, shard {shard}"
     with progress(doing, stage.size() if shard is None else None, stage.unit) as advance:
         for number, block in enumerate(stage.blocks()):
             sources.append(block.source)
@@ -165,7 +165,7 @@ def _make_blocks(stage: Stage, pieces: Pieces, shard: Shard | None, *, merge: bo
     return sources
 
 
-def _make_share(stage: Stage, folder: Path, sharing: Sharing, shard: Shard) -> list[str] | None:
+def _make_shard(stage: Stage, folder: Path, sharing: Sharing, shard: Shard) -> list[str] | None:
     """Make a shard's blocks and wait for the others'; returns their sources, None if the artifact is there by then."""
     with building(folder, say, stage.parents) as partial:
         if partial is None:
@@ -173,7 +173,7 @@ def _make_share(stage: Stage, folder: Path, sharing: Sharing, shard: Shard) -> l
         pieces = _begin(stage, folder, partial)
         pieces.note_shard(shard.number, shard.count)
     try:
-        # Two processes with the same share: the second waits and finds the blocks of the first.
+        # Two processes with the same shard: the second waits and finds the blocks of the first.
         with locked(folder.parent, f"{folder.name}.shard-{shard.number}-of-{shard.count}", say):
             sources = _make_blocks(stage, pieces, shard)
     except FileNotFoundError:
@@ -190,7 +190,7 @@ def _wait(kind: str, folder: Path, pieces: Pieces, total: int, sharing: Sharing,
         return
     if sharing.wait:
         say(
-            f"{folder.name}: share {shard} is done; waiting for {_shares(missing, shard.count)} "
+            f"{folder.name}: shard {shard} is done; waiting for {_shards(missing, shard.count)} "
             f"({len(missing)} of {total} blocks); stops when none comes for {sharing.wait:g} s (--wait)"
         )
     deadline, poll = time.monotonic() + sharing.wait, FIRST_POLL
@@ -199,9 +199,9 @@ def _wait(kind: str, folder: Path, pieces: Pieces, total: int, sharing: Sharing,
             if time.monotonic() >= deadline:
                 since = f"none came for {sharing.wait:g} s" if sharing.wait else "--wait 0 waits for none"
                 raise Unfinished(
-                    f"{folder.name}: share {shard} is done; {len(missing)} of {total} blocks are missing, of "
-                    f"{_shares(missing, shard.count)} ({since}). Run the same command with --shard for those, "
-                    "then this one again: it continues here. Shares that run at the same time wait for each other."
+                    f"{folder.name}: shard {shard} is done; {len(missing)} of {total} blocks are missing, of "
+                    f"{_shards(missing, shard.count)} ({since}). Run the same command with --shard for those, "
+                    "then this one again: it continues here. Shards that run at the same time wait for each other."
                 )
             time.sleep(min(poll, max(0.0, deadline - time.monotonic())))
             poll = min(poll * 1.5, LONGEST_POLL)
@@ -215,20 +215,20 @@ def _refuse_to_merge(kind: str, shards: set[tuple[int, int]], missing: list[int]
     """The error of a merge that finds blocks missing; `shards` are those that have begun."""
     if not shards:
         return Unfinished(
-            f"--merge: no share of {kind} was begun. Run the same command with --shard 1/n to --shard n/n first, or "
+            f"--merge: no shard of {kind} was begun. Run the same command with --shard 1/n to --shard n/n first, or "
             "without --merge to make everything in this process."
         )
-    # Shares of different n may have begun: name those of the n that lacks the fewest.
+    # Shards of different n may have begun: name those of the n that lacks the fewest.
     count = min({count for _, count in shards}, key=lambda count: (len({number % count for number in missing}), count))
     return Unfinished(
-        f"--merge: {len(missing)} of {total} blocks of {kind} are missing, of {_shares(missing, count)}. Run the same "
+        f"--merge: {len(missing)} of {total} blocks of {kind} are missing, of {_shards(missing, count)}. Run the same "
         "command with --shard in place of --merge for each of them, then merge again; without --merge this process "
         "makes them itself."
     )
 
 
-def _shares(missing: Iterable[int], count: int) -> str:
+def _shards(missing: Iterable[int], count: int) -> str:
     numbers = sorted({number % count + 1 for number in missing})
     shown = ", ".join(f"{number}/{count}" for number in numbers[:8])
     more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
-    return f"{'share' if len(numbers) == 1 else 'shares'} {shown}{more}"
+    return f"{'shard' if len(numbers) == 1 else 'shards'} {shown}{more}"

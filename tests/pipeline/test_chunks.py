@@ -28,7 +28,7 @@ def test_what_takes_the_tokenizer_long_is_said_before_it_begins(
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("corpus.jsonl:41: tokenising one document of 3 million characters;") for line in lines)
     (line,) = [line for line in lines if line.startswith("tokenizer: ")]
-    assert line.endswith(" training documents are read; learning up to 400 tokens from 3 MB of their text")
+    assert line.endswith(" training documents read; learning up to 400 tokens from 3 MB of their text")
     assert made(tmp_path).built == () and "million" not in capsys.readouterr().err
 
 

@@ -101,7 +101,7 @@ def test_a_tokenizer_that_is_not_here_is_noted(tmp_path):
 def test_an_embedder_that_would_be_downloaded_is_noted(tmp_path):
     found = preview(small_recipe(tmp_path, embedder={"name": "bert", "model": "nobody/nothing"}))
     assert found.new_bytes is None
-    assert "the embedder cannot be asked yet" in found.notes[0]
+    assert "the embedder cannot be created yet" in found.notes[0]
 
 
 def test_a_retriever_that_cannot_index_what_it_would_be_given_is_noted(tmp_path):

@@ -168,21 +168,21 @@ def test_a_merge_names_the_missing_shares_and_makes_no_block(
     tmp_path: Path, corpus: Callable[[str], Recipe], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = corpus("shared")
-    with pytest.raises(Unfinished, match=r"no share of chunks was begun.*--shard 1/n"):
+    with pytest.raises(Unfinished, match=r"no shard of chunks was begun.*--shard 1/n"):
         prepare(recipe, sharing=MERGE)
     share(recipe, 1, 3)
     share(recipe, 3, 3)
-    with pytest.raises(Unfinished, match=r"blocks of chunks are missing, of share 2/3\. Run") as caught:
+    with pytest.raises(Unfinished, match=r"blocks of chunks are missing, of shard 2/3\. Run") as caught:
         prepare(recipe, sharing=MERGE)
     assert caught.value.exit_code == 75
     share(recipe, 2, 3)  # joins the chunks, and makes its share of the embeddings
-    with pytest.raises(Unfinished, match=r"blocks of embeddings are missing, of shares 1/3, 3/3\. Run"):
+    with pytest.raises(Unfinished, match=r"blocks of embeddings are missing, of shards 1/3, 3/3\. Run"):
         prepare(recipe, sharing=MERGE)
     share(recipe, 1, 3)
     share(recipe, 3, 3)
     with monkeypatch.context() as patch:
         patch.setattr(LexicalEmbedder, "embed", lambda *given: pytest.fail("a merge embeds nothing"))
-        with pytest.raises(Unfinished, match=r"blocks of neighbours are missing, of shares 1/3, 2/3\. Run"):
+        with pytest.raises(Unfinished, match=r"blocks of neighbours are missing, of shards 1/3, 2/3\. Run"):
             prepare(recipe, sharing=MERGE)
     share(recipe, 1, 3)
     share(recipe, 2, 3)
@@ -198,7 +198,7 @@ def test_a_broken_piece_is_missing_to_a_merge_and_made_again_by_its_share(
         share(recipe, number, 3)
     (piece,) = (tmp_path / "shared").glob("embeddings-*.pieces/*/00000002.piece")
     piece.write_bytes(piece.read_bytes()[:-1])
-    with pytest.raises(Unfinished, match=r"blocks of embeddings are missing, of shares 2/3, 3/3\. Run"):
+    with pytest.raises(Unfinished, match=r"blocks of embeddings are missing, of shards 2/3, 3/3\. Run"):
         prepare(recipe, sharing=MERGE)
     for _ in range(3):
         for number in (3, 2, 1):
@@ -231,16 +231,16 @@ def test_pieces_of_a_corpus_that_changed_while_it_was_read_are_not_used(
 def test_a_share_waits_no_longer_than_it_says(corpus: Callable[[str], Recipe], capsys) -> None:
     started = time.monotonic()
     with pytest.raises(
-        Unfinished, match=r"chunks-\w+: share 1/3 is done; .* of shares 2/3, 3/3 \(none came for 0\.3 s"
+        Unfinished, match=r"chunks-\w+: shard 1/3 is done; .* of shards 2/3, 3/3 \(none came for 0\.3 s"
     ):
         prepare(corpus("shared"), sharing=Sharing(Shard(1, 3), wait=0.3))
     assert 0.3 <= time.monotonic() - started < 60
-    assert "waiting for shares 2/3, 3/3" in capsys.readouterr().err
+    assert "waiting for shards 2/3, 3/3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "1/3/5", "-1/3", "", "1/999999999", " 1/3", "1.0/3"])
 def test_a_share_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--shard: given .*allowed i/n with 1 <= i <= n.*count from 1"):
+    with pytest.raises(UsageError, match="--shard is .*allowed: i/n with 1 <= i <= n.*count from 1"):
         Shard.parse(text)
 
 
@@ -281,9 +281,9 @@ def test_the_command_line_says_which_share_is_missing_and_ends_with_the_merge(
     file.write_text("recipe_version: 1\nmodel: {name: retro}\n" + small_recipe(tmp_path).to_yaml())
     command = ["prepare", "--recipe", str(file)]
     assert run([*command, "--shard", "1/2", "--wait", "0"]) == 75
-    assert "of share 2/2 (--wait 0 waits for none)" in capsys.readouterr().err
+    assert "of shard 2/2 (--wait 0 waits for none)" in capsys.readouterr().err
     assert run([*command, "--merge"]) == 75
-    assert "of share 2/2. Run the same command with --shard" in capsys.readouterr().err
+    assert "of shard 2/2. Run the same command with --shard" in capsys.readouterr().err
     for _ in range(3):
         for shard in ("2/2", "1/2"):
             assert run([*command, "--shard", shard, "--wait", "0"]) in (0, 75)
