@@ -24,7 +24,7 @@ def baseline(tmp_path_factory):
 def test_only_chunks_are_prepared(baseline):
     artifacts = baseline.parents[2] / "artifacts"
     assert [path.name.partition("-")[0] for path in artifacts.glob("*-*")] == ["chunks"]
-    assert list(json.loads((opponent / "run.json").read_text())["identity"]["fingerprints"]) == ["chunks"]
+    assert list(json.loads((baseline / "run.json").read_text())["identity"]["fingerprints"]) == ["chunks"]
 
 
 def test_it_is_judged_again(baseline, capsys):

@@ -8,7 +8,7 @@ from torch import nn
 
 from retroflow.errors import DamagedDataError
 from retroflow.planning.options import OptimizerOptions
-from retroflow.planning.schedule import schedule_share
+from retroflow.planning.schedule import learning_rate_factor
 from retroflow.training.optimizers import decay_groups, make_optimizer, make_schedule
 
 
