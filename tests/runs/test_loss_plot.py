@@ -43,7 +43,7 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "output", "error", "message"),
     [
-        (LINES, "loss.txt", UsageError, "a name that ends in .png, .svg or .pdf is needed"),
+        (LINES, "loss.txt", UsageError, "the name must end in .png, .svg or .pdf"),
         ([], "loss.png", UsageError, "has no metrics.jsonl with a loss"),
         (None, "loss.png", UsageError, "has no metrics.jsonl with a loss"),
         (LINES, "nowhere/loss.png", RetroflowError, "cannot be written"),

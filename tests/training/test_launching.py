@@ -47,7 +47,7 @@ def ended(*results):
         ),
         ((LOST, LOST, KNOWS), (1, 1, 2), 2, "rank 2: too large"),
         ((LOST, CRASHED, LOST), (1, 1, 1), 1, r"rank 1 of 3 \(process 71\) ended with exit code 1"),
-        ((LOST, LOST, RankResult()), (1, 1, None), 2, r"rank 2 of 3 \(process 72\) did not answer the others"),
+        ((LOST, LOST, RankResult()), (1, 1, None), 2, r"rank 2 of 3 \(process 72\) did not answer"),
         ((LOST, LOST, LOST), (1, 1, 1), 0, "rank 0 of 3 has lost another rank"),
     ],
 )
