@@ -227,7 +227,7 @@ def launch_ranks(task: Callable[[], Any], *, size: int, requests: StopRequests) 
         try:
             codes = processes.wait(requests)
         except KeyboardInterrupt:  # the second Ctrl-C
-            raise Interrupted("stopped at once; resume='last' continues from the last checkpoint") from None
+            raise Interrupted("stopped at once; resume='last' continues from the last checkpoint.") from None
         if any(codes):
             culprit = _culprit(processes.ranks, codes)
             raise _failure(culprit, codes[culprit.rank], size, requests)
@@ -263,7 +263,7 @@ def _failure(rank: RankProcess, code: int | None, size: int, requests: StopReque
         say(f"{name} printed before its end:\n{words}")
     return RetroflowError(
         f"{name} {_end_of(rank, code)}; the other ranks were ended too. The same command with "
-        "resume='last' continues from the last checkpoint"
+        "resume='last' continues from the last checkpoint."
     )
 
 

@@ -168,7 +168,7 @@ class Ranks:
             raise RetroflowError(
                 f"rank {self.rank} of {self.world_size} did not meet the other ranks at {address}:{port} within "
                 f"{limit.total_seconds():.0f} s ({error}); start all of them (under SLURM with srun), and let "
-                "MASTER_ADDR and MASTER_PORT name a machine and a free port that all can reach"
+                "MASTER_ADDR and MASTER_PORT name a machine and a free port that all can reach."
             ) from error
 
 

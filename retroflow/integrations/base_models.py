@@ -259,7 +259,7 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
     if head_width % 2 and not options.cca_heads:
         raise UsageError(
             f"model.cca_heads: the base's {num_heads} heads have {head_width} features each, an odd number, and rotary "
-            "positions turn pairs; give a number of heads that makes them even"
+            "positions turn pairs; give a number of heads that makes them even."
         )
     return options.reading_config(
         width=config.hidden_size,
@@ -300,9 +300,9 @@ def fingerprint(model: nn.Module) -> Tensor:
 
     named = sorted(model.state_dict().items())
     if any(value.device.type == "meta" for _, value in named):
-        raise RetroflowError("a model on the meta device has no weights to take a fingerprint of; load them first")
+        raise RetroflowError("a model on the meta device has no weights to take a fingerprint of; load them first.")
     if any(isinstance(value, DTensor) for _, value in named):
-        raise RetroflowError("a sharded model has no whole weights to take a fingerprint of; take it before sharding")
+        raise RetroflowError("a sharded model has no whole weights to take a fingerprint of; take it before sharding.")
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
         digests = list(pool.map(digest, named))
     return torch.frombuffer(bytearray(hashlib.sha256(b"".join(digests)).digest()), dtype=torch.uint8)

@@ -73,7 +73,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if embedded != self.config.width:
             raise UsageError(
                 f'model.base: "{options.base}" embeds tokens with {embedded} features and computes with '
-                f"{self.config.width}; only a base that does both with the same number can be RETRO-fitted"
+                f"{self.config.width}; only a base that does both with the same number can be RETRO-fitted."
             )
         self.retrieval = RetrievalParts(self.config)
         self.max_length = family.max_length(base.config)
@@ -317,13 +317,13 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """Check that the base has room for tokens int64 [b, t] that follow `before` others."""
         if not len(tokens):
             raise InvalidShapeError(
-                f"tokens: {list(tokens.shape)} given; a base computes with one row or more, so leave out empty batches"
+                f"tokens: {list(tokens.shape)} given; a base computes with one row or more, so leave out empty batches."
             )
         if self.max_length is not None and before + tokens.shape[1] > self.max_length:
             raise InvalidShapeError(
                 f"tokens: {before + tokens.shape[1]} in a row given; the base has learned positions for "
                 f"{self.max_length}. Use shorter sequences (data.sequence_chunks * data.chunk_length), or a base with "
-                "rotary positions"
+                "rotary positions."
             )
 
     def _reading(self, found: Retrieved | None, step: int, given: Tensor | None = None) -> Reading | None:

@@ -40,7 +40,7 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
             return load_tokenizer(data.tokenizer)  # a folder with weights only; its vocabulary is still compared
         raise UsageError(
             f'{key}: "{name}" has no tokenizer that can be loaded, so give one as data.tokenizer, or be '
-            f"saved into its folder. ({error})"
+            f"saved into its folder ({error})."
         ) from error
     if data.tokenizer is None:
         return own

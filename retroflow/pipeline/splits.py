@@ -67,7 +67,7 @@ def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
     if len(valid) == 0:
         raise CorpusError(
             "the corpus has no validation chunks, so nothing could be measured; raise corpus.valid_share or give "
-            "corpus.valid_path"
+            "corpus.valid_path."
         )
     train = ChunkStore.open(prepared.train_chunks)
     if prepared.train_neighbours is None or prepared.valid_neighbours is None:

@@ -45,7 +45,7 @@ def checkpoint_step(path: Path) -> int:
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
-        raise UsageError(f"{path}: not the name of a checkpoint, such as step-00000200.ckpt; restore its name")
+        raise UsageError(f"{path}: not the name of a checkpoint, such as step-00000200.ckpt; restore its name.")
     return int(match[1])
 
 
@@ -100,7 +100,7 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         raise RetroflowError(
             f"{path}: the checkpoint could not be written ({error}); free space there and continue with resume='last', or "
-            "start a new run in another trainer.runs_folder"
+            "start a new run in another trainer.runs_folder."
         ) from error
 
 
@@ -143,9 +143,9 @@ def _checksums(path: Path) -> dict[str, str]:
         lines = checksum_path(path).read_text().splitlines()
         checksums = {name: digest for digest, name in (line.split() for line in lines)}
     except (OSError, ValueError) as error:
-        raise DamagedDataError(f"{path}: its .sha256 file cannot be read ({error})") from error
+        raise DamagedDataError(f"{path}: its .sha256 file cannot be read ({error}).") from error
     if next(iter(checksums), None) != path.name:
-        raise DamagedDataError(f"{path}: not in {checksum_path(path).name}; the checkpoint is damaged")
+        raise DamagedDataError(f"{path}: not in {checksum_path(path).name}; the checkpoint is damaged.")
     return checksums
 
 
@@ -167,10 +167,10 @@ def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> None
             with path.with_name(name).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise DamagedDataError(f"{path}: {name} cannot be read ({error}); the checkpoint is damaged") from error
+            raise DamagedDataError(f"{path}: {name} cannot be read ({error}); the checkpoint is damaged.") from error
         if digest != expected:
             raise DamagedDataError(
-                f"{path.with_name(name)}: the bytes do not match {checksum_path(path).name}; the checkpoint is damaged"
+                f"{path.with_name(name)}: the bytes do not match {checksum_path(path).name}; the checkpoint is damaged."
             )
 
 
@@ -178,7 +178,7 @@ def _load(path: Path, *, lazily: bool) -> dict[Any, Any]:
     try:
         values: dict[Any, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise DamagedDataError(f"{path}: not a checkpoint that can be loaded safely ({error})") from error
+        raise DamagedDataError(f"{path}: not a checkpoint that can be loaded safely ({error}).") from error
     return values
 
 
@@ -205,7 +205,7 @@ def open_shares(path: Path, head: dict[str, Any]) -> list[Share]:
     """
     shares = head.get(_SHARES, {})
     if shares != {name: digest for name, digest in _checksums(path).items() if name != path.name}:
-        raise DamagedDataError(f"{path}: names other shards than {checksum_path(path).name}; the checkpoint is damaged")
+        raise DamagedDataError(f"{path}: names other shards than {checksum_path(path).name}; the checkpoint is damaged.")
     return [_load(path.with_name(name), lazily=True) for name in shares]
 
 
@@ -258,7 +258,7 @@ def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
             raise
         intact = next((other for other in paths[1:] if _is_intact(other)), None)
         remedy = "no other one is intact; train again" if intact is None else f"take one before it: {_option(intact)}"
-        raise DamagedDataError(f"{error}. It is the newest of its run; {remedy}") from error
+        raise DamagedDataError(f"{error} It is the newest of its run; {remedy}.") from error
     return path
 
 
@@ -297,7 +297,7 @@ def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
         try:
             verify_checkpoint(path)
         except DamagedDataError as error:
-            say(f"{error}; trying the checkpoint before it")
+            say(f"{error} Trying the checkpoint before it.")
         else:
             return path
     if paths:

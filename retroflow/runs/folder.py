@@ -112,7 +112,7 @@ def new_run(runs_folder: Path, recipe_name: str) -> RunFolder:
     except OSError as error:
         raise RetroflowError(
             f"trainer.runs_folder '{runs_folder}': no run folder can be made there ({error}); choose a folder that can "
-            "be written"
+            "be written."
         ) from error
     return run
 

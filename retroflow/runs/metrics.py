@@ -52,7 +52,7 @@ class MetricsLog:
             _cut_jsonl(paths[2], step)
             self._jsonl, self._csv, self._throughput = [path.open("a", encoding="utf-8", newline="") for path in paths]
         except OSError as error:
-            raise RetroflowError(f"{folder}: metrics cannot be written ({error})") from error
+            raise RetroflowError(f"{folder}: metrics cannot be written ({error}).") from error
 
     def append(self, step: int, values: dict[str, float]) -> None:
         """Add the metrics of `step`; the names in `values` are among COLUMNS.
@@ -96,7 +96,7 @@ class MetricsLog:
             yield
         except OSError as error:
             raise RetroflowError(
-                f"{self._folder}: metrics cannot be written ({error}); free space, then continue with resume='last'"
+                f"{self._folder}: metrics cannot be written ({error}); free space, then continue with resume='last'."
             ) from error
 
 

@@ -100,4 +100,4 @@ def record_in(path: Path, head: Mapping[str, Any], *, steps: int) -> TrainingSum
         tokens, seconds = state["tokens"], state["seconds"]
         return record_from(head["retroflow"], steps=steps, tokens=tokens, seconds=seconds)
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedDataError(f"{path}: it does not contain how it was trained ({error!r}); train again") from error
+        raise DamagedDataError(f"{path}: it does not contain how it was trained ({error!r}); train again.") from error

@@ -297,7 +297,7 @@ def _refuse_unless_lengthened(path: Path, stored: Identity, this: Identity, step
     if _max_steps(this) <= step:
         raise UsageError(
             f"trainer.max_steps: {_max_steps(this)} given, and {path} has {step} steps done; give more than {step} to "
-            "train it longer"
+            "train it longer."
         )
 
 
@@ -316,7 +316,7 @@ def refuse_other_weights(what: Path, stored: Identity, this: Identity) -> None:
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
         raise UsageError(
             f"{what} was trained with another model or other chunks; these differ:\n{_listed(found)}\n"
-            "leave these overrides out; the packages a corpus is read from must have the same versions"
+            "leave these overrides out; the packages a corpus is read from must have the same versions."
         )
 
 

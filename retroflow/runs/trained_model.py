@@ -103,7 +103,7 @@ def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> Tr
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error})") from error
+        raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error}).") from error
     refuse_not_finite(path, state)
     return TrainedModel(config, model.eval(), load_tokenizer(str(chunks / "tokenizer")), run, checkpoint_step(path))
 
@@ -114,5 +114,5 @@ def refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise RetroflowError(
                 f"{path}: the weights {name} are not finite, so the model is useless. Train a new one with a "
-                "lower optimizer.learning_rate or more optimizer.warmup_steps"
+                "lower optimizer.learning_rate or more optimizer.warmup_steps."
             )

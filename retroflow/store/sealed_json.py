@@ -83,4 +83,4 @@ def write_text(path: Path, text: str) -> None:
     try:
         write_file(path, text.encode())
     except OSError as error:
-        raise RetroflowError(f"{path}: cannot be written ({error}); free space or make the folder writable") from error
+        raise RetroflowError(f"{path}: cannot be written ({error}); free space or make the folder writable.") from error

@@ -72,7 +72,7 @@ def explain_lost_data_workers(ranks: Ranks, *, loading: bool = True) -> Iterator
         whose = f"rank {ranks.rank} of {ranks.world_size}" if ranks.world_size > 1 else "training"
         raise RetroflowError(
             f"{whose} lost a data worker: {reason} (out of memory?). The same "
-            "command with resume='last' continues from the last checkpoint; data.num_workers=0 needs no such processes"
+            "command with resume='last' continues from the last checkpoint; data.num_workers=0 needs no such processes."
         ) from error
 
 

@@ -54,7 +54,7 @@ def load_weights(job: Job, checkpoint: Path) -> None:
     try:
         job.module.load_state_dict(weights)
     except RuntimeError as error:
-        raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error})") from error
+        raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error}).") from error
 
 
 def judge(

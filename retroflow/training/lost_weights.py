@@ -36,7 +36,7 @@ def refuse_lost_weights(trainer: pl.Trainer, module: Any, batch: Batch) -> None:
     where = f" (such as {lost[0]})" if lost else ""
     raise RetroflowError(
         f"after step {trainer.global_step} {what}{where}, so that no checkpoint of it is written; start a new run with "
-        "a lower optimizer.learning_rate, more optimizer.warmup_steps, or an optimizer.epsilon that is not 0"
+        "a lower optimizer.learning_rate, more optimizer.warmup_steps, or an optimizer.epsilon that is not 0."
     )
 
 

@@ -58,7 +58,7 @@ def _refuse_other_parameters(optimizer: torch.optim.Optimizer, state: dict[str, 
         if there != here:
             raise DamagedDataError(
                 f"the optimizer's states in the checkpoint do not fit the model: {there} there, {here} here. Start a "
-                "new run without --resume"
+                "new run."
             )
 
 

@@ -111,5 +111,5 @@ def test_states_of_other_parameters_are_refused(names, words):
     state["param_groups"][0]["param_names"] = names
     if names is None:
         del state["param_groups"][0]["param_names"]
-    with pytest.raises(DamagedDataError, match=rf"do not fit the model: {words}\. Start a new run without --resume"):
+    with pytest.raises(DamagedDataError, match=rf"do not fit the model: {words}\. Start a new run"):
         optimizer.load_state_dict(state)
