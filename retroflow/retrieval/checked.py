@@ -1,9 +1,9 @@
-"""The one place where retrieval input is checked and where no backend's answer is believed.
+"""The wrapper of every retriever: it checks input and answers.
 
 The four libraries disagree about almost every bad input: fewer than k hits is id -1, id 0 or an exception, a wrong
-width is an exception or an out-of-bounds read, NaN is silence or the end of the process. `CheckedRetriever` stands
-in front of every retriever, built-in or plugin, refuses what is wrong before native code sees it, and refuses an
-answer that breaks the contract of `retroflow.protocols`, naming who gave it. It repairs nothing.
+width is an exception or an out-of-bounds read, NaN is ignored or ends the process. `CheckedRetriever` wraps every
+retriever, built-in or plugin. It refuses bad input before native code sees it, and answers that break the contract of
+`retroflow.protocols`, with the retriever's name. It repairs nothing.
 
 Shapes: q queries, N keys, D embedding width, k neighbours.
 """
@@ -53,15 +53,15 @@ from retroflow.retrieval.saved_index import (
 _STATE_OF_THE_DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
 )
-"""Errors that are nobody's bug; they stay OSErrors, so that whoever knows the folder adds the remedy."""
+"""Errors that are not a bug; they remain OSErrors, so that a caller who knows the folder adds the remedy."""
 
 
 class CheckedRetriever:
-    """A retriever that may be called with anything and answers with what the contract promises, or raises.
+    """A retriever that accepts any input and answers according to the contract, or raises.
 
     Attributes:
-        owner: who provides the retriever, as shown in every message ("faiss (retroflow 0.1.0)").
-        dimension: width D of the vectors; None before `build` or `load`, and where it reads none.
+        owner: the retriever with its distribution, as in messages ("faiss (retroflow 0.1.0)").
+        dimension: width D of the vectors; None before `build` or `load`, and if it reads no vectors.
     """
 
     def __init__(self, retriever: Retriever, *, owner: str) -> None:
@@ -75,7 +75,7 @@ class CheckedRetriever:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the retriever declares it can do."""
+        """The retriever's declared capabilities."""
         return self._retriever.capabilities
 
     def __len__(self) -> int:
@@ -83,14 +83,14 @@ class CheckedRetriever:
         return self._count or 0
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
-        """Let the retriever refuse options with which it cannot index N vectors of width D, before they are made.
+        """Refuse options that cannot index N vectors of width D, before the vectors are made.
 
         Args:
-            count: N, None if it is not known yet.
+            count: N, None if not known yet.
             dimension: D.
 
         Raises:
-            RetroflowError: whatever the backend raises in its `check_vectors`, if it is a `ChecksVectors`.
+            RetroflowError: as the backend's `check_vectors`, if it is a `ChecksVectors`.
         """
         if isinstance(self._retriever, ChecksVectors):
             with self._blame("check_vectors()"):
@@ -190,7 +190,7 @@ class CheckedRetriever:
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, from wherever the folder is now.
+        """Load what `save` wrote; the folder may have been moved.
 
         Raises:
             DamagedDataError: a file is missing, truncated or not what `save` writes.
@@ -216,11 +216,11 @@ class CheckedRetriever:
 
     @property
     def _unit(self) -> str:
-        """What it holds, in messages."""
+        """Name of its content in messages."""
         return "vectors" if self.capabilities.reads_vectors else "texts"
 
     def fingerprint(self) -> dict[str, object]:
-        """What the retriever says of its index beyond its options, as plain JSON values."""
+        """Return the retriever's additions to the fingerprint of its index, as JSON values."""
         with self._blame("fingerprint()"):
             values: object = self._retriever.fingerprint()
         if not isinstance(values, dict):
@@ -258,11 +258,11 @@ class CheckedRetriever:
 
     @contextmanager
     def _blame(self, call: str, doing: str = "") -> Iterator[None]:
-        """Name the owner in whatever a backend raises.
+        """Name the owner in any error of a backend.
 
         Args:
-            call: what of the backend is called, "build()".
-            doing: the same in words, for what runs out of memory there.
+            call: the called method, such as "build()".
+            doing: the same in words, for errors because of memory.
         """
         try:
             yield
@@ -279,7 +279,7 @@ class CheckedRetriever:
                     f"{self.owner}: out of memory while {doing or f'calling {call}'} ({_described(error)}). Use a "
                     "machine with more, or a retriever or options that need less: docs/retrievers.md."
                 ) from error
-            if isinstance(error, OSError) and error.errno is None:  # of a library's own writer
+            if isinstance(error, OSError) and error.errno is None:  # of a library's writer
                 raise OSError(f"{self.owner}: {call} failed: {error}") from error
             if isinstance(error, OSError) and _is_state_of_the_disk(error):
                 raise OSError(error.errno, f"{error.strerror}, in {call} of {self.owner}", error.filename) from error
@@ -351,7 +351,7 @@ def _checked_k(k: SupportsIndex) -> int:
 
 
 def _fault_of_answer(answer: object, shape: tuple[int, int], count: int) -> str | None:
-    """Say which rule of `Neighbours` an answer breaks, or None if it keeps them all."""
+    """Return the rule of `Neighbours` that an answer breaks, or None."""
     if not isinstance(answer, tuple) or len(answer) != 2:
         return f"it must return Neighbours(ids, scores), not {type(answer).__name__}"
     fault = _fault_of_array(answer[0], "ids", np.int64, shape) or _fault_of_array(

@@ -1,8 +1,8 @@
 """Exact search by brute force in torch: the reference for every other backend, and enough for small databases.
 
-No index is built: vectors are read in blocks from where they lie (a memory map stays on disk) and scored by matrix
-products in float32, whatever they are stored in. `save` writes them once, in the dtype they came in (float16 from
-an embedding store), so the index folder is as large as the embeddings. Equal scores are ordered by ascending id.
+No index is built: vectors are read in blocks from their source (a memory map stays on disk) and scored by matrix
+products in float32. `save` writes them in their own dtype (float16 from an embedding store), so the index folder is as
+large as the embeddings. Equal scores are ordered by ascending id.
 
 Shapes: q queries, N vectors, D embedding width, k neighbours, s vectors of a block.
 """
@@ -30,7 +30,7 @@ COPY_ROWS = 16_384
 @checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
 class ExactBuild:
-    """Options that change what is stored or what a score means.
+    """Options that change the stored vectors or the meaning of a score.
 
     Attributes:
         metric: "l2" (minus the squared distance) or "inner_product".
@@ -45,7 +45,7 @@ class ExactSearch:
     """Options that change speed and memory, never the answer.
 
     Attributes:
-        device: "cpu", "cuda", or "auto": cuda where torch finds one.
+        device: "cpu", "cuda", or "auto": cuda if torch finds one.
         block_rows: vectors scored at once.
         query_rows: queries scored at once; query_rows x block_rows x 4 bytes is the largest intermediate.
     """
@@ -68,13 +68,13 @@ class ExactRetriever:
             metric=self._build.metric,
             exact=True,
             deterministic=True,
-            # OpenMP of torch does not survive a fork once more than one thread has run in the parent.
+            # torch's OpenMP does not survive a fork after several threads have run in the parent.
             fork_safe=False,
             device=self._device,
         )
 
     def build(self, keys: KeySource) -> None:
-        """Keep a reference to vectors [N, D]; reads each block once, so that bad values are found now."""
+        """Keep a reference to vectors [N, D]; read each block once, so that bad values are found now."""
         vectors = keys.vectors
         for start in range(0, len(vectors), COPY_ROWS):
             vectors[start : start + COPY_ROWS]
@@ -116,7 +116,7 @@ class ExactRetriever:
         self._vectors, self._resident = vectors, None
 
     def fingerprint(self) -> dict[str, object]:
-        """Build options; the arithmetic does not change with the version of torch."""
+        """Return build options; the arithmetic does not depend on the version of torch."""
         return {"backend": "exact", "build": asdict(self._build)}
 
     def _source(self) -> VectorSource:
@@ -132,7 +132,7 @@ class ExactRetriever:
             block_scores, block_ids = _best_of(self._scores(queries, block), k)  # [q, min(k, s)]
             scores = torch.cat([scores, block_scores], dim=1)
             ids = torch.cat([ids, block_ids + start], dim=1)
-            # Stable: what came from an earlier block, with a smaller id, stays first among equals.
+            # Stable: among equals a vector of an earlier block, with a smaller id, stays first.
             scores, order = scores.sort(dim=1, descending=True, stable=True)
             scores, ids = scores[:, :k], ids.gather(1, order[:, :k])
         if self._build.metric == "l2":
@@ -158,12 +158,12 @@ class ExactRetriever:
             else:
                 block = np.array(vectors[rows], dtype=np.float32)  # a copy: torch refuses read-only maps
                 if isinstance(vectors, np.memmap):
-                    release_pages(vectors)  # a whole pass would leave all of the file in memory
+                    release_pages(vectors)  # or a whole pass would leave all of the file in memory
                 yield start, torch.from_numpy(block).to(self._device)
 
 
 def _upload(vectors: VectorSource) -> torch.Tensor | None:
-    """Copy vectors [N, D] to the GPU in their own dtype, or return None where half the free memory is too small."""
+    """Copy vectors [N, D] to the GPU in their own dtype, or return None if half the free memory is too small."""
     free_bytes, _ = torch.cuda.mem_get_info()
     first = torch.from_numpy(np.array(vectors[0:1]))
     if len(vectors) * first.numel() * first.element_size() > free_bytes // 2:
@@ -194,9 +194,9 @@ def _best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
-    """Switch off what would round the products: autocast, and TF32 or bfloat16 matrix products.
+    """Switch off rounding of the products: autocast, and TF32 or bfloat16 matrix products.
 
-    A training run may have set either; a reference that depends on it is none.
+    A training run may have set either, and a reference must not depend on it.
     """
     precision: Any = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -1,10 +1,10 @@
 """faiss: the default backend. Any index of its factory language, or one chosen by the number of vectors.
 
-Everything particular to faiss ends here: id -1 with a distance of 3.4e38, a k that must be a Python int, search
+This file hides the peculiarities of faiss: id -1 with a distance of 3.4e38, a k that must be a Python int, search
 options as state of the index, squared distances where lower is better.
 
-Plain inverted lists ("auto" up to a million vectors) are never in memory as a whole: `build` notes each vector's
-list, `save` writes the lists, `load` maps the file, `search` goes through it list by list for many queries at once.
+Plain inverted lists ("auto" up to a million vectors) are never in memory as a whole: `build` records each vector's
+list, `save` writes the lists, `load` maps the file, `search` reads it list by list for many queries at once.
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
@@ -44,7 +44,7 @@ FILE, DESCRIPTION_FILE = "index.faiss", "faiss.json"
 ADD_ROWS = 4_096
 QUERY_ROWS = 1_024
 GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
-MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are given back
+MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are released
 AUTO_RULE_VERSION = 1
 SAMPLE_RULE_VERSION = 2
 
@@ -69,13 +69,13 @@ class FaissRetriever:
             metric=self._build.metric,
             exact=self._build.factory == "Flat",
             deterministic=True,
-            # A child hangs when its parent has searched with more than one OpenMP thread (faiss issue 5206).
+            # A child hangs if its parent has searched with more than one OpenMP thread (faiss issue 5206).
             fork_safe=False,
             device="cuda" if _wants_gpu(self._search.device, "retriever.search.device") else "cpu",
         )
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
-        """Refuse a factory string that faiss makes no index of for N vectors of width D; N is None if unknown."""
+        """Refuse a factory string with which faiss cannot index N vectors of width D; N is None if unknown."""
         if self._build.factory == "auto":
             return
         lists = faiss.try_extract_index_ivf(_empty_index(self._build.factory, dimension, self._build))
@@ -164,13 +164,13 @@ class FaissRetriever:
         lists = 0 if found is None else found.nlist
         if inverted is not None:
             inverted.cp.seed = self._build.seed
-            inverted.cp.min_points_per_centroid = 1  # fewer than 39 a list is a matter of taste, not a warning
-            inverted.cp.max_points_per_centroid = 2**30  # the sample is ours already
+            inverted.cp.min_points_per_centroid = 1  # no warning about fewer than 39 vectors per list
+            inverted.cp.max_points_per_centroid = 2**30  # the sample is already ours
             if (
                 isinstance(inverted, faiss.IndexIVFScalarQuantizer)
                 and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16
             ):
-                inverted.by_residual = False  # float16 vectors, as an embedding store has them, are then kept exactly
+                inverted.by_residual = False  # float16 vectors, as in an embedding store, are then kept exactly
             if _wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
         wanted = self._build.train_sample or sample_size(lists, vectors.shape[1], on_disk=_is_plain_lists(index))
@@ -183,7 +183,7 @@ class FaissRetriever:
             ) from error
 
     def _use(self, index: Any, mapped: MappedFile | None = None) -> None:
-        """Take an index in place of the one before, with the map its lists are in."""
+        """Replace the index, with the map of its lists."""
         self._index, self._mapped = index, mapped
         self._gpu_index = self._unwritten = self._list_bytes = None
         self._bytes_since_release = 0
@@ -192,7 +192,7 @@ class FaissRetriever:
         if self._index is None:
             raise RetrieverError("faiss: build() or load() comes before search().")
         with self._filling:
-            if self._unwritten is not None:  # searched before it is saved: only then are the lists in memory
+            if self._unwritten is not None:  # searched before it is saved; only then are the lists in memory
                 _add(self._index, self._unwritten[0])
                 self._unwritten = None
             if self.capabilities.device != "cuda":
@@ -202,7 +202,7 @@ class FaissRetriever:
             return self._gpu_index
 
     def _search_lists(self, queries: Float32Array, k: int) -> tuple[Float32Array, Int64Array]:
-        """Find distances and ids [q, k] by going through the lists in order, a range of them for all queries."""
+        """Return distances and ids [q, k]; reads the lists in order, a range of them for all queries."""
         index: Any = faiss.downcast_index(self._index)
         if self._list_bytes is None:
             sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
@@ -222,7 +222,7 @@ class FaissRetriever:
         return best.D, best.I
 
     def _after_reading(self, num_bytes: int) -> None:
-        """Give mapped pages back now and then: every page that was read would count as memory of the process."""
+        """Release mapped pages from time to time, since every page that was read counts as memory of the process."""
         self._bytes_since_release += num_bytes
         if self._mapped is not None and self._bytes_since_release >= MAPPED_BYTES:
             self._mapped.release()
@@ -242,7 +242,7 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
 
 
 def _is_plain_lists(index: Any) -> bool:
-    """Say whether an index is inverted lists and nothing after them, of codes that stand one after the other."""
+    """Return whether an index is only inverted lists of contiguous codes."""
     return type(faiss.downcast_index(index)) in (
         faiss.IndexIVFFlat,
         faiss.IndexIVFScalarQuantizer,
@@ -256,7 +256,7 @@ def _add(index: Any, vectors: VectorSource) -> None:
 
 
 def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray[np.int32]) -> None:
-    """Write the file that faiss would write with vectors added, without ever having them all in memory."""
+    """Write the file that faiss would write after adding vectors, without all of them in memory."""
     index: Any = faiss.downcast_index(empty)
     index.ntotal = len(vectors)
     try:
@@ -302,7 +302,7 @@ def _search_preassigned(
 
 
 def _parameters(index: Any, search: FaissSearch, k: int) -> Any:
-    """Search options as faiss's per-call parameters: options set on the index are state shared by all threads."""
+    """Return search options as faiss's per-call parameters; options set on the index would affect all threads."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return _native.SearchParametersPreTransform(index_params=_parameters(index.index, search, k))
@@ -320,7 +320,7 @@ def _parameters(index: Any, search: FaissSearch, k: int) -> Any:
 
 
 def _wants_gpu(device: str, key: str) -> bool:
-    """Say whether to use a GPU: asked of the library, for faiss-cpu and faiss-gpu have the same module name."""
+    """Return whether to use a GPU; the library is asked, since faiss-cpu and faiss-gpu have the same module name."""
     found = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     if device == "cuda" and not found:
         raise UsageError(
@@ -331,7 +331,7 @@ def _wants_gpu(device: str, key: str) -> bool:
 
 
 def _on_gpu(index: Any, *, required: bool) -> Any:
-    """Copy an index to the first GPU; kinds that have no GPU version stay on the CPU unless "cuda" was asked for."""
+    """Copy an index to the first GPU; kinds without a GPU version stay on the CPU unless "cuda" is given."""
     try:
         resources = faiss.StandardGpuResources()
         copied = _native.index_cpu_to_gpu(resources, 0, index)
@@ -347,7 +347,7 @@ def _on_gpu(index: Any, *, required: bool) -> Any:
 
 @contextmanager
 def _threads(wanted: int) -> Iterator[None]:
-    """Run with so many OpenMP threads: 0 = as they are, but 1 on macOS."""
+    """Run with this number of OpenMP threads: 0 = unchanged, but 1 on macOS."""
     wanted = wanted or (1 if sys.platform == "darwin" else 0)
     if not wanted:
         yield
@@ -362,7 +362,7 @@ def _threads(wanted: int) -> Iterator[None]:
 
 @contextmanager
 def _allocation_limit(file_bytes: int) -> Iterator[None]:
-    """Let reading allocate no vector larger than the file: a damaged length must not ask for terabytes."""
+    """Limit allocations while reading to the size of the file, so that a damaged length does not need terabytes."""
     before = faiss.get_deserialization_vector_byte_limit()
     faiss.set_deserialization_vector_byte_limit(max(file_bytes, 2**20))
     try:

@@ -1,4 +1,4 @@
-"""What faiss is told when a recipe leaves it open: the factory string, and the sample to train on.
+"""Defaults for faiss: the factory string, and the training sample.
 
 Shapes: N vectors, D embedding width.
 """
@@ -20,10 +20,10 @@ def auto_factory(count: int, dimension: int) -> tuple[str, str]:
     Source: docs/retrievers.md, measured at N = 40,696; list counts after the faiss wiki (4 sqrt N) and autofaiss.
     """
     if count < 10_000:
-        return "Flat", f"{count} vectors are few: exact search is fast enough"
+        return "Flat", f"{count} vectors are few enough for exact search"
     lists = 2 ** round(math.log2(4 * math.sqrt(count)))
     if count < 1_000_000:
-        return f"IVF{lists},SQfp16", f"4 sqrt(N) lists for {count} vectors, 2 bytes a number"
+        return f"IVF{lists},SQfp16", f"4 sqrt(N) lists for {count} vectors, 2 bytes per number"
     lists = 16_384 if count < 10_000_000 else 65_536 if count < 300_000_000 else 131_072
     coarse, reason = f"IVF{lists}_HNSW32", f"{count} vectors: an HNSW graph finds the lists"
     if dimension % 2:  # product quantisers need equal parts
@@ -32,7 +32,7 @@ def auto_factory(count: int, dimension: int) -> tuple[str, str]:
 
 
 def sample_size(lists: int, dimension: int, *, on_disk: bool) -> int:
-    """Vectors to train on; on_disk: the index is inverted lists that will not be in memory either."""
+    """Return the number of training vectors; on_disk: the index is inverted lists that stay on disk."""
     allowed = (
         max(LISTS_SAMPLE_BYTES // (4 * dimension), 8 * lists) if on_disk else LARGEST_SAMPLE_BYTES // (4 * dimension)
     )

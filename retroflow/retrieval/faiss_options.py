@@ -1,4 +1,4 @@
-"""The options of faiss, apart from it, so that `recipe check` can try them without the library."""
+"""The options of faiss, in a separate file, so that `recipe check` can try them without the library."""
 
 import re
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from annotated_types import Ge, Le
 from retroflow.errors import UsageError
 from retroflow.options import checked_options
 
-# The words that the parts of a factory string begin with, as in faiss 1.15 (index_factory.cpp). Other versions may have
-# others, so a string is refused only if it has none of them; `FaissRetriever.check_vectors` asks faiss itself.
+# Beginnings of the parts of a factory string in faiss 1.15 (index_factory.cpp). Other versions may have more, so a
+# string is refused only if it has none of them; `FaissRetriever.check_vectors` asks faiss itself.
 _WORD = re.compile(
     r"\(?(?:Flat|L2[nN]orm|PCA|OPQ|ITQ|RR|HR|Pad|IVF|IMI|Residual|HNSW|NSG|LSH|PQ|SQ|RQ|LSQ|LSCQ|PRQ|PLSQ|ZnLattice|RaBitQ"
     r"|MinMax|IDMap|Refine|RFlat|SVS|[0-9]+x)"
@@ -27,10 +27,10 @@ class FaissBuild:
         factory: a faiss factory string such as "IVF1024,SQfp16" or "HNSW32", or "auto": chosen by N
             (`auto_factory`).
         metric: "l2" (minus the squared distance) or "inner_product".
-        train_sample: vectors that k-means and quantisers are trained on, spread over the source; 0 = 40 per list,
+        train_sample: training vectors for k-means and quantisers, spread over the source; 0 = 40 per list,
             at least 65,536, at most 1 GiB of float32; for plain inverted lists at most 24 MiB, or 8 per list.
         seed: of k-means.
-        device: where k-means runs; "auto" uses a GPU where faiss-gpu is installed and finds one.
+        device: for k-means; "auto" uses a GPU if faiss-gpu is installed and finds one.
     """
 
     factory: str = "auto"
@@ -55,9 +55,9 @@ class FaissSearch:
     Attributes:
         nprobe: inverted lists visited (IVF).
         ef_search: candidates kept while walking the graph (HNSW); at least k is used.
-        refine_candidates: candidates whose distance is computed again from full vectors (RFlat, Refine).
+        refine_candidates: candidates whose distance is recomputed from full vectors (RFlat, Refine).
         num_threads: OpenMP threads; 0 = faiss's own choice, 1 on macOS.
-        device: where the search runs; "auto" uses a GPU where faiss-gpu finds one and the index can live on it.
+        device: for searches; "auto" uses a GPU if faiss-gpu finds one and it supports the index.
     """
 
     nprobe: Annotated[int, Ge(1)] = 64

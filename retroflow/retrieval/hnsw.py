@@ -1,8 +1,8 @@
 """hnswlib: a navigable small-world graph over float32 vectors.
 
-Everything particular to hnswlib ends here: an exception where fewer than k are found, no check of the width of a
-query (a wrong one reads past the buffer), files that store neither width nor metric, labels in uint64, `ef` that is
-state of the index.
+This file hides the peculiarities of hnswlib: an exception if fewer than k are found, no check of a query's width (a
+wrong one reads past the buffer), files that store neither width nor metric, labels in uint64, `ef` as state of the
+index.
 
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
@@ -33,7 +33,7 @@ class HnswBuild:
 
     Attributes:
         metric: "l2" (minus the squared distance) or "inner_product".
-        links: links of a vertex (M of the paper); memory is about 8 links + 4 D bytes a vector.
+        links: links of a vertex (M in the paper); memory is about 8 links + 4 D bytes per vector.
         ef_construction: candidates kept while inserting.
         seed: of the vertices' levels.
         deterministic: insert with one thread, so that two builds are equal byte by byte.
@@ -53,7 +53,7 @@ class HnswSearch:
 
     Attributes:
         ef: candidates kept while walking the graph; at least k is used.
-        num_threads: of a search, and of a build that need not be deterministic; -1 = all cores.
+        num_threads: of a search, and of a build unless it is deterministic; -1 = all cores.
     """
 
     ef: Annotated[int, Ge(1)] = 64
@@ -98,11 +98,11 @@ class HnswRetriever:
         ids = np.full((len(vectors), k), -1, np.int64)
         distances = np.full((len(vectors), k), np.inf, np.float32)
         try:
-            # The library searches with max(ef, k) itself: nothing has to be set here, where threads share the index.
+            # The library itself searches with max(ef, k), so nothing is set on the index, which all threads use.
             ids[:, :available], distances[:, :available] = self._index.knn_query(
                 vectors, k=available, num_threads=self._search.num_threads
             )
-        except RuntimeError:  # one row of the batch reaches fewer vertices than k, and the library gives up on all
+        except RuntimeError:  # if one row reaches fewer than k vertices, the library fails for the whole batch
             for row in range(len(vectors)):
                 found = self._reachable(vectors[row : row + 1], available)
                 ids[row, : len(found[0])], distances[row, : len(found[0])] = found
@@ -130,7 +130,7 @@ class HnswRetriever:
         path = folder / FILE
         try:
             description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
-            # hnswlib believes the lengths in its file; that the bytes are the saved ones, CheckedRetriever has checked.
+            # hnswlib trusts the lengths in its file; CheckedRetriever has checked that the bytes are the saved ones.
             if description["build"]["metric"] != self._build.metric:
                 raise ValueError(f'it was built with metric "{description["build"]["metric"]}"')
             index = hnswlib.Index(self._space(), description["dimension"])
@@ -151,9 +151,9 @@ class HnswRetriever:
         }
 
     def _reachable(self, query: Float32Array, k: int) -> tuple[Any, Any]:
-        """Return labels and distances of up to k vectors for query [1, D]; fewer where the graph is not connected."""
+        """Return labels and distances of up to k vectors for query [1, D]; fewer if the graph is not connected."""
         low, high, best = 0, k, (np.empty(0, np.int64), np.empty(0, np.float32))
-        while low < high:  # the largest k that hnswlib can answer; below it every k works
+        while low < high:  # the largest k that hnswlib can answer; every smaller k works
             middle = (low + high + 1) // 2
             try:
                 labels, distances = self._index.knn_query(query, k=middle, num_threads=1)

@@ -1,7 +1,6 @@
-"""Inverted lists that are never in memory as a whole: written in place from a source, searched list by list.
+"""Inverted lists that are never in memory as a whole: written from a source, searched list by list.
 
-The file has the layout of faiss's own index files, of which faiss writes everything before the lists. Which library
-reads it is not known here.
+The file has the layout of faiss's index files; faiss writes everything before the lists.
 
 Shapes: N vectors, D embedding width, q queries, p lists probed by a query, k neighbours.
 """
@@ -29,7 +28,7 @@ Encode = Callable[[Float32Array, NDArray[np.int32]], NDArray[np.uint8]]
 
 
 def lists_of(nearest: Callable[[Float32Array], Int64Array], vectors: VectorSource) -> NDArray[np.int32]:
-    """Return the list that each of vectors [N, D] belongs to, int32 [N].
+    """Return the list of each of vectors [N, D], int32 [N].
 
     Args:
         nearest: finds the list [s, 1] nearest to each of float32 [s, D].
@@ -43,15 +42,17 @@ def lists_of(nearest: Callable[[Float32Array], Int64Array], vectors: VectorSourc
 
 
 def filled_header(empty: bytes, sizes: Int64Array, code_bytes: int) -> bytes:
-    """Turn what faiss writes for an index of empty lists into what it writes before lists of sizes [lists].
+    """Turn the header of an index with empty lists into that of lists with sizes [lists].
 
     Raises:
-        RetrieverError: a version of faiss that writes something else.
+        RetrieverError: this version of faiss has another format.
     """
     start = b"ilar" + np.array([len(sizes), code_bytes], "<u8").tobytes()
     ending = start + b"sprs" + bytes(8)
     if not empty.endswith(ending):
-        raise RetrieverError("This version of faiss writes inverted lists in a way that retroflow does not know yet.")
+        raise RetrieverError(
+            "This version of faiss writes inverted lists in a format that retroflow does not know yet."
+        )
     return empty.removesuffix(ending) + start + b"full" + np.array([len(sizes), *sizes], "<u8").tobytes()
 
 
@@ -62,14 +63,14 @@ def write_lists(
 
     Args:
         path: the file to write.
-        header: everything before the lists, as `filled_header` makes it.
-        sizes: int64 [lists], how many vectors each list holds.
-        list_of: int32 [N], the list that each vector belongs to; its entries in a list are in order of their ids.
-        vectors: what to encode.
+        header: everything before the lists, from `filled_header`.
+        sizes: int64 [lists], number of vectors in each list.
+        list_of: int32 [N], the list of each vector; the entries of a list are in the order of their ids.
+        vectors: to encode.
         encode: turns vectors float32 [s, D] and their lists [s] into codes uint8 [s, code bytes].
 
     Raises:
-        OSError: no room for the whole file, known before any list is written.
+        OSError: there is no space for the whole file; raised before any list is written.
     """
     code_bytes = encode(np.asarray(vectors[0:1], np.float32), list_of[:1]).shape[1]
     starts = len(header) + (code_bytes + ID_BYTES) * (np.cumsum(sizes) - sizes)  # [lists], bytes
@@ -96,7 +97,7 @@ def write_lists(
 
 
 def groups_of_lists(probed: Int64Array, list_bytes: Int64Array, budget: int) -> Iterator[tuple[int, int, int]]:
-    """Cut the lists that queries probe [q, p] (-1: none) into ranges of at most `budget` bytes, at least one list.
+    """Divide the lists probed by queries [q, p] (-1: none) into ranges of at most `budget` bytes, at least one list.
 
     Yields:
         First list, list after the last, and the bytes of those that are probed.
@@ -120,7 +121,7 @@ class MappedFile:
     num_bytes: int
 
     def release(self) -> None:
-        """Give its pages back; where the system cannot, they stay until it needs them."""
+        """Release its pages; if the system cannot, they stay until it needs them."""
         if hasattr(mmap, "MADV_DONTNEED"):
             library: Any = ctypes.CDLL(None)
             library.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(self.num_bytes), mmap.MADV_DONTNEED)

@@ -1,7 +1,7 @@
-"""Keys and queries: made from what is at hand, and checked before a retriever reads them.
+"""Keys and queries: made from vectors and texts, and checked before a retriever reads them.
 
-A key or query has a vector, a text, or both. Which of them are read is the retriever's to declare
-(`Capabilities.queried_by`), and only those are made: embeddings and texts are computed when they are first asked for.
+A key or query has a vector, a text, or both. The retriever declares which it reads (`Capabilities.queried_by`), and
+only those are made: embeddings and texts are computed at their first use.
 
 Shapes: q queries, N keys, D embedding width.
 """
@@ -43,7 +43,7 @@ class Keys:
 
 
 class LazyQueries:
-    """q `Queries` whose vectors and texts are made when they are first read.
+    """q `Queries` whose vectors and texts are made at their first use.
 
     Args:
         count: q.
@@ -76,7 +76,7 @@ class LazyQueries:
 
 @dataclass(frozen=True)
 class CheckedTexts:
-    """N texts, each block of which is checked as it is read: as many as asked for, and each a str."""
+    """N texts; each block is checked as it is read for its length and for str."""
 
     texts: TextSource
 
@@ -85,7 +85,7 @@ class CheckedTexts:
 
     def __getitem__(self, rows: slice, /) -> list[str]:
         if not isinstance(rows, slice):
-            raise TypeError("texts are read by slices alone, texts[start:stop]; one text is texts[row : row + 1][0].")
+            raise TypeError("texts are read by slices only, texts[start:stop]; one text is texts[row : row + 1][0].")
         start, stop, step = rows.indices(len(self))
         block = checked_texts(self.texts[rows], f"texts[{start}:{stop}]")
         if len(block) != len(range(start, stop, step)):
@@ -94,12 +94,12 @@ class CheckedTexts:
 
 
 class Declared:
-    """Keys or queries of which a retriever can read what it has declared, and nothing else.
+    """Keys or queries that allow a retriever to read only what it has declared.
 
     Args:
         name: "keys" or "queries".
-        queried_by: what the retriever has declared.
-        vectors, texts: None where it is not declared.
+        queried_by: as declared by the retriever.
+        vectors, texts: None if not declared.
     """
 
     def __init__(self, name: str, queried_by: QueriedBy, vectors: Any, texts: Any) -> None:
@@ -133,7 +133,7 @@ class Declared:
 
 
 def checked_keys(keys: object, capabilities: Capabilities) -> Declared:
-    """What a retriever may read of keys: a KeySource, or the one thing that it reads, by itself.
+    """Return checked keys for a retriever, from a KeySource or from only the vectors or texts that it reads.
 
     Raises:
         InvalidVectorsError: no vectors where they are declared, or vectors of a wrong rank or dtype.
@@ -145,7 +145,7 @@ def checked_keys(keys: object, capabilities: Capabilities) -> Declared:
 
 
 def checked_queries(queries: object, capabilities: Capabilities, dimension: int | None) -> Declared:
-    """What a retriever may read of queries: `Queries`, or the one thing that it reads, by itself.
+    """Return checked queries for a retriever, from `Queries` or from only the vectors or texts that it reads.
 
     Raises:
         InvalidVectorsError: no vectors where they are declared, of a wrong rank, dtype or width, or not finite.
@@ -165,8 +165,8 @@ def checked_queries(queries: object, capabilities: Capabilities, dimension: int 
 
 
 def _part_of(value: object, part: str) -> Any:
-    """The vectors or texts of keys or queries; a value without that attribute is them itself."""
-    # Looked up without reading it, for what is read is made.
+    """Return the vectors or texts of keys or queries; a value without that attribute is returned itself."""
+    # Looked up without reading it, since reading computes it.
     if inspect.getattr_static(value, part, None) is None:
         return value
     return getattr(value, part)
@@ -180,10 +180,10 @@ def _texts_of(value: object, name: str) -> Any:
 
 
 def checked_texts(texts: object, name: str) -> list[str]:
-    """Texts as a list of str.
+    """Return texts as a list of str.
 
     Raises:
-        InvalidTextsError: they are something else; the message gives the first.
+        InvalidTextsError: they are something else; the message names the first wrong one.
     """
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise InvalidTextsError(f"{name} must be a list of str, not {type(texts).__name__}.")

@@ -1,6 +1,6 @@
-"""What stands beside the files of a saved index: its description, and what those files may be.
+"""The description of a saved index, and checks of its files.
 
-Native readers believe the lengths in a file and follow links anywhere, so both are settled before one is called.
+Native readers trust the lengths in a file and follow links, so both are checked before one is called.
 """
 
 import json
@@ -16,7 +16,7 @@ BACKEND_FOLDER = "backend"
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read retriever.json, or say that it is missing, garbage or of another format."""
+    """Read retriever.json; refuse one that is missing, damaged or of another format."""
     remedy = "Delete the artifact and run `retroflow prepare` again."
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -39,12 +39,12 @@ def read_description(path: Path) -> dict[str, Any]:
             f'"{path}" has format version {version!r}, and this retroflow reads {FORMAT_VERSION}. {remedy}'
         )
     if not sound:
-        raise DamagedDataError(f'"{path}" has values that no index has. {remedy}')
+        raise DamagedDataError(f'"{path}" has impossible values. {remedy}')
     return dict(description)
 
 
 def checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file below folder: damage is found here, for native readers believe the lengths in a file."""
+    """Return the CRC-32 of every file below folder, to detect damage before native readers do."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): _crc32(path) for path in files}
 
@@ -58,7 +58,7 @@ def _crc32(path: Path) -> int:
 
 
 def fault_of_files(folder: Path) -> str | None:
-    """Say what an index folder holds that would not travel with it, or None: files and folders do, links do not."""
+    """Return what in an index folder would break when it is moved, such as links, or None."""
     others = sorted(path.name for path in folder.iterdir() if path.name != BACKEND_FOLDER)
     if others:
         return f'it wrote "{others[0]}" beside the folder that it was given'

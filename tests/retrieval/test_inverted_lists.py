@@ -103,7 +103,7 @@ def test_ranges_of_lists_cover_what_is_probed_within_the_budget() -> None:
 
 
 def test_a_faiss_that_writes_lists_in_another_way_is_refused() -> None:
-    with pytest.raises(RetrieverError, match="writes inverted lists in a way"):
+    with pytest.raises(RetrieverError, match="writes inverted lists in a format"):
         inverted_lists.filled_header(b"IwSq and another ending", np.array([1, 2]), 4)
 
 
