@@ -1,4 +1,4 @@
-"""Models of other libraries as ours: RETRO-fitting of Hugging Face causal language models.
+"""RETRO-fitting: add retrieval to Hugging Face causal language models.
 
 Importing this package loads nothing; `retroflow.integrations.retrofit` loads torch and transformers.
 """

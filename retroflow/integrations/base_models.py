@@ -1,7 +1,7 @@
-"""Which Hugging Face models can be a base, where their files come from, and what identifies their weights.
+"""Find and load the Hugging Face model that is the base of a RETRO-fit, and fingerprint its weights.
 
-The order of places is that of every model here: a local folder, the Hugging Face cache, the hub. Weights are
-safetensors only, and no code of a repository is ever run.
+It is looked for as a local folder, then in the Hugging Face cache, then on the hub. Weights are safetensors only, and
+no code of a repository is run.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ class Family:
     """How a family names its parts.
 
     Attributes:
-        title: what people call it.
+        title: its common name.
         layers: path from the causal language model to the list of its layers.
         attention: attribute of a layer with its self-attention, whose output, and nothing else, is added to the
             layer's input; it must be given the unknown keyword arguments of the model's forward.
-        max_length: positions that a config's learned position table holds; None where positions are rotary.
+        max_length: positions in the learned position table of a config; None for rotary positions.
     """
 
     title: str
@@ -105,10 +105,10 @@ def find_base(base: str, *, weights: bool = True) -> Path:
 
     Args:
         base: a folder, or a repository on the Hugging Face hub.
-        weights: False for the config alone, so that none are fetched before it is known whether they can be used.
+        weights: False for the config only, so that weights are not downloaded before it is known that they can be used.
 
     Raises:
-        UsageError: it is in none of the places, or holds no safetensors; the message says where was looked.
+        UsageError: it cannot be found, or holds no safetensors; the message lists what was tried.
     """
     local = Path(base).expanduser()
     if local.is_dir():
@@ -152,7 +152,7 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
 
     Raises:
         UsageError: transformers does not know the model without running code of its repository.
-        DamagedDataError: config.json cannot be read, or holds values that its family cannot have.
+        DamagedDataError: config.json cannot be read, or holds values that are impossible in its family.
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -162,7 +162,7 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
             f'model.base: transformers cannot open "{base}" without code from elsewhere, which is never run '
             f"({' '.join(str(error).split())[:200]}). Choose a base whose model_type is one of {known}."
         ) from error
-    except Exception as error:  # OSError, and what huggingface_hub raises for values that a family cannot have
+    except Exception as error:  # OSError, and huggingface_hub's errors for impossible values
         raise DamagedDataError(
             f"{folder / CONFIG_FILE}: cannot be read ({' '.join(str(error).split())[:200]}). Copy the model again."
         ) from error
@@ -170,7 +170,7 @@ def read_config(folder: Path, base: str) -> PretrainedConfig:
 
 
 def check_base(options: RetrofitConfig, sequence_length: int = 0) -> None:
-    """Find out without loading weights whether a base is there and fits the options.
+    """Check without loading weights that a base exists and fits the options.
 
     Raises:
         UsageError: as `load_base` and `reading_config`; or sequences are longer than the base's learned positions.
@@ -181,12 +181,12 @@ def check_base(options: RetrofitConfig, sequence_length: int = 0) -> None:
     if longest is not None and sequence_length > longest:
         raise UsageError(
             f'data.sequence_chunks makes sequences of {sequence_length} tokens; model.base "{options.base}" has '
-            f"learned positions for {longest}. Lower it, or take a base with rotary positions."
+            f"learned positions for {longest}. Lower it, or choose a base with rotary positions."
         )
 
 
 def load_base(base: str) -> PreTrainedModel:
-    """Load a base with its weights in float32; on the meta device with its config alone.
+    """Load a base with its weights in float32; on the meta device from its config only.
 
     Args:
         base: as in `find_base`.
@@ -237,7 +237,7 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
         config: of the base.
 
     Returns:
-        The new parts in the words of a Retro, with width, depth, heads and vocabulary of the base.
+        A RetroConfig for the new parts, with width, depth, heads and vocabulary of the base.
 
     Raises:
         UsageError: its layers, heads or vocabulary do not fit the options.
@@ -272,7 +272,7 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers read and write without progress bars of its own."""
+    """Switch off transformers' progress bars."""
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -285,8 +285,7 @@ def quiet() -> Iterator[None]:
 def fingerprint(model: nn.Module) -> Tensor:
     """SHA-256 over names, shapes, dtypes and bytes of a model's weights, as uint8 [32].
 
-    Of the weights and not of their files: it is the same however they are cut into files, and it would show if
-    training had changed one bit.
+    It depends on the weights, not on their files, and changes if training changes one bit.
 
     Raises:
         RetroflowError: a model on the meta device has none.
@@ -300,9 +299,9 @@ def fingerprint(model: nn.Module) -> Tensor:
 
     named = sorted(model.state_dict().items())
     if any(value.device.type == "meta" for _, value in named):
-        raise RetroflowError("a model on the meta device has no weights to take a fingerprint of; load them first.")
+        raise RetroflowError("a model on the meta device has no weights and so no fingerprint; load them first.")
     if any(isinstance(value, DTensor) for _, value in named):
-        raise RetroflowError("a sharded model has no whole weights to take a fingerprint of; take it before sharding.")
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+        raise RetroflowError("the fingerprint of a sharded model cannot be computed; compute it before sharding.")
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(digest, named))
     return torch.frombuffer(bytearray(hashlib.sha256(b"".join(digests)).digest()), dtype=torch.uint8)

@@ -1,12 +1,11 @@
-"""What a RETRO-fit adds to its base: encoder and chunked cross-attention, and how they are called from within it.
+"""The parts that a RETRO-fit adds to its base: encoder and chunked cross-attention, called by hooks.
 
-The base keeps its own code. Its forward passes unknown keyword arguments down to every attention module, so one of
-ours travels with them; hooks on the chosen layers find it there and add chunked cross-attention to what their
-self-attention gives to the residual stream:
+The base keeps its own code. Its forward method passes unknown keyword arguments to every attention module, including
+one of ours. Hooks on the chosen layers find it there and add chunked cross-attention to the output of self-attention:
 
     h = x + ATTN(x)            becomes       h = x + (ATTN(x) + CCA(x + ATTN(x), E))
 
-Without that argument the hooks do nothing, and everything of a call is in it: no module holds state between calls.
+Without that argument the hooks do nothing. It holds everything about a call; no module holds state between calls.
 
 Shapes: b batch, t tokens, d features of the base, e encoder features, v vocabulary; windows as in
 retroflow/model/windows.py.
@@ -27,7 +26,7 @@ from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.reading import Reading, Retrieved
 
 ARGUMENT = "retroflow_call"
-"""The keyword argument that travels through the base."""
+"""The keyword argument that is passed through the base."""
 
 
 class NeighbourReader(nn.Module):
@@ -51,7 +50,7 @@ class NeighbourReader(nn.Module):
         Args:
             x: float [b, t, d], the base's activations after self-attention.
             reading: the neighbours.
-            asked: float [b, t, d], the embeddings of the positions' own tokens, smeared; None without smear.
+            token_query: float [b, t, d], the smeared embeddings of the positions' own tokens; None without smear.
 
         Returns:
             float [b, t, d].
@@ -67,7 +66,7 @@ class NeighbourReader(nn.Module):
 
 
 class RetrievalParts(nn.Module):
-    """Every weight that a RETRO-fit adds to its base.
+    """All weights that a RETRO-fit adds to its base.
 
     Args:
         config: of the new parts, for the width, depth and vocabulary of the base.
@@ -91,17 +90,17 @@ class RetrievalParts(nn.Module):
 
     @torch.no_grad()
     def _close(self, config: RetroConfig) -> None:
-        """Let every reader give zero: by its gate if it starts as a copier, else by its output matrix."""
+        """Make the output of every reader zero: by its gate if it starts as a copier, else by its output matrix."""
         for reader in self.readers.values():
             assert isinstance(reader, NeighbourReader)
             if reader.gate is None:
                 reader.cca.output.weight.zero_()
             elif reader.token_norm is not None:
-                # A copier matches tokens; what the base's activations add to the question is learned from nothing.
+                # A copier matches tokens; the contribution of the base's activations to the query is learned from zero.
                 reader.cca_norm.weight.zero_()
 
     def embed_retrieved(self, retrieved: Retrieved, embedding: nn.Module) -> Tensor:
-        """Embed retrieved text, with the base's `embedding` where there is no table of our own.
+        """Embed retrieved text, with the base's `embedding` if there is no separate table.
 
         Returns:
             float [b, W, k, r, e].
@@ -110,7 +109,7 @@ class RetrievalParts(nn.Module):
         if self.encoder_input is not None:
             x = self.encoder_input(x)
         if self.encoder_smear is not None:
-            if retrieved.mask is not None:  # a missing token is not before any other
+            if retrieved.mask is not None:  # a missing token is not the predecessor of any other
                 x = x * retrieved.mask[..., None]
             x = self.encoder_smear(x.flatten(0, 2)).view_as(x)
         return x
@@ -124,13 +123,13 @@ class RetrievalParts(nn.Module):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a RETRO-fit, as it travels through the base.
+    """The data of one call of a RETRO-fit, passed through the base.
 
     Attributes:
         parts: the weights.
         reading: the neighbours.
-        asked: float [b, t, d], smeared embeddings of the call's tokens; None without smear.
-        x: float [b, t, d], the input of the layer that the call is in; None outside of layers that read.
+        token_query: float [b, t, d], smeared embeddings of the call's tokens; None without smear.
+        x: float [b, t, d], the input of the current layer; None outside of layers with CCA.
         layer: number of that layer, from 1.
     """
 
@@ -141,7 +140,7 @@ class Call:
     layer: int = 0
 
     def update(self, attended: Tensor) -> Tensor:
-        """Compute CCA's update for a layer whose self-attention gave float [b, t, d]; of the same shape and dtype."""
+        """Return CCA's update from a layer's self-attention output float [b, t, d], with the same shape and dtype."""
         assert self.x is not None
         hidden = self.x + attended
         if self.layer == self.parts.first_layer:
@@ -151,7 +150,7 @@ class Call:
 
 
 def attach(layers: list[nn.Module], attention: str, numbers: tuple[int, ...]) -> None:
-    """Let the layers of a base with these numbers (from 1) read neighbours whenever a `Call` travels through it.
+    """Add hooks to these layers (numbered from 1) of a base, so that they read neighbours if a `Call` is passed.
 
     Args:
         layers: of the base, changed in place.

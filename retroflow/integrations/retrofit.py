@@ -46,18 +46,18 @@ class RetrofitCache(RetroCache):
 
 
 class RetrofitModel(nn.Module, RetrievalModel):
-    """A base that reads neighbours. Used like a Retro: the same `config`, `forward`, `loss`, `new_cache`, `extend`.
+    """A base with retrieval, used like a Retro: the same `config`, `forward`, `loss`, `new_cache`, `extend`.
 
-    The base is an ordinary transformers model in `base`, whose own calls give what they always gave; all that is new
-    is in `retrieval`. A frozen base (the default) stays in evaluation mode, and the state dict has its fingerprint
-    instead of its weights: loading it into a RETRO-fit of another base is refused.
+    The base is an ordinary transformers model in `base`, whose own calls do not change. All new parts are in
+    `retrieval`. A frozen base (the default) stays in evaluation mode, and the state dict has its fingerprint instead of
+    its weights: loading it into a RETRO-fit of another base is refused.
 
     Args:
         options: of the recipe.
         base: a causal language model of one of the families in `base_models.FAMILIES`; hooks are attached to it.
 
     Attributes:
-        config: the sizes, in the words of a Retro.
+        config: the sizes, as a RetroConfig.
 
     Raises:
         UsageError: the options do not fit the base.
@@ -73,7 +73,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if embedded != self.config.width:
             raise UsageError(
                 f'model.base: "{options.base}" embeds tokens with {embedded} features and computes with '
-                f"{self.config.width}; only a base that does both with the same number can be RETRO-fitted."
+                f"{self.config.width}; only a base with equal numbers can be RETRO-fitted."
             )
         self.retrieval = RetrievalParts(self.config)
         self.max_length = family.max_length(base.config)
@@ -83,7 +83,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
             base.requires_grad_(False)
             self.register_state_dict_post_hook(_leave_out_base)
             self.register_load_state_dict_pre_hook(_put_in_base)
-        self.train()  # a base comes in evaluation mode from its files, in training mode from its config
+        self.train()  # a base is in evaluation mode if loaded from files, in training mode if made from its config
 
     @classmethod
     def build(cls, options: RetrofitConfig) -> "RetrofitModel":
@@ -100,10 +100,10 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
         Args:
             folder: new or empty.
-            with_base: False leaves a frozen base out and names it as it was given.
+            with_base: False leaves out a frozen base and only names it.
 
         Raises:
-            UsageError: the folder holds something, or a trained base would be left out.
+            UsageError: the folder is not empty, or a trained base would be left out.
             RetroflowError: it cannot be written.
         """
         from retroflow.integrations import retrofit_folder
@@ -115,7 +115,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """Load what `save_pretrained` or `retroflow export` wrote; in evaluation mode, float32, on the CPU.
 
         Raises:
-            UsageError: no model folder, one of another model, or its base is not there or another one.
+            UsageError: not a model folder, one of another model, or its base is missing or another one.
             DamagedDataError: a file is missing, changed, or not of this model.
         """
         from retroflow.integrations import retrofit_folder
@@ -129,31 +129,31 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     @property
     def blocks_to_recompute(self) -> list[nn.Module]:
-        """What activation checkpointing computes again, as `Retro.blocks_to_recompute`."""
+        """Layers that activation checkpointing recomputes, as `Retro.blocks_to_recompute`."""
         blocks = self.blocks
         del blocks[self.retrieval.first_layer - 1]
         return [*blocks, *self.retrieval.encoder.blocks]
 
     @property
     def blocks_to_shard(self) -> list[nn.Module]:
-        """Each layer of the base, what reads neighbours there, and the neighbour encoder."""
+        """Each layer of the base, its CCA, and the neighbour encoder."""
         return [*self.blocks, *self.retrieval.readers.values(), self.retrieval.encoder]
 
     def unsharded_state(self) -> dict[str, Tensor]:
-        """What a share of the weights cannot tell: the fingerprint of a frozen base, uint8 [32]."""
+        """State that needs unsharded weights: the fingerprint of a frozen base, uint8 [32]."""
         return {} if self.options.unfreeze else {FINGERPRINT: self.base_fingerprint}
 
     def load_unsharded_state(self, facts: dict[str, Tensor]) -> None:
-        """Take the facts of the whole model that this one becomes a share of: its fingerprint, uint8 [32]."""
+        """Set the state from unsharded weights: the base's fingerprint, uint8 [32]."""
         self._fingerprint = facts[FINGERPRINT]
 
     def retrieval_parameters(self) -> set[str]:
-        """Names of the parameters that a loss without retrieved text does not reach."""
+        """Names of the parameters without a gradient if nothing is retrieved."""
         return {name for name, _ in self.named_parameters() if name.startswith("retrieval.")}
 
     @property
     def base_fingerprint(self) -> Tensor:
-        """SHA-256 of the base's weights, uint8 [32]; of a frozen base they are taken once."""
+        """SHA-256 of the base's weights, uint8 [32]; computed once for a frozen base."""
         if self.options.unfreeze:
             return fingerprint(self.base)
         if self._fingerprint is None:
@@ -161,7 +161,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return self._fingerprint
 
     def train(self, mode: bool = True) -> "RetrofitModel":
-        """Switch to training, but for a frozen base: its dropout stays off."""
+        """Switch to training mode, except a frozen base, whose dropout stays off."""
         super().train(mode)
         if not self.options.unfreeze:
             self.base.eval()
@@ -238,7 +238,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return losses.view(targets.shape).sum(-1)
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
-        """Begin generation; the answer is given to `extend` with each call's new tokens.
+        """Return an empty cache for `extend`.
 
         Args:
             padding: int64 [b], as in `forward`.
@@ -257,13 +257,13 @@ class RetrofitModel(nn.Module, RetrievalModel):
         retrieved: Tensor | None = None,
         retrieved_mask: Tensor | None = None,
     ) -> Tensor:
-        """Predict what follows more tokens: `forward` on all tokens so far, at the price of the new ones.
+        """Return the logits of new tokens: `forward` on all tokens so far, for the cost of the new ones.
 
         Args:
-            tokens: int64 [b, t], t >= 1, those that follow what the cache has seen.
+            tokens: int64 [b, t], t >= 1, following those in the cache.
             cache: from `new_cache`; advanced by t tokens.
             retrieved: int64 [b, W, k, r] for the W = `cache.num_new_windows(t)` windows that these tokens close; None
-                where nothing was looked up.
+                if nothing was retrieved.
             retrieved_mask: as in `forward`.
 
         Returns:
@@ -288,7 +288,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def _call(
         self, tokens: Tensor, reading: Reading | None, given: Tensor | None, cache: RetrofitCache | None = None
     ) -> dict[str, Any]:
-        """Make the argument that travels through the base; none at all for retrieval off."""
+        """Return the keyword argument for the base; none if retrieval is off."""
         if reading is None:
             return {}
         asked = None
@@ -314,10 +314,10 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return RetrofitCache(self.base.config, chunk_length=self.config.chunk_length, step=step, padding=padding)
 
     def _check_room(self, tokens: Tensor, before: int) -> None:
-        """Check that the base has room for tokens int64 [b, t] that follow `before` others."""
+        """Check that the base has positions for tokens int64 [b, t] after `before` others."""
         if not len(tokens):
             raise InvalidShapeError(
-                f"tokens: {list(tokens.shape)} given; a base computes with one row or more, so leave out empty batches."
+                f"tokens: {list(tokens.shape)} given; a base needs at least one row, so leave out empty batches."
             )
         if self.max_length is not None and before + tokens.shape[1] > self.max_length:
             raise InvalidShapeError(
@@ -333,7 +333,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
 
 def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:
-    """What the base is told about padding in the next tokens; nothing where there is none.
+    """Return the base's arguments about padding in the next tokens; none without padding.
 
     Args:
         cache: with the padding, of the tokens before.

@@ -1,8 +1,7 @@
-"""What generation keeps between calls, so that each new token costs one token's work.
+"""The state that generation keeps between calls, so that each new token costs one token's work.
 
-Kept are the keys and values of every self-attention, the last m activations that queries of the encoder are made of
-(H_u), and the newest window's neighbours, encoded once and projected once for each CCA layer: older windows are read
-by no later position.
+It keeps the keys and values of every self-attention, the last m activations for the encoder (H_u), and the newest
+window's neighbours, encoded once and projected once for each CCA layer. Later positions do not read older windows.
 
 Shapes: b batch, t new tokens, m tokens of a chunk, s tokens between two lookups, k neighbours, r tokens of a
 neighbour, d decoder features, e encoder features.
@@ -30,13 +29,13 @@ RETRIEVED_AT_ONCE = 1 << 17
 
 @dataclass
 class Window:
-    """The newest window that closed.
+    """The newest complete window.
 
     Attributes:
-        end: tokens that were known when it closed, T(w).
+        end: number of tokens at its end, T(w).
         encoded: float [b, k, r, e], its neighbours.
         mask: bool [b, k, r]; None where all tokens exist.
-        ready: the same, projected for the CCA layers that have read it.
+        ready: the same, projected for each CCA layer that has read it.
     """
 
     end: int
@@ -76,17 +75,17 @@ class RetroCache:
         self.window: Window | None = None
 
     def advance(self, tokens: Tensor) -> None:
-        """Count tokens [b, t] as seen, once all layers have kept what they need of them."""
+        """Count tokens [b, t] as seen, after all layers have stored their state."""
         self.num_rows, self.length = tokens.shape[0], self.length + tokens.shape[1]
 
     def num_new_windows(self, num_tokens: int) -> int:
-        """Count the windows that the next `num_tokens` tokens close; `extend` takes neighbours for exactly these."""
+        """Return how many windows the next `num_tokens` tokens complete; `extend` takes neighbours for exactly these."""
         before, after = self.length, self.length + num_tokens
         m, s = self.chunk_length, self.step
         return num_windows(after, m, s) - num_windows(before, m, s)
 
     def segment(self, num_tokens: int) -> int:
-        """How many of the next tokens read the same neighbours: a window can close at the first of them only."""
+        """Return how many of the next tokens read the same neighbours; only the first of them can complete a window."""
         next_end = self.chunk_length + num_windows(self.length + 1, self.chunk_length, self.step) * self.step
         return min(num_tokens, next_end - 1 - self.length)
 
@@ -107,7 +106,7 @@ class RetroCache:
         return torch.arange(start, stop, device=self.padding.device) >= self.padding[:, None]
 
     def attention_mask(self, num_tokens: int) -> Tensor | None:
-        """Say which positions each of the next tokens sees.
+        """Return which positions each of the next tokens can attend to.
 
         Args:
             num_tokens: t, how many tokens come next.
@@ -123,12 +122,12 @@ class RetroCache:
         queries = torch.arange(start, end, device=device)[:, None]
         seen = (keys <= queries)[None]
         if self.padding is not None:
-            # Padding sees itself, so that its softmax is over something; nobody else sees it.
+            # Padding attends to itself, so that its softmax is defined; no other position attends to it.
             seen = seen & ((keys >= self.padding[:, None, None]) | (keys == queries))
         return seen[:, None]
 
     def remember(self, x: Tensor) -> None:
-        """Keep what the encoder will be given of activations x float [b, t, d]."""
+        """Store the activations x float [b, t, d] that the encoder will need."""
         recent = x if self.recent is None else torch.cat((self.recent, x), dim=1)
         self.recent = recent[:, -self.chunk_length :]
 

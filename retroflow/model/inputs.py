@@ -1,4 +1,4 @@
-"""What a Retro accepts: shapes, dtypes and values checked before any arithmetic, with messages that teach.
+"""Checks of a Retro's input: shapes, dtypes and values, before any arithmetic.
 
 Shapes: b batch, n tokens of a sequence, m tokens of a chunk, W windows (whole chunks, W = n // m, unless neighbours
 are looked up more often), k neighbours, r = 2m.
@@ -72,7 +72,7 @@ def check_padding(padding: Tensor | None, *, num_rows: int, length: int | None) 
     if int(padding.min()) < 0 or (length is not None and int(padding.max()) >= length):
         most = "" if length is None else f", less than the {length} tokens of a row"
         raise InvalidShapeError(
-            f"padding: {padding.tolist()} given; 0 or more is needed{most}: every row needs a token of its own."
+            f"padding: {padding.tolist()} given; 0 or more is needed{most}: every row needs at least one token."
         )
 
 
@@ -208,7 +208,7 @@ def _is_int64(value: Any) -> bool:
 
 
 def _told(value: Any) -> str:
-    """What was given, for a message."""
+    """Describe a value for a message."""
     if isinstance(value, Tensor):
         return f"{value.dtype} {list(value.shape)}"
     return f"{type(value).__name__} and no tensor"

@@ -1,4 +1,4 @@
-"""Norm, feed-forward and smear: the small parts that decoder and encoder share.
+"""Norm, feed-forward and smear: the small parts of decoder and encoder.
 
 Shapes: b batch, t tokens, d features, h heads, w features of one head.
 """

@@ -1,4 +1,4 @@
-"""Next-token loss of a hidden state, at the price of its logits and no copy of them.
+"""Next-token loss of a hidden state, without a copy of its logits.
 
 Shapes: t tokens, d features, v vocabulary.
 """

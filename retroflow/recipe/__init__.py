@@ -1,4 +1,4 @@
-"""YAML in, checked plain values out. OmegaConf is used in this room and nowhere else."""
+"""From YAML to checked plain values. OmegaConf is only used in this room."""
 
 from retroflow.recipe.loading import load
 from retroflow.recipe.resolved import Recipe

@@ -1,15 +1,15 @@
-"""Complete a tree of values with defaults, and check it against the options it is meant for."""
+"""Complete a tree of values with defaults, and check it against its options."""
 
 from retroflow.options.fitting import Complaint, Fitting, hint, nearest
 from retroflow.options.types import REQUIRED, Block, Option, OptionType, block_of
 from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems
 from retroflow.recipe.tree import Node, plant
 
-MISSING = "???"  # OmegaConf's sign for "whoever extends this recipe must give a value"
+MISSING = "???"  # OmegaConf's marker for a value that a recipe which extends this one must set
 
 
 def complete(node: Node, option_type: OptionType) -> Node:
-    """Return node with the defaults of absent options filled in, blocks inside it included."""
+    """Return node with the defaults of absent options, including those of nested sections."""
     block = block_of(option_type)
     if block is None or not node.is_mapping:
         return node
@@ -24,9 +24,9 @@ def complete(node: Node, option_type: OptionType) -> Node:
 
 
 def _default(option: Option) -> object:
-    """Return an option's default. For `build: Build | None = None`, null stands for the block's own defaults.
+    """Return an option's default. For `build: Build | None = None`, null means the section's own defaults.
 
-    They are written out, so that a stored recipe still says what a run did when a default changes.
+    They are written out, so that a stored recipe is still true when a default changes.
     """
     block = block_of(option.type)
     if option.default is None and block is not None:
@@ -36,13 +36,13 @@ def _default(option: Option) -> object:
 
 
 def check(tree: Node, layout: Block, problems: Problems, derived: frozenset[str]) -> Node:
-    """Return a completed tree with its values in their final form; note what does not fit.
+    """Return a completed tree with its values in their final form; record what does not fit.
 
     Args:
         tree: of the whole recipe.
         layout: its options.
-        problems: where problems are noted.
-        derived: dotted keys that follow from other values and cannot be given.
+        problems: collects the problems.
+        derived: dotted keys that follow from other values and cannot be set.
     """
     fitting = Fitting(placeholder=MISSING)
     values = fitting.fit(tree.plain(), layout)
@@ -57,7 +57,7 @@ def check(tree: Node, layout: Block, problems: Problems, derived: frozenset[str]
 
 
 def _unknown(complaint: Complaint, layout: Block, derived: frozenset[str]) -> str:
-    """Say why a key is not known, and which one may be meant."""
+    """Return why a key is unknown, and which one may be meant."""
     *owner, part = complaint.path
     if complaint.key() in derived:
         return "follows from other parts of the recipe and cannot be given; remove it."
@@ -76,7 +76,7 @@ def _unknown(complaint: Complaint, layout: Block, derived: frozenset[str]) -> st
 
 
 def _dotted_keys(option_type: OptionType, key: str = "") -> list[str]:
-    """Return the dotted key of every option, nested blocks included."""
+    """Return the dotted key of every option, including nested sections."""
     found: list[str] = []
     block = block_of(option_type)
     for part, option in block.options.items() if block is not None else ():

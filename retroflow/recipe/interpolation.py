@@ -1,7 +1,7 @@
 """References between values, `${data.chunk_length}`, resolved by OmegaConf.
 
-Only references to other keys are let through: OmegaConf's resolvers (`${oc.env:HOME}`) would make a recipe mean
-something else on another machine and would write secrets into stored runs.
+Only references to other keys are allowed: with OmegaConf's resolvers (`${oc.env:HOME}`) a recipe would mean something
+else on another machine, and secrets would be written into stored runs.
 """
 
 import re
@@ -19,7 +19,7 @@ _REFERENCE = re.compile(r"\$\{\s*([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)\s*\}")
 
 
 def resolve(root: Node, problems: Problems) -> Node:
-    """Return the tree with every reference replaced by what it refers to; broken ones are noted."""
+    """Return the tree with every reference replaced by its value; broken ones are recorded."""
     written = _leaves(root, "")
     referring = {key: node for key, node in written.items() if isinstance(node.value, str) and "${" in node.value}
     if not referring:
@@ -82,7 +82,7 @@ def _sound_size(key: str, node: Node, root: Node, sizes: dict[int, int], problem
 
 
 class _EndlessError(Exception):
-    """A reference that never ends, or ends in more than memory would like."""
+    """A reference that never ends, or becomes too large."""
 
 
 def _expanded_size(node: Node, root: Node, chain: tuple[int, ...], known: dict[int, int]) -> int:

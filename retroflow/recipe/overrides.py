@@ -1,4 +1,4 @@
-"""Words of the command line, `a.b=value`, as a tree that is laid on a recipe."""
+"""Words of the command line, `a.b=value`, as a tree that overrides a recipe."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def parse_overrides(words: Sequence[str], problems: Problems) -> Node:
             problems.add(COMMAND_LINE, "", _not_a_key(key, text))
             continue
         if key == "extends":
-            problems.add(COMMAND_LINE, key, "belongs into the file of the recipe; here, write out what is to change.")
+            problems.add(COMMAND_LINE, key, "belongs in the recipe file; here, write out the values to change.")
             continue
         node = _value(key, text, problems)
         for part in reversed(parts):
@@ -71,7 +71,7 @@ def _misspelt(word: str, following: str) -> str:
 
 
 def _taken_along(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that the message about the first one speaks for: the 5 of `--trainer.max_steps 5`."""
+    """Return the words that belong to the first one: the 5 of `--trainer.max_steps 5`."""
     if words[0].startswith("-"):
         return tuple(words[1:2]) if "." in words[0] else ()
     if tuple(words[1:2]) == ("=",):

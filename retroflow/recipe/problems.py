@@ -1,4 +1,4 @@
-"""Problems of a recipe: collected, sorted by place, and raised together."""
+"""Problems of a recipe: collected, sorted by file and line, and raised together."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Origin(NamedTuple):
         return f"{self.source}:{self.line}" if self.line else self.source
 
 
-MAX_PROBLEMS = 100  # nobody reads more, and a file that is no recipe can hold a problem in every line
+MAX_PROBLEMS = 100  # enough to read; a file that is not a recipe can have a problem in every line
 
 COMMAND_LINE = Origin("command line")
 DEFAULT = Origin("default")
@@ -24,10 +24,10 @@ DEFAULT = Origin("default")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        origin: where it stands.
+        origin: of the value.
         key: dotted key, empty if it concerns the file as a whole.
         text: what was given, what is allowed, what to do; completes "<origin>: <key> ...".
         cause: the error of a registry that found it, if one did.
@@ -44,20 +44,20 @@ class Problem:
 
 @dataclass
 class Problems:
-    """Collects problems so that a reader is told all of them at once.
+    """Collects problems, so that all of them are reported at once.
 
     Attributes:
-        title: what has the problems, for the first line of the message.
+        title: of the recipe, for the first line of the message.
     """
 
     title: str = "The recipe"
     found: list[Problem] = field(default_factory=list)
 
     def add(self, origin: Origin, key: str, text: str, *, cause: RetroflowError | None = None) -> None:
-        """Note a problem; one that is already noted word for word is not repeated.
+        """Record a problem, once.
 
         Raises:
-            RecipeError: there are too many to go on.
+            RecipeError: there are too many.
         """
         problem = Problem(origin, key, text, cause)
         if problem not in self.found:
@@ -66,15 +66,15 @@ class Problems:
             self.raise_if_any()
 
     def names(self, key: str) -> bool:
-        """Return whether a problem of this key is noted."""
+        """Return whether this key has a problem."""
         return any(problem.key == key for problem in self.found)
 
     def raise_if_any(self) -> None:
-        """Raise what was collected, files before the command line and by line within a file.
+        """Raise all problems, files before the command line and by line within a file.
 
         Raises:
-            RetroflowError: the registry's error, if that is all there is (its exit code says what is missing).
-            RecipeError: in every other case.
+            RetroflowError: the registry's error, if that is the only problem (with its exit code).
+            RecipeError: otherwise.
         """
         if not self.found:
             return

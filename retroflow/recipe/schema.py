@@ -1,4 +1,4 @@
-"""What a recipe may contain: fixed sections, and slots whose options depend on the component they name."""
+"""What a recipe may contain: fixed sections, and slots whose options depend on their component."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ class Slot:
 
     Attributes:
         registry: where names are looked up.
-        default: the name that is taken if a recipe leaves the section out, None if it may not.
-        derived: parameters that the composition root fills in, so that they are no options; each with the key
-            whose value stands in for it while a recipe is checked.
+        default: the name if a recipe leaves out the section, None if it must not.
+        derived: parameters that are set by the composition root and are not options; each with the key whose value
+            replaces it while a recipe is checked.
     """
 
     registry: Registry[Any]

@@ -60,7 +60,7 @@ def copy_recipe(name: str, target: Path) -> list[Path]:
         copies[file.parent / extended[1]] = source.parent / extended[1]
     for written in copies:
         if written.exists():
-            raise RecipeError(f'"{written}" is there already. Name another file or folder, or remove it first.')
+            raise RecipeError(f'"{written}" exists already. Name another file or folder, or remove it first.')
     if not file.parent.is_dir():
         raise RecipeError(f'"{file}": there is no folder "{file.parent}". Make it, or name another.')
     for written, original in copies.items():

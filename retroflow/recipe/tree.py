@@ -1,4 +1,4 @@
-"""Values with the place they were written at, and how one tree overlays another."""
+"""Values with file and line, and how one tree overlays another."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Try a recipe's values out: find those that do not fit each other, without loading a library.
+"""Try out a recipe's values: find those that contradict each other, without loading a library.
 
-Sections and light components are constructed once each of their values is right. The check that a component's registry
-entry names is called with those that are. Complaints start with the dotted key, which gives them their place.
+Sections and light components are constructed if each of their values is valid. The check of a component's registry
+entry is called with the valid ones. Messages start with the dotted key, from which file and line are found.
 """
 
 import importlib
@@ -22,12 +22,12 @@ _KEY_FIRST = re.compile(r"^([a-z_]+(?:\.\w+)+)[:, ]+(.*)$", re.DOTALL)
 
 
 def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
-    """Construct sections and light components with a recipe's values; note what they refuse.
+    """Construct sections and light components with a recipe's values; record what they refuse.
 
     Args:
-        recipe: the checked tree, BROKEN where a problem is noted.
+        recipe: the checked tree, BROKEN where there is a problem.
         schema: what a recipe may contain.
-        problems: where problems are noted.
+        problems: collects the problems.
     """
     wrong = {problem.key for problem in problems.found}
     for name, section in schema.sections.items():

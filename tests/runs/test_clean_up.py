@@ -167,7 +167,7 @@ def test_what_is_young_or_foreign_stays(history: Path) -> None:
 def test_nothing_is_looked_at_while_an_artifact_is_made(history: Path) -> None:
     locks = history / "tiny" / "artifacts" / ".locks"
     with FileLock(locks / f"chunks-{OTHER}.shard-1-of-2.lock"):
-        with pytest.raises(RetroflowError, match=rf"a process is making chunks-{OTHER}.shard-1-of-2 just now"):
+        with pytest.raises(RetroflowError, match=rf"a process is making chunks-{OTHER}.shard-1-of-2; run this again"):
             look(history)
 
 
