@@ -79,7 +79,7 @@ class RetroCache:
         self.num_rows, self.length = tokens.shape[0], self.length + tokens.shape[1]
 
     def num_new_windows(self, num_tokens: int) -> int:
-        """Return how many windows the next `num_tokens` tokens complete; `extend` takes neighbours for exactly these."""
+        """Return how many windows the next `num_tokens` tokens complete; `extend` takes neighbours for these."""
         before, after = self.length, self.length + num_tokens
         m, s = self.chunk_length, self.step
         return num_windows(after, m, s) - num_windows(before, m, s)

@@ -29,7 +29,7 @@ def test_a_batch_without_rows_is_refused():
     model = make_retrofit()
     tokens, retrieved, mask = (x[:0] for x in make_batch())
     for call in (lambda: model(tokens, retrieved, mask), lambda: model.extend(tokens, model.new_cache())):
-        with pytest.raises(InvalidShapeError, match=r"tokens: \[0, 13\] given; a base computes with one row or more"):
+        with pytest.raises(InvalidShapeError, match=r"tokens: \[0, 13\] given; a base needs at least one row"):
             call()
 
 

@@ -131,7 +131,7 @@ def test_the_gradient_of_padding_is_zero_and_all_others_are_finite(variant):
         (torch.tensor([1.0, 2.0]), "torch.float32"),
         (torch.tensor([True, False]), "torch.bool"),
         (torch.tensor([0, -1]), r"padding: \[0, -1\] given; 0 or more is needed, less than the 14 tokens"),
-        (torch.tensor([14, 0]), r"padding: \[14, 0\] given; .* every row needs a token of its own"),
+        (torch.tensor([14, 0]), r"padding: \[14, 0\] given; .* every row needs at least one token"),
     ],
 )
 def test_wrong_padding_is_refused(padding, message):

@@ -70,7 +70,7 @@ def test_null_is_a_value(load_text: Load) -> None:
         (["run.folder=12"], "Write run.folder='\"12\"'."),
         (["run.steps="], "run.steps is nothing (null)"),
         (["recipe_version=2"], "command line: recipe_version is 2"),
-        (["extends=x.yaml"], "extends belongs into the file"),
+        (["extends=x.yaml"], "extends belongs in the recipe file"),
         (["run.steps=" + "9" * 5000], "allowed: a whole number"),
         (["seed=" + "[" * 3000], "nested too deeply"),
     ],

@@ -71,7 +71,9 @@ def test_the_fingerprint_of_a_frozen_base_is_known_and_that_of_shares_is_refused
     run(frozen)
     assert torch.equal(frozen.module.model.base_fingerprint, fingerprint(load_base(str(base))))
     run(trained)
-    with pytest.raises(RetroflowError, match="a sharded model has no whole weights.*take it before sharding"):
+    with pytest.raises(
+        RetroflowError, match="the fingerprint of a sharded model cannot be computed.*compute it before sharding"
+    ):
         _ = trained.module.model.base_fingerprint
 
 
