@@ -148,7 +148,7 @@ class Ranks:
                 raise LostRanks(
                     f"rank {self.rank} of {self.world_size} has lost another rank, which ended or did not answer for "
                     f"{seconds:g} s (trainer.timeout_seconds): {reason}. See what that rank printed for the cause. "
-                    "The same command with --resume continues from the last checkpoint"
+                    "The same command with resume='last' continues from the last checkpoint"
                 ) from error
             raise
         dist.destroy_process_group()

@@ -267,7 +267,7 @@ def _continue(run: RunFolder, path: Path | None, this: Identity, say: Callable[[
 
 
 def _identity_of(run: RunFolder) -> Identity:
-    remedy = "Restore it, or start a new run without --resume."
+    remedy = "Restore it, or start a new run."
     try:
         stored: Identity = read_sealed(run.description, remedy=remedy)["identity"]
     except (FileNotFoundError, KeyError) as error:
