@@ -246,8 +246,8 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
     wrong = [layer for layer in options.cca_layers or () if not 1 <= layer <= num_layers]
     if wrong:
         raise UsageError(
-            f'model.cca_layers: {list(options.cca_layers or ())} names layer {wrong[0]}; the base "{options.base}" has '
-            f"layers 1 to {num_layers}. Leave the line out for every third from the sixth."
+            f"model.cca_layers is {list(options.cca_layers or ())}, which names layer {wrong[0]}; the base "
+            f'"{options.base}" has layers 1 to {num_layers}. Leave the line out for every third from the sixth.'
         )
     vocabulary_size: int = config.vocab_size
     if options.vocabulary_size > vocabulary_size:

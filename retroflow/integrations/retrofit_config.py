@@ -83,8 +83,8 @@ class RetrofitConfig(ModelConfig):
         layers = list(self.cca_layers or ())
         if len(set(layers)) < len(layers):
             raise UsageError(
-                f"model.cca_layers: {layers} names a layer twice; different layers of the base are needed. Leave the "
-                "line out for every third from the sixth."
+                f"model.cca_layers is {layers}, which names a layer twice; name it once, or leave the line out for "
+                "every third from the sixth."
             )
         # A stand-in as deep as the deepest layer named, which any heads divide: the rest needs the base itself.
         deepest = max(self.cca_layers or (1,))

@@ -125,17 +125,18 @@ class RetroConfig(ModelConfig):
         problems = []
         if self.head_width == 0 and self.width % self.num_heads:
             problems.append(
-                f"model.num_heads: {self.num_heads} does not divide model.width {self.width}; "
-                f"choose a divisor or give model.head_width"
+                f"model.num_heads is {self.num_heads}, which does not divide model.width {self.width}; choose a "
+                "divisor or give model.head_width."
             )
         if self.cca_heads and self.width % self.cca_heads:
             problems.append(
-                f"model.cca_heads: {self.cca_heads} does not divide model.width {self.width}; choose a divisor"
+                f"model.cca_heads is {self.cca_heads}, which does not divide model.width {self.width}; choose a "
+                "divisor."
             )
         if self.encoder_layers and not self.encoder_head_width and self.encoder_width % self.encoder_heads:
             problems.append(
-                f"model.encoder_heads: {self.encoder_heads} does not divide model.encoder_width {self.encoder_width}; "
-                f"choose a divisor or give model.encoder_head_width"
+                f"model.encoder_heads is {self.encoder_heads}, which does not divide model.encoder_width "
+                f"{self.encoder_width}; choose a divisor or give model.encoder_head_width."
             )
         if problems or self.positions != "rotary":
             return problems
@@ -145,7 +146,8 @@ class RetroConfig(ModelConfig):
         if self.encoder_layers:
             widths["encoder_head_width"] = self.resolved_encoder_head_width
         return [
-            f"model.{name}: a head of {width} features is odd; rotary positions turn pairs of features"
+            f"model.{name} is {getattr(self, name)}, and a head has {width} features; rotary positions turn pairs, so "
+            "choose an even number."
             for name, width in widths.items()
             if width % 2
         ]
@@ -154,15 +156,15 @@ class RetroConfig(ModelConfig):
         problems = []
         if self.copy_initialisation and not self.share_encoder_embeddings:
             problems.append(
-                "model.copy_initialisation: it copies the decoder's own embeddings, so it needs "
-                "model.share_encoder_embeddings: true"
+                "model.copy_initialisation is true, and copies the decoder's own embeddings; set "
+                "model.share_encoder_embeddings to true too."
             )
         if not self.next_token_values or self.part_read.stop - self.part_read.start > 1:
             return problems
         return [
             *problems,
-            f"model.next_token_values: with data.chunk_length {self.chunk_length} and model.retrieved_part "
-            f"{self.retrieved_part!r} one token of a neighbour is read, which has no next one; read both parts",
+            f"model.next_token_values is true, but with data.chunk_length {self.chunk_length} and model.retrieved_part "
+            f'"{self.retrieved_part}" one token of a neighbour is read, which has no next one; read both parts.',
         ]
 
     def _layer_problems(self) -> list[str]:
@@ -175,14 +177,15 @@ class RetroConfig(ModelConfig):
             layers = getattr(self, name)
             if layers and max(layers) > count:
                 problems.append(
-                    f"model.{name}: {list(layers)} names layer {max(layers)}; layers are counted from 1 to "
-                    f"model.{of} = {count}"
+                    f"model.{name} is {list(layers)}, which names layer {max(layers)}; layers are counted from 1 "
+                    f"to model.{of} = {count}."
                 )
             if len(set(layers)) != len(layers):
-                problems.append(f"model.{name}: {list(layers)} names a layer twice")
+                problems.append(f"model.{name} is {list(layers)}, which names a layer twice; name it once.")
         if not self.cca_layers and self.encoder_cross_attention_layers:
             problems.append(
-                "model.cca_layers: [] makes a decoder without retrieval; give encoder_cross_attention_layers: [] too"
+                "model.cca_layers is [], a decoder without retrieval; set model.encoder_cross_attention_layers to [] "
+                "too."
             )
         return problems
 

@@ -208,5 +208,5 @@ def test_a_base_with_narrow_embeddings_is_refused():
 
 
 def test_an_empty_base_is_refused():
-    with pytest.raises(UsageError, match=r"model\.base: is empty.*hub"):
+    with pytest.raises(UsageError, match='model.base is ""; allowed: text that is not empty.'):
         make_options(base="")

@@ -364,7 +364,7 @@ def test_a_layer_that_the_base_lacks_is_refused(number):
                 UsageError, match=r"model\.cca_layers\[0\] is .*; allowed: a whole number of at least 1"
             ):
                 make_options(cca_layers=wrong)
-        with pytest.raises(UsageError, match=r"model\.cca_layers: \[2, 2\] names a layer twice"):
+        with pytest.raises(UsageError, match=r"model\.cca_layers is \[2, 2\], which names a layer twice"):
             make_options(cca_layers=(2, 2))
     else:
         with pytest.raises(UsageError, match=rf"model\.cca_layers.*names layer {number}.*layers 1 to {DEEP}"):

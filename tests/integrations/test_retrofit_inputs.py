@@ -75,5 +75,5 @@ def test_a_missing_token_is_not_even_before_another():
 
 def test_heads_of_cca_are_judged_by_the_base_s_width_not_by_a_stand_in():
     make_options(cca_heads=12)  # fits bases of width 768, whatever 64 divides
-    with pytest.raises(UsageError, match=r"model\.cca_heads: 5 does not divide model\.width"):
+    with pytest.raises(UsageError, match=r"model\.cca_heads is 5, which does not divide model\.width"):
         make_retrofit(cca_heads=5)
