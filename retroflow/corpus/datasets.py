@@ -6,19 +6,20 @@ corpus: {name: datasets, path: wikimedia/wikipedia, config_name: 20231101.simple
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, MinLen
 
-from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import ValidShare, check_unicode
+from retroflow.corpus.compressed import require
+from retroflow.corpus.documents import TextColumns, ValidShare
 from retroflow.corpus.duplicates import distinct_documents
 from retroflow.corpus.files import FoundFile, describe_files, find_files
 from retroflow.corpus.split import choose_split
 from retroflow.errors import CorpusError, DamagedDataError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document
+from retroflow.protocols import Counts, Document, Split
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -64,8 +65,7 @@ class DatasetsCorpus:
         self.path = local if self.is_local else path
         self.config_name, self.revision = config_name, revision
         self.split, self.valid_split, self.valid_share = split, valid_split, valid_share
-        self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
-        self.max_document_bytes = max_document_bytes
+        self.columns = TextColumns(text_key, id_key, title_key, max_document_bytes)
         self.counts = Counts()
 
     def documents(self) -> Iterator[Document]:
@@ -95,7 +95,7 @@ class DatasetsCorpus:
             "config_name": self.config_name,
             "splits": [self.split, self.valid_split],
             "valid_share": self.valid_share if self.valid_split is None else None,
-            "keys": [self.text_key, self.id_key, self.title_key],
+            "keys": self.columns.keys,
             "content": content,
         }
 
@@ -109,39 +109,34 @@ class DatasetsCorpus:
             )
 
     def _read(self) -> Iterator[Document]:
+        columns = self.columns
         for split in filter(None, (self.split, self.valid_split)):
             for number, row in enumerate(self._rows(split), start=1):
-                place = f"{self.path}, {split} split, row {number}"
-                text = self._text(row, place)
-                name = f"{split}:{number}"
-                given = row.get(self.id_key)
-                if given is None and self.id_key != "id":
-                    raise CorpusError(f'corpus.id_key: {place} has no "{self.id_key}"; it has: {_names(row)}.')
-                id = name if given is None else str(given)
-                title = row.get(self.title_key)
-                title = title if isinstance(title, str) and title else id
-                check_unicode(place, (self.id_key, id), (self.title_key, title))
-                if self.valid_split is None:
-                    yield Document(id, title, text, name, choose_split(id, self.valid_share))
-                else:
-                    yield Document(id, title, text, name, "train" if split == self.split else "valid")
+                place, id = f"{self.path}, {split} split, row {number}", row.get(columns.id)
+                if id is None and columns.id != "id":
+                    raise CorpusError(f'corpus.id_key: {place} has no "{columns.id}"; it has: {_names(row)}.')
+                values = self._text(row, place), id, row.get(columns.title)
+                split_of = partial(self._split_of, split)
+                yield columns.document(values, name=f"{split}:{number}", place=place, split_of=split_of)
+
+    def _split_of(self, split: str, id: str) -> Split:
+        if self.valid_split is None:
+            return choose_split(id, self.valid_share)
+        return "train" if split == self.split else "valid"
 
     def _text(self, row: dict[str, Any], place: str) -> str:
-        if self.text_key not in row:
+        key = self.columns.text
+        if key not in row:
             raise CorpusError(
-                f'corpus.text_key: {place} has no column "{self.text_key}"; its columns: {_names(row)}. '
-                "Name one of them."
+                f'corpus.text_key: {place} has no column "{key}"; its columns: {_names(row)}. Name one of them.'
             )
-        text = row[self.text_key]
+        text = row[key]
         if not isinstance(text, str):
             kind = "null" if text is None else type(text).__name__
             raise DamagedDataError(
-                f'{place}: "{self.text_key}" is {kind}, allowed is a string. '
+                f'{place}: "{key}" is {kind}, allowed is a string. '
                 f"Name another column in corpus.text_key (there are: {_names(row)})."
             )
-        check_unicode(place, (self.text_key, text))
-        if (num_bytes := len(text.encode())) > self.max_document_bytes:
-            raise too_long(place, num_bytes, self.max_document_bytes)
         return text
 
     def _rows(self, split: str) -> Iterator[dict[str, Any]]:

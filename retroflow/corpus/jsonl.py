@@ -6,13 +6,14 @@ corpus: {name: jsonl, path: data/train.jsonl.gz, valid_path: data/valid.jsonl.gz
 import json
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, MinLen
 
 from retroflow.corpus.compressed import read_lines, refuse_other_format, require
-from retroflow.corpus.documents import ValidShare, check_unicode
+from retroflow.corpus.documents import TextColumns, ValidShare
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
@@ -55,8 +56,7 @@ class JsonlCorpus:
         self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=INCLUDE)
         if self.files.mention(".zst"):
             require("zstandard", extra="zstd", purpose="corpus.path: reading .zst")
-        self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
-        self.max_document_bytes = max_document_bytes
+        self.columns = TextColumns(text_key, id_key, title_key, max_document_bytes)
         self.counts = Counts()
 
     def documents(self) -> Iterator[Document]:
@@ -71,37 +71,27 @@ class JsonlCorpus:
 
     def fingerprint(self) -> dict[str, object]:
         """Return options and file contents; see `Corpus.fingerprint`."""
-        keys = [self.text_key, self.id_key, self.title_key]
-        return {"name": "jsonl", "version": 1, "keys": keys, **self.files.fingerprint()}
+        return {"name": "jsonl", "version": 1, "keys": self.columns.keys, **self.files.fingerprint()}
 
     def _read(self) -> Iterator[Document]:
         for file, of_valid_path in self.files:
             yield from self._read_file(file, of_valid_path)
 
     def _read_file(self, file: FoundFile, of_valid_path: bool) -> Iterator[Document]:
-        for number, line in read_lines(file.path, self.max_document_bytes):
-            place = f"{file.path}:{number}"
+        columns, split_of = self.columns, partial(self.files.split_of, of_valid_path=of_valid_path)
+        for number, line in read_lines(file.path, columns.max_bytes):
+            place, name = f"{file.path}:{number}", f"{file.name}:{number}"
             record = _parse(line, file, number)
-            text = _look_up(record, self.text_key)
+            text, id, title = (_look_up(record, key) for key in columns.keys)
             if not isinstance(text, str):
-                raise DamagedDataError(_wrong_text(record, self.text_key, text, place))
-            name = f"{file.name}:{number}"
-            id = self._id(record, name, place)
-            title = _look_up(record, self.title_key)
-            title = title if isinstance(title, str) and title else id
-            check_unicode(place, (self.text_key, text), (self.id_key, id), (self.title_key, title))
-            yield Document(id, title, text, name, self.files.split_of(id, of_valid_path))
-
-    def _id(self, record: dict[str, Any], name: str, place: str) -> str:
-        id = _look_up(record, self.id_key)
-        if isinstance(id, str) or (isinstance(id, int) and not isinstance(id, bool)):
-            return str(id)
-        if id is None and self.id_key == DEFAULT_ID_KEY:
-            return name
-        raise DamagedDataError(
-            f'{place}: "{self.id_key}" is {_kind(id)}, allowed are a string or a whole number. '
-            "Correct the line, or name another key in corpus.id_key."
-        )
+                raise DamagedDataError(_wrong_text(record, columns.text, text, place))
+            is_missing = id is None and columns.id == DEFAULT_ID_KEY
+            if not is_missing and (not isinstance(id, str | int) or isinstance(id, bool)):
+                raise DamagedDataError(
+                    f'{place}: "{columns.id}" is {_kind(id)}, allowed are a string or a whole number. '
+                    "Correct the line, or name another key in corpus.id_key."
+                )
+            yield columns.document((text, id, title), name=name, place=place, split_of=split_of)
 
 
 class _Refused(ValueError):

@@ -4,12 +4,13 @@ corpus: {name: parquet, path: "data/*.parquet", text_key: content}
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, MinLen
 
-from retroflow.corpus.compressed import require, too_long
-from retroflow.corpus.documents import ValidShare
+from retroflow.corpus.compressed import require
+from retroflow.corpus.documents import TextColumns, ValidShare
 from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import CorpusError, DamagedDataError
@@ -54,8 +55,7 @@ class ParquetCorpus:
     ) -> None:
         require("pyarrow", extra="parquet", purpose="corpus.name=parquet")
         self.files = SplitFiles(path=path, valid_path=valid_path, valid_share=valid_share, include=("**/*.parquet",))
-        self.text_key, self.id_key, self.title_key = text_key, id_key, title_key
-        self.max_document_bytes = max_document_bytes
+        self.columns = TextColumns(text_key, id_key, title_key, max_document_bytes)
         self.counts = Counts()
 
     def documents(self) -> Iterator[Document]:
@@ -70,18 +70,23 @@ class ParquetCorpus:
 
     def fingerprint(self) -> dict[str, object]:
         """Return options and file contents; see `Corpus.fingerprint`."""
-        keys = [self.text_key, self.id_key, self.title_key]
-        return {"name": "parquet", "version": 1, "keys": keys, **self.files.fingerprint()}
+        return {"name": "parquet", "version": 1, "keys": self.columns.keys, **self.files.fingerprint()}
 
     def _read(self) -> Iterator[Document]:
+        columns = self.columns
         for file, of_valid_path in self.files:
-            for row, given, title, text in self._read_rows(file):
-                name = f"{file.name}:{row}"
-                id = name if given is None else given
-                yield Document(id, title or id, text, name, self.files.split_of(id, of_valid_path))
+            split_of = partial(self.files.split_of, of_valid_path=of_valid_path)
+            for row, values in self._read_rows(file):
+                place, text = f"{file.path}: row {row}", values[columns.text]
+                if text is None:
+                    raise DamagedDataError(
+                        f'{place}: "{columns.text}" is null, allowed is a string. Remove or fill the row.'
+                    )
+                found = text, values.get(columns.id), values.get(columns.title)
+                yield columns.document(found, name=f"{file.name}:{row}", place=place, split_of=split_of)
 
-    def _read_rows(self, file: FoundFile) -> Iterator[tuple[int, str | None, str | None, str]]:
-        """Yield (row from 1, id, title, text) of one file."""
+    def _read_rows(self, file: FoundFile) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (row from 1, value of each column) of one file."""
         import pyarrow
         from pyarrow import parquet
 
@@ -91,9 +96,9 @@ class ParquetCorpus:
             with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as table:
                 columns = self._columns(table.schema_arrow, file)
                 for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                    for values in _rows(batch, columns):
+                    for place in range(batch.num_rows):  # one row after the other: they may be large
                         row += 1
-                        yield row, *self._check_row(values, f"{file.path}: row {row}")
+                        yield row, {name: batch.column(name)[place].as_py() for name in columns}
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DamagedDataError(
                 f"{file.path}: not Parquet, or damaged after row {row} ({str(error).splitlines()[0]}). "
@@ -107,9 +112,9 @@ class ParquetCorpus:
         present = ", ".join(f'"{field.name}" ({field.type})' for field in schema)
         chosen = []
         for option, name, default in (
-            ("text_key", self.text_key, None),
-            ("id_key", self.id_key, "id"),
-            ("title_key", self.title_key, "title"),
+            ("text_key", self.columns.text, None),
+            ("id_key", self.columns.id, "id"),
+            ("title_key", self.columns.title, "title"),
         ):
             if name not in schema.names:
                 if name == default:
@@ -127,18 +132,3 @@ class ParquetCorpus:
                 )
             chosen.append(name)
         return chosen
-
-    def _check_row(self, values: dict[str, Any], place: str) -> tuple[str | None, str | None, str]:
-        text = values[self.text_key]
-        if text is None:
-            raise DamagedDataError(f'{place}: "{self.text_key}" is null, allowed is a string. Remove or fill the row.')
-        if (num_bytes := len(text.encode())) > self.max_document_bytes:
-            raise too_long(place, num_bytes, self.max_document_bytes)
-        id = values.get(self.id_key)
-        return None if id is None else str(id), values.get(self.title_key), text
-
-
-def _rows(batch: "pyarrow.RecordBatch", columns: list[str]) -> Iterator[dict[str, Any]]:
-    arrays = [batch.column(name) for name in columns]
-    for row in range(batch.num_rows):
-        yield {name: array[row].as_py() for name, array in zip(columns, arrays, strict=True)}

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from packaging.requirements import Requirement
 
 from retroflow.components import KINDS
 from retroflow.distributions import unreadable
@@ -114,14 +115,13 @@ def _extras() -> Iterator[Check]:
 
 def _required(extra: str) -> list[str]:
     """Return the distributions that retroflow, or one of its extras, needs."""
-    names = []
-    for line in metadata.requires("retroflow") or ():
-        requirement, _, marker = line.partition(";")
-        of_extra = 'extra == "' in marker.replace("'", '"')
-        wanted = f'extra == "{extra}"' in marker.replace("'", '"') if extra else not of_extra
-        if wanted and not requirement.startswith("retroflow["):
-            names.append(requirement.split("[")[0].split("<")[0].split(">")[0].split("=")[0].split("!")[0].strip())
-    return names
+    requirements = [Requirement(line) for line in metadata.requires("retroflow") or ()]
+    others = [each for each in requirements if each.name != "retroflow"]
+    return [each.name for each in others if _is_for(each, extra) and not (extra and _is_for(each, ""))]
+
+
+def _is_for(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def _installed(names: list[str]) -> tuple[list[str], list[str]]:
