@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 from retroflow.corpus.tokenizer import Tokenizer
-from retroflow.errors import GenerationError
+from retroflow.generation.arguments import ArgumentError
 from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.decoding import generate, stream
 from retroflow.generation.export import write_exported
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.rows import Generation, Piece
 from retroflow.generation.scoring import Score, score
+from retroflow.options.annotations import parameters
+from retroflow.options.fitting import Fitting
+from retroflow.options.types import Block
 from retroflow.runs.origin import Origin
 
 
@@ -126,8 +129,11 @@ class LanguageModel:
         write_exported(Path(folder), self.model, self.tokenizer, self.origin, self.card)
 
     def _options(self, given: Options) -> GenerationOptions:
-        try:
-            return GenerationOptions(**(Options(num_neighbours=self.origin.num_neighbours) | given))
-        except TypeError as error:
-            allowed = ", ".join(GenerationOptions.__dataclass_fields__)
-            raise GenerationError(f"generate: {error}; options are {allowed}.") from error
+        fitting = Fitting()
+        values = Options(num_neighbours=self.origin.num_neighbours) | given
+        options: GenerationOptions = fitting.fit(
+            values, Block(parameters(GenerationOptions).options, GenerationOptions)
+        )
+        if fitting.complaints:
+            raise ArgumentError.of_complaints(fitting.complaints, "")
+        return options
