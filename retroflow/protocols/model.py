@@ -192,7 +192,7 @@ class RetrievalModel(Protocol):
         ...
 
     def retrieval_parameters(self) -> set[str]:
-        """Names of the parameters that a loss without retrieved text does not reach.
+        """Names of the trained parameters that a loss without retrieved text does not reach.
 
         The default finds out by such a loss, on the meta device if the model is there. Override it for a model that
         cannot run there.
@@ -200,9 +200,13 @@ class RetrievalModel(Protocol):
         import torch
 
         model: Any = self
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         tokens = torch.zeros(1, self.config.chunk_length, dtype=torch.int64)
-        torch.autograd.backward(self.loss(tokens, tokens).sum())
-        return {name for name, parameter in model.named_parameters() if parameter.grad is None}
+        loss = self.loss(tokens, tokens).sum()
+        if not loss.requires_grad:
+            return set(trained)
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        return {name for name, gradient in zip(trained, gradients, strict=True) if gradient is None}
 
     @property
     def blocks_to_shard(self) -> "list[nn.Module]":

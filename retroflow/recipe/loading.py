@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
 from retroflow.options.fitting import describe, nearest
@@ -45,6 +46,30 @@ def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) 
     try_out(checked, schema, problems)
     problems.raise_if_any()
     return Recipe(values=checked.plain(), origins=_origins(checked), path=path)
+
+
+def load_options(slot: Slot, name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Check the options of one component.
+
+    Args:
+        slot: where the name is looked up.
+        name: the component's.
+        words: such as "search.nprobe=4".
+
+    Returns:
+        Every option, those that are not given by their defaults.
+
+    Raises:
+        RecipeError: an option is wrong; the message lists every problem.
+        RetroflowError: a plugin that is claimed twice or unreadable.
+    """
+    entry = slot.registry.entry(name)
+    layout = read_block(entry.target, entry.owner, frozenset(slot.derived))
+    problems = Problems("the command line")
+    given = complete(parse_overrides(words, problems), layout)
+    checked = check(given, layout, problems, frozenset(slot.derived))
+    problems.raise_if_any()
+    return dict(checked.plain())
 
 
 def _read_with_parent(path: Path, problems: Problems) -> Node:

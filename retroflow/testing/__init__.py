@@ -7,15 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retroflow.testing.contract import Contract
     from retroflow.testing.embedder_contract import EmbedderContract
+    from retroflow.testing.model_contract import ModelContract
     from retroflow.testing.retriever_contract import RetrieverContract
 
 _SUITES = {
+    "Contract": "retroflow.testing.contract",
     "EmbedderContract": "retroflow.testing.embedder_contract",
+    "ModelContract": "retroflow.testing.model_contract",
     "RetrieverContract": "retroflow.testing.retriever_contract",
 }
 
-__all__ = ["EmbedderContract", "RetrieverContract"]
+__all__ = ["Contract", "EmbedderContract", "ModelContract", "RetrieverContract"]
 
 
 def __getattr__(name: str) -> Any:

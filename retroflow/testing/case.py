@@ -1,5 +1,6 @@
 """What every rule works with, whatever the component: a suite, a folder, and another process."""
 
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,7 @@ class Case:
     """
 
     def __init__(self, suite: Any, folder: Path, elsewhere: RuleProcess | None = None) -> None:
-        self.folder = folder
-        self._suite_class, self._seconds = type(suite), suite.seconds
+        self.folder, self.suite = folder, suite
         self._elsewhere = elsewhere or RuleProcess(other_hash_seed())
 
     def scratch(self) -> Path:
@@ -35,7 +35,7 @@ class Case:
             AssertionError: it failed there, or ended the process.
         """
         try:
-            return self._elsewhere.call(self._suite_class, function, arguments, seconds=self._seconds * 0.8)
+            return self._elsewhere.call(type(self.suite), function, arguments, seconds=self.suite.seconds * 0.8)
         except RuleProcessError as error:
             raise AssertionError(f"in a new process: {error}") from None
 
@@ -53,3 +53,15 @@ def doing(what: str) -> Iterator[None]:
     except BaseException as error:
         error.add_note(what)
         raise
+
+
+@contextmanager
+def refused(error: type[Exception], pattern: str = "") -> Iterator[None]:
+    """Assert that the block raises this error, with the pattern found in its message."""
+    said = None
+    try:
+        yield
+    except error as raised:
+        said = str(raised)
+    assert said is not None, f"nothing was raised; {error.__name__} is needed"
+    assert re.search(pattern, said), f'"{said}" does not say {pattern!r}'

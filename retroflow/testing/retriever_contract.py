@@ -8,20 +8,16 @@ runs all of it: one test a rule, `test_rule[threads_can_search_at_once]`. Rules 
 skip themselves; every failure says which rule was broken. The rules are in `retroflow.testing.retriever_rules`.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar
 
-import pytest
-
 from retroflow.protocols import Float32Array, Retriever
-from retroflow.testing.library_embeddings import library_embeddings
-from retroflow.testing.retriever_case import RetrieverCase
-from retroflow.testing.retriever_rules import RULES
-from retroflow.testing.rule_runner import RuleRunner
+from retroflow.testing.contract import Contract
+from retroflow.testing.retriever_rules import answers, declaration, given, instances, sizes, storage, texts
+from retroflow.testing.retriever_rules.case import RetrieverCase
+from retroflow.testing.retriever_rules.library_embeddings import library_embeddings
 
 
-class RetrieverContract:
+class RetrieverContract(Contract):
     """Subclass it in a test module, name the class Test..., and override `make_retriever`.
 
     Attributes:
@@ -29,16 +25,16 @@ class RetrieverContract:
         score_tolerance: largest difference between a score and the true one, for scores up to 1; relative above.
         dimension: width D of the vectors of most rules.
         num_vectors: N; enough for an approximate index to be one.
-        seconds: after which a rule has hung.
-        own_process: rules run in a process of their own, so that a crash or hang fails one rule; False to debug.
     """
+
+    rule_modules = (declaration, answers, texts, sizes, given, instances, storage)
+    case_class = RetrieverCase
 
     recall_floor: ClassVar[float] = 0.95
     score_tolerance: ClassVar[float] = 1e-3
     dimension: ClassVar[int] = 32
     num_vectors: ClassVar[int] = 2_000
     seconds: ClassVar[float] = 90.0
-    own_process: ClassVar[bool] = True
 
     def make_retriever(self) -> Retriever:
         """Return a new retriever, always with the same options. Called in other processes: use no fixture."""
@@ -59,19 +55,3 @@ class RetrieverContract:
         `retroflow prepare` and return `numpy.load("artifacts/embeddings-.../train/embeddings.npy").astype("float32")`.
         """
         return library_embeddings()
-
-    @classmethod
-    def make_case(cls, folder: Path) -> RetrieverCase:
-        """Return what the rules work with, in the process that runs them."""
-        return RetrieverCase(cls(), folder)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def rule_runner(cls) -> Iterator[RuleRunner]:
-        runner = RuleRunner(cls)
-        yield runner
-        runner.close()
-
-    @pytest.mark.parametrize("rule", RULES)
-    def test_rule(self, rule: str, rule_runner: RuleRunner) -> None:
-        rule_runner.run(RULES[rule])

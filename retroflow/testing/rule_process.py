@@ -16,11 +16,10 @@ import sys
 import tempfile
 import threading
 import traceback
+import unittest
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
-
-import pytest
 
 HASH_SEEDS = ("1", "2")  # of the process that tests, where it is fixed, and of the other process
 GRACE_SECONDS = 10.0  # from the child's own limit to the parent's
@@ -60,7 +59,7 @@ class RuleProcess:
         Raises:
             AssertionError: it raised; the message holds its own words.
             RuleProcessError: the process died, or did not answer within so many seconds.
-            pytest.skip.Exception: it was skipped.
+            unittest.SkipTest: it does not apply.
         """
         process = self._started()
         request = {
@@ -87,7 +86,7 @@ class RuleProcess:
             raise self._ended(seconds, hung=hung.is_set())
         reply = json.loads(line)
         if reply["outcome"] == "skipped":
-            pytest.skip(reply["value"])
+            raise unittest.SkipTest(reply["value"])
         if reply["outcome"] == "failed":
             raise AssertionError(reply["value"])
         return reply["value"]
@@ -139,7 +138,7 @@ def outcome_of(call: Callable[[], object]) -> tuple[str, Any]:
     """Call, and say what came of it: ("ok", value), ("skipped", reason) or ("failed", what was raised)."""
     try:
         return "ok", call()
-    except pytest.skip.Exception as skipped:
+    except unittest.SkipTest as skipped:
         return "skipped", str(skipped)
     except AssertionError as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -147,6 +146,8 @@ def outcome_of(call: Callable[[], object]) -> tuple[str, Any]:
     except BaseException as error:  # SystemExit above all, which would end the process without a word
         if isinstance(error, KeyboardInterrupt):
             raise
+        if type(error).__name__ == "Skipped":  # of pytest, which a suite may use and this does not need
+            return "skipped", str(error)
         trace = "".join(traceback.format_exception(error))
         return "failed", f"{type(error).__name__}: {_said(error)}\n{trace}"
 
@@ -185,12 +186,18 @@ def _status(returncode: int) -> str:
     return f"signal {-returncode}, {signal.Signals(-returncode).name}"
 
 
-def _reference(suite: type) -> dict[str, str]:
+def _reference(suite: Any) -> dict[str, Any]:
+    if "registered" in vars(suite):
+        return {"registered": suite.registered}
     return {"module": suite.__module__, "file": os.path.abspath(inspect.getfile(suite)), "name": suite.__qualname__}
 
 
-def _suite(reference: dict[str, str]) -> Any:
+def _suite(reference: dict[str, Any]) -> Any:
     """Import the test class as pytest did: by name where that leads to the same file, else by file."""
+    if "registered" in reference:
+        from retroflow.testing.registered import suite_of
+
+        return suite_of(*reference["registered"])
     name, file = reference["module"], Path(reference["file"])
     try:
         module = sys.modules.get(name) or importlib.import_module(name)

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from retroflow import components
 from retroflow.cli.main import run
 from retroflow.registry import Registry
+from retroflow.testing.registered import Outcome
 
 Capture = pytest.CaptureFixture[str]
 
@@ -104,3 +106,54 @@ def test_broken_plugins_are_told_from_available_ones_without_running_them(
     assert run(["components"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index("ignored:") + 1].strip() == unreadable
+
+
+def test_check_runs_the_contract_of_a_component(capsys: Capture) -> None:
+    assert run(["components", "check", "lexical", "dimension=32", "buckets=256"]) == 0
+    *rules, last = capsys.readouterr().out.splitlines()
+    assert rules[0] == "pass  can_be_made" and "pass  no_texts_give_no_rows" in rules
+    assert [line for line in rules if not line.startswith("pass ")] == [
+        "skip  has_another_fingerprint_with_an_option_that_changes_vectors: make_other_embedder() returns None: no option "
+        "changes vectors"
+    ]
+    assert re.fullmatch(r'embedder "lexical" of retroflow \S+: \d+ pass, 0 fail, 1 skip', last)
+
+
+def test_check_exits_with_1_if_a_rule_is_broken(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [Outcome("is_round", "fail", "it is square\n  in line 3"), Outcome("is_red", "pass", "")]
+    monkeypatch.setattr("retroflow.testing.registered.check", lambda kind, name, options: iter(outcomes))
+    assert run(["components", "check", "exact"]) == 1
+    assert capsys.readouterr().out.splitlines()[:2] == ["fail  is_round: it is square", "pass  is_red"]
+    assert run(["components", "check", "exact", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["kind"], said["pass"], said["fail"], said["skip"]) == ("retriever", 1, 1, 0)
+    assert said["rules"][0] == {"rule": "is_round", "outcome": "fail", "why": "it is square\n  in line 3"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["exat"], 'There is no component "exat"'),
+        (["exat", "--kind", "retriever"], 'There is no retriever "exat". Did you mean "exact"'),
+        (["exact", "--kind", "searcher"], '--kind is "searcher"; allowed: corpus, embedder'),
+        (["exact", "--kind", "tracker"], 'There is no tracker "exact"'),
+        (["exact", "search.blocks=3"], "search.blocks"),
+        (["faiss", "search.nprobe=many"], "search.nprobe"),
+    ],
+)
+def test_check_refuses_what_it_cannot_find(capsys: Capture, words: list[str], message: str) -> None:
+    assert run(["components", "check", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_check_asks_for_the_kind_of_a_name_that_several_have(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Registry("embedder", None, {"exact": components.RETRIEVERS.entry("exact")})
+    monkeypatch.setattr(components, "KINDS", (both, components.RETRIEVERS))
+    assert run(["components", "check", "exact"]) == 2
+    assert 'are called "exact"; add --kind embedder or --kind retriever' in capsys.readouterr().err
+
+
+def test_check_of_a_component_without_its_extra_exits_with_4(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retroflow.registry.missing_modules", lambda entry: list(entry.requires))
+    assert run(["components", "check", "scann"]) == 4
+    assert 'pip install "retroflow[scann]"' in capsys.readouterr().err

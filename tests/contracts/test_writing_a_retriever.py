@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from retroflow.protocols import Capabilities
-from retroflow.testing.retriever_rules import RULES
+from retroflow.testing import RetrieverContract
 
 GUIDE = Path(__file__).parents[2] / "docs" / "writing-a-retriever.md"
 FILES = ("pyproject.toml", "retroflow_hyperplanes.py", "test_hyperplanes.py")
@@ -34,4 +34,4 @@ def test_the_guide_explains_every_capability() -> None:
 
 
 def test_the_guide_knows_how_many_rules_there_are() -> None:
-    assert f"One test a rule, {len(RULES)} in all" in GUIDE.read_text(encoding="utf-8")
+    assert f"One test a rule, {len(RetrieverContract.rules())} in all" in GUIDE.read_text(encoding="utf-8")

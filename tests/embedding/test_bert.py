@@ -12,8 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from retroflow.embedding.bert import BertEmbedder
 from retroflow.embedding.model_files import MINILM_WHEEL
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.testing.embedder_case import TEXTS
-from retroflow.testing.embedder_contract import EmbedderContract
+from retroflow.testing.embedder_contract import TEXTS, EmbedderContract
 from tests.embedding.tiny_bert import write_tiny_bert, write_tiny_distilbert
 
 SHORT_TEXTS = ["alpha", "beta gamma", "alpha beta (gamma) deltas", "", "delta delta delta", "beta gamma", "gammaed"]

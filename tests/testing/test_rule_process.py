@@ -5,15 +5,16 @@ import os
 import subprocess
 import sys
 import time
+import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from retroflow.testing import RetrieverContract, rule_process
-from retroflow.testing.retriever_case import RetrieverCase
+from retroflow.testing.contract import RuleRunner
+from retroflow.testing.retriever_rules.case import RetrieverCase
 from retroflow.testing.rule_process import RuleProcess, RuleProcessError
-from retroflow.testing.rule_runner import RuleRunner
 from tests.testing.right_retriever import Right
 
 PATIENCE_SECONDS = 60
@@ -75,7 +76,7 @@ def test_a_process_that_does_not_end_itself_is_ended(process: RuleProcess, monke
 
 
 def test_a_skip_there_is_a_skip_here(process: RuleProcess) -> None:
-    with pytest.raises(pytest.skip.Exception, match="there is nothing to do"):
+    with pytest.raises(unittest.SkipTest, match="there is nothing to do"):
         process.call(Suite, skip, seconds=PATIENCE_SECONDS)
 
 

@@ -15,12 +15,12 @@ import pytest
 from retroflow.embedding.lexical import LexicalEmbedder
 from retroflow.protocols import Embedder
 from retroflow.testing import EmbedderContract
-from retroflow.testing.embedder_case import EmbedderCase
-from retroflow.testing.embedder_rules import RULES
+from retroflow.testing.contract import RuleRunner
+from retroflow.testing.embedder_contract import EmbedderCase
 from retroflow.testing.rule_process import RuleProcess, other_hash_seed, outcome_of
-from retroflow.testing.rule_runner import RuleRunner
 
 Vectors = np.ndarray
+RULES = EmbedderContract.rules()
 
 
 class Right(LexicalEmbedder):
@@ -258,12 +258,11 @@ def test_a_right_embedder_passes_all_rules(tmp_path: Path, elsewhere: RuleProces
 
 
 def test_what_ends_the_process_fails_the_rule_by_name() -> None:
-    runner = RuleRunner(globals()["SuiteLeaves"])
-    try:
-        with pytest.raises(pytest.fail.Exception, match="no_texts_give_no_rows: ended the process .exit status 0"):
-            runner.run(RULES["no_texts_give_no_rows"])
-    finally:
-        runner.close()
+    with (
+        RuleRunner(globals()["SuiteLeaves"]) as runner,
+        pytest.raises(AssertionError, match="no_texts_give_no_rows: ended the process .exit status 0"),
+    ):
+        runner.run(RULES["no_texts_give_no_rows"])
 
 
 def test_a_suite_without_make_embedder_says_so() -> None:

@@ -5,9 +5,9 @@ import numpy as np
 from retroflow.protocols import Float32Array, Neighbours
 from retroflow.testing.case import doing
 from retroflow.testing.clustered import clustered_vectors
-from retroflow.testing.retriever_answers import LEAST_RESULTS, check_recall, check_scores
-from retroflow.testing.retriever_case import RetrieverCase
-from retroflow.testing.retriever_inputs import read_only
+from retroflow.testing.retriever_rules.case import RetrieverCase
+from retroflow.testing.retriever_rules.expected import LEAST_RESULTS, check_recall, check_scores
+from retroflow.testing.retriever_rules.inputs import read_only
 
 DEPTHS = (64, LEAST_RESULTS)
 LENGTHS = (1 / 32, 512.0)  # of all vectors; powers of two, which round nothing
@@ -124,20 +124,3 @@ def fewer_results_are_the_beginning_of_more(case: RetrieverCase) -> None:
 def _of_other_lengths(vectors: Float32Array, seed: int) -> Float32Array:
     lengths = np.exp(np.random.default_rng(seed).uniform(-0.7, 0.7, size=(len(vectors), 1)))
     return read_only((vectors * lengths).astype(np.float32))
-
-
-__all__ = [
-    "a_query_far_from_all_vectors_has_an_answer",
-    "a_stored_key_finds_itself_first",
-    "a_zero_query_has_an_answer",
-    "equal_vectors_are_different_neighbours",
-    "fewer_results_are_the_beginning_of_more",
-    "finds_as_many_as_asked_for",
-    "finds_the_nearest_of_clustered_vectors",
-    "finds_the_nearest_of_real_embeddings",
-    "finds_the_nearest_where_lengths_differ",
-    "long_and_short_vectors_are_as_good",
-    "pads_with_minus_one_above_the_number_of_keys",
-    "pads_with_minus_one_where_few_exist",
-    "scores_are_what_the_metric_says",
-]

@@ -1,16 +1,16 @@
 """What a retriever says about itself: protocol, capabilities, options, fingerprint."""
 
 import json
+import unittest
 
 import numpy as np
-import pytest
 
 from retroflow.protocols import Neighbours, Retriever
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.retrieval.keys import checked_keys, checked_queries
 from retroflow.testing.readable_options import check_keyword_only, check_readable
-from retroflow.testing.retriever_answers import check_equal, true_scores
-from retroflow.testing.retriever_case import OWNER, RetrieverCase
+from retroflow.testing.retriever_rules.case import OWNER, RetrieverCase
+from retroflow.testing.retriever_rules.expected import check_equal, true_scores
 
 
 def implements_the_protocol_and_declares_its_capabilities(case: RetrieverCase) -> None:
@@ -57,14 +57,14 @@ def has_a_fingerprint_in_json_that_building_does_not_change(case: RetrieverCase)
 
 
 def has_the_same_fingerprint_in_another_process(case: RetrieverCase) -> None:
-    here, there = case.new().fingerprint(), case.elsewhere(fingerprint)
+    here, there = case.new().fingerprint(), case.elsewhere(_fingerprint)
     assert json.loads(json.dumps(here)) == there, (
         f"fingerprint() is {here} here and {there} in another process: no time, process id, hash() of a string or "
         "order of a set may be in it, or no index is ever used again"
     )
 
 
-def fingerprint(case: RetrieverCase) -> dict[str, object]:
+def _fingerprint(case: RetrieverCase) -> dict[str, object]:
     """For another process."""
     return case.new().fingerprint()
 
@@ -101,16 +101,5 @@ def opens_its_index_with_other_search_options(case: RetrieverCase) -> None:
 def _searching_differently(case: RetrieverCase) -> Retriever:
     other = case.suite.make_retriever_searching_differently()
     if other is None:
-        pytest.skip("make_retriever_searching_differently() returns None: there are no search options to change")
+        raise unittest.SkipTest("make_retriever_searching_differently() returns None: no search option changes")
     return other
-
-
-__all__ = [
-    "has_a_fingerprint_in_json_that_building_does_not_change",
-    "has_no_search_option_in_its_fingerprint",
-    "has_options_that_a_recipe_can_read",
-    "has_the_same_fingerprint_in_another_process",
-    "implements_the_protocol_and_declares_its_capabilities",
-    "opens_its_index_with_other_search_options",
-    "takes_its_options_by_keyword",
-]

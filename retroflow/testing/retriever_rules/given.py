@@ -1,13 +1,12 @@
 """What a retriever is given: layouts, dtypes and tensors it takes, and bad input, which never reaches it."""
 
 import numpy as np
-import pytest
 
 from retroflow.errors import InvalidVectorsError, RetrieverError
-from retroflow.testing.case import doing
-from retroflow.testing.retriever_answers import check_equal
-from retroflow.testing.retriever_case import RetrieverCase
-from retroflow.testing.retriever_inputs import BAD_K, BAD_QUERIES, LAYOUTS, bad_vectors
+from retroflow.testing.case import doing, refused
+from retroflow.testing.retriever_rules.case import RetrieverCase
+from retroflow.testing.retriever_rules.expected import check_equal
+from retroflow.testing.retriever_rules.inputs import BAD_K, BAD_QUERIES, LAYOUTS, bad_vectors
 
 TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -21,7 +20,7 @@ def takes_any_float_dtype_and_memory_layout(case: RetrieverCase) -> None:
 
 
 def takes_torch_tensors(case: RetrieverCase) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     for dtype in TORCH_DTYPES:
         tensor = torch.from_numpy(case.vectors.copy()).to(getattr(torch, dtype))
         same = tensor.float().numpy()
@@ -47,37 +46,25 @@ def refuses_bad_queries_and_goes_on(case: RetrieverCase) -> None:
     case.skip_unless_by_vectors()
     for name, bad in BAD_QUERIES.items():
         with doing(f"queries: {name}"):
-            with pytest.raises(InvalidVectorsError):
+            with refused(InvalidVectorsError):
                 case.built.search(bad(case.suite.dimension), 3)
             assert case.built.search(case.queries[:1], 3).ids.shape == (1, 3)
 
 
 def refuses_a_k_that_is_no_positive_integer(case: RetrieverCase) -> None:
     for k in BAD_K:
-        with doing(f"k = {k!r}"), pytest.raises(InvalidVectorsError, match="k must be"):
+        with doing(f"k = {k!r}"), refused(InvalidVectorsError, "k must be"):
             case.built.search(case.queries, k)
 
 
 def refuses_bad_vectors_before_native_code_can_die_of_them(case: RetrieverCase) -> None:
     for name, bad in bad_vectors(case.vectors).items():
-        with doing(f"vectors: {name}"), pytest.raises(InvalidVectorsError):
+        with doing(f"vectors: {name}"), refused(InvalidVectorsError):
             case.build(bad).search(case.queries, 5)
 
 
 def has_nothing_to_search_or_save_before_it_is_built(case: RetrieverCase) -> None:
-    with doing("search() before build()"), pytest.raises(RetrieverError):
+    with doing("search() before build()"), refused(RetrieverError):
         case.new().search(case.queries, 5)
-    with doing("save() before build()"), pytest.raises(RetrieverError):
+    with doing("save() before build()"), refused(RetrieverError):
         case.new().save(case.scratch() / "unbuilt")
-
-
-__all__ = [
-    "has_nothing_to_search_or_save_before_it_is_built",
-    "leaves_vectors_and_queries_as_they_were",
-    "refuses_a_k_that_is_no_positive_integer",
-    "refuses_bad_queries_and_goes_on",
-    "refuses_bad_vectors_before_native_code_can_die_of_them",
-    "takes_a_numpy_integer_as_k",
-    "takes_any_float_dtype_and_memory_layout",
-    "takes_torch_tensors",
-]

@@ -2,12 +2,12 @@
 
 import os
 import signal
+import unittest
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from retroflow.errors import RetrieverError
 from retroflow.protocols import Neighbours
@@ -18,8 +18,8 @@ from retroflow.testing.effects import (
     state_of_process,
     unusual_settings,
 )
-from retroflow.testing.retriever_answers import check_equal, check_identical
-from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
+from retroflow.testing.retriever_rules.case import RetrieverCase, read_answer, write_answer
+from retroflow.testing.retriever_rules.expected import check_equal, check_identical
 from retroflow.testing.threads import run_at_once
 
 NUM_THREADS = 6
@@ -109,7 +109,7 @@ def two_builds_are_equal_if_declared_deterministic(case: RetrieverCase) -> None:
 def a_build_in_another_process_is_equal_if_declared_deterministic(case: RetrieverCase) -> None:
     _skip_unless_deterministic(case)
     folder = case.scratch()
-    case.elsewhere(build_and_search, {"folder": str(folder)})
+    case.elsewhere(_build_and_search, {"folder": str(folder)})
     check_identical(
         case.built.search(case.queries, 10),
         read_answer(folder / "answer.npz"),
@@ -117,7 +117,7 @@ def a_build_in_another_process_is_equal_if_declared_deterministic(case: Retrieve
     )
 
 
-def build_and_search(case: RetrieverCase, folder: str) -> None:
+def _build_and_search(case: RetrieverCase, folder: str) -> None:
     """For another process: build over the keys and write what the queries find."""
     write_answer(case.build(case.keys).search(case.queries, 10), Path(folder) / "answer.npz")
 
@@ -143,7 +143,7 @@ def threads_can_search_at_once(case: RetrieverCase) -> None:
 
 def a_forked_child_searches_or_is_told_not_to(case: RetrieverCase) -> None:
     if not hasattr(os, "fork"):
-        pytest.skip("no fork on this system")
+        raise unittest.SkipTest("no fork on this system")
     retriever = case.build(case.keys)
     expected = retriever.search(case.queries, 5)
     reading, writing = os.pipe()
@@ -197,7 +197,7 @@ def _others(case: RetrieverCase) -> Any:
 
 def _skip_unless_deterministic(case: RetrieverCase) -> None:
     if not case.new().capabilities.deterministic:
-        pytest.skip("capabilities.deterministic is False")
+        raise unittest.SkipTest("capabilities.deterministic is False")
 
 
 def _answer_of_child(retriever: Any, queries: Any, expected: Neighbours) -> str:
@@ -206,18 +206,3 @@ def _answer_of_child(retriever: Any, queries: Any, expected: Neighbours) -> str:
     except BaseException as error:
         return type(error).__name__
     return "ok" if equal else "another answer than its parent's"
-
-
-__all__ = [
-    "a_build_in_another_process_is_equal_if_declared_deterministic",
-    "a_forked_child_searches_or_is_told_not_to",
-    "an_answer_depends_on_every_query_and_on_k",
-    "an_answer_stays_as_it_is",
-    "building_again_replaces_the_index",
-    "leaves_the_process_as_it_was",
-    "loading_replaces_what_was_built",
-    "the_same_search_has_the_same_answer",
-    "threads_can_search_at_once",
-    "two_builds_are_equal_if_declared_deterministic",
-    "two_instances_share_nothing",
-]

@@ -7,9 +7,9 @@ import numpy as np
 
 from retroflow.protocols import Float32Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.testing.retriever_answers import LEAST_RESULTS, check_equal, check_scores, joined
-from retroflow.testing.retriever_case import RetrieverCase
-from retroflow.testing.retriever_inputs import LARGEST_SLICE, SliceOnly
+from retroflow.testing.retriever_rules.case import RetrieverCase
+from retroflow.testing.retriever_rules.expected import LEAST_RESULTS, check_equal, check_scores, joined
+from retroflow.testing.retriever_rules.inputs import LARGEST_SLICE, SliceOnly
 
 WIDTHS = (1, 7, 50, 768)
 MANY_VECTORS, NARROW = 70_000, 8  # more than 65,536 of them, which is what 16 bits number
@@ -94,14 +94,3 @@ def an_empty_index_answers_with_padding_and_can_be_saved(case: RetrieverCase) ->
 def no_queries_give_no_rows(case: RetrieverCase) -> None:
     ids, scores = case.built.search(case.queries[:0], 4)
     assert ids.shape == scores.shape == (0, 4)
-
-
-__all__ = [
-    "a_batch_answers_as_its_rows_do_one_by_one",
-    "an_empty_index_answers_with_padding_and_can_be_saved",
-    "answers_5000_queries_as_50_at_a_time",
-    "builds_from_a_source_that_can_only_be_sliced",
-    "finds_the_first_and_the_last_of_70000_vectors",
-    "no_queries_give_no_rows",
-    "takes_vectors_of_any_width",
-]

@@ -9,8 +9,8 @@ import numpy as np
 from retroflow.errors import DamagedDataError
 from retroflow.testing.case import doing
 from retroflow.testing.effects import unpickled, writes_outside
-from retroflow.testing.retriever_answers import check_equal
-from retroflow.testing.retriever_case import RetrieverCase, read_answer, write_answer
+from retroflow.testing.retriever_rules.case import RetrieverCase, read_answer, write_answer
+from retroflow.testing.retriever_rules.expected import check_equal
 from retroflow.testing.stored_files import check_saved_alone, files_in, listing, own_surroundings, pickles_in
 
 
@@ -21,7 +21,7 @@ def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
         case.built.save(origin / "parent" / "the ind\u00e9x")
     shutil.move(origin / "parent" / "the ind\u00e9x", moved / "index")
     shutil.rmtree(origin)
-    case.elsewhere(open_and_search, {"folder": str(moved)})
+    case.elsewhere(_open_and_search, {"folder": str(moved)})
     check_equal(
         read_answer(moved / "answer.npz"),
         case.built.search(case.queries, 5),
@@ -29,7 +29,7 @@ def opens_in_another_process_and_folder(case: RetrieverCase) -> None:
     )
 
 
-def open_and_search(case: RetrieverCase, folder: str) -> None:
+def _open_and_search(case: RetrieverCase, folder: str) -> None:
     """For another process: open the index of folder and write what the queries find."""
     moved = Path(folder)
     write_answer(case.opened(moved / "index").search(case.queries, 5), moved / "answer.npz")
@@ -147,17 +147,3 @@ def _expect_damage(case: RetrieverCase, folder: Path) -> None:
     except Exception as error:
         raise AssertionError(f"load() must raise DamagedDataError, not {type(error).__name__}: {error}") from error
     raise AssertionError("load() must raise DamagedDataError, and it loads")
-
-
-__all__ = [
-    "a_loaded_index_can_be_saved_again",
-    "building_loading_and_searching_write_nothing",
-    "damaged_files_are_an_error_and_never_the_end_of_the_process",
-    "finds_the_same_after_loading",
-    "opens_in_another_process_and_folder",
-    "saves_before_it_has_searched",
-    "searches_after_saving_as_before",
-    "writes_and_reads_no_pickle",
-    "writes_into_its_folder_alone",
-    "writes_no_absolute_path",
-]

@@ -1,12 +1,13 @@
 """What a retriever of texts owes: it takes any text, and ranks all of them by its scores if it declares that."""
 
+import unittest
+
 import numpy as np
-import pytest
 
 from retroflow.errors import InvalidTextsError
-from retroflow.testing.case import doing
-from retroflow.testing.retriever_case import RetrieverCase
-from retroflow.testing.retriever_inputs import LARGEST_SLICE
+from retroflow.testing.case import doing, refused
+from retroflow.testing.retriever_rules.case import RetrieverCase
+from retroflow.testing.retriever_rules.inputs import LARGEST_SLICE
 
 MANY_TEXTS = 70_000
 STRANGE = (
@@ -53,7 +54,7 @@ def pads_with_minus_one_where_few_texts_exist(case: RetrieverCase) -> None:
 def the_best_are_the_beginning_of_all_if_declared_exact(case: RetrieverCase) -> None:
     """Its own scores are the only ones there are: those of a search for every key are what it is measured by."""
     if not case.new().capabilities.exact:
-        pytest.skip("capabilities.exact is False")
+        raise unittest.SkipTest("capabilities.exact is False")
     everything = case.built.search(case.queries[:20], len(case.texts)).scores
     for k in (1, 10, 64):
         found = case.built.search(case.queries[:20], k).scores
@@ -74,7 +75,7 @@ def finds_the_first_and_the_last_of_70000_texts(case: RetrieverCase) -> None:
 def refuses_queries_that_are_no_texts_and_goes_on(case: RetrieverCase) -> None:
     case.skip_unless_by_texts()
     for bad in NO_TEXTS:
-        with doing(f"queries: {bad!r}"), pytest.raises(InvalidTextsError):
+        with doing(f"queries: {bad!r}"), refused(InvalidTextsError):
             case.built.search(bad, 3)
         assert case.built.search(case.queries[:1], 3).ids.shape == (1, 3)
 
@@ -92,12 +93,3 @@ class _Many:
 
     def text(self, row: int) -> str:
         return f"number{row} group{row % 97} text"
-
-
-__all__ = [
-    "finds_the_first_and_the_last_of_70000_texts",
-    "pads_with_minus_one_where_few_texts_exist",
-    "refuses_queries_that_are_no_texts_and_goes_on",
-    "takes_any_text",
-    "the_best_are_the_beginning_of_all_if_declared_exact",
-]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retroflow.protocols import Float32Array, Neighbours
-from retroflow.testing.retriever_case import RetrieverCase
+from retroflow.testing.retriever_rules.case import RetrieverCase
 
 LEAST_RESULTS = 256  # that any retriever finds where as many exist; beyond it, an approximate one may give up
 DEEP, DEEP_SHARE = 10, 0.85  # above k = 10 an approximate index may miss more: this share of recall_floor

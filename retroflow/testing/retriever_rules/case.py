@@ -3,52 +3,27 @@
 Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
+import unittest
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
-import pytest
 
 from retroflow.errors import UsageError
-from retroflow.protocols import Float32Array, Neighbours, Retriever
+from retroflow.protocols import Float32Array, Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.retrieval.keys import Keys
 from retroflow.testing.case import Case
 from retroflow.testing.clustered import clustered_texts, clustered_vectors
-from retroflow.testing.retriever_inputs import read_only
-from retroflow.testing.rule_process import RuleProcess
+from retroflow.testing.retriever_rules.inputs import read_only
 
 OWNER = "the retriever under test"
 NUM_QUERIES = 50
 
 
-class Suite(Protocol):
-    """What a subclass of RetrieverContract says."""
-
-    recall_floor: ClassVar[float]
-    score_tolerance: ClassVar[float]
-    dimension: ClassVar[int]
-    num_vectors: ClassVar[int]
-    seconds: ClassVar[float]
-
-    def make_retriever(self) -> Retriever: ...
-    def make_retriever_searching_differently(self) -> Retriever | None: ...
-    def embeddings(self) -> Float32Array: ...
-
-
 class RetrieverCase(Case):
-    """One suite at work in one process. Nothing here looks inside a retriever: CheckedRetriever is in between.
-
-    Args:
-        suite: an instance of the author's subclass.
-        folder: an empty folder for files.
-        elsewhere: another process, with another PYTHONHASHSEED and another current folder.
-    """
-
-    def __init__(self, suite: Suite, folder: Path, elsewhere: RuleProcess | None = None) -> None:
-        super().__init__(suite, folder, elsewhere)
-        self.suite = suite
+    """One suite at work in one process. Nothing here looks inside a retriever: CheckedRetriever is in between."""
 
     def make_keys(self, count: int, *, seed: int = 0, dimension: int | None = None) -> Any:
         """Draw keys of what the retriever reads, of which any rows can be taken.
@@ -75,12 +50,12 @@ class RetrieverCase(Case):
     def skip_unless_by_vectors(self) -> None:
         """Skip a rule about distances of vectors."""
         if self.new().capabilities.reads_texts or self.metric == "own":
-            pytest.skip("a rule about distances of vectors, by which this retriever does not search")
+            raise unittest.SkipTest("a rule about distances of vectors, by which this retriever does not search")
 
     def skip_unless_by_texts(self) -> None:
         """Skip a rule about texts without vectors."""
         if self.new().capabilities.queried_by != "texts":
-            pytest.skip("a rule about texts, by which alone this retriever does not search")
+            raise unittest.SkipTest("a rule about texts, by which alone this retriever does not search")
 
     @property
     def vectors(self) -> Float32Array:
@@ -127,7 +102,7 @@ class RetrieverCase(Case):
         try:
             return self.build(keys)
         except UsageError as error:
-            pytest.skip(f"refuses to build over {len(keys)} keys: {error}")
+            raise unittest.SkipTest(f"refuses to build over {len(keys)} keys: {error}")
 
     def opened(self, folder: Path) -> CheckedRetriever:
         """A new retriever, loaded from folder."""

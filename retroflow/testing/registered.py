@@ -1,0 +1,73 @@
+"""A contract suite for a component that a registry names, for `retroflow components check`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from retroflow import testing
+from retroflow.components import KINDS, create
+from retroflow.testing.contract import Contract, Rule, RuleRunner
+from retroflow.testing.rule_process import outcome_of
+
+DERIVED = {"model": {"vocabulary_size": 64, "chunk_length": 4}}
+"""What a recipe's other sections would decide, by kind: small, so that every rule is fast."""
+
+_SUITES = {
+    "corpus": ("CorpusContract", "make_corpus"),
+    "embedder": ("EmbedderContract", "make_embedder"),
+    "retriever": ("RetrieverContract", "make_retriever"),
+    "model": ("ModelContract", "make_config"),
+    "tracker": ("TrackerContract", "make_tracker"),
+}
+
+
+class Outcome(NamedTuple):
+    """What came of a rule.
+
+    Attributes:
+        rule: its name.
+        outcome: "pass", "fail" or "skip".
+        why: what a failed or skipped rule said; empty for one that is kept.
+    """
+
+    rule: str
+    outcome: str
+    why: str
+
+
+def suite_of(kind: str, name: str, options: Mapping[str, Any]) -> type[Contract]:
+    """Make the suite class of a component; the process that runs its rules makes it again from the same arguments."""
+    registry = next(registry for registry in KINDS if registry.kind == kind)
+    suite, method = _SUITES[kind]
+
+    def make(self: Contract) -> Any:
+        return create(registry, {**options, "name": name}, **DERIVED.get(kind, {}))
+
+    members = {method: make, "make": make, "registered": (kind, name, dict(options)), "__module__": __name__}
+    return type(f"{suite}Of{name}", (getattr(testing, suite),), members)
+
+
+def check(kind: str, name: str, options: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Run a component's rules; if it cannot even be made, no others.
+
+    Args:
+        kind: of registry, "retriever".
+        name: the component's.
+        options: as in a recipe.
+    """
+    suite = suite_of(kind, name, options)
+    with RuleRunner(suite) as runner:
+        for rule in (can_be_made, *suite.rules().values()):
+            outcome = _run(runner, rule)
+            yield outcome
+            if rule is can_be_made and outcome.outcome == "fail":
+                return
+
+
+def can_be_made(case: Any) -> None:
+    case.suite.make()
+
+
+def _run(runner: RuleRunner, rule: Rule) -> Outcome:
+    outcome, said = outcome_of(lambda: runner.run(rule))
+    why = "" if outcome == "ok" else str(said).removeprefix(f"{rule.__name__}: ")
+    return Outcome(rule.__name__, {"ok": "pass", "skipped": "skip", "failed": "fail"}[outcome], why)
