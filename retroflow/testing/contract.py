@@ -19,6 +19,12 @@ Rule = Callable[[Any], None]
 MOST_HANGS = 2  # a hang costs all of its seconds; a component that hangs when it is made would cost them for every rule
 
 
+def rules_of(module: ModuleType) -> dict[str, Rule]:
+    """Return the public functions that a module defines, by name."""
+    functions = {name: value for name, value in vars(module).items() if isfunction(value) and not name.startswith("_")}
+    return {name: function for name, function in functions.items() if function.__module__ == module.__name__}
+
+
 class Contract:
     """A suite of rules; subclass one of its subclasses in a test module, as a class whose name starts with Test.
 
@@ -38,12 +44,7 @@ class Contract:
     @classmethod
     def rules(cls) -> dict[str, Rule]:
         """Return the rules by name, in the order in which they are written."""
-        return {
-            name: rule
-            for module in cls.rule_modules
-            for name, rule in vars(module).items()
-            if isfunction(rule) and rule.__module__ == module.__name__ and not name.startswith("_")
-        }
+        return {name: rule for module in cls.rule_modules for name, rule in rules_of(module).items()}
 
     @classmethod
     def make_case(cls, folder: Path) -> Case:

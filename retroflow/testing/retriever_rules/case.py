@@ -102,7 +102,7 @@ class RetrieverCase(Case):
         try:
             return self.build(keys)
         except UsageError as error:
-            raise unittest.SkipTest(f"refuses to build over {len(keys)} keys: {error}")
+            raise unittest.SkipTest(f"refuses to build over {len(keys)} keys: {error}") from None
 
     def opened(self, folder: Path) -> CheckedRetriever:
         """A new retriever, loaded from folder."""

@@ -99,7 +99,7 @@ def opens_its_index_with_other_search_options(case: RetrieverCase) -> None:
 
 
 def _searching_differently(case: RetrieverCase) -> Retriever:
-    other = case.suite.make_retriever_searching_differently()
+    other: Retriever | None = case.suite.make_retriever_searching_differently()
     if other is None:
         raise unittest.SkipTest("make_retriever_searching_differently() returns None: no search option changes")
     return other
