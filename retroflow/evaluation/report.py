@@ -79,6 +79,8 @@ class Report:
                 f"Training was stopped by trainer.max_seconds after {steps} of {max_steps} steps, before the learning "
                 "rate reached its end."
             )
+        elif not max_steps and self.training:
+            sentences.append("Nothing was trained (trainer.max_steps is 0): the model is as it was built.")
         elif steps < max_steps:
             sentences.append(f"Measured after {steps} of {max_steps} steps: the training was not finished.")
         if overrides := self.measured.get("overrides"):

@@ -1,7 +1,7 @@
 """Find and load the Hugging Face model that is the base of a RETRO-fit, and fingerprint its weights.
 
-It is looked for as a local folder, then in the Hugging Face cache, then on the hub. Weights are safetensors only, and
-no code of a repository is run.
+It is looked for as a local folder or GGUF file, as an installed package that holds one, in the Hugging Face cache, and
+on the hub, in this order. Weights are safetensors or GGUF, and no code of a repository is run.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
+from retroflow.integrations.gguf_base import load_gguf, read_gguf_config
+from retroflow.integrations.gguf_file import find_gguf
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
 
@@ -101,26 +103,29 @@ def layers_of(model: PreTrainedModel, family: Family) -> list[nn.Module]:
 
 
 def find_base(base: str, *, weights: bool = True) -> Path:
-    """Find the folder with a base's config and weights.
+    """Find the folder with a base's config and weights, or its GGUF.
 
     Args:
-        base: a folder, or a repository on the Hugging Face hub.
+        base: a folder, a GGUF, an installed package that holds one, or a repository on the Hugging Face hub.
         weights: False for the config only, so that weights are not downloaded before it is known that they can be used.
 
     Raises:
         UsageError: it cannot be found, or holds no safetensors; the message lists what was tried.
     """
+    gguf = find_gguf(base)
+    if gguf is not None:
+        return gguf
     local = Path(base).expanduser()
     if local.is_dir():
         return _checked(local, base, weights=weights)
     if local.is_absolute() or base.startswith((".", "~")):
         raise UsageError(
-            f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, or a '
-            "name on the Hugging Face hub."
+            f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, a '
+            "GGUF file, or a name on the Hugging Face hub."
         )
     from huggingface_hub import snapshot_download
 
-    failures = [f'folder: "{base}" is not one']
+    failures = [f'folder or GGUF file: "{base}" is neither']
     patterns = FILE_PATTERNS if weights else [CONFIG_FILE]
     for place, local_only in (("Hugging Face cache", True), ("Hugging Face hub", False)):
         try:
@@ -142,18 +147,20 @@ def _checked(folder: Path, base: str, *, weights: bool) -> Path:
     if missing:
         raise UsageError(
             f'model.base: the folder {folder} (given as "{base}") is not a model: it lacks {", ".join(missing)}. Give '
-            "a folder written by save_pretrained of transformers."
+            "a folder written by save_pretrained of transformers, or one that holds a GGUF."
         )
     return folder
 
 
 def read_config(folder: Path, base: str) -> PretrainedConfig:
-    """Read a base's configuration.
+    """Read the configuration of a base, from its folder or GGUF.
 
     Raises:
         UsageError: transformers does not know the model without running code of its repository.
         DamagedDataError: config.json cannot be read, or holds values that are impossible in its family.
     """
+    if folder.is_file():
+        return read_gguf_config(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError) as error:
@@ -176,13 +183,38 @@ def check_base(options: RetrofitConfig, sequence_length: int = 0) -> None:
         UsageError: as `load_base` and `reading_config`; or sequences are longer than the base's learned positions.
     """
     config = read_config(find_base(options.base, weights=False), options.base)
-    longest = family_of(config, options.base).max_length(config)
+    longest = longest_sequence(options, config)
     reading_config(options, config)
     if longest is not None and sequence_length > longest:
         raise UsageError(
             f'data.sequence_chunks makes sequences of {sequence_length} tokens; model.base "{options.base}" has '
-            f"learned positions for {longest}. Lower it, or choose a base with rotary positions."
+            f"positions for {longest}. Lower it, or choose a base with rotary positions."
         )
+
+
+def longest_sequence(options: RetrofitConfig, config: Any) -> int | None:
+    """How many tokens in a row a base can read with these options; None for any number.
+
+    Raises:
+        UsageError: the base has fewer learned positions than a neighbour has tokens.
+    """
+    longest = family_of(config, options.base).max_length(config)
+    if options.reader == "encoder":
+        return longest
+    if longest is not None and options.retrieved_length >= longest:
+        raise UsageError(
+            f'model.reader: "inherit" given, and a neighbour of {options.retrieved_length} tokens runs through the '
+            f'base "{options.base}", which has learned positions for {longest}. Lower data.chunk_length, or take '
+            "model.reader: encoder."
+        )
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") in _ROTARY_BY_LENGTH:
+        # Beyond this length keys are turned by other angles than those of a neighbour, which is short.
+        return int(rotary.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return longest
+
+
+_ROTARY_BY_LENGTH = ("dynamic", "longrope")
 
 
 def load_base(base: str) -> PreTrainedModel:
@@ -203,6 +235,9 @@ def load_base(base: str) -> PreTrainedModel:
     if torch.get_default_device().type == "meta":
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     folder = find_base(base)
+    if folder.is_file():
+        with quiet():
+            return load_gguf(folder, config)
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -243,11 +278,14 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
         UsageError: its layers, heads or vocabulary do not fit the options.
     """
     num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
-    wrong = [layer for layer in options.cca_layers or () if not 1 <= layer <= num_layers]
+    inherits = options.reader == "inherit"
+    name, layers = ("reading_layers", options.reading_layers) if inherits else ("cca_layers", options.cca_layers)
+    wrong = [layer for layer in layers or () if not 1 <= layer <= num_layers]
     if wrong:
+        default = "all of them" if inherits else "every third from the sixth"
         raise UsageError(
-            f"model.cca_layers is {list(options.cca_layers or ())}, which names layer {wrong[0]}; the base "
-            f'"{options.base}" has layers 1 to {num_layers}. Leave the line out for every third from the sixth.'
+            f"model.{name} is {list(layers or ())}, which names layer {wrong[0]}; the base "
+            f'"{options.base}" has layers 1 to {num_layers}. Leave the line out for {default}.'
         )
     vocabulary_size: int = config.vocab_size
     if options.vocabulary_size > vocabulary_size:
@@ -256,7 +294,7 @@ def reading_config(options: RetrofitConfig, config: Any) -> RetroConfig:
             f"{vocabulary_size}. Leave data.tokenizer out to use the base's own."
         )
     head_width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    if head_width % 2 and not options.cca_heads:
+    if head_width % 2 and not options.cca_heads and not inherits:
         raise UsageError(
             f"model.cca_heads: the base's {num_heads} heads have {head_width} features each, an odd number, and rotary "
             "positions turn pairs; give a number of heads that makes them even."

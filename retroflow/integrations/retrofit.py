@@ -10,13 +10,22 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from retroflow.errors import InvalidShapeError, UsageError
-from retroflow.integrations.base_models import family_of, fingerprint, layers_of, load_base, reading_config
+from retroflow.integrations.base_cache import RetrofitCache, padded_arguments
+from retroflow.integrations.base_models import (
+    family_of,
+    fingerprint,
+    layers_of,
+    load_base,
+    longest_sequence,
+    reading_config,
+)
+from retroflow.integrations.inherited_reader import InheritedReader
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
 from retroflow.integrations.retrofit_config import RetrofitConfig
-from retroflow.model.cache import RetroCache, extend_with_cache
+from retroflow.model.cache import extend_with_cache
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
 from retroflow.model.loss import token_losses
 from retroflow.model.reading import Reading, Retrieved, SequenceReading
@@ -25,24 +34,6 @@ from retroflow.protocols.model import RetrievalModel
 
 FINGERPRINT = "base_fingerprint"
 """Key of a frozen base's fingerprint in the state dict, where its weights would be."""
-
-
-class RetrofitCache(RetroCache):
-    """The state of generation: the base's own cache, and the window that chunked cross-attention reads.
-
-    Attributes:
-        past: keys and values of the base's self-attention.
-    """
-
-    def __init__(self, config: PretrainedConfig, *, chunk_length: int, step: int, padding: Tensor | None) -> None:
-        super().__init__(0, chunk_length=chunk_length, step=step, padding=padding)
-        self.past = DynamicCache(config=config)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the rows int64 [c] of the batch, in this order."""
-        super().select(rows)
-        if self.length:
-            self.past.batch_select_indices(rows)
 
 
 class RetrofitModel(nn.Module, RetrievalModel):
@@ -75,9 +66,19 @@ class RetrofitModel(nn.Module, RetrievalModel):
                 f'model.base: "{options.base}" embeds tokens with {embedded} features and computes with '
                 f"{self.config.width}; only a base with equal numbers can be RETRO-fitted."
             )
-        self.retrieval = RetrievalParts(self.config)
-        self.max_length = family.max_length(base.config)
-        attach(layers_of(base, family), family.attention, self.config.cca_layers)
+        self.max_length = longest_sequence(options, base.config)
+        self.retrieval: RetrievalParts | InheritedReader
+        if options.reader == "inherit":
+            self.retrieval = InheritedReader(
+                base,
+                self.config.cca_layers,
+                chunk_length=self.config.chunk_length,
+                learned_positions=family.max_length(base.config) is not None,
+                most_bytes=0 if options.unfreeze else int(options.neighbour_cache_gib * (1 << 30)),
+            )
+        else:
+            self.retrieval = RetrievalParts(self.config)
+            attach(layers_of(base, family), family.attention, self.config.cca_layers)
         self._fingerprint: Tensor | None = None
         if not options.unfreeze:
             base.requires_grad_(False)
@@ -131,12 +132,16 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def blocks_to_recompute(self) -> list[nn.Module]:
         """Layers that activation checkpointing recomputes, as `Retro.blocks_to_recompute`."""
         blocks = self.blocks
-        del blocks[self.retrieval.first_layer - 1]
-        return [*blocks, *self.retrieval.encoder.blocks]
+        if isinstance(self.retrieval, RetrievalParts):
+            del blocks[self.retrieval.first_layer - 1]
+            blocks += self.retrieval.encoder.blocks
+        return blocks
 
     @property
     def blocks_to_shard(self) -> list[nn.Module]:
         """Each layer of the base, its CCA, and the neighbour encoder."""
+        if not isinstance(self.retrieval, RetrievalParts):
+            return self.blocks
         return [*self.blocks, *self.retrieval.readers.values(), self.retrieval.encoder]
 
     def unsharded_state(self) -> dict[str, Tensor]:
@@ -203,6 +208,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
             state = self._empty_cache(step, padding)
             given, arguments = state.given(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
         call = self._call(tokens, self._reading(found, step, given), given)
+        if isinstance(self.retrieval, InheritedReader):
+            call = {ARGUMENT: self.retrieval.of_sequences(self.base, found, step=step, padding=padding)}
         logits: Tensor = self.base(input_ids=tokens, use_cache=False, **arguments, **call).logits
         return logits
 
@@ -233,6 +240,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
         step = self.config.chunk_length
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
         call = self._call(tokens, self._reading(found, step), None)
+        if isinstance(self.retrieval, InheritedReader):
+            call = {ARGUMENT: self.retrieval.of_sequences(self.base, found, step=step)}
         hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **call).last_hidden_state
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
@@ -274,6 +283,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
         self._check_room(tokens, cache.length)
+        if isinstance(self.retrieval, InheritedReader):
+            return self.retrieval.extend(self.base, tokens, cache, found)
         return extend_with_cache(tokens, cache, found, self._encode, self._advance)
 
     def _advance(self, tokens: Tensor, cache: RetrofitCache, reading: Reading) -> Tensor:
@@ -289,7 +300,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self, tokens: Tensor, reading: Reading | None, given: Tensor | None, cache: RetrofitCache | None = None
     ) -> dict[str, Any]:
         """Return the keyword argument for the base; none if retrieval is off."""
-        if reading is None:
+        if reading is None or isinstance(self.retrieval, InheritedReader):
             return {}
         asked = None
         if self.retrieval.smear is not None:
@@ -302,6 +313,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return {ARGUMENT: Call(self.retrieval, reading, asked)}
 
     def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
+        assert isinstance(self.retrieval, RetrievalParts)
         return self.retrieval.encode(self._embedding(), retrieved, chunks, chunk_mask)
 
     def _embedding(self) -> nn.Embedding:
@@ -321,34 +333,14 @@ class RetrofitModel(nn.Module, RetrievalModel):
             )
         if self.max_length is not None and before + tokens.shape[1] > self.max_length:
             raise InvalidShapeError(
-                f"tokens: {before + tokens.shape[1]} in a row given; the base has learned positions for "
-                f"{self.max_length}. Use shorter sequences (data.sequence_chunks * data.chunk_length), or a base with "
-                "rotary positions."
+                f"tokens: {before + tokens.shape[1]} in a row given; the base has positions for {self.max_length}. Use "
+                "shorter sequences (data.sequence_chunks * data.chunk_length), or a base with rotary positions."
             )
 
     def _reading(self, found: Retrieved | None, step: int, given: Tensor | None = None) -> Reading | None:
         if found is None:
             return None
         return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)
-
-
-def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:
-    """Return the base's arguments about padding in the next tokens; none without padding.
-
-    Args:
-        cache: with the padding, of the tokens before.
-        num_tokens: t, how many come next.
-
-    Returns:
-        attention_mask int64 [b, length + t], 0 at padding, and position_ids int64 [b, t], counted without it.
-    """
-    if cache.padding is None:
-        return {}
-    end = cache.length + num_tokens
-    seen = cache.given(0, end)
-    assert seen is not None
-    positions = torch.arange(cache.length, end, device=seen.device) - cache.padding[:, None]
-    return {"attention_mask": seen.long(), "position_ids": positions.clamp(min=0)}
 
 
 def _leave_out_base(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:

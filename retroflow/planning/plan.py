@@ -99,11 +99,10 @@ class Plan:
         ]
 
     def _model(self) -> str:
-        retrieval = (
-            f"{self.outline.num_retrieval_parameters:,} of them for retrieval"
-            if self.options.retrieval
-            else "retrieval not used"
-        )
+        retrieval = "retrieval not used"
+        if self.options.retrieval:
+            number = self.outline.num_retrieval_parameters
+            retrieval = f"{number:,} of them for retrieval" if number else "which read neighbours as they are"
         if self.outline.frozen:
             share = self.outline.num_trained_parameters / self.outline.num_parameters
             retrieval += f", {self.outline.num_trained_parameters:,} ({share:.1%}) trained"
@@ -116,6 +115,8 @@ class Plan:
         return f"{about}{self.chunks['train']:,} training chunks, {self.chunks['valid']:,} validation chunks"
 
     def _training(self, start_step: int) -> str:
+        if not self.options.max_steps:
+            return "none: trainer.max_steps is 0"
         step_tokens = self.options.batch_size * self.sequence_tokens
         text = f"{self.options.max_steps:,} steps x {step_tokens:,} tokens = {self.total_tokens:,}"
         if self.chunks and self.chunks["train"]:
@@ -157,7 +158,7 @@ class Plan:
 
     def _warm_up(self) -> str:
         warmup, steps = self.optimizer.warmup_steps, self.options.max_steps
-        if warmup < steps:
+        if warmup < steps or not steps:
             return ""
         highest = learning_rate_factor(
             steps - 1, warmup_steps=warmup, max_steps=steps, final_share=self.optimizer.final_share
@@ -231,7 +232,7 @@ def plan_of_recipe(
     check_model(recipe, options, placement)
     config = create(MODELS, recipe.section("model"), vocabulary_size=vocabulary_size, chunk_length=length)
     model = outline(config)
-    retrieves = options.retrieval and bool(model.retrieval)
+    retrieves = options.retrieval and config.retrieves
     return Plan(
         options=replace(options, retrieval=retrieves),
         optimizer=OptimizerOptions(**recipe.section("optimizer")),

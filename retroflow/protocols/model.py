@@ -46,6 +46,10 @@ class ModelConfig(Protocol):
         """Whether the model reads neighbours at all."""
         return True
 
+    def load_tokenizer(self) -> Any:
+        """Load the model's own tokenizer, where the value of `tokenizer_option` alone does not tell how; else None."""
+        return None
+
     def check(self, *, sequence_length: int) -> None:
         """Find out before anything is prepared whether the model can be built: look for its files.
 

@@ -21,7 +21,7 @@ from retroflow.distributed.sharding import build_sharded
 from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
-from retroflow.planning.outline import outline
+from retroflow.planning.outline import ModelOutline, outline
 from retroflow.planning.schedule import learning_rate_factor
 from retroflow.protocols import ModelConfig
 from retroflow.training.optimizers import make_optimizer, make_schedule
@@ -41,6 +41,21 @@ def dropout_seed(seed: int, batch: int, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
 
 
+def _check_something_to_train(outline: ModelOutline, trainer: TrainerOptions) -> None:
+    untrained = outline.frozen if trainer.retrieval else outline.frozen | outline.retrieval
+    if not trainer.max_steps or untrained != outline.sizes.keys():
+        return
+    if trainer.retrieval:
+        raise UsageError(
+            f"trainer.max_steps: {trainer.max_steps} given; all of this model's weights are frozen (model.unfreeze), "
+            "so that nothing is left to train. Set trainer.max_steps: 0 to evaluate it as it is."
+        )
+    raise UsageError(
+        "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), so that "
+        "nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
+    )
+
+
 class RetroModule(pl.LightningModule):
     """Trains a Retro.
 
@@ -56,11 +71,7 @@ class RetroModule(pl.LightningModule):
         self.model: Any = None
         self.gradient_norm: Tensor = torch.zeros(())
         self.outline = outline(model)
-        if not trainer.retrieval and self.outline.frozen | self.outline.retrieval == self.outline.sizes.keys():
-            raise UsageError(
-                "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), "
-                "so that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
-            )
+        _check_something_to_train(self.outline, trainer)
         if trainer.activation_checkpointing and not self.outline.can_recompute:
             raise UsageError(
                 "trainer.activation_checkpointing is true, and the model names no blocks_to_recompute; leave it out."
@@ -81,7 +92,7 @@ class RetroModule(pl.LightningModule):
     @property
     def retrieves(self) -> bool:
         """Whether the recipe trains with retrieval and the model can use it."""
-        return self._options.retrieval and bool(self.outline.retrieval)
+        return self._options.retrieval and self._config.retrieves
 
     def configure_model(self) -> None:
         """Build the network from the seed; Lightning may call this more than once."""
@@ -138,7 +149,7 @@ class RetroModule(pl.LightningModule):
         progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches = saved["global_step"] * self._options.accumulate
         # Checkpoints are written before Lightning counts their last batch as completed.
-        counts = {"ready": batches, "started": batches, "processed": batches, "completed": batches - 1}
+        counts = {"ready": batches, "started": batches, "processed": batches, "completed": max(0, batches - 1)}
         for span in ("total", "current"):
             progress[span].update(counts)
 

@@ -1,0 +1,171 @@
+"""Reading by inheritance: a base reads its neighbours with its own attention, and nothing needs to be trained.
+
+Each neighbour runs alone through the base (retroflow/integrations/neighbour_states.py), and in every reading layer the
+positions of a sequence attend, in one softmax, to their own keys and to those of the neighbours that RETRO's
+alignment gives them (retroflow/integrations/joint_attention.py). There are no weights beside the base's.
+
+Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, s tokens between two lookups, W windows,
+k neighbours, r tokens of a neighbour.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from retroflow.integrations.base_cache import RetrofitCache, padded_arguments
+from retroflow.integrations.joint_attention import NAME, JointReading, WindowNeighbours
+from retroflow.integrations.neighbour_reader import ARGUMENT
+from retroflow.integrations.neighbour_states import NeighbourStates, Text
+from retroflow.model.reading import Retrieved
+from retroflow.model.windows import num_windows
+
+STATES_AT_ONCE = 1 << 29
+"""Bytes of neighbours' states that a part of a long prompt reads."""
+
+_TOKENS_AT_ONCE = 2048
+"""Tokens of such a part, whose mask has a place for each of them and each token before."""
+
+
+class InheritedReader(nn.Module):
+    """Says what the tokens of a call read; it travels through the base, whose attention is made to look for it.
+
+    Args:
+        base: made to attend with `joint_attention.attend`.
+        layers: that read, from 1.
+        chunk_length: m.
+        learned_positions: whether the base has learned positions and not rotary ones.
+        most_bytes: how much of neighbours' states is kept between calls.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        layers: tuple[int, ...],
+        *,
+        chunk_length: int,
+        learned_positions: bool,
+        most_bytes: int,
+    ) -> None:
+        super().__init__()
+        self._layers = {layer: place for place, layer in enumerate(layers)}
+        self._chunk_length = chunk_length
+        self.states = NeighbourStates(
+            layers,
+            retrieved_length=2 * chunk_length,
+            sink=sink_of(base.config),
+            learned_positions=learned_positions,
+            most_bytes=most_bytes,
+        )
+        base.config._attn_implementation = NAME
+        if "llama_4_scaling_beta" in (getattr(base.config, "rope_parameters", None) or {}):
+            for module in base.modules():
+                if hasattr(module, "layer_idx"):
+                    module.register_forward_pre_hook(_scale_as_from_0, with_kwargs=True)
+
+    def of_sequences(
+        self, base: PreTrainedModel, found: Retrieved | None, *, step: int, padding: Tensor | None = None
+    ) -> JointReading | None:
+        """Say what the tokens of whole sequences read.
+
+        Args:
+            base: the model's.
+            found: of all their windows; None for retrieval off.
+            step: s.
+            padding: int64 [b], tokens at the left of each row that are padding.
+        """
+        if found is None:
+            return None
+        ends = [self._chunk_length + window * step for window in range(found.tokens.shape[1])]
+        return JointReading(self._layers, self._windows(base, found, ends, padding), 0)
+
+    def _after(
+        self, base: PreTrainedModel, found: Retrieved | None, cache: RetrofitCache, num_tokens: int
+    ) -> JointReading | None:
+        """Say what the next tokens read, and let the cache keep the newest window.
+
+        Args:
+            base: the model's.
+            found: of the windows that end within these tokens; None where nothing was looked up.
+            cache: of the tokens before.
+            num_tokens: t.
+        """
+        m, s = self._chunk_length, cache.step
+        first, stop = (num_windows(length, m, s) for length in (cache.length, cache.length + num_tokens))
+        ends = [m + window * s for window in range(first, stop)]
+        windows = [] if cache.neighbours is None else [cache.neighbours]
+        if found is None:
+            windows += [WindowNeighbours(end - 1, []) for end in ends]
+        else:
+            windows += self._windows(base, found, ends, cache.padding)
+        cache.neighbours = windows[-1] if windows else None
+        return JointReading(self._layers, windows, cache.length) if any(window.rows for window in windows) else None
+
+    def extend(self, base: PreTrainedModel, tokens: Tensor, cache: RetrofitCache, found: Retrieved | None) -> Tensor:
+        """Run more tokens through a base, in parts of bounded memory; returns logits float [b, t, v].
+
+        Args:
+            base: the model's.
+            tokens: int64 [b, t], those that follow what the cache has seen.
+            cache: counts them.
+            found: of the windows that these tokens close; None where nothing was looked up.
+        """
+        outputs, window = [], 0
+        for part in tokens.split(self._part_length(base, found, cache.step), dim=1):
+            count = cache.num_new_windows(part.shape[1])
+            of_part = None if found is None else found.windows(window, window + count)
+            window += count
+            reading = self._after(base, of_part, cache, part.shape[1])
+            arguments = padded_arguments(cache, part.shape[1]) | {ARGUMENT: reading}
+            output = base(input_ids=part, past_key_values=cache.past, use_cache=True, **arguments)
+            cache.advance(part)
+            outputs.append(output.logits)
+        return torch.cat(outputs, dim=1)
+
+    def _windows(
+        self, base: PreTrainedModel, found: Retrieved, ends: list[int], padding: Tensor | None
+    ) -> list[WindowNeighbours]:
+        texts = [list(_texts(found.windows(w, w + 1), end, padding)) for w, end in enumerate(ends)]
+        states = self.states.of(base, (text for window in texts for row in window for text in row))
+        return [
+            WindowNeighbours(end - 1, [[states[text] for text in row] for row in window])
+            for end, window in zip(ends, texts, strict=True)
+        ]
+
+    def _part_length(self, base: PreTrainedModel, found: Retrieved | None, step: int) -> int:
+        """How many tokens of a long prompt are run together, so that states and masks have bounded memory."""
+        if found is None:
+            return _TOKENS_AT_ONCE
+        width: int = base.config.hidden_size  # of keys at most: heads may share them
+        bytes_of_token = 2 * len(self._layers) * width * torch.finfo(base.dtype).bits // 8
+        windows = STATES_AT_ONCE // max(1, found.tokens[:, 0].numel() * bytes_of_token)
+        return min(_TOKENS_AT_ONCE, max(1, windows) * step)
+
+
+def _texts(found: Retrieved, end: int, padding: Tensor | None) -> Iterator[list[Text]]:
+    """The texts that each row reads of one window, W = 1; none where the window is padding alone."""
+    tokens = found.tokens[:, 0].tolist()  # [b, k, r]
+    masks = None if found.mask is None else found.mask[:, 0].tolist()
+    paddings = [0] * len(tokens) if padding is None else padding.tolist()
+    for row, neighbours in enumerate(tokens):
+        texts = []
+        for number, ids in enumerate(neighbours):
+            places = [place for place in range(len(ids)) if masks is None or masks[row][number][place]]
+            texts.append((tuple(ids[place] for place in places), tuple(places)))
+        yield [text for text in texts if text[0]] if paddings[row] < end else []
+
+
+def _scale_as_from_0(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Let queries that are scaled by the logarithm of their position be scaled as if there were none below 0."""
+    positions: Tensor | None = kwargs.get("position_ids")
+    return None if positions is None else (args, kwargs | {"position_ids": positions.clamp(min=0)})
+
+
+def sink_of(config: Any) -> int:
+    """The token that a text begins with: the beginning of text, else the end of text, else the first of all."""
+    given = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
+    return int(given[0] if isinstance(given, list) else given or 0)

@@ -1,0 +1,161 @@
+"""What a frozen base makes of retrieved text: the keys and values of its layers, computed once for each neighbour.
+
+A neighbour runs through the base alone, `[sink] + N + F`, causally. What its tokens leave in each layer depends on the
+neighbour's text and on nothing else, so it is kept for whoever retrieves the same text again, in a store of bounded
+size. The sink, a token that a text begins with, is left out of it: a language model rests its attention on the first
+token, and several such places would spoil the softmax that reads the neighbours.
+
+Positions: token i of a neighbour of r tokens stands at i - r, so that every neighbour ends where the sequence begins.
+Learned positions count from 0 instead, and the sink has it.
+
+Shapes: U texts, t tokens of a text, L reading layers, g heads of keys, h features of a head.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from retroflow.integrations.neighbour_reader import ARGUMENT
+
+TOKENS_AT_ONCE = 4096
+"""Retrieved tokens that run through the base together."""
+
+Text = tuple[tuple[int, ...], tuple[int, ...]]
+"""A neighbour's tokens and their places in it, from 0; a place is left out where nothing was retrieved."""
+
+
+class Capture:
+    """Takes keys and values from the layers that a text runs through.
+
+    Attributes:
+        states: number of a layer, from 1 -> its keys and values float [U, g, t, h].
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def take(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Keep the keys and values float [U, g, t, h] that a layer attends with."""
+        self.states[layer] = keys, values
+
+
+class NeighbourStates:
+    """Computes the states of neighbours, and keeps those that were used last.
+
+    Args:
+        layers: those that read, from 1.
+        retrieved_length: r.
+        sink: the token that a text begins with.
+        learned_positions: whether the base has learned positions and not rotary ones.
+        most_bytes: how much is kept between calls; 0 keeps nothing.
+    """
+
+    def __init__(
+        self, layers: Sequence[int], *, retrieved_length: int, sink: int, learned_positions: bool, most_bytes: int
+    ) -> None:
+        self._layers, self._length, self._sink = tuple(layers), retrieved_length, sink
+        self._learned_positions, self._most_bytes = learned_positions, most_bytes
+        self._kept: OrderedDict[Any, Tensor] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "NeighbourStates":
+        return NeighbourStates(
+            self._layers,
+            retrieved_length=self._length,
+            sink=self._sink,
+            learned_positions=self._learned_positions,
+            most_bytes=self._most_bytes,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept now."""
+        return self._num_bytes
+
+    def of(self, base: PreTrainedModel, texts: Iterable[Text]) -> dict[Text, Tensor]:
+        """Give the states of texts, each computed once.
+
+        Args:
+            base: that the texts run through.
+            texts: any number, equal ones among them, none empty.
+
+        Returns:
+            text -> float [L, 2, g, t, h], keys and values of each reading layer.
+        """
+        device = base.device
+        autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        weights = [weight for weight in base.parameters() if not weight.is_inference()]
+        made_by = (device, base.dtype, autocast, sum(weight._version for weight in weights))  # these change in place
+        found: dict[Text, Tensor] = {}
+        missing: list[Text] = []
+        with self._lock:
+            for text in dict.fromkeys(texts):
+                state = self._kept.get((text, made_by))
+                if state is None:
+                    missing.append(text)
+                else:
+                    self._kept.move_to_end((text, made_by))
+                    found[text] = state
+        missing.sort(key=lambda text: len(text[0]))
+        for batch in _batches(missing):
+            computed = self._compute(base, batch, autocast)
+            found |= computed
+            self._keep({(text, made_by): state for text, state in computed.items()})
+        return found
+
+    def _keep(self, states: dict[Any, Tensor]) -> None:
+        with self._lock:
+            for key, state in states.items():
+                if key not in self._kept and state.nbytes <= self._most_bytes and not state.requires_grad:
+                    self._kept[key] = state
+                    self._num_bytes += state.nbytes
+            while self._num_bytes > self._most_bytes:
+                self._num_bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def _compute(self, base: PreTrainedModel, texts: list[Text], autocast: torch.dtype | None) -> dict[Text, Tensor]:
+        """Run texts of like length through the base together; the shorter ones are followed by padding."""
+        device = base.device
+        longest = len(texts[-1][0])
+        first = 1 if self._learned_positions else -self._length
+        tokens = torch.full((len(texts), 1 + longest), self._sink)
+        positions = torch.full((len(texts), 1 + longest), first)
+        positions[:, 0] = first - 1
+        for row, (ids, places) in enumerate(texts):
+            tokens[row, 1 : 1 + len(ids)] = torch.tensor(ids)
+            positions[row, 1 : 1 + len(ids)] += torch.tensor(places)
+        capture = Capture()
+        trains = any(parameter.requires_grad for parameter in base.parameters())
+        # States that are kept may be read in training, where tensors of inference mode cannot be.
+        with torch.inference_mode(False), torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            base.base_model(
+                input_ids=tokens.to(device),
+                position_ids=positions.to(device),
+                attention_mask=torch.ones_like(tokens, device=device),  # else gaps in positions mean packed texts
+                use_cache=False,
+                **{ARGUMENT: capture},
+            )
+            dtype = autocast or capture.states[self._layers[0]][1].dtype  # rotated keys may come in a wider one
+            pairs = [torch.stack([kind.to(dtype) for kind in capture.states[layer]]) for layer in self._layers]
+            layers = torch.stack(pairs)  # [L, 2, U, g, t, h]
+            return {
+                text: layers[:, :, row, :, 1 : 1 + len(text[0])].clone(memory_format=torch.contiguous_format)
+                for row, text in enumerate(texts)
+            }
+
+
+def _batches(texts: list[Text]) -> Iterable[list[Text]]:
+    """Cut texts, the shorter ones first, into parts of bounded size."""
+    batch: list[Text] = []
+    for text in texts:
+        if batch and (len(batch) + 1) * (1 + len(text[0])) > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch

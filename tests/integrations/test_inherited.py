@@ -1,0 +1,498 @@
+"""A base that reads with its own attention equals a slow, literal computation, and keeps RETRO's promises; in float64."""
+
+import copy
+import math
+import threading
+
+import pytest
+import torch
+
+from retroflow.errors import InvalidShapeError, UsageError
+from retroflow.integrations import neighbour_states
+from retroflow.integrations.inherited_reader import sink_of
+from retroflow.integrations.joint_attention import JointReading, WindowNeighbours, attend_jointly
+from retroflow.integrations.retrofit import RetrofitModel
+from retroflow.integrations.retrofit_config import RetrofitConfig
+from tests.integrations.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, make_base, make_batch
+
+TOLERANCE = 1e-11
+LEARNED_POSITIONS = ("gpt2", "gpt_bigcode", "opt")
+SLIDING = ("mistral", "ministral", "mixtral", "qwen2", "phi3", "starcoder2")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def make_options(**changes):
+    sizes = {"vocabulary_size": VOCABULARY, "chunk_length": CHUNK, "base": "a base in memory", "reader": "inherit"}
+    return RetrofitConfig(**(sizes | changes))
+
+
+def make_model(family="llama", *, base=None, dtype=torch.float64, **changes):
+    return RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype)).to(dtype).eval()
+
+
+def changed_positions(before, after):
+    return ((before - after).abs() > TOLERANCE).any(-1).any(0).nonzero().flatten().tolist()
+
+
+def one_long_text(model, base, tokens, retrieved, mask):
+    """The logits of one row by the base alone: all neighbours before the text, and a mask that says who sees whom."""
+    r, learned = 2 * CHUNK, model.max_length is not None
+    ids, positions, owners = [], [], []  # an owner is (window, neighbour), with None for a sink; (-1, -1) is the text
+    for window, neighbours in enumerate(retrieved):
+        for number, neighbour in enumerate(neighbours):
+            for place in range(-1, r):
+                if place < 0 or mask[window, number, place]:
+                    ids.append(sink_of(base.config) if place < 0 else int(neighbour[place]))
+                    positions.append(place + 1 if learned else place - r)
+                    owners.append((window, number, place < 0))
+    count = len(ids)
+    ids += tokens.tolist()
+    positions += range(len(tokens))
+    sees = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    for query in range(len(ids)):
+        for key in range(query + 1):
+            if query < count:
+                sees[query, key] = owners[query][:2] == owners[key][:2]
+            elif key >= count:
+                sees[query, key] = True
+            else:
+                window, _, is_sink = owners[key]
+                end = (window + 1) * CHUNK
+                sees[query, key] = not is_sink and end - 1 <= query - count < end - 1 + CHUNK
+    logits = base(
+        input_ids=torch.tensor([ids]), position_ids=torch.tensor([positions]), attention_mask=sees[None, None]
+    ).logits
+    return logits[0, count:]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*SLIDING, "ministral3")])
+def test_reading_equals_one_long_text_with_a_mask(family):
+    tokens, retrieved, mask = make_batch(num_rows=1)
+    model, base = make_model(family), make_base(family, dtype=torch.float64)
+    wanted = one_long_text(model, base, tokens[0], retrieved[0], mask[0])
+    torch.testing.assert_close(model(tokens, retrieved, mask)[0], wanted, rtol=0, atol=TOLERANCE)
+
+
+def literal(query, key, value, states, starts, scaling):
+    """o_i, a position and a head at a time, in Python's own numbers."""
+    heads, length, width = query.shape
+    shared = heads // key.shape[0]
+    result = torch.zeros(heads, length, width, dtype=torch.float64)
+    for head in range(heads):
+        group = head // shared
+        for i in range(length):
+            pairs = [(key[group, j], value[group, j]) for j in range(i + 1)]
+            begun = [number for number, start in enumerate(starts) if start <= i]
+            if begun:
+                for keys, values in states[begun[-1]]:
+                    pairs += [(keys[group, j], values[group, j]) for j in range(keys.shape[1])]
+            logits = [
+                scaling * sum(float(a) * float(b) for a, b in zip(query[head, i], k, strict=True)) for k, _ in pairs
+            ]
+            weights = [math.exp(logit - max(logits)) for logit in logits]
+            for weight, (_, v) in zip(weights, pairs, strict=True):
+                result[head, i] += weight / sum(weights) * v
+    return result
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads):
+    torch.manual_seed(0)
+    groups, length, width = 2, 9, 6
+    query, key, value = (torch.randn(2, n, length, width).double() for n in (heads, groups, groups))
+    starts = (3, 6)
+    rows = [
+        [[torch.randn(1, 2, groups, size, width).double() for size in sizes] for sizes in of_window]
+        for of_window in ([(5, 5), (2,)], [(3, 4, 1), ()])
+    ]
+    windows = [WindowNeighbours(start, states) for start, states in zip(starts, rows, strict=True)]
+    reading = JointReading({2: 0}, windows, 0)
+    found = attend_jointly(reading, 2, query, key, value, None, scaling=0.7)
+    for row in range(2):
+        states = [[(state[0, 0], state[0, 1]) for state in window[row]] for window in rows]
+        wanted = literal(query[row], key[row], value[row], states, starts, 0.7)
+        torch.testing.assert_close(found[row], wanted, rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_retrieval_off_is_the_base_bit_for_bit(family):
+    tokens, _, _ = make_batch()
+    wanted = make_base(family, dtype=torch.float64)(tokens).logits
+    model = make_model(family)
+    assert torch.equal(model(tokens), wanted)
+    assert torch.equal(model.base(tokens).logits, wanted)
+    assert not list(model.retrieval.parameters())
+
+
+@torch.no_grad()
+def test_a_token_changes_no_logit_before_it(family):
+    tokens, retrieved, mask = make_batch(num_rows=1)
+    model = make_model(family)
+    before = model(tokens, retrieved, mask)
+    for position in range(tokens.shape[1]):
+        other = tokens.clone()
+        other[:, position] = (other[:, position] + 1) % VOCABULARY
+        assert changed_positions(before, model(other, retrieved, mask))[0] == position
+
+
+@torch.no_grad()
+def test_neighbours_of_a_chunk_change_nothing_before_the_last_token_of_that_chunk(family):
+    tokens, retrieved, mask = make_batch(num_rows=1)
+    model = make_model(family)
+    before = model(tokens, retrieved, mask)
+    for chunk in range(retrieved.shape[1]):
+        other = retrieved.clone()
+        other[:, chunk] = (other[:, chunk] + 1) % VOCABULARY
+        assert changed_positions(before, model(tokens, other, mask))[0] == (chunk + 1) * CHUNK - 1
+
+
+@torch.no_grad()
+def test_every_prefix_gives_the_same_logits(family):
+    tokens, retrieved, mask = make_batch(num_rows=1)
+    model = make_model(family)
+    whole = model(tokens, retrieved, mask)
+    for length in range(1, tokens.shape[1] + 1):
+        chunks = length // CHUNK
+        prefix = model(tokens[:, :length], retrieved[:, :chunks], mask[:, :chunks])
+        torch.testing.assert_close(prefix, whole[:, :length], rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_a_masked_neighbour_equals_an_absent_one_and_none_at_all_equals_off(family):
+    tokens, retrieved, _ = make_batch()
+    model = make_model(family)
+    second_masked = torch.ones(retrieved.shape[:3], dtype=torch.bool)
+    second_masked[:, :, 1] = False
+    torch.testing.assert_close(
+        model(tokens, retrieved, second_masked), model(tokens, retrieved[:, :, :1]), rtol=0, atol=TOLERANCE
+    )
+    torch.testing.assert_close(
+        model(tokens, retrieved, torch.zeros_like(second_masked)), model(tokens), rtol=0, atol=TOLERANCE
+    )
+
+
+@torch.no_grad()
+def test_order_of_neighbours_does_not_matter_but_order_inside_one_does(family):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(family)
+    before = model(tokens, retrieved, mask)
+    torch.testing.assert_close(model(tokens, retrieved.flip(2), mask.flip(2)), before, rtol=0, atol=TOLERANCE)
+    assert not torch.allclose(model(tokens, retrieved.flip(3), mask.flip(3)), before)
+
+
+@torch.no_grad()
+def test_rows_do_not_influence_each_other(family):
+    tokens, retrieved, mask = make_batch(num_rows=3)
+    model = make_model(family)
+    whole = model(tokens, retrieved, mask)
+    for row in range(3):
+        alone = model(tokens[row : row + 1], retrieved[row : row + 1], mask[row : row + 1])
+        torch.testing.assert_close(alone[0], whole[row], rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("step", "lengths", "padding"),
+    [
+        (CHUNK, (1,) * 13, None),
+        (CHUNK, (5, 1, 3, 4), None),
+        (CHUNK, (8, 1, 4), (0, 6)),
+        (1, (3, 10), None),
+        (1, (8, 5), (2, 3)),
+        (3, (13,), (0, 6)),
+    ],
+)
+def test_cached_equals_uncached(family, step, lengths, padding):
+    tokens, retrieved, mask = make_batch(step=step)
+    padding = None if padding is None else torch.tensor(padding)
+    model = make_model(family)
+    wanted = model(tokens, retrieved, mask, padding=padding, retrieval_step=step)
+    cache, parts, window = model.new_cache(padding=padding, retrieval_step=step), [], 0
+    for part in tokens.split(lengths, dim=1):
+        new = slice(window, window := window + cache.num_new_windows(part.shape[1]))
+        parts.append(model.extend(part, cache, retrieved[:, new], mask[:, new]))
+    given = torch.ones_like(tokens, dtype=torch.bool)
+    if padding is not None:
+        given = torch.arange(tokens.shape[1]) >= padding[:, None]
+    torch.testing.assert_close(torch.cat(parts, dim=1)[given], wanted[given], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_a_long_prompt_is_read_in_parts(monkeypatch):
+    tokens, retrieved, mask = make_batch()
+    model = make_model()
+    wanted = model(tokens, retrieved, mask)
+    monkeypatch.setattr("retroflow.integrations.inherited_reader.STATES_AT_ONCE", 1)
+    torch.testing.assert_close(model.extend(tokens, model.new_cache(), retrieved, mask), wanted, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_a_cache_can_keep_some_rows(family):
+    tokens, retrieved, mask = make_batch(num_rows=3)
+    model = make_model(family)
+    rows = torch.tensor([2, 0])
+    cache = model.new_cache(padding=torch.tensor([0, 5, 2]))
+    model.extend(tokens[:, :9], cache, retrieved[:, :2], mask[:, :2])
+    wanted = model.extend(tokens[:, 9:], copy.deepcopy(cache), retrieved[:, 2:], mask[:, 2:])
+    cache.select(rows)
+    kept = model.extend(tokens[rows, 9:], cache, retrieved[rows, 2:], mask[rows, 2:])
+    torch.testing.assert_close(kept, wanted[rows], rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_a_window_without_a_lookup_ends_the_one_before():
+    tokens, retrieved, mask = make_batch()
+    model = make_model()
+    cache = model.new_cache()
+    model.extend(tokens[:, :CHUNK], cache, retrieved[:, :1], mask[:, :1])
+    after = model.extend(tokens[:, CHUNK:], cache)
+    there = mask.clone()
+    there[:, 1:] = False
+    torch.testing.assert_close(after, model(tokens, retrieved, there)[:, CHUNK:], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_padding_changes_no_other_position(family):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(family)
+    padded = model(tokens, padding=torch.tensor([0, 6]))
+    torch.testing.assert_close(padded[1:, 6:], model(tokens[1:, 6:]), rtol=0, atol=TOLERANCE)
+    assert model(tokens, retrieved, mask, padding=torch.tensor([0, 6])).isfinite().all()
+
+
+def test_loss_is_that_of_the_logits(family):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(family)
+    targets = tokens.roll(-1, dims=1)
+    targets[0, 3] = -100
+    logits = model(tokens, retrieved, mask)
+    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    torch.testing.assert_close(model.loss(tokens, targets, retrieved, mask), wanted.view(targets.shape).sum(-1))
+
+
+def test_unfreeze_trains_through_the_neighbours_too():
+    tokens, retrieved, mask = make_batch()
+    model = make_model("gpt2", unfreeze=True).train()  # its norms are in float64, too
+    model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    assert model.retrieval.states.num_bytes == 0
+    name = "base.transformer.h.2.attn.c_attn.weight"
+    weight, step = model.get_parameter(name), 1e-4
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[1, 20] += sign * step
+            losses.append(model.loss(tokens, tokens, retrieved, mask).sum().item())
+            weight[1, 20] -= sign * step
+    assert gradients[name][1, 20].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5)
+
+
+@torch.no_grad()
+def test_calls_in_threads_do_not_mix():
+    model = make_model()
+    batches = [make_batch(seed=seed) for seed in range(4)]
+    wanted = [model(*batch) for batch in batches]
+    found = [[] for _ in batches]
+
+    def work(index):
+        with torch.no_grad():
+            found[index] = [model(*batches[index]) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answers, one in zip(found, wanted, strict=True):
+        assert len(answers) == 5 and all(torch.equal(answer, one) for answer in answers)
+
+
+# What is kept of neighbours between calls.
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The texts that ran through the base, a list for each pass."""
+    seen = []
+    compute = neighbour_states.NeighbourStates._compute
+
+    def counting(self, base, texts, autocast):
+        seen.append(list(texts))
+        return compute(self, base, texts, autocast)
+
+    monkeypatch.setattr(neighbour_states.NeighbourStates, "_compute", counting)
+    return seen
+
+
+@torch.no_grad()
+def test_equal_neighbours_are_computed_once_and_kept_for_later_calls(passes):
+    tokens, retrieved, _ = make_batch()
+    retrieved[:] = retrieved[0, 0, 0]
+    model = make_model()
+    first = model(tokens, retrieved)
+    assert [len(texts) for texts in passes] == [1]
+    assert torch.equal(model(tokens, retrieved), first) and len(passes) == 1
+    model.extend(tokens, model.new_cache(), retrieved)
+    assert len(passes) == 1
+
+
+@torch.no_grad()
+def test_what_is_kept_is_bounded_and_the_oldest_goes_first(passes):
+    model = make_model()
+    tokens, retrieved, _ = make_batch(num_rows=1, length=2 * CHUNK, num_neighbours=1)
+    model(tokens, retrieved)
+    of_one = model.retrieval.states.num_bytes // 2
+    assert of_one == 2 * DEEP * 2 * CHUNK * 2 * 4 * 8  # keys and values, layers, tokens, heads of keys, features, bytes
+    small = make_model(neighbour_cache_gib=2.5 * of_one / (1 << 30))
+    passes.clear()
+    small(tokens, retrieved)
+    other = (retrieved[:, :1] + 1) % VOCABULARY
+    small(tokens[:, :CHUNK], other)
+    assert small.retrieval.states.num_bytes == 2 * of_one and [len(texts) for texts in passes] == [2, 1]
+    small(tokens[:, :CHUNK], retrieved[:, 1:])
+    assert len(passes) == 2
+    small(tokens[:, :CHUNK], retrieved[:, :1])
+    assert len(passes) == 3
+
+
+@torch.no_grad()
+def test_nothing_need_be_kept(passes):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(neighbour_cache_gib=0.0)
+    assert torch.equal(model(tokens, retrieved, mask), model(tokens, retrieved, mask))
+    assert len(passes) == 2 and model.retrieval.states.num_bytes == 0
+
+
+@torch.no_grad()
+def test_texts_of_like_length_run_together(passes, monkeypatch):
+    monkeypatch.setattr(neighbour_states, "TOKENS_AT_ONCE", 12)
+    tokens, retrieved, mask = make_batch()
+    wanted = make_model()(tokens, retrieved, mask)
+    lengths = [[len(ids) for ids, _ in texts] for texts in passes]
+    flat = [length for batch in lengths for length in batch]
+    assert flat == sorted(flat) and all(len(batch) * (1 + batch[-1]) <= 12 or len(batch) == 1 for batch in lengths)
+    monkeypatch.undo()
+    torch.testing.assert_close(make_model()(tokens, retrieved, mask), wanted, rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_what_is_kept_is_of_these_weights_and_this_precision():
+    tokens, retrieved, mask = make_batch()
+    model = make_model(dtype=torch.float32)
+    model(tokens, retrieved, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(tokens, retrieved, mask)
+    fresh = make_model(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fresh(tokens, retrieved, mask), half)
+    exact = make_model()
+    torch.testing.assert_close(
+        model.double()(tokens, retrieved, mask), exact(tokens, retrieved, mask), rtol=0, atol=1e-4
+    )
+    before = model(tokens, retrieved, mask)
+    model.base.model.layers[1].mlp.up_proj.weight.mul_(2.0)
+    assert not torch.allclose(model(tokens, retrieved, mask), before)
+
+
+def test_what_is_kept_can_be_read_in_training():
+    tokens, retrieved, mask = make_batch()
+    other = make_model(dtype=torch.float32)
+    with torch.inference_mode():
+        other(tokens, retrieved, mask)
+    assert other.retrieval.states.num_bytes
+    other.base.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+    other.loss(tokens, tokens, retrieved, mask).sum().backward()
+
+
+def test_a_copy_keeps_nothing():
+    tokens, retrieved, mask = make_batch()
+    model = make_model()
+    wanted = model(tokens, retrieved, mask)
+    other = copy.deepcopy(model)
+    assert other.retrieval.states.num_bytes == 0 < model.retrieval.states.num_bytes
+    assert torch.equal(other(tokens, retrieved, mask), wanted)
+
+
+# Options.
+
+
+@torch.no_grad()
+def test_only_the_chosen_layers_read():
+    tokens, retrieved, mask = make_batch()
+    everywhere = make_model()(tokens, retrieved, mask)
+    model = make_model(reading_layers=(3, 4))
+    states = model.base(tokens, output_hidden_states=True).hidden_states
+    inputs = {}
+    for number, layer in enumerate(model.base.model.layers):
+        layer.register_forward_pre_hook(lambda module, args, number=number: inputs.update({number: args[0]}))
+    assert not torch.allclose(model(tokens, retrieved, mask), everywhere)
+    assert all(torch.equal(inputs[number], states[number]) for number in range(3))
+    assert not torch.equal(inputs[3], states[3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reading_layers": ()}, r"model\.reading_layers"),
+        ({"reading_layers": (1, 1)}, r"model\.reading_layers is \[1, 1\], which names a layer twice.*out for all of them"),
+        ({"cca_layers": (2,)}, r'model\.cca_layers: belongs to the reader "encoder", and model\.reader is "inherit"'),
+        ({"smear": True}, r"model\.smear: belongs to the reader"),
+        ({"reader": "encoder", "reading_layers": (2,)}, r'model\.reading_layers: belongs to the reader "inherit"'),
+        ({"reader": "encoder", "neighbour_cache_gib": 2.0}, r"model\.neighbour_cache_gib: belongs to the reader"),
+        ({"neighbour_cache_gib": -1.0}, r"model\.neighbour_cache_gib"),
+        ({"reader": "heirloom"}, r"model\.reader"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        make_options(**changes)
+
+
+def test_a_layer_that_the_base_lacks_is_refused():
+    with pytest.raises(
+        UsageError, match=rf"model\.reading_layers.*names layer {DEEP + 1}.*layers 1 to {DEEP}\. .*all of"
+    ):
+        make_model(reading_layers=(1, DEEP + 1))
+
+
+def test_fewer_learned_positions_than_a_neighbour_has_tokens_are_refused():
+    with pytest.raises(
+        UsageError, match=r'model\.reader: "inherit" given, and a neighbour of 8 tokens.*positions for 8'
+    ):
+        make_model(base=make_base("gpt2", n_positions=8))
+
+
+def test_rotary_positions_that_change_with_the_length_end_where_they_change():
+    base = make_base("phi3", dtype=torch.float64)
+    base.config.rope_parameters = base.config.rope_parameters | {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 9,
+    }
+    model = make_model(base=base)
+    tokens, _, _ = make_batch()
+    with pytest.raises(InvalidShapeError, match=r"13 in a row given; the base has positions for 9"):
+        model(tokens)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [((3, 5), 3), ((None, 5), 5), ((None, [7, 8]), 7), ((None, None), 0)])
+def test_a_text_begins_with_a_token_of_the_base(given, wanted):
+    config = make_base().config
+    config.bos_token_id, config.eos_token_id = given
+    assert sink_of(config) == wanted
+
+
+@torch.no_grad()
+def test_a_saved_model_reads_as_before(tmp_path):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(dtype=torch.float32, reading_layers=(2, 3))
+    model.save_pretrained(tmp_path / "model")
+    assert "retroflow" not in (tmp_path / "model" / "base" / "config.json").read_text()
+    other = RetrofitModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(other(tokens, retrieved, mask), model(tokens, retrieved, mask))
