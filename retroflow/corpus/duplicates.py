@@ -113,7 +113,7 @@ def _check_splits(counts: Counts, *, place: str, valid_share: float | None, vali
         raise CorpusError(f"{place} holds no text ({counts.summary()}). Point it at files with text in them.")
     if counts.train == 0 and valid_share is None:
         raise CorpusError(
-            f"{place} holds no document for training that is not of {valid_key}. Let the two name different text."
+            f"Every document of {place} is also in {valid_key}, so that none is left for training. Name different text."
         )
     if counts.train == 0:
         raise CorpusError(

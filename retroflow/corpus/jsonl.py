@@ -5,8 +5,7 @@ corpus: {name: jsonl, path: data/train.jsonl.gz, valid_path: data/valid.jsonl.gz
 
 import json
 import shlex
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document
+from retroflow.protocols import Counts, Document, Split
 
 INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")
 DEFAULT_ID_KEY = "id"
@@ -74,11 +73,11 @@ class JsonlCorpus:
         return {"name": "jsonl", "version": 1, "keys": self.columns.keys, **self.files.fingerprint()}
 
     def _read(self) -> Iterator[Document]:
-        for file, of_valid_path in self.files:
-            yield from self._read_file(file, of_valid_path)
+        for file, split_of in self.files:
+            yield from self._read_file(file, split_of)
 
-    def _read_file(self, file: FoundFile, of_valid_path: bool) -> Iterator[Document]:
-        columns, split_of = self.columns, partial(self.files.split_of, of_valid_path=of_valid_path)
+    def _read_file(self, file: FoundFile, split_of: Callable[[str], Split]) -> Iterator[Document]:
+        columns = self.columns
         for number, line in read_lines(file.path, columns.max_bytes):
             place, name = f"{file.path}:{number}", f"{file.name}:{number}"
             record = _parse(line, file, number)

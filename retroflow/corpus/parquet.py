@@ -4,7 +4,6 @@ corpus: {name: parquet, path: "data/*.parquet", text_key: content}
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, MinLen
@@ -74,8 +73,7 @@ class ParquetCorpus:
 
     def _read(self) -> Iterator[Document]:
         columns = self.columns
-        for file, of_valid_path in self.files:
-            split_of = partial(self.files.split_of, of_valid_path=of_valid_path)
+        for file, split_of in self.files:
             for row, values in self._read_rows(file):
                 place, text = f"{file.path}: row {row}", values[columns.text]
                 if text is None:

@@ -1,8 +1,9 @@
 """The two paths of a corpus of files: for documents, and for validation documents."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from retroflow.corpus.duplicates import distinct_documents
@@ -49,16 +50,11 @@ class SplitFiles:
     def _find(self, path: str, key: str) -> Iterator[FoundFile]:
         return find_files(path, include=self.include, key=key, own_folders=self.own_folders)
 
-    def __iter__(self) -> Iterator[tuple[FoundFile, bool]]:
-        """Yield (file, whether it is of `valid_path`), in a fixed order."""
-        yield from ((file, False) for file in self.files())
-        yield from ((file, True) for file in self.valid_files())
-
-    def split_of(self, id: str, of_valid_path: bool) -> Split:
-        """Return the split of a document with this id."""
-        if self.valid_path is None:
-            return choose_split(id, self.valid_share)
-        return "valid" if of_valid_path else "train"
+    def __iter__(self) -> Iterator[tuple[FoundFile, Callable[[str], Split]]]:
+        """Yield (file, function that gives the split of a document in it by its id), in a fixed order."""
+        chosen = partial(choose_split, valid_share=self.valid_share)
+        yield from ((file, chosen if self.valid_path is None else _train) for file in self.files())
+        yield from ((file, _valid) for file in self.valid_files())
 
     def distinct(self, documents: Iterator[Document], counts: Counts) -> Iterator[Document]:
         """Remove blank documents and duplicates; see `distinct_documents`."""
@@ -71,6 +67,14 @@ class SplitFiles:
         if self.valid_path is None:
             return {"valid_share": self.valid_share, "content": describe_files(self.files())}
         return {"content": describe_files(self.files()), "valid_content": describe_files(self.valid_files())}
+
+
+def _train(id: str) -> Split:
+    return "train"
+
+
+def _valid(id: str) -> Split:
+    return "valid"
 
 
 def _is_within(file: FoundFile, held_out: str) -> bool:

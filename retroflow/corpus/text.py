@@ -60,9 +60,9 @@ class TextCorpus:
         return {"name": "text", "version": 1, **self.files.fingerprint()}
 
     def _read(self) -> Iterator[Document]:
-        for file, of_valid_path in self.files:
+        for file, split_of in self.files:
             text = _decode(read_whole(file.path, self.max_document_bytes), file.path)
-            yield Document(file.name, file.name, text, file.name, self.files.split_of(file.name, of_valid_path))
+            yield Document(file.name, file.name, text, file.name, split_of(file.name))
 
 
 def _decode(content: bytes, path: Path) -> str:

@@ -8,10 +8,10 @@ import heapq
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
@@ -20,6 +20,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.errors import DamagedDataError, UsageError
+
+T = TypeVar("T")
 
 END_OF_TEXT = "<|endoftext|>"
 # Tried in this order if a tokenizer's configuration names no end-of-text token.
@@ -139,7 +141,7 @@ class Tokenizer:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _encode_segments(self, segments: Iterable[str]) -> Iterator[Encoded]:
-        for group in _groups(segments):
+        for group in grouped(segments, len, GROUP_CHARACTERS):
             if self._token_bytes is None:
                 encodings = self._backend.encode_batch(group, add_special_tokens=False)
                 yield from map(_encoded_by_offsets, encodings, group)
@@ -279,6 +281,20 @@ def _end_of_text(backend: tokenizers.Tokenizer, configured: str | None) -> str:
     return END_OF_TEXT
 
 
+def grouped(items: Iterable[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Group items, in order; a group is complete when their sizes reach the limit."""
+    group: list[T] = []
+    size = 0
+    for item in items:
+        group.append(item)
+        size += size_of(item)
+        if size >= limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
 def split_segments(text: str, length: int = SEGMENT_CHARACTERS) -> Iterator[str]:
     """Divide a long text at line ends into segments of up to `length` characters (anywhere without a line end)."""
     start = 0
@@ -290,19 +306,6 @@ def split_segments(text: str, length: int = SEGMENT_CHARACTERS) -> Iterator[str]
         yield window[:cut]
         start += cut
     yield text[start:]
-
-
-def _groups(segments: Iterable[str]) -> Iterator[list[str]]:
-    group: list[str] = []
-    size = 0
-    for segment in segments:
-        group.append(segment)
-        size += len(segment)
-        if size >= GROUP_CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _join(parts: list[Encoded]) -> Encoded:

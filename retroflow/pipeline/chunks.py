@@ -15,7 +15,7 @@ import numpy as np
 
 from retroflow.console import Advance, progress, say
 from retroflow.corpus.chunking import Chunks, chunk_document
-from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, load_tokenizer, train_tokenizer
+from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, grouped, load_tokenizer, train_tokenizer
 from retroflow.errors import CorpusError, DamagedDataError, UsageError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
@@ -160,16 +160,7 @@ def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iter
 
 def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Group documents, in order, until a group has `BLOCK_TEXT_BYTES` characters or more."""
-    block: list[Document] = []
-    size = 0
-    for document in documents:
-        block.append(document)
-        size += len(document.text)
-        if size >= BLOCK_TEXT_BYTES:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+    return grouped(documents, lambda document: len(document.text), BLOCK_TEXT_BYTES)
 
 
 def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int, *, is_first: bool) -> dict[str, Array]:

@@ -63,7 +63,7 @@ class EmbeddingStage:
                 self._embedder.fit(_texts(self._stores["train"], self._tokenizer, advance))
             self._embedder.save(folder)
 
-        self._files = kept_folder(partial, "embedder", fit)
+        self._files = kept_folder(partial, "embedder", fit, self.parents)
         self._embedder.load(partial / "embedder")
         embedder = {name: entry.to_json() for name, entry in self._files.items()}
         return {"rows_per_block": ROWS_PER_BLOCK, "embedder": embedder}

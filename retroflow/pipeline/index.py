@@ -72,7 +72,7 @@ class IndexStage:
                 _read_back(written, folder)
                 written.search(keys[0:1], 1)
 
-        self._files = kept_folder(partial, INDEX_FOLDER, save)
+        self._files = kept_folder(partial, INDEX_FOLDER, save, self.parents)
         dimension = None if keys.vectors is None else keys.vectors.shape[1]
         self._info = {"chunks": len(keys), "dimension": dimension, "metric": retriever.capabilities.metric}
         return {}

@@ -111,11 +111,13 @@ def make_artifact(stage: Stage, folder: Path, sharing: Sharing) -> bool:
         raise _refuse_to_merge(stage.kind, set(), [], 0)
     if stage.doing and sharing.shard is not None:
         sources = _make_shard(stage, folder, sharing, sharing.shard)
-    with building(folder, say, stage.parents) as partial:
+    with building(folder, say) as partial:
         if partial is None:
             return False
         try:
-            manifest = finished_manifest(partial) or _finish(stage, folder, partial, sources, sharing)
+            manifest = finished_manifest(partial)
+            if manifest is None or manifest.parents != stage.parents:
+                manifest = _finish(stage, folder, partial, sources, sharing)
         except stage.final_errors:
             shutil.rmtree(partial, ignore_errors=True)
             if not has_shards(folder):  # other shards may still be able to read their part of the corpus
@@ -167,7 +169,7 @@ def _make_blocks(stage: Stage, pieces: Pieces, shard: Shard | None, *, merge: bo
 
 def _make_shard(stage: Stage, folder: Path, sharing: Sharing, shard: Shard) -> list[str] | None:
     """Make a shard's blocks and wait for the others'; returns their sources, None if the artifact is there by then."""
-    with building(folder, say, stage.parents) as partial:
+    with building(folder, say) as partial:
         if partial is None:
             return None
         pieces = _begin(stage, folder, partial)

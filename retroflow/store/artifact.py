@@ -125,38 +125,25 @@ def check_parents(folder: Path, manifest: Manifest, parents: Mapping[str, Mappin
 
 
 @contextmanager
-def building(
-    folder: Path, say: Callable[[str], None], parents: Mapping[str, Mapping[str, str]] | None = None
-) -> Iterator[Path | None]:
+def building(folder: Path, say: Callable[[str], None]) -> Iterator[Path | None]:
     """Hold the lock of an artifact and yield its `.partial` folder.
 
     Yields None if another process finished the artifact while this one waited for the lock. Work of a killed process
-    is still in the partial folder, unless its parents have changed.
+    is still in the partial folder.
 
     Args:
         folder: the artifact's folder.
         say: called with the lock's owner if the process has to wait.
-        parents: the artifact's parents, as in its manifest.
     """
     with locked(folder.parent, folder.name, say):
         if folder.exists():
             yield None
             return
         partial = folder.with_name(f"{folder.name}.partial")
-        _throw_away_work_from_other_parents(partial, canonical_json(parents or {}))
+        partial.mkdir(exist_ok=True)
         for unfinished in partial.glob("*.tmp"):  # of a killed writer; we hold the lock
             unfinished.unlink()
         yield partial
-
-
-def _throw_away_work_from_other_parents(partial: Path, parents: bytes) -> None:
-    """Make the partial folder, empty if what is in it comes from parents that have since been built differently."""
-    marker = partial / KEPT_FOLDER / "parents.json"
-    if marker.exists() and marker.read_bytes() != parents:
-        shutil.rmtree(partial)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    if not marker.exists():
-        write_file(marker, parents)
 
 
 def commit(partial: Path, manifest: Manifest, folder: Path) -> None:

@@ -246,7 +246,7 @@ def test_validation_text_that_is_training_text_is_dropped(tmp_path: Path) -> Non
 
 def test_a_valid_path_that_leaves_nothing_to_train_on_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(line("a", "good"))
-    with pytest.raises(CorpusError, match=r"no document for training that is not of corpus\.valid_path"):
+    with pytest.raises(CorpusError, match=r"is also in corpus\.valid_path, so that none is left for training"):
         texts(tmp_path, valid_path=str(tmp_path))
 
 

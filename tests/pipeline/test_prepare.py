@@ -224,7 +224,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path: Path, monke
         return original(documents)
 
     monkeypatch.setattr(chunks_stage, "document_blocks", change_then_read)
-    with pytest.raises(CorpusError, match="changed while it was read"):
+    with pytest.raises(CorpusError, match="changed while it was being read"):
         quietly(small_recipe(tmp_path))
 
 

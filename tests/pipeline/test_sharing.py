@@ -219,7 +219,7 @@ def test_pieces_of_a_corpus_that_changed_while_it_was_read_are_not_used(
 
     with monkeypatch.context() as patch:
         patch.setattr(chunks, "document_blocks", change_then_read)
-        with pytest.raises(UsageError, match="changed while it was read"):
+        with pytest.raises(UsageError, match="changed while it was being read"):
             share(recipe, 1, 2)
     (tmp_path / "corpus.jsonl").write_bytes(original)
     for _ in range(3):

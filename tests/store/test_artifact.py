@@ -200,18 +200,6 @@ def test_work_killed_between_manifest_and_rename_is_taken_over(tmp_path: Path) -
     assert not list(folder.glob("*.tmp"))
 
 
-@pytest.mark.parametrize(("content", "kept"), [("1", True), ("2", False)])
-def test_unfinished_work_from_other_bytes_of_its_parent_is_not_gone_on_with(
-    tmp_path: Path, content: str, kept: bool
-) -> None:
-    folder = artifact_folder(tmp_path, "embeddings", {})
-    for now, expected in (("1", False), (content, kept)):
-        with building(folder, print, {"chunks": {"fingerprint": "f", "content": now}}) as partial:
-            assert partial is not None
-            assert (partial / "half").exists() == expected
-            (partial / "half").write_bytes(b"")
-
-
 WAITER = """
 import sys
 from pathlib import Path

@@ -42,6 +42,15 @@ def test_a_folder_is_kept_until_a_byte_or_a_name_changes(
         assert len(filled) == number and [path.name for path in folder.iterdir()] == ["state.bin"]
 
 
+def test_a_folder_made_from_other_bytes_of_its_parents_is_filled_again(
+    tmp_path: Path, saved: tuple[list[Path], Callable[[Path], None]]
+) -> None:
+    filled, save = saved
+    for content, number in (("1", 1), ("1", 1), ("2", 2)):
+        kept_folder(tmp_path, "embedder", save, {"chunks": {"fingerprint": "f", "content": content}})
+        assert len(filled) == number
+
+
 def test_half_a_folder_is_thrown_away(tmp_path: Path, saved: tuple[list[Path], Callable[[Path], None]]) -> None:
     def fails(folder: Path) -> None:
         (folder / "half.bin").write_bytes(b"1")
