@@ -79,8 +79,8 @@ def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
         ("name: retro", "name: retro, cca_layers: [0]", "not valid under any"),
         ("name: retro", "name: retro, dropout: 1", "not valid under any"),
         ("model: {", "extra: {", "extra"),
-        ("embedder: {name: lexical}\n", "", "embedder"),
-        ("name: lexical", "seed: 3", "name"),
+        ('model: {name: retro, width: "${neighbours.k}"}\n', "", "model"),
+        ("name: jsonl, ", "", "name"),
     ],
 )
 def test_a_wrong_recipe_is_not(given: str, instead: str, part: str) -> None:
