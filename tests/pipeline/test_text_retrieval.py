@@ -5,17 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retroflow.components import RETRIEVERS
+from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import RecipeError
+from retroflow.generation import RetrievalDatabase
 from retroflow.pipeline.embeddings import training_keys
 from retroflow.pipeline.prepare import Prepared, describe, expected_fingerprints, find_prepared, prepare
 from retroflow.pipeline.preview import preview
 from retroflow.pipeline.recorded import open_recorded
+from retroflow.registry import Entry
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.manifest import KINDS
 from retroflow.store.neighbour_table import NeighbourTable
 from tests.pipeline.recipes import small_recipe
-
-pytest.importorskip("bm25s")
 
 BM25 = {"name": "bm25"}
 
@@ -27,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(folder: Path) -> Prepared:
+    pytest.importorskip("bm25s")
     return prepare(small_recipe(folder, retriever=BM25), report=lambda stage: None)
 
 
@@ -72,6 +76,26 @@ def test_the_preview_knows_that_nothing_is_embedded(folder: Path, prepared: Prep
     assert any("no embeddings: bm25 (retroflow" in note for note in found.notes)
     fresh = preview(small_recipe(tmp_path, retriever=BM25))
     assert fresh.missing == ("chunks", "index", "neighbours") and fresh.new_bytes
+
+
+def test_a_retriever_of_both_has_an_index_made_from_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("tests.testing.wrong_texts:RightOfBoth", owner="retroflow 0")
+    monkeypatch.setitem(RETRIEVERS._table.claims, "both", [entry])
+    recipe = small_recipe(tmp_path, retriever={"name": "both"})
+    done = prepare(recipe, report=lambda stage: None)
+    assert done.built == KINDS and preview(recipe).present == KINDS
+    index = done.stages[2].manifest
+    assert sorted(index.parents) == ["chunks", "embeddings"]
+    assert index.inputs["embeddings"] == done.fingerprints["embeddings"]
+    store = ChunkStore.open(done.train_chunks)
+    assert done.stages[3].manifest.info["recall"]["recall_at_k"] == 1.0
+    tokenizer = load_tokenizer(str(done.tokenizer))
+    database = RetrievalDatabase.open(done.stages[2].folder, tokenizer=tokenizer, chunk_length=store.chunk_length)
+    rows = range(0, len(store), 9)
+    found = database.retrieve([store.tokens[row][: store.lengths[row]].tolist() for row in rows], 1)
+    assert [sources[0].chunk for sources in found.sources] == list(rows)
+    other_embedder = small_recipe(tmp_path, retriever={"name": "both"}, embedder={"dimension": 16})
+    assert prepare(other_embedder, report=lambda stage: None).built == KINDS[1:]
 
 
 def test_a_retriever_of_vectors_without_an_embedder_is_told_so(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A retriever of texts that is correct in everything, and those that are wrong in one way each."""
+"""Retrievers of texts, and of texts and vectors, that are correct, and those that are wrong in one way each."""
 
 from functools import cache
 from hashlib import blake2b
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries
-from tests.testing.right_retriever import Build, Right, Search
+from tests.testing.right_retriever import Build, Right, Search, ranked
 
 
 @cache
@@ -34,6 +34,28 @@ class RightOfTexts(Right):
 
     def search(self, queries: Queries, k: int) -> Neighbours:
         return self.search_vectors(vectors_of(queries.texts), k)
+
+
+class RightOfBoth(Right):
+    """Fuses two rankings by reciprocal ranks: a score that no single pair of query and key has."""
+
+    def __init__(self, *, build: Build | None = None, search: Search | None = None) -> None:
+        super().__init__(build=build, search=search)
+        self.capabilities = Capabilities(metric="own", queried_by="both", exact=True)
+
+    def build(self, keys: KeySource) -> None:
+        blocks = [slice(start, start + 4_096) for start in range(0, len(keys), 4_096)]
+        vectors = np.concatenate([keys.vectors[block] for block in blocks])
+        self.build_vectors(np.hstack([np.concatenate([vectors_of(keys.texts[block]) for block in blocks]), vectors]))
+
+    def search(self, queries: Queries, k: int) -> Neighbours:
+        pairs = np.hstack([vectors_of(queries.texts), queries.vectors])
+        fused = np.zeros((len(pairs), len(self.vectors)), np.float32)
+        for columns in (slice(0, 64), slice(64, None)):
+            products = pairs[:, columns] @ self.vectors[:, columns].T
+            ranks = np.argsort(np.argsort(-products, axis=1, kind="stable"), axis=1, kind="stable")
+            fused += np.float32(1.0) / (60 + ranks).astype(np.float32)
+        return ranked(fused, k)
 
 
 class ReadsAllTextsAtOnce(RightOfTexts):
