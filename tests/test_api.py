@@ -127,6 +127,13 @@ def test_components_by_name() -> None:
         rf.retriever("exat")
 
 
+def test_a_retriever_of_texts_takes_them_as_they_are() -> None:
+    pytest.importorskip("bm25s")
+    retriever = rf.retriever("bm25", build={"b": 0.5})
+    retriever.build(["a red fox", "two red foxes", "a bird"])
+    assert retriever.search(["the fox", "birds"], 1).ids.tolist() == [[0], [-1]]
+
+
 def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python of docs/index.md, as it stands there, on a small recipe."""
     page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")

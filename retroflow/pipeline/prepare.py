@@ -178,6 +178,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
         found = {"chunks": chunks}
+        if embedder is None and not sharing.command:
+            say(f"no embeddings: {retriever.owner} searches the texts of the chunks")
         if embedder is not None:
             retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
             found["embeddings"] = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)

@@ -167,7 +167,7 @@ def checked_queries(queries: object, capabilities: Capabilities, dimension: int 
 def _part_of(value: object, part: str) -> Any:
     """Return the vectors or texts of keys or queries; a value without that attribute is returned itself."""
     # Looked up without reading it, since reading computes it.
-    if inspect.getattr_static(value, part, None) is None:
+    if inspect.getattr_static(value, part, value) is value:
         return value
     return getattr(value, part)
 

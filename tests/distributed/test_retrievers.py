@@ -7,8 +7,9 @@ from tests.distributed.runs import TWO, fit, metrics, prepared_folder
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("retriever", ["exact", "faiss", "scann", "hnsw"])
+@pytest.mark.parametrize("retriever", ["exact", "faiss", "scann", "hnsw", "bm25"])
 def test_each_retriever_under_ddp_and_fsdp(retriever, tmp_path):
+    pytest.importorskip({"exact": "torch", "hnsw": "hnswlib", "bm25": "bm25s"}.get(retriever, retriever))
     folder = prepared_folder(tmp_path / "run", retriever)
     losses = []
     for strategy, words in TWO.items():

@@ -107,6 +107,14 @@ def test_queries_that_are_no_texts_are_refused(queries: object, message: str) ->
         words.search(queries, 1)
 
 
+def test_keys_without_what_is_read_are_refused() -> None:
+    words, dense = checked("texts", "texts")[0], checked("vectors", "vectors")[0]
+    with pytest.raises(InvalidTextsError, match="keys must be texts, a list of str, not Keys"):
+        words.build(Keys(VECTORS))
+    with pytest.raises(InvalidVectorsError, match="vectors must be a numpy array or torch tensor, not NoneType"):
+        dense.build(Keys(texts=TEXTS))
+
+
 def test_as_many_texts_as_vectors() -> None:
     both, _ = checked("both", "texts")
     with pytest.raises(InvalidVectorsError, match="3 vectors and 2 texts; give as many of each"):
