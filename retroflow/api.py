@@ -53,9 +53,9 @@ class Run:
     @property
     def report(self) -> dict[str, Any] | None:
         """The content of report.json: losses with retrieval on, off, shuffled and random; None before there is one."""
-        from retroflow.runs.overview import stored_report
+        from retroflow.runs.folder import RunFolder
 
-        return stored_report(self.folder) or None
+        return RunFolder(self.folder).stored_report() or None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

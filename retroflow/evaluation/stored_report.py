@@ -13,7 +13,6 @@ from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
 from retroflow.runs.folder import RunFolder
-from retroflow.runs.overview import stored_report
 from retroflow.store.sealed_json import strict_json
 
 
@@ -55,7 +54,7 @@ def read_report(run_folder: Path) -> StoredReport:
             f'"{run_folder}" has no report.json: it is not a run folder, or its training has not ended. `retroflow '
             f"evaluate {run_folder}` measures the newest checkpoint of a run."
         )
-    values = stored_report(run_folder)
+    values = RunFolder(run_folder).stored_report()
     try:
         tokens, num_bytes = int(values["predicted_tokens"]), int(values["bytes"])
         report = Report(

@@ -251,15 +251,14 @@ def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
         path = _wanted_checkpoint(folder, paths, wanted)
     if path is None:
         return None
-    try:
-        verify_checkpoint(path)
-    except DamagedDataError as error:
-        if wanted is not None:
-            raise
-        intact = next((other for other in paths[1:] if _is_intact(other)), None)
-        remedy = "no other one is intact; train again" if intact is None else f"take one before it: {_option(intact)}"
-        raise DamagedDataError(f"{error} It is the newest of its run; {remedy}.") from error
-    return path
+    error = _damage_of(path)
+    if error is None:
+        return path
+    if wanted is not None:
+        raise error
+    intact = next((other for other in paths[1:] if _damage_of(other) is None), None)
+    remedy = "no other one is intact; train again" if intact is None else f"take one before it: {_option(intact)}"
+    raise DamagedDataError(f"{error} It is the newest of its run; {remedy}.") from error
 
 
 def _option(path: Path) -> str:
@@ -278,12 +277,12 @@ def _wanted_checkpoint(folder: Path, paths: list[Path], wanted: str) -> Path:
     return path
 
 
-def _is_intact(path: Path) -> bool:
+def _damage_of(path: Path) -> DamagedDataError | None:
     try:
         verify_checkpoint(path)
-    except DamagedDataError:
-        return False
-    return True
+    except DamagedDataError as error:
+        return error
+    return None
 
 
 def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
@@ -294,12 +293,10 @@ def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
     """
     paths = list_checkpoints(folder)
     for path in paths:
-        try:
-            verify_checkpoint(path)
-        except DamagedDataError as error:
-            say(f"{error} Trying the checkpoint before it.")
-        else:
+        error = _damage_of(path)
+        if error is None:
             return path
+        say(f"{error} Trying the checkpoint before it.")
     if paths:
         raise DamagedDataError(
             f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run."

@@ -8,7 +8,7 @@ from typing import Any
 from retroflow.runs.description import read_run
 from retroflow.runs.resuming import flat
 from retroflow.runs.metrics import last_metrics
-from retroflow.runs.overview import stored_report
+from retroflow.runs.folder import RunFolder
 
 Pair = tuple[Any, Any]
 """The values of the first and the second run; None if there is none."""
@@ -69,7 +69,7 @@ def compare(first: Path, second: Path) -> Comparison:
         DamagedDataError: a run.json, recipe.yaml or report.json cannot be read, or was changed.
     """
     described = [read_run(folder) for folder in (first, second)]
-    reports = [stored_report(folder) for folder in (first, second)]
+    reports = [RunFolder(folder).stored_report() for folder in (first, second)]
     artifacts = _differing(*(run.fingerprints for run in described))
     training = _differing(*(flat(values.get("training", {})) for values in reports))
     metrics = _paired(*(last_metrics(folder) for folder in (first, second)))

@@ -10,21 +10,18 @@ report.json         evaluation of the last step; the run is then finished; seale
 report-*.json       results of `retroflow evaluate` for other steps or values
 """
 
-from retroflow.store.sealed_json import write_json, write_text
-import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retroflow.errors import DamagedDataError, UsageError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.runs.description import RECIPE_FILE, RUN_FILE, is_run_number
-from retroflow.store.atomic import write_file
-from retroflow.store.sealed_json import read_sealed, render_sealed, strict_json
-from retroflow.store.disk import nearest_existing
+from retroflow.store.sealed_json import read_sealed, render_sealed, write_text
 
 
 @dataclass(frozen=True)
@@ -52,25 +49,43 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether it is trained and evaluated: report.json is of the last step in run.json."""
-        training = self.reported_training()
-        steps = max(training.get("max_steps", 0), self._max_steps())
-        return bool(training) and (training["steps"] >= steps or training["stopped_by_time"])
+        training, steps = self.reported_training(), 0
+        with suppress(DamagedDataError, KeyError, TypeError, ValueError):
+            steps = int(self.identity()["values"]["trainer"]["max_steps"])
+        return bool(training) and (training["steps"] >= max(training["max_steps"], steps) or training["stopped_by_time"])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the run and its checkpoints are bound to (`resuming.identity`), from run.json.
+
+        Raises:
+            DamagedDataError: there is no run.json, or it was changed.
+        """
+        remedy = "Restore it, or start a new run."
+        try:
+            stored: dict[str, Any] = read_sealed(self.description, remedy=remedy)["identity"]
+        except (FileNotFoundError, KeyError) as error:
+            raise DamagedDataError(f"{self.description}: cannot be read ({error!r}). {remedy}") from error
+        return stored
+
+    def stored_report(self) -> dict[str, Any]:
+        """Return the content of report.json; empty if there is none.
+
+        Raises:
+            DamagedDataError: it cannot be read, or was changed.
+        """
+        try:
+            return read_sealed(self.report, remedy=f"`retroflow evaluate {self.path}` makes it again.")
+        except FileNotFoundError:
+            return {}
 
     def reported_training(self) -> dict[str, Any]:
         """Training facts of report.json; empty without an intact report."""
         try:
-            training: dict[str, Any] = read_sealed(self.report, remedy="")["training"]
+            training: dict[str, Any] = self.stored_report()["training"]
             training["steps"], training["max_steps"], training["stopped_by_time"]
-        except (OSError, DamagedDataError, KeyError, TypeError):
+        except (DamagedDataError, KeyError, TypeError):
             return {}
         return training
-
-    def _max_steps(self) -> int:
-        try:
-            described = json.loads(self.description.read_text(encoding="utf-8"))
-            return int(described["identity"]["values"]["trainer"]["max_steps"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
 
     def lock(self, *, seconds: float = 0.0) -> FileLock:
         """Lock the run for this process; the operating system releases it when the process ends.

@@ -12,7 +12,6 @@ from retroflow.runs.description import read_run
 from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
 from retroflow.runs.metrics import last_metrics
 from retroflow.store.held import is_held
-from retroflow.store.sealed_json import read_sealed
 from retroflow.runs.folder import RunFolder
 
 DEEPEST = 4
@@ -109,7 +108,7 @@ def summarise_run(folder: Path) -> RunSummary:
     except DamagedDataError as error:
         problems.append(str(error))
     try:
-        report = stored_report(folder)
+        report = run.stored_report()
         losses = _losses(report) if report else {}
     except DamagedDataError as error:
         problems.append(str(error))
@@ -125,18 +124,6 @@ def summarise_run(folder: Path) -> RunSummary:
         problems=tuple(problems),
         **losses,
     )
-
-
-def stored_report(folder: Path) -> dict[str, Any]:
-    """Return the content of a run's report.json; empty if there is none.
-
-    Raises:
-        DamagedDataError: it cannot be read, or was changed.
-    """
-    try:
-        return read_sealed(RunFolder(folder).report, remedy=f"`retroflow evaluate {folder}` makes it again.")
-    except FileNotFoundError:
-        return {}
 
 
 def is_empty_run(folder: Path) -> bool:

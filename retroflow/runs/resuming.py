@@ -13,7 +13,6 @@ from retroflow.errors import DamagedDataError, UsageError
 from retroflow.runs.description import not_a_run
 from retroflow.pipeline.prepare import expected_fingerprints
 from retroflow.recipe import Recipe
-from retroflow.store.sealed_json import read_sealed
 from retroflow.runs.checkpoints import (
     checkpoint_step,
     list_checkpoints,
@@ -124,7 +123,7 @@ def choose_start(
     if finished := _finished_as(this, runs_folder, recipe.name):
         return _nothing_to_do(finished, say)
     if unfinished:
-        refuse_other_recipe(unfinished[0].path, _identity_of(unfinished[0]), this)
+        refuse_other_recipe(unfinished[0].path, unfinished[0].identity(), this)
     say(f"no unfinished run of '{recipe.name}' in {runs_folder}; starting a new one")
     return _begin(recipe, this, runs_folder, hold)
 
@@ -154,7 +153,7 @@ def check_resume(
     if resume != LAST:
         run = _named_run(resume)
         path = resume if resume.is_file() else next(iter(list_checkpoints(run.checkpoints)), None)
-        step, stored = checkpoint_step(path) if path else 0, _identity_of(run)
+        step, stored = checkpoint_step(path) if path else 0, run.identity()
         _refuse_unless_lengthened(resume, stored, stored | now, step)
         if not _is_one_of_several(environment):
             now["fingerprints"] = dict(fingerprints_of(recipe))
@@ -168,13 +167,13 @@ def check_resume(
         now["fingerprints"] = dict(fingerprints_of(recipe))
         runs, fitting = fitting, [run for run in fitting if _fits(run, now)]
     if runs and not fitting:
-        stored = _identity_of(runs[0])
+        stored = runs[0].identity()
         refuse_other_recipe(runs[0].path, stored, stored | now)
 
 
 def _fits(run: RunFolder, this: Identity) -> bool:
     """Whether a run agrees with an identity, of which only a part may be known."""
-    stored = _identity_of(run)
+    stored = run.identity()
     return not differences(stored, stored | this)
 
 
@@ -215,7 +214,7 @@ def _named_start(
 ) -> ResumePoint:
     run = _named_run(path)
     hold(run)
-    stored = _identity_of(run)
+    stored = run.identity()
     reported = run.reported_training().get("steps", 0)
     if path.is_dir() and run.is_finished and reported >= _max_steps(this) and not differences(stored, this):
         return _nothing_to_do(run, say)
@@ -256,7 +255,7 @@ def _named_run(path: Path) -> RunFolder:
 
 
 def _continue(run: RunFolder, path: Path | None, this: Identity, say: Callable[[str], None]) -> ResumePoint:
-    stored = _identity_of(run)
+    stored = run.identity()
     if path is None:
         say(f"{run.path} has no checkpoint yet; starting it again from step 0")
         return ResumePoint(run)
@@ -264,15 +263,6 @@ def _continue(run: RunFolder, path: Path | None, this: Identity, say: Callable[[
     refuse_other_recipe(path, read_head(path).get("retroflow", {}), identity_at(step, this, schedules))
     say(f"continuing {run.path} from step {step}")
     return ResumePoint(run, path, lengthened(schedules, step=step, max_steps=_max_steps(this)))
-
-
-def _identity_of(run: RunFolder) -> Identity:
-    remedy = "Restore it, or start a new run."
-    try:
-        stored: Identity = read_sealed(run.description, remedy=remedy)["identity"]
-    except (FileNotFoundError, KeyError) as error:
-        raise DamagedDataError(f"{run.description}: cannot be read ({error!r}). {remedy}") from error
-    return stored
 
 
 def _max_steps(identity: Identity) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from retroflow.errors import RetroflowError
 from retroflow.runs import folder as run_folder
+from retroflow.store.sealed_json import render_sealed
 from retroflow.runs.folder import RunFolder, list_runs, new_run, write_report
 from retroflow.planning.runs_folder import check_runs_folder
 
@@ -49,5 +50,5 @@ def test_a_run_is_finished_when_its_training_is_and_it_was_judged(tmp_path, step
     assert not run.is_finished  # it is judged again
     run.report.write_text(report)
     values = {"trainer": {"max_steps": 9}}
-    run.description.write_text(json.dumps({"identity": {"values": values}}))
+    run.description.write_text(render_sealed({"identity": {"values": values}}, what=""))
     assert run.is_finished == by_time  # it is to be trained longer than the report says
