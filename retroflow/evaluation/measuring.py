@@ -132,7 +132,7 @@ def estimate(job: Measurable, ranks: Ranks) -> dict[str, float]:
     return values
 
 
-def prove(job: Measurable, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
+def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
     """Measure a job's model over the validation split, or the sample of it that `trainer.final_sequences` asks for.
 
     Args:
@@ -210,7 +210,7 @@ def _chunks_of(splits: Splits, sequences: Int64Array | None) -> Int64Array:
 
 
 def sequences_to_measure(job: Measurable) -> int:
-    """How many sequences `prove` evaluates, over all ways of retrieving."""
+    """How many sequences `measure_report` evaluates, over all ways of retrieving."""
     sample = sample_of(job)
     count = len(job.splits.validation()) if sample is None else len(sample)
     return count * (4 if job.options.retrieval else 1)

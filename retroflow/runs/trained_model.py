@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -98,21 +99,30 @@ def load_trained_model(run_folder: Path, *, checkpoint: str | None = None) -> Tr
     config = create(MODELS, section, vocabulary_size=info["vocabulary_size"], chunk_length=info["chunk_length"])
     with same_random_state():
         model = config.build()
-    weights = read_checkpoint(path, optimizer=False)["state_dict"]
-    state = {key.removeprefix(MODEL_PREFIX): value for key, value in weights.items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error}).") from error
-    refuse_not_finite(path, state)
+    load_checkpoint_weights(model, path, prefix=MODEL_PREFIX)
     return TrainedModel(config, model.eval(), load_tokenizer(str(chunks / "tokenizer")), run, checkpoint_step(path))
 
 
-def refuse_not_finite(path: Path, state: dict[str, Any]) -> None:
-    """Raise RetroflowError if a checkpoint's weights hold NaN or infinities."""
-    for name, value in state.items():
+def load_checkpoint_weights(model: nn.Module, path: Path, *, prefix: str = "") -> None:
+    """Load a checkpoint's weights into a model.
+
+    Args:
+        model: gets them.
+        path: the checkpoint.
+        prefix: what names begin with in the checkpoint and not in the model.
+
+    Raises:
+        DamagedDataError: the checkpoint is damaged, or its weights do not fit the model.
+        RetroflowError: they are not finite.
+    """
+    weights = read_checkpoint(path, optimizer=False)["state_dict"]
+    for name, value in weights.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise RetroflowError(
                 f"{path}: the weights {name} are not finite, so the model is useless. Train a new one with a "
                 "lower optimizer.learning_rate or more optimizer.warmup_steps."
             )
+    try:
+        model.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise DamagedDataError(f"{path}: its weights do not fit the run's recipe ({error}).") from error

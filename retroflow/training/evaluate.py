@@ -22,10 +22,10 @@ from retroflow.runs.description import RunDescription
 from retroflow.runs.folder import RunFolder, write_report
 from retroflow.runs.record import TrainingSummary, record_in
 from retroflow.runs.resuming import flat, identity, refuse_other_weights
-from retroflow.runs.trained_model import open_checkpoint
+from retroflow.runs.trained_model import load_checkpoint_weights, open_checkpoint
 from retroflow.store.atomic import canonical_json
 from retroflow.store.sealed_json import read_sealed
-from retroflow.training.final_report import load_weights, measure_model
+from retroflow.training.final_report import measure_model
 from retroflow.training.job import make_job
 from retroflow.training.lightning_output import quiet_lightning
 
@@ -86,7 +86,8 @@ def evaluate(
         with requests.at_once("stopped while preparing; the same command continues where it stopped"):
             prepared = _prepared_for(described, recipe, changed)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
-        load_weights(job, path)
+        job.module.configure_model()
+        load_checkpoint_weights(job.module, path)
         report = measure_model(job, record, path, requests, overrides=changed, remedy="the same command starts again")
     if not keeps:
         return Evaluation(run.path, report, None)

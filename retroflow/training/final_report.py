@@ -8,14 +8,13 @@ from typing import Any
 
 from retroflow.console import progress
 from retroflow.distributed.stop_signals import StopRequests
-from retroflow.errors import DamagedDataError
-from retroflow.evaluation.measuring import prove, sequences_to_measure
+from retroflow.evaluation.measuring import measure_report, sequences_to_measure
 from retroflow.evaluation.report import Report
-from retroflow.runs.checkpoints import checkpoint_path, checksum_path, read_checkpoint, read_head
+from retroflow.runs.checkpoints import checkpoint_path, checksum_path, read_head
 from retroflow.runs.folder import RunFolder, write_report
 from retroflow.runs.record import TrainingSummary, record_from, record_in
 from retroflow.runs.resuming import ResumePoint
-from retroflow.runs.trained_model import refuse_not_finite
+from retroflow.runs.trained_model import load_checkpoint_weights
 from retroflow.training.job import Job
 
 
@@ -37,27 +36,12 @@ def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> Tra
     now = record_from(job.identity, steps=start.step, tokens=record.tokens, seconds=record.seconds)
     if not (as_it_is or now.is_finished):
         return None
-    load_weights(job, start.checkpoint)
+    job.module.configure_model()
+    load_checkpoint_weights(job.module, start.checkpoint)
     return replace(record, max_steps=now.max_steps, stopped_by_time=now.stopped_by_time)
 
 
-def load_weights(job: Job, checkpoint: Path) -> None:
-    """Build the job's model with the weights of a checkpoint.
-
-    Raises:
-        DamagedDataError: the checkpoint is damaged, or its weights do not fit the job's model.
-        RetroflowError: its weights are not finite.
-    """
-    weights = read_checkpoint(checkpoint, optimizer=False)["state_dict"]
-    refuse_not_finite(checkpoint, weights)
-    job.module.configure_model()
-    try:
-        job.module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DamagedDataError(f"{checkpoint}: its weights do not fit the run's recipe ({error}).") from error
-
-
-def judge(
+def write_final_report(
     job: Job,
     record: TrainingSummary,
     run: RunFolder,
@@ -105,7 +89,7 @@ def measure_model(
         remedy: what to do after it was stopped.
 
     Raises:
-        RetroflowError: as `judge`.
+        RetroflowError: as `write_final_report`.
     """
     job.module.model.to(job.placement.device)
     digest = _digest_of(checkpoint)
@@ -115,7 +99,7 @@ def measure_model(
             requests.stop_if_requested(f"stopped while evaluating; {remedy}")
             shown(sequences)
 
-        report = prove(job, training=asdict(record), advance=advance)
+        report = measure_report(job, training=asdict(record), advance=advance)
     measured = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": digest,

@@ -38,7 +38,7 @@ from retroflow.runs.schedules import describe_last
 from retroflow.training.callbacks import Checkpoints, Metrics, StepEnd, Stopping
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.data_module import RetroData, explain_lost_data_workers
-from retroflow.training.final_report import judge, load_trained
+from retroflow.training.final_report import load_trained, write_final_report
 from retroflow.training.job import Job, bound, make_job
 from retroflow.training.lightning_environment import RanksEnvironment
 from retroflow.training.lightning_output import only_rank_zero_prints, quiet_lightning
@@ -117,7 +117,7 @@ def fit(
                 return _show_again(start, show)
             job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests)
-            return _prove(job, record, start, requests, show)
+            return _evaluate(job, record, start, requests, show)
 
 
 def _fit_as_rank(
@@ -147,7 +147,7 @@ def _fit_as_rank(
             job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests, ranks)
         if ranks.is_first:
-            return _prove(job, record, start, requests, show)
+            return _evaluate(job, record, start, requests, show)
     if requests.is_requested:  # rank 0 says why
         raise RankEnded(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
     return None
@@ -186,7 +186,7 @@ def _show_again(start: ResumePoint, show: Callable[[FitResult], None] | None) ->
     return result
 
 
-def _prove(
+def _evaluate(
     job: Job,
     record: TrainingSummary,
     start: ResumePoint,
@@ -199,7 +199,7 @@ def _prove(
         job.module.release()
         load_trained(job, ResumePoint(start.run, checkpoint_path(start.run.checkpoints, record.steps)), as_it_is=True)
     with HeldFolder(start.run.path) as folder:
-        report = judge(job, record, start.run, requests, check=folder.check)
+        report = write_final_report(job, record, start.run, requests, check=folder.check)
     result = FitResult(run_folder=start.run.path, steps=record.steps, report=report)
     if show is not None:
         show(result)

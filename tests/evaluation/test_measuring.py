@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retroflow.evaluation.measuring import prove, sample_of, sequences_to_measure, token_losses
+from retroflow.evaluation.measuring import measure_report, sample_of, sequences_to_measure, token_losses
 from retroflow.evaluation.stored_report import read_report
 from retroflow.store.sealed_json import render_sealed
 from tests.training.jobs import tiny_job
@@ -18,7 +18,7 @@ def proved(tmp_path, **trainer):
     job = tiny_job(tmp_path, **trainer)
     job.module.configure_model()
     seen = []
-    return job, prove(job, training={"steps": 0}, advance=seen.append), sum(seen)
+    return job, measure_report(job, training={"steps": 0}, advance=seen.append), sum(seen)
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4])

@@ -47,14 +47,14 @@ def test_another_folder_of_its_name_stays_as_it_is(run, interfere, tmp_path):
 
 def test_it_is_noticed_while_evaluating_too(run, monkeypatch, tmp_path):
     place = tmp_path / "runs/tiny/0001"
-    original = verdict.prove
+    original = verdict.measure_report
 
     def renaming(*args, **options):
         place.rename(place.with_name("good"))
         place.mkdir()
         return original(*args, **options)
 
-    monkeypatch.setattr(verdict, "prove", renaming)
+    monkeypatch.setattr(verdict, "measure_report", renaming)
     with pytest.raises(RetroflowError, match="0001: the run folder was renamed"):
         run()
     assert not list(place.iterdir())

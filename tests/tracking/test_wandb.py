@@ -181,7 +181,7 @@ def test_a_run_stopped_and_resumed_reads_back_as_its_own_metrics(tmp_path, track
         raise Stopped
 
     monkeypatch.setattr(fit_module, "make_job", lambda recipe: job())
-    monkeypatch.setattr(fit_module, "judge", stop)
+    monkeypatch.setattr(fit_module, "write_final_report", stop)
     with pytest.raises(Stopped):
         fit(tiny_recipe())
     mirrored = threading.Event()  # a real kill would take the tracker's thread along; here it could still write later

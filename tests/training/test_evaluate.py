@@ -212,8 +212,7 @@ def test_a_damaged_newest_checkpoint_is_not_replaced_by_an_older_one_in_silence(
 def test_the_checkpoint_of_another_run_is_refused_as_generate_does(project, retroflow):
     checkpoint = read_checkpoint(checkpoint_path(project.checkpoints, 4))
     stored = checkpoint["retroflow"]
-    values = json.loads(stored["values"]) | {"seed": 5}
-    checkpoint["retroflow"] = stored | {"values": json.dumps(values)}
+    checkpoint["retroflow"] = stored | {"values": stored["values"] | {"seed": 5}}
     write_checkpoint(checkpoint, checkpoint_path(project.checkpoints, 6))
     messages = set()
     for words in (["evaluate"], ["generate", "--prompt", "a"]):

@@ -221,16 +221,16 @@ def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path, monkeypatc
 
 
 def test_a_signal_while_evaluating_leaves_an_unfinished_run_that_is_judged_on_resume(run, monkeypatch):
-    original = verdict.prove
+    original = verdict.measure_report
 
     def interrupted(job, *, training, advance):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(job, training=training, advance=advance)
 
-    monkeypatch.setattr(verdict, "prove", interrupted)
+    monkeypatch.setattr(verdict, "measure_report", interrupted)
     with pytest.raises(Preempted, match="stopped while evaluating"):
         run()
-    monkeypatch.setattr(verdict, "prove", original)
+    monkeypatch.setattr(verdict, "measure_report", original)
     resumed = run(resume=LAST)
     assert (resumed.run_folder.name, resumed.steps) == ("0001", 12)
     assert resumed.run_folder.joinpath("report.json").exists()
