@@ -7,6 +7,7 @@ the checkpoint, so that a run resumed from it has all lines up to the checkpoint
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,7 +20,6 @@ from retroflow.errors import RetroflowError
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.throughput import Throughput
 from retroflow.runs.checkpoints import checkpoint_path, sweep
-from retroflow.runs.folder import RunFolder
 from retroflow.runs.metrics import MetricsLog
 from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lost_weights import refuse_lost_weights
@@ -44,8 +44,9 @@ class StepEnd(pl.Callback):
         metrics: writes the lines.
         estimate: measures a quick validation estimate.
         stopping: decides whether to stop.
-        checkpoints: writes them.
         options: intervals in steps.
+        checkpoints: the folder for checkpoints.
+        identity: plain values that identify the run; stored in each of them.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class StepEnd(pl.Callback):
         metrics: "Metrics",
         estimate: Callable[[], dict[str, float]],
         stopping: "Stopping",
-        checkpoints: "Checkpoints",
         options: TrainerOptions,
+        checkpoints: Path,
+        identity: dict[str, Any],
     ) -> None:
-        self._metrics, self._estimate, self._stopping = metrics, estimate, stopping
-        self._checkpoints, self._options = checkpoints, options
+        self._metrics, self._estimate, self._stopping, self._options = metrics, estimate, stopping, options
+        self._checkpoints, self._identity = checkpoints, identity
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._metrics.add(outputs)
@@ -76,14 +78,16 @@ class StepEnd(pl.Callback):
             _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
             refuse_lost_weights(trainer, pl_module, batch)
             self._metrics.sync()
-            self._checkpoints.write(trainer, step)
+            trainer.save_checkpoint(checkpoint_path(self._checkpoints, step))
+            if trainer.is_global_zero:
+                sweep(self._checkpoints, keep=options.keep_checkpoints)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stopping.start()
         self._metrics.start(trainer.global_step, pl_module.device)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
-        checkpoint["retroflow"] = self._checkpoints.identity
+        checkpoint["retroflow"] = self._identity
 
     def state_dict(self) -> dict[str, Any]:
         return self._metrics.state_dict() | {"seconds": self._stopping.seconds}
@@ -222,22 +226,3 @@ class Stopping:
         if signals := [int(number) for number, _ in wishes if number]:
             self._requests.adopt(signals[0])
         return any(wish for wishes_of_rank in wishes for wish in wishes_of_rank)
-
-
-class Checkpoints:
-    """Writes checkpoints, and keeps the newest.
-
-    Args:
-        run: the run folder.
-        keep: how many to keep.
-        identity: plain values that identify a checkpoint's run; stored in it.
-    """
-
-    def __init__(self, run: RunFolder, *, keep: int, identity: dict[str, Any]) -> None:
-        self._run, self._keep, self.identity = run, keep, identity
-
-    def write(self, trainer: pl.Trainer, step: int) -> None:
-        """Write the checkpoint of `step`; called on all ranks."""
-        trainer.save_checkpoint(checkpoint_path(self._run.checkpoints, step))
-        if trainer.is_global_zero:
-            sweep(self._run.checkpoints, keep=self._keep)

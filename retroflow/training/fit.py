@@ -35,7 +35,7 @@ from retroflow.runs.metrics import MetricsLog, read_metrics
 from retroflow.runs.record import TrainingSummary, record_from
 from retroflow.runs.resuming import ResumePoint, choose_start
 from retroflow.runs.schedules import describe_last
-from retroflow.training.callbacks import Checkpoints, Metrics, StepEnd, Stopping
+from retroflow.training.callbacks import Metrics, StepEnd, Stopping
 from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.training.data_module import RetroData, explain_lost_data_workers
 from retroflow.training.final_report import load_trained, write_final_report
@@ -224,8 +224,9 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
     progress = TrainingProgress(job.options.max_steps)
     metrics = Metrics(log, job.tracker, progress, throughput_of(job), ranks)
     stopping = Stopping(requests, job.options.max_seconds, ranks)
-    checkpoints = Checkpoints(start.run, keep=job.options.keep_checkpoints, identity=job.identity)
-    step_end = StepEnd(metrics, lambda: estimate(job, ranks), stopping, checkpoints, job.options)
+    step_end = StepEnd(
+        metrics, lambda: estimate(job, ranks), stopping, job.options, start.run.checkpoints, job.identity
+    )
     data = RetroData(
         job.splits.training(retrieval=job.options.retrieval), job.options, seed=job.seed, num_workers=job.num_workers
     )

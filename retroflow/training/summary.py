@@ -42,21 +42,16 @@ def summarise(job: Job, start: ResumePoint) -> str:
     return "\n".join([*plan_of(job).lines(start_step=start.step), f"run        {start.run.path}"])
 
 
-def versions() -> dict[str, str]:
-    """Return the versions on which a run's numbers depend."""
-    return {
-        "retroflow": __version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
-
-
 def _machine(job: Job) -> dict[str, Any]:
-    """What the run runs on, as JSON values."""
+    """What the run runs on, and the versions on which its numbers depend, as JSON values."""
     return {
-        "versions": versions(),
+        "versions": {
+            "retroflow": __version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
         "device": job.placement.accelerator,
         "precision": job.placement.precision,
         "num_parameters": job.module.outline.num_parameters,

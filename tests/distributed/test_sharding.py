@@ -1,4 +1,4 @@
-"""A sharded model on a mesh of one rank; tests/distributed has two."""
+"""A sharded model on a mesh of one rank."""
 
 import pytest
 import torch
