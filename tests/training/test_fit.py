@@ -167,14 +167,14 @@ def test_without_retrieval_only_off_is_measured_and_retrieval_is_not_trained(run
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(run):
-    with pytest.raises(RetroflowError, match="start a new run with a lower optimizer.learning_rate"):
+    with pytest.raises(RetroflowError, match="Start a new run with a lower optimizer.learning_rate"):
         run(optimizer=OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_no_checkpoint_keeps_weights_that_are_lost(run, tmp_path, log_every):
     spoilt = OptimizerOptions(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
-    with pytest.raises(RetroflowError, match="start a new run with a lower optimizer.learning_rate"):
+    with pytest.raises(RetroflowError, match="Start a new run with a lower optimizer.learning_rate"):
         run(optimizer=spoilt, log_every=log_every, checkpoint_every=1, keep_checkpoints=100)
     for path in tmp_path.rglob("*.ckpt"):
         assert all(tensor.isfinite().all() for tensor in read_checkpoint(path)["state_dict"].values()), path
