@@ -78,9 +78,13 @@ class StepEnd(pl.Callback):
             _refuse_not_finite(float(pl_module.gradient_norm), f"gradient norm at step {step}")
             refuse_lost_weights(trainer, pl_module, batch)
             self._metrics.sync()
-            trainer.save_checkpoint(checkpoint_path(self._checkpoints, step))
-            if trainer.is_global_zero:
-                sweep(self._checkpoints, keep=options.keep_checkpoints)
+            self.write_checkpoint(trainer)
+
+    def write_checkpoint(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint of the last step, and keep the newest; called on all ranks."""
+        trainer.save_checkpoint(checkpoint_path(self._checkpoints, trainer.global_step))
+        if trainer.is_global_zero:
+            sweep(self._checkpoints, keep=self._options.keep_checkpoints)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stopping.start()

@@ -239,7 +239,7 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
         with group, explain_lost_data_workers(ranks):
             trainer.fit(job.module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
             if job.options.max_steps == 0:  # no step has ended and written one
-                checkpoints.write(trainer, 0)
+                step_end.write_checkpoint(trainer)
     except (SIGTERMException, SystemExit):
         # A second SIGINT, or a signal before the first step, while Lightning's handlers are installed.
         requests.stop_if_requested("stopped at once; resume='last' continues from the last checkpoint")
