@@ -1,7 +1,6 @@
 """Every built-in name on one screen, and how a section of a recipe becomes an instance.
 
-To add a component from outside, declare an entry point in one of the groups below (docs/writing-a-retriever.md);
-corpus sources are a closed table (docs/decisions/0001-closed-table-of-corpus-sources.md).
+To add a component from outside, declare an entry point in one of the groups below (docs/writing-a-retriever.md).
 """
 
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from retroflow.recipe.source import imported_packages
 from retroflow.registry import Entry, Registry, blaming, is_installed
 
 if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the time `recipe check` has
+    from retroflow.corpus.checked import CheckedCorpus
     from retroflow.embedding.checked import CheckedEmbedder
     from retroflow.protocols import Corpus, Embedder, ModelConfig, Retriever, Tracker
     from retroflow.retrieval.checked import CheckedRetriever
@@ -84,7 +84,7 @@ _HELD_OUT = "retroflow.corpus.split:check_held_out"
 
 CORPORA: "Registry[type[Corpus]]" = Registry(
     "corpus",
-    None,
+    "retroflow.corpora",
     {
         "jsonl": Entry("retroflow.corpus.jsonl:JsonlCorpus", check=_HELD_OUT),
         "text": Entry("retroflow.corpus.text:TextCorpus", check=_HELD_OUT),
@@ -183,6 +183,14 @@ def _check_members(component: object, protocol: str, where: str) -> None:
             f"{where}: {type(component).__name__} is no {protocol}, it lacks {', '.join(missing)} "
             f"(retroflow.{protocol} has defaults for some: inherit from it)."
         )
+
+
+def create_corpus(options: Mapping[str, Any]) -> "CheckedCorpus":
+    """Make the corpus that a recipe's block names, behind the checks of its documents; raises as `create`."""
+    from retroflow.corpus.checked import CheckedCorpus
+
+    name = options["name"]
+    return CheckedCorpus(create(CORPORA, options), name=name, entry=CORPORA.entry(name))
 
 
 def create_embedder(options: Mapping[str, Any]) -> "CheckedEmbedder":

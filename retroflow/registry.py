@@ -8,10 +8,11 @@ commands that use that name. A plugin with the name of a built-in component is i
 import errno
 import importlib
 import importlib.util
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -271,6 +272,30 @@ def blaming(failure: str, entry: Entry) -> Iterator[None]:
         if isinstance(error, MemoryError):
             reason = f"there is not enough memory for what its options ask for ({reason})"
         raise ComponentError(f"{failure}: {reason}") from error
+
+
+def stated_fingerprint(where: str, entry: Entry, fingerprint: Callable[[], object]) -> dict[str, object]:
+    """Return a component's fingerprint; a plugin's with the distribution that it comes from.
+
+    Another version of a plugin may give other results, and its author may forget to say so.
+
+    Args:
+        where: names the component, 'embedder letters (my-package 1.0)'.
+        entry: the component's.
+        fingerprint: the component's method.
+
+    Raises:
+        ComponentError: it failed, or gave what is no dictionary of JSON values.
+    """
+    with blaming(f"{where}: fingerprint() failed", entry):
+        values = fingerprint()
+    try:
+        if not isinstance(values, dict):
+            raise TypeError(f"it is of type {type(values).__name__}")
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ComponentError(f"{where}: fingerprint() must be a dict of JSON values; {error}.") from error
+    return values | {"distribution": entry.owner} if entry.is_plugin else values
 
 
 def _add_claim(table: _Table, point: Declaration) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
 
@@ -19,13 +19,13 @@ from retroflow.corpus.files import FoundFile, describe_files, find_files
 from retroflow.corpus.split import choose_split
 from retroflow.errors import CorpusError, DamagedDataError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document, Split
+from retroflow.protocols import Corpus, Counts, Document, Split
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @checked_options("corpus")
-class DatasetsCorpus:
+class DatasetsCorpus(Corpus):
     """Documents from the rows of a data set of the `datasets` library.
 
     Args:
@@ -44,6 +44,8 @@ class DatasetsCorpus:
         UsageError: an option is out of range.
         MissingExtraError: datasets is not installed.
     """
+
+    held_out_by: ClassVar[tuple[str, ...]] = ("valid_share", "valid_split")
 
     def __init__(  # noqa: PLR0913 - options of a recipe, one a key
         self,

@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
 
@@ -17,14 +17,14 @@ from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document, Split
+from retroflow.protocols import Corpus, Counts, Document, Split
 
 INCLUDE = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst")
 DEFAULT_ID_KEY = "id"
 
 
 @checked_options("corpus")
-class JsonlCorpus:
+class JsonlCorpus(Corpus):
     """Documents from JSON Lines files.
 
     Args:
@@ -40,6 +40,8 @@ class JsonlCorpus:
         UsageError: an option is out of range.
         MissingExtraError: `path` ends in .zst and zstandard is not installed.
     """
+
+    held_out_by: ClassVar[tuple[str, ...]] = ("valid_share", "valid_path")
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ corpus: {name: parquet, path: "data/*.parquet", text_key: content}
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
 
@@ -14,7 +14,7 @@ from retroflow.corpus.files import FoundFile
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import CorpusError, DamagedDataError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document
+from retroflow.protocols import Corpus, Counts, Document
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,7 +24,7 @@ BATCH_ROWS = 64
 
 
 @checked_options("corpus")
-class ParquetCorpus:
+class ParquetCorpus(Corpus):
     """Documents from the rows of Parquet files.
 
     Args:
@@ -40,6 +40,8 @@ class ParquetCorpus:
         UsageError: an option is out of range.
         MissingExtraError: pyarrow is not installed.
     """
+
+    held_out_by: ClassVar[tuple[str, ...]] = ("valid_share", "valid_path")
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from retroflow.corpus.files import FoundFile, describe_files, matches, printable
 from retroflow.corpus.split import choose_split, chosen
 from retroflow.errors import CorpusError, UsageError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document
+from retroflow.protocols import Corpus, Counts, Document
 
 # Not part of the standard library: installed packages, and the test suite, which some distributions lack.
 NOT_STDLIB = ("site-packages", "dist-packages", "test")
@@ -58,7 +58,7 @@ class SourceTree:
 
 
 @checked_options("corpus")
-class PythonSourceCorpus:
+class PythonSourceCorpus(Corpus):
     """Documents from the source files of installed Python packages, one document per file.
 
     Related files form a group: a group is in one split as a whole, and `share` chooses groups.

@@ -5,7 +5,7 @@ corpus: {name: text, path: docs, include: "**/*.md"}
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, MinLen
 
@@ -14,11 +14,11 @@ from retroflow.corpus.documents import ValidShare
 from retroflow.corpus.split_files import SplitFiles
 from retroflow.errors import DamagedDataError
 from retroflow.options import checked_options
-from retroflow.protocols import Counts, Document
+from retroflow.protocols import Corpus, Counts, Document
 
 
 @checked_options("corpus")
-class TextCorpus:
+class TextCorpus(Corpus):
     """Documents from text files in UTF-8; a document's id and title are the file's name below `path`.
 
     Args:
@@ -31,6 +31,8 @@ class TextCorpus:
     Raises:
         UsageError: an option is out of range.
     """
+
+    held_out_by: ClassVar[tuple[str, ...]] = ("valid_share", "valid_path")
 
     def __init__(
         self,

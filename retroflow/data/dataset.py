@@ -45,7 +45,7 @@ class SequenceDataset(Dataset[Batch]):
         neighbours: Int64Array | None = None,
     ) -> None:
         if len(chunks) == 0:
-            raise CorpusError("A split of the corpus has no chunks. Use a larger corpus or another corpus.valid_share.")
+            raise CorpusError("A split of the corpus has no chunks. Use a larger corpus, or hold out another share.")
         if neighbours is not None and len(neighbours) != len(chunks):
             raise ValueError(f"neighbours: {len(neighbours):,} rows for {len(chunks):,} chunks; give one per chunk.")
         self.chunks = chunks

@@ -1,6 +1,5 @@
 """The wrapper of every embedder: it names the embedder in errors and checks its answers."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ import numpy as np
 
 from retroflow.errors import ComponentError, InvalidVectorsError
 from retroflow.protocols import Embedder, Float32Array
-from retroflow.registry import Entry, blaming
+from retroflow.registry import Entry, blaming, stated_fingerprint
 
 T = TypeVar("T")
 
@@ -74,20 +73,8 @@ class CheckedEmbedder:
         self._call("load()", lambda: self._embedder.load(folder))
 
     def fingerprint(self) -> dict[str, object]:
-        """Return the embedder's fingerprint, checked to be JSON; for a plugin with its distribution.
-
-        Another version of a plugin may embed differently, and its author may forget to change the fingerprint.
-        """
-        values: Any = self._call("fingerprint()", self._embedder.fingerprint)
-        try:
-            if not isinstance(values, dict):
-                raise TypeError(f"it is of type {type(values).__name__}")
-            json.dumps(values, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ComponentError(
-                f"embedder {self.owner}: fingerprint() must be a dict of JSON values; {error}."
-            ) from error
-        return values | {"distribution": self._entry.owner} if self._entry.is_plugin else values
+        """Return the embedder's fingerprint, checked to be JSON; a plugin's with the distribution it is from."""
+        return stated_fingerprint(f"embedder {self.owner}", self._entry, self._embedder.fingerprint)
 
     def _call(self, action: str, call: Callable[[], T]) -> T:
         with blaming(f"embedder {self.owner}: {action} failed", self._entry):

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from retroflow.console import Advance, progress, say
+from retroflow.corpus.checked import CheckedCorpus
 from retroflow.corpus.chunking import Chunks, chunk_document
 from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, grouped, load_tokenizer, train_tokenizer
 from retroflow.errors import CorpusError, DamagedDataError, UsageError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.stages import Block
-from retroflow.protocols import Corpus, Document
+from retroflow.protocols import Document
 from retroflow.store.array_file import Array
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.kept import kept_folder
@@ -47,7 +48,7 @@ class ChunkStage:
     # The corpus has to change then, and it is another artifact.
     final_errors: tuple[type[Exception], ...] = (UsageError, DamagedDataError)
 
-    def __init__(self, inputs: Inputs, corpus: Corpus, tokenizer: Tokenizer | None, data: DataOptions) -> None:
+    def __init__(self, inputs: Inputs, corpus: CheckedCorpus, tokenizer: Tokenizer | None, data: DataOptions) -> None:
         self.inputs, self.parents = inputs, dict[str, dict[str, str]]()
         self._corpus, self._given, self._data = corpus, tokenizer, data
 
@@ -87,7 +88,7 @@ class ChunkStage:
         specs = pieces.specs(len(sources))
         for split in SPLITS:
             if f"{split}/tokens" not in specs or not specs[f"{split}/tokens"].shape[0]:
-                raise _no_text(split)
+                raise _no_text(split, self._corpus)
         shift = _Shift(first_valid_document=specs["train/document_offsets"].shape[0] - 1)
         files = self._files | join_pieces(folder, pieces, sources, shift)
         info = {
@@ -110,7 +111,7 @@ def warn_of_few_tokens(chunks: Manifest) -> None:
         tokens = "1 token" if valid["tokens"] == 1 else f"{valid['tokens']:,} tokens"
         say(
             f"warning: the validation split has only {tokens} (documents: {valid['documents']:,}); a loss over fewer "
-            f"than {FEW_TOKENS:,} is mostly chance. Raise corpus.valid_share, or add documents."
+            f"than {FEW_TOKENS:,} is mostly chance. Hold out more of the corpus, or add documents."
         )
 
 
@@ -126,7 +127,7 @@ def _hash_of(block: list[Document]) -> str:
 
 
 def _keep_tokenizer(
-    folder: Path, corpus: Corpus, given: Tokenizer | None, data: DataOptions
+    folder: Path, corpus: CheckedCorpus, given: Tokenizer | None, data: DataOptions
 ) -> tuple[Tokenizer, dict[str, FileEntry]]:
     def save(kept: Path) -> None:
         tokenizer = given
@@ -141,7 +142,7 @@ def _keep_tokenizer(
     return load_tokenizer(str(folder / "tokenizer")), files
 
 
-def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iterator[str]:
+def _train_texts(corpus: CheckedCorpus, advance: Advance, vocabulary_size: int) -> Iterator[str]:
     num_texts = num_characters = 0
     for document in corpus.documents():
         advance(1)
@@ -150,7 +151,7 @@ def _train_texts(corpus: Corpus, advance: Advance, vocabulary_size: int) -> Iter
             num_characters += len(document.text)
             yield document.text
     if num_texts == 0:
-        raise _no_text("train")
+        raise _no_text("train", corpus)
     if num_characters >= SAID_CHARACTERS:  # the library shows no progress from here on
         say(
             f"tokenizer: {num_texts:,} training documents read; learning up to {vocabulary_size:,} tokens from "
@@ -236,9 +237,8 @@ def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:
         )
 
 
-def _no_text(split: str) -> CorpusError:
+def _no_text(split: str, corpus: CheckedCorpus) -> CorpusError:
     if split == "valid":
-        return CorpusError(
-            "The corpus has no validation document with text. Raise corpus.valid_share, or give corpus.valid_path."
-        )
+        keys = " or ".join(f"corpus.{key}" for key in corpus.held_out_by)
+        return CorpusError(f"The corpus has no validation document with text. Hold out more by {keys}.")
     return CorpusError("The corpus has no training document with text. Check the paths in the section corpus.")

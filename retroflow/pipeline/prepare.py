@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, create, create_embedder
+from retroflow.components import create_corpus, create_embedder
 from retroflow.console import say
+from retroflow.corpus.checked import CheckedCorpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
@@ -24,7 +25,6 @@ from retroflow.pipeline.neighbours import NeighbourStage, Sources, check_enough_
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.pipeline.sharing import ALONE, Sharing
-from retroflow.protocols import Corpus
 from retroflow.recipe import Recipe
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.agreement import check_same_rows
@@ -204,7 +204,7 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
         RetroflowError: an error of a component, such as a missing corpus.
     """
     data = DataOptions(**recipe.section("data"))
-    corpus: Corpus = create(CORPORA, recipe.section("corpus"))
+    corpus = create_corpus(recipe.section("corpus"))
     names = {"chunks": fingerprint_of(_chunks_inputs(corpus, given_tokenizer(recipe, data), data))}
     if not recipe.values.get("trainer", {}).get("retrieval", True):
         return names
@@ -218,14 +218,14 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
     return names
 
 
-def _chunks_inputs(corpus: Corpus, tokenizer: Tokenizer | None, data: DataOptions) -> fingerprint.Inputs:
+def _chunks_inputs(corpus: CheckedCorpus, tokenizer: Tokenizer | None, data: DataOptions) -> fingerprint.Inputs:
     given = None if tokenizer is None else tokenizer.fingerprint()
     return fingerprint.chunks_inputs(corpus.fingerprint(), given, data)
 
 
 def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing) -> Stage:
     check_held_out(recipe.section("corpus"))
-    corpus: Corpus = create(CORPORA, recipe.section("corpus"))
+    corpus = create_corpus(recipe.section("corpus"))
     tokenizer = given_tokenizer(recipe, data)
     made = _made(ChunkStage(_chunks_inputs(corpus, tokenizer, data), corpus, tokenizer, data), artifacts, sharing)
     if not sharing.command:

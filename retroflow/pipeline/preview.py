@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retroflow.components import CORPORA, create, create_embedder
+from retroflow.components import create_corpus, create_embedder
+from retroflow.corpus.checked import CheckedCorpus
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import RetroflowError
@@ -20,7 +21,6 @@ from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions, NeighbourOptions
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
-from retroflow.protocols import Corpus
 from retroflow.recipe import Recipe
 from retroflow.store.artifact import artifact_folder
 from retroflow.store.manifest import KINDS, Manifest, read_manifest
@@ -85,7 +85,7 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
         RetroflowError: the corpus cannot be read, or holds no text.
     """
     data = DataOptions(**recipe.section("data"))
-    corpus: Corpus = create(CORPORA, recipe.section("corpus"))
+    corpus = create_corpus(recipe.section("corpus"))
     found = _Found()
     with no_downloads():
         tokenizer, is_known = _tokenizer(recipe, data, found)
@@ -185,7 +185,9 @@ def _counted(found: _Found) -> dict[str, int] | None:
     return {split: int(counts["chunks"]) for split, counts in found.manifests["chunks"].info["splits"].items()}
 
 
-def _estimated(corpus: Corpus, data: DataOptions, tokenizer: Tokenizer | None, found: _Found) -> dict[str, int] | None:
+def _estimated(
+    corpus: CheckedCorpus, data: DataOptions, tokenizer: Tokenizer | None, found: _Found
+) -> dict[str, int] | None:
     """Estimate the chunks of each split from the size of its text; None if the corpus is too large to read now."""
     per_token = BYTES_PER_TOKEN
     texts = {"train": 0, "valid": 0}

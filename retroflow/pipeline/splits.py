@@ -66,8 +66,8 @@ def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
     valid = ChunkStore.open(prepared.valid_chunks)
     if len(valid) == 0:
         raise CorpusError(
-            "the corpus has no validation chunks, so nothing could be measured; raise corpus.valid_share or give "
-            "corpus.valid_path."
+            "the corpus has no validation chunks, so nothing could be measured; hold out more documents "
+            "(docs/corpus.md)."
         )
     train = ChunkStore.open(prepared.train_chunks)
     if prepared.train_neighbours is None or prepared.valid_neighbours is None:

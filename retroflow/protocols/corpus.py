@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "valid"]
 
@@ -77,8 +77,14 @@ def _some(names: tuple[str, ...]) -> str:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """A source of documents. Every pass yields the same documents in the same order."""
+    """A source of documents. Every pass yields the same documents in the same order.
 
+    Attributes:
+        held_out_by: the options that decide which documents are held out for validation; messages name them.
+        counts: of the latest pass, complete once it has ended.
+    """
+
+    held_out_by: ClassVar[tuple[str, ...]] = ("valid_share",)
     counts: Counts
 
     def documents(self) -> Iterator[Document]:

@@ -1,6 +1,8 @@
 """A contract suite for a component that a registry names, for `retroflow components check`."""
 
+import os
 from collections.abc import Iterator, Mapping
+from glob import glob
 from typing import Any, NamedTuple
 
 from retroflow import testing
@@ -54,13 +56,22 @@ def check(kind: str, name: str, options: Mapping[str, Any]) -> Iterator[Outcome]
         name: the component's.
         options: as in a recipe.
     """
-    suite = suite_of(kind, name, options)
+    suite = suite_of(kind, name, {key: _absolute(value) for key, value in options.items()})
     with RuleRunner(suite) as runner:
         for rule in (can_be_made, *suite.rules().values()):
             outcome = _run(runner, rule)
             yield outcome
             if rule is can_be_made and outcome.outcome == "fail":
                 return
+
+
+def _absolute(value: Any) -> Any:
+    """Make what names files here name them in every process, whatever its current folder."""
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _absolute(each) for key, each in value.items()}
+    return os.path.abspath(value) if isinstance(value, str) and glob(value) else value
 
 
 def can_be_made(case: Any) -> None:
