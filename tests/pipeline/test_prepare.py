@@ -1,5 +1,6 @@
 """prepare: what is made, what is re-used, what is refused."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from retroflow.pipeline import embeddings as embeddings_stage
 from retroflow.pipeline import prepare as prepare_module
 from retroflow.pipeline.prepare import Prepared, describe, find_prepared, prepare
 from retroflow.recipe import Recipe
+from retroflow.retrieval.exact import ExactRetriever
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.neighbour_table import NeighbourTable
 from tests.pipeline.read_back import check_corpus_file, check_rows_against_texts, documents_of
@@ -207,10 +209,11 @@ def test_options_that_no_index_can_be_built_with_are_refused_early_and_leave_not
 def test_a_retriever_that_refuses_its_options_is_asked_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @functools.wraps(ExactRetriever.__init__)  # the options that it declares are read once in a process
     def refuse(self: object, **options: object) -> None:
         raise UsageError("retriever.build.num_trees is 0; allowed: a whole number of at least 1.")
 
-    monkeypatch.setattr("retroflow.retrieval.exact.ExactRetriever.__init__", refuse)
+    monkeypatch.setattr(ExactRetriever, "__init__", refuse)
     with pytest.raises(UsageError, match="num_trees is 0"):
         quietly(small_recipe(tmp_path, retriever={"name": "exact"}))
     assert not (tmp_path / "artifacts").exists()
