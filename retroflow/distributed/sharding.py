@@ -25,7 +25,7 @@ def build_sharded(
         build: makes the model with its initial weights on the CPU, or without weights on the meta device.
         mesh: one axis, all ranks.
         prepare: changes the layers before they are sharded.
-        bf16: gather the weights of layers and encoder in bfloat16, in which autocast multiplies anyway: half the
+        bf16: gather the weights of layers in bfloat16, in which autocast multiplies anyway: half the
             traffic, and no copy of every weight from forward to backward. The gains of norms are rounded, too. Shards,
             summed gradients, and parameters outside layers (embeddings) stay in float32.
 

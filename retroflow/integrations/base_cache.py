@@ -45,7 +45,7 @@ def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:
     if cache.padding is None:
         return {}
     end = cache.length + num_tokens
-    seen = cache.given(0, end)
+    seen = cache.is_token(0, end)
     assert seen is not None
     positions = torch.arange(cache.length, end, device=seen.device) - cache.padding[:, None]
     return {"attention_mask": seen.long(), "position_ids": positions.clamp(min=0)}

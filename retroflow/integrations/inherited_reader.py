@@ -19,7 +19,7 @@ from retroflow.integrations.base_cache import RetrofitCache, padded_arguments
 from retroflow.integrations.joint_attention import NAME, JointReading, WindowNeighbours
 from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.neighbour_states import NeighbourStates, Text
-from retroflow.model.reading import Retrieved
+from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
 
 STATES_AT_ONCE = 1 << 29

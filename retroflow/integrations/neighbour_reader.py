@@ -5,7 +5,8 @@ one of ours. Hooks on the chosen layers find it there and add chunked cross-atte
 
     h = x + ATTN(x)            becomes       h = x + (ATTN(x) + CCA(x + ATTN(x), E))
 
-Without that argument the hooks do nothing. It holds everything about a call; no module holds state between calls.
+Without that argument the hooks do nothing. It holds everything about a call, encoded neighbours included, since layers
+of a base return no values of ours; no module holds state between calls.
 
 Shapes: b batch, t tokens, d features of the base, e encoder features, v vocabulary; windows as in
 retroflow/model/windows.py.
@@ -18,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retroflow.model.acceleration import accelerate
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
 from retroflow.model.config import RetroConfig
-from retroflow.model.encoder import NeighbourEncoder
+from retroflow.model.encoder import RetrievedEncoder
 from retroflow.model.initialisation import initialise
 from retroflow.model.layers import RMSNorm, Smear
-from retroflow.model.reading import Reading, Retrieved
+from retroflow.model.neighbours import Encode, Encoded
 
 ARGUMENT = "retroflow_call"
 """The keyword argument that is passed through the base."""
@@ -44,21 +46,21 @@ class NeighbourReader(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.width)) if config.copy_initialisation else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, reading: Reading, asked: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, encoded: Encoded, token_query: Tensor | None) -> Tensor:
         """Compute the residual update.
 
         Args:
             x: float [b, t, d], the base's activations after self-attention.
-            reading: the neighbours.
+            encoded: the neighbours.
             token_query: float [b, t, d], the smeared embeddings of the positions' own tokens; None without smear.
 
         Returns:
             float [b, t, d].
         """
         query = self.cca_norm(x)
-        if self.token_norm is not None and asked is not None:
-            query = query + self.token_norm(asked)
-        update = reading.read(self.cca, query)
+        if self.token_norm is not None and token_query is not None:
+            query = query + self.token_norm(token_query)
+        update = self.cca(query, encoded)
         if self.gate is not None:
             update = update * self.gate
         dropped: Tensor = self.dropout(update)
@@ -74,19 +76,13 @@ class RetrievalParts(nn.Module):
 
     def __init__(self, config: RetroConfig) -> None:
         super().__init__()
-        self.encoder = NeighbourEncoder(config)
-        self.encoder_embedding: nn.Embedding | None = None
-        self.encoder_input: nn.Linear | None = None
-        if not config.share_encoder_embeddings:
-            self.encoder_embedding = nn.Embedding(config.vocabulary_size, config.encoder_width)
-        elif config.width != config.encoder_width:
-            self.encoder_input = nn.Linear(config.width, config.encoder_width, bias=False)
-        self.encoder_smear = Smear(config.encoder_width) if config.smear else None
+        self.encoder = RetrievedEncoder(config)
         self.smear = Smear(config.width) if config.smear else None
         self.readers = nn.ModuleDict({str(layer): NeighbourReader(config) for layer in config.cca_layers})
         self.first_layer = min(config.cca_layers)
-        initialise(self, config, encoder_input=self.encoder_input)
+        initialise(self, config)
         self._close(config)
+        accelerate(self)
 
     @torch.no_grad()
     def _close(self, config: RetroConfig) -> None:
@@ -99,53 +95,47 @@ class RetrievalParts(nn.Module):
                 # A copier matches tokens; the contribution of the base's activations to the query is learned from zero.
                 reader.cca_norm.weight.zero_()
 
-    def embed_retrieved(self, retrieved: Retrieved, embedding: nn.Module) -> Tensor:
-        """Embed retrieved text, with the base's `embedding` if there is no separate table.
 
-        Returns:
-            float [b, W, k, r, e].
-        """
-        x: Tensor = (self.encoder_embedding or embedding)(retrieved.tokens)
-        if self.encoder_input is not None:
-            x = self.encoder_input(x)
-        if self.encoder_smear is not None:
-            if retrieved.mask is not None:  # a missing token is not the predecessor of any other
-                x = x * retrieved.mask[..., None]
-            x = self.encoder_smear(x.flatten(0, 2)).view_as(x)
-        return x
-
-    def encode(self, embedding: nn.Module, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
-        """Encode retrieved text given chunks float [b, W, m, d]; returns float [b, W, k, r, e]."""
-        embedded = self.embed_retrieved(retrieved, embedding)
-        encoded: Tensor = self.encoder(embedded, chunks, retrieved.mask, chunk_mask)
-        return encoded
-
-
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """The data of one call of a RETRO-fit, passed through the base.
 
     Attributes:
         parts: the weights.
-        reading: the neighbours.
+        encode: encodes the neighbours.
         token_query: float [b, t, d], smeared embeddings of the call's tokens; None without smear.
-        x: float [b, t, d], the input of the current layer; None outside of layers with CCA.
-        layer: number of that layer, from 1.
+        encoded: the neighbours; None before the first layer with CCA.
     """
 
     parts: RetrievalParts
-    reading: Reading
-    asked: Tensor | None = None
-    x: Tensor | None = None
-    layer: int = 0
+    encode: Encode
+    token_query: Tensor | None = None
+    encoded: Encoded | None = None
+
+
+@dataclass(frozen=True)
+class CallInLayer:
+    """A call inside a layer with CCA.
+
+    Attributes:
+        call: the call.
+        number: of the layer, from 1.
+        x: float [b, t, d], its input.
+    """
+
+    call: Call
+    number: int
+    x: Tensor
 
     def update(self, attended: Tensor) -> Tensor:
         """Return CCA's update from a layer's self-attention output float [b, t, d], with the same shape and dtype."""
-        assert self.x is not None
-        hidden = self.x + attended
-        if self.layer == self.parts.first_layer:
-            self.reading.encode(hidden)
-        update: Tensor = self.parts.readers[str(self.layer)](hidden, self.reading, self.asked)
+        call, hidden = self.call, self.x + attended
+        encoded = call.encoded
+        if encoded is None or self.number == call.parts.first_layer:
+            encoded = call.encode(hidden)
+        if call.encoded is None:  # activation checkpointing calls a layer twice
+            call.encoded = encoded
+        update: Tensor = call.parts.readers[str(self.number)](hidden, encoded, call.token_query)
         return update.to(attended.dtype)
 
 
@@ -170,12 +160,12 @@ def _enter_layer(
     if call is None:
         return None
     x = args[0] if args else kwargs["hidden_states"]
-    return args, kwargs | {ARGUMENT: Call(call.parts, call.reading, call.asked, x, number)}
+    return args, kwargs | {ARGUMENT: CallInLayer(call, number, x)}
 
 
 def _after_attention(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    call: Call | None = kwargs.get(ARGUMENT)
-    if call is None or call.x is None:
+    call = kwargs.get(ARGUMENT)
+    if not isinstance(call, CallInLayer):
         return None
     if isinstance(output, tuple):
         return (output[0] + call.update(output[0]), *output[1:])

@@ -5,6 +5,7 @@ neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour
 the base, e encoder features, v vocabulary of the base.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.cache import extend_with_cache
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
 from retroflow.model.loss import token_losses
-from retroflow.model.reading import Reading, Retrieved, SequenceReading
+from retroflow.model.neighbours import Encode, Encoded, Retrieved
 from retroflow.model.windows import checked_step
 from retroflow.protocols.model import RetrievalModel
 
@@ -139,10 +140,10 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     @property
     def blocks_to_shard(self) -> list[nn.Module]:
-        """Each layer of the base, its CCA, and the neighbour encoder."""
+        """Each layer of the base, its CCA, and each block of the neighbour encoder."""
         if not isinstance(self.retrieval, RetrievalParts):
             return self.blocks
-        return [*self.blocks, *self.retrieval.readers.values(), self.retrieval.encoder]
+        return [*self.blocks, *self.retrieval.readers.values(), *self.retrieval.encoder.blocks]
 
     def unsharded_state(self) -> dict[str, Tensor]:
         """State that needs unsharded weights: the fingerprint of a frozen base, uint8 [32]."""
@@ -203,14 +204,14 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self._check_room(tokens, 0)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        given, arguments = None, {}
+        is_token, arguments = None, {}
         if padding is not None:
             state = self._empty_cache(step, padding)
-            given, arguments = state.given(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
-        call = self._call(tokens, self._reading(found, step, given), given)
+            is_token, arguments = state.is_token(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
+        call: Any = self._call(tokens, self._encoding(found, step, is_token), is_token)
         if isinstance(self.retrieval, InheritedReader):
-            call = {ARGUMENT: self.retrieval.of_sequences(self.base, found, step=step, padding=padding)}
-        logits: Tensor = self.base(input_ids=tokens, use_cache=False, **arguments, **call).logits
+            call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
+        logits: Tensor = self.base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits
         return logits
 
     def loss(
@@ -239,10 +240,10 @@ class RetrofitModel(nn.Module, RetrievalModel):
         check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        call = self._call(tokens, self._reading(found, step), None)
+        call: Any = self._call(tokens, self._encoding(found, step))
         if isinstance(self.retrieval, InheritedReader):
-            call = {ARGUMENT: self.retrieval.of_sequences(self.base, found, step=step)}
-        hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **call).last_hidden_state
+            call = self.retrieval.of_sequences(self.base, found, step=step)
+        hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
 
@@ -285,36 +286,43 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self._check_room(tokens, cache.length)
         if isinstance(self.retrieval, InheritedReader):
             return self.retrieval.extend(self.base, tokens, cache, found)
-        return extend_with_cache(tokens, cache, found, self._encode, self._advance)
+        encode = partial(self.retrieval.encoder, embedding=self._embedding())
+        return extend_with_cache(tokens, cache, found, encode, self._run_after)
 
-    def _advance(self, tokens: Tensor, cache: RetrofitCache, reading: Reading) -> Tensor:
+    def _run_after(self, tokens: Tensor, cache: RetrofitCache, encode: Encode | None) -> tuple[Tensor, Encoded | None]:
+        """Run tokens int64 [b, t] that follow those of a cache; returns float [b, t, v], and the neighbours."""
         length, end = tokens.shape[1], cache.length + tokens.shape[1]
         arguments = padded_arguments(cache, length)
-        call = self._call(tokens, reading, cache.given(cache.length, end), cache)
-        output = self.base(input_ids=tokens, past_key_values=cache.past, use_cache=True, **arguments, **call)
-        cache.advance(tokens)
-        logits: Tensor = output.logits
-        return logits
+        call = self._call(tokens, encode, cache.is_token(cache.length, end), cache)
+        output = self.base(
+            input_ids=tokens, past_key_values=cache.past, use_cache=True, **arguments, **{ARGUMENT: call}
+        )
+        return output.logits, None if call is None else call.encoded
 
     def _call(
-        self, tokens: Tensor, reading: Reading | None, given: Tensor | None, cache: RetrofitCache | None = None
-    ) -> dict[str, Any]:
-        """Return the keyword argument for the base; none if retrieval is off."""
-        if reading is None or isinstance(self.retrieval, InheritedReader):
-            return {}
-        asked = None
+        self,
+        tokens: Tensor,
+        encode: Encode | None,
+        is_token: Tensor | None = None,
+        cache: RetrofitCache | None = None,
+    ) -> Call | None:
+        """Return the value of the keyword argument for the base; None if retrieval is off."""
+        if encode is None or isinstance(self.retrieval, InheritedReader):
+            return None
+        token_query = None
         if self.retrieval.smear is not None:
             embedded = self._embedding()(tokens)
-            if given is not None:
-                embedded = embedded * given[..., None]
-            asked = self.retrieval.smear(embedded, None if cache is None else cache.previous)
+            if is_token is not None:
+                embedded = embedded * is_token[..., None]
+            token_query = self.retrieval.smear(embedded, None if cache is None else cache.previous)
             if cache is not None:
                 cache.previous = embedded[:, -1:]
-        return {ARGUMENT: Call(self.retrieval, reading, asked)}
+        return Call(self.retrieval, encode, token_query)
 
-    def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
-        assert isinstance(self.retrieval, RetrievalParts)
-        return self.retrieval.encode(self._embedding(), retrieved, chunks, chunk_mask)
+    def _encoding(self, found: Retrieved | None, step: int, is_token: Tensor | None = None) -> Encode | None:
+        if found is None or isinstance(self.retrieval, InheritedReader):
+            return None
+        return partial(self.retrieval.encoder, found, embedding=self._embedding(), step=step, is_token=is_token)
 
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())
@@ -336,11 +344,6 @@ class RetrofitModel(nn.Module, RetrievalModel):
                 f"tokens: {before + tokens.shape[1]} in a row given; the base has positions for {self.max_length}. Use "
                 "shorter sequences (data.sequence_chunks * data.chunk_length), or a base with rotary positions."
             )
-
-    def _reading(self, found: Retrieved | None, step: int, given: Tensor | None = None) -> Reading | None:
-        if found is None:
-            return None
-        return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)
 
 
 def _leave_out_base(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:

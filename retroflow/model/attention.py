@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retroflow.model.layers import RMSNorm, merge_heads, rms_norm, split_heads
-from retroflow.model.lean_linear import lean_linear
+from retroflow.model.layers import merge_heads, split_heads
 from retroflow.model.positions import Positions
 
 
@@ -94,12 +93,11 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(num_heads * head_width, width, bias=False)
         self.positions = positions
 
-    def forward(self, x: Tensor, norm: RMSNorm, mask: Tensor | None = None, cache: KeyValues | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValues | None = None) -> Tensor:
         """Attend within x, and to what the cache has seen before it.
 
         Args:
             x: float [b, t, d].
-            norm: of x, before all else.
             mask: bool, broadcastable to [b, h, t, s] with s the cached and the new tokens; where it is given, it
                 alone says who sees whom.
             cache: keys and values of the tokens before x; those of x are added.
@@ -107,7 +105,7 @@ class SelfAttention(nn.Module):
         Returns:
             float [b, t, d].
         """
-        query, key, value = lean_linear(self.query_key_value, rms_norm, x, norm.weight).chunk(3, dim=-1)
+        query, key, value = self.query_key_value(x).chunk(3, dim=-1)
         if cache is None:
             value = value.contiguous()  # attention keeps it; as a view it would keep the queries and keys beside it
         query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
@@ -133,25 +131,21 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(num_heads * head_width, width, bias=False)
         self.positions = positions
 
-    def forward(
-        self, x: Tensor, source: Tensor, norm: RMSNorm, source_norm: RMSNorm, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from every neighbour of a chunk to that chunk.
 
         Args:
             x: float [b, k, t, e], the neighbours of each chunk.
             source: float [b, s, d], the chunks.
-            norm: of x, before all else.
-            source_norm: of source, likewise.
             mask: bool [b, 1, 1, s], True where a chunk's token may be looked at; None for all.
 
         Returns:
             float [b, k, t, e].
         """
-        key, value = lean_linear(self.key_value, rms_norm, source, source_norm.weight).chunk(2, dim=-1)
+        key, value = self.key_value(source).chunk(2, dim=-1)
         key, value = split_heads(key, self.num_heads), split_heads(value, self.num_heads)
         key = self.positions.place_keys(key)  # [b, h, s, w]
-        query = split_heads(lean_linear(self.query, rms_norm, x, norm.weight), self.num_heads)
+        query = split_heads(self.query(x), self.num_heads)
         query = self.positions.place_queries(query)  # [b, k, h, t, w]
         bias = self.positions.bias(query, 0, key.shape[2])
         num_neighbours, length = query.shape[1], query.shape[3]

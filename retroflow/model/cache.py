@@ -9,15 +9,15 @@ neighbour, d decoder features, e encoder features.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from retroflow.model.attention import KeyValues
-from retroflow.model.chunked_cross_attention import ChunkedCrossAttention, ReadyNeighbours
-from retroflow.model.reading import Encode, Reading, Retrieved, SequenceReading
+from retroflow.model.neighbours import Encode, Encoded, Retrieved
 from retroflow.model.windows import num_windows
 
 MASK_AT_ONCE = 1 << 24
@@ -25,28 +25,6 @@ MASK_AT_ONCE = 1 << 24
 
 RETRIEVED_AT_ONCE = 1 << 17
 """Retrieved tokens that are encoded at one time while a cache is filled: 0.5 GB for 1,024 features in float32."""
-
-
-@dataclass
-class Window:
-    """The newest complete window.
-
-    Attributes:
-        end: number of tokens at its end, T(w).
-        encoded: float [b, k, r, e], its neighbours.
-        mask: bool [b, k, r]; None where all tokens exist.
-        ready: the same, projected for each CCA layer that has read it.
-    """
-
-    end: int
-    encoded: Tensor
-    mask: Tensor | None
-    ready: dict[ChunkedCrossAttention, ReadyNeighbours] = field(default_factory=dict)
-
-    def select(self, rows: Tensor) -> "Window":
-        """The rows int64 [c] of the batch."""
-        ready = {cca: neighbours.select(rows) for cca, neighbours in self.ready.items()}
-        return Window(self.end, self.encoded[rows], None if self.mask is None else self.mask[rows], ready)
 
 
 class RetroCache:
@@ -72,11 +50,23 @@ class RetroCache:
         self.num_rows: int | None = None
         self.recent: Tensor | None = None
         self.previous: Tensor | None = None
-        self.window: Window | None = None
+        self.window: Encoded | None = None
 
-    def advance(self, tokens: Tensor) -> None:
-        """Count tokens [b, t] as seen, after all layers have stored their state."""
+    def advance(self, tokens: Tensor, encoded: Encoded | None = None) -> None:
+        """Count tokens [b, t] as seen, after all layers have stored their state.
+
+        Args:
+            tokens: of the call.
+            encoded: the neighbours that the call returned; None without CCA.
+        """
         self.num_rows, self.length = tokens.shape[0], self.length + tokens.shape[1]
+        if encoded is not None:
+            recent = self.recent_with(encoded.hidden)
+            self.recent, self.window = recent[:, -self.chunk_length :], encoded.newest()
+
+    def recent_with(self, x: Tensor) -> Tensor:
+        """The last activations, followed by x float [b, t, d]."""
+        return x if self.recent is None else torch.cat((self.recent, x), dim=1)
 
     def num_new_windows(self, num_tokens: int) -> int:
         """Return how many windows the next `num_tokens` tokens complete; `extend` takes neighbours for these."""
@@ -99,7 +89,7 @@ class RetroCache:
         self.previous = None if self.previous is None else self.previous[rows]
         self.window = None if self.window is None else self.window.select(rows)
 
-    def given(self, start: int, stop: int) -> Tensor | None:
+    def is_token(self, start: int, stop: int) -> Tensor | None:
         """Which of the positions start .. stop - 1 hold tokens and not padding: bool [b, stop - start], or None."""
         if self.padding is None:
             return None
@@ -126,83 +116,18 @@ class RetroCache:
             seen = seen & ((keys >= self.padding[:, None, None]) | (keys == queries))
         return seen[:, None]
 
-    def remember(self, x: Tensor) -> None:
-        """Store the activations x float [b, t, d] that the encoder will need."""
-        recent = x if self.recent is None else torch.cat((self.recent, x), dim=1)
-        self.recent = recent[:, -self.chunk_length :]
-
-
-class FirstReading(SequenceReading):
-    """A whole sequence read while the cache is filled: as in training, and the last window stays for later tokens."""
-
-    def __init__(self, retrieved: Retrieved, encode: Encode, cache: RetroCache, length: int) -> None:
-        super().__init__(
-            retrieved, encode, chunk_length=cache.chunk_length, step=cache.step, given=cache.given(0, length)
-        )
-        self._cache = cache
-
-    def encode(self, x: Tensor) -> None:
-        """Encode every window given x float [b, t, d]; the last window stays in the cache."""
-        super().encode(x)
-        cache = self._cache
-        cache.remember(x)
-        last = self.encoded.shape[1] - 1
-        mask = self.retrieved.mask
-        end = cache.chunk_length + last * cache.step
-        cache.window = Window(end, self.encoded[:, last], None if mask is None else mask[:, last])
-
-
-class CachedReading:
-    """A few tokens after a cache, all of which read the same window; it may close at the first of them.
-
-    Args:
-        cache: its `length` is that before these tokens.
-        closes: whether a window closes at the first token.
-        retrieved: for that window, W = 1; None if nothing was looked up for it.
-        encode: the model's encoder.
-    """
-
-    def __init__(self, cache: RetroCache, *, closes: bool, retrieved: Retrieved | None, encode: Encode) -> None:
-        self._cache, self._closes, self._retrieved, self._encode = cache, closes, retrieved, encode
-
-    def encode(self, x: Tensor) -> None:
-        """Encode the window that closes at the first of x float [b, t, d], if one does."""
-        cache = self._cache
-        if self._closes:
-            cache.window = self._new_window(x)
-        cache.remember(x)
-
-    def read(self, cca: ChunkedCrossAttention, x: Tensor) -> Tensor:
-        """Compute a CCA layer's residual update of its normalised x float [b, t, d]: zero before any window."""
-        window = self._cache.window
-        if window is None:
-            return torch.zeros_like(x)
-        if cca not in window.ready:
-            window.ready[cca] = cca.prepare(window.encoded, window.mask)
-        return cca.read(x, window.ready[cca], offset=self._cache.length + 1 - window.end)
-
-    def _new_window(self, x: Tensor) -> Window | None:
-        if self._retrieved is None:
-            return None
-        cache = self._cache
-        end = cache.length + 1
-        chunk = x[:, :1] if cache.recent is None else torch.cat((cache.recent, x[:, :1]), dim=1)
-        given = cache.given(end - cache.chunk_length, end)
-        chunk_mask = None if given is None else given[:, None]
-        retrieved = self._retrieved.without_empty_windows(chunk_mask)
-        encoded = self._encode(retrieved, chunk[:, None, -cache.chunk_length :], chunk_mask)
-        return Window(end, encoded[:, 0], None if retrieved.mask is None else retrieved.mask[:, 0])
-
 
 C = TypeVar("C", bound=RetroCache)
+EncodeWindows = Callable[..., Encoded]
+"""`RetrievedEncoder.forward` with the decoder's embedding: (retrieved, hidden, *, step, is_token)."""
 
 
 def extend_with_cache(
     tokens: Tensor,
     cache: C,
     retrieved: Retrieved | None,
-    encode: Encode,
-    advance: Callable[[Tensor, C, Reading], Tensor],
+    encode: EncodeWindows | None,
+    run: Callable[[Tensor, C, Encode | None], tuple[Tensor, Encoded | None]],
 ) -> Tensor:
     """Run more tokens through a model that has a cache, in parts of bounded memory.
 
@@ -211,27 +136,41 @@ def extend_with_cache(
 
     Args:
         tokens: int64 [b, t], those that follow what the cache has seen.
-        cache: of the model.
+        cache: of the model; it counts the tokens.
         retrieved: of the windows that these tokens close; None where nothing was looked up.
-        encode: the model's encoder.
-        advance: runs a part of the tokens, int64 [b, p], with a reading, and counts them in the cache; gives
-            float [b, p, *].
+        encode: the model's encoder; None of a model without CCA.
+        run: runs a part of the tokens, int64 [b, p]; returns float [b, p, *], and the neighbours that it has read.
 
     Returns:
-        What `advance` gave, float [b, t, *].
+        What `run` returned, float [b, t, *].
     """
     outputs, done, window = [], 0, 0
     while done < tokens.shape[1]:
         length = _part_length(cache, tokens[:, done:], retrieved)
-        part = tokens[:, done : done + length]
-        count, closes = cache.num_new_windows(length), cache.num_new_windows(1) == 1
+        part, count = tokens[:, done : done + length], cache.num_new_windows(length)
         of_part = None if retrieved is None or not count else retrieved.windows(window, window + count)
-        reading: Reading = CachedReading(cache, closes=closes, retrieved=of_part, encode=encode)
-        if cache.length == 0 and of_part is not None:
-            reading = FirstReading(of_part, encode, cache, length)
-        outputs.append(advance(part, cache, reading))
+        output, encoded = run(part, cache, None if encode is None else partial(_encode_part, cache, of_part, encode))
+        cache.advance(part, encoded)
+        outputs.append(output)
         done, window = done + length, window + count
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _encode_part(cache: RetroCache, retrieved: Retrieved | None, encode: EncodeWindows, hidden: Tensor) -> Encoded:
+    """Encode the windows that tokens with activations float [b, t, d] close; without any they read the newest one."""
+    m, end = cache.chunk_length, cache.length + 1
+    if cache.length == 0 and retrieved is not None:
+        return encode(retrieved, hidden, step=cache.step, is_token=cache.is_token(0, hidden.shape[1]))
+    window = cache.window
+    if cache.num_new_windows(1):  # later tokens of a part close no window, or nothing was looked up for it
+        window = None
+        if retrieved is not None:
+            recent = cache.recent_with(hidden[:, :1])[:, -m:]
+            encoded = encode(retrieved, recent, step=m, is_token=cache.is_token(end - m, end))
+            window = replace(encoded, first=0, ready={})
+    if window is None:
+        return Encoded(hidden.new_empty(hidden.shape[0], 0, 0, 0, 0), None, 0, cache.step, hidden)
+    return replace(window, hidden=hidden)
 
 
 def _part_length(cache: RetroCache, tokens: Tensor, retrieved: Retrieved | None) -> int:

@@ -8,12 +8,10 @@ Which position sees which neighbours, with m = 4 tokens in a chunk and positions
 The last token of chunk u already predicts the first token of chunk u + 1, so it reads the neighbours of chunk u,
 which are known by then; the first m - 1 positions read nothing.
 
-Shapes: b batch, n tokens of a sequence, m tokens of a chunk, s tokens between two lookups (m in training),
+Shapes: b batch, t tokens of a call, m tokens of a chunk, s tokens between two lookups (m in training),
 W windows (whole chunks), k neighbours, r tokens of a neighbour, d decoder features, e encoder features, h heads,
 w features of one head, g groups of positions that read the same neighbours (b * W of them in a whole sequence).
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,28 +20,8 @@ from torch import Tensor, nn
 from retroflow.model.attention import attend
 from retroflow.model.config import RetroConfig
 from retroflow.model.layers import merge_heads, split_heads
+from retroflow.model.neighbours import Encoded, ReadyNeighbours
 from retroflow.model.positions import make_positions
-
-
-class ReadyNeighbours(NamedTuple):
-    """The neighbours of g groups, projected for one CCA layer.
-
-    Attributes:
-        key: float [g, h, k * r, w].
-        value: float [g, h, k * r, w].
-        mask: bool [g, k * r], True where a retrieved token exists; None where all do.
-        num_neighbours: k.
-    """
-
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    num_neighbours: int
-
-    def select(self, rows: Tensor) -> "ReadyNeighbours":
-        """The groups int64 [c]."""
-        mask = None if self.mask is None else self.mask[rows]
-        return ReadyNeighbours(self.key[rows], self.value[rows], mask, self.num_neighbours)
 
 
 class ChunkedCrossAttention(nn.Module):
@@ -71,25 +49,35 @@ class ChunkedCrossAttention(nn.Module):
         self.next_token_values = config.next_token_values
         self.scale = nn.Parameter(torch.full((self.num_heads, 1, 1), config.cca_scale)) if config.cca_scale else None
 
-    def forward(self, x: Tensor, encoded: Tensor, mask: Tensor | None = None, step: int | None = None) -> Tensor:
-        """Compute the residual update of whole sequences.
+    def forward(self, x: Tensor, encoded: Encoded) -> Tensor:
+        """Compute the residual update.
 
         Args:
-            x: float [b, n, d], normalised activations; n may end inside a chunk.
-            encoded: float [b, W, k, r, e], the encoded neighbours of every window (whole chunk) of x.
-            mask: bool [b, W, k, r], True where a retrieved token exists; None where all do.
-            step: s, tokens between two lookups; None means m.
+            x: float [b, t, d], normalised activations of a call's tokens.
+            encoded: the neighbours of every window that they read.
 
         Returns:
-            float [b, n, d]; zero for the first m - 1 positions and wherever a chunk has no neighbour at all.
+            float [b, t, d]; zero before the first window and wherever a window has no neighbour at all.
         """
-        (num_rows, length, _), num_windows, m = x.shape, encoded.shape[1], self.chunk_length
-        step = step or m
-        attending = F.pad(x[:, m - 1 :], (0, 0, 0, num_windows * step - (length - m + 1)))
+        (num_rows, length, _), num_windows = x.shape, encoded.states.shape[1]
+        if not num_windows:
+            return torch.zeros_like(x)
+        ready = self._ready(encoded)
+        if num_windows == 1 and encoded.first <= 0:
+            return self.read(x, ready, -encoded.first)
+        first, step = encoded.first, encoded.step
+        attending = F.pad(x[:, first:], (0, 0, 0, num_windows * step - (length - first)))
         groups = attending.unflatten(1, (num_windows, step)).flatten(0, 1)
-        ready = self.prepare(encoded.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
         update = self.read(groups, ready).unflatten(0, (num_rows, num_windows)).flatten(1, 2)
-        return F.pad(update[:, : length - m + 1], (0, 0, m - 1, 0))
+        return F.pad(update[:, : length - first], (0, 0, first, 0))
+
+    def _ready(self, encoded: Encoded) -> ReadyNeighbours:
+        if encoded.ready is not None and self in encoded.ready:
+            return encoded.ready[self]
+        ready = self.prepare(encoded.states.flatten(0, 1), None if encoded.mask is None else encoded.mask.flatten(0, 1))
+        if encoded.ready is not None:
+            encoded.ready[self] = ready
+        return ready
 
     def prepare(self, encoded: Tensor, mask: Tensor | None) -> ReadyNeighbours:
         """Project encoded float [g, k, r, e] under mask bool [g, k, r] to keys and values, to be read many times."""

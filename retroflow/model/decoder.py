@@ -9,8 +9,8 @@ from retroflow.model.attention import KeyValues, SelfAttention
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
 from retroflow.model.config import RetroConfig
 from retroflow.model.layers import FeedForward, RMSNorm
+from retroflow.model.neighbours import Encode, Encoded
 from retroflow.model.positions import make_positions
-from retroflow.model.reading import Reading
 
 
 class DecoderBlock(nn.Module):
@@ -37,7 +37,6 @@ class DecoderBlock(nn.Module):
         if layer in config.cca_layers:
             self.cca_norm = RMSNorm(config.width)
             self.cca = ChunkedCrossAttention(config)
-        self.encodes = layer == min(config.cca_layers, default=0)
         self.feed_forward_norm = RMSNorm(config.width)
         self.feed_forward = FeedForward(config.width, config.feed_forward_width or 4 * config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -45,25 +44,26 @@ class DecoderBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        reading: Reading | None = None,
+        encoded: Encoded | None = None,
+        encode: Encode | None = None,
         mask: Tensor | None = None,
         cache: KeyValues | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Encoded | None]:
         """Update x.
 
         Args:
             x: float [b, t, d].
-            reading: the neighbours; None for retrieval off. The first block with CCA lets it encode them, given the
-                activations between its self-attention and its CCA (H_u).
+            encoded: the neighbours, as the block before returned them; None before the first block with CCA.
+            encode: encodes them, given the activations between that block's self-attention and its CCA (H_u); None
+                for retrieval off.
             mask: as in `SelfAttention`; None for plain causality.
             cache: as in `SelfAttention`.
 
         Returns:
-            float [b, t, d].
+            float [b, t, d], and the neighbours for the next block.
         """
-        x = x + self.dropout(self.attention(x, self.attention_norm, mask, cache))
-        if self.cca is not None and reading is not None:
-            if self.encodes:
-                reading.encode(x)
-            x = x + self.dropout(reading.read(self.cca, self.cca_norm(x)))
-        return x + self.dropout(self.feed_forward(x, self.feed_forward_norm))
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
+        if self.cca is not None and encode is not None:
+            encoded = encode(x) if encoded is None else encoded
+            x = x + self.dropout(self.cca(self.cca_norm(x), encoded))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), encoded

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from retroflow.model.attention import CrossAttention, SelfAttention
 from retroflow.model.config import RetroConfig
-from retroflow.model.layers import FeedForward, RMSNorm
+from retroflow.model.layers import FeedForward, RMSNorm, Smear
+from retroflow.model.neighbours import Encoded, Retrieved
 from retroflow.model.positions import Positions, make_positions
+from retroflow.model.windows import windows_of
 
 
 class Masks(NamedTuple):
@@ -62,46 +64,74 @@ class EncoderBlock(nn.Module):
             float [b * W, k, r, e].
         """
         num_neighbours = x.shape[1]
-        flat = self.attention(x.flatten(0, 1), self.attention_norm, masks.retrieved)
+        flat = self.attention(self.attention_norm(x.flatten(0, 1)), masks.retrieved)
         x = x + self.dropout(flat.unflatten(0, (-1, num_neighbours)))
         if self.cross_attention is not None:
-            update = self.cross_attention(x, chunks, self.cross_attention_norm, self.source_norm, masks.chunks)
+            update = self.cross_attention(self.cross_attention_norm(x), self.source_norm(chunks), masks.chunks)
             x = x + self.dropout(update)
-        return x + self.dropout(self.feed_forward(x, self.feed_forward_norm))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class NeighbourEncoder(nn.Module):
-    """ENCODER(RET(C_u), H_u) of Algorithm 1, for all chunks and neighbours at once."""
+class RetrievedEncoder(nn.Module):
+    """ENCODER(RET(C_u), H_u) of Algorithm 1 for all windows and neighbours at once, from their token ids on.
+
+    It embeds with a table of its own, or with the decoder's through a linear map where the widths differ.
+    """
 
     def __init__(self, config: RetroConfig) -> None:
         super().__init__()
+        self.chunk_length = config.chunk_length
         self.blocks = nn.ModuleList(
             EncoderBlock(config, has_cross_attention=layer in config.encoder_cross_attention_layers)
             for layer in range(1, config.encoder_layers + 1)
         )
         self.norm = RMSNorm(config.encoder_width)
+        self.embedding: nn.Embedding | None = None
+        self.input: nn.Linear | None = None
+        if not config.share_encoder_embeddings:
+            self.embedding = nn.Embedding(config.vocabulary_size, config.encoder_width)
+        elif config.width != config.encoder_width:
+            self.input = nn.Linear(config.width, config.encoder_width, bias=False)
+        self.smear = Smear(config.encoder_width) if config.smear else None
 
     def forward(
-        self, embedded: Tensor, chunks: Tensor, mask: Tensor | None = None, chunk_mask: Tensor | None = None
-    ) -> Tensor:
+        self,
+        retrieved: Retrieved,
+        hidden: Tensor,
+        *,
+        embedding: nn.Module,
+        step: int | None = None,
+        is_token: Tensor | None = None,
+    ) -> Encoded:
         """Encode neighbours.
 
         Args:
-            embedded: float [b, W, k, r, e], embeddings of the retrieved tokens.
-            chunks: float [b, W, m, d], decoder activations of each chunk (H_u).
-            mask: bool [b, W, k, r], True where a retrieved token exists; the others are never attended to.
-            chunk_mask: bool [b, W, m], True where a chunk has a token and not padding.
-
-        Returns:
-            float [b, W, k, r, e].
+            retrieved: the neighbours of the W windows of n tokens.
+            hidden: float [b, n, d], the decoder's activations; H_u are those of a window.
+            embedding: the decoder's.
+            step: s, tokens between two lookups; None means m.
+            is_token: bool [b, n], False at padding; None without any.
         """
-        num_rows = embedded.shape[0]
-        masks = Masks(_key_mask(mask, 2), _key_mask(chunk_mask, 1))
-        x, chunks = embedded.flatten(0, 1), chunks.flatten(0, 1)
+        m, step = self.chunk_length, step or self.chunk_length
+        chunk_mask = None if is_token is None else windows_of(is_token, m, step)
+        retrieved = retrieved.without_empty_windows(chunk_mask)
+        masks = Masks(_key_mask(retrieved.mask, 2), _key_mask(chunk_mask, 1))
+        x, chunks = self.embed(retrieved, embedding).flatten(0, 1), windows_of(hidden, m, step).flatten(0, 1)
         for block in self.blocks:
             x = block(x, chunks, masks)
-        out: Tensor = self.norm(x).unflatten(0, (num_rows, -1))
-        return out
+        states = self.norm(x).unflatten(0, retrieved.tokens.shape[:2])
+        return Encoded(states, retrieved.mask, first=m - 1, step=step, hidden=hidden)
+
+    def embed(self, retrieved: Retrieved, embedding: nn.Module) -> Tensor:
+        """Embed retrieved text, with the decoder's `embedding` where there is no own; returns float [b, W, k, r, e]."""
+        x: Tensor = (self.embedding or embedding)(retrieved.tokens)
+        if self.input is not None:
+            x = self.input(x)
+        if self.smear is not None:
+            if retrieved.mask is not None:  # a missing token is not before any other
+                x = x * retrieved.mask[..., None]
+            x = self.smear(x.flatten(0, 2)).view_as(x)
+        return x
 
 
 def _key_mask(mask: Tensor | None, last_batch_axis: int) -> Tensor | None:

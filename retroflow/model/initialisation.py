@@ -8,6 +8,7 @@ from torch import nn
 
 from retroflow.model.chunked_cross_attention import ChunkedCrossAttention
 from retroflow.model.config import RetroConfig
+from retroflow.model.encoder import RetrievedEncoder
 from retroflow.model.layers import FeedForward, Smear
 
 # Variance times width of a fresh matrix ("SmallInit" of Nguyen and Salakhutdinov 2019, arXiv:1910.05895). At GPT-2's
@@ -18,14 +19,8 @@ COPY_STRENGTH = 0.3
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, config: RetroConfig, *, encoder_input: nn.Linear | None) -> None:
-    """Draw all weights of a Retro from the global generator.
-
-    Args:
-        model: the Retro.
-        config: its configuration.
-        encoder_input: its map [e, d] from the decoder's embeddings into the encoder, if it has one.
-    """
+def initialise(model: nn.Module, config: RetroConfig) -> None:
+    """Draw all weights of a Retro, or of what a RETRO-fit adds to its base, from the global generator."""
     for name, module in model.named_modules():
         width = config.encoder_width if name.startswith("encoder") else config.width
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -36,7 +31,7 @@ def initialise(model: nn.Module, config: RetroConfig, *, encoder_input: nn.Linea
     # A copier has to see bare embeddings: fresh updates of decoder and encoder would drown them.
     _scale_residual_outputs(model, 0.0 if config.copy_initialisation else (2 * config.num_layers) ** -0.5)
     if config.copy_initialisation:
-        _initialise_copying(model, config.width, encoder_input)
+        _initialise_copying(model, config.width)
 
 
 def _scale_residual_outputs(model: nn.Module, factor: float) -> None:
@@ -48,16 +43,16 @@ def _scale_residual_outputs(model: nn.Module, factor: float) -> None:
             module.weight.mul_(factor)
 
 
-def _initialise_copying(model: nn.Module, width: int, encoder_input: nn.Linear | None) -> None:
+def _initialise_copying(model: nn.Module, width: int) -> None:
     """Let chunked cross-attention start as a copier: match equal embeddings, add the matched value.
 
     A narrower encoder sees the embeddings through an orthonormal map P [e, d]; keys and values start as its
     transpose, so that they are the embeddings' projections onto the e directions that P keeps.
     """
     projection = torch.eye(width)
-    if encoder_input is not None:
-        nn.init.orthogonal_(encoder_input.weight)
-        projection = encoder_input.weight
+    for module in model.modules():
+        if isinstance(module, RetrievedEncoder) and module.input is not None:
+            projection = nn.init.orthogonal_(module.input.weight)
     for module in model.modules():
         if isinstance(module, ChunkedCrossAttention):
             nn.init.eye_(module.query.weight)  # [heads * w, d]: the first features where the heads hold fewer than d

@@ -13,7 +13,7 @@ from retroflow.errors import InvalidShapeError
 from retroflow.model.cache import RetroCache
 from retroflow.model.config import RetroConfig
 from retroflow.model.loss import IGNORED
-from retroflow.model.reading import Retrieved
+from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
 
 

@@ -3,18 +3,13 @@
 Shapes: b batch, t tokens, d features, h heads, w features of one head.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retroflow.model.lean_linear import differentiate, is_traced_or_transformed, lean_linear, needs_plain_backward
-
 # torch's default is the machine epsilon of x's dtype: 0.008 in bfloat16, twenty times the mean square of a fresh
 # embedding (0.02 squared), which would all but switch the norm off.
 RMS_EPSILON = 1e-6
-_LEAN_DTYPES = (torch.float32, torch.float64)
 
 
 class RMSNorm(nn.Module):
@@ -26,46 +21,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of float [..., d]."""
-        return rms_norm(x, self.weight)
-
-
-def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Compute x / rms(x) * weight over the last axis of float [..., d]; weight is float [d]."""
-    # One dtype for both, as kernels want: under autocast x can be bfloat16 while the weight is float32.
-    weight = weight.to(x.dtype)
-    if x.device.type == "cpu" and x.dtype in _LEAN_DTYPES and not is_traced_or_transformed():
-        out: Tensor = _LeanRMSNorm.apply(x, weight)
-        return out
-    return _plain_rms_norm(x, weight)
-
-
-def _plain_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    return F.rms_norm(x, weight.shape, weight, RMS_EPSILON)
-
-
-class _LeanRMSNorm(torch.autograd.Function):
-    """F.rms_norm in half its time, keeping x once and not twice: on CPUs torch has no kernel for it but a chain."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return (x * _inverse_rms(x)).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if needs_plain_backward(gradient):
-            return tuple(differentiate(_plain_rms_norm, ctx.saved_tensors, gradient))
-        x, weight = ctx.saved_tensors
-        inverse = _inverse_rms(x)
-        normalised = x * inverse
-        of_weight = gradient * normalised
-        projection = (of_weight @ weight)[..., None] / x.shape[-1]
-        to_x = (gradient * weight - normalised * projection) * inverse
-        return to_x, of_weight.reshape(-1, weight.shape[0]).sum(0)
-
-
-def _inverse_rms(x: Tensor) -> Tensor:
-    return torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True) ** 2 / x.shape[-1] + RMS_EPSILON)
+        # One dtype for both, as kernels want: under autocast x can be bfloat16 while the weight is float32.
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), RMS_EPSILON)
 
 
 class FeedForward(nn.Module):
@@ -74,15 +31,13 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
         self.expand = nn.Linear(width, hidden_width, bias=False)
+        self.activation = nn.GELU(approximate="tanh")
         self.contract = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        """Map float [..., d], through its norm, to float [..., d]."""
-        return lean_linear(self.contract, _gelu, lean_linear(self.expand, rms_norm, x, norm.weight))
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float [..., d] to float [..., d]."""
+        hidden: Tensor = self.contract(self.activation(self.expand(x)))
+        return hidden
 
 
 class Smear(nn.Module):

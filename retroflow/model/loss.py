@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retroflow.model.lean_linear import differentiate, is_traced_or_transformed, needs_plain_backward, product_dtype
+from retroflow.model.acceleration import differentiate, is_traced_or_transformed, needs_plain_backward, product_dtype
 
 IGNORED = -100
 # Logits that are kept for the backward pass, 256 MiB in float32 and half as much in bfloat16: 8,192 tokens of a

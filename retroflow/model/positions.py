@@ -6,50 +6,51 @@ Both answer the same three calls, so that an attention layer need not know which
 Shapes: ... any leading axes, h heads, t query tokens, s key tokens, w features of one head, d features.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from retroflow.model.lean_linear import is_traced_or_transformed, needs_plain_backward
 
 PositionKind = Literal["rotary", "relative"]
 _FIRST_TABLE = 2048  # positions of a first table: longer than most training sequences, so that it rarely grows
 
 
-class Rotary:
+class Rotary(nn.Module):
     """Rotary positions (Su et al. 2021, arXiv:2104.09864): the product of two turned vectors knows their distance.
 
-    No module and no buffers: `model.bfloat16()` would round the angles' tables, a checkpoint would carry them. They
-    are computed in float64 and rounded once to the dtype of use, so that a float64 model can be held against the
-    literal reference.
+    The angles' tables are no buffers: `model.bfloat16()` would round them, a checkpoint would carry them. They are
+    computed in float64 and rounded once to the dtype of use, so that a float64 model can be held against the literal
+    reference.
     """
 
     def __init__(self, head_width: int, theta: float) -> None:
+        super().__init__()
         self.head_width, self.theta = head_width, theta
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def place_queries(self, query: Tensor, first: int = 0) -> Tensor:
         """Turn query float [..., h, t, w] by the positions first .. first + t - 1."""
-        return self._turn(query, first)
+        return self._turned(query, first)
 
     def place_keys(self, key: Tensor, first: int = 0) -> Tensor:
         """Turn key float [..., h, s, w] by the positions first .. first + s - 1."""
-        return self._turn(key, first)
+        return self._turned(key, first)
 
     def bias(self, query: Tensor, first_query: int, num_keys: int) -> Tensor | None:
         """Add nothing to the logits [..., t, s]: the placed vectors' product is all."""
         return None
 
-    def _turn(self, x: Tensor, first: int) -> Tensor:
+    def _turned(self, x: Tensor, first: int) -> Tensor:
         end = first + x.shape[-2]
         cosine, sine = self._table(end, x)
         cosine, sine = cosine[first:end], sine[first:end]
         # Turned as [..., t, h, w], which is how the projections lie in memory: no head is copied together, before or
         # after attention.
-        turn = _plain_turn if is_traced_or_transformed() else _LeanTurn.apply
-        turned: Tensor = turn(x.transpose(-3, -2), cosine[:, None], sine[:, None])
-        return turned.transpose(-3, -2)
+        return self.turn(x.transpose(-3, -2), cosine[:, None], sine[:, None]).transpose(-3, -2)
+
+    def turn(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]."""
+        return plain_turn(x, cosine, sine)
 
     def _table(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
         table = self._tables.get((like.device, like.dtype))
@@ -66,28 +67,10 @@ class Rotary:
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _plain_turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def plain_turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]."""
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
-
-
-class _LeanTurn(torch.autograd.Function):
-    """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]; keeps nothing of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        ctx.save_for_backward(cosine, sine)
-        turned = torch.empty_like(x, memory_format=torch.contiguous_format)
-        (left, right), (new_left, new_right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
-        torch.mul(left, cosine, out=new_left).addcmul_(right, sine, value=-1)
-        torch.mul(right, cosine, out=new_right).addcmul_(left, sine)
-        return turned
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cosine, sine = ctx.saved_tensors
-        turn = _plain_turn if needs_plain_backward(gradient) else _LeanTurn.apply
-        return turn(gradient, cosine, -sine), None, None
 
 
 class Relative(nn.Module):

@@ -5,6 +5,7 @@ neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour
 features, e encoder features, v vocabulary.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -13,14 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroflow.errors import UsageError
+from retroflow.model.acceleration import accelerate
 from retroflow.model.cache import RetroCache, extend_with_cache
 from retroflow.model.config import RetroConfig
 from retroflow.model.decoder import DecoderBlock
-from retroflow.model.encoder import NeighbourEncoder
+from retroflow.model.encoder import RetrievedEncoder
 from retroflow.model.initialisation import initialise
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
 from retroflow.model.layers import RMSNorm, Smear
 from retroflow.model.loss import token_losses
+from retroflow.model.neighbours import Encode, Encoded, Retrieved
 from retroflow.model.pretrained import (
     CONFIG_FILE,
     load_weights,
@@ -29,7 +32,6 @@ from retroflow.model.pretrained import (
     same_random_state,
     save_pretrained,
 )
-from retroflow.model.reading import Reading, Retrieved, SequenceReading
 from retroflow.model.windows import checked_step
 from retroflow.protocols.model import RetrievalModel
 
@@ -50,18 +52,9 @@ class Retro(nn.Module, RetrievalModel):
         self.output: nn.Linear | None = None
         if not config.tie_embeddings:
             self.output = nn.Linear(config.width, config.vocabulary_size, bias=False)
-        self.encoder: NeighbourEncoder | None = None
-        self.encoder_embedding: nn.Embedding | None = None
-        self.encoder_input: nn.Linear | None = None
-        self.encoder_smear: Smear | None = None
-        if config.cca_layers:
-            self.encoder = NeighbourEncoder(config)
-            if not config.share_encoder_embeddings:
-                self.encoder_embedding = nn.Embedding(config.vocabulary_size, config.encoder_width)
-            elif config.width != config.encoder_width:
-                self.encoder_input = nn.Linear(config.width, config.encoder_width, bias=False)
-            self.encoder_smear = Smear(config.encoder_width) if config.smear else None
-        initialise(self, config, encoder_input=self.encoder_input)
+        self.encoder = RetrievedEncoder(config) if config.cca_layers else None
+        initialise(self, config)
+        accelerate(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and SHA256SUMS into a new or empty folder, whole or not at all.
@@ -98,13 +91,15 @@ class Retro(nn.Module, RetrievalModel):
         Not the decoder's block that encodes the neighbours: with it all of the encoder's activations would come back
         at once.
         """
-        blocks: list[nn.Module] = [block for block in self.blocks if not block.encodes]
-        return blocks if self.encoder is None else [*blocks, *self.encoder.blocks]
+        if self.encoder is None:
+            return list(self.blocks)
+        first = min(self.config.cca_layers) - 1
+        return [*self.blocks[:first], *self.blocks[first + 1 :], *self.encoder.blocks]
 
     @property
     def blocks_to_shard(self) -> list[nn.Module]:
-        """Each decoder block, and the encoder."""
-        return [*self.blocks, *([] if self.encoder is None else [self.encoder])]
+        """Each block of decoder and encoder."""
+        return [*self.blocks, *(() if self.encoder is None else self.encoder.blocks)]
 
     @property
     def blocks_to_compile(self) -> list[nn.Module]:
@@ -144,11 +139,11 @@ class Retro(nn.Module, RetrievalModel):
         check_tokens(self.config, tokens)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        given = mask = None
+        is_token = mask = None
         if padding is not None:
             state = self._empty_cache(step, padding)
-            given, mask = state.given(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
-        hidden = self._run(self._embed(tokens, given), self._reading(found, step, given), mask)
+            is_token, mask = state.is_token(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
+        hidden, _ = self._run(self._embed(tokens, is_token), self._encoding(found, step, is_token), mask)
         return F.linear(hidden, self._output_matrix())
 
     def loss(
@@ -176,7 +171,7 @@ class Retro(nn.Module, RetrievalModel):
         check_targets(self.config, targets, tokens)
         step = self.config.chunk_length
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        hidden = self._run(self._embed(tokens), self._reading(found, step))
+        hidden, _ = self._run(self._embed(tokens), self._encoding(found, step))
         losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
 
@@ -216,26 +211,25 @@ class Retro(nn.Module, RetrievalModel):
             InvalidShapeError: as in `forward`; rows that are not those of the cache. The cache is as before.
         """
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
-        hidden = extend_with_cache(tokens, cache, found, self._encode, self._advance)
+        encode = None if self.encoder is None else partial(self.encoder, embedding=self.embedding)
+        hidden = extend_with_cache(tokens, cache, found, encode, self._run_after)
         return F.linear(hidden, self._output_matrix())
 
-    def _advance(self, tokens: Tensor, cache: RetroCache, reading: Reading) -> Tensor:
+    def _run_after(self, tokens: Tensor, cache: RetroCache, encode: Encode | None) -> tuple[Tensor, Encoded | None]:
+        """Run tokens int64 [b, t] that follow those of a cache, as `_run`."""
         end = cache.length + tokens.shape[1]
         mask = cache.attention_mask(tokens.shape[1])
-        x = self._embed(tokens, cache.given(cache.length, end), cache)
-        hidden = self._run(x, reading, mask, cache)
-        cache.advance(tokens)
-        return hidden
+        return self._run(self._embed(tokens, cache.is_token(cache.length, end), cache), encode, mask, cache)
 
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetroCache:
         c = self.config
         return RetroCache(c.num_layers, chunk_length=c.chunk_length, step=step, padding=padding)
 
-    def _embed(self, tokens: Tensor, given: Tensor | None = None, cache: RetroCache | None = None) -> Tensor:
-        """Embed tokens int64 [b, t], those where `given` bool [b, t] is False as zeros; returns float [b, t, d]."""
+    def _embed(self, tokens: Tensor, is_token: Tensor | None = None, cache: RetroCache | None = None) -> Tensor:
+        """Embed tokens int64 [b, t], those where `is_token` bool [b, t] is False as zeros; returns float [b, t, d]."""
         x: Tensor = self.embedding(tokens)
-        if given is not None:
-            x = x * given[..., None]
+        if is_token is not None:
+            x = x * is_token[..., None]
         if self.smear is None:
             return x
         previous = None if cache is None else cache.previous
@@ -244,39 +238,18 @@ class Retro(nn.Module, RetrievalModel):
         return self.smear(x, previous)
 
     def _run(
-        self, x: Tensor, reading: Reading | None, mask: Tensor | None = None, cache: RetroCache | None = None
-    ) -> Tensor:
-        """Run all blocks on x float [b, t, d]; returns the normalised last states float [b, t, d]."""
+        self, x: Tensor, encode: Encode | None, mask: Tensor | None = None, cache: RetroCache | None = None
+    ) -> tuple[Tensor, Encoded | None]:
+        """Run all blocks on x float [b, t, d]; returns normalised last states float [b, t, d], and the neighbours."""
+        encoded: Encoded | None = None
         for index, block in enumerate(self.blocks):
-            x = block(x, reading, mask, None if cache is None else cache.layers[index])
-        hidden: Tensor = self.norm(x)
-        return hidden
+            x, encoded = block(x, encoded, encode, mask, None if cache is None else cache.layers[index])
+        return self.norm(x), encoded
 
-    def _reading(self, found: Retrieved | None, step: int, given: Tensor | None = None) -> Reading | None:
-        if found is None:
+    def _encoding(self, found: Retrieved | None, step: int, is_token: Tensor | None = None) -> Encode | None:
+        if self.encoder is None or found is None:
             return None
-        return SequenceReading(found, self._encode, chunk_length=self.config.chunk_length, step=step, given=given)
-
-    def _encode(self, retrieved: Retrieved, chunks: Tensor, chunk_mask: Tensor | None) -> Tensor:
-        """Encode retrieved text given chunks float [b, W, m, d]; returns float [b, W, k, r, e]."""
-        assert self.encoder is not None
-        encoded: Tensor = self.encoder(self._embed_retrieved(retrieved), chunks, retrieved.mask, chunk_mask)
-        return encoded
-
-    def _embed_retrieved(self, retrieved: Retrieved) -> Tensor:
-        """Embed retrieved text; returns float [b, W, k, r, e]."""
-        x: Tensor
-        if self.encoder_embedding is not None:
-            x = self.encoder_embedding(retrieved.tokens)
-        else:
-            x = self.embedding(retrieved.tokens)
-            if self.encoder_input is not None:
-                x = self.encoder_input(x)
-        if self.encoder_smear is not None:
-            if retrieved.mask is not None:  # a missing token is not before any other
-                x = x * retrieved.mask[..., None]
-            x = self.encoder_smear(x.flatten(0, 2)).view_as(x)
-        return x
+        return partial(self.encoder, found, embedding=self.embedding, step=step, is_token=is_token)
 
     def _output_matrix(self) -> Tensor:
         return self.embedding.weight if self.output is None else self.output.weight

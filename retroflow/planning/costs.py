@@ -7,7 +7,7 @@ work, and recomputation to save memory. The projections of relative positions ar
 once per sequence.
 
 Activations are what autograd keeps for the backward pass: the input of each norm in float32; the inputs of matrix
-products in their dtype, unless they are recomputed (`retroflow.model.lean_linear`); queries, keys, values and results
+products in their dtype, unless they are recomputed (`retroflow.model.acceleration`); queries, keys, values and results
 of attention, whose kernel keeps no scores. It is an estimate: kernels differ, and dropout masks are left out.
 
 tests/planning/test_costs.py compares both with what torch counts and keeps.

@@ -123,11 +123,11 @@ def estimate_states(sizes: Mapping[str, int], work: DeviceWork, *, frozen: Colle
 
 
 def _gathered(sizes: Mapping[str, int]) -> tuple[int, int]:
-    """Return the parameters that FSDP gathers on a device: two layers, or encoder and layer; and those in no unit."""
+    """Return the parameters that FSDP gathers on a device: two blocks of decoder or encoder; and those in no block."""
     units: dict[str, int] = {}
     for name, size in sizes.items():
-        parts = name.split(".")
-        unit = ".".join(parts[:2]) if parts[0] == "blocks" else "encoder" if parts[0] == "encoder" else ""
+        before, blocks, after = name.removeprefix("encoder.").partition("blocks.")
+        unit = "" if before or not blocks else name.removesuffix(after) + after.split(".")[0]
         units[unit] = units.get(unit, 0) + size
     root = units.pop("", 0)
     return sum(sorted(units.values())[-2:]), root

@@ -25,8 +25,6 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=r".*lr_scheduler.step.*before.*optimizer.step.*")
-            # The encoder returns a view; nothing writes into it in place.
-            warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor.*")
             yield
     finally:
         for name, level in before.items():

@@ -54,11 +54,11 @@ class Reference:
         if c.share_encoder_embeddings:
             x = [self.w["embedding.weight"][t] for t in tokens]
             if c.width != c.encoder_width:
-                x = [self.w["encoder_input.weight"] @ e for e in x]
+                x = [self.w["encoder.input.weight"] @ e for e in x]
         else:
-            x = [self.w["encoder_embedding.weight"][t] for t in tokens]
+            x = [self.w["encoder.embedding.weight"][t] for t in tokens]
         # A token that was not retrieved is before none; what becomes of it is read by none.
-        x = self.smeared({i: e if mask[i] else 0 * e for i, e in enumerate(x)}, "encoder_smear")
+        x = self.smeared({i: e if mask[i] else 0 * e for i, e in enumerate(x)}, "encoder.smear")
         for layer in range(1, c.encoder_layers + 1):
             name = f"encoder.blocks.{layer - 1}"
             x = self.self_attention(x, name, c.encoder_heads, causal=False, mask=mask)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from retroflow.model.acceleration import accelerate
 from retroflow.model.attention import SelfAttention
-from retroflow.model.layers import RMSNorm
 from retroflow.model.positions import make_positions
 from tests.model.reference import rotary_product, sinusoids
 
@@ -70,27 +70,23 @@ def test_equal_tokens_at_equal_distances_have_equal_logits(kind):
 @pytest.mark.parametrize("causal", [True, False])
 def test_self_attention_does_not_care_where_a_text_begins(kind, causal):
     attention = SelfAttention(10, 2, 6, positions=positions_of(kind), causal=causal).double()
-    norm = RMSNorm(10).double()
     x = torch.randn(2, 9, 10).double()
     mask = torch.zeros(9, 9, dtype=torch.bool)
     mask[4:, 4:] = torch.ones(5, 5, dtype=torch.bool).tril() if causal else True
     mask[range(4), range(4)] = True
     with torch.no_grad():
-        torch.testing.assert_close(attention(x, norm, mask)[:, 4:], attention(x[:, 4:], norm), rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(attention(x, mask)[:, 4:], attention(x[:, 4:]), rtol=1e-9, atol=1e-11)
 
 
 def test_order_matters_to_a_bidirectional_attention_only_through_positions():
     x = torch.randn(1, 6, 10).double()
     for kind in ("rotary", "relative"):
         attention = SelfAttention(10, 2, 6, positions=positions_of(kind), causal=False).double()
-        norm = RMSNorm(10).double()
         with torch.no_grad():
-            assert not torch.allclose(attention(x.flip(1), norm).flip(1), attention(x, norm), rtol=1e-3)
+            assert not torch.allclose(attention(x.flip(1)).flip(1), attention(x), rtol=1e-3)
             if kind == "relative":
                 attention.positions.distance.weight.zero_()
-                torch.testing.assert_close(
-                    attention(x.flip(1), norm).flip(1), attention(x, norm), rtol=1e-9, atol=1e-11
-                )
+                torch.testing.assert_close(attention(x.flip(1)).flip(1), attention(x), rtol=1e-9, atol=1e-11)
 
 
 def test_a_half_precision_model_keeps_exact_angles():
@@ -105,5 +101,8 @@ def test_turning_has_derivatives_and_keeps_the_layout_of_the_projections():
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)  # [b, t, h, w]
     turned = rotary.place_keys(x.transpose(1, 2), 3)
     assert turned.transpose(1, 2).is_contiguous()
+    accelerate(rotary)
+    torch.testing.assert_close(rotary.place_keys(x.transpose(1, 2), 3), turned)
+    assert rotary.place_keys(x.transpose(1, 2), 3).transpose(1, 2).is_contiguous()
     assert gradcheck(lambda x: rotary.place_keys(x.transpose(1, 2), 3), (x,))
     assert gradgradcheck(lambda x: rotary.place_keys(x.transpose(1, 2), 3), (x,))

@@ -34,7 +34,7 @@ def test_outline_tells_parameters_of_retrieval_without_building():
     found = outline(tiny_config())
     model = tiny_config().build()
     assert found.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert {name.split(".")[0] for name in found.retrieval} == {"blocks", "encoder", "encoder_embedding"}
+    assert {name.split(".")[0] for name in found.retrieval} == {"blocks", "encoder"}
     assert all("cca" in name for name in found.retrieval if name.startswith("blocks"))
     assert outline(tiny_config(cca_layers=(), encoder_cross_attention_layers=())).num_retrieval_parameters == 0
 

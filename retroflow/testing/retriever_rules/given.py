@@ -21,6 +21,7 @@ def takes_any_float_dtype_and_memory_layout(case: RetrieverCase) -> None:
 
 def takes_torch_tensors(case: RetrieverCase) -> None:
     import torch
+
     for dtype in TORCH_DTYPES:
         tensor = torch.from_numpy(case.vectors.copy()).to(getattr(torch, dtype))
         same = tensor.float().numpy()
