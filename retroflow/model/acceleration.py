@@ -1,10 +1,10 @@
-"""The same model with less memory: what the backward pass can cheaply compute again is not kept for it.
+"""The same model with less memory and time: what the backward pass can cheaply compute again is not kept for it.
 
 `accelerate` swaps the classes of a model's layers for the ones below. Names of parameters, state dicts and results
-stay; the model itself says nothing of it. Norms and activation functions cost next to nothing beside the matrix product
-that follows them, and yet autograd keeps their results for it: computing them again saves a third of a step's
-activations (selective recomputation; Korthikanti et al. 2022, arXiv:2205.05198, section 5). docs/decisions/0012 has the
-measurements.
+stay, and the model itself reads like the paper. Norms and activation functions cost next to nothing beside the matrix
+product that follows them, and yet autograd keeps their results for it: computing them again saves a third of a step's
+activations (selective recomputation; Korthikanti et al. 2022, arXiv:2205.05198, section 5). Measurements:
+docs/decisions/0012.
 
 This is the only file that uses private parts of torch.
 
@@ -19,14 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroflow.model.attention import Attend
 from retroflow.model.layers import RMS_EPSILON, RMSNorm
 from retroflow.model.positions import Rotary, plain_turn
 
 _NORM_DTYPES = (torch.float32, torch.float64)
+FEW_KEYS = 128
+"""Up to so many keys our backward pass of attention is faster than torch's (docs/decisions/0012)."""
 
 
 def accelerate(model: nn.Module) -> None:
-    """Let norms, GELUs, the linear layers that follow them, and rotary positions keep less for the backward pass.
+    """Let norms, GELUs, the linear layers that follow them, rotary positions and attention cost less.
 
     Args:
         model: changed in place. Layers of classes of their own and linear layers with a bias stay as they are.
@@ -36,6 +39,7 @@ def accelerate(model: nn.Module) -> None:
         nn.GELU: _LeanGELU,
         nn.Linear: _LeanLinear,
         Rotary: _LeanRotary,
+        Attend: _FastAttend,
     }
     for module in model.modules():
         if not isinstance(module, nn.Linear) or module.bias is None:
@@ -127,28 +131,24 @@ def _plain_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _RMSNormFunction(torch.autograd.Function):
-    """Keeps x once; torch keeps it and the normalised x."""
+    """Keeps x once, and 1 / rms(x); torch keeps x and the normalised x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return (x * _inverse_rms(x)).mul_(weight)
+        inverse = torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True) ** 2 / x.shape[-1] + RMS_EPSILON)
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if needs_plain_backward(gradient):
-            return tuple(differentiate(_plain_rms_norm, ctx.saved_tensors, gradient))
-        x, weight = ctx.saved_tensors
-        inverse = _inverse_rms(x)
-        normalised = x * inverse
-        of_weight = gradient * normalised
-        projection = (of_weight @ weight)[..., None] / x.shape[-1]
-        to_x = (gradient * weight - normalised * projection) * inverse
-        return to_x, of_weight.reshape(-1, weight.shape[0]).sum(0)
-
-
-def _inverse_rms(x: Tensor) -> Tensor:
-    return torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True) ** 2 / x.shape[-1] + RMS_EPSILON)
+            return tuple(differentiate(_plain_rms_norm, ctx.saved_tensors[:2], gradient))
+        x, weight, inverse = ctx.saved_tensors
+        # As few passes over memory, and as few tensors, as there can be: on CPUs these are all that costs.
+        products = gradient * x
+        to_weight = torch.mv(products.reshape(-1, x.shape[-1]).mT, inverse.flatten())
+        projection = (products @ weight)[..., None] * (inverse**3 / -x.shape[-1])
+        return torch.mul(gradient, weight, out=products).mul_(inverse).addcmul_(x, projection), to_weight
 
 
 class _LeanGELU(nn.GELU):
@@ -219,3 +219,70 @@ class _TurnFunction(torch.autograd.Function):
         cosine, sine = ctx.saved_tensors
         turn = plain_turn if needs_plain_backward(gradient) else _TurnFunction.apply
         return turn(gradient, cosine, -sine), None, None
+
+
+class _FastAttend(Attend):
+    """torch's attention with another backward pass where its own is slow: on CPUs, in bfloat16, to few keys."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        scale: float | None = None,
+    ) -> Tensor:
+        is_slow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= FEW_KEYS
+        is_slow = is_slow and not causal and bias is None and (mask is None or mask.ndim == 4)
+        if not is_slow or not torch.is_grad_enabled() or is_traced_or_transformed():
+            return super().forward(query, key, value, mask=mask, bias=bias, causal=causal, scale=scale)
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        out: Tensor = _AttendFunction.apply(query, key, value, mask, scale)
+        return out
+
+
+class _AttendFunction(torch.autograd.Function):
+    """Goes back by plain matrix products, row after row of the batch, so that the weights of one stay in the cache.
+
+    The logits are computed in float32 and never rounded; as in torch's kernel the weights are, for their product with
+    bfloat16 values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        bias = None
+        if mask is not None:
+            bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+        out, normalisers = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=bias, scale=scale
+        )
+        ctx.save_for_backward(query, key, value, out, normalisers)
+        ctx.mask, ctx.scale = mask, scale
+        return cast(Tensor, out)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, normalisers = ctx.saved_tensors
+        if needs_plain_backward(gradient):
+            plain = partial(F.scaled_dot_product_attention, attn_mask=ctx.mask, scale=ctx.scale)
+            return *differentiate(plain, (query, key, value), gradient), None, None
+        to_query, to_key, to_value = (_empty_as_projected(each) for each in (query, key, value))
+        for row in range(query.shape[0]):
+            q, k, v, g = query[row], key[row], value[row], gradient[row]
+            weights = torch.matmul(q.float() * ctx.scale, k.float().mT).sub_(normalisers[row][..., None]).exp_()
+            if ctx.mask is not None:
+                weights.masked_fill_(~ctx.mask[row if ctx.mask.shape[0] > 1 else 0], 0.0)
+            of_row = (g.float() * out[row]).sum(-1, keepdim=True)
+            to_logits = torch.matmul(g.float(), v.float().mT).sub_(of_row).mul_(weights).mul_(ctx.scale).to(q.dtype)
+            to_query[row] = to_logits @ k
+            to_key[row] = to_logits.mT @ q
+            to_value[row] = weights.to(q.dtype).mT @ g
+        return to_query, to_key, to_value, None, None
+
+
+def _empty_as_projected(x: Tensor) -> Tensor:
+    """Make float [b, h, t, w] that lies in memory as [b, t, h, w], as the projections do."""
+    return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)

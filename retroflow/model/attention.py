@@ -49,38 +49,42 @@ class KeyValues:
             self._value[:, :, : self.length] = old_value[:, :, : self.length]
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    """Mix values, softmax(scale * (query key^T + bias)) value.
+class Attend(nn.Module):
+    """softmax(scale * (query key^T + bias)) value."""
 
-    Args:
-        query: float [b, h, t, w].
-        key: float [b, h, s, w].
-        value: float [b, h, s, w].
-        mask: bool, broadcastable to [b, h, t, s], True where a query may look; each query has at least one True.
-        bias: float [b, h, t, s], added to the products before they are scaled.
-        causal: query i sees keys 0 .. i; only without `mask`.
-        scale: 1 / sqrt(w) if None.
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Mix values.
 
-    Returns:
-        float [b, h, t, w].
-    """
-    if bias is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=scale)
-    bias = bias * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if causal:
-        mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
-    if mask is not None:
-        bias = bias.masked_fill(~mask, float("-inf"))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=scale)
+        Args:
+            query: float [b, h, t, w].
+            key: float [b, h, s, w].
+            value: float [b, h, s, w].
+            mask: bool, broadcastable to [b, h, t, s], True where a query may look; each query has at least one True.
+            bias: float [b, h, t, s], added to the products before they are scaled.
+            causal: query i sees keys 0 .. i; only without `mask`.
+            scale: 1 / sqrt(w) if None.
+
+        Returns:
+            float [b, h, t, w].
+        """
+        if bias is None:
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=scale)
+        bias = bias * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if causal:
+            mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+        if mask is not None:
+            bias = bias.masked_fill(~mask, float("-inf"))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=scale)
 
 
 class SelfAttention(nn.Module):
@@ -92,6 +96,7 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * num_heads * head_width, bias=False)
         self.output = nn.Linear(num_heads * head_width, width, bias=False)
         self.positions = positions
+        self.attend = Attend()
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValues | None = None) -> Tensor:
         """Attend within x, and to what the cache has seen before it.
@@ -115,7 +120,7 @@ class SelfAttention(nn.Module):
         if cache is not None:
             key, value = cache.append(key, value)
         bias = self.positions.bias(query, first, key.shape[2])
-        mixed = attend(query, key, value, mask=mask, bias=bias, causal=self.causal and mask is None and first == 0)
+        mixed = self.attend(query, key, value, mask=mask, bias=bias, causal=self.causal and mask is None and first == 0)
         out: Tensor = self.output(merge_heads(mixed))
         return out
 
@@ -130,6 +135,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(source_width, 2 * num_heads * head_width, bias=False)
         self.output = nn.Linear(num_heads * head_width, width, bias=False)
         self.positions = positions
+        self.attend = Attend()
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from every neighbour of a chunk to that chunk.
@@ -153,6 +159,6 @@ class CrossAttention(nn.Module):
         query = query.transpose(1, 2).flatten(2, 3)  # [b, h, k * t, w]
         if bias is not None:
             bias = bias.transpose(1, 2).flatten(2, 3)
-        mixed = attend(query, key, value, mask=mask, bias=bias)
+        mixed = self.attend(query, key, value, mask=mask, bias=bias)
         out: Tensor = self.output(merge_heads(mixed).unflatten(1, (num_neighbours, length)))
         return out

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retroflow.model.attention import attend
+from retroflow.model.attention import Attend
 from retroflow.model.config import RetroConfig
 from retroflow.model.layers import merge_heads, split_heads
 from retroflow.model.neighbours import Encoded, ReadyNeighbours
@@ -46,6 +46,7 @@ class ChunkedCrossAttention(nn.Module):
                 head_width=head_width,
                 theta=config.rotary_theta,
             )
+        self.attend = Attend()
         self.next_token_values = config.next_token_values
         self.scale = nn.Parameter(torch.full((self.num_heads, 1, 1), config.cca_scale)) if config.cca_scale else None
 
@@ -116,10 +117,10 @@ class ChunkedCrossAttention(nn.Module):
             bias = self.positions.bias(query, first, ready.key.shape[2] // ready.num_neighbours)
             bias = None if bias is None else bias.repeat(1, 1, 1, ready.num_neighbours)
         if ready.mask is None:
-            mixed = attend(query, ready.key, ready.value, bias=bias, scale=scale)
+            mixed = self.attend(query, ready.key, ready.value, bias=bias, scale=scale)
             return self.output(merge_heads(mixed))
         found = ready.mask.any(-1)[:, None]
         # A chunk without neighbours would be a softmax over nothing; it attends to all and is zeroed afterwards.
         mask = (ready.mask | ~found)[:, None, None]
-        mixed = attend(query, ready.key, ready.value, mask=mask, bias=bias, scale=scale)
+        mixed = self.attend(query, ready.key, ready.value, mask=mask, bias=bias, scale=scale)
         return self.output(merge_heads(mixed) * found[..., None])

@@ -10,7 +10,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from retroflow.model.acceleration import accelerate
+from retroflow.model.acceleration import FEW_KEYS, accelerate
+from retroflow.model.attention import Attend
 from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import RetrievedEncoder
 from retroflow.model.layers import FeedForward, RMSNorm
@@ -185,3 +186,57 @@ def test_activation_checkpointing_changes_nothing(recomputed):
     again = torch.autograd.grad(model.loss(tokens, tokens, retrieved, mask).sum(), list(model.parameters()))
     torch.testing.assert_close(again, plain, rtol=1e-10, atol=1e-12)
     assert len(calls) == (1 if recomputed == "chosen" else 2)
+
+
+def attends():
+    """Plain attention, and the accelerated one."""
+    modules = nn.ModuleList([Attend(), Attend()])
+    accelerate(modules[1:])
+    return modules[0], modules[1]
+
+
+def heads(*shape):
+    return torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True)
+
+
+@pytest.mark.parametrize("num_keys", [1, 40, FEW_KEYS, FEW_KEYS + 1])
+@pytest.mark.parametrize("mask_rows", [None, 1, 3], ids=["open", "one mask", "masks"])
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_attention_in_bfloat16_is_as_exact_as_torch_s(num_keys, mask_rows, scale):
+    torch.manual_seed(0)
+    query, key, value = heads(3, 2, 9, 8), heads(3, 2, num_keys, 8), heads(3, 2, num_keys, 8)
+    mask = None if mask_rows is None else torch.rand(mask_rows, 1, 1, num_keys) > 0.4
+    if mask is not None:
+        mask[..., 0] = True
+    gradient = torch.randn(3, 2, 9, 8, dtype=torch.bfloat16)
+    inputs_, plain, fast = (query, key, value), *attends()
+    exact = plain(*(each.double() for each in inputs_), mask=mask, scale=scale)
+    wanted = (exact, *torch.autograd.grad(exact, inputs_, gradient.double()))
+    errors = []
+    for attend in (fast, plain):
+        out = attend(*inputs_, mask=mask, scale=scale)
+        found = (out, *torch.autograd.grad(out, inputs_, gradient))
+        errors.append([(a.double() - b.double()).norm() for a, b in zip(found, wanted, strict=True)])
+    for ours, theirs, of in zip(*errors, wanted, strict=True):
+        assert ours <= 1.1 * theirs + 1e-3 * of.norm()
+
+
+def test_the_backward_pass_of_attention_rounds_no_logits():
+    """Two keys whose logits, near 300, differ by less than bfloat16 can tell; the gradient of the weights does."""
+    query = torch.tensor([[[[16.0, 1.0]]]], dtype=torch.bfloat16, requires_grad=True)
+    key = torch.tensor([[[[18.75, 0.5], [18.75, 0.0]]]], dtype=torch.bfloat16)
+    value = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]], dtype=torch.bfloat16, requires_grad=True)
+    _, fast = attends()
+    out = fast(query, key, value, scale=1.0)
+    (found,) = torch.autograd.grad(out, value, torch.tensor([[[[1.0, 1.0]]]], dtype=torch.bfloat16))
+    weights = torch.tensor([0.5, 0.0]).softmax(0)
+    torch.testing.assert_close(found[0, 0, :, 0].float(), weights, rtol=0, atol=2e-3)
+
+
+def test_attention_of_few_keys_has_a_second_derivative():
+    query, key, value = heads(1, 1, 2, 8), heads(1, 1, 3, 8), heads(1, 1, 3, 8)
+    _, fast = attends()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        (first,) = torch.autograd.grad(fast(query, key, value).sum(), query, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), key)
+    assert torch.isfinite(second).all() and second.abs().max() > 0
