@@ -35,7 +35,7 @@ def refuse_lost_weights(trainer: pl.Trainer, module: Any, batch: Batch) -> None:
     what = f"the loss is {nats}" if not lost_weights else "weights are not finite"
     where = f" (such as {lost[0]})" if lost else ""
     raise RetroflowError(
-        f"after step {trainer.global_step} {what}{where}, so that no checkpoint of it is written; start a new run with "
+        f"After step {trainer.global_step} {what}{where}, so no checkpoint of it is written. Start a new run with "
         "a lower optimizer.learning_rate, more optimizer.warmup_steps, or an optimizer.epsilon that is not 0."
     )
 

@@ -114,7 +114,7 @@ def test_an_error_of_rank_0_is_told_once_as_it_is(folder):
     words = (*TWO["ddp"], "trainer.runs_folder=diverged", "optimizer.learning_rate=1e30", "optimizer.clip_norm=0")
     ended = fit(folder, *words)
     assert ended.code == 1 and not ended.leftovers()
-    assert len(re.findall(r"error: the training .* is nan; .*lower optimizer.learning_rate", ended.errors)) == 1
+    assert len(re.findall(r"error: The training .* is nan\. .*lower optimizer.learning_rate", ended.errors)) == 1
 
 
 @pytest.mark.slow

@@ -183,8 +183,8 @@ def test_no_checkpoint_keeps_weights_that_are_lost(run, tmp_path, log_every):
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
-        ({"learning_rate": 1e30}, "after step 1 the loss is (nan|inf)"),
-        ({"epsilon": 1e-60}, r"after step 1 weights are not finite \(such as "),
+        ({"learning_rate": 1e30}, "After step 1 the loss is (nan|inf)"),
+        ({"epsilon": 1e-60}, r"After step 1 weights are not finite \(such as "),
     ],
 )
 def test_weights_that_the_last_step_lost_end_the_run_without_a_checkpoint(run, tmp_path, optimizer, words):

@@ -42,11 +42,11 @@ def test_a_sound_model_passes_and_no_random_number_is_drawn(tmp_path, retrieval)
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda model: first_weight(model)[3].fill_(float("nan")), r"after step 7 weights are not finite \(such as "),
-        (lambda model: first_weight(model)[3].fill_(float("inf")), r"after step 7 weights are not finite \(such as "),
+        (lambda model: first_weight(model)[3].fill_(float("nan")), r"After step 7 weights are not finite \(such as "),
+        (lambda model: first_weight(model)[3].fill_(float("inf")), r"After step 7 weights are not finite \(such as "),
         (
             lambda model: setattr(model, "loss", lambda *batch: torch.tensor([1.0, float("nan")])),
-            "after step 7 the loss is nan",
+            "After step 7 the loss is nan",
         ),
     ],
 )
@@ -57,5 +57,5 @@ def test_what_is_lost_is_named(tmp_path, spoil, words):
 
 @pytest.mark.parametrize("others", [(1.0, 0.0), (0.0, 1.0)])
 def test_what_another_rank_has_lost_ends_this_one_too(tmp_path, others):
-    with pytest.raises(RetroflowError, match="after step 7 .*no checkpoint of it is written"):
+    with pytest.raises(RetroflowError, match="After step 7 .*no checkpoint of it is written"):
         look(tmp_path, others=others)
