@@ -71,7 +71,7 @@ class RankProcess:
         self.was_suspended = False
         self._suspended_seconds = 0.0
         self._result = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes both
-        # Rank 0 prints for all; what the others print matters only if one of them fails.
+        # Rank 0 prints for all; output of the others is shown only if one of them fails.
         self._errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115
         files = (task.fileno(), self._result.fileno())
         self.process = subprocess.Popen(

@@ -27,7 +27,7 @@ def main(task_file: int, result_file: int) -> None:
 
     code, at_once = 0, False
     try:
-        # All ranks share the file's position, so it is read by offset.
+        # All ranks have the same file position, so it is read by offset.
         task = pickle.loads(os.pread(task_file, os.fstat(task_file).st_size, 0))
         result = RankResult(task())
     except RankEnded as error:

@@ -94,7 +94,7 @@ class Ranks:
         if self.is_first:
             try:
                 answer = [(0, decide())]
-            except BaseException as error:  # the others wait for an answer, whatever it was
+            except BaseException as error:  # the others wait for an answer in any case
                 failure, answer = error, [(getattr(error, "exit_code", 1), None)]
         dist.broadcast_object_list(answer, src=0, group=_control_group())
         if failure is not None:

@@ -134,7 +134,7 @@ class RetrievalDatabase:
     def _search(self, texts: list[str], num_neighbours: int) -> Neighbours:
         def vectors() -> Float32Array:
             assert self._embedder is not None
-            # float16 is how keys are stored; a query is rounded in the same way.
+            # keys are stored as float16, so a query is rounded, too
             return self._embedder.embed(texts).astype(np.float16).astype(np.float32)
 
         return self._retriever.search(LazyQueries(len(texts), vectors=vectors, texts=lambda: texts), num_neighbours)

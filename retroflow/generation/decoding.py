@@ -108,7 +108,7 @@ def stream(
 
 
 def _check_lengths(model: RetrievalModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
-    """Refuse at once what a model with learned positions would refuse on the way.
+    """Refuse at once what a model with learned positions would refuse later.
 
     Raises:
         ArgumentError: a prompt and its new tokens have more positions than the model.

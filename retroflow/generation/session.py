@@ -106,7 +106,7 @@ def describe_sources(generation: Generation, metric: str) -> str:
 
 
 _METRICS = {
-    "l2": "minus the squared distance, 0 is an equal embedding",
+    "l2": "minus the squared distance; 0 means equal embeddings",
     "inner_product": "inner product",
     "own": "the retriever's own, higher is better",
 }

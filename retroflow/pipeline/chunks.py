@@ -232,7 +232,7 @@ def check_a_sequence(chunks: Manifest, sequence_chunks: int) -> None:
     count = chunks.info["splits"]["train"]["chunks"]
     if count < sequence_chunks:
         raise CorpusError(
-            f"data.sequence_chunks is {sequence_chunks}, and but the training split has {count} chunks; lower "
+            f"data.sequence_chunks is {sequence_chunks}, but the training split has {count} chunks; lower "
             "data.sequence_chunks, or add documents."
         )
 

@@ -28,7 +28,7 @@ class IndexStage:
     """The retriever's index; a `retroflow.pipeline.stages.Stage` that one process makes, while others wait for it.
 
     Args:
-        inputs: what the artifact is named by.
+        inputs: of the artifact's fingerprint.
         folders: of the artifacts that the retriever reads, by kind: embeddings, chunks or both.
         parents: how the manifest names them.
         new_retriever: makes the recipe's retriever, without an index.
@@ -63,7 +63,7 @@ class IndexStage:
         retriever = self._new()
 
         def save(folder: Path) -> None:
-            # Native code may crash or hang: the last line on the screen then says whose it was.
+            # Native code may crash or hang: the last line on the screen then names it.
             say(f"building the index with {retriever.owner}, {len(keys):,} chunks")
             with _full_disk_told(partial):
                 _build(folder, keys, self._new())
@@ -91,11 +91,11 @@ class IndexStage:
 
 
 def _build(folder: Path, keys: Keys, retriever: CheckedRetriever) -> None:
-    """Build and save; a function of its own, so that this index is out of memory before the next is read."""
+    """Build and save; a separate function, so that this index leaves the memory before the next is loaded."""
     with progress("build the index", None, "chunks") as advance:
         watched = [None if each is None else _Watched(each, advance) for each in (keys.vectors, keys.texts)]
         retriever.build(Keys(*watched))
-        retriever.save(folder)  # some read the vectors only now
+        retriever.save(folder)  # some retrievers read the vectors only now
 
 
 def _read_back(retriever: CheckedRetriever, folder: Path) -> None:

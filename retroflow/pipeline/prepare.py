@@ -165,7 +165,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
             report(chunks)
         return prepared_of(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
-    # First of all, so that a missing library or a bad option is not told after minutes of embedding.
+    # First, so that a missing library or a bad option is not found after minutes of embedding.
     retriever = RecipeRetriever(recipe.section("retriever"))
     made = retriever.new()
     made.fingerprint()
@@ -256,7 +256,7 @@ def _neighbours(
     parents = {kind: parent_of(stage.manifest, by_content=kind != "index") for kind, stage in found.items()}
 
     def load() -> CheckedRetriever:
-        # Native code may crash or hang: the last line on the screen then says whose it was.
+        # Native code may crash or hang: the last line on the screen then names it.
         say(f"searching the index with {retriever.owner}, {index.manifest.info['chunks']:,} chunks")
         return retriever.load(index.folder)
 

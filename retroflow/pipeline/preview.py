@@ -174,7 +174,7 @@ def _embedder_of(recipe: Recipe, retriever: RecipeRetriever, found: _Found) -> C
         embedder.fingerprint()
     except (RetroflowError, OSError) as error:
         found.dimension = None
-        found.notes.append(f"the embedder cannot be asked yet ({_first_line(error)})")
+        found.notes.append(f"the embedder cannot be created yet ({_first_line(error)})")
         return None
     return embedder
 

@@ -65,7 +65,7 @@ class Counts:
         if left_out:
             line += f"; left out: {', '.join(left_out)}"
         if self.own_folders:
-            line += f"; passed over: retroflow's own {_some(self.own_folders)}"
+            line += f"; skipped: retroflow's own {_some(self.own_folders)}"
         return line
 
 

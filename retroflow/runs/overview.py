@@ -67,7 +67,7 @@ def find_runs(folder: Path) -> list[Path]:
         UsageError: there is no such folder, or it cannot be listed.
     """
     if not folder.is_dir():
-        raise UsageError(f'there is no folder "{folder}"; give the folder that runs are made in (trainer.runs_folder).')
+        raise UsageError(f'there is no folder "{folder}"; give the folder of the runs (trainer.runs_folder).')
     try:
         return sorted(_runs_in(folder, DEEPEST, set()))
     except OSError as error:

@@ -71,7 +71,7 @@ def facts_of(options: TrainerOptions, placement: Placement, outline: ModelOutlin
 
 
 def record_from(identity: Mapping[str, Any], *, steps: int, tokens: int, seconds: float) -> TrainingSummary:
-    """Put the facts of an identity together with how far training came."""
+    """Combine the facts of an identity with the progress of training."""
     facts = dict(identity["training"])
     max_steps, max_seconds = facts["max_steps"], facts.pop("max_seconds")
     return TrainingSummary(

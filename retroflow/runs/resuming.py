@@ -186,7 +186,7 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
 
 
 def _finished_as(this: Identity, runs_folder: Path, name: str) -> RunFolder | None:
-    """The newest finished run of the same recipe and artifacts."""
+    """Return the newest finished run of the same recipe and artifacts."""
     for run in list_runs(runs_folder, name):
         with suppress(DamagedDataError):  # of a run that nobody needs
             if run.is_finished and _fits(run, this):
@@ -270,7 +270,7 @@ def _max_steps(identity: Identity) -> int:
 
 
 def identity_at(step: int, identity: Identity, schedules: Sequence[Schedule]) -> Identity:
-    """The identity that a checkpoint of a step has, in a run that was lengthened later."""
+    """Return the identity of a step's checkpoint in a run that was lengthened later."""
     return _with_max_steps(identity, in_force(schedules, step).max_steps) if schedules else identity
 
 
@@ -280,7 +280,7 @@ def _with_max_steps(identity: Identity, max_steps: int) -> Identity:
 
 
 def _refuse_unless_lengthened(path: Path, stored: Identity, this: Identity, step: int) -> None:
-    """Raise UsageError unless nothing differs, or `trainer.max_steps` alone and there are steps left to train."""
+    """Raise UsageError unless nothing differs, or only `trainer.max_steps` and there are steps left to train."""
     if not differences(stored, this):
         return
     refuse_other_recipe(path, _with_max_steps(stored, _max_steps(this)), this)
@@ -301,7 +301,7 @@ def refuse_other_recipe(path: Path, stored: Identity, this: Identity) -> None:
 
 
 def refuse_other_weights(what: Path, stored: Identity, this: Identity) -> None:
-    """Raise UsageError unless the model and the tokens of `this` are those that `what` was trained with."""
+    """Raise UsageError unless the model and the tokens of `this` are those of the training of `what`."""
     found = differences(stored, this)
     if any(line.startswith(("model.", "fingerprint of chunks", "it carries")) for line in found):
         raise UsageError(
@@ -320,7 +320,7 @@ def _listed(found: list[str]) -> str:
 
 
 def differences(stored: Identity, this: Identity) -> list[str]:
-    """Lines "key: stored value there, this value here" for all that must be equal and is not."""
+    """Return lines "key: stored value there, this value here" for all differences that are not allowed."""
     if not stored:
         return ["it carries no recipe at all"]
     there, here = flat(stored["values"]), flat(this["values"])

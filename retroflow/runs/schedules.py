@@ -28,7 +28,7 @@ class Schedule:
 
 
 def schedules_of(identity: Mapping[str, Any]) -> tuple[Schedule, ...]:
-    """The schedules of a run, oldest first, by the identity in its run.json or in a checkpoint."""
+    """Return the schedules of a run, oldest first, from the identity in its run.json or in a checkpoint."""
     if _KEY in identity:
         return tuple(Schedule(**values) for values in identity[_KEY])
     trainer = identity["values"].get("trainer", {})
@@ -36,7 +36,7 @@ def schedules_of(identity: Mapping[str, Any]) -> tuple[Schedule, ...]:
 
 
 def with_schedules(identity: Mapping[str, Any], schedules: Sequence[Schedule]) -> dict[str, Any]:
-    """An identity that lists its run's schedules."""
+    """Return an identity with its run's schedules."""
     plain = {key: value for key, value in identity.items() if key != _KEY}
     return plain | ({_KEY: [asdict(schedule) for schedule in schedules]} if len(schedules) > 1 else {})
 

@@ -62,7 +62,7 @@ class GuardedTracker:
             say(f"{self._name} has not started after {self._start_seconds:g} s; the run continues")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Mirror values; returns at once."""
+        """Log values; returns at once."""
         self._later(self._tracker.log, metrics, step)
 
     def show_neighbours(self, make: MakeExamples, step: int) -> None:
@@ -83,7 +83,7 @@ class GuardedTracker:
         if self._thread is None:
             return
         self._later(self._tracker.finish, summary)
-        with suppress(queue.Full):  # then its thread hangs; being a daemon it does not outlive the process
+        with suppress(queue.Full):  # then its thread hangs; as a daemon it ends with the process
             self._calls.put_nowait(None)
         seconds = self._tracker.finish_seconds
         self._thread.join(seconds + _SETTLE_SECONDS)
@@ -110,7 +110,7 @@ class GuardedTracker:
             return
         try:
             method(*arguments)
-        except BaseException as error:  # a mirror of whatever kind must not stop a run, by SystemExit neither
+        except BaseException as error:  # no tracker may stop a run, not even by SystemExit
             self._over = True
             reason = str(error) or type(error).__name__
             say(f"{self._name} failed in {method.__name__} ({reason}); the run continues without it")

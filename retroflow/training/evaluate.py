@@ -155,7 +155,7 @@ def _is_report(file: Path) -> bool:
 
 
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
-    """Open the run's artifacts, or make those that the overrides ask for; the chunks are the model's and stay."""
+    """Open the run's artifacts, or make those of the overrides; the chunks are always the run's."""
     refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, {}))
     retrieval = recipe.values["trainer"]["retrieval"]
     wanted = list(described.fingerprints) if retrieval else ["chunks"]

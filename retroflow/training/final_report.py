@@ -32,7 +32,7 @@ def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> Tra
     if start.checkpoint is None:
         return None
     record = record_in(start.checkpoint, read_head(start.checkpoint), steps=start.step)
-    # Whether there is more to do is for the job to say: `trainer.max_seconds` may have changed.
+    # The job decides whether there is more to do: `trainer.max_seconds` may have changed.
     now = record_from(job.identity, steps=start.step, tokens=record.tokens, seconds=record.seconds)
     if not (as_it_is or now.is_finished):
         return None

@@ -147,14 +147,14 @@ def _fit_as_rank(
             job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests, ranks)
         if ranks.is_first:
-            return _evaluate(job, record, start, requests, show)
-    if requests.is_requested:  # rank 0 says why
+            return _prove(job, record, start, requests, show)
+    if requests.is_requested:  # rank 0 reports the error
         raise RankEnded(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
     return None
 
 
 def _begin(recipe: Recipe, job: Job, resume: Path | None, held: ExitStack) -> ResumePoint:
-    """Choose or make the run, take its lock into `held`, and say what is about to happen."""
+    """Choose or make the run, add its lock to `held`, and print the summary."""
 
     def hold(run: RunFolder) -> None:
         held.enter_context(run.lock(seconds=LOCK_SECONDS if resume else 0.0))
@@ -252,7 +252,7 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
 
 
 def make_trainer(job: Job, start: ResumePoint, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:
-    """Make Lightning's trainer, with everything off that this room does itself (docs/training.md says why)."""
+    """Make Lightning's trainer, without the parts that this room does itself."""
     placement = job.placement
     trainer = pl.Trainer(
         accelerator=placement.accelerator,

@@ -110,5 +110,5 @@ def _report(stage: Stage, sequence_chunks: int) -> None:
 
 
 def bound(job: Job, start: ResumePoint) -> Job:
-    """The job whose checkpoints name the schedules of the run they belong to."""
+    """Return the job with the schedules of its run in its checkpoints."""
     return replace(job, identity=with_schedules(job.identity, start.schedules))

@@ -20,7 +20,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
     """
     decayed: list[tuple[str, nn.Parameter]] = []
     kept: list[tuple[str, nn.Parameter]] = []
-    # By what they are: a base of another library has names of its own for its embeddings.
+    # By type: a base of another library may call its embeddings differently.
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     embeddings = {id(parameter) for table in tables for parameter in table.parameters()}
     for name, parameter in model.named_parameters():

@@ -38,7 +38,7 @@ def plan_of(job: Job) -> Plan:
 
 
 def summarise(job: Job, start: ResumePoint) -> str:
-    """Say parameters, tokens, steps, memory, device and run folder."""
+    """Print parameters, tokens, steps, memory, device and run folder."""
     return "\n".join([*plan_of(job).lines(start_step=start.step), f"run        {start.run.path}"])
 
 

@@ -97,7 +97,7 @@ def test_a_corpus_of_one_sequence_trains():
 
 
 def test_a_corpus_shorter_than_a_sequence_is_refused():
-    with pytest.raises(CorpusError, match="data.sequence_chunks is 4 but the training split has 3 chunks"):
+    with pytest.raises(CorpusError, match="data.sequence_chunks is 4, but the training split has 3 chunks"):
         batches(num_chunks=3)
 
 

@@ -39,7 +39,7 @@ def test_every_recipe_can_be_copied_and_still_loads(
         written = copy_recipe(name, tmp_path / name)
         assert written[0] == tmp_path / name / f"{name}.yaml"
     load(tmp_path / "stdlib" / "stdlib.yaml", [], schema=recipe_schema())
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         copy_recipe("stdlib", tmp_path / "stdlib")
     with pytest.raises(UsageError, match="there is no folder"):
         copy_recipe("stdlib", tmp_path / "nowhere" / "mine.yaml")
