@@ -152,7 +152,7 @@ class Plan:
         if not self.chunks or self.chunks["train"] >= self.sequence_chunks:
             return ""
         return (
-            f"data.sequence_chunks is {self.sequence_chunks}, and the training split has {self.chunks['train']:,} "
+            f"data.sequence_chunks is {self.sequence_chunks}, but the training split has {self.chunks['train']:,} "
             "chunks, too few for one sequence: fit will refuse"
         )
 

@@ -48,7 +48,7 @@ def test_a_warm_up_that_does_not_end_is_told(tmp_path, warmup, share):
 
 def test_chunks_too_few_for_a_sequence_are_told(tmp_path):
     plan = replace(plan_of(tiny_job(tmp_path)), sequence_chunks=1000)
-    assert any("data.sequence_chunks is 1000, and the training split has" in line for line in plan.lines())
+    assert any("data.sequence_chunks is 1000, but the training split has" in line for line in plan.lines())
 
 
 def test_of_a_model_without_a_formula_the_weights_and_their_optimizer_are_known(tmp_path):

@@ -55,7 +55,7 @@ def test_chunks_too_few_for_a_sequence_are_refused_before_they_are_embedded(tmp_
     monkeypatch.chdir(tmp_path)
     marked_corpus(tmp_path / "corpus.jsonl")
     (tmp_path / "r.yaml").write_text(RECIPE.format(corpus="corpus.jsonl", artifacts="artifacts"), encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"data.sequence_chunks is 1000, and the training split has \d+ chunks"):
+    with pytest.raises(CorpusError, match=r"data.sequence_chunks is 1000, but the training split has \d+ chunks"):
         make_job(load(Path("r.yaml"), ["data.sequence_chunks=1000", "trainer.device=cpu"], schema=recipe_schema()))
     assert [path.name.partition("-")[0] for path in (tmp_path / "artifacts").glob("[!.]*")] == ["chunks"]
     assert not (tmp_path / "runs").exists()
