@@ -71,5 +71,5 @@ def test_the_current_folder_is_a_corpus_however_often_it_is_prepared(
     counts = {split: stage["documents"] for split, stage in first.stages[0].manifest.info["splits"].items()}
     assert counts == {split: stage["documents"] for split, stage in again.stages[0].manifest.info["splits"].items()}
     assert sum(counts.values()) == 20
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "; skipped: " in line]
     assert line.endswith(" and 4 more")  # four artifacts, two folders of work in progress, and the run
