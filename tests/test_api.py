@@ -81,7 +81,10 @@ def test_errors_speak_python(run: "rf.Run") -> None:
         (lambda: rf.load(run, database=run.folder, retrieval=False), r"^retrieval: it is switched off, and a database"),
         (lambda: lm.generate("", max_new_tokens=2), r"^prompts\[0\]: '' has no token"),
         (lambda: lm.generate("a", max_new_tokens=0), r"^max_new_tokens is 0; allowed: a whole number"),
-        (lambda: lm.generate("a", temprature=1.0), '^temprature is not a known key. Did you mean "temperature"\\? Known: max_new_tokens, '),
+        (
+            lambda: lm.generate("a", temprature=1.0),
+            '^temprature is not a known key. Did you mean "temperature"\\? Known: max_new_tokens, ',
+        ),
         (lambda: lm.score(""), "has no token"),
     ):
         with pytest.raises(GenerationError, match=message):

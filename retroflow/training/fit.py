@@ -147,7 +147,7 @@ def _fit_as_rank(
             job = bound(job, start)
             record = load_trained(job, start) or train(job, start, requests, ranks)
         if ranks.is_first:
-            return _prove(job, record, start, requests, show)
+            return _evaluate(job, record, start, requests, show)
     if requests.is_requested:  # rank 0 reports the error
         raise RankEnded(Interrupted.exit_code if requests.signal_number == signal.SIGINT else Preempted.exit_code)
     return None

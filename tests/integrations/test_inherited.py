@@ -441,7 +441,10 @@ def test_only_the_chosen_layers_read():
     ("changes", "message"),
     [
         ({"reading_layers": ()}, r"model\.reading_layers"),
-        ({"reading_layers": (1, 1)}, r"model\.reading_layers is \[1, 1\], which names a layer twice.*out for all of them"),
+        (
+            {"reading_layers": (1, 1)},
+            r"model\.reading_layers is \[1, 1\], which names a layer twice.*out for all of them",
+        ),
         ({"cca_layers": (2,)}, r'model\.cca_layers: belongs to the reader "encoder", and model\.reader is "inherit"'),
         ({"smear": True}, r"model\.smear: belongs to the reader"),
         ({"reader": "encoder", "reading_layers": (2,)}, r'model\.reading_layers: belongs to the reader "inherit"'),

@@ -288,9 +288,7 @@ def test_a_hang_fails_the_rule_by_name_and_says_where(retriever: type, monkeypat
     try:
         runner.run(RULES["takes_its_options_by_keyword"])  # imports everything, which a busy machine does slowly
         monkeypatch.setattr(suite, "seconds", 1.5, raising=False)
-        with pytest.raises(
-            AssertionError, match="scores_are_what_the_metric_says: still running after"
-        ) as raised:
+        with pytest.raises(AssertionError, match="scores_are_what_the_metric_says: still running after") as raised:
             runner.run(RULES["scores_are_what_the_metric_says"])
         assert "wrong_state.py" in str(raised.value), "the line where it was"
         with pytest.raises(AssertionError, match="still running"):
