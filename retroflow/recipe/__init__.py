@@ -1,4 +1,4 @@
-"""From YAML to checked plain values."""
+"""From YAML to checked plain values. OmegaConf is only used in this room."""
 
 from retroflow.recipe.loading import load
 from retroflow.recipe.resolved import Recipe

@@ -5,7 +5,7 @@ from retroflow.options.types import REQUIRED, Block, Option, OptionType, block_o
 from retroflow.recipe.problems import COMMAND_LINE, DEFAULT, Problems
 from retroflow.recipe.tree import Node, plant
 
-MISSING = "???"  # a value that a recipe which extends this one must set
+MISSING = "???"  # OmegaConf's marker for a value that a recipe which extends this one must set
 
 
 def complete(node: Node, option_type: OptionType) -> Node:

@@ -1,11 +1,9 @@
-"""References between values: `${data.chunk_length}` becomes the value of that key.
+"""References between values, `${data.chunk_length}`, resolved by OmegaConf.
 
-A value that is one reference takes the other's value as it is; in a longer text references are written out. Nothing but
-keys of the recipe can be referred to: `${env:HOME}` would make a recipe mean something else on another machine, and
-would write secrets into stored runs.
+Only references to other keys are allowed: with OmegaConf's resolvers (`${oc.env:HOME}`) a recipe would mean something
+else on another machine, and secrets would be written into stored runs.
 """
 
-import json
 import re
 from typing import Any
 
@@ -14,7 +12,7 @@ from retroflow.options.types import BROKEN
 from retroflow.recipe.problems import Problems
 from retroflow.recipe.tree import Node, plant
 
-MAX_EXPANDED = 10_000  # characters that all references together may grow to
+MAX_EXPANDED = 10_000  # characters that all references together may grow to; OmegaConf resolves some 10,000 a second
 MAX_CHAIN = 16  # references that lead to references
 
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)\s*\}")
@@ -22,97 +20,91 @@ _REFERENCE = re.compile(r"\$\{\s*([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)\s*\}")
 
 def resolve(root: Node, problems: Problems) -> Node:
     """Return the tree with every reference replaced by its value; broken ones are recorded."""
-    return _References(root, problems).replaced(root, "")
+    written = _leaves(root, "")
+    referring = {key: node for key, node in written.items() if isinstance(node.value, str) and "${" in node.value}
+    if not referring:
+        return root
+    sizes: dict[int, int] = {}
+    broken: set[str] = set()
+    total = 0
+    for key, node in referring.items():
+        size = _sound_size(key, node, root, sizes, problems)
+        total += size
+        if not size:
+            broken.add(key)
+    if total > MAX_EXPANDED:
+        problems.add(root.origin, "", f"its references grow to more than {MAX_EXPANDED} characters; write values out.")
+        broken = set(referring)
+    sound = {key: node for key, node in referring.items() if key not in broken}
+    values = dict.fromkeys(broken, BROKEN) | _resolve_sound(_without(root, broken, ""), sound, problems)
+    return _replace(root, values, "")
+
+
+def _resolve_sound(plain: dict[str, Any], referring: dict[str, Node], problems: Problems) -> dict[str, Any]:
+    """Return the resolved values by key."""
+    from omegaconf import OmegaConf  # here, because it takes a tenth of a second and few recipes need it
+    from omegaconf.errors import OmegaConfBaseException
+
+    config = OmegaConf.create(plain)
+    values: dict[str, Any] = {}
+    for key, node in referring.items():
+        try:
+            value = OmegaConf.select(config, key, throw_on_resolution_failure=True)
+            values[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problems.add(node.origin, key, f'is "{str(node.value)[:80]}", which cannot be resolved: {reason}.')
+            values[key] = BROKEN
+    return values
+
+
+def _sound_size(key: str, node: Node, root: Node, sizes: dict[int, int], problems: Problems) -> int:
+    """Check what OmegaConf would not: form, target, circles. Return the size after expansion, 0 if unsound."""
+    text = str(node.value)
+    if "${" in _REFERENCE.sub("", text):
+        problems.add(
+            node.origin,
+            key,
+            f'is "{text[:80]}"; the only form of a reference is ${{section.key}} (no resolvers such as oc.env, '
+            "no nesting).",
+        )
+        return 0
+    for target in _REFERENCE.findall(text):
+        if _find(root, target) is None:
+            near = suggest(target, list(_leaves(root, "")))
+            problems.add(node.origin, key, f'refers to "{target}", which the recipe does not have.{near}')
+            return 0
+    try:
+        return _expanded_size(node, root, (), sizes)
+    except _EndlessError as error:
+        problems.add(node.origin, key, f'is "{text[:80]}", which {error}.')
+        return 0
 
 
 class _EndlessError(Exception):
-    """A reference that never ends, or grows too large; the message continues "which ..."."""
+    """A reference that never ends, or becomes too large."""
 
 
-class _References:
-    """The references of a tree.
-
-    Args:
-        root: the tree.
-        problems: where broken references are noted.
-    """
-
-    def __init__(self, root: Node, problems: Problems) -> None:
-        self._root, self._problems = root, problems
-        self._known: dict[int, tuple[Any, int]] = {}
-        self._total = 0
-
-    def replaced(self, node: Node, key: str) -> Node:
-        """The node at a key ("a.b[0]") with every reference in it replaced."""
-        if isinstance(node.value, dict):
-            items = {part: self.replaced(child, f"{key}.{part}" if key else part) for part, child in node.value.items()}
-            return Node(items, node.origin)
-        if isinstance(node.value, list):
-            return Node([self.replaced(child, f"{key}[{i}]") for i, child in enumerate(node.value)], node.origin)
-        if not (isinstance(node.value, str) and "${" in node.value):
-            return node
-        problem, value = self._problem_of(node.value), BROKEN
-        if not problem:
-            try:
-                value, size = self._expanded(node, ())
-                self._total += size
-                if self._total > MAX_EXPANDED:
-                    raise _EndlessError(f"makes all references grow to more than {MAX_EXPANDED} characters")
-            except _EndlessError as error:
-                problem = f'is "{node.value[:80]}", which {error}.'
-        if problem:
-            self._problems.add(node.origin, key, problem)
-        return plant(BROKEN if problem else value, node.origin)
-
-    def _problem_of(self, text: str) -> str:
-        """What is wrong with the references of a text itself, empty if nothing is."""
-        if "${" in _REFERENCE.sub("", text):
-            return (
-                f'is "{text[:80]}"; the only form of a reference is ${{section.key}} (no resolvers such as oc.env, no '
-                "nesting)."
-            )
-        for target in _REFERENCE.findall(text):
-            if _find(self._root, target) is None:
-                return f'refers to "{target}", which the recipe does not have.{suggest(target, _keys(self._root, ""))}'
-        return ""
-
-    def _expanded(self, node: Node, chain: tuple[int, ...]) -> tuple[Any, int]:
-        """Plain value of a node and its size in characters; BROKEN where a problem is noted for another key."""
-        if id(node) in self._known:
-            return self._known[id(node)]
-        if id(node) in chain:
-            raise _EndlessError("refers to itself")
-        if len(chain) > MAX_CHAIN:
-            raise _EndlessError(f"leads through more than {MAX_CHAIN} references")
-        chain, value, size = (*chain, id(node)), node.value, 1
-        if isinstance(value, dict | list):
-            keys = value if isinstance(value, dict) else range(len(value))
-            found = {key: self._expanded(value[key], chain) for key in keys}
-            size += sum(each for _, each in found.values())
-            plain = {key: each for key, (each, _) in found.items()}
-            value = plain if isinstance(value, dict) else list(plain.values())
-        elif isinstance(value, str):
-            value, size = self._written_out(value, chain)
-        if size > MAX_EXPANDED:
-            raise _EndlessError(f"grows to more than {MAX_EXPANDED} characters")
-        self._known[id(node)] = value, size
-        return value, size
-
-    def _written_out(self, text: str, chain: tuple[int, ...]) -> tuple[Any, int]:
-        parts = _REFERENCE.split(text)  # every second one is a target
-        if len(parts) > 1 and self._problem_of(text):
-            return BROKEN, 1
-        found = [self._expanded(_find(self._root, target) or self._root, chain) for target in parts[1::2]]
-        size = len(text) + sum(each for _, each in found)
-        if parts[0] == parts[-1] == "" and len(parts) == 3:
-            return found[0][0], size
-        for number, (value, _) in enumerate(found):
-            if value is BROKEN:
-                return BROKEN, size
-            if isinstance(value, dict | list):
-                raise _EndlessError(f'puts "{parts[2 * number + 1]}", a mapping or a list, into a text')
-            parts[2 * number + 1] = value if isinstance(value, str) else json.dumps(value)
-        return "".join(parts), size
+def _expanded_size(node: Node, root: Node, chain: tuple[int, ...], known: dict[int, int]) -> int:
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in chain:
+        raise _EndlessError("refers to itself")
+    if len(chain) > MAX_CHAIN:
+        raise _EndlessError(f"leads through more than {MAX_CHAIN} references")
+    size = 1
+    if isinstance(node.value, dict | list):
+        children = node.value.values() if isinstance(node.value, dict) else node.value
+        size += sum(_expanded_size(child, root, (*chain, id(node)), known) for child in children)
+    elif isinstance(node.value, str):
+        size += len(node.value)
+        for target in _REFERENCE.findall(node.value):
+            found = _find(root, target)
+            size += _expanded_size(found, root, (*chain, id(node)), known) if found else 0
+    if size > MAX_EXPANDED:
+        raise _EndlessError(f"grows to more than {MAX_EXPANDED} characters")
+    known[id(node)] = size
+    return size
 
 
 def _find(root: Node, dotted: str) -> Node | None:
@@ -127,10 +119,33 @@ def _find(root: Node, dotted: str) -> Node | None:
     return node
 
 
-def _keys(node: Node, key: str) -> list[str]:
-    """Keys of all values that are neither mapping nor list: "a.b", "a.c[0]"."""
+def _leaves(node: Node, key: str) -> dict[str, Node]:
+    """Return every value that is neither mapping nor list by its key: "a.b", "a.c[0]"."""
+    found: dict[str, Node] = {}
     if isinstance(node.value, dict):
-        return [each for part, child in node.value.items() for each in _keys(child, f"{key}.{part}" if key else part)]
+        for part, child in node.value.items():
+            found |= _leaves(child, f"{key}.{part}" if key else part)
+    elif isinstance(node.value, list):
+        for position, child in enumerate(node.value):
+            found |= _leaves(child, f"{key}[{position}]")
+    else:
+        found[key] = node
+    return found
+
+
+def _without(node: Node, broken: set[str], key: str) -> Any:
+    """Return plain values for OmegaConf, with null for what is broken."""
+    if isinstance(node.value, dict):
+        return {part: _without(child, broken, f"{key}.{part}" if key else part) for part, child in node.value.items()}
     if isinstance(node.value, list):
-        return [each for i, child in enumerate(node.value) for each in _keys(child, f"{key}[{i}]")]
-    return [key]
+        return [_without(child, broken, f"{key}[{i}]") for i, child in enumerate(node.value)]
+    return None if key in broken or node.value is BROKEN else node.value
+
+
+def _replace(node: Node, values: dict[str, Any], key: str) -> Node:
+    if isinstance(node.value, dict):
+        items = {part: _replace(child, values, f"{key}.{part}" if key else part) for part, child in node.value.items()}
+        return Node(items, node.origin)
+    if isinstance(node.value, list):
+        return Node([_replace(child, values, f"{key}[{i}]") for i, child in enumerate(node.value)], node.origin)
+    return plant(values[key], node.origin) if key in values else node

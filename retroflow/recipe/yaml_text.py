@@ -1,7 +1,7 @@
 """YAML text to nodes with line numbers, and back.
 
 PyYAML's composer is used and its constructor is not: no tag is ever executed, a key given twice is seen, and a
-scalar is what YAML 1.2's core schema says. YAML 1.1, the default of PyYAML, reads `yes` as true, `010`
+scalar is what YAML 1.2's core schema says. YAML 1.1, the default of PyYAML and OmegaConf, reads `yes` as true, `010`
 as 8 and `1:30` as 90.
 """
 

@@ -222,7 +222,7 @@ def test_importing_the_model_needs_torch_alone():
     import subprocess
     import sys
 
-    code = "import sys, retroflow.model.retro; print([n for n in ('lightning', 'transformers', 'faiss') if n in sys.modules])"
+    code = "import sys, retroflow.model.retro; print([n for n in ('lightning', 'transformers', 'faiss', 'omegaconf') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,7 +16,6 @@ OAK = "recipe_version: 1\ntree: {name: oak, leaves: 3}\n"
         ("run.steps=${run.many[1]}", "run", "steps", 5),
         ("run.layers=['${seed}', 2]", "run", "layers", [1, 2]),
         ("run.rate=${seed}", "run", "rate", 1.0),
-        ("run.folder=${run.rate}${run.steps}-${tree.name}", "run", "folder", "0.110-oak"),
     ],
 )
 def test_a_reference_takes_the_value_of_another_key(
@@ -41,24 +40,12 @@ def test_a_reference_takes_the_value_of_another_key(
         ("run.steps=${tree}", "run.steps is a mapping; allowed: a whole number."),
         ("tree.name=${run.folder}", 'There is no tree "${run.folder}"'),
         ("run.steps=${run.many[9]}", "which the recipe does not have"),
-        ("run.folder=a ${tree} b", 'run.folder is "a ${tree} b", which puts "tree", a mapping or a list, into a text.'),
     ],
 )
 def test_a_reference_that_leads_nowhere_is_refused(load_text: Load, override: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         load_text(OAK, override)
     assert message in str(raised.value)
-
-
-def test_in_a_text_values_are_written_as_in_yaml(load_text: Load) -> None:
-    recipe = load_text("recipe_version: 1\ntree: {name: elm, path: 'on=${tree.on} weights=${tree.weights}'}\n")
-    assert recipe.values["tree"]["path"] == "on=false weights=null"
-
-
-def test_only_the_broken_reference_of_a_chain_is_named(load_text: Load) -> None:
-    with pytest.raises(UsageError) as raised:
-        load_text(OAK, "run.folder=a-${tree.name}", "tree.name=${run.nothing}")
-    assert 'tree.name refers to "run.nothing"' in str(raised.value) and "run.folder" not in str(raised.value)
 
 
 def test_two_values_that_refer_to_each_other_are_both_named(load_text: Load) -> None:
