@@ -1,6 +1,7 @@
 """A GGUF is a base like any other: found, opened, told from others, and refused in one line where it cannot be used."""
 
 import importlib.util
+import itertools
 import json
 import unicodedata
 from pathlib import Path
@@ -222,9 +223,7 @@ def literal_tokens(text, pre):
             continue
         parts = list(word)
         while True:
-            pairs = [
-                (ranks.get(f"{a} {b}", len(ranks)), n) for n, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
-            ]
+            pairs = [(ranks.get(f"{a} {b}", len(ranks)), n) for n, (a, b) in enumerate(itertools.pairwise(parts))]
             if not pairs or min(pairs)[0] == len(ranks):
                 break
             place = min(pairs)[1]
