@@ -65,7 +65,7 @@ def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
     [
         ("recipe_version: 1\n", "", "recipe_version"),
         ("recipe_version: 1", "recipe_version: 2", "1 was expected"),
-        ("max_steps: 5", "max_steps: 0", "is not valid under any"),
+        ("max_steps: 5", "max_steps: -1", "is not valid under any"),
         ("max_steps: 5", "max_steps: '5'", "is not valid under any"),
         ("max_steps: 5", "max_stepz: 5", "max_stepz"),
         ("nprobe: 3", "nprobe: 0", "not valid under any"),
