@@ -26,11 +26,11 @@ Checkpoint = Annotated[
     typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: a step or a file. Default: the newest."),
 ]
 Prompt = Annotated[
-    list[str] | None, typer.Option("--prompt", help="Text to continue; may be given several times. -: standard input.")
+    list[str] | None, typer.Option("--prompt", help="Text to continue; may be repeated. -: standard input.")
 ]
 PromptsFile = Annotated[
     str | None,
-    typer.Option("--prompts-file", help='A prompt a line, or a JSON object with "prompt" a line. -: standard input.'),
+    typer.Option("--prompts-file", help='One prompt, or one JSON object with "prompt", per line. -: standard input.'),
 ]
 Database = Annotated[
     Path | None,
@@ -38,8 +38,10 @@ Database = Annotated[
 ]
 Retrieval = Annotated[bool, typer.Option(" /--no-retrieval", help="Read no neighbours.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-ShowSources = Annotated[bool, typer.Option("--show-sources", help="List document, text and score of what was read.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a prompt, sources included.")]
+ShowSources = Annotated[
+    bool, typer.Option("--show-sources", help="List document, text and score of every retrieved chunk.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per prompt, with sources.")]
 
 
 _FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--stop-at-end-of-text/--ignore-end-of-text"}

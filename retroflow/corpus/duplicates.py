@@ -46,7 +46,7 @@ class SeenTexts:
 
 
 def _one_split_by_id(document: Document) -> str:
-    return f'have the id "{document.id}", and the id decides the split. Give every document an id of its own.'
+    return f'have the id "{document.id}", which decides the split. Give every document a different id.'
 
 
 def distinct_documents(
@@ -102,8 +102,8 @@ def _tied(counts: Counts, place: str, tie: str) -> str:
     number = counts.train + counts.valid
     if number == 1:
         return (
-            f"{place} has only one document ({counts.summary()}), and two are needed at least: one to train on, one to "
-            "be held out. Give more documents, or cut the one in parts."
+            f"{place} has only one document ({counts.summary()}), but at least two are needed, one for training and "
+            "one for validation. Give more documents, or divide this one."
         )
     return f"{place}: all {number:,} documents {tie}"
 
@@ -122,11 +122,10 @@ def _check_splits(counts: Counts, *, place: str, valid_share: float | None, vali
         )
     if counts.valid == 0 and valid_share is None:
         raise CorpusError(
-            f"{valid_key} holds no document that is not also in {place} ({counts.summary()}). "
-            "Give validation text that is not training text."
+            f"{valid_key}: every document is also in {place} ({counts.summary()}). Use different files for the two."
         )
     if counts.valid == 0 and valid_share:
         raise CorpusError(
-            f"corpus.valid_share: {valid_share} of {counts.train} documents chose none for validation. "
+            f"corpus.valid_share: {valid_share} of {counts.train} documents selects none for validation. "
             "Raise corpus.valid_share, or give more documents; a model is always evaluated on text that is held out."
         )

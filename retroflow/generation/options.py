@@ -18,26 +18,26 @@ class GenerationOptions:
     """Options of generation.
 
     Attributes:
-        max_new_tokens: most tokens added to a prompt.
-        temperature: 0 takes the likeliest token; above 0 logits are divided by it and a token is drawn.
-        top_k: draw from the k likeliest tokens only; 0 for all.
-        top_p: draw from the smallest set of likeliest tokens with at least this probability, the token that crosses
-            it included; 1 for all.
-        repetition_penalty: logits of tokens that the prompt or the text has already are divided (positive ones) or
-            multiplied (negative ones) by it; 1 changes nothing (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
+        max_new_tokens: maximum number of tokens added to a prompt.
+        temperature: 0 takes the most likely token; above 0 logits are divided by it and a token is drawn.
+        top_k: draw from the k most likely tokens only; 0 for all.
+        top_p: draw from the smallest set of most likely tokens with at least this total probability; 1 for all.
+        repetition_penalty: above 1, tokens of the prompt and of the text so far become less likely: their logits are
+            divided (positive ones) or multiplied (negative ones) by it (Keskar et al. 2019, arXiv:1909.05858, section
+            4.1); 1 changes nothing.
         stop: text that ends a generation; neither it nor what follows is part of the answer.
-        stop_at_end_of_text: end a generation at the tokenizer's end-of-text token. Otherwise it is chosen as any
-            other and left out of the text.
-        num_neighbours: chunks retrieved for a window (k).
+        stop_at_end_of_text: end a generation at the tokenizer's end-of-text token. Otherwise it is treated like any
+            other token, and left out of the text.
+        num_neighbours: chunks retrieved per window (k).
         retrieval_step: tokens between two retrievals (s), 1 to the model's chunk length; by default the chunk length,
-            as in the paper. Smaller is slower and fresher.
-        align: pad prompts at the left so that each ends where a window ends and is answered with neighbours at once.
-            Otherwise nothing is retrieved before a whole chunk is known.
+            as in the paper. Smaller is slower and more up to date.
+        align: pad prompts at the left so that a window ends where the prompt ends, and neighbours are used at once.
+            Otherwise nothing is retrieved before the first whole chunk.
         seed: prompt i draws from seed + i, so it gives the same text alone with that seed.
-        batch_size: most prompts computed together; changes speed and memory only.
+        batch_size: maximum number of prompts computed together; affects only speed and memory.
 
     Raises:
-        ArgumentError: a value of a wrong type or out of its range; all that are, what is allowed for each.
+        ArgumentError: a value has a wrong type or is out of range; the message lists all of them.
     """
 
     max_new_tokens: Annotated[int, Ge(1)] = 128
@@ -57,7 +57,7 @@ class GenerationOptions:
         unused = [name for name, off in (("top_k", 0), ("top_p", 1)) if getattr(self, name) != off]
         problems = []
         if 0 < self.temperature < LEAST_TEMPERATURE:
-            allowed = f"0 (the likeliest token) or a number of at least {LEAST_TEMPERATURE}"
+            allowed = f"0 (the most likely token) or a number of at least {LEAST_TEMPERATURE}"
             problems.append(Problem("temperature", f"is {self.temperature}; allowed: {allowed}."))
         if self.temperature == 0:
             text = "has no effect at temperature 0; give a temperature above 0."
@@ -66,7 +66,7 @@ class GenerationOptions:
             raise ArgumentError(problems)
 
     def step_for(self, chunk_length: int) -> int:
-        """The retrieval step for a model of this chunk length.
+        """Return the retrieval step for a model of this chunk length.
 
         Raises:
             ArgumentError: it is longer than the chunk.

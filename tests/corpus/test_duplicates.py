@@ -37,7 +37,7 @@ def test_a_split_that_stays_empty_is_an_error_that_names_the_option() -> None:
     with pytest.raises(CorpusError, match=r'corpus\.path "x" holds no text'):
         run()
     with pytest.raises(
-        CorpusError, match=r"corpus\.valid_share: 0\.05 of 2 documents chose none.*or give more documents"
+        CorpusError, match=r"corpus\.valid_share: 0\.05 of 2 documents selects none.*or give more documents"
     ):
         run(("a", "train"), ("b", "train"), valid_share=0.05)
     with pytest.raises(CorpusError, match=r"all 2 documents fell into the validation split"):
@@ -51,9 +51,7 @@ def test_where_no_share_could_fill_both_splits_the_cause_is_named_and_no_share_a
     assert "valid_share" not in str(caught.value)
     counts = Counts()
     same = (Document("same", "", text, "here", split) for text in ("a", "b", "c"))
-    with pytest.raises(
-        CorpusError, match=r'all 3 documents have the id "same", and the id decides the split'
-    ) as caught:
+    with pytest.raises(CorpusError, match=r'all 3 documents have the id "same", which decides the split') as caught:
         list(distinct_documents(same, counts, place="corpus.path", valid_share=0.05))
     assert "valid_share" not in str(caught.value)
 

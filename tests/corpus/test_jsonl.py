@@ -240,7 +240,7 @@ def test_valid_path_is_the_validation_split_and_is_taken_out_of_path(tmp_path: P
 def test_validation_text_that_is_training_text_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(line("a", "same") + line("b", "other"))
     (tmp_path / "valid.jsonl").write_bytes(line("c", "same"))
-    with pytest.raises(CorpusError, match=r"corpus\.valid_path holds no document that is not also in"):
+    with pytest.raises(CorpusError, match=r"corpus\.valid_path: every document is also in"):
         texts(tmp_path / "train.jsonl", valid_path=str(tmp_path / "valid.jsonl"))
 
 

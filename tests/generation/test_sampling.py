@@ -144,7 +144,7 @@ def test_logits_that_are_no_numbers_are_told(wrong):
         ({"temperature": -0.5}, "temperature is -0.5; allowed: a number of at least 0."),
         (
             {"temperature": 1e-40},
-            "temperature is 1e-40; allowed: 0 (the likeliest token) or a number of at least 1e-06.",
+            "temperature is 1e-40; allowed: 0 (the most likely token) or a number of at least 1e-06.",
         ),
         ({"temperature": "hot"}, 'temperature is "hot" (text); allowed: a number of at least 0.'),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5 (a number); allowed: a whole number of at least 1."),
