@@ -128,7 +128,7 @@ def find_fault(registry: Registry[Any], name: str) -> str | None:
     at the top and that a plugin's distribution declares to need. What happens while it is imported is not known.
 
     Returns:
-        What stands in the way and what to do, None if nothing was found.
+        The problem and what to do, None if nothing was found.
     """
     remedy = registry.remedy(name)
     if remedy is not None:

@@ -91,7 +91,7 @@ class RankProcess:
         return self.process.poll()
 
     def watch(self, seconds: float) -> None:
-        """Kill it if it has been suspended for long, because the others wait for it and nobody else would notice.
+        """Kill it if it has been suspended for long, because the other ranks would wait for it.
 
         Args:
             seconds: since the last call.
@@ -141,7 +141,7 @@ class RankProcesses:
     """All ranks of this machine; leaving the context ends them."""
 
     def __init__(self, task: Callable[[], Any], *, size: int) -> None:
-        # This process serves the ranks' store, on a port that the system chooses, so that nobody else can take it.
+        # This process serves the ranks' store, on a port that the system chooses, so that no other process can take it.
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )

@@ -16,7 +16,7 @@ from retroflow.distributed.tied_weights import share_as, shared_names
 def build_sharded(
     build: Callable[[], Any], mesh: DeviceMesh, *, prepare: Callable[[nn.Module], None], bf16: bool = False
 ) -> Any:
-    """Build a model of which every rank has a share; only rank 0 ever holds the whole of it.
+    """Build a model of which every rank has a shard; only rank 0 ever holds all of it.
 
     State that only unsharded weights tell, such as their fingerprint, is read from rank 0 by `unsharded_state()`
     and set on every rank by `load_unsharded_state(state)`.

@@ -148,8 +148,7 @@ def _encoded_one(tokenizer: Tokenizer, prompt: Prompt, number: int) -> tuple[str
     if isinstance(prompt, str):
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise unfit(
-                f"{prompt!r:.60} has bytes that are no text; give it in UTF-8 (a lone surrogate stands for such a "
-                "byte)."
+                f"{prompt!r:.60} is not text; give it in UTF-8 (a lone surrogate represents an undecodable byte)."
             )
         text, tokens = prompt, tokenizer.encode(prompt).ids.tolist()
     else:

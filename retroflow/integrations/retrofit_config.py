@@ -135,7 +135,7 @@ class RetrofitConfig(ModelConfig):
         )
 
     def located_in(self, folder: Path) -> "RetrofitConfig":
-        """Point a saved configuration at the base that lies beside it, if one does."""
+        """Point a saved configuration at the base in the same folder, if there is one."""
         return replace(self, base=str(folder / BASE_FOLDER)) if self.base == BASE_FOLDER else self
 
     def check(self, *, sequence_length: int = 0) -> None:

@@ -28,7 +28,7 @@ def check_tokens(config: RetroConfig, tokens: Tensor) -> None:
         InvalidShapeError: not int64 [b, n >= 1], or a token that is not in the vocabulary.
     """
     if not _is_int64(tokens) or tokens.ndim != 2 or tokens.shape[1] < 1:
-        raise InvalidShapeError(f"tokens: int64 [batch, length >= 1] is needed, {_told(tokens)} given.")
+        raise InvalidShapeError(f"tokens: int64 [batch, length >= 1] is needed, {_described(tokens)} given.")
     _check_values("tokens", tokens, config)
 
 
@@ -46,7 +46,7 @@ def check_targets(config: RetroConfig, targets: Tensor, tokens: Tensor) -> None:
     """
     if not _is_int64(targets) or targets.shape != tokens.shape:
         raise InvalidShapeError(
-            f"targets: int64 {list(tokens.shape)}, one for each token, is needed, {_told(targets)} given."
+            f"targets: int64 {list(tokens.shape)}, one for each token, is needed, {_described(targets)} given."
         )
     if targets.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_values("targets", torch.where(targets == IGNORED, 0, targets), config)
@@ -66,7 +66,9 @@ def check_padding(padding: Tensor | None, *, num_rows: int, length: int | None) 
     if padding is None:
         return
     if not _is_int64(padding) or padding.shape != (num_rows,):
-        raise InvalidShapeError(f"padding: int64 [{num_rows}], one number a row, is needed, {_told(padding)} given.")
+        raise InvalidShapeError(
+            f"padding: int64 [{num_rows}], one number a row, is needed, {_described(padding)} given."
+        )
     if not num_rows or padding.device.type != "cpu":
         return
     if int(padding.min()) < 0 or (length is not None and int(padding.max()) >= length):
@@ -126,7 +128,7 @@ def check_extension(
         or cache.chunk_length != config.chunk_length
         or len(cache.layers) not in (0, config.num_layers)  # a base keeps its own
     ):
-        given = "that of another model" if isinstance(cache, RetroCache) else _told(cache)
+        given = "that of another model" if isinstance(cache, RetroCache) else _described(cache)
         raise InvalidShapeError(f"cache: {given} given; one that `new_cache` of this model made is needed.")
     check_tokens(config, tokens)
     num_rows, length = tokens.shape
@@ -163,7 +165,7 @@ def _check_retrieved(
         needed = f"{rows_and_windows[0]}, {rows_and_windows[1]}, k, {r}"
         raise InvalidShapeError(
             f"retrieved: int64 [{needed}] is needed ({reason}; a neighbour and its continuation are {r} tokens), "
-            f"{_told(retrieved)} given."
+            f"{_described(retrieved)} given."
         )
     mask = _full_mask(retrieved, mask)
     if mask is not None:  # what stands where nothing was retrieved, such as -1, need not be a token
@@ -182,7 +184,7 @@ def _full_mask(retrieved: Tensor, mask: Tensor | None) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape not in shapes:
         raise InvalidShapeError(
             f"retrieved_mask: bool {list(shapes[0])} (or {list(shapes[1])} for whole neighbours) is needed, "
-            f"{_told(mask)} given."
+            f"{_described(mask)} given."
         )
     # Attention without a mask is faster; on an accelerator, looking would cost more than it saves.
     if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
@@ -207,7 +209,7 @@ def _is_int64(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.int64
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     """Describe a value for a message."""
     if isinstance(value, Tensor):
         return f"{value.dtype} {list(value.shape)}"

@@ -76,7 +76,7 @@ class _TokenLosses(torch.autograd.Function):
         to_output: Tensor | None = None
         split = (each.split(ctx.tokens_at_once) for each in (hidden, targets, normalisers, gradient))
         for part, *of_part in zip(*split, strict=True):
-            # Kept logits serve once; whoever comes again (retain_graph) has them computed again.
+            # Stored logits are used once; a second backward pass (retain_graph) recomputes them.
             logits, ctx.logits = ctx.logits, None
             logits = F.linear(part, output) if logits is None else logits
             for rows, target, normaliser, of_loss in _some_rows(logits, *of_part):

@@ -58,7 +58,7 @@ class Fitting:
     """Walks values along their types.
 
     Args:
-        placeholder: a text that stands for a value that must still be given.
+        placeholder: a text that marks a value that must still be given.
 
     Attributes:
         complaints: what did not fit.
@@ -71,7 +71,7 @@ class Fitting:
     def fit(self, value: Any, option_type: OptionType, path: tuple[str | int, ...] = ()) -> Any:
         """Return value in the form that its type asks for, with BROKEN for each part that does not fit.
 
-        A whole number becomes a float where one is asked for, numpy's numbers Python's, and a mapping the dataclass
+        A whole number becomes a float where one is expected, numpy's numbers Python's, and a mapping the dataclass
         of its block.
         """
         if value is BROKEN:

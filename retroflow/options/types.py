@@ -11,7 +11,7 @@ from annotated_types import BaseMetadata, Ge, GroupedMetadata
 
 
 class _Sign:
-    """A value that stands for something no option can hold."""
+    """A marker for a value that no option can have."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -137,7 +137,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Anything:
-    """What no recipe can write, such as a path or a client; Python code gives it as it is."""
+    """A value that no recipe can contain, such as a path or a client; Python code passes it unchanged."""
 
     def describe(self) -> str:
         return "another object"

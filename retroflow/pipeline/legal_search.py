@@ -28,7 +28,7 @@ LEAST_GROUP = 32  # queries of one document that are worth a pass of their own o
 
 BY_RETRIEVER, RAN_OUT, LARGE_DOCUMENT = 0, 1, 2
 """Who found the neighbours of a query: the retriever, or exact search since the retriever had too few candidates, or
-since the query's own document holds more chunks than candidates are asked for."""
+since the query's own document holds more chunks than the candidates that are fetched."""
 
 _Ranges = tuple[tuple[int, int], ...]
 
@@ -135,7 +135,7 @@ class LegalSearch:
             found.by[starved[fetch >= most[starved]]] = LARGE_DOCUMENT
             starved = starved[fetch < most[starved]]
             fetch = min(2 * fetch, limit)
-        if self._has_own_scores:  # whoever lacks neighbours then has no more of them
+        if self._has_own_scores:  # a query that lacks neighbours then has no more of them
             found.by[:] = BY_RETRIEVER
         return found
 

@@ -85,7 +85,7 @@ class NeighbourStage:
     ) -> None:
         self.inputs, self.parents = inputs, sources.parents
         self._sources, self._load, self._options = sources, load, options
-        self._is_told_why_slow = False
+        self._has_explained = False
 
     def begin(self, partial: Path) -> dict[str, Any]:
         """As in `Stage`."""
@@ -161,9 +161,9 @@ class NeighbourStage:
     def _tell_why_slow(self, found: Found) -> None:
         """Explain once why the search will be slow."""
         shares = {reason: float((found.by == reason).mean()) for reason in (RAN_OUT, LARGE_DOCUMENT)}
-        if self._is_told_why_slow or max(shares.values()) < SLOW_SHARE:
+        if self._has_explained or max(shares.values()) < SLOW_SHARE:
             return
-        self._is_told_why_slow = True
+        self._has_explained = True
         if shares[RAN_OUT] >= SLOW_SHARE:
             say(
                 f"note: {self._search.retriever.owner} has too few candidates for {shares[RAN_OUT]:.0%} of these "
@@ -212,20 +212,20 @@ def concerns(info: Mapping[str, Any], owner: str) -> list[str]:
         owner: the retriever's name in messages.
     """
     k, found = info["k"], info["recall"]
-    told = []
+    warnings = []
     if found["recall_at_k"] is not None and found["recall_at_k"] < LEAST_RECALL:
-        told.append(
+        warnings.append(
             f"warning: recall@{k} is {found['recall_at_k']:.3f}: {owner} misses more than half of the nearest "
             "chunks, and the model reads others in their place. Raise options of retriever.search, choose others of "
             "retriever.build, or compare with retriever.name=exact (docs/retrievers.md)."
         )
     if found["score_error"] > MOST_SCORE_ERROR:
-        told.append(
+        warnings.append(
             f"warning: the scores that {owner} reports are not the similarities of the chunks it found: half of them "
             f"are wrong by {found['score_error']:.0%} or more of what two chunks differ by. This is a bug of the "
             "retriever; under l2 a score is minus the squared distance."
         )
-    return told
+    return warnings
 
 
 def _count_exact(partial: Path, files: Mapping[str, FileEntry]) -> dict[str, int]:

@@ -114,8 +114,8 @@ def describe(stage: Stage) -> str:
 def _describe_neighbours(info: Mapping[str, Any]) -> list[str]:
     k, recall = info["k"], info["recall"]
     measured = recall["recall_at_k"]
-    told = "not measured" if measured is None else f"{measured:.3f} on {recall['queries']} of them"
-    return [f"{k} for {sum(info['chunks'].values()):,} chunks", f"recall@{k} {told}", describe_exact(info)]
+    recall_text = "not measured" if measured is None else f"{measured:.3f} on {recall['queries']} of them"
+    return [f"{k} for {sum(info['chunks'].values()):,} chunks", f"recall@{k} {recall_text}", describe_exact(info)]
 
 
 def say_stage(stage: Stage) -> None:

@@ -25,7 +25,7 @@ class Splits:
         validation_neighbours: int64 [N_valid, k] rows of `train_chunks`, -1 = none.
         sequence_chunks: chunks of a sequence.
         validation_scores: float32 [N_valid, k], higher is better, -inf = none; None if they are not known.
-        tokenizer: its folder; None where the tokens stand for no text.
+        tokenizer: its folder; None if the tokens do not represent text.
     """
 
     train_chunks: ChunkStore

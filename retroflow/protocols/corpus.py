@@ -9,7 +9,7 @@ Split = Literal["train", "valid"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A unit of source text; chunks never cross it, and it lies in one split as a whole.
+    """A unit of source text; chunks never cross it, and it is in one split as a whole.
 
     Attributes:
         id: what names the document in its source; stable between runs and machines.

@@ -38,7 +38,7 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a retriever can do, so that nobody has to ask which backend it is.
+    """The capabilities of a retriever, so that no code depends on a certain backend.
 
     Attributes:
         metric: what `scores` mean: "l2" is minus the squared Euclidean distance, "inner_product" the dot product,
@@ -100,7 +100,7 @@ class TextSource(Protocol):
 
 @runtime_checkable
 class KeySource(Protocol):
-    """What an index is built over: N keys, of which key i gets id i.
+    """The keys of an index: key i gets id i.
 
     A retriever may read only what its `Capabilities.queried_by` says. Nothing is embedded or decoded before that.
 

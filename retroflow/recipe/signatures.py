@@ -229,7 +229,7 @@ def _lookup(expression: ast.expr, module: str) -> Definition | None:
 
 
 def _annotation(written: ast.expr, module: str, depth: int = 0) -> Any:
-    """Return an annotation as the object that it stands for: a Definition for a class, itself if that is not known."""
+    """Return the object of an annotation: a Definition for a class, the annotation itself if unknown."""
     if isinstance(written, ast.Constant):
         if isinstance(written.value, str):
             return _annotation(ast.parse(written.value, mode="eval").body, module, depth)

@@ -16,7 +16,7 @@ class UnreadableSourceError(Exception):
 
 @dataclass(frozen=True)
 class Definition:
-    """The statement that binds a top-level name, and the module it stands in."""
+    """The statement that binds a top-level name, and its module."""
 
     node: ast.stmt
     module: str

@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (declared so by PyYAML)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Mark a node whose tag is written in the file; other nodes have the tag that their text stands for."""
+        """Mark a node whose tag is written in the file; the tag of other nodes follows from their text."""
         written = getattr(self.peek_event(), "tag", None)  # type: ignore[no-untyped-call]
         node: yaml.Node | None = super().compose_node(parent, index)
         if node is not None and written is not None:

@@ -1,8 +1,8 @@
 """ScaNN: a tree, anisotropic hashing, then re-ordering by exact distance; brute force for few vectors.
 
-Everything particular to ScaNN ends here: id 0 with NaN where there is no neighbour, the whole of the vectors in
-float32 in memory while building, an abort of the process on NaN (the caller has refused them), absolute paths in
-its files unless told otherwise, builds that differ from run to run.
+This file hides the peculiarities of ScaNN: id 0 with NaN if there is no neighbour, all vectors in float32 in memory
+while building, an abort of the process on NaN (the caller has refused them), absolute paths in its files by default,
+builds that differ from run to run.
 
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """

@@ -24,8 +24,8 @@ Scalars = NDArray[np.floating[Any]]
 class CheckedSource:
     """Vectors [N, D] whose every block is checked as it is read: float16 or float32, finite, of width D.
 
-    It has `shape`, `len()` and slices, and answers anything else with a sentence: whoever asks is the author of a
-    retriever, whose tests on arrays passed.
+    It has `shape`, `len()` and slices. Anything else raises an error that explains this to the author of a retriever,
+    whose tests with arrays passed.
     """
 
     def __init__(self, vectors: object) -> None:

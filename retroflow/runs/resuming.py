@@ -188,7 +188,7 @@ def _unfinished(runs_folder: Path, name: str) -> list[RunFolder]:
 def _finished_as(this: Identity, runs_folder: Path, name: str) -> RunFolder | None:
     """Return the newest finished run of the same recipe and artifacts."""
     for run in list_runs(runs_folder, name):
-        with suppress(DamagedDataError):  # of a run that nobody needs
+        with suppress(DamagedDataError):  # of a run that is not used
             if run.is_finished and _fits(run, this):
                 return run
     return None

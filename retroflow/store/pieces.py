@@ -48,7 +48,7 @@ class Pieces:
     """The pieces of a stage, numbered in their final order, and notes of the shards that make them.
 
     Attributes:
-        folder: where they are; whoever begins a stage makes it.
+        folder: of the blocks; made at the beginning of a stage.
     """
 
     def __init__(self, folder: Path) -> None:

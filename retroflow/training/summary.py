@@ -64,7 +64,7 @@ def describe(job: Job, start: ResumePoint) -> None:
 
 
 def tracked_run(job: Job, start: ResumePoint) -> TrackedRun:
-    """What the tracker is told."""
+    """Return the run as its tracker sees it."""
     values = job.identity["values"]
     retriever, k = values["retriever"]["name"], values["neighbours"]["k"]
     recipe_name = start.run.path.absolute().parent.name  # the recipe of `--resume RUN` is the run's recipe.yaml

@@ -205,7 +205,7 @@ def test_an_end_of_text_ends_a_row_and_is_no_text():
         (["a", []], {}, r"prompts\[1\]: \[\] has no token"),
         ([[29]], {}, r"prompts\[0\]: token 29 given; the vocabulary has 29 entries, 0 to 28"),
         ([[-1]], {}, r"token -1 given"),
-        (["ab\udcff"], {}, r"prompts\[0\]: 'ab\\udcff' has bytes that are no text; give it in UTF-8"),
+        (["ab\udcff"], {}, r"prompts\[0\]: 'ab\\udcff' is not text; give it in UTF-8"),
         ("abc", {}, r"prompts: one text given \('abc'\); a list of prompts is needed"),
         (None, {}, r"prompts: NoneType given"),
         ([None], {}, r"prompts\[0\]: None given; a text or a list of tokens, whole numbers, is needed"),
