@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor
 Place = tuple[str | int, ...]
 """The keys of a value in a checkpoint, such as ("state_dict", "model.embedding.weight")."""
 
-Share = dict[Place, Tensor]
+RankShard = dict[Place, Tensor]
 """One rank's rows of each sharded tensor."""
 
 
-def split_share(checkpoint: Any) -> tuple[Any, Share]:
+def split_shard(checkpoint: Any) -> tuple[Any, RankShard]:
     """Separate this rank's rows from a checkpoint.
 
     Args:
@@ -28,13 +28,13 @@ def split_share(checkpoint: Any) -> tuple[Any, Share]:
     Returns:
         A copy with None for sharded tensors and whole ones on the CPU; and the rows, on the CPU.
     """
-    share: Share = {}
+    shard: RankShard = {}
 
     def without(value: Any, place: Place) -> Any:
         if isinstance(value, DTensor):
             if any(not placement.is_shard(0) for placement in value.placements):
                 raise ValueError(f"{place}: placed as {value.placements}; only Shard(0) can be stored")
-            share[place] = value.to_local().detach().cpu()
+            shard[place] = value.to_local().detach().cpu()
             return None
         if isinstance(value, Tensor):
             return value.detach().cpu()
@@ -44,20 +44,20 @@ def split_share(checkpoint: Any) -> tuple[Any, Share]:
             return [without(part, (*place, number)) for number, part in enumerate(value)]
         return value
 
-    return without(checkpoint, ()), share
+    return without(checkpoint, ()), shard
 
 
-def join_shares(checkpoint: Any, shares: Sequence[Mapping[Place, Tensor]], *, below: str | None = None) -> None:
+def join_shards(checkpoint: Any, shards: Sequence[Mapping[Place, Tensor]], *, below: str | None = None) -> None:
     """Put whole tensors back into a checkpoint.
 
     Args:
-        checkpoint: as `split_share` returned it; changed.
-        shares: of all ranks, in their order.
+        checkpoint: as `split_shard` returned it; changed.
+        shards: of all ranks, in their order.
         below: a first key; tensors under other keys remain None.
     """
-    for place in shares[0] if shares else ():
+    for place in shards[0] if shards else ():
         if below is None or place[0] == below:
-            value_at(checkpoint, place[:-1])[place[-1]] = torch.cat([share[place] for share in shares])
+            value_at(checkpoint, place[:-1])[place[-1]] = torch.cat([shard[place] for shard in shards])
 
 
 def value_at(checkpoint: Any, place: Place) -> Any:

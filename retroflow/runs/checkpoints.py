@@ -4,7 +4,7 @@ Lightning's own writer copies from the temporary folder, which leaves an empty f
 filesystem, and does not fsync. Files are `step-00000200.ckpt` with `step-00000200.ckpt.sha256` beside them. The checksum
 is written before the checkpoint gets its name, so a checkpoint without one was tampered with.
 
-Training with FSDP adds one file per rank, `step-00000200.share-0-of-8` (checkpoint_shards.py). They are on the disk
+Training with FSDP adds one file per rank, `step-00000200.shard-0-of-8` (checkpoint_shards.py). They are on the disk
 before the checkpoint that names them. The .sha256 file has the format of sha256sum and lists all files.
 """
 
@@ -20,10 +20,10 @@ from typing import IO, Any
 import torch
 
 from retroflow.errors import DamagedDataError, UsageError, RetroflowError
-from retroflow.runs.checkpoint_shards import Share, join_shares
+from retroflow.runs.checkpoint_shards import RankShard, join_shards
 from retroflow.store.atomic import write_file, write_stream
 
-_SHARES = "shares"
+_SHARDS = "shards"
 """The key of a checkpoint with the names of its shards' files."""
 
 
@@ -33,7 +33,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 _NAME = re.compile(r"step-([0-9]{8,})\.ckpt")
-_BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|share-[0-9]+-of-[0-9]+|.*\.tmp)")
+_BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|shard-[0-9]+-of-[0-9]+|.*\.tmp)")
 """Files of a checkpoint, or remains of one that was not finished when the process was killed."""
 
 
@@ -49,9 +49,9 @@ def checkpoint_step(path: Path) -> int:
     return int(match[1])
 
 
-def share_path(path: Path, rank: int, world_size: int) -> Path:
+def shard_path(path: Path, rank: int, world_size: int) -> Path:
     """Return the file of one rank's shard of a checkpoint."""
-    return path.with_name(f"{path.stem}.share-{rank}-of-{world_size}")
+    return path.with_name(f"{path.stem}.shard-{rank}-of-{world_size}")
 
 
 def checksum_path(path: Path) -> Path:
@@ -104,21 +104,21 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         ) from error
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path, shares: Mapping[str, str] | None = None) -> None:
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, shards: Mapping[str, str] | None = None) -> None:
     """Write a checkpoint and its checksum so that a kill at any moment leaves a whole checkpoint or none.
 
     Args:
         checkpoint: tensors and plain values.
         path: of the checkpoint.
-        shares: names and SHA-256 of the files that `write_share` has written, in the order of ranks.
+        shards: names and SHA-256 of the files that `write_shard` has written, in the order of ranks.
 
     Raises:
         RetroflowError: the folder cannot be written or the disk is full; nothing is left of the checkpoint.
     """
-    shares = dict(shares or {})
+    shards = dict(shards or {})
 
     def save(file: IO[bytes]) -> None:
-        digests = {path.name: _save_hashed(checkpoint | {_SHARES: shares}, file), **shares}
+        digests = {path.name: _save_hashed(checkpoint | {_SHARDS: shards}, file), **shards}
         lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
         path.unlink(missing_ok=True)  # the new checksum must never be beside an older checkpoint of this name
         write_file(checksum_path(path), lines)
@@ -126,14 +126,14 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, shares: Mapping[str
     _write_synced(path, save)
 
 
-def write_share(share: Share, path: Path) -> str:
+def write_shard(shard: RankShard, path: Path) -> str:
     """Write one rank's shard of a checkpoint; return its SHA-256.
 
     Raises:
         RetroflowError: as for `write_checkpoint`.
     """
     digests: list[str] = []
-    _write_synced(path, lambda file: digests.append(_save_hashed(share, file)))
+    _write_synced(path, lambda file: digests.append(_save_hashed(shard, file)))
     return digests[0]
 
 
@@ -193,7 +193,7 @@ def read_head(path: Path) -> dict[str, Any]:
     return _load(path, lazily=True)
 
 
-def open_shares(path: Path, head: dict[str, Any]) -> list[Share]:
+def open_shards(path: Path, head: dict[str, Any]) -> list[RankShard]:
     """Load the shards of a checkpoint; the rows are read when they are used.
 
     Args:
@@ -203,10 +203,10 @@ def open_shares(path: Path, head: dict[str, Any]) -> list[Share]:
     Raises:
         DamagedDataError: one cannot be read, or is not the one that was verified.
     """
-    shares = head.get(_SHARES, {})
-    if shares != {name: digest for name, digest in _checksums(path).items() if name != path.name}:
+    shards = head.get(_SHARDS, {})
+    if shards != {name: digest for name, digest in _checksums(path).items() if name != path.name}:
         raise DamagedDataError(f"{path}: names other shards than {checksum_path(path).name}; the checkpoint is damaged.")
-    return [_load(path.with_name(name), lazily=True) for name in shares]
+    return [_load(path.with_name(name), lazily=True) for name in shards]
 
 
 def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
     """
     verify_checkpoint(path)
     checkpoint: dict[str, Any] = _load(path, lazily=not optimizer)
-    join_shares(checkpoint, open_shares(path, checkpoint), below=None if optimizer else "state_dict")
+    join_shards(checkpoint, open_shards(path, checkpoint), below=None if optimizer else "state_dict")
     return checkpoint
 
 
@@ -324,7 +324,7 @@ def sweep(folder: Path, *, keep: int) -> None:
 def _files_of(path: Path) -> set[str]:
     """Return the names of a checkpoint's files; of a damaged one without its shards."""
     try:
-        shares = set(_checksums(path))
+        shards = set(_checksums(path))
     except DamagedDataError:
-        shares = set()
-    return {path.name, checksum_path(path).name} | shares
+        shards = set()
+    return {path.name, checksum_path(path).name} | shards

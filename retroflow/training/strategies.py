@@ -1,4 +1,4 @@
-"""Lightning's strategy for a placement. FSDP2: each rank holds a share of every parameter and optimizer state.
+"""Lightning's strategy for a placement. FSDP2: each rank holds a shard of every parameter and optimizer state.
 
 Lightning's ModelParallelStrategy leaves sharding to the model. Its checkpoints are either torch's own folders,
 unverified and for the same strategy only, or number optimizer states in another order than an unsharded optimizer does.
@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import Placement
-from retroflow.runs.checkpoint_shards import Place, rows_between, rows_of_rank, split_share, value_at
+from retroflow.runs.checkpoint_shards import Place, rows_between, rows_of_rank, split_shard, value_at
 from retroflow.runs.checkpoints import (
-    open_shares,
+    open_shards,
     read_head,
-    share_path,
+    shard_path,
     verify_checkpoint,
     write_checkpoint,
-    write_share,
+    write_shard,
 )
 
 
@@ -66,13 +66,13 @@ class ShardedStrategy(ModelParallelStrategy):
             RetroflowError: on all ranks, if one of them cannot write.
         """
         path, rank, world_size = Path(filepath), self.global_rank, self.world_size
-        head, share = split_share(checkpoint)
-        own = share_path(path, rank, world_size)
-        shares: list[Any] = [None] * world_size
-        dist.all_gather_object(shares, (own.name, *_attempted(lambda: write_share(share, own))))
-        _refuse_failures([failure for _, _, failure in shares])
+        head, shard = split_shard(checkpoint)
+        own = shard_path(path, rank, world_size)
+        shards: list[Any] = [None] * world_size
+        dist.all_gather_object(shards, (own.name, *_attempted(lambda: write_shard(shard, own))))
+        _refuse_failures([failure for _, _, failure in shards])
         if self.is_global_zero:
-            write_checkpoint(head, path, {name: digest for name, digest, _ in shares})
+            write_checkpoint(head, path, {name: digest for name, digest, _ in shards})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load this rank's rows of a checkpoint; rows of other ranks are not read.
@@ -111,11 +111,11 @@ class _StoredTensors:
 
     def __init__(self, path: Path) -> None:
         self.head = read_head(path)
-        self._shares = open_shares(path, self.head)
+        self._shards = open_shards(path, self.head)
 
     def laid_out(self, place: Place, parameter: Tensor) -> Tensor:
         """This rank's rows of a tensor that is sharded as a parameter is; a tensor that is stored whole as it is."""
-        pieces = [share[place] for share in self._shares if place in share] or [value_at(self.head, place)]
+        pieces = [shard[place] for shard in self._shards if place in shard] or [value_at(self.head, place)]
         if not isinstance(parameter, DTensor) or (len(pieces) == 1 and pieces[0].shape != parameter.shape):
             return pieces[0].to(parameter.device)
         mesh = parameter.device_mesh

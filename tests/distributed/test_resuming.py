@@ -53,9 +53,9 @@ def test_trained_longer_killed_and_resumed(folder, strategy):
 WRITES = {
     "ddp": (("0", "ckpt.sha256", "before"), ("0", "ckpt", "before"), ("0", "ckpt", "after")),
     "fsdp": (
-        ("0", "share-0-of-2", "before"),
-        ("1", "share-1-of-2", "before"),
-        ("1", "share-1-of-2", "after"),
+        ("0", "shard-0-of-2", "before"),
+        ("1", "shard-1-of-2", "before"),
+        ("1", "shard-1-of-2", "after"),
         ("0", "ckpt.sha256", "before"),
         ("0", "ckpt", "before"),
         ("0", "ckpt", "after"),
@@ -100,9 +100,9 @@ def test_killed_at_every_write_of_every_checkpoint(folder, unbroken, strategy, v
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_fsdp_with_a_disk_that_is_full_for_one_rank(folder, unbroken, rank):
     words = (*TWO["fsdp"], *EXACT, f"trainer.runs_folder=full-{rank}", "--resume")
-    ended = fit(folder, *words, fault=f"{rank} step-00000008.share-{rank}-of-2 full")
+    ended = fit(folder, *words, fault=f"{rank} step-00000008.shard-{rank}-of-2 full")
     assert ended.code == 1 and not ended.leftovers()
-    assert f"share-{rank}-of-2: the checkpoint could not be written" in ended.errors, ended.errors
+    assert f"shard-{rank}-of-2: the checkpoint could not be written" in ended.errors, ended.errors
     assert "No space left on device" in ended.errors and "Traceback" not in ended.errors
     again = fit(folder, *words)
     assert again.code == 0 and "from step 4" in again.errors, again.errors

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from retroflow.runs.checkpoint_shards import join_shares, rows_between, rows_of_rank, split_share
+from retroflow.runs.checkpoint_shards import join_shards, rows_between, rows_of_rank, split_shard
 
 
 @pytest.fixture
@@ -44,17 +44,17 @@ def test_what_is_split_is_joined(mesh):
         "optimizer_states": [{"state": {"weights": {"moments": distribute_tensor(moments, mesh, [Shard(0)])}}}],
         "step": 3,
     }
-    head, share = split_share(checkpoint)
+    head, shard = split_shard(checkpoint)
     assert head["state_dict"]["weights"] is None and torch.equal(head["state_dict"]["buffer"], buffer)
-    assert set(share) == {("state_dict", "weights"), ("optimizer_states", 0, "state", "weights", "moments")}
-    shares = [{place: rows[:3] for place, rows in share.items()}, {place: rows[3:] for place, rows in share.items()}]
-    join_shares(head, shares, below="state_dict")
+    assert set(shard) == {("state_dict", "weights"), ("optimizer_states", 0, "state", "weights", "moments")}
+    shards = [{place: rows[:3] for place, rows in shard.items()}, {place: rows[3:] for place, rows in shard.items()}]
+    join_shards(head, shards, below="state_dict")
     assert torch.equal(head["state_dict"]["weights"], weights)
     assert head["optimizer_states"][0]["state"]["weights"]["moments"] is None
-    join_shares(head, shares)
+    join_shards(head, shards)
     assert torch.equal(head["optimizer_states"][0]["state"]["weights"]["moments"], moments) and head["step"] == 3
 
 
 def test_other_placements_are_refused(mesh):
     with pytest.raises(ValueError, match=r"only Shard\(0\) can be stored"):
-        split_share({"state_dict": {"weights": distribute_tensor(torch.ones(2), mesh, [Replicate()])}})
+        split_shard({"state_dict": {"weights": distribute_tensor(torch.ones(2), mesh, [Replicate()])}})

@@ -20,15 +20,15 @@ from retroflow.runs.checkpoints import (
     discard_after,
     list_checkpoints,
     newest_verified,
-    open_shares,
+    open_shards,
     pick_checkpoint,
     read_checkpoint,
     read_head,
-    share_path,
+    shard_path,
     sweep,
     verify_checkpoint,
     write_checkpoint,
-    write_share,
+    write_shard,
 )
 
 
@@ -44,8 +44,8 @@ PLACE = ("state_dict", "weights")
 def write_sharded(folder, step, world_size=2):
     path = checkpoint_path(folder, step)
     pieces = torch.arange(8.0).chunk(world_size)
-    own = [share_path(path, rank, world_size) for rank in range(world_size)]
-    digests = {own[rank].name: write_share({PLACE: pieces[rank]}, own[rank]) for rank in range(world_size)}
+    own = [shard_path(path, rank, world_size) for rank in range(world_size)]
+    digests = {own[rank].name: write_shard({PLACE: pieces[rank]}, own[rank]) for rank in range(world_size)}
     write_checkpoint({"step": step, "state_dict": {"weights": None}}, path, digests)
     return path, own
 
@@ -92,33 +92,33 @@ def test_a_missing_checksum_counts_as_damage(tmp_path):
         verify_checkpoint(path)
 
 
-def test_shares_are_read_as_one(tmp_path):
+def test_shards_are_read_as_one(tmp_path):
     path, own = write_sharded(tmp_path, 1)
-    assert [share.name for share in own] == ["step-00000001.share-0-of-2", "step-00000001.share-1-of-2"]
+    assert [shard.name for shard in own] == ["step-00000001.shard-0-of-2", "step-00000001.shard-1-of-2"]
     assert read_checkpoint(path)["state_dict"]["weights"].tolist() == list(range(8))
     assert read_head(path)["state_dict"]["weights"] is None
     subprocess.run(["sha256sum", "--check", "--quiet", checksum_path(path).name], cwd=tmp_path, check=True)
 
 
-@pytest.mark.parametrize("damage", [flip, lambda share: share.unlink()])
-def test_a_damaged_share_is_damage(tmp_path, damage):
+@pytest.mark.parametrize("damage", [flip, lambda shard: shard.unlink()])
+def test_a_damaged_shard_is_damage(tmp_path, damage):
     first, _ = write_sharded(tmp_path, 1)
     path, own = write_sharded(tmp_path, 2)
     damage(own[1])
-    with pytest.raises(DamagedDataError, match=r"share-1-of-2.*damaged"):
+    with pytest.raises(DamagedDataError, match=r"shard-1-of-2.*damaged"):
         verify_checkpoint(path)
-    verify_checkpoint(path, rank=1, world_size=2)  # the checkpoint and its shares go round the ranks
-    with pytest.raises(DamagedDataError, match="share-1-of-2"):
+    verify_checkpoint(path, rank=1, world_size=2)  # the checkpoint and its shards go round the ranks
+    with pytest.raises(DamagedDataError, match="shard-1-of-2"):
         verify_checkpoint(path, rank=0, world_size=2)
     assert newest_verified(tmp_path, say=lambda text: None) == first
 
 
-def test_checksums_without_a_share_are_damage(tmp_path):
+def test_checksums_without_a_shard_are_damage(tmp_path):
     path, _ = write_sharded(tmp_path, 1)
     lines = checksum_path(path).read_text().splitlines()
     checksum_path(path).write_text("\n".join(lines[:2]))
     with pytest.raises(DamagedDataError, match="names other shards"):
-        open_shares(path, read_head(path))
+        open_shards(path, read_head(path))
     checksum_path(path).write_text("\n".join(lines[1:]))
     with pytest.raises(DamagedDataError, match="not in"):
         verify_checkpoint(path)
@@ -203,17 +203,17 @@ def test_sweep_keeps_the_newest_and_clears_leftovers(tmp_path):
     assert [checkpoint_step(path) for path in list_checkpoints(tmp_path)] == [2]
 
 
-def test_sweep_removes_the_shares_of_no_checkpoint(tmp_path):
+def test_sweep_removes_the_shards_of_no_checkpoint(tmp_path):
     for step in (1, 2):
         write_sharded(tmp_path, step)
-    write_share({PLACE: torch.ones(1)}, share_path(checkpoint_path(tmp_path, 3), 0, 2))  # killed before the others
-    write_share({PLACE: torch.ones(1)}, share_path(checkpoint_path(tmp_path, 2), 0, 3))  # other ranks, the same step
+    write_shard({PLACE: torch.ones(1)}, shard_path(checkpoint_path(tmp_path, 3), 0, 2))  # killed before the others
+    write_shard({PLACE: torch.ones(1)}, shard_path(checkpoint_path(tmp_path, 2), 0, 3))  # other ranks, the same step
     sweep(tmp_path, keep=1)
     assert sorted(path.name.partition(".")[2] for path in tmp_path.iterdir()) == [
         "ckpt",
         "ckpt.sha256",
-        "share-0-of-2",
-        "share-1-of-2",
+        "shard-0-of-2",
+        "shard-1-of-2",
     ]
     assert read_checkpoint(checkpoint_path(tmp_path, 2))["step"] == 2
 
