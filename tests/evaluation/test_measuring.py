@@ -14,7 +14,7 @@ from tests.training.jobs import tiny_job
 COUNT = 5  # validation sequences of a tiny job; the last one is shorter
 
 
-def proved(tmp_path, **trainer):
+def measured(tmp_path, **trainer):
     job = tiny_job(tmp_path, **trainer)
     job.module.configure_model()
     seen = []
@@ -23,7 +23,7 @@ def proved(tmp_path, **trainer):
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4])
 def test_a_sample_measures_its_sequences_and_no_others(tmp_path, wanted):
-    job, report, seen = proved(tmp_path, final_sequences=wanted, eval_batch_size=2)
+    job, report, seen = measured(tmp_path, final_sequences=wanted, eval_batch_size=2)
     sample = sample_of(job).tolist()
     assert len(set(sample)) == wanted and set(sample) <= set(range(COUNT))
     assert report.sample == {"sequences": wanted, "of": COUNT}
@@ -42,8 +42,8 @@ def test_a_sample_measures_its_sequences_and_no_others(tmp_path, wanted):
 
 def test_the_chunks_of_a_sample_have_the_losses_that_they_have_in_the_whole(tmp_path):
     """By chunk and not only in the sum, since the overlap with retrieved text is looked at chunk by chunk."""
-    job, part, _ = proved(tmp_path, final_sequences=2)
-    _, whole, _ = proved(tmp_path)
+    job, part, _ = measured(tmp_path, final_sequences=2)
+    _, whole, _ = measured(tmp_path)
     s, m = job.splits.sequence_chunks, job.splits.valid_chunks.chunk_length
     for number in sample_of(job):
         inner = np.arange(number * s + 1, min((number + 1) * s, len(job.splits.valid_chunks)))
@@ -65,7 +65,7 @@ def test_a_sample_is_evenly_spaced_and_a_function_of_the_seed(tmp_path):
 
 @pytest.mark.parametrize("wanted", [None, COUNT, 1000])
 def test_the_whole_split_is_no_sample(tmp_path, wanted):
-    job, report, seen = proved(tmp_path, final_sequences=wanted)
+    job, report, seen = measured(tmp_path, final_sequences=wanted)
     assert sample_of(job) is None and report.sample is None and seen == 4 * COUNT
     assert not any("sample" in sentence for sentence in report.findings())
 
@@ -73,8 +73,8 @@ def test_the_whole_split_is_no_sample(tmp_path, wanted):
 def test_the_report_states_the_sample_on_screen_and_in_json(tmp_path, capsys):
     from rich.console import Console
 
-    _, report, _ = proved(tmp_path, final_sequences=2)
-    _, baseline, _ = proved(tmp_path, final_sequences=2, retrieval=False)
+    _, report, _ = measured(tmp_path, final_sequences=2)
+    _, baseline, _ = measured(tmp_path, final_sequences=2, retrieval=False)
     for each in (report, baseline):
         values = json.loads(json.dumps(each.to_json()))
         assert values["sample"] == {"sequences": 2, "of": 5}
