@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from retroflow.errors import RetroflowError
-from retroflow.training import final_report
+from retroflow.training import final_report as verdict
 from retroflow.runs.held_folder import HeldFolder
 from tests.training.jobs import assert_same_run
 

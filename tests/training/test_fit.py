@@ -13,6 +13,7 @@ from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.resuming import LAST
 from retroflow.store.sealed_json import read_sealed
+from retroflow.training import final_report as verdict
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import fit
 from tests.training.jobs import Killed, assert_same_run, kill, read, tiny_config, tiny_recipe, weights
