@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from retroflow.console import say
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.integrations.gguf_base import load_gguf, read_gguf_config
 from retroflow.integrations.gguf_file import find_gguf
@@ -185,11 +187,22 @@ def check_base(options: RetrofitConfig, sequence_length: int = 0) -> None:
     config = read_config(find_base(options.base, weights=False), options.base)
     longest = longest_sequence(options, config)
     reading_config(options, config)
+    layers = sorted(options.reading_layers or ())
+    if layers and layers[-1] - layers[0] >= len(layers):
+        _note_gaps(tuple(layers))
     if longest is not None and sequence_length > longest:
         raise UsageError(
             f'data.sequence_chunks makes sequences of {sequence_length} tokens; model.base "{options.base}" has '
             f"positions for {longest}. Lower it, or choose a base with rotary positions."
         )
+
+
+@lru_cache  # options are checked more than once
+def _note_gaps(layers: tuple[int, ...]) -> None:
+    say(
+        f"model.reading_layers is {list(layers)}, with gaps: in a trial every second layer kept a quarter of the gain "
+        "that all layers had (docs/attach.md). Give a run of layers."
+    )
 
 
 def longest_sequence(options: RetrofitConfig, config: Any) -> int | None:

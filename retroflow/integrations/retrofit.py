@@ -140,9 +140,12 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     @property
     def blocks_to_shard(self) -> list[nn.Module]:
-        """Each layer of the base, its CCA, and each block of the neighbour encoder."""
+        """Each layer of the base, its CCA, and the neighbour encoder; none of a base that reads by itself.
+
+        How often its layers run for neighbours differs between ranks, and all ranks must gather equally often.
+        """
         if not isinstance(self.retrieval, RetrievalParts):
-            return self.blocks
+            return []
         return [*self.blocks, *self.retrieval.readers.values(), *self.retrieval.encoder.blocks]
 
     def unsharded_state(self) -> dict[str, Tensor]:

@@ -465,6 +465,13 @@ def test_a_layer_that_the_base_lacks_is_refused():
         make_model(reading_layers=(1, DEEP + 1))
 
 
+def test_gaps_between_reading_layers_are_noted_once(tmp_path, capsys):
+    make_base().save_pretrained(tmp_path)
+    for layers in ((2, 3, 4), (2, 4, 5), (5, 4, 2)):
+        make_options(base=str(tmp_path), reading_layers=layers).check(sequence_length=8)
+    assert capsys.readouterr().err.count("model.reading_layers is [2, 4, 5], with gaps") == 1
+
+
 def test_fewer_learned_positions_than_a_neighbour_has_tokens_are_refused():
     with pytest.raises(
         UsageError, match=r'model\.reader: "inherit" given, and a neighbour of 8 tokens.*positions for 8'
