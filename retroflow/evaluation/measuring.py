@@ -21,6 +21,7 @@ from retroflow.distributed.ranks import Ranks
 from retroflow.errors import RetroflowError
 from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
 from retroflow.evaluation.leakage import by_overlap, overlaps_of
+from retroflow.evaluation.opponents import compare, promptings
 from retroflow.evaluation.perplexity import measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
@@ -154,7 +155,7 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
         }
     sample = sample_of(job)
     starts = None if sample is None else sample * splits.sequence_chunks
-    measures = {}
+    measures, opponents = {}, None
     with evaluating(model):
         for mode, table in tables.items():
             measures[mode] = measure(
@@ -166,6 +167,17 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
                 starts=starts,
             )
             _refuse_not_finite(measures[mode].nats, mode)
+        if len(prompted := prompted_sequences(job)):
+            opponents = compare(
+                model,
+                job.placement,
+                splits,
+                measures,
+                prompted,
+                batch_size=options.eval_batch_size,
+                seed=job.seed,
+                advance=advance,
+            )
     stated = None if sample is None else {"sequences": len(sample), "of": len(splits.validation())}
     if not options.retrieval:
         return Report(measures=measures, training=training, sample=stated)
@@ -177,6 +189,7 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
         overlap=by_overlap(overlaps, measures["on"].of_chunks(chunks), measures["off"].of_chunks(chunks)),
         training=training,
         sample=stated,
+        opponents=opponents,
     )
 
 
@@ -194,10 +207,21 @@ def sample_of(job: Measurable) -> Int64Array | None:
     They are evenly spaced; the seed chooses the first one.
     """
     count, wanted = len(job.splits.validation()), job.options.final_sequences
-    if wanted is None or wanted >= count:
-        return None
-    offset = np.random.default_rng([job.seed, count]).random()
-    return ((np.arange(wanted) + offset) * count / wanted).astype(np.int64)
+    return None if wanted is None or wanted >= count else _evenly_spaced(count, wanted, job.seed)
+
+
+def prompted_sequences(job: Measurable) -> Int64Array:
+    """Return the sequences int64 [s] that are also measured with neighbours in the prompt, evenly spaced; or none."""
+    if not job.options.retrieval or job.module.model.context_length is None:
+        return np.empty(0, dtype=np.int64)
+    sample = sample_of(job)
+    measured = np.arange(len(job.splits.validation())) if sample is None else sample
+    return measured[_evenly_spaced(len(measured), min(len(measured), job.options.in_context_sequences), job.seed)]
+
+
+def _evenly_spaced(count: int, wanted: int, seed: int) -> Int64Array:
+    offset = np.random.default_rng([seed, count]).random()
+    return ((np.arange(wanted) + offset) * count / max(1, wanted)).astype(np.int64)
 
 
 def _chunks_of(splits: Splits, sequences: Int64Array | None) -> Int64Array:
@@ -213,7 +237,8 @@ def sequences_to_measure(job: Measurable) -> int:
     """How many sequences `measure_report` evaluates, over all ways of retrieving."""
     sample = sample_of(job)
     count = len(job.splits.validation()) if sample is None else len(sample)
-    return count * (4 if job.options.retrieval else 1)
+    modes = 4 if job.options.retrieval else 1
+    return count * modes + len(prompted_sequences(job)) * len(promptings(1))
 
 
 def _overlap_parts(

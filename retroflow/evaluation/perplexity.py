@@ -63,6 +63,11 @@ class Measure:
         """Nats / (ln 2 * bytes); comparable between tokenizers."""
         return self.nats / (math.log(2.0) * self.bytes)
 
+    @property
+    def seconds_per_token(self) -> float:
+        """Duration per predicted token."""
+        return self.seconds / self.tokens
+
     def of_chunks(self, chunks: NDArray[np.int64]) -> "Measure":
         """Return the same measure with only the chunk losses of `chunks` [c]."""
         return replace(self, chunk_nats=self.chunk_nats[chunks], chunk_tokens=self.chunk_tokens[chunks])

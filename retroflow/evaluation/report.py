@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retroflow.evaluation.leakage import OverlapBucket
+from retroflow.evaluation.opponents import Opponents
 from retroflow.evaluation.perplexity import Measure
 
 SMALL_GAIN = 0.01
@@ -22,10 +23,24 @@ MODES = {
 }
 """Where the retrieved text comes from in each row of the table, in the table's order."""
 
+OPPONENTS = {
+    "on": "read",
+    "in_context": "in the base's prompt, the best last",
+    "in_context_ram": "one over the start of the window",
+    "off": "none",
+}
+"""What is done with the neighbours in each row of the second table, in its order."""
+
 DEFINITIONS = {
     "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
     "bits_per_byte": "nats / (ln 2 * UTF-8 bytes of the text)",
     "gain": "1 - loss with retrieval / loss of the baseline",
+    "seconds_per_token": "duration of the measurement / predicted tokens; on encodes each neighbour for the first time",
+    "recovered": "(off - on) / (off - in_context) of the losses in opponents: the share of in-context's gain",
+    "in_context": "base alone: all neighbours with continuations, the best last, then the sequence so far",
+    "in_context_ram": "base alone, after Ram et al. 2023: the best neighbour with its continuation, up to 256 tokens, "
+    "over the start of a window of a sequence's length; query and stride are a chunk",
+    "intervals": "95 % of bootstrap resamples of documents, paired, in nats per token; of recovered a share",
     "overlap": "longest run of tokens a chunk shares with its retrieved text / chunk length",
     **MODES,
 }
@@ -42,6 +57,7 @@ class Report:
         training: how the model was trained: steps, tokens, seconds and the like.
         measured: checkpoint and its SHA-256, step, and overrides of the training's recipe.
         sample: number of "sequences" that were measured, "of" the validation split's; None for all of them.
+        opponents: losses of a pretrained base with the same neighbours in its prompt; None if that was not measured.
     """
 
     measures: dict[str, Measure]
@@ -50,6 +66,7 @@ class Report:
     training: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     sample: dict[str, int] | None = None
+    opponents: Opponents | None = None
 
     def gain(self, baseline: str) -> float:
         """Return how much lower the loss with retrieval is than a baseline's, as a share of the latter."""
@@ -69,7 +86,8 @@ class Report:
             ]
         else:
             sentences = ["This model was trained without retrieval; it is a baseline for one trained with retrieval."]
-        return [*sentences, *self._of_training(), *self._about()]
+        compared = [] if self.opponents is None else self.opponents.findings()
+        return [*sentences, *compared, *self._of_training(), *self._about()]
 
     def _of_training(self) -> list[str]:
         sentences = []
@@ -79,7 +97,7 @@ class Report:
                 f"Training was stopped by trainer.max_seconds after {steps} of {max_steps} steps, before the learning "
                 "rate reached its end."
             )
-        elif not max_steps and self.training:
+        elif self.training.get("max_steps") == 0:
             sentences.append("Nothing was trained (trainer.max_steps is 0): the model is as it was built.")
         elif steps < max_steps:
             sentences.append(f"Measured after {steps} of {max_steps} steps: the training was not finished.")
@@ -136,6 +154,8 @@ class Report:
         numbers = {f"validation/bits_per_byte_{mode}": value.bits_per_byte for mode, value in self.measures.items()}
         if "on" in self.measures:
             numbers |= {f"validation/gain_over_{mode}": self.gain(mode) for mode in self.measures if mode != "on"}
+        if self.opponents is not None and self.opponents.recovered is not None:
+            numbers["validation/recovered"] = self.opponents.recovered
         return numbers
 
     def to_json(self) -> dict[str, object]:
@@ -146,10 +166,11 @@ class Report:
         }
         any_measure = self.measures["off"]
         return {
-            "report_version": 1,
+            "report_version": 2,
             "definitions": DEFINITIONS,
             "validation": modes,
             **gains,
+            **self._opponents_json(),
             "sample": self.sample,
             "predicted_tokens": any_measure.tokens,
             "bytes": any_measure.bytes,
@@ -160,13 +181,32 @@ class Report:
             "findings": self.findings(),
         }
 
+    def _opponents_json(self) -> dict[str, object]:
+        found = self.opponents
+        if found is None:
+            return {}
+        any_measure = found.measures["off"]
+        values = {
+            "sequences": found.sequences,
+            "of": found.of,
+            "documents": found.documents,
+            "predicted_tokens": any_measure.tokens,
+            "bytes": any_measure.bytes,
+            "validation": {mode: _measure_json(found.measures[mode]) for mode in OPPONENTS},
+            "intervals": {name: bounds and list(bounds) for name, bounds in found.intervals.items()},
+        }
+        return {"recovered": found.recovered, "opponents": values}
+
     def render(self) -> Group:
         """Return the report for a terminal or a file, for rich."""
         return Group(*self.tables(), *map(Text, self.findings()))
 
     def tables(self) -> list[Table]:
         """Return only the report's tables, for rich."""
-        return [self._table(), self._overlap_table()] if self.overlap else [self._table()]
+        tables = [self._table()]
+        if self.opponents is not None:
+            tables.append(_opponents_table(self.opponents))
+        return [*tables, self._overlap_table()] if self.overlap else tables
 
     def _table(self) -> Table:
         any_measure = self.measures["off"]
@@ -175,14 +215,14 @@ class Report:
             size += f", a sample of {self.sample['sequences']:,} of {self.sample['of']:,} sequences"
         table = Table(title=f"validation: {size}", title_justify="left")
         table.add_column("retrieval")
-        for heading in ("nats/token", "bits/byte", "gain of on"):
+        for heading in ("nats/token", "bits/byte", "gain of on", "ms/token"):
             table.add_column(heading, justify="right")
         table.add_column("neighbours")
         for mode, meaning in MODES.items():
             if mode in self.measures:
                 gain = "" if mode == "on" or "on" not in self.measures else _gain_text(self.gain(mode))
                 measure = self.measures[mode]
-                table.add_row(mode, f"{measure.loss:.4f}", f"{measure.bits_per_byte:.4f}", gain, meaning)
+                table.add_row(*_numbers(mode, measure), gain, _milliseconds(measure), meaning)
         return table
 
     def _overlap_table(self) -> Table:
@@ -198,6 +238,35 @@ class Report:
                 _gain_text(1.0 - bucket.loss_on / bucket.loss_off),
             )
         return table
+
+
+def _opponents_table(opponents: Opponents) -> Table:
+    """Return the table of what the same neighbours are worth in the base's prompt."""
+    tokens = opponents.measures["off"].tokens
+    table = Table(
+        title=f"the same neighbours in the base's prompt: {tokens:,} tokens of {opponents.sequences:,} of "
+        f"{opponents.of:,} sequences, without the first chunk of each (trainer.in_context_sequences)",
+        title_justify="left",
+    )
+    table.add_column("retrieval")
+    for heading in ("nats/token", "bits/byte", "nats below off (95%)", "ms/token"):
+        table.add_column(heading, justify="right")
+    table.add_column("neighbours")
+    for mode, meaning in OPPONENTS.items():
+        measure, bounds = opponents.measures[mode], opponents.intervals.get(f"{mode}_minus_off")
+        below = "" if mode == "off" else f"{opponents.measures['off'].loss - measure.loss:.3f}"
+        if bounds is not None:
+            below += f" ({-bounds[1]:.3f} to {-bounds[0]:.3f})"
+        table.add_row(*_numbers(mode, measure), below, _milliseconds(measure), meaning)
+    return table
+
+
+def _numbers(mode: str, measure: Measure) -> tuple[str, str, str]:
+    return mode, f"{measure.loss:.4f}", f"{measure.bits_per_byte:.4f}"
+
+
+def _milliseconds(measure: Measure) -> str:
+    return f"{1000 * measure.seconds_per_token:.3g}"
 
 
 def _gain_text(gain: float) -> str:
@@ -217,5 +286,6 @@ def _measure_json(measure: Measure) -> dict[str, float | int]:
         "bits_per_byte": measure.bits_per_byte,
         "perplexity": measure.perplexity,
         "nats": measure.nats,
-        "seconds": round(measure.seconds, 3),
+        "seconds": measure.seconds,
+        "seconds_per_token": measure.seconds_per_token,
     }

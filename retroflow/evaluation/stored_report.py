@@ -10,6 +10,7 @@ from rich.text import Text
 
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.evaluation.leakage import OverlapBucket
+from retroflow.evaluation.opponents import Opponents
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
 from retroflow.runs.folder import RunFolder
@@ -56,16 +57,14 @@ def read_report(run_folder: Path) -> StoredReport:
         )
     values = RunFolder(run_folder).stored_report()
     try:
-        tokens, num_bytes = int(values["predicted_tokens"]), int(values["bytes"])
         report = Report(
-            measures={
-                mode: _measure(measured, tokens, num_bytes) for mode, measured in dict(values["validation"]).items()
-            },
+            measures=_measures(values),
             without_neighbours=float(values["share_without_neighbours"]),
             overlap=[OverlapBucket(**bucket) for bucket in values["by_overlap"]],
             training=dict(values["training"]),
             measured=dict(values["measured"]),
             sample=values["sample"],
+            opponents=_opponents(values["opponents"]) if "opponents" in values else None,
         )
         findings = [str(finding) for finding in values["findings"]]
         report.measures["off"], report.tables()
@@ -77,13 +76,28 @@ def read_report(run_folder: Path) -> StoredReport:
     return StoredReport(values, report, findings)
 
 
-def _measure(measured: dict[str, Any], tokens: int, num_bytes: int) -> Measure:
-    nothing = np.empty(0)
-    return Measure(
-        nats=float(measured["nats"]),
-        tokens=tokens,
-        bytes=num_bytes,
-        seconds=float(measured["seconds"]),
-        chunk_nats=nothing,
-        chunk_tokens=nothing.astype(np.int64),
+def _opponents(values: dict[str, Any]) -> Opponents:
+    return Opponents(
+        measures=_measures(values),
+        sequences=int(values["sequences"]),
+        of=int(values["of"]),
+        documents=int(values["documents"]),
+        intervals={
+            name: bounds and (float(bounds[0]), float(bounds[1])) for name, bounds in values["intervals"].items()
+        },
     )
+
+
+def _measures(values: dict[str, Any]) -> dict[str, Measure]:
+    nothing, tokens = np.empty(0), int(values["predicted_tokens"])
+    return {
+        mode: Measure(
+            nats=float(measured["nats"]),
+            tokens=tokens,
+            bytes=int(values["bytes"]),
+            seconds=float(measured["seconds"]),
+            chunk_nats=nothing,
+            chunk_tokens=nothing.astype(np.int64),
+        )
+        for mode, measured in dict(values["validation"]).items()
+    }

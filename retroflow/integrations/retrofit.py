@@ -28,7 +28,7 @@ from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalPar
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.cache import extend_with_cache
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
-from retroflow.model.loss import token_losses
+from retroflow.model.loss import IGNORED, token_losses
 from retroflow.model.neighbours import Encode, Encoded, Retrieved
 from retroflow.model.windows import checked_step
 from retroflow.protocols.model import RetrievalModel
@@ -68,6 +68,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
                 f"{self.config.width}; only a base with equal numbers can be RETRO-fitted."
             )
         self.max_length = longest_sequence(options, base.config)
+        self.context_length = self.max_length or int(base.config.max_position_embeddings)
         self.retrieval: RetrievalParts | InheritedReader
         if options.reader == "inherit":
             self.retrieval = InheritedReader(
@@ -247,8 +248,12 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if isinstance(self.retrieval, InheritedReader):
             call = self.retrieval.of_sequences(self.base, found, step=step)
         hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
-        losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
-        return losses.view(targets.shape).sum(-1)
+        hidden, wanted = hidden.flatten(0, 1), targets.flatten()
+        if torch.is_grad_enabled():
+            return token_losses(hidden, self._output_matrix(), wanted).view(targets.shape).sum(-1)
+        is_wanted = wanted != IGNORED  # a prompt needs no logits
+        losses = token_losses(hidden[is_wanted], self._output_matrix(), wanted[is_wanted])
+        return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
         """Return an empty cache for `extend`.

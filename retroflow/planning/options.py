@@ -70,6 +70,8 @@ class TrainerOptions:
         eval_batch_size: sequences of a batch during evaluation.
         final_sequences: validation sequences of the final evaluation, evenly spaced, always the same; for trials. The
             report says that it is a sample. null for all of them.
+        in_context_sequences: how many of these are also measured with the neighbours in the base's prompt, for a model
+            with a pretrained base; takes up to ten times as long as without. 0 for none.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: number of newest checkpoints to keep.
         runs_folder: folder for run folders; `~` is the home folder.
@@ -96,6 +98,7 @@ class TrainerOptions:
     validation_batches: Annotated[int, Ge(1)] = 8
     eval_batch_size: Annotated[int, Ge(1)] = 8
     final_sequences: Annotated[int, Ge(1)] | None = None
+    in_context_sequences: Annotated[int, Ge(0)] = 6
     checkpoint_every: Annotated[int, Ge(0)] = 200
     keep_checkpoints: Annotated[int, Ge(1)] = 2
     runs_folder: Annotated[str, MinLen(1)] = "runs"

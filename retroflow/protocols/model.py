@@ -89,10 +89,13 @@ class RetrievalModel(Protocol):
 
     Attributes:
         max_length: the most tokens that it can read; None for any number.
+        context_length: tokens that a pretrained base was made for, with which the report compares reading to the same
+            neighbours in the base's prompt. Without retrieval the model must be that base. None if there is no base.
         config: what the model was built from, or the same sizes in other words.
     """
 
     max_length: int | None = None
+    context_length: int | None = None
     config: Any
 
     def forward(

@@ -1,0 +1,189 @@
+"""In-context retrieval on the same neighbours equals a literal loop over chunks, and the report says what it says."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from retroflow.evaluation.measuring import measure_report, prompted_sequences, sequences_to_measure
+from retroflow.evaluation.opponents import compare
+from retroflow.evaluation.stored_report import read_report
+from retroflow.integrations.retrofit import RetrofitModel
+from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.store.sealed_json import render_sealed
+from tests.integrations.bases import make_base, make_options
+from tests.training.jobs import VOCABULARY, tiny_job, tiny_splits
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CHUNK, SEQUENCE = 4, 12
+MODES = {"in_context": (None, 10**6), "in_context_ram": (1, SEQUENCE)}  # passages, tokens of the prompt
+
+
+def make_job(tmp_path, *, family="llama", reader="inherit", splits=None, base=None, **trainer):
+    job = tiny_job(tmp_path, splits=splits, **trainer)
+    options = RetrofitConfig(vocabulary_size=VOCABULARY, chunk_length=CHUNK, base="in memory", reader="inherit")
+    if reader == "encoder":
+        options = make_options(vocabulary_size=VOCABULARY)
+    job.module.model = RetrofitModel(options, base or make_base(family)).eval()
+    return job
+
+
+@torch.no_grad()
+def literal_nats(job, number, chunk, passages, most):
+    """Nats of one chunk of one sequence: its prompt as a plain list, the base on it alone."""
+    splits, base = job.splits, job.module.model.base
+    start = number * splits.sequence_chunks
+    length = min(splits.sequence_chunks, len(splits.valid_chunks) - start)
+    batch = splits.validation(splits.validation_neighbours).assemble([start], length)
+    texts = []
+    for neighbour, real in zip(batch.retrieved[0, chunk - 1], batch.retrieved_mask[0, chunk - 1], strict=True):
+        text = [token for token, is_real in zip(neighbour.tolist(), real.tolist(), strict=True) if is_real]
+        if text:
+            texts.append(text)
+    texts = texts[:passages]
+    prefix, scored = batch.tokens[0, : chunk * CHUNK].tolist(), batch.targets[0].tolist()[chunk * CHUNK - 1 :][:CHUNK]
+    body = batch.tokens[0, chunk * CHUNK : (chunk + 1) * CHUNK - 1].tolist()
+    before = [token for text in reversed(texts) for token in text]
+    most = min(most, base.config.max_position_embeddings)
+    while len(before) + len(prefix) + len(body) > most and len(prefix) > CHUNK:
+        del prefix[0]
+    while len(before) + len(prefix) + len(body) > most:
+        del before[0]
+    logits = base(input_ids=torch.tensor([before + prefix + body])).logits[0].double().log_softmax(-1)
+    first = len(before) + len(prefix) - 1
+    return -sum(float(logits[first + place, token]) for place, token in enumerate(scored) if token >= 0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("reader", ["inherit", "encoder"])
+def test_it_equals_a_literal_loop_over_chunks(tmp_path, family, reader):
+    reports = [
+        measure_report(
+            make_job(tmp_path, family=family, reader=reader, eval_batch_size=size), training={}, advance=lambda n: None
+        )
+        for size in (1, 3)
+    ]
+    job = make_job(tmp_path, family=family, reader=reader)
+    splits = job.splits
+    places = [
+        (number, chunk) for number in range(5) for chunk in (1, 2) if number * 3 + chunk < len(splits.valid_chunks)
+    ]
+    for mode, (passages, most) in MODES.items():
+        wanted = [literal_nats(job, number, chunk, passages, most) for number, chunk in places]
+        for report in reports:
+            found = report.opponents.measures[mode]
+            np.testing.assert_allclose(found.chunk_nats, wanted, atol=1e-4)
+            assert found.nats == pytest.approx(sum(wanted), abs=1e-3)
+
+
+def test_prompts_that_are_too_long_lose_text_and_then_passages_at_their_left(tmp_path):
+    for most in (20, 14, 9):
+        base = make_base("llama", max_position_embeddings=most)
+        job = make_job(tmp_path, base=base)
+        found = measure_report(job, training={}, advance=lambda n: None).opponents.measures["in_context"].chunk_nats
+        wanted = [literal_nats(job, n, c, None, most) for n in range(5) for c in (1, 2) if n * 3 + c < 14]
+        np.testing.assert_allclose(found, wanted[: len(found)], atol=1e-4)
+
+
+def test_all_modes_are_compared_on_the_same_tokens(tmp_path):
+    job = make_job(tmp_path)
+    report = measure_report(job, training={}, advance=lambda n: None)
+    found, splits = report.opponents, job.splits
+    chunks = np.array([chunk for chunk in range(len(splits.valid_chunks)) if chunk % 3])
+    for mode in ("on", "off"):
+        assert found.measures[mode].chunk_nats.tolist() == report.measures[mode].chunk_nats[chunks].tolist()
+    for measure in found.measures.values():
+        assert measure.chunk_tokens.tolist() == report.measures["off"].chunk_tokens[chunks].tolist()
+        assert measure.tokens == measure.chunk_tokens.sum() and measure.seconds > 0
+        assert measure.bytes == splits.valid_chunks.num_bytes[chunks].sum()
+        assert measure.nats == pytest.approx(measure.chunk_nats.sum())
+
+
+def test_without_any_neighbour_the_prompt_is_the_text_alone(tmp_path):
+    splits = tiny_splits()
+    splits = replace(splits, validation_neighbours=np.full_like(splits.validation_neighbours, -1))
+    found = measure_report(make_job(tmp_path, splits=splits), training={}, advance=lambda n: None).opponents
+    np.testing.assert_allclose(found.measures["in_context"].chunk_nats, found.measures["off"].chunk_nats, atol=1e-4)
+
+
+@pytest.mark.parametrize(("wanted", "final"), [(0, None), (2, None), (2, 3), (100, 2)])
+def test_the_sample_is_one_of_what_is_measured_anyway(tmp_path, wanted, final):
+    job = make_job(tmp_path, in_context_sequences=wanted, final_sequences=final, eval_batch_size=2)
+    seen = []
+    report = measure_report(job, training={}, advance=seen.append)
+    assert sum(seen) == sequences_to_measure(job)
+    count = min(wanted, final or 5)
+    assert len(set(prompted_sequences(job).tolist())) == count
+    assert (report.opponents is None) == (count == 0)
+    if count:
+        assert (report.opponents.sequences, report.opponents.of) == (count, 5)
+        assert report.opponents.measures["on"].tokens < report.measures["on"].tokens
+
+
+def test_without_a_base_or_retrieval_or_a_second_chunk_there_is_nothing_to_compare(tmp_path):
+    plain = tiny_job(tmp_path)
+    plain.module.configure_model()
+    assert measure_report(plain, training={}, advance=lambda n: None).opponents is None
+    job = make_job(tmp_path)
+    assert len(prompted_sequences(replace(job, options=replace(job.options, retrieval=False)))) == 0
+    short = make_job(tmp_path, splits=replace(tiny_splits(), sequence_chunks=1))
+    report = measure_report(short, training={}, advance=lambda n: None)
+    assert report.opponents is None and "recovered" not in report.to_json()
+
+
+def with_losses(found, **losses):
+    """The same comparison as if these had been the losses of the modes, each in its share of every document."""
+    measures = {
+        mode: replace(measure, nats=losses[mode] * measure.tokens, chunk_nats=losses[mode] * measure.chunk_tokens)
+        for mode, measure in found.measures.items()
+    }
+    return replace(found, measures=measures)
+
+
+def test_recovered_is_the_share_of_in_contexts_gain(tmp_path):
+    found = measure_report(make_job(tmp_path), training={}, advance=lambda n: None).opponents
+    assert with_losses(found, off=2.0, on=1.7, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(0.75)
+    assert with_losses(found, off=2.0, on=1.4, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(1.5)
+    assert with_losses(found, off=2.0, on=2.2, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(-0.5)
+    useless = with_losses(found, off=2.0, on=1.9, in_context=2.1, in_context_ram=2.1)
+    assert useless.recovered is None and "do not lower its loss" in useless.findings()[0]
+
+
+def test_the_report_shows_and_stores_the_opponents(tmp_path):
+    report = measure_report(make_job(tmp_path), training={"steps": 0}, advance=lambda n: None)
+    values = json.loads(json.dumps(report.to_json()))
+    assert list(values["opponents"]["validation"]) == ["on", "in_context", "in_context_ram", "off"]
+    assert set(values["opponents"]["intervals"]) == {
+        "on_minus_off", "in_context_minus_off", "in_context_ram_minus_off", "on_minus_in_context",
+        "on_minus_in_context_ram", "recovered",
+    }  # fmt: skip
+    losses = {mode: measured["loss"] for mode, measured in values["opponents"]["validation"].items()}
+    gain = losses["off"] - losses["in_context"]
+    wanted = (losses["off"] - losses["on"]) / gain if gain > 0 else None
+    assert values["recovered"] == (wanted and pytest.approx(wanted))
+    for mode, other in (("on", "off"), ("in_context", "off"), ("on", "in_context")):
+        low, high = values["opponents"]["intervals"][f"{mode}_minus_{other}"]
+        assert low <= losses[mode] - losses[other] <= high
+    assert all(measured["seconds_per_token"] > 0 for measured in values["validation"].values())
+    console = Console(file=io.StringIO(), width=160)
+    console.print(report.render())
+    shown = console.file.getvalue()
+    assert "in_context_ram" in shown and "the same neighbours in the base's prompt" in shown
+    (tmp_path / "report.json").write_text(render_sealed(values, what="report"))
+    assert read_report(tmp_path).report.to_json() == values
+
+
+def test_one_document_has_no_interval(tmp_path):
+    job = make_job(tmp_path)
+    report = measure_report(job, training={}, advance=lambda n: None)
+    job.splits.valid_chunks.document_ids[:] = 99
+    found = compare(
+        job.module.model, job.placement, job.splits, report.measures, np.array([0, 1]),
+        batch_size=2, seed=1, advance=lambda n: None,
+    )  # fmt: skip
+    assert found.documents == 1 and set(found.intervals.values()) == {None}
