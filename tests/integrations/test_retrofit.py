@@ -341,7 +341,7 @@ def test_only_the_chosen_layers_read():
     model = make_retrofit(cca_layers=(3,))
     states = model.base(tokens, output_hidden_states=True).hidden_states
     found = check_sequence(model.config, tokens, retrieved, mask, CHUNK)
-    call = {ARGUMENT: model._call(tokens, model._reading(found, CHUNK), None)[ARGUMENT]}
+    call = {ARGUMENT: model._call(tokens, model._encoding(found, CHUNK))}
     reading = model.base(tokens, output_hidden_states=True, **call).hidden_states
     assert all(torch.equal(states[layer], reading[layer]) for layer in range(3))
     assert not torch.equal(states[3], reading[3])
