@@ -1,15 +1,14 @@
 """Checkpoints that appear whole or not at all, and are verified before use.
 
 Lightning's own writer copies from the temporary folder, which leaves an empty file if it is killed on another
-filesystem, and does not fsync. Files are `step-00000200.ckpt` with `step-00000200.ckpt.sha256` beside them. The checksum
-is written before the checkpoint gets its name, so a checkpoint without one was tampered with.
+filesystem, and does not fsync. Files are `step-00000200.ckpt` with `step-00000200.ckpt.sha256` beside them. The
+checksum is written before the checkpoint gets its name, so a checkpoint without one was tampered with.
 
 Training with FSDP adds one file per rank, `step-00000200.shard-0-of-8` (checkpoint_shards.py). They are on the disk
 before the checkpoint that names them. The .sha256 file has the format of sha256sum and lists all files.
 """
 
 import hashlib
-import os
 import pickle
 import re
 import zipfile
@@ -19,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-from retroflow.errors import DamagedDataError, UsageError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.runs.checkpoint_shards import RankShard, join_shards
 from retroflow.store.atomic import write_file, write_stream
 
@@ -62,7 +61,7 @@ def checksum_path(path: Path) -> Path:
 class _HashedFile:
     """A writable file that hashes its content, so that a checkpoint is not read again for its checksum.
 
-    It raises nothing but stores the first error, because torch's zip writer hides errors behind an assertion of its own,
+    It stores the first error and raises none, because torch's zip writer hides errors behind an assertion of its own,
     or aborts the process. Such errors are a full disk, or a data worker that dies at that moment.
     """
 
@@ -99,8 +98,8 @@ def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write_stream(path, write)
     except OSError as error:
         raise RetroflowError(
-            f"{path}: the checkpoint could not be written ({error}); free space there and continue with resume='last', or "
-            "start a new run in another trainer.runs_folder."
+            f"{path}: the checkpoint could not be written ({error}); free space there and continue with resume='last', "
+            "or start a new run in another trainer.runs_folder."
         ) from error
 
 
@@ -205,7 +204,9 @@ def open_shards(path: Path, head: dict[str, Any]) -> list[RankShard]:
     """
     shards = head.get(_SHARDS, {})
     if shards != {name: digest for name, digest in _checksums(path).items() if name != path.name}:
-        raise DamagedDataError(f"{path}: names other shards than {checksum_path(path).name}; the checkpoint is damaged.")
+        raise DamagedDataError(
+            f"{path}: names other shards than {checksum_path(path).name}; the checkpoint is damaged."
+        )
     return [_load(path.with_name(name), lazily=True) for name in shards]
 
 
@@ -298,14 +299,12 @@ def newest_verified(folder: Path, *, say: Callable[[str], None]) -> Path | None:
             return path
         say(f"{error} Trying the checkpoint before it.")
     if paths:
-        raise DamagedDataError(
-            f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run."
-        )
+        raise DamagedDataError(f"{folder}: none of the {len(paths)} checkpoints is intact; start a new run.")
     return None
 
 
 def discard_after(folder: Path, step: int) -> None:
-    """Remove checkpoints of later steps, including damaged ones: training continues from `step` and makes them again."""
+    """Remove checkpoints of later steps, damaged ones too: training continues from `step` and makes them again."""
     for path in list_checkpoints(folder):
         if checkpoint_step(path) > step:
             path.unlink(missing_ok=True)

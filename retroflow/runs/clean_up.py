@@ -14,13 +14,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from retroflow.errors import DamagedDataError, UsageError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
+from retroflow.runs.needed import all_needed, is_abandoned, with_parents
+from retroflow.runs.overview import is_empty_run
 from retroflow.store.artifact import LOCKS_FOLDER, VERIFIED_FOLDER
 from retroflow.store.held import is_held, users_of
 from retroflow.store.manifest import KINDS, NAME, read_manifest
 from retroflow.store.pieces import PIECES_ENDING
-from retroflow.runs.needed import all_needed, is_abandoned, with_parents
-from retroflow.runs.overview import is_empty_run
 
 PIECES_SECONDS = 3600.0
 """Pieces that were written in the last hour may be those of a share on another machine, which holds no lock here."""
@@ -94,14 +94,16 @@ def survey(artifacts: Path, runs_folders: Sequence[Path], recipes: Sequence[Path
         RetroflowError: a process is making artifacts there.
     """
     if not artifacts.is_dir():
-        raise UsageError(f'there is no folder "{artifacts}"; give the folder of artifacts (data.artifacts_folder of the recipe).')
+        raise UsageError(
+            f'there is no folder "{artifacts}"; give the folder of artifacts (data.artifacts_folder of the recipe).'
+        )
     _refuse_if_locked(artifacts)
     needed, runs = all_needed(runs_folders, recipes, artifacts)
     if not needed:
         places = ", ".join(map(str, runs_folders))
         raise UsageError(
-            f'no run in "{places}" needs any artifact, so that all of "{artifacts}" would go. Give the folder of your '
-            "runs with --runs, or a recipe with --recipe; to be rid of everything, remove the folder yourself."
+            f'no run in "{places}" needs any artifact, so all of "{artifacts}" would be removed. Give the folder of '
+            "your runs, or a recipe whose artifacts you need; to remove everything, delete the folder yourself."
         )
     used = _used(artifacts)
     whole = [name for name in used if (artifacts / name).suffix == "" and not _unidentified(artifacts / name)]
@@ -167,9 +169,7 @@ def _remove_folder(path: Path) -> None:
 def _refuse_if_locked(artifacts: Path) -> None:
     for lock in sorted((artifacts / LOCKS_FOLDER).glob("*.lock")):
         if is_held(lock):
-            raise RetroflowError(
-                f'"{artifacts}": a process is making {lock.stem}; run this again when it has ended.'
-            )
+            raise RetroflowError(f'"{artifacts}": a process is making {lock.stem}; run this again when it has ended.')
 
 
 def _used(artifacts: Path) -> dict[str, int]:

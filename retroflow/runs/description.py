@@ -65,7 +65,7 @@ class RunDescription:
         )
 
     def located(self, section: Mapping[str, Any]) -> dict[str, Any]:
-        """Resolve relative paths in a recipe's section from the folder where the run was started, if they do not exist here.
+        """Resolve relative paths of a recipe's section that do not exist here, from where the run was started.
 
         A value without a slash or a dot counts as a name.
         """

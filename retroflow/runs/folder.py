@@ -52,7 +52,9 @@ class RunFolder:
         training, steps = self.reported_training(), 0
         with suppress(DamagedDataError, KeyError, TypeError, ValueError):
             steps = int(self.identity()["values"]["trainer"]["max_steps"])
-        return bool(training) and (training["steps"] >= max(training["max_steps"], steps) or training["stopped_by_time"])
+        return bool(training) and (
+            training["steps"] >= max(training["max_steps"], steps) or training["stopped_by_time"]
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what the run and its checkpoints are bound to (`resuming.identity`), from run.json.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retroflow.errors import MissingExtraError, UsageError, RetroflowError
+from retroflow.errors import MissingExtraError, RetroflowError, UsageError
 from retroflow.runs.metrics import read_metrics
 
 CURVES = {
@@ -67,7 +67,9 @@ def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
                 steps.append(values["step"])
                 losses.append(values[name])
     if not found:
-        raise UsageError(f'"{folder}": has no metrics.jsonl with a loss; give the folder of a run that has trained a while.')
+        raise UsageError(
+            f'"{folder}": has no metrics.jsonl with a loss; give the folder of a run that has trained a while.'
+        )
     return found
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from retroflow.errors import RetroflowError
+from retroflow.runs.held_folder import HeldFolder
 from retroflow.store.atomic import write_file
 from retroflow.store.sealed_json import strict_json
-from retroflow.runs.held_folder import HeldFolder
 
 COLUMNS = (
     "step",

@@ -8,15 +8,14 @@ from typing import Any
 
 from retroflow.components import recipe_schema
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.runs.origin import read_origin
-from retroflow.runs.description import EXPORT_FILE
-from retroflow.runs.description import read_run
 from retroflow.pipeline.preview import preview
 from retroflow.recipe import load
+from retroflow.runs.description import EXPORT_FILE, read_run
+from retroflow.runs.folder import RunFolder
+from retroflow.runs.origin import read_origin
+from retroflow.runs.overview import find_runs, is_empty_run
 from retroflow.store.held import is_held
 from retroflow.store.manifest import read_manifest
-from retroflow.runs.folder import RunFolder
-from retroflow.runs.overview import find_runs, is_empty_run
 
 NEW_RUN_SECONDS = 60.0
 """Seconds; an empty run folder may belong to a run that is just beginning."""

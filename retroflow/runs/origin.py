@@ -3,17 +3,10 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
-from retroflow.components import MODELS
-from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+
 from retroflow.errors import DamagedDataError, GenerationError
 from retroflow.model.pretrained import (
-    CONFIG_FILE,
     check_files,
-    load_weights,
-    make_config,
-    read_config,
-    same_random_state,
 )
 from retroflow.runs.description import EXPORT_FILE
 from retroflow.store.atomic import write_file

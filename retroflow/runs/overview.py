@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.runs.description import read_run
 from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
+from retroflow.runs.description import read_run
+from retroflow.runs.folder import RunFolder
 from retroflow.runs.metrics import last_metrics
 from retroflow.store.held import is_held
-from retroflow.runs.folder import RunFolder
 
 DEEPEST = 4
 """Levels of folders that are searched for runs."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError
-from retroflow.planning.outline import ModelOutline
 from retroflow.planning.options import TrainerOptions
+from retroflow.planning.outline import ModelOutline
 from retroflow.planning.placement import Placement
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retroflow.version import __version__
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.runs.description import not_a_run
 from retroflow.pipeline.prepare import expected_fingerprints
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import (
@@ -20,8 +18,10 @@ from retroflow.runs.checkpoints import (
     read_head,
     verify_checkpoint,
 )
+from retroflow.runs.description import not_a_run
 from retroflow.runs.folder import RunFolder, list_runs, new_run, write_description
 from retroflow.runs.schedules import Schedule, in_force, lengthened, schedules_of
+from retroflow.version import __version__
 
 LAST = Path("last")
 """Value of `resume` for the last unfinished run of the recipe."""
@@ -224,9 +224,7 @@ def _named_start(
     else:
         checkpoint = _newest(run, say)
         if checkpoint is None and run.is_finished:
-            raise UsageError(
-                f"{run.path} is finished and has no checkpoint to continue from; start a new run."
-            )
+            raise UsageError(f"{run.path} is finished and has no checkpoint to continue from; start a new run.")
     step = checkpoint_step(checkpoint) if checkpoint else 0
     _refuse_unless_lengthened(path, stored, this, step)
     start = _continue(run, checkpoint, this, say)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retroflow.planning.schedule import learning_rate_factor
 from retroflow.planning.options import OptimizerOptions
+from retroflow.planning.schedule import learning_rate_factor
 
 _KEY = "schedules"
 

@@ -9,14 +9,14 @@ from torch import nn
 
 from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
-from retroflow.errors import DamagedDataError, UsageError, RetroflowError
-from retroflow.runs.description import RunDescription, read_run
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.model.pretrained import same_random_state
-from retroflow.store.artifact import open_artifact
 from retroflow.runs.checkpoints import checkpoint_step, pick_checkpoint, read_checkpoint, read_head
-from retroflow.runs.resuming import differences, identity_at
+from retroflow.runs.description import RunDescription, read_run
 from retroflow.runs.folder import RunFolder
+from retroflow.runs.resuming import differences, identity_at
 from retroflow.runs.schedules import schedules_of
+from retroflow.store.artifact import open_artifact
 
 MODEL_PREFIX = "model."
 """Prefix of the names of a model's weights in a checkpoint."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = {".py", ".md", ".toml", ".yaml", ".txt", ".cfg", ".sh", ""}
-SKIPPED = {"artifacts", "runs", "wandb", "build", "dist", "venv"}
+SKIPPED = {"build", "dist", "venv", "wandb"}
 
 
 @cache

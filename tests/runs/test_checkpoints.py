@@ -10,9 +10,8 @@ import time
 import pytest
 import torch
 
-from retroflow.errors import DamagedDataError, UsageError, RetroflowError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.runs import checkpoints
-from retroflow.training.checkpoint_io import AtomicIO
 from retroflow.runs.checkpoints import (
     checkpoint_path,
     checkpoint_step,
@@ -30,6 +29,7 @@ from retroflow.runs.checkpoints import (
     write_checkpoint,
     write_shard,
 )
+from retroflow.training.checkpoint_io import AtomicIO
 
 
 def write(folder, step, value=1.0):
@@ -224,7 +224,7 @@ def test_a_failed_write_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RetroflowError, match=r"No space left on device.*trainer.runs_folder"):
         write(tmp_path, 2)
     monkeypatch.undo()

@@ -11,11 +11,11 @@ import pytest
 from filelock import FileLock
 
 from retroflow.cli.main import run
-from retroflow.errors import DamagedDataError, UsageError, RetroflowError
-from retroflow.runs.origin import Origin
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.model.pretrained import write_checksums
 from retroflow.runs import clean_up
 from retroflow.runs.clean_up import remove, survey
+from retroflow.runs.origin import Origin
 from tests.cli.conftest import write_recipe
 
 OTHER = "0123456789abcdef"
@@ -210,7 +210,7 @@ def test_a_run_that_does_not_say_what_it_needs_stops_everything(history: Path) -
 
 def test_without_any_run_nothing_counts_as_unneeded(history: Path) -> None:
     shutil.rmtree(history / "runs" / "tiny")
-    with pytest.raises(UsageError, match="so that all of .* would go. Give the folder of your runs with --runs"):
+    with pytest.raises(UsageError, match="so all of .* would be removed. Give the folder of your runs"):
         look(history)
     with pytest.raises(UsageError, match="there is no folder"):
         survey(history / "nowhere", [history / "runs"])

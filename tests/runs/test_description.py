@@ -1,7 +1,5 @@
 """A run folder is understood wherever it stands, and what is no run folder is told with the one that is meant."""
 
-import json
-
 import pytest
 
 from retroflow.errors import DamagedDataError, GenerationError

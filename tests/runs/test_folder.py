@@ -1,14 +1,12 @@
 """A runs folder that cannot be used is refused before anything is made."""
 
-import json
-
 import pytest
 
 from retroflow.errors import RetroflowError
-from retroflow.runs import folder as run_folder
-from retroflow.store.sealed_json import render_sealed
-from retroflow.runs.folder import RunFolder, list_runs, new_run, write_report
 from retroflow.planning.runs_folder import check_runs_folder
+from retroflow.runs import folder as run_folder
+from retroflow.runs.folder import RunFolder, list_runs, new_run, write_report
+from retroflow.store.sealed_json import render_sealed
 
 
 def test_a_runs_folder_that_can_be_made_is_not_made_yet(tmp_path):

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from retroflow.errors import RetroflowError
-from retroflow.training import final_report as verdict
 from retroflow.runs.held_folder import HeldFolder
+from retroflow.training import final_report as verdict
 from tests.training.jobs import assert_same_run
 
 

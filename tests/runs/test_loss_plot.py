@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from retroflow.errors import MissingExtraError, UsageError, RetroflowError
+from retroflow.errors import MissingExtraError, RetroflowError, UsageError
 from retroflow.runs.loss_plot import plot_losses
 
 

@@ -70,7 +70,15 @@ def test_a_number_that_json_does_not_have_is_not_written(tmp_path, method, value
 
 def test_whole_lines_are_read_again_and_damaged_ones_are_left_out(tmp_path):
     assert read_metrics(tmp_path) == []
-    lines = ['{"step": 2, "train/loss": 1.0}', "torn {", "3", '{"step": "4"}', '{"step": 6}', '{"step": 8}', '{"step": 1']
+    lines = [
+        '{"step": 2, "train/loss": 1.0}',
+        "torn {",
+        "3",
+        '{"step": "4"}',
+        '{"step": 6}',
+        '{"step": 8}',
+        '{"step": 1',
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert read_metrics(tmp_path) == [{"step": 2, "train/loss": 1.0}, {"step": 6}, {"step": 8}]
     assert read_metrics(tmp_path, most=2) == [{"step": 6}, {"step": 8}]

@@ -7,10 +7,10 @@ import pytest
 from filelock import FileLock
 
 from retroflow.errors import UsageError
-from retroflow.store.sealed_json import render_sealed
 from retroflow.runs.folder import RunFolder, write_description
 from retroflow.runs.metrics import last_metrics
 from retroflow.runs.overview import find_runs, overview, table
+from retroflow.store.sealed_json import render_sealed
 
 REPORT = {
     "validation": {"on": {"loss": 2.0, "bits_per_byte": 1.0}, "off": {"loss": 2.5, "bits_per_byte": 1.2}},

@@ -1,15 +1,14 @@
 """How a model was trained is read from its checkpoint, whatever the job that reads it is like."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from retroflow.errors import DamagedDataError
 from retroflow.runs.checkpoints import checkpoint_path, write_checkpoint
+from retroflow.runs.folder import RunFolder
 from retroflow.runs.record import record_from, record_in
 from retroflow.runs.resuming import ResumePoint
-from retroflow.runs.folder import RunFolder
 from retroflow.training.final_report import load_trained
 from tests.training.jobs import tiny_job
 

@@ -1,6 +1,5 @@
 """Which run goes on, and that a checkpoint of another recipe is refused by name of what differs."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoints import checkpoint_path, read_head, write_checkpoint
-from retroflow.runs.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
 from retroflow.runs.folder import write_report
+from retroflow.runs.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
 from tests.training.jobs import tiny_recipe
 
 
