@@ -2,14 +2,15 @@
 
 Each neighbour runs alone through the base (retroflow/integrations/neighbour_states.py), and in every reading layer the
 positions of a sequence attend, in one softmax, to their own keys and to those of the neighbours that RETRO's
-alignment gives them (retroflow/integrations/joint_attention.py). There are no weights beside the base's.
+alignment gives them (retroflow/integrations/joint_attention.py). There are no weights beside the base's, unless some
+are trained (retroflow/integrations/reading_maps.py).
 
 Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, s tokens between two lookups, W windows,
 k neighbours, r tokens of a neighbour.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from retroflow.integrations.base_cache import RetrofitCache, padded_arguments
 from retroflow.integrations.joint_attention import NAME, JointReading, WindowNeighbours
 from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.neighbour_states import NeighbourStates, Text
+from retroflow.integrations.reading_maps import ReadingMaps
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
 
@@ -38,6 +40,7 @@ class InheritedReader(nn.Module):
         chunk_length: m.
         learned_positions: whether the base has learned positions and not rotary ones.
         most_bytes: how much of neighbours' states is kept between calls.
+        maps: the trained maps of each of the layers; none where nothing is trained.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class InheritedReader(nn.Module):
         chunk_length: int,
         learned_positions: bool,
         most_bytes: int,
+        maps: Sequence[ReadingMaps] = (),
     ) -> None:
         super().__init__()
+        self.maps = nn.ModuleDict({str(layer): each for layer, each in zip(layers, maps, strict=bool(maps))})
         self._layers = {layer: place for place, layer in enumerate(layers)}
         self._chunk_length = chunk_length
         self.states = NeighbourStates(
@@ -79,7 +84,7 @@ class InheritedReader(nn.Module):
         if found is None:
             return None
         ends = [self._chunk_length + window * step for window in range(found.tokens.shape[1])]
-        return JointReading(self._layers, self._windows(base, found, ends, padding), 0)
+        return self._reading(self._windows(base, found, ends, padding), 0)
 
     def _after(
         self, base: PreTrainedModel, found: Retrieved | None, cache: RetrofitCache, num_tokens: int
@@ -101,7 +106,7 @@ class InheritedReader(nn.Module):
         else:
             windows += self._windows(base, found, ends, cache.padding)
         cache.neighbours = windows[-1] if windows else None
-        return JointReading(self._layers, windows, cache.length) if any(window.rows for window in windows) else None
+        return self._reading(windows, cache.length) if any(window.rows for window in windows) else None
 
     def extend(self, base: PreTrainedModel, tokens: Tensor, cache: RetrofitCache, found: Retrieved | None) -> Tensor:
         """Run more tokens through a base, in parts of bounded memory; returns logits float [b, t, v].
@@ -123,6 +128,10 @@ class InheritedReader(nn.Module):
             cache.advance(part)
             outputs.append(output.logits)
         return torch.cat(outputs, dim=1)
+
+    def _reading(self, windows: list[WindowNeighbours], first: int) -> JointReading:
+        maps = {int(layer): cast(ReadingMaps, each) for layer, each in self.maps.items()}
+        return JointReading(self._layers, windows, first, maps)
 
     def _windows(
         self, base: PreTrainedModel, found: Retrieved, ends: list[int], padding: Tensor | None

@@ -10,8 +10,8 @@ Shapes: b batch, t tokens of a call, s own keys (those of a cache before the t),
 g is a), h features of a head, W windows, k neighbours, r tokens of a neighbour.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.neighbour_states import Capture
+from retroflow.integrations.reading_maps import ReadingMaps
 
 NAME = "retroflow_joint"
 """Of the attention function, in transformers."""
@@ -68,12 +69,21 @@ class JointReading:
         layers: number of a reading layer, from 1 -> its place in the states.
         windows: that begin within these tokens, or have begun before them; in their order.
         first: position of the first token.
+        maps: number of a reading layer -> its trained maps; empty where nothing is trained.
+        question: float [b, a, t, h], what the maps add to the queries of a layer; None outside layers.
     """
 
     layers: dict[int, int]
     windows: Sequence[WindowNeighbours]
     first: int
+    maps: Mapping[int, ReadingMaps] = field(default_factory=dict)
+    question: Tensor | None = None
     _masks: dict[Any, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> bool:
+        """Whether any token reads a neighbour."""
+        return any(length for window in self.windows for length in window.lengths)
 
     def segments(self, num_tokens: int) -> list[tuple[int, int, WindowNeighbours | None]]:
         """Cut t tokens where another window begins: (first token, one past the last, its neighbours)."""
@@ -137,18 +147,44 @@ def attend_jointly(
         float [b, a, t, h].
     """
     length, before, outputs = query.shape[2], key.shape[2] - query.shape[2], []
-    mask: Tensor | None
+    maps = reading.maps.get(layer)
     for start, stop, window in reading.segments(length):
         part, num_own = slice(start, stop), before + stop
-        keys, values = key[:, :, :num_own], value[:, :, :num_own]
+        asking, keys, values = query[:, :, part], key[:, :, :num_own], value[:, :, :num_own]
         if window is None:
-            mask = _own_mask(own_mask, part, num_own, query)
-        else:
-            mask = reading.mask(own_mask, part, num_own, window, query)
-            theirs = window.keys_and_values(reading.layers[layer])
+            mask: Tensor | None = _own_mask(own_mask, part, num_own, query)
+            outputs.append(_attend(asking, keys, values, mask, dropout, scaling))
+            continue
+        mask = reading.mask(own_mask, part, num_own, window, query)
+        theirs = window.keys_and_values(reading.layers[layer])
+        if maps is None:
             keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
-        outputs.append(_attend(query[:, :, part], keys, values, mask, dropout, scaling))
+            outputs.append(_attend(asking, keys, values, mask, dropout, scaling))
+        else:
+            question = None if reading.question is None else reading.question[:, :, part]
+            own = (keys, values)
+            outputs.append(maps.attend(asking, question, own, theirs, mask, dropout=dropout, scaling=scaling))
     return torch.cat(outputs, dim=2)
+
+
+def attach_questions(attentions: Sequence[nn.Module]) -> None:
+    """Let the attention modules of reading layers, changed in place, compute what their maps add to their queries.
+
+    An attention function gets queries after rotation; only the module gets what they are made from.
+    """
+    for attention in attentions:
+        attention.register_forward_pre_hook(_ask, with_kwargs=True)
+
+
+def _ask(
+    attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    reading = kwargs.get(ARGUMENT)
+    if not isinstance(reading, JointReading):
+        return None
+    maps = reading.maps[int(attention.layer_idx) + 1]  # type: ignore[arg-type]
+    question = maps.question(args[0] if args else kwargs["hidden_states"])
+    return args, kwargs | {ARGUMENT: replace(reading, question=question)}
 
 
 def _attention_function(

@@ -91,7 +91,10 @@ class NeighbourStates:
         device = base.device
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         weights = [weight for weight in base.parameters() if not weight.is_inference()]
-        made_by = (device, base.dtype, autocast, sum(weight._version for weight in weights))  # these change in place
+        # In training on a CPU each text runs alone. The last bits of what runs together depend on the others, and a
+        # resumed run, which begins with nothing kept, would end with other bits.
+        alone = device.type == "cpu" and self._most_bytes > 0 and torch.is_grad_enabled()
+        made_by = (device, base.dtype, autocast, alone, sum(weight._version for weight in weights))  # changed in place
         found: dict[Text, Tensor] = {}
         missing: list[Text] = []
         with self._lock:
@@ -103,7 +106,7 @@ class NeighbourStates:
                     self._kept.move_to_end((text, made_by))
                     found[text] = state
         missing.sort(key=lambda text: len(text[0]))
-        for batch in _batches(missing):
+        for batch in [[text] for text in missing] if alone else _batches(missing):
             computed = self._compute(base, batch, autocast)
             found |= computed
             self._keep({(text, made_by): state for text, state in computed.items()})

@@ -24,7 +24,9 @@ from retroflow.integrations.base_models import (
     reading_config,
 )
 from retroflow.integrations.inherited_reader import InheritedReader
+from retroflow.integrations.joint_attention import JointReading, attach_questions
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
+from retroflow.integrations.reading_maps import ReadingMaps
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.cache import extend_with_cache
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
@@ -77,7 +79,11 @@ class RetrofitModel(nn.Module, RetrievalModel):
                 chunk_length=self.config.chunk_length,
                 learned_positions=family.max_length(base.config) is not None,
                 most_bytes=0 if options.unfreeze else int(options.neighbour_cache_gib * (1 << 30)),
+                maps=self._reading_maps(),
             )
+            if "query" in options.trained:
+                layers = layers_of(base, family)
+                attach_questions([layers[n - 1].get_submodule(family.attention) for n in self.config.cca_layers])
         else:
             self.retrieval = RetrievalParts(self.config)
             attach(layers_of(base, family), family.attention, self.config.cca_layers)
@@ -249,11 +255,14 @@ class RetrofitModel(nn.Module, RetrievalModel):
             call = self.retrieval.of_sequences(self.base, found, step=step)
         hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
         hidden, wanted = hidden.flatten(0, 1), targets.flatten()
-        if torch.is_grad_enabled():
-            return token_losses(hidden, self._output_matrix(), wanted).view(targets.shape).sum(-1)
-        is_wanted = wanted != IGNORED  # a prompt needs no logits
-        losses = token_losses(hidden[is_wanted], self._output_matrix(), wanted[is_wanted])
-        return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
+        if not torch.is_grad_enabled():
+            is_wanted = wanted != IGNORED  # a prompt needs no logits
+            losses = token_losses(hidden[is_wanted], self._output_matrix(), wanted[is_wanted])
+            return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
+        losses = token_losses(hidden, self._output_matrix(), wanted).view(targets.shape).sum(-1)
+        if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
+            losses = losses + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
+        return losses
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
         """Return an empty cache for `extend`.
@@ -331,6 +340,13 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if found is None or isinstance(self.retrieval, InheritedReader):
             return None
         return partial(self.retrieval.encoder, found, embedding=self._embedding(), step=step, is_token=is_token)
+
+    def _reading_maps(self) -> list[ReadingMaps]:
+        """Make the trained maps of each reading layer; none where nothing is trained."""
+        config, options = self.config, self.options
+        sizes = {"width": config.width, "num_heads": config.num_heads, "head_width": config.resolved_head_width}
+        layers = config.cca_layers if options.trained else ()
+        return [ReadingMaps(options.trained, rank=options.rank, **sizes) for _ in layers]
 
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())

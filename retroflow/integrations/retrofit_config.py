@@ -38,6 +38,10 @@ class RetrofitConfig(ModelConfig):
             "inherit": the base reads neighbours with its own attention, and nothing needs to be trained.
         reading_layers: layers of the base (counted from 1) that read by inheritance; null for all of them.
         neighbour_cache_gib: memory for the states of neighbours that were read last, for reading by inheritance.
+        trained: what is trained of reading by inheritance: "scale": a factor and an offset on the logits of neighbours,
+            for each head; "query": a low-rank map on the query that asks neighbours; "answer": one on what they
+            answer. All of them start as reading without training. [] trains nothing.
+        rank: of these maps.
         unfreeze: also train the base's own weights; they stay as they are otherwise, to the last bit.
         cca_layers: layers of the base (counted from 1) that get chunked cross-attention; null for every third from
             the sixth (section 4.2), or from the middle of a base with fewer than six layers.
@@ -71,6 +75,8 @@ class RetrofitConfig(ModelConfig):
     reader: Literal["encoder", "inherit"] = "encoder"
     reading_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
     neighbour_cache_gib: Annotated[float, Ge(0)] = 1.0
+    trained: tuple[Literal["scale", "query", "answer"], ...] = ()
+    rank: Positive = 16
     unfreeze: bool = False
     cca_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
     cca_heads: OrDerived = 0
@@ -99,7 +105,7 @@ class RetrofitConfig(ModelConfig):
 
     def _check_reader(self) -> None:
         """Refuse options of the reader that is not chosen: they would change nothing."""
-        of_inherited = {"reading_layers", "neighbour_cache_gib"}
+        of_inherited = {"reading_layers", "neighbour_cache_gib", "trained", "rank"}
         of_both = {"vocabulary_size", "chunk_length", "base", "reader", "unfreeze"}
         for field in fields(self):
             wrong = field.name not in of_inherited if self.reader == "inherit" else field.name in of_inherited
@@ -109,6 +115,13 @@ class RetrofitConfig(ModelConfig):
                     f'model.{field.name}: belongs to the reader "{other}", and model.reader is "{self.reader}". Leave '
                     f"it out, or set model.reader: {other}."
                 )
+        if len(set(self.trained)) < len(self.trained):
+            raise UsageError(f"model.trained is {list(self.trained)}, which names something twice; name it once.")
+        if self.rank != RetrofitConfig.rank and not {"query", "answer"} & set(self.trained):
+            raise UsageError(
+                f"model.rank: {self.rank} given, and it belongs to the maps of model.trained, which is "
+                f'{list(self.trained)}. Leave it out, or add "query" or "answer" to model.trained.'
+            )
 
     def reading_config(
         self, *, width: int, num_layers: int, num_heads: int, vocabulary_size: int, head_width: int = 0

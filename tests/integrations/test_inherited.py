@@ -3,6 +3,7 @@
 import copy
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.integrations import neighbour_states
 from retroflow.integrations.inherited_reader import sink_of
 from retroflow.integrations.joint_attention import JointReading, WindowNeighbours, attend_jointly
+from retroflow.integrations.reading_maps import ReadingMaps
 from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from tests.integrations.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, make_base, make_batch
@@ -22,8 +24,16 @@ SLIDING = ("mistral", "ministral", "mixtral", "qwen2", "phi3", "starcoder2")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(params=FAMILIES)
+TRAINED = ("gpt2", "gpt_bigcode", "gpt_neox", "gemma", "opt", "qwen2")  # one of each way to call an attention
+
+
+@pytest.fixture(params=[*FAMILIES, *(f"{family}, trained" for family in TRAINED)])
 def family(request):
+    return request.param
+
+
+@pytest.fixture(params=FAMILIES)
+def every_family(request):
     return request.param
 
 
@@ -33,7 +43,16 @@ def make_options(**changes):
 
 
 def make_model(family="llama", *, base=None, dtype=torch.float64, **changes):
-    return RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype)).to(dtype).eval()
+    """A model in evaluation mode; "FAMILY, trained" has maps with random weights."""
+    family, trained, _ = family.partition(", trained")
+    if trained:
+        changes = {"trained": ("scale", "query", "answer"), "rank": 3} | changes
+    model = RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype)).to(dtype).eval()
+    if trained:
+        torch.manual_seed(1)
+        for parameter in model.retrieval.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
 
 
 def changed_positions(before, after):
@@ -80,30 +99,43 @@ def test_reading_equals_one_long_text_with_a_mask(family):
     torch.testing.assert_close(model(tokens, retrieved, mask)[0], wanted, rtol=0, atol=TOLERANCE)
 
 
-def literal(query, key, value, states, starts, scaling):
+def literal(query, key, value, states, starts, scaling, maps=None, x=None):
     """o_i, a position and a head at a time, in Python's own numbers."""
     heads, length, width = query.shape
     shared = heads // key.shape[0]
-    result = torch.zeros(heads, length, width, dtype=torch.float64)
+    result, theirs = (torch.zeros(heads, length, width, dtype=torch.float64) for _ in range(2))
+    asking, offsets = query, torch.zeros(heads)
+    if maps is not None:
+        question = (maps.query.up @ maps.query.down @ x.T).view(heads, width, length).transpose(1, 2)
+        asking, offsets = maps.factor[:, None, None] * (query + question), maps.offset
     for head in range(heads):
         group = head // shared
         for i in range(length):
-            pairs = [(key[group, j], value[group, j]) for j in range(i + 1)]
+            terms = [(query[head, i], key[group, j], 0.0, value[group, j], result) for j in range(i + 1)]
             begun = [number for number, start in enumerate(starts) if start <= i]
             if begun:
                 for keys, values in states[begun[-1]]:
-                    pairs += [(keys[group, j], values[group, j]) for j in range(keys.shape[1])]
+                    terms += [
+                        (asking[head, i], keys[group, j], offsets[head], values[group, j], theirs)
+                        for j in range(keys.shape[1])
+                    ]
             logits = [
-                scaling * sum(float(a) * float(b) for a, b in zip(query[head, i], k, strict=True)) for k, _ in pairs
+                scaling * sum(float(a) * float(b) for a, b in zip(q, k, strict=True)) + float(offset)
+                for q, k, offset, _, _ in terms
             ]
             weights = [math.exp(logit - max(logits)) for logit in logits]
-            for weight, (_, v) in zip(weights, pairs, strict=True):
-                result[head, i] += weight / sum(weights) * v
-    return result
+            for weight, (*_, v, part) in zip(weights, terms, strict=True):
+                part[head, i] += weight / sum(weights) * v
+    if maps is not None:
+        flat = theirs.transpose(1, 2).reshape(-1, length)  # [a * h, t]
+        theirs = theirs + (maps.answer.up @ maps.answer.down @ flat).view(heads, width, length).transpose(1, 2)
+    return result + theirs
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("heads", [4, 2])
-def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads):
+def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, trained):
     torch.manual_seed(0)
     groups, length, width = 2, 9, 6
     query, key, value = (torch.randn(2, n, length, width).double() for n in (heads, groups, groups))
@@ -113,22 +145,38 @@ def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads):
         for of_window in ([(5, 5), (2,)], [(3, 4, 1), ()])
     ]
     windows = [WindowNeighbours(start, states) for start, states in zip(starts, rows, strict=True)]
-    reading = JointReading({2: 0}, windows, 0)
+    maps, x = None, torch.randn(2, length, 5).double()
+    if trained:
+        maps = ReadingMaps(("scale", "query", "answer"), width=5, num_heads=heads, head_width=width, rank=3).double()
+        for parameter in maps.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    reading = JointReading({2: 0}, windows, 0, {2: maps} if trained else {}, maps.question(x) if trained else None)
     found = attend_jointly(reading, 2, query, key, value, None, scaling=0.7)
     for row in range(2):
         states = [[(state[0, 0], state[0, 1]) for state in window[row]] for window in rows]
-        wanted = literal(query[row], key[row], value[row], states, starts, 0.7)
+        wanted = literal(query[row], key[row], value[row], states, starts, 0.7, maps, x[row])
         torch.testing.assert_close(found[row], wanted, rtol=0, atol=TOLERANCE)
 
 
 @torch.no_grad()
 def test_retrieval_off_is_the_base_bit_for_bit(family):
     tokens, _, _ = make_batch()
-    wanted = make_base(family, dtype=torch.float64)(tokens).logits
+    wanted = make_base(family.removesuffix(", trained"), dtype=torch.float64)(tokens).logits
     model = make_model(family)
     assert torch.equal(model(tokens), wanted)
     assert torch.equal(model.base(tokens).logits, wanted)
-    assert not list(model.retrieval.parameters())
+    assert bool(list(model.retrieval.parameters())) == family.endswith("trained")
+
+
+@torch.no_grad()
+def test_maps_change_nothing_until_they_are_trained(every_family):
+    tokens, retrieved, mask = make_batch()
+    wanted = make_model(every_family)(tokens, retrieved, mask)
+    new = make_model(every_family, trained=("scale", "query", "answer"))
+    torch.testing.assert_close(new(tokens, retrieved, mask), wanted, rtol=0, atol=TOLERANCE)
+    for name in ("scale", "query", "answer"):
+        trained = make_model(f"{every_family}, trained", trained=(name,), rank=16)
+        assert not torch.allclose(trained(tokens, retrieved, mask), wanted)
 
 
 @torch.no_grad()
@@ -275,6 +323,55 @@ def test_loss_is_that_of_the_logits(family):
     logits = model(tokens, retrieved, mask)
     wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     torch.testing.assert_close(model.loss(tokens, targets, retrieved, mask), wanted.view(targets.shape).sum(-1))
+
+
+def test_only_the_maps_get_gradients_and_nothing_below_them_keeps_any(every_family, monkeypatch):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(f"{every_family}, trained", reading_layers=(3, 5)).train()
+    grown = {}
+
+    def note(number, output):
+        grown.setdefault(number, (output[0] if isinstance(output, tuple) else output).requires_grad)
+
+    for number, layer in enumerate(model.blocks, start=1):
+        layer.register_forward_hook(lambda module, args, output, number=number: note(number, output))
+    model(tokens, retrieved, mask)  # computes the neighbours first, whose layers are the first that are seen
+    assert not any(grown.values())
+    grown.clear()
+    model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    assert grown == {number: number >= 3 for number in range(1, DEEP + 1)}
+    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert (
+        with_gradient
+        == model.retrieval_parameters()
+        == {f"retrieval.{n}" for n, _ in model.retrieval.named_parameters()}
+    )
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.retrieval.parameters())
+
+
+def test_gradients_of_the_maps_are_those_of_the_loss():
+    tokens, retrieved, mask = make_batch()
+    model = make_model("gpt2, trained")  # whose norms are in float64, too
+    parameters = list(model.retrieval.parameters())
+    model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    step, losses = 1e-5, []
+    torch.manual_seed(2)
+    directions = [torch.randn_like(parameter) for parameter in parameters]
+    for sign in (1, -2):
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += sign * step * direction
+            losses.append(model.loss(tokens, tokens, retrieved, mask).sum().item())
+    wanted = sum((parameter.grad * way).sum().item() for parameter, way in zip(parameters, directions, strict=True))
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("retrieves", [True, False])
+def test_a_batch_without_neighbours_has_gradients_too(retrieves):
+    tokens, retrieved, mask = make_batch()
+    model = make_model("llama, trained")
+    model.loss(tokens, tokens, retrieved, mask & retrieves).sum().backward()
+    assert all((parameter.grad.abs().sum() > 0) == retrieves for parameter in model.retrieval.parameters())
 
 
 def test_unfreeze_trains_through_the_neighbours_too():
@@ -450,6 +547,10 @@ def test_only_the_chosen_layers_read():
         ({"reader": "encoder", "reading_layers": (2,)}, r'model\.reading_layers: belongs to the reader "inherit"'),
         ({"reader": "encoder", "neighbour_cache_gib": 2.0}, r"model\.neighbour_cache_gib: belongs to the reader"),
         ({"neighbour_cache_gib": -1.0}, r"model\.neighbour_cache_gib"),
+        ({"reader": "encoder", "trained": ("query",)}, r"model\.trained: belongs to the reader"),
+        ({"trained": ("query", "query")}, r"model\.trained is \['query', 'query'\], which names something twice"),
+        ({"trained": ("key",)}, r"model\.trained"),
+        ({"trained": ("scale",), "rank": 4}, r'model\.rank: 4 given, and it belongs.*"query" or "answer"'),
         ({"reader": "heirloom"}, r"model\.reader"),
     ],
 )
@@ -499,10 +600,30 @@ def test_a_text_begins_with_a_token_of_the_base(given, wanted):
 
 
 @torch.no_grad()
-def test_a_saved_model_reads_as_before(tmp_path):
+@pytest.mark.parametrize("family", ["llama", "llama, trained"])
+def test_a_saved_model_reads_as_before(tmp_path, family):
     tokens, retrieved, mask = make_batch()
-    model = make_model(dtype=torch.float32, reading_layers=(2, 3))
+    model = make_model(family, dtype=torch.float32, reading_layers=(2, 3))
     model.save_pretrained(tmp_path / "model")
     assert "retroflow" not in (tmp_path / "model" / "base" / "config.json").read_text()
     other = RetrofitModel.from_pretrained(tmp_path / "model")
     assert torch.equal(other(tokens, retrieved, mask), model(tokens, retrieved, mask))
+
+
+@torch.no_grad()
+def test_maps_are_saved_without_their_base_and_refuse_another(tmp_path):
+    tokens, retrieved, mask = make_batch()
+    base = make_base("llama")
+    base.save_pretrained(tmp_path / "base")
+    model = make_model("llama, trained", dtype=torch.float32, base=base)
+    model.options = replace(model.options, base=str(tmp_path / "base"))
+    model.save_pretrained(tmp_path / "maps", with_base=False)
+    assert not (tmp_path / "maps" / "base").exists()
+    num_weights = sum(parameter.numel() for parameter in model.retrieval.parameters())
+    assert (tmp_path / "maps" / "model.safetensors").stat().st_size < 4 * num_weights + 6000
+    other = RetrofitModel.from_pretrained(tmp_path / "maps")
+    assert torch.equal(other(tokens, retrieved, mask), model(tokens, retrieved, mask))
+    base.model.layers[0].mlp.up_proj.weight.mul_(2.0)
+    base.save_pretrained(tmp_path / "base")
+    with pytest.raises(UsageError, match=r"has other weights.*Give the base they were trained on"):
+        RetrofitModel.from_pretrained(tmp_path / "maps")

@@ -3,11 +3,10 @@
 import pytest
 
 import retroflow as rf
-from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.errors import UsageError
 from retroflow.planning.options import OptimizerOptions
 from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints
-from tests.integrations.bases import make_base
+from tests.training.conftest import WORDS
 from tests.training.jobs import assert_same_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,49 +23,6 @@ def test_a_model_that_was_not_trained_is_measured_and_can_be_trained_later(run):
     trained = run("at once", max_steps=12, **steady)
     later = run("later", resume=fresh.run_folder, max_steps=12, **steady)
     assert_same_run(trained.run_folder, later.run_folder)
-
-
-WORDS = [
-    "the",
-    "kernel",
-    "maps",
-    "a",
-    "page",
-    "of",
-    "memory",
-    "and",
-    "driver",
-    "reads",
-    "next",
-    "block",
-    "from",
-    "disk",
-]
-
-
-@pytest.fixture
-def attached(tmp_path):
-    """A small base attached to a folder of text, through the front door."""
-    (tmp_path / "docs").mkdir()
-    for number in range(12):
-        words = [WORDS[(number * 7 + i * (1 + number) + i * i) % len(WORDS)] for i in range(120)]
-        (tmp_path / "docs" / f"{number}.md").write_text(" ".join(words) + "\n")
-    tokenizer = train_tokenizer([" ".join(WORDS)], 270)
-    make_base("llama", vocab_size=300).save_pretrained(tmp_path / "base")
-    tokenizer.save(tmp_path / "base")
-    recipe = tmp_path / "attach.yaml"
-    recipe.write_text(
-        f"""
-recipe_version: 1
-corpus: {{name: text, path: {tmp_path}/docs, include: "**/*.md", valid_share: 0.3}}
-data: {{chunk_length: 8, sequence_chunks: 4, artifacts_folder: {tmp_path}/artifacts}}
-embedder: {{name: lexical, dimension: 16}}
-retriever: {{name: exact}}
-model: {{name: retrofit, base: {tmp_path}/base, reader: inherit}}
-trainer: {{max_steps: 0, device: cpu, precision: fp32, runs_folder: {tmp_path}/runs}}
-"""
-    )
-    return recipe
 
 
 def test_a_base_that_reads_by_itself_needs_no_training(attached, tmp_path, capsys):

@@ -1,0 +1,86 @@
+"""Maps on a base that reads by inheritance, trained: only they move, resuming is exact, and off stays the base."""
+
+import pytest
+import torch
+
+import retroflow as rf
+from retroflow.distributed.stop_signals import StopRequests
+from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.resuming import choose_start
+from retroflow.training.fit import train
+from tests.integrations.bases import make_base
+from tests.training.conftest import WORDS
+from tests.training.jobs import VOCABULARY, tiny_job, tiny_recipe
+from tests.training.test_retrofit import run, state_of
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def base(tmp_path):
+    make_base("llama", vocab_size=VOCABULARY + 3).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def make_job(tmp_path, base, *, trained=("scale", "query", "answer"), **trainer):
+    config = RetrofitConfig(
+        base=str(base), vocabulary_size=VOCABULARY, chunk_length=4, reader="inherit", trained=trained
+    )
+    return tiny_job(tmp_path / "runs", model=config, **({"retrieval_dropout": 0.0} | trainer))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_only_the_maps_move_and_off_stays_the_base(tmp_path, base, dropout):
+    job = make_job(tmp_path, base, retrieval_dropout=dropout)
+    start, record = run(job)
+    model, found = job.module.model, job.module.outline
+    fresh = make_job(tmp_path, base).module
+    fresh.configure_model()
+    trained = state_of(job)
+    moved = {name for name, value in fresh.model.named_parameters() if not torch.equal(value, trained[name])}
+    assert moved == model.retrieval_parameters() == found.retrieval
+    assert record.steps == 12 and record.num_trained_parameters == found.num_retrieval_parameters
+    assert torch.equal(fingerprint(model.base), fingerprint(load_base(str(base))))
+    tokens = torch.arange(12)[None]
+    assert torch.equal(model.eval()(tokens), load_base(str(base))(tokens).logits)
+    checkpoint = read_checkpoint(list_checkpoints(start.run.checkpoints)[0])
+    assert len(checkpoint["optimizer_states"][0]["state"]) == len(moved)
+    assert not any(".base." in name for name in checkpoint["state_dict"])
+
+
+def test_a_factor_is_not_decayed(tmp_path, base):
+    job = make_job(tmp_path, base)
+    job.module.configure_model()
+    decayed, kept = job.module.configure_optimizers()["optimizer"].param_groups
+    maps = job.module.model.retrieval.maps["1"]
+    assert {id(maps.factor), id(maps.offset)} <= {id(parameter) for parameter in kept["params"]}
+    assert {id(maps.query.up), id(maps.answer.down)} <= {id(parameter) for parameter in decayed["params"]}
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base):
+    whole = make_job(tmp_path, base, validate_every=6)
+    start, _ = run(whole)
+    first = sorted(start.run.checkpoints.glob("*.ckpt"))[0]
+    again = make_job(tmp_path, base, validate_every=6)
+    resumed = choose_start(tiny_recipe(), again.identity, runs_folder=again.runs_folder, resume=first, say=print)
+    with StopRequests() as requests:
+        train(again, resumed, requests)
+    wanted, found = state_of(whole), state_of(again)
+    assert resumed.step == 8 and all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_run_trains_generates_and_is_exported_like_any_other(attached, tmp_path):
+    changes = ["model.trained=[scale, query, answer]", "model.rank=4", "trainer.max_steps=4", "trainer.batch_size=2"]
+    untrained = rf.fit(rf.load_recipe(attached))
+    run = rf.fit(rf.load_recipe(attached, *changes, "optimizer.learning_rate=0.02", "trainer.retrieval_dropout=0"))
+    before, after = untrained.report["validation"], run.report["validation"]
+    assert after["off"]["loss"] == before["off"]["loss"] and after["on"]["loss"] != before["on"]["loss"]
+    prompt = " ".join(WORDS)
+    model = rf.load(run)
+    (generation,) = model.generate([prompt], max_new_tokens=12)
+    model.save(tmp_path / "exported")
+    exported = rf.load(tmp_path / "exported", database=next((tmp_path / "artifacts").glob("index-*")))
+    assert exported.generate([prompt], max_new_tokens=12)[0].tokens == generation.tokens
+    assert rf.evaluate(run).measures["on"].loss == pytest.approx(after["on"]["loss"], abs=1e-6)
