@@ -215,7 +215,7 @@ def retriever(name: str, **options: Any) -> "CheckedRetriever":
     """Create a retriever by name.
 
     Args:
-        name: a built-in one ("exact", "faiss", "scann", "hnsw") or a plugin's.
+        name: a built-in one ("exact", "faiss", "scann", "hnsw", "bm25") or a plugin's.
         options: as in a recipe, such as build={"factory": "Flat"}.
 
     Raises:

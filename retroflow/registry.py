@@ -90,12 +90,12 @@ class Registry(Generic[T]):
 
     Args:
         kind: the word for such a component in messages, singular ("retriever").
-        group: entry-point group for plugins; None closes the table.
+        group: entry-point group for plugins.
         entries: the built-in names.
         protocol: what every component made must have, a name of `retroflow.protocols`; empty for anything.
     """
 
-    def __init__(self, kind: str, group: str | None, entries: Mapping[str, Entry], protocol: str = "") -> None:
+    def __init__(self, kind: str, group: str, entries: Mapping[str, Entry], protocol: str = "") -> None:
         self.kind = kind
         self.group = group
         self.protocol = protocol
@@ -204,8 +204,7 @@ class Registry(Generic[T]):
         """Return the table, read once: installing a plugin does not change a running process."""
         own = f"retroflow {__version__}"
         table = _Table({name: [replace(entry, owner=own)] for name, entry in self._builtin.items()})
-        found = declarations(self.group) if self.group is not None else []
-        for point in sorted(found, key=lambda point: (point.name, point.owner)):
+        for point in sorted(declarations(self.group), key=lambda point: (point.name, point.owner)):
             declared = f'{point.owner} declares the {self.kind} "{point.name}" ("{point.value}")'
             if point.name in self._builtin:
                 reason = "retroflow itself has that name, so the plugin's is ignored and cannot be used"
@@ -227,13 +226,11 @@ class Registry(Generic[T]):
     def _describe_unknown(self, name: str) -> str:
         near = get_close_matches(name, self.names(), n=3, cutoff=0.5)
         hint = " Did you mean " + " or ".join(f'"{match}"' for match in near) + "?" if near else ""
-        remedy = (
-            " A name of a plugin is known once its package is installed."
-            if self.group
-            else " No plugin can add to this table."
-        )
         ignored = "".join(f" {sentence}" for sentence in self.passed_over(name))
-        return f'There is no {self.kind} "{name}".{hint} Known: {", ".join(self.names())}.{remedy}{ignored}'
+        return (
+            f'There is no {self.kind} "{name}".{hint} Known: {", ".join(self.names())}. A name of a plugin is known '
+            f"once its package is installed.{ignored}"
+        )
 
     def _describe_missing(self, name: str, entry: Entry, missing: list[str]) -> str:
         """Return what a component lacks: a library of an extra, or files of its own distribution."""

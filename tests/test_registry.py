@@ -49,11 +49,6 @@ def test_an_unknown_name_offers_the_nearest() -> None:
     assert raised.value.exit_code == 2
 
 
-def test_a_closed_table_says_so() -> None:
-    with pytest.raises(UnknownComponentError, match="No plugin can add to this table"):
-        Registry("corpus", None, {"a": Entry("a:b")}).get("x")
-
-
 def test_a_missing_library_is_answered_with_the_pip_line() -> None:
     registry = make({"scann": Entry("nowhere:S", extra="scann", requires=("library_that_nobody_has",))})
     with pytest.raises(MissingExtraError) as raised:

@@ -1,7 +1,8 @@
-"""What stands in front of every corpus: what a plugin's raises names it, and its documents are not believed."""
+"""The wrapper of every corpus: it names a plugin's corpus in errors and checks its documents."""
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import get_args
 
 from retroflow.errors import ComponentError
@@ -9,6 +10,7 @@ from retroflow.protocols import Corpus, Counts, Document, Split
 from retroflow.registry import Entry, blaming, stated_fingerprint
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_END = object()
 
 
 class CheckedCorpus:
@@ -30,49 +32,53 @@ class CheckedCorpus:
     @property
     def counts(self) -> Counts:
         """As `Corpus.counts`."""
-        return self._corpus.counts
+        with self._blaming("counts"):
+            return self._corpus.counts
 
     @property
     def held_out_by(self) -> tuple[str, ...]:
         """As `Corpus.held_out_by`."""
-        return self._corpus.held_out_by
+        with self._blaming("held_out_by"):
+            return self._corpus.held_out_by
 
     def documents(self) -> Iterator[Document]:
         """As `Corpus.documents`.
 
         Raises:
-            ComponentError: a plugin's corpus failed, or yielded what is no document.
+            ComponentError: a plugin's corpus failed, or yielded something that is not a document.
         """
         if not self._entry.is_plugin:
             yield from self._corpus.documents()
             return
-        failure = f"corpus {self.owner}: documents() failed"
-        with blaming(failure, self._entry):
+        with self._blaming("documents()"):
             documents = iter(self._corpus.documents())
         number = 0
         while True:
-            with blaming(failure, self._entry):
-                document = next(documents, None)
-            if document is None:
+            with self._blaming("documents()"):
+                document = next(documents, _END)
+            if document is _END:
                 break
             number += 1
-            self._check(document, number)
-            yield document
-        counted = self.counts.train + self.counts.valid
+            yield self._checked(document, number)
+        with self._blaming("counts"):
+            counted = self.counts.train + self.counts.valid
         if counted != number:
             raise ComponentError(
-                f"corpus {self.owner}: counts has {counted:,} documents after {number:,} were given; pass them through "
-                "retroflow.corpus.duplicates.distinct_documents, which counts."
+                f"corpus {self.owner}: counts has {counted:,} documents after {number:,} were yielded; pass them "
+                "through retroflow.corpus.duplicates.distinct_documents, which counts."
             )
 
     def fingerprint(self) -> dict[str, object]:
         """As `Corpus.fingerprint`; a plugin's with the distribution it is from."""
         return stated_fingerprint(f"corpus {self.owner}", self._entry, self._corpus.fingerprint)
 
-    def _check(self, document: object, number: int) -> None:
+    def _blaming(self, action: str) -> AbstractContextManager[None]:
+        return blaming(f"corpus {self.owner}: {action} failed", self._entry)
+
+    def _checked(self, document: object, number: int) -> Document:
         if not isinstance(document, Document):
             raise ComponentError(
-                f"corpus {self.owner}: item {number} is of type {type(document).__name__}; give retroflow.Document."
+                f"corpus {self.owner}: item {number} is of type {type(document).__name__}; yield retroflow.Document."
             )
         if document.split not in get_args(Split):
             raise ComponentError(
@@ -84,3 +90,4 @@ class CheckedCorpus:
                 raise ComponentError(
                     f"corpus {self.owner}: the {field} of document {number} is not text that UTF-8 can hold."
                 )
+        return document

@@ -21,10 +21,10 @@ import torch.distributed as dist
 from packaging.requirements import Requirement
 
 from retroflow.components import KINDS
+from retroflow.devices import bf16_pays
 from retroflow.distributions import unreadable
 from retroflow.doctor.components import Loaded
 from retroflow.planning.machine_memory import available_cores
-from retroflow.planning.placement import bf16_pays
 from retroflow.store.disk import disk_size, nearest_existing
 from retroflow.version import __version__
 

@@ -15,7 +15,7 @@ from annotated_types import Ge, MinLen
 from tokenizers import Tokenizer
 
 from retroflow.console import say
-from retroflow.devices import choose_device
+from retroflow.devices import bf16_pays, choose_device
 from retroflow.embedding.model_files import ModelFiles, find_model_files, read_model_config
 from retroflow.embedding.packed_bert import PackedBert
 from retroflow.embedding.padded_bert import PaddedBert
@@ -159,7 +159,7 @@ class BertEmbedder:
         if self._tokenizer is not None:
             return self._tokenizer
         device = torch.device(choose_device(self._device_option, "embedder.device"))
-        bfloat16 = self._precision == "bfloat16" or (self._precision == "auto" and _computes_in_bfloat16(device))
+        bfloat16 = self._precision == "bfloat16" or (self._precision == "auto" and bf16_pays(device.type))
         network, tokenizer = _load_transformers(self._files.folder, torch.bfloat16 if bfloat16 else torch.float32)
         network = network.to(device)
         pad_id = network.config.pad_token_id
@@ -253,9 +253,3 @@ def _run_one_threaded(work: Any, items: list[list[int]], threads: int) -> None:
 def _encodable(text: str) -> str:
     """Replace lone surrogates, which UTF-8 and so the tokenizer cannot represent."""
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
-
-
-def _computes_in_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -66,7 +66,7 @@ class Rules:
     whole_words: bool = False
 
 
-# tokenizer.ggml.pre -> rules; each row is proved by tests/integrations/test_gguf_tokenizer.py.
+# tokenizer.ggml.pre -> rules; each row is proved by tests/integrations/test_gguf.py.
 RULES: dict[str, Rules] = {
     "gpt-2": Rules(_gpt2),
     "olmo": Rules(_gpt2, composes=True),

@@ -237,7 +237,9 @@ class _FastAttend(Attend):
     ) -> Tensor:
         is_slow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= FEW_KEYS
         is_slow = is_slow and not causal and bias is None and (mask is None or mask.ndim == 4)
-        if not is_slow or not torch.is_grad_enabled() or is_traced_or_transformed():
+        # The kernel below reads beyond the memory of anything else.
+        is_plain = query.shape[:2] == key.shape[:2] and all(each.stride(-1) == 1 for each in (query, key, value))
+        if not (is_slow and is_plain) or not torch.is_grad_enabled() or is_traced_or_transformed():
             return super().forward(query, key, value, mask=mask, bias=bias, causal=causal, scale=scale)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         out: Tensor = _AttendFunction.apply(query, key, value, mask, scale)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from retroflow.devices import choose_device
+from retroflow.devices import bf16_pays, choose_device
 from retroflow.distributed.ranks import Ranks
 from retroflow.errors import UsageError
 from retroflow.planning.options import TrainerOptions
@@ -113,17 +113,6 @@ def _devices(options: TrainerOptions, ranks: Ranks, device: str) -> int:
 def _as_launched(key: str, given: int, launched: int, what: str, ranks: Ranks) -> int:
     if ranks.launcher and given and given != launched:
         raise UsageError(
-            f"{key} is {given}, but {ranks.launcher} has started {launched} {what}; leave {key} out, or start {given}"
+            f"{key} is {given}, but {ranks.launcher} has started {launched} {what}; leave {key} out, or start {given}."
         )
     return launched if ranks.launcher else max(1, given)
-
-
-def bf16_pays(device: str) -> bool:
-    """Return whether bfloat16 autocast is faster than float32 here, from the hardware's instructions.
-
-    On CPUs it needs matrix units or AVX-512 BF16: 1.7 times as fast per training step with AMX, slower than float32 if
-    bfloat16 is emulated. It is not timed, since a run and its resumption must choose the same.
-    """
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -348,10 +348,6 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return any(_last_name(decorator) == "dataclass" for decorator in node.decorator_list)
 
 
-def _is_ellipsis(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is ...
-
-
 def _last_name(node: ast.expr) -> str:
     """Return "Literal" for Literal, typing.Literal, Literal[...] and Literal(...)."""
     if isinstance(node, ast.Subscript | ast.Call):

@@ -22,7 +22,8 @@ class Case:
 
     def __init__(self, suite: Any, folder: Path, elsewhere: RuleProcess | None = None) -> None:
         self.folder, self.suite = folder, suite
-        self._elsewhere = elsewhere or RuleProcess(other_hash_seed())
+        # Beside the folder: a process that is killed cannot remove it, and its parent removes all of that.
+        self._elsewhere = elsewhere or RuleProcess(other_hash_seed(), within=folder.parent)
 
     def scratch(self) -> Path:
         """A new, empty folder."""

@@ -39,11 +39,12 @@ class RuleProcess:
 
     Args:
         hash_seed: PYTHONHASHSEED of the process; None: as here.
+        within: where its folder is made; None for the system's temporary folder.
     """
 
-    def __init__(self, hash_seed: str | None = None) -> None:
+    def __init__(self, hash_seed: str | None = None, *, within: Path | None = None) -> None:
         self._hash_seed = hash_seed
-        self._folder = tempfile.TemporaryDirectory(prefix="retroflow-contract-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="retroflow-contract-", dir=within, ignore_cleanup_errors=True)
         self._process: subprocess.Popen[str] | None = None
 
     def call(

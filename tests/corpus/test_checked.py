@@ -30,7 +30,8 @@ def test_documents_pass_as_they_are():
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"text": "a"}, r"item 1 is of type dict; give retroflow.Document"),
+        ({"text": "a"}, r"item 1 is of type dict; yield retroflow.Document"),
+        (None, r"item 1 is of type NoneType; yield retroflow.Document"),
         (dataclasses.replace(NOTE, split="test"), "document 1 has the split 'test'; allowed: train and valid"),
         (dataclasses.replace(NOTE, text="half \ud800"), "the text of document 1 is not text that UTF-8 can hold"),
         (dataclasses.replace(NOTE, title=None), "the title of document 1 is not text"),
@@ -62,8 +63,10 @@ def test_its_own_error_stays():
 
 
 def test_counts_that_do_not_fit_are_refused():
-    with pytest.raises(ComponentError, match=r"counts has 3 documents after 1 were given; pass them through"):
+    with pytest.raises(ComponentError, match=r"counts has 3 documents after 1 were yielded; pass them through"):
         list(checked(lambda: iter([NOTE]), counted=3).documents())
+    with pytest.raises(ComponentError, match=r"^corpus notes .*: counts failed: TypeError"):
+        list(checked(lambda: iter([NOTE]), counted="3").documents())
 
 
 def test_another_version_of_a_plugin_is_another_corpus():

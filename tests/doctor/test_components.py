@@ -167,7 +167,7 @@ def test_leaving_a_check_ends_what_still_runs(tmp_path, monkeypatch):
     ],
 )
 def test_a_built_in_that_is_broken_is_no_option(answer, error, is_optional):
-    registry = Registry("part", None, {"scann": Entry("a:b", extra="scann")})
+    registry = Registry("part", "retroflow.parts", {"scann": Entry("a:b", extra="scann")})
     judged = component_check._judged(registry, "scann", answer)
     assert judged.is_optional == is_optional
     assert re.search(error, judged.error) if error else judged.error is None

@@ -221,6 +221,14 @@ def test_attention_in_bfloat16_is_as_exact_as_torch_s(num_keys, mask_rows, scale
         assert ours <= 1.1 * theirs + 1e-3 * of.norm()
 
 
+def test_attention_of_other_layouts_is_torch_s():
+    """The kernel that saves normalisers would read memory that is not theirs."""
+    query, few, turned = heads(2, 2, 8, 8), heads(1, 2, 8, 8), heads(2, 2, 8, 8).mT
+    plain, fast = attends()
+    for key in (few, few.expand(2, 2, 8, 8), turned):
+        torch.testing.assert_close(fast(query, key, key), plain(query, key, key))
+
+
 def test_the_backward_pass_of_attention_rounds_no_logits():
     """Two keys whose logits, near 300, differ by less than bfloat16 can tell; the gradient of the weights does."""
     query = torch.tensor([[[[16.0, 1.0]]]], dtype=torch.bfloat16, requires_grad=True)

@@ -4,6 +4,7 @@ import faulthandler
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from collections.abc import Callable, Iterator
@@ -96,6 +97,19 @@ def test_rules_run_in_the_process_of_pytest_to_be_debugged() -> None:
     finally:
         runner.close()
     assert seen == [os.getpid()]
+
+
+def ids_here_and_elsewhere(case: RetrieverCase) -> None:
+    assert case.elsewhere(process_id) != os.getpid()
+
+
+def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with RuleRunner(Suite) as runner:
+        runner.run(ids_here_and_elsewhere)
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_whose_pytest_was_killed_ends(tmp_path: Path) -> None:
