@@ -1,7 +1,9 @@
 """The model in a GGUF, opened by transformers and de-quantised: dense weights in float32 like those of any base."""
 
 import copy
+from contextlib import redirect_stderr
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,15 @@ def load_gguf(path: Path, config: PretrainedConfig) -> PreTrainedModel:
     """
     header = read_header(path)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with redirect_stderr(StringIO()):  # a progress bar that no option of transformers switches off
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # shapes that do not fit, numbers that cannot be de-quantised
         raise DamagedDataError(
             f'model.base: the weights in "{path}" cannot be loaded ({" ".join(str(error).split())[:200]}). Download '

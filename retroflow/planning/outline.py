@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from retroflow.console import saying_if_slow
+from retroflow.errors import UsageError
+from retroflow.planning.options import TrainerOptions
 from retroflow.protocols import ModelConfig
 
 
@@ -50,3 +52,35 @@ def outline(config: ModelConfig) -> ModelOutline:
         frozen=frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad),
         can_recompute=bool(model.blocks_to_recompute),
     )
+
+
+def check_trainable(outline: ModelOutline, trainer: TrainerOptions, *, strategy: str = "single") -> None:
+    """Check that there is something to train, unless nothing is to be trained.
+
+    Args:
+        outline: of the model.
+        trainer: how it is trained.
+        strategy: of the placement.
+
+    Raises:
+        UsageError: all weights are frozen that these options would train; or several processes would train nothing.
+    """
+    untrained = outline.frozen if trainer.retrieval else outline.frozen | outline.retrieval
+    if untrained != outline.sizes.keys():
+        return
+    if not trainer.max_steps:
+        if strategy != "single":
+            raise UsageError(
+                f'trainer.strategy: "{strategy}" for a model without a weight to train; one process evaluates it. '
+                "Leave trainer.strategy and trainer.devices out."
+            )
+    elif trainer.retrieval:
+        raise UsageError(
+            f"trainer.max_steps: {trainer.max_steps} given; all of this model's weights are frozen (model.unfreeze), "
+            "so that nothing is left to train. Set trainer.max_steps: 0 to evaluate it as it is."
+        )
+    else:
+        raise UsageError(
+            "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), so "
+            "that nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
+        )

@@ -12,7 +12,7 @@ from retroflow.planning.machine_memory import MachineMemory, available_cores, ma
 from retroflow.planning.memory_estimate import DeviceWork, MemoryEstimate, estimate_memory, estimate_states, size_text
 from retroflow.planning.model_check import check_model
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
-from retroflow.planning.outline import ModelOutline, outline
+from retroflow.planning.outline import ModelOutline, check_trainable, outline
 from retroflow.planning.placement import Placement
 from retroflow.planning.schedule import learning_rate_factor
 from retroflow.recipe import Recipe
@@ -232,6 +232,7 @@ def plan_of_recipe(
     check_model(recipe, options, placement)
     config = create(MODELS, recipe.section("model"), vocabulary_size=vocabulary_size, chunk_length=length)
     model = outline(config)
+    check_trainable(model, options, strategy=placement.strategy)
     retrieves = options.retrieval and config.retrieves
     return Plan(
         options=replace(options, retrieval=retrieves),

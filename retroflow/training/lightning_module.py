@@ -21,7 +21,7 @@ from retroflow.distributed.sharding import build_sharded
 from retroflow.errors import UsageError
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
-from retroflow.planning.outline import ModelOutline, outline
+from retroflow.planning.outline import check_trainable, outline
 from retroflow.planning.schedule import learning_rate_factor
 from retroflow.protocols import ModelConfig
 from retroflow.training.optimizers import make_optimizer, make_schedule
@@ -41,21 +41,6 @@ def dropout_seed(seed: int, batch: int, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
 
 
-def _check_something_to_train(outline: ModelOutline, trainer: TrainerOptions) -> None:
-    untrained = outline.frozen if trainer.retrieval else outline.frozen | outline.retrieval
-    if not trainer.max_steps or untrained != outline.sizes.keys():
-        return
-    if trainer.retrieval:
-        raise UsageError(
-            f"trainer.max_steps: {trainer.max_steps} given; all of this model's weights are frozen (model.unfreeze), "
-            "so that nothing is left to train. Set trainer.max_steps: 0 to evaluate it as it is."
-        )
-    raise UsageError(
-        "trainer.retrieval: false given; everything that works without retrieval is frozen (model.unfreeze), so that "
-        "nothing is left to train. Leave retrieval on, or set model.unfreeze: true."
-    )
-
-
 class RetroModule(pl.LightningModule):
     """Trains a Retro.
 
@@ -71,7 +56,7 @@ class RetroModule(pl.LightningModule):
         self.model: Any = None
         self.gradient_norm: Tensor = torch.zeros(())
         self.outline = outline(model)
-        _check_something_to_train(self.outline, trainer)
+        check_trainable(self.outline, trainer)
         if trainer.activation_checkpointing and not self.outline.can_recompute:
             raise UsageError(
                 "trainer.activation_checkpointing is true, and the model names no blocks_to_recompute; leave it out."

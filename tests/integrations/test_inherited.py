@@ -21,6 +21,9 @@ TOLERANCE = 1e-11
 LEARNED_POSITIONS = ("gpt2", "gpt_bigcode", "opt")
 SLIDING = ("mistral", "ministral", "mixtral", "qwen2", "phi3", "starcoder2")
 
+# One of each kind of position, head, window and layer; what depends on more is tested on all families.
+KINDS = ["gpt2", "gpt_bigcode", "gpt_neox", "llama", "mistral", "ministral3", "qwen2", "qwen3_moe", "gemma", "opt"]
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -34,6 +37,11 @@ def family(request):
 
 @pytest.fixture(params=FAMILIES)
 def every_family(request):
+    return request.param
+
+
+@pytest.fixture(params=[*KINDS, *(f"{family}, trained" for family in TRAINED)])
+def kind(request):
     return request.param
 
 
@@ -180,9 +188,9 @@ def test_maps_change_nothing_until_they_are_trained(every_family):
 
 
 @torch.no_grad()
-def test_a_token_changes_no_logit_before_it(family):
+def test_a_token_changes_no_logit_before_it(kind):
     tokens, retrieved, mask = make_batch(num_rows=1)
-    model = make_model(family)
+    model = make_model(kind)
     before = model(tokens, retrieved, mask)
     for position in range(tokens.shape[1]):
         other = tokens.clone()
@@ -202,9 +210,9 @@ def test_neighbours_of_a_chunk_change_nothing_before_the_last_token_of_that_chun
 
 
 @torch.no_grad()
-def test_every_prefix_gives_the_same_logits(family):
+def test_every_prefix_gives_the_same_logits(kind):
     tokens, retrieved, mask = make_batch(num_rows=1)
-    model = make_model(family)
+    model = make_model(kind)
     whole = model(tokens, retrieved, mask)
     for length in range(1, tokens.shape[1] + 1):
         chunks = length // CHUNK
@@ -213,9 +221,9 @@ def test_every_prefix_gives_the_same_logits(family):
 
 
 @torch.no_grad()
-def test_a_masked_neighbour_equals_an_absent_one_and_none_at_all_equals_off(family):
+def test_a_masked_neighbour_equals_an_absent_one_and_none_at_all_equals_off(kind):
     tokens, retrieved, _ = make_batch()
-    model = make_model(family)
+    model = make_model(kind)
     second_masked = torch.ones(retrieved.shape[:3], dtype=torch.bool)
     second_masked[:, :, 1] = False
     torch.testing.assert_close(
@@ -227,18 +235,18 @@ def test_a_masked_neighbour_equals_an_absent_one_and_none_at_all_equals_off(fami
 
 
 @torch.no_grad()
-def test_order_of_neighbours_does_not_matter_but_order_inside_one_does(family):
+def test_order_of_neighbours_does_not_matter_but_order_inside_one_does(kind):
     tokens, retrieved, mask = make_batch()
-    model = make_model(family)
+    model = make_model(kind)
     before = model(tokens, retrieved, mask)
     torch.testing.assert_close(model(tokens, retrieved.flip(2), mask.flip(2)), before, rtol=0, atol=TOLERANCE)
     assert not torch.allclose(model(tokens, retrieved.flip(3), mask.flip(3)), before)
 
 
 @torch.no_grad()
-def test_rows_do_not_influence_each_other(family):
+def test_rows_do_not_influence_each_other(kind):
     tokens, retrieved, mask = make_batch(num_rows=3)
-    model = make_model(family)
+    model = make_model(kind)
     whole = model(tokens, retrieved, mask)
     for row in range(3):
         alone = model(tokens[row : row + 1], retrieved[row : row + 1], mask[row : row + 1])
@@ -257,10 +265,10 @@ def test_rows_do_not_influence_each_other(family):
         (3, (13,), (0, 6)),
     ],
 )
-def test_cached_equals_uncached(family, step, lengths, padding):
+def test_cached_equals_uncached(kind, step, lengths, padding):
     tokens, retrieved, mask = make_batch(step=step)
     padding = None if padding is None else torch.tensor(padding)
-    model = make_model(family)
+    model = make_model(kind)
     wanted = model(tokens, retrieved, mask, padding=padding, retrieval_step=step)
     cache, parts, window = model.new_cache(padding=padding, retrieval_step=step), [], 0
     for part in tokens.split(lengths, dim=1):
@@ -282,9 +290,9 @@ def test_a_long_prompt_is_read_in_parts(monkeypatch):
 
 
 @torch.no_grad()
-def test_a_cache_can_keep_some_rows(family):
+def test_a_cache_can_keep_some_rows(kind):
     tokens, retrieved, mask = make_batch(num_rows=3)
-    model = make_model(family)
+    model = make_model(kind)
     rows = torch.tensor([2, 0])
     cache = model.new_cache(padding=torch.tensor([0, 5, 2]))
     model.extend(tokens[:, :9], cache, retrieved[:, :2], mask[:, :2])
@@ -307,17 +315,17 @@ def test_a_window_without_a_lookup_ends_the_one_before():
 
 
 @torch.no_grad()
-def test_padding_changes_no_other_position(family):
+def test_padding_changes_no_other_position(kind):
     tokens, retrieved, mask = make_batch()
-    model = make_model(family)
+    model = make_model(kind)
     padded = model(tokens, padding=torch.tensor([0, 6]))
     torch.testing.assert_close(padded[1:, 6:], model(tokens[1:, 6:]), rtol=0, atol=TOLERANCE)
     assert model(tokens, retrieved, mask, padding=torch.tensor([0, 6])).isfinite().all()
 
 
-def test_loss_is_that_of_the_logits(family):
+def test_loss_is_that_of_the_logits(kind):
     tokens, retrieved, mask = make_batch()
-    model = make_model(family)
+    model = make_model(kind)
     targets = tokens.roll(-1, dims=1)
     targets[0, 3] = -100
     logits = model(tokens, retrieved, mask)

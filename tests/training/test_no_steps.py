@@ -47,4 +47,7 @@ def test_a_base_that_reads_by_itself_needs_no_training(attached, tmp_path, capsy
     with pytest.raises(
         UsageError, match=r"trainer\.max_steps: 5 given; all of this model's weights are frozen.*max_steps: 0"
     ):
-        rf.fit(rf.load_recipe(attached, "trainer.max_steps=5"))
+        rf.fit(rf.load_recipe(attached, "trainer.max_steps=5", f"data.artifacts_folder={tmp_path}/none"))
+    with pytest.raises(UsageError, match=r'trainer\.strategy: "ddp" for a model without a weight to train'):
+        rf.fit(rf.load_recipe(attached, "trainer.strategy=ddp", "trainer.devices=2"))
+    assert not (tmp_path / "none").exists()
