@@ -7,6 +7,8 @@ from safetensors import safe_open
 from retroflow.components import MODELS
 from retroflow.errors import DamagedDataError, GenerationError, RetroflowError
 from retroflow.generation import GenerationOptions, generate
+from retroflow.integrations.retrofit import RetrofitModel
+from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.pretrained import WEIGHTS_FILE, load_weights, make_config, read_config, save_pretrained
 from tests.generation.small import Case, HashRetriever, LetterTokenizer, generate_without_cache
 from tests.integrations.bases import make_base, make_options, make_retrofit
@@ -75,3 +77,17 @@ def test_a_retrofit_is_refused_on_another_base(tmp_path, base_folder):
     _, values = read_config(tmp_path / "out")
     with pytest.raises((RetroflowError, DamagedDataError), match="base"):
         load_weights(make_config(MODELS.get("retrofit"), values, where=tmp_path).build(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("options", [{}, {"retrieval_step": 3}, {"align": False}])
+def test_a_base_that_reads_by_itself_generates_what_it_computes(family, options):
+    prompts = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11, 12]]
+    config = RetrofitConfig(vocabulary_size=60, chunk_length=4, base="a base in memory", reader="inherit")
+    model = RetrofitModel(config, make_base(family, dtype=torch.float64)).eval()
+    case = Case(model, prompts, HashRetriever(4), GenerationOptions(**SAMPLED, **options))
+    together = generate(model, TOKENIZER, prompts, retriever=case.retriever, options=case.options)
+    for number, generation in enumerate(together):
+        assert list(generation.tokens) == generate_without_cache(case, number)
+    off = generate(model, TOKENIZER, prompts, options=case.options)
+    assert [g.tokens for g in off] != [g.tokens for g in together]
