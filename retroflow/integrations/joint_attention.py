@@ -10,9 +10,9 @@ Shapes: b batch, t tokens of a call, s own keys (those of a cache before the t),
 g is a), h features of a head, W windows, k neighbours, r tokens of a neighbour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,17 @@ from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.neighbour_states import Capture
 from retroflow.integrations.reading_maps import ReadingMaps
 
+Made = TypeVar("Made")
+
 NAME = "retroflow_joint"
 """Of the attention function, in transformers."""
+
+OWN_KEYS_AT_ONCE = {"cpu": 0}
+"""Type of device -> bytes of own keys that may be copied so that several windows attend in one call; 128 MiB elsewhere.
+
+A CPU does the least work where each window attends alone, to the own keys before its end. A GPU would wait for the many
+small kernels to start.
+"""
 
 
 @dataclass(frozen=True)
@@ -78,46 +87,19 @@ class JointReading:
     first: int
     maps: Mapping[int, ReadingMaps] = field(default_factory=dict)
     question: Tensor | None = None
-    _masks: dict[Any, Tensor | None] = field(default_factory=dict)
+    _made: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def reads(self) -> bool:
         """Whether any token reads a neighbour."""
         return any(length for window in self.windows for length in window.lengths)
 
-    def segments(self, num_tokens: int) -> list[tuple[int, int, WindowNeighbours | None]]:
-        """Cut t tokens where another window begins: (first token, one past the last, its neighbours)."""
-        starts = [max(0, window.start - self.first) for window in self.windows]
-        pairs = zip(starts, [*starts[1:], num_tokens], self.windows, strict=True)
-        cut: list[tuple[int, int, WindowNeighbours | None]] = [
-            (start, min(stop, num_tokens), window if any(window.lengths) else None)
-            for start, stop, window in pairs
-            if start < min(stop, num_tokens)
-        ]
-        if not cut or cut[0][0]:
-            cut.insert(0, (0, cut[0][0] if cut else num_tokens, None))
-        return cut
-
-    def mask(
-        self, own: Tensor | None, part: slice, num_own: int, window: WindowNeighbours, query: Tensor
-    ) -> Tensor | None:
-        """Say which keys the tokens of a part see: bool [b, 1, tokens, own keys and neighbours']; None for all.
-
-        Args:
-            own: bool [b or 1, 1, t, s], the base's own; None for plain causality.
-            part: of the t tokens.
-            num_own: keys of the base that are given; the last is of the part's last token.
-            window: that the part reads.
-            query: float [b, a, t, h], for its device.
-        """
-        key = (part.start, None if own is None else id(own))  # of sliding and full layers they differ
-        if key not in self._masks:
-            length, lengths = part.stop - part.start, torch.tensor(window.lengths, device=query.device)
-            seen = _own_mask(own, part, num_own, query).expand(len(lengths), -1, -1, -1)
-            there = torch.arange(max(window.lengths), device=query.device) < lengths[:, None]
-            made = torch.cat((seen, there[:, None, None].expand(-1, 1, length, -1)), dim=3)
-            self._masks[key] = None if own is None and length == 1 and len(set(window.lengths)) == 1 else made
-        return self._masks[key]
+    def once(self, make: Callable[..., Made], *given: Any) -> Made:
+        """Call a function, once for all layers that give it the same objects."""
+        key = (make, *(each if isinstance(each, int | torch.dtype | torch.device) else id(each) for each in given))
+        if key not in self._made:
+            self._made[key] = make(*given), given  # which stay alive, and their ids their own
+        return cast(Made, self._made[key][0])
 
 
 def attend_jointly(
@@ -146,24 +128,27 @@ def attend_jointly(
     Returns:
         float [b, a, t, h].
     """
-    length, before, outputs = query.shape[2], key.shape[2] - query.shape[2], []
-    maps = reading.maps.get(layer)
-    for start, stop, window in reading.segments(length):
-        part, num_own = slice(start, stop), before + stop
+    num_rows, length, before = query.shape[0], query.shape[2], key.shape[2] - query.shape[2]
+    at_once = max(1, OWN_KEYS_AT_ONCE.get(query.device.type, 1 << 27) // key.nbytes)
+    maps, outputs = reading.maps.get(layer), []
+    for part, window in reading.once(_segments, reading.windows, reading.first, length, at_once):
+        num_own = before + part.stop
+        count = 1 if window is None else len(window.rows) // num_rows
         asking, keys, values = query[:, :, part], key[:, :, :num_own], value[:, :, :num_own]
-        if window is None:
-            mask: Tensor | None = _own_mask(own_mask, part, num_own, query)
-            outputs.append(_attend(asking, keys, values, mask, dropout, scaling))
-            continue
-        mask = reading.mask(own_mask, part, num_own, window, query)
-        theirs = window.keys_and_values(reading.layers[layer])
-        if maps is None:
-            keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
-            outputs.append(_attend(asking, keys, values, mask, dropout, scaling))
+        mask = reading.once(_mask, own_mask, part, num_own, window, num_rows, query.device)
+        if count > 1:
+            asking = _apart(asking, count)
+            keys, values = keys.repeat_interleave(count, dim=0), values.repeat_interleave(count, dim=0)
+        theirs = None if window is None else window.keys_and_values(reading.layers[layer])
+        if theirs is None or maps is None:
+            if theirs is not None:
+                keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
+            added = reading.once(_added, mask, query.shape[1] // key.shape[1], value.dtype)
+            attended = _attend(asking, keys, values, added, dropout, scaling)
         else:
-            question = None if reading.question is None else reading.question[:, :, part]
-            own = (keys, values)
-            outputs.append(maps.attend(asking, question, own, theirs, mask, dropout=dropout, scaling=scaling))
+            question = None if reading.question is None else _apart(reading.question[:, :, part], count)
+            attended = maps.attend(asking, question, (keys, values), theirs, mask, dropout=dropout, scaling=scaling)
+        outputs.append(attended.unflatten(0, (num_rows, count)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2)
 
 
@@ -211,22 +196,96 @@ def _attention_function(
     return own
 
 
-def _own_mask(own: Tensor | None, part: slice, num_own: int, query: Tensor) -> Tensor:
-    if own is not None:
-        return own[:, :, part, :num_own]
-    keys = torch.arange(num_own, device=query.device)
-    return (keys <= keys[num_own - (part.stop - part.start) :, None])[None, None]
+def _segments(
+    windows: Sequence[WindowNeighbours], first: int, num_tokens: int, at_once: int
+) -> list[tuple[slice, WindowNeighbours | None]]:
+    """Cut t tokens where another window begins.
+
+    Args:
+        windows: as in `JointReading`.
+        first: position of the first token.
+        num_tokens: t.
+        at_once: windows in a row, of equally many tokens, that may stay together.
+
+    Returns:
+        A part of the tokens, and what it reads; W windows that stay together are W rows for each row of the batch.
+    """
+    starts = [min(max(0, window.start - first), num_tokens) for window in windows] + [num_tokens]
+    cut: list[tuple[int, int, list[WindowNeighbours]]] = [(0, starts[0], [])]
+    for window, start, stop in zip(windows, starts[:-1], starts[1:], strict=True):
+        begin, _, together = cut[-1]
+        reads = any(window.lengths)
+        if reads and 0 < len(together) < at_once and start - begin == len(together) * (stop - start):
+            cut[-1] = (begin, stop, [*together, window])
+        else:
+            cut.append((start, stop, [window] if reads else []))
+    return [(slice(begin, stop), _side_by_side(together)) for begin, stop, together in cut if begin < stop]
+
+
+def _side_by_side(windows: list[WindowNeighbours]) -> WindowNeighbours | None:
+    """For each row of a batch the rows of these windows; None of none."""
+    rows = [row for of_row in zip(*(window.rows for window in windows), strict=True) for row in of_row]
+    return WindowNeighbours(windows[0].start, rows) if windows else None
+
+
+def _apart(x: Tensor, count: int) -> Tensor:
+    """Make rows of W windows: [b, c, W * t, f] -> [b * W, c, t, f]."""
+    return x.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _mask(
+    own: Tensor | None,
+    part: slice,
+    num_own: int,
+    window: WindowNeighbours | None,
+    num_rows: int,
+    device: torch.device,
+) -> Tensor | None:
+    """Say which keys a part of the tokens sees.
+
+    Args:
+        own: bool [b or 1, 1, t, s], the base's own; None for plain causality.
+        part: of the t tokens.
+        num_own: keys of the base that are given; the last is of the part's last token.
+        window: that the part reads; W windows together have W * b rows.
+        num_rows: b.
+        device: of the mask.
+
+    Returns:
+        bool [b * W, 1, tokens of a window, own keys and neighbours'], one row if all are equal; None where all is seen.
+    """
+    lengths, length = [0] * num_rows if window is None else window.lengths, part.stop - part.start
+    if own is None and length == 1 and len(set(lengths)) == 1:
+        return None
+    if own is None:
+        keys = torch.arange(num_own, device=device)
+        own = (keys <= keys[num_own - length :, None])[None, None]
+    else:
+        own = own[:, :, part, :num_own]
+    if len(own) == 1 and len(lengths) == num_rows and len(set(lengths)) == 1:
+        num_rows, lengths = 1, lengths[:1]
+    own = _apart(own.expand(num_rows, -1, -1, -1), len(lengths) // num_rows)
+    there = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    return torch.cat((own, there[:, None, None].expand(-1, 1, own.shape[2], -1)), dim=3)
+
+
+def _added(mask: Tensor | None, shared: int, dtype: torch.dtype) -> Tensor | None:
+    """What a mask [b, 1, t, s] adds to logits [b, 1, shared * t, s] of this dtype: 0, or minus infinity."""
+    if mask is None:
+        return None
+    added = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
+    return added.repeat(1, 1, shared, 1)
 
 
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
 ) -> Tensor:
-    """Attend with the fused kernel, the heads that share keys side by side as more queries; [b, a, t, h]."""
+    """Attend with the fused kernel, the heads that share keys side by side as more queries; [b, a, t, h].
+
+    The mask float [b, 1, a / g * t, s] is of `_added`.
+    """
     num_rows, num_heads, length, width = query.shape
-    shared = num_heads // key.shape[1]
-    if shared > 1:
-        query = query.reshape(num_rows, key.shape[1], shared * length, width)
-        mask = None if mask is None else mask.repeat(1, 1, shared, 1)
+    query = query.reshape(num_rows, key.shape[1], -1, width)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     return attended.reshape(num_rows, num_heads, length, width)
 

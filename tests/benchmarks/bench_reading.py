@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from retroflow.integrations.base_models import load_base
@@ -44,6 +44,13 @@ from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from tests.benchmarks.bench_training_step import Task, matrix_rates
 
+
+def attention_flops(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# The counter of torch knows the kernels of GPUs alone. A causal one counts as the whole square.
+ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -120,7 +127,7 @@ def race(setting: Setting, contenders: list[Contender], arguments: argparse.Name
     flops = {}
     for contender in contenders:
         state = contender.prepare()
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             contender.run(state)
         flops[contender] = counter.get_total_flops()
     config = setting.inherited.config

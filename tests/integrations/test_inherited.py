@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retroflow.errors import InvalidShapeError, UsageError
-from retroflow.integrations import neighbour_states
+from retroflow.integrations import joint_attention, neighbour_states
 from retroflow.integrations.inherited_reader import sink_of
 from retroflow.integrations.joint_attention import JointReading, WindowNeighbours, attend_jointly
 from retroflow.integrations.reading_maps import ReadingMaps
@@ -278,6 +278,22 @@ def test_cached_equals_uncached(kind, step, lengths, padding):
     if padding is not None:
         given = torch.arange(tokens.shape[1]) >= padding[:, None]
     torch.testing.assert_close(torch.cat(parts, dim=1)[given], wanted[given], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "qwen2, trained"])
+@pytest.mark.parametrize(("step", "padding"), [(CHUNK, None), (CHUNK, (0, 6)), (1, (2, 3)), (3, None)])
+def test_windows_that_attend_in_one_call_read_the_same(family, step, padding, monkeypatch):
+    tokens, retrieved, mask = make_batch(step=step, length=19)
+    mask[1, 1] = False
+    given = torch.arange(tokens.shape[1]) >= torch.tensor(padding or (0, 0))[:, None]
+    padding = None if padding is None else torch.tensor(padding)
+    model = make_model(family)
+    wanted = model(tokens, retrieved, mask, padding=padding, retrieval_step=step)
+    for most in (3000, 1 << 20):  # some of the windows, all of them
+        monkeypatch.setitem(joint_attention.OWN_KEYS_AT_ONCE, "cpu", most)
+        found = model(tokens, retrieved, mask, padding=padding, retrieval_step=step)
+        torch.testing.assert_close(found[given], wanted[given], rtol=0, atol=TOLERANCE)
 
 
 @torch.no_grad()
