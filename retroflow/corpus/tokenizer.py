@@ -20,6 +20,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.errors import DamagedDataError, UsageError
+from retroflow.hub import from_cache_or_hub
 
 T = TypeVar("T")
 
@@ -237,39 +238,39 @@ def _from_file(file: Path) -> Tokenizer:
 
 
 def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
-    tried = [f"the folder {os.path.abspath(os.path.expanduser(name))}"]
+    place = f"the folder {os.path.abspath(os.path.expanduser(name))}"
     if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise UsageError(_not_found(name, [f"{tried[0]} (does not exist)"]))
+        raise UsageError(_not_found(name, f"{place} (does not exist)"))
     # Imported here because it takes seconds, and a tokenizer.json does not need it.
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from transformers import AutoTokenizer
 
-    places = [(True, f"the Hugging Face cache {constants.HF_HUB_CACHE}"), (False, "the hub huggingface.co")]
-    tried[0] += " (does not exist)"
-    if is_folder:
-        places = [(True, tried.pop().removesuffix(" (does not exist)"))]
-    for local_files_only, place in places:
-        try:
-            if not local_files_only:
-                # Fails at once without a network; the loader would retry for most of a minute.
-                HfApi().model_info(name)
-            loaded = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-        except Exception as error:  # any of OSError, ValueError, ImportError, httpx and hub errors
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            tried.append(f"{place} ({lines[0]})")
-            continue
-        backend = getattr(loaded, "backend_tokenizer", None)
-        if backend is None:
-            raise UsageError(
-                f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has one, or use "train".'
-            )
-        return Tokenizer(backend, end_of_text=_end_of_text(backend, loaded.eos_token), origin=place)
-    raise UsageError(_not_found(name, tried))
+    def load(local_files_only: bool) -> Any:
+        if not local_files_only:
+            # Fails at once without a network; the loader would retry for most of a minute.
+            HfApi().model_info(name)
+        return AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+
+    try:
+        if is_folder:
+            loaded = load(True)
+        else:
+            loaded, place = from_cache_or_hub(load)
+    except LookupError as error:
+        raise UsageError(_not_found(name, f"{place} (does not exist); {error}")) from error
+    except Exception as error:  # any of OSError, ValueError and ImportError
+        raise UsageError(_not_found(name, f"{place} ({str(error).strip().partition(chr(10))[0]})")) from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise UsageError(
+            f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has one, or use "train".'
+        )
+    return Tokenizer(backend, end_of_text=_end_of_text(backend, loaded.eos_token), origin=place)
 
 
-def _not_found(name: str, tried: list[str]) -> str:
+def _not_found(name: str, tried: str) -> str:
     return (
-        f'data.tokenizer: "{name}" could not be loaded; tried {"; ".join(tried)}. '
+        f'data.tokenizer: "{name}" could not be loaded; tried {tried}. '
         'Give a folder that holds a tokenizer.json, a name on the hub while there is a network, or "train".'
     )
 

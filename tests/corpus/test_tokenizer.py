@@ -273,10 +273,10 @@ def test_a_name_that_cannot_be_reached_says_all_that_was_tried(monkeypatch: pyte
         load_tokenizer("nobody/nothing")
     message = str(caught.value)
     assert asked == ([True, False] if network else [True])
-    reason = "no such tokenizer" if network else "no network"
-    for part in ("the folder", "(does not exist)", "Hugging Face cache", f"the hub huggingface.co ({reason})"):
+    reason = "OSError: no such tokenizer more lines" if network else "ConnectionError: no network"
+    for part in ("the folder", "(does not exist)", "Hugging Face cache", f"hub: {reason}"):
         assert part in message
-    assert "more lines" not in message and '"train"' in message
+    assert '"train"' in message
 
 
 def test_a_fast_tokenizer_of_transformers_is_taken_over(monkeypatch: pytest.MonkeyPatch, bert: Path) -> None:
