@@ -18,6 +18,9 @@ from retroflow.protocols import Int64Array
 from retroflow.store.array_file import check_mapped
 from retroflow.store.chunk_store import ChunkStore
 
+_RANDOM_STREAM = 2
+"""Separates the random stream of random neighbours from the others of the recipe's seed."""
+
 
 class SequenceDataset(Dataset[Batch]):
     """Sequences of consecutive chunks with the neighbours of each chunk, assembled one batch at a time.
@@ -30,6 +33,8 @@ class SequenceDataset(Dataset[Batch]):
         sequence_chunks: chunks of a sequence.
         database: the training split, T chunks; neighbour ids are its rows.
         neighbours: int64 [N, k] rows of `database`, -1 where there is none; None for batches without retrieval.
+        random_share: share of sequences that get random chunks of the database instead, 0 to 1.
+        seed: chooses these sequences and chunks, with a sequence's first chunk and nothing else.
 
     Raises:
         CorpusError: the split is empty.
@@ -43,6 +48,8 @@ class SequenceDataset(Dataset[Batch]):
         sequence_chunks: int,
         database: ChunkStore | None = None,
         neighbours: Int64Array | None = None,
+        random_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
         if len(chunks) == 0:
             raise CorpusError("A split of the corpus has no chunks. Use a larger corpus, or hold out another share.")
@@ -52,6 +59,7 @@ class SequenceDataset(Dataset[Batch]):
         self.sequence_chunks = sequence_chunks
         self._database = database
         self._neighbours = neighbours
+        self._random_share, self._seed = random_share, seed
         stores = [store for store in (chunks, database) if store is not None]
         self._files = [array for store in stores for array in (store.tokens, store.lengths, store.document_ids)]
         self._files += [chunks.num_bytes, *([] if neighbours is None else [neighbours])]
@@ -129,7 +137,11 @@ class SequenceDataset(Dataset[Batch]):
         """
         assert self._database is not None and self._neighbours is not None
         database = self._database
-        ids = np.asarray(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
+        ids = np.array(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
+        for row, first in enumerate(rows[:, 0].tolist() if self._random_share else ()):
+            generator = np.random.default_rng([self._seed, first, _RANDOM_STREAM])
+            if generator.random() < self._random_share:
+                ids[row] = generator.integers(len(database), size=ids.shape[1:])
         neighbour_documents = database.document_ids[np.maximum(ids, 0)]
         own = (neighbour_documents[..., None] == documents[:, None, None, :]).any(axis=-1)
         return read_retrieved(database, ids, (ids >= 0) & ~own)

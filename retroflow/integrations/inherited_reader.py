@@ -137,7 +137,8 @@ class InheritedReader(nn.Module):
         self, base: PreTrainedModel, found: Retrieved, ends: list[int], padding: Tensor | None
     ) -> list[WindowNeighbours]:
         texts = [list(_texts(found.windows(w, w + 1), end, padding)) for w, end in enumerate(ends)]
-        states = self.states.of(base, (text for window in texts for row in window for text in row))
+        most = found.tokens.shape[:3].numel()
+        states = self.states.of(base, (text for window in texts for row in window for text in row), most=most)
         return [
             WindowNeighbours(end - 1, [[states[text] for text in row] for row in window])
             for end, window in zip(ends, texts, strict=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from retroflow.integrations.neighbour_reader import ARGUMENT
@@ -78,12 +79,13 @@ class NeighbourStates:
         """What is kept now."""
         return self._num_bytes
 
-    def of(self, base: PreTrainedModel, texts: Iterable[Text]) -> dict[Text, Tensor]:
+    def of(self, base: PreTrainedModel, texts: Iterable[Text], *, most: int) -> dict[Text, Tensor]:
         """Give the states of texts, each computed once.
 
         Args:
             base: that the texts run through.
             texts: any number, equal ones among them, none empty.
+            most: how many texts there can be, the same on all ranks.
 
         Returns:
             text -> float [L, 2, g, t, h], keys and values of each reading layer.
@@ -106,7 +108,13 @@ class NeighbourStates:
                     self._kept.move_to_end((text, made_by))
                     found[text] = state
         missing.sort(key=lambda text: len(text[0]))
-        for batch in [[text] for text in missing] if alone else _batches(missing):
+        batches = [[text] for text in missing] if alone else list(_batches(missing))
+        if any(isinstance(weight, DTensor) for weight in weights):
+            # Ranks gather weights together, so that each runs as many passes, whatever it has kept.
+            passes = -(-most // (1 if alone else max(1, TOKENS_AT_ONCE // (1 + self._length))))
+            for _ in range(passes - len(batches)):
+                self._compute(base, [((self._sink,), (0,))], autocast)
+        for batch in batches:
             computed = self._compute(base, batch, autocast)
             found |= computed
             self._keep({(text, made_by): state for text, state in computed.items()})

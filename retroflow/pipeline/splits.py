@@ -41,13 +41,15 @@ class Splits:
         """What is retrieved from."""
         return self.train_chunks
 
-    def training(self, *, retrieval: bool) -> SequenceDataset:
-        """Sequences to train on."""
+    def training(self, *, retrieval: bool, random_share: float = 0.0, seed: int = 0) -> SequenceDataset:
+        """Sequences to train on, a share of them with random neighbours, which the seed chooses."""
         return SequenceDataset(
             self.train_chunks,
             sequence_chunks=self.sequence_chunks,
             database=self.database,
             neighbours=self.train_neighbours if retrieval else None,
+            random_share=random_share,
+            seed=seed,
         )
 
     def validation(self, neighbours: Int64Array | None = None) -> SequenceDataset:

@@ -51,6 +51,8 @@ class TrainerOptions:
         accumulate: micro-batches of a device per step, to save memory.
         retrieval: False trains the same decoder without retrieved text, as a baseline.
         retrieval_dropout: share of steps trained without retrieved text, so that retrieval can be switched off.
+        random_neighbours: share of sequences trained with random chunks of the database as neighbours, so that the
+            model learns to leave unread what does not help.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 if the device is faster with it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         strategy: "ddp": every process has the whole model; "fsdp": each has a shard of it; "auto": one process, or
@@ -83,6 +85,7 @@ class TrainerOptions:
     accumulate: Annotated[int, Ge(1)] = 1
     retrieval: bool = True
     retrieval_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
+    random_neighbours: Annotated[float, Ge(0), Le(1)] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"

@@ -33,6 +33,7 @@ BINDING_KEYS = (
     "trainer.batch_size",
     "trainer.retrieval",
     "trainer.retrieval_dropout",
+    "trainer.random_neighbours",
 )
 """Keys that must be equal in a run and its checkpoints, besides the artifacts; others may change."""
 

@@ -227,9 +227,10 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
     step_end = StepEnd(
         metrics, lambda: estimate(job, ranks), stopping, job.options, start.run.checkpoints, job.identity
     )
-    data = RetroData(
-        job.splits.training(retrieval=job.options.retrieval), job.options, seed=job.seed, num_workers=job.num_workers
+    sequences = job.splits.training(
+        retrieval=job.options.retrieval, random_share=job.options.random_neighbours, seed=job.seed
     )
+    data = RetroData(sequences, job.options, seed=job.seed, num_workers=job.num_workers)
     trainer = make_trainer(job, start, [step_end], ranks)
     # FSDP needs a process group even for one process.
     is_grouped = job.placement.strategy == "fsdp"

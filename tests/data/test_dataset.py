@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from retroflow.data import SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
@@ -117,6 +118,31 @@ def test_validation_chunks_read_another_store():
     batch = dataset.assemble([0], 2)
     assert batch.retrieved[0, 0, 0].tolist() == database.tokens[:2].ravel().tolist()
     assert batch.retrieved[0, 1, 0, :4].tolist() == database.tokens[3].tolist()
+
+
+def test_a_share_of_sequences_gets_random_neighbours_whatever_the_batch():
+    chunks = make_chunks([4] * 300)
+    neighbours = np.full((300, 2), 299)
+
+    def dataset(share, seed=3):
+        return SequenceDataset(
+            chunks, sequence_chunks=2, database=chunks, neighbours=neighbours, random_share=share, seed=seed
+        )
+
+    starts = np.arange(0, 200, 2)
+    usual, some = dataset(0.0).assemble(starts, 2), dataset(0.2).assemble(starts, 2)
+    is_random = (some.retrieved != usual.retrieved).flatten(1).any(1)
+    assert 10 <= int(is_random.sum()) <= 30
+    row = int(is_random.nonzero()[0])
+    alone = dataset(0.2).assemble(starts[row : row + 1], 2)
+    assert torch.equal(alone.retrieved[0], some.retrieved[row])
+    assert not torch.equal(dataset(0.2, seed=4).assemble(starts, 2).retrieved, some.retrieved)
+    every = dataset(1.0).assemble(starts, 2)
+    assert len(every.retrieved[..., 0].unique()) > 150
+    assert torch.equal(every.tokens, usual.tokens) and torch.equal(every.targets, usual.targets)
+    one = make_chunks([8])  # whose only document stays masked
+    alone = SequenceDataset(one, sequence_chunks=2, database=one, neighbours=np.full((2, 2), -1), random_share=1.0)
+    assert not alone.assemble([0], 2).retrieved_mask.any()
 
 
 def test_without_neighbours_nothing_is_retrieved():

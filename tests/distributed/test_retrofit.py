@@ -103,6 +103,21 @@ def test_ddp_and_fsdp_equal_one_process(folder, monkeypatch, family, unfreeze):
 
 
 @pytest.mark.slow
+def test_a_trained_inherited_reader_on_two_ranks_equals_one_process(folder, monkeypatch):
+    """Ranks that have kept other neighbours run as many passes under FSDP; else they would wait for each other."""
+    monkeypatch.chdir(folder)
+    model = "{name: retrofit, base: llama, reader: inherit, trained: [scale, query, answer], rank: 4}"
+    words = (f"model={model}", "trainer.log_every=1", "trainer.retrieval_dropout=0", "trainer.random_neighbours=0.3")
+    fit_here(load(Path("tiny.yaml"), (*words, "trainer.runs_folder=inherited-one"), schema=recipe_schema()))
+    for strategy, of_two in TWO.items():
+        ended = fit(folder, *words, *of_two, f"trainer.runs_folder=inherited-{strategy}")
+        assert ended.code == 0 and not ended.leftovers(), ended.errors
+        assert_close(folder, "inherited-one", f"inherited-{strategy}")
+    one, fsdp = newest(folder, "inherited-one"), newest(folder, "inherited-fsdp")
+    assert one["state_dict"].keys() == fsdp["state_dict"].keys() and not any(".base." in n for n in one["state_dict"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", ["false", "true"])
 def test_strategies_go_on_from_each_other(folder, unfreeze):
     """FSDP on 2, then DDP on 2, then FSDP on 2 again, then one process: one run."""

@@ -60,10 +60,11 @@ def test_a_factor_is_not_decayed(tmp_path, base):
 
 
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base):
-    whole = make_job(tmp_path, base, validate_every=6)
+    options = {"validate_every": 6, "random_neighbours": 0.3}
+    whole = make_job(tmp_path, base, **options)
     start, _ = run(whole)
     first = sorted(start.run.checkpoints.glob("*.ckpt"))[0]
-    again = make_job(tmp_path, base, validate_every=6)
+    again = make_job(tmp_path, base, **options)
     resumed = choose_start(tiny_recipe(), again.identity, runs_folder=again.runs_folder, resume=first, say=print)
     with StopRequests() as requests:
         train(again, resumed, requests)
