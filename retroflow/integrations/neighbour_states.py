@@ -93,9 +93,10 @@ class NeighbourStates:
         device = base.device
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         weights = [weight for weight in base.parameters() if not weight.is_inference()]
-        # In training on a CPU each text runs alone. The last bits of what runs together depend on the others, and a
-        # resumed run, which begins with nothing kept, would end with other bits.
-        alone = device.type == "cpu" and self._most_bytes > 0 and torch.is_grad_enabled()
+        # The last bits of what runs together depend on the others. In training in full precision on a CPU, where a
+        # resumed run ends with the bits of an unbroken one though it begins with nothing kept, each text runs alone.
+        exact = device.type == "cpu" and (autocast or base.dtype) != torch.bfloat16 and self._most_bytes > 0
+        alone = exact and torch.is_grad_enabled()
         made_by = (device, base.dtype, autocast, alone, sum(weight._version for weight in weights))  # changed in place
         found: dict[Text, Tensor] = {}
         missing: list[Text] = []
