@@ -522,6 +522,22 @@ def test_what_is_kept_is_of_these_weights_and_this_precision():
     assert not torch.allclose(model(tokens, retrieved, mask), before)
 
 
+@torch.no_grad()
+def test_under_autocast_neighbours_are_read_by_a_rounded_copy_and_the_base_stays(every_family):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(every_family, dtype=torch.float32)
+    names = model.state_dict().keys()
+    with torch.autocast("cpu", torch.bfloat16):
+        off = model(tokens)
+        on = model(tokens, retrieved, mask)
+        assert torch.equal(model(tokens), off)
+    assert model.state_dict().keys() == names and model.base.dtype == torch.float32
+    (states,) = {state.dtype for state in model.retrieval.states._kept.values()}
+    assert states == torch.bfloat16
+    exact, base = model(tokens, retrieved, mask), model(tokens)
+    assert (on - exact).abs().mean() < 0.5 * (exact - base).abs().mean()
+
+
 def test_what_is_kept_can_be_read_in_training():
     tokens, retrieved, mask = make_batch()
     other = make_model(dtype=torch.float32)
