@@ -9,7 +9,7 @@ import pytest
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
 from retroflow.testing import ModelContract
-from tests.integrations.bases import make_base, make_options
+from tests.integrations.bases import CHUNK, VOCABULARY, make_base, make_options
 from tests.model.random_models import READING_AIDS, SMALL
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,3 +48,17 @@ class TestRetrofitOfATrainedBase(ModelContract):
 
     def make_config(self) -> RetrofitConfig:
         return make_options(base=base_folder(), unfreeze=True, smear=True)
+
+
+class TestTrainedInheritedReader(ModelContract):
+    own_process = False
+
+    def make_config(self) -> RetrofitConfig:
+        return RetrofitConfig(
+            vocabulary_size=VOCABULARY,
+            chunk_length=CHUNK,
+            base=base_folder(),
+            reader="inherit",
+            trained=("scale", "query", "answer"),
+            rank=4,
+        )
