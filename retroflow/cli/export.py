@@ -12,10 +12,13 @@ def export(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Checkpoint to export. Default: the newest.")
     ] = None,
+    without_base: Annotated[
+        bool, typer.Option("--without-base", help="Leave out a RETRO-fit's frozen base; the folder refuses another.")
+    ] = False,
 ) -> None:
     """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""
     from retroflow.console import say
     from retroflow.generation.export import export as export_run
 
-    origin = export_run(run_folder, folder, checkpoint=checkpoint, say=say)
+    origin = export_run(run_folder, folder, checkpoint=checkpoint, say=say, with_base=not without_base)
     print(f"{folder}: {origin.recipe}, step {origin.step:,}")

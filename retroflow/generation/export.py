@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import DamagedDataError
@@ -15,7 +14,14 @@ from retroflow.store.sealed_json import read_sealed
 from retroflow.version import __version__
 
 
-def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkpoint: str | None = None) -> Origin:
+def export(
+    run_folder: Path,
+    folder: Path,
+    *,
+    say: Callable[[str], None],
+    checkpoint: str | None = None,
+    with_base: bool = True,
+) -> Origin:
     """Write a checkpoint of a run as weights, configuration, tokenizer and README.
 
     Args:
@@ -23,28 +29,30 @@ def export(run_folder: Path, folder: Path, *, say: Callable[[str], None], checkp
         folder: new or empty; afterwards complete, or unchanged.
         say: called with the reason if the README lacks the losses.
         checkpoint: a step or a path; None for the newest.
+        with_base: False leaves out the pretrained base that a model was made on and did not change.
 
     Returns:
         The model's origin.
 
     Raises:
-        UsageError: the folder is not empty, or the run cannot be exported.
+        UsageError: the folder is not empty, the run cannot be exported, or there is no base to leave out.
         DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
         RetroflowError: the weights are not finite, or the folder cannot be written.
     """
     check_unused(folder)
     trained = load_trained_model(run_folder, checkpoint=checkpoint)
     origin = origin_of(trained)
-    write_exported(folder, trained.model, trained.tokenizer, origin, card_of(trained, say))
+    save = trained.model.save_pretrained if with_base else trained.model.save_without_base
+    write_exported(folder, save, trained.tokenizer, origin, card_of(trained, say))
     return origin
 
 
-def write_exported(folder: Path, model: Any, tokenizer: Tokenizer, origin: Origin, card: str) -> None:
+def write_exported(folder: Path, save: Callable[[Path], None], tokenizer: Tokenizer, origin: Origin, card: str) -> None:
     """Write a model as a folder that `load_exported` opens, whole or not at all.
 
     Args:
         folder: new or empty.
-        model: with its weights.
+        save: writes the model's part into a folder.
         tokenizer: the model's.
         origin: the run and its training.
         card: the text of its README.
@@ -55,7 +63,7 @@ def write_exported(folder: Path, model: Any, tokenizer: Tokenizer, origin: Origi
     """
     check_unused(folder)
     with whole_folder(folder) as partial:
-        model.save_pretrained(partial)
+        save(partial)
         tokenizer.save(partial)
         origin.write(partial)
         write_file(partial / "README.md", card.encode())

@@ -126,7 +126,7 @@ class LanguageModel:
             UsageError: the folder is not empty.
             RetroflowError: it cannot be written.
         """
-        write_exported(Path(folder), self.model, self.tokenizer, self.origin, self.card)
+        write_exported(Path(folder), self.model.save_pretrained, self.tokenizer, self.origin, self.card)
 
     def _options(self, given: Options) -> GenerationOptions:
         fitting = Fitting()

@@ -104,20 +104,27 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """
         return cls(options, load_base(options.base))
 
-    def save_pretrained(self, folder: str | Path, *, with_base: bool = True) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors, SHA256SUMS and the base into a new folder, whole or not at all.
 
-        Args:
-            folder: new or empty.
-            with_base: False leaves out a frozen base and only names it.
-
         Raises:
-            UsageError: the folder is not empty, or a trained base would be left out.
+            UsageError: the folder is not empty.
             RetroflowError: it cannot be written.
         """
         from retroflow.integrations import retrofit_folder
 
-        retrofit_folder.save(self, Path(folder), with_base=with_base)
+        retrofit_folder.save(self, Path(folder), with_base=True)
+
+    def save_without_base(self, folder: str | Path) -> None:
+        """As `save_pretrained`, but a frozen base is only named; its fingerprint refuses another one.
+
+        Raises:
+            UsageError: the folder is not empty, or the base was trained.
+            RetroflowError: it cannot be written.
+        """
+        from retroflow.integrations import retrofit_folder
+
+        retrofit_folder.save(self, Path(folder), with_base=False)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "RetrofitModel":

@@ -40,8 +40,8 @@ def save(model: RetrofitModel, folder: Path, *, with_base: bool) -> None:
     """
     if not with_base and model.options.unfreeze:
         raise UsageError(
-            "save_pretrained: with_base=False given, but this base was trained (model.unfreeze), so that it is nowhere "
-            "else. Leave with_base out."
+            "the base of this model was trained (model.unfreeze), so that it is nowhere else and cannot be left out; "
+            "write it whole (save_pretrained; without --without-base)."
         )
     config = replace(model.options, base=BASE_FOLDER if with_base else model.options.base, unfreeze=False)
     added = nn.Module()

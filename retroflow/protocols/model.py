@@ -198,6 +198,22 @@ class RetrievalModel(Protocol):
         """
         ...
 
+    def save_without_base(self, folder: str | Path) -> None:
+        """Write a model as `save_pretrained` does, but for the pretrained base that it was made on and did not change.
+
+        The folder names the base and refuses another one. The default refuses: most models have no base.
+
+        Raises:
+            UsageError: the folder holds something, or there is no such base.
+            RetroflowError: it cannot be written.
+        """
+        from retroflow.errors import UsageError
+
+        raise UsageError(
+            f"a {type(self).__name__} has no pretrained base that could be left out; write it whole "
+            "(save_pretrained; without --without-base)."
+        )
+
     def retrieval_parameters(self) -> set[str]:
         """Names of the trained parameters that a loss without retrieved text does not reach.
 

@@ -96,6 +96,14 @@ def test_generation_from_run_and_export_is_the_same_and_uses_the_base_tokenizer(
     assert torch.equal(fingerprint(opened.model.base), fingerprint(load_base(str(folder / "base"))))
 
 
+def test_an_export_can_leave_out_the_base(folder: Path) -> None:
+    run_folder, exported = folder / "runs" / "tiny" / "0001", folder / "without base"
+    assert run(["export", str(run_folder), str(exported), "--without-base"]) == 0
+    assert not (exported / "base").exists()
+    opened = load_exported(exported)
+    assert torch.equal(fingerprint(opened.model.base), fingerprint(load_base(str(folder / "base"))))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -657,7 +657,7 @@ def test_maps_are_saved_without_their_base_and_refuse_another(tmp_path):
     base.save_pretrained(tmp_path / "base")
     model = make_model("llama, trained", dtype=torch.float32, base=base)
     model.options = replace(model.options, base=str(tmp_path / "base"))
-    model.save_pretrained(tmp_path / "maps", with_base=False)
+    model.save_without_base(tmp_path / "maps")
     assert not (tmp_path / "maps" / "base").exists()
     num_weights = sum(parameter.numel() for parameter in model.retrieval.parameters())
     assert (tmp_path / "maps" / "model.safetensors").stat().st_size < 4 * num_weights + 6000

@@ -51,7 +51,7 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
 def test_a_frozen_base_can_stay_where_it_is(tmp_path):
     make_base().save_pretrained(tmp_path / "base")
     model = make_options(base=str(tmp_path / "base")).build().eval()
-    model.save_pretrained(tmp_path / "fit", with_base=False)
+    model.save_without_base(tmp_path / "fit")
     assert {path.name for path in (tmp_path / "fit").iterdir()} == {"config.json", "model.safetensors", "SHA256SUMS"}
     batch = make_batch()
     assert torch.equal(RetrofitModel.from_pretrained(tmp_path / "fit")(*batch), model(*batch))
@@ -61,9 +61,16 @@ def test_a_frozen_base_can_stay_where_it_is(tmp_path):
 
 
 def test_a_trained_base_cannot_be_left_out(tmp_path):
-    with pytest.raises(UsageError, match=r"with_base=False given.*was trained.*Leave with_base out"):
-        make_retrofit(unfreeze=True).save_pretrained(tmp_path / "fit", with_base=False)
+    with pytest.raises(UsageError, match=r"was trained \(model\.unfreeze\).*write it whole"):
+        make_retrofit(unfreeze=True).save_without_base(tmp_path / "fit")
     assert not (tmp_path / "fit").exists()
+
+
+def test_a_model_without_a_base_has_none_to_leave_out(tmp_path):
+    model = Retro(make_retrofit().config)
+    with pytest.raises(UsageError, match=r"a Retro has no pretrained base that could be left out; write it whole"):
+        model.save_without_base(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
