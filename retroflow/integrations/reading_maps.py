@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.model.config import RetroConfig
+
 
 class LowRankMap(nn.Module):
     """Computes U D x, zero at step 0.
@@ -111,6 +114,12 @@ class ReadingMaps(nn.Module):
             flat = answers.transpose(1, 2).flatten(2)
             answers = answers + self.answer(flat).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return _weighted(to_own, own[1]) + answers
+
+
+def make_maps(options: RetrofitConfig, config: RetroConfig) -> list[ReadingMaps]:
+    """Make the maps of each reading layer, which are `cca_layers` of the config; none where nothing is trained."""
+    sizes = {"width": config.width, "num_heads": config.num_heads, "head_width": config.resolved_head_width}
+    return [ReadingMaps(options.trained, rank=options.rank, **sizes) for _ in config.cca_layers if options.trained]
 
 
 def _logits(query: Tensor, key: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from retroflow.integrations.base_models import (
 from retroflow.integrations.inherited_reader import InheritedReader
 from retroflow.integrations.joint_attention import JointReading, attach_questions
 from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
-from retroflow.integrations.reading_maps import ReadingMaps
+from retroflow.integrations.reading_maps import make_maps
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.cache import extend_with_cache
 from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
@@ -79,7 +79,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
                 chunk_length=self.config.chunk_length,
                 learned_positions=family.max_length(base.config) is not None,
                 most_bytes=0 if options.unfreeze else int(options.neighbour_cache_gib * (1 << 30)),
-                maps=self._reading_maps(),
+                maps=make_maps(options, self.config),
             )
             if "query" in options.trained:
                 layers = layers_of(base, family)
@@ -347,13 +347,6 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if found is None or isinstance(self.retrieval, InheritedReader):
             return None
         return partial(self.retrieval.encoder, found, embedding=self._embedding(), step=step, is_token=is_token)
-
-    def _reading_maps(self) -> list[ReadingMaps]:
-        """Make the trained maps of each reading layer; none where nothing is trained."""
-        config, options = self.config, self.options
-        sizes = {"width": config.width, "num_heads": config.num_heads, "head_width": config.resolved_head_width}
-        layers = config.cca_layers if options.trained else ()
-        return [ReadingMaps(options.trained, rank=options.rank, **sizes) for _ in layers]
 
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())
