@@ -77,7 +77,8 @@ def check_trainable(outline: ModelOutline, trainer: TrainerOptions, *, strategy:
     elif trainer.retrieval:
         raise UsageError(
             f"trainer.max_steps: {trainer.max_steps} given; all of this model's weights are frozen (model.unfreeze), "
-            "so that nothing is left to train. Set trainer.max_steps: 0 to evaluate it as it is."
+            "so that nothing is left to train. Name what to train (model.trained, with model.reader: inherit), or set "
+            "trainer.max_steps: 0 to evaluate it as it is."
         )
     else:
         raise UsageError(
