@@ -41,7 +41,7 @@ def save(model: RetrofitModel, folder: Path, *, with_base: bool) -> None:
     if not with_base and model.options.unfreeze:
         raise UsageError(
             "the base of this model was trained (model.unfreeze), so that it is nowhere else and cannot be left out; "
-            "write it whole (save_pretrained; without --without-base)."
+            "write it whole, with save_pretrained or by retroflow export without options."
         )
     config = replace(model.options, base=BASE_FOLDER if with_base else model.options.base, unfreeze=False)
     added = nn.Module()

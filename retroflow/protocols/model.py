@@ -210,8 +210,8 @@ class RetrievalModel(Protocol):
         from retroflow.errors import UsageError
 
         raise UsageError(
-            f"a {type(self).__name__} has no pretrained base that could be left out; write it whole "
-            "(save_pretrained; without --without-base)."
+            f"a {type(self).__name__} has no pretrained base that could be left out; write it whole, "
+            "with save_pretrained, or by retroflow export without options."
         )
 
     def retrieval_parameters(self) -> set[str]:
