@@ -30,7 +30,7 @@ from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
 
 RAM_PASSAGE_TOKENS = 256
-"""The most tokens of a passage. Source: Ram et al. 2023, section 5."""
+"""The most tokens of a passage. Source: Ram et al. 2023."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def compare(
         sequences=len(sequences),
         of=len(splits.validation()),
         documents=len(np.unique(documents)),
-        intervals=_intervals(found, documents, seed),
+        intervals=intervals_of(found, documents, seed=seed),
     )
 
 
@@ -181,14 +181,14 @@ def _nats_of_chunks(
         of_rows = starts[done : done + num_rows]
         done += num_rows
         for chunk in range(1, length // m):
-            inputs = [_prompt(batch, row, chunk, m, prompting, model.context_length) for row in range(num_rows)]
+            inputs = [prompt_of(batch, row, chunk, m, prompting, model.context_length) for row in range(num_rows)]
             targets = batch.targets[:, chunk * m - 1 : (chunk + 1) * m - 1]
             yield of_rows + chunk, _nats(model, placement, inputs, targets)
             advance(0)  # may stop here
         advance(num_rows)
 
 
-def _prompt(batch: Batch, row: int, chunk: int, m: int, prompting: Prompting, context_length: int) -> Tensor:
+def prompt_of(batch: Batch, row: int, chunk: int, m: int, prompting: Prompting, context_length: int) -> Tensor:
     """Return the tokens int64 [t] from whose last m positions the tokens of a chunk are predicted.
 
     Where they would be too many, the text is cut at its left, but the chunk before the predicted one stays; then the
@@ -217,12 +217,21 @@ def _nats(model: Any, placement: Placement, inputs: list[Tensor], targets: Tenso
     return nats.double().cpu().numpy()
 
 
-def _intervals(measures: Mapping[str, Measure], documents: Int64Array, seed: int) -> dict[str, Interval | None]:
+def intervals_of(measures: Mapping[str, Measure], documents: Int64Array, *, seed: int) -> dict[str, Interval | None]:
+    """Return the 95 % intervals of the differences between modes, and of `recovered`.
+
+    Args:
+        measures: by mode, of the same chunks.
+        documents: int64 [c], the document of each chunk.
+        seed: of the bootstrap.
+    """
     nats = {mode: by_document(measure.chunk_nats, documents) for mode, measure in measures.items()}
     losses = resampled_losses(nats, by_document(measures["off"].chunk_tokens, documents), seed=seed)
     on, off = losses["on"], losses["off"]
     found: dict[str, Interval | None] = {"on_minus_off": interval(on - off)}
-    for mode in measures.keys() - {"on", "off"}:
+    for mode in losses:
+        if mode in ("on", "off"):
+            continue
         found[f"{mode}_minus_off"] = interval(losses[mode] - off)
         found[f"on_minus_{mode}"] = interval(on - losses[mode])
     gains = off - losses["in_context"]

@@ -93,7 +93,7 @@ def _validation(report: dict[str, Any]) -> dict[str, Any]:
     for baseline in ("off", "shuffled", "random"):
         if f"gain_over_{baseline}" in report:
             rows[f"gain over {baseline}"] = report[f"gain_over_{baseline}"]
-    for name in ("predicted_tokens", "bytes", "share_without_neighbours"):
+    for name in ("recovered", "predicted_tokens", "bytes", "share_without_neighbours"):
         if name in report:
             rows[name] = report[name]
     return rows

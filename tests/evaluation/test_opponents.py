@@ -9,8 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from retroflow.data import Batch
 from retroflow.evaluation.measuring import measure_report, prompted_sequences, sequences_to_measure
-from retroflow.evaluation.opponents import compare
+from retroflow.evaluation.opponents import Prompting, compare, intervals_of, prompt_of
+from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.stored_report import read_report
 from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.integrations.retrofit_config import RetrofitConfig
@@ -90,6 +92,25 @@ def test_prompts_that_are_too_long_lose_text_and_then_passages_at_their_left(tmp
         np.testing.assert_allclose(found, wanted[: len(found)], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("prompting", "context", "wanted"),
+    [
+        (Prompting(), 99, [30, 31, 20, 21, 22, 23, 1, 2, 3, 4, 5]),  # the best one last, none of their padding
+        (Prompting(passages=1), 99, [20, 21, 22, 23, 1, 2, 3, 4, 5]),
+        (Prompting(passages=1, passage_tokens=3), 99, [20, 21, 22, 1, 2, 3, 4, 5]),
+        (Prompting(), 9, [30, 31, 20, 21, 22, 23, 3, 4, 5]),  # of the text the chunk before stays
+        (Prompting(length=7), 99, [20, 21, 22, 23, 3, 4, 5]),  # then the worst passage goes first
+        (Prompting(length=4), 99, [23, 3, 4, 5]),
+    ],
+)
+def test_a_prompt_is_passages_and_text(prompting, context, wanted):
+    retrieved = torch.tensor([[[0, 0, 0, 0], [0, 0, 0, 0]], [[20, 21, 22, 23], [30, 31, 0, 0]], [[9] * 4] * 2])[None]
+    mask = retrieved > 0
+    batch = Batch(torch.arange(1, 7)[None], torch.arange(2, 8)[None], retrieved, mask, torch.tensor([6]))
+    assert prompt_of(batch, 0, 2, 2, prompting, context).tolist() == wanted
+    assert prompt_of(batch, 0, 1, 2, prompting, context).tolist() == [1, 2, 3]  # the chunk before has no neighbours
+
+
 def test_all_modes_are_compared_on_the_same_tokens(tmp_path):
     job = make_job(tmp_path)
     report = measure_report(job, training={}, advance=lambda n: None)
@@ -152,6 +173,33 @@ def test_recovered_is_the_share_of_in_contexts_gain(tmp_path):
     assert with_losses(found, off=2.0, on=2.2, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(-0.5)
     useless = with_losses(found, off=2.0, on=1.9, in_context=2.1, in_context_ram=2.1)
     assert useless.recovered is None and "do not lower its loss" in useless.findings()[0]
+
+
+def by_chunk(nats):
+    tokens = np.array([40, 60, 50])
+    return Measure(float(np.sum(nats * tokens)), 150, 600, 1.0, nats * tokens, tokens)
+
+
+@pytest.mark.parametrize("share", [0.75, 1.5, -0.5])
+def test_intervals_are_of_the_differences_they_are_named_after(share):
+    """Where every document gains 0.4 nats in the prompt, and a share of that by reading, all resamples agree."""
+    off = np.array([2.0, 3.0, 4.0])
+    measures = {"off": by_chunk(off), "on": by_chunk(off - 0.4 * share), "in_context": by_chunk(off - 0.4)}
+    found = intervals_of(measures, np.array([3, 5, 9]), seed=1)
+    wanted = {
+        "on_minus_off": -0.4 * share,
+        "in_context_minus_off": -0.4,
+        "on_minus_in_context": 0.4 * (1 - share),
+        "recovered": share,
+    }
+    assert found == {name: (pytest.approx(value), pytest.approx(value)) for name, value in wanted.items()}
+
+
+def test_a_share_of_what_may_be_no_gain_has_no_interval():
+    off = np.array([2.0, 3.0, 4.0])
+    measures = {"off": by_chunk(off), "on": by_chunk(off - 0.1), "in_context": by_chunk(off - [0.4, 0.4, -0.1])}
+    found = intervals_of(measures, np.array([3, 5, 9]), seed=1)
+    assert found["recovered"] is None and found["in_context_minus_off"][0] < -0.3
 
 
 def test_the_report_shows_and_stores_the_opponents(tmp_path):

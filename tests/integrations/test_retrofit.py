@@ -235,7 +235,10 @@ def test_loss_is_that_of_the_logits(family):
     targets[0, 3] = -100
     logits = model(tokens, retrieved, mask)
     wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    torch.testing.assert_close(model.loss(tokens, targets, retrieved, mask), wanted.view(targets.shape).sum(-1))
+    for with_gradients in (True, False):  # without them only what is predicted gets logits
+        with torch.set_grad_enabled(with_gradients):
+            loss = model.loss(tokens, targets, retrieved, mask)
+        torch.testing.assert_close(loss, wanted.view(targets.shape).sum(-1))
     assert model.float().loss(tokens, targets, retrieved, mask).dtype == torch.float32
 
 
