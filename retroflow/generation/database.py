@@ -211,19 +211,8 @@ def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_lengt
         )
 
 
-def _block_of(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    block = given or manifest.component
-    if not block:
-        raise unfit(
-            "database",
-            f'"{folder}" was prepared by an older retroflow and does not say how it is opened. Give the '
-            "run folder it was made for, or delete it and prepare it again.",
-        )
-    return block
-
-
 def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedEmbedder:
-    block = _block_of(folder, manifest, given)
+    block = given or manifest.component
     distribution = manifest.inputs["embedder"].get("distribution", "")
     with naming_former_owner("embedder", f"{block['name']} ({distribution})"):
         embedder = create_embedder(block)
@@ -239,7 +228,7 @@ def _open_embedder(folder: Path, manifest: Manifest, given: Mapping[str, Any] | 
 
 
 def _open_retriever(folder: Path, manifest: Manifest, given: Mapping[str, Any] | None) -> CheckedRetriever:
-    block = _block_of(folder, manifest, given)
+    block = given or manifest.component
     with naming_former_owner("retriever", owner_of_index(folder)):
         retriever = create_retriever(block)
     retriever.load(folder / INDEX_FOLDER)

@@ -1,7 +1,6 @@
 """A database is opened from its folder alone, searched by the path its keys took, and refused where it does not fit."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from retroflow.pipeline.prepare import Prepared, prepare
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
-from retroflow.store.manifest import read_manifest
 from retroflow.store.neighbour_table import NeighbourTable
 from retroflow.store.sealed_json import render_sealed
 from tests.pipeline.read_back import documents_of
@@ -167,15 +165,6 @@ def write_run(folder: Path, artifacts: Path, prepared: Prepared, **changes) -> P
     folder.mkdir()
     (folder / "run.json").write_text(render_sealed({"identity": identity}, what="run.json"))
     return folder
-
-
-def test_a_database_of_before_is_opened_by_its_run_only(prepared: Prepared, index: Path, tmp_path: Path) -> None:
-    for stage in prepared.stages[1:3]:  # as they were written before they said how they are opened
-        folder = index.parent / stage.folder.name
-        replace(read_manifest(folder), component={}).write(folder)
-    with pytest.raises(GenerationError, match="prepared by an older retroflow"):
-        open_database(index, prepared)
-    assert len(open_database(write_run(tmp_path / "run", index.parent, prepared), prepared))
 
 
 def test_another_tokenizer_is_refused_and_the_way_to_the_right_one_is_told(

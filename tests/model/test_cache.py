@@ -141,7 +141,7 @@ def test_a_cache_keeps_one_window_however_long_the_text():
     cache = model.new_cache()
     model.extend(tokens, cache, retrieved, mask)
     assert cache.length == 40
-    assert cache.window.encoded.shape == (2, 2, 8, 12)
+    assert cache.window.states.shape == (2, 1, 2, 8, 12)
     assert cache.recent.shape == (2, 4, 16)
 
 
