@@ -45,8 +45,9 @@ class Preview:
         is_estimate: whether `chunks` is estimated from the text.
         vocabulary_size: entries of the tokenizer; an upper bound while it is not trained.
         new_bytes: disk space of the missing kinds; None if unknown.
-        notes: what is unknown, and why.
+        notes: what is unknown, and why; and what is not needed.
         names: of its artifacts, as far as known: a name depends on the artifact before.
+        unnamed: the notes about what keeps artifacts from being named on this machine.
     """
 
     present: tuple[str, ...]
@@ -57,6 +58,7 @@ class Preview:
     new_bytes: int | None
     notes: tuple[str, ...]
     names: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
 
 UNKNOWN = Preview((), KINDS, chunks=None, is_estimate=False, vocabulary_size=None, new_bytes=None, notes=())
@@ -70,6 +72,7 @@ class _Found:
     manifests: dict[str, Manifest] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
     dimension: int | None = None
     not_needed: tuple[str, ...] = ()
 
@@ -113,8 +116,9 @@ def preview(recipe: Recipe, *, retrieval: bool = True) -> Preview:
         is_estimate=is_estimate and chunks is not None,
         vocabulary_size=vocabulary_size,
         new_bytes=_new_bytes(recipe, missing, chunks, vocabulary_size, found),
-        notes=tuple(found.notes),
+        notes=(*found.unnamed, *found.notes),
         names=tuple(found.names),
+        unnamed=tuple(found.unnamed),
     )
 
 
@@ -123,7 +127,7 @@ def _tokenizer(recipe: Recipe, data: DataOptions, found: _Found) -> tuple[Tokeni
     try:
         return given_tokenizer(recipe, data), True
     except (RetroflowError, OSError) as error:
-        found.notes.append(f"the tokenizer is not on this machine ({_first_line(error)})")
+        found.unnamed.append(f"the tokenizer is not on this machine ({_first_line(error)})")
         return None, False
 
 
@@ -144,7 +148,7 @@ def _look_further(recipe: Recipe, artifacts: Path, found: _Found) -> None:
         if found.dimension is not None:
             made.check_vectors(chunks["train"] if chunks else None, found.dimension)
     except RetroflowError as error:
-        found.notes.append(f"the retriever cannot be used as it is ({_first_line(error)})")
+        found.unnamed.append(f"the retriever cannot be used as it is ({_first_line(error)})")
         return
     if chunks is None or (embedder is None and retriever.reads_vectors):
         return
@@ -174,7 +178,7 @@ def _embedder_of(recipe: Recipe, retriever: RecipeRetriever, found: _Found) -> C
         embedder.fingerprint()
     except (RetroflowError, OSError) as error:
         found.dimension = None
-        found.notes.append(f"the embedder cannot be created yet ({_first_line(error)})")
+        found.unnamed.append(f"the embedder cannot be created yet ({_first_line(error)})")
         return None
     return embedder
 

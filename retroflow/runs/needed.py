@@ -74,9 +74,8 @@ def names_for_recipe(file: Path, artifacts: Path) -> set[str]:
     recipe = load(file, [f"data.artifacts_folder={json.dumps(str(artifacts))}"], schema=recipe_schema())
     trainer: dict[str, Any] = recipe.values.get("trainer", {})
     looked = preview(recipe, retrieval=bool(trainer.get("retrieval", True)))
-    unknown = [note for note in looked.notes if "chunks are not known" not in note]
-    if unknown:
-        raise UsageError(f"{file}: the artifacts that it needs cannot be computed here: {unknown[0]}")
+    if looked.unnamed:
+        raise UsageError(f"{file}: the artifacts that it needs cannot be computed here: {looked.unnamed[0]}.")
     return set(looked.names)
 
 

@@ -80,6 +80,14 @@ def test_a_recipe_that_is_given_keeps_what_it_needs(history: Path, made: Path) -
     assert kinds(look(history, recipe)) == ["neighbours"]  # of k = 3
 
 
+def test_a_recipe_whose_retriever_searches_texts_is_given(history: Path, made: Path) -> None:
+    recipe = history / "other.yaml"
+    named = (made / "tiny.yaml").read_text().replace("retriever: {name: exact}", "retriever: {name: bm25}")
+    assert "bm25" in named
+    recipe.write_text(named)
+    assert any(name.startswith("chunks") for name in look(history, recipe).needed)
+
+
 def test_the_artifacts_of_an_exported_model_stay(history: Path) -> None:
     first = history / "runs" / "tiny" / "0001"
     exported = history / "models" / "one"
