@@ -92,10 +92,15 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 
 
 class _Origin(NamedTuple):
-    """How a tensor was made, for the layer that takes it: `function(*inputs)`."""
+    """How a tensor was made, for the layer that takes it: `function(*inputs)`.
+
+    Attributes:
+        version: torch's count of changes of the tensor in place, when it was made.
+    """
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
+    version: int
 
 
 def _with_origin(out: Tensor, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ def _with_origin(out: Tensor, function: Callable[..., Tensor], *inputs: Tensor) 
         inputs: each float [...].
     """
     if torch.is_grad_enabled() and not is_traced_or_transformed():
-        cast(Any, out).origin = _Origin(function, inputs)
+        cast(Any, out).origin = _Origin(function, inputs, out._version)
     return out
 
 
@@ -162,7 +167,7 @@ class _LeanLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         is_plain = is_traced_or_transformed() or not torch.is_grad_enabled()
         origin: _Origin | None = None if is_plain else vars(x).get("origin")
-        if origin is None:
+        if origin is None or origin.version != x._version:
             return super().forward(x)
         weight = self.weight.to(product_dtype(self.weight))
         out: Tensor = _LinearFunction.apply(x.detach(), origin.function, weight, *origin.inputs)

@@ -188,6 +188,19 @@ def test_activation_checkpointing_changes_nothing(recomputed):
     assert len(calls) == (1 if recomputed == "chosen" else 2)
 
 
+def test_a_result_that_is_changed_in_place_is_not_computed_again_from_before():
+    torch.manual_seed(0)
+    plain = nn.Sequential(RMSNorm(8), nn.Linear(8, 8, bias=False), nn.GELU(), nn.Linear(8, 8, bias=False))
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
+    x, gradients = torch.randn(3, 8), []
+    for layers in (plain, fast):
+        for number in (0, 2):
+            layers[number].register_forward_hook(lambda layer, inputs, out: out.mul_(3.0))
+        gradients.append(torch.autograd.grad(layers(x).square().sum(), list(layers.parameters())))
+    torch.testing.assert_close(*gradients)
+
+
 def attends():
     """Plain attention, and the accelerated one."""
     modules = nn.ModuleList([Attend(), Attend()])
