@@ -6,7 +6,7 @@ product that follows them, and yet autograd keeps their results for it: computin
 activations (selective recomputation; Korthikanti et al. 2022, arXiv:2205.05198, section 5). Measurements:
 docs/decisions/0012.
 
-This is the only file that uses private parts of torch.
+Private parts of torch are used here alone (and in devices.py, to ask what a CPU can do).
 
 Shapes: ... any leading axes, d features of x, i inputs and o outputs of a linear layer.
 """

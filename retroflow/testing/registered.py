@@ -56,7 +56,7 @@ def check(kind: str, name: str, options: Mapping[str, Any]) -> Iterator[Outcome]
         name: the component's.
         options: as in a recipe.
     """
-    suite = suite_of(kind, name, {key: _absolute(value) for key, value in options.items()})
+    suite = suite_of(kind, name, _absolute("", options))
     with RuleRunner(suite) as runner:
         for rule in (can_be_made, *suite.rules().values()):
             outcome = _run(runner, rule)
@@ -65,13 +65,19 @@ def check(kind: str, name: str, options: Mapping[str, Any]) -> Iterator[Outcome]
                 return
 
 
-def _absolute(value: Any) -> Any:
-    """Make what names files here name them in every process, whatever its current folder."""
+def _absolute(key: str, value: Any) -> Any:
+    """Make what names files here name them in every process, whatever its current folder.
+
+    Other text without a slash or a dot is a name, such as a package's, and a pattern is relative to something else.
+    """
     if isinstance(value, list):
-        return [_absolute(each) for each in value]
-    if isinstance(value, dict):
-        return {key: _absolute(each) for key, each in value.items()}
-    return os.path.abspath(value) if isinstance(value, str) and glob(value) else value
+        return [_absolute(key, each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _absolute(name, each) for name, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    is_here = glob(value) if key.endswith("path") else ("/" in value or "." in value) and os.path.exists(value)
+    return os.path.abspath(value) if is_here else value
 
 
 def can_be_made(case: Any) -> None:
