@@ -282,7 +282,7 @@ def stated_fingerprint(where: str, entry: Entry, fingerprint: Callable[[], objec
         fingerprint: the component's method.
 
     Raises:
-        ComponentError: it failed, or gave what is no dictionary of JSON values.
+        ComponentError: it failed, or returned something other than a dictionary of JSON values.
     """
     with blaming(f"{where}: fingerprint() failed", entry):
         values = fingerprint()

@@ -1,4 +1,4 @@
-"""The cache is asked before the hub, and what neither has is told of both."""
+"""The cache comes before the hub; an error has the reasons of both."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""FSDP2 in torch: build a model so that every rank holds a share of each parameter."""
+"""FSDP2 in torch: build a model so that every rank holds a shard of each parameter."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -18,8 +18,8 @@ def build_sharded(
 ) -> Any:
     """Build a model of which every rank has a shard; only rank 0 ever holds all of it.
 
-    State that only unsharded weights tell, such as their fingerprint, is read from rank 0 by `unsharded_state()`
-    and set on every rank by `load_unsharded_state(state)`.
+    State that can only be computed from unsharded weights, such as a fingerprint, is read from rank 0 by
+    `unsharded_state()` and set on every rank by `load_unsharded_state(state)`.
 
     Args:
         build: makes the model with its initial weights on the CPU, or without weights on the meta device.

@@ -18,7 +18,7 @@ def share_as(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
     """Make the names of each group one parameter, and every other name a separate one.
 
     Whether weights are really tied is known once they are loaded: a checkpoint may hold two different matrices for what
-    the configuration ties. A model on the meta device has to be told.
+    the configuration ties. A model on the meta device cannot know.
 
     Args:
         model: changed in place.

@@ -1,13 +1,13 @@
 """The embedder of a recipe that names none, for retrievers that search texts."""
 
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 
 
 class NoEmbedder:
-    """Stands for no embedder. A retriever that reads vectors asks for it to be made, and is told that there is none."""
+    """Stands for no embedder; it is made only for a retriever that reads vectors, and refuses."""
 
     def __init__(self) -> None:
-        raise RecipeError(
+        raise UsageError(
             "embedder.name is missing, and the retriever searches embeddings. Name an embedder, such as "
             "embedder.name=bert, or a retriever that searches texts, such as retriever.name=bm25."
         )

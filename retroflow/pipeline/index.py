@@ -65,7 +65,7 @@ class IndexStage:
         def save(folder: Path) -> None:
             # Native code may crash or hang: the last line on the screen then names it.
             say(f"building the index with {retriever.owner}, {len(keys):,} chunks")
-            with _full_disk_told(partial):
+            with _naming_a_full_disk(partial):
                 _build(folder, keys, self._new())
                 release_free_memory()
                 written = self._new()
@@ -122,19 +122,19 @@ def _files_with_sizes(folder: Path) -> set[tuple[str, int]]:
 
 
 @contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
     """Report a full disk where a library raises an error of its own, or writes half an index."""
     try:
         yield
     except (OSError, RetroflowError) as error:
-        is_told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if is_told or shutil.disk_usage(folder).free >= NO_ROOM_BYTES:
+        is_named = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_named or shutil.disk_usage(folder).free >= NO_ROOM_BYTES:
             raise
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {error}") from error
 
 
 class _Watched:
-    """Vectors or texts that tell the progress bar how many have been read; a build may read them more than once."""
+    """Vectors or texts that report to the progress bar how many have been read; a build may read them again."""
 
     def __init__(self, source: Any, advance: Advance) -> None:
         self._source, self._advance = source, advance

@@ -129,7 +129,7 @@ def has_a_fingerprint_in_json_that_reading_does_not_change(case: CorpusCase) -> 
     before = corpus.fingerprint()
     assert json.loads(json.dumps(before, allow_nan=False)) == before, "fingerprint() must hold JSON values only"
     list(corpus.documents())
-    assert corpus.fingerprint() == before, "fingerprint() is asked before documents(), and must not change by it"
+    assert corpus.fingerprint() == before, "fingerprint() is called before documents(), which must not change it"
     assert case.elsewhere(_fingerprint) == before, "fingerprint() is another one in another process"
 
 

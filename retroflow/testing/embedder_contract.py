@@ -108,7 +108,7 @@ def has_a_fingerprint_in_json_that_fitting_does_not_change(case: EmbedderCase) -
     assert case.suite.make_embedder().fingerprint() == before, "equal options must have equal fingerprints"
     embedder.fit(iter(TEXTS))
     embedder.embed(TEXTS)
-    assert embedder.fingerprint() == before, "fingerprint() is asked before fit(), and must not change by it"
+    assert embedder.fingerprint() == before, "fingerprint() is called before fit(), which must not change it"
 
 
 def has_the_same_fingerprint_in_another_process(case: EmbedderCase) -> None:

@@ -53,7 +53,7 @@ def mirrors_a_run(case: Case) -> None:
 
 
 def continues_a_run(case: Case) -> None:
-    """Another process goes on with the run folder, and sends some steps again."""
+    """Another process continues the run folder, and sends some steps again."""
     folder = case.scratch()
     _mirror(case.suite.make_tracker(), folder, range(1, 4))
     _mirror(case.suite.make_tracker(), folder, range(3, 6))

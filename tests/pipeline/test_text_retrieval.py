@@ -7,7 +7,7 @@ import pytest
 
 from retroflow.components import RETRIEVERS
 from retroflow.corpus.tokenizer import load_tokenizer
-from retroflow.errors import RecipeError
+from retroflow.errors import UsageError
 from retroflow.generation import RetrievalDatabase
 from retroflow.pipeline.embeddings import training_keys
 from retroflow.pipeline.prepare import Prepared, describe, expected_fingerprints, find_prepared, prepare
@@ -99,5 +99,5 @@ def test_a_retriever_of_both_has_an_index_made_from_both(tmp_path: Path, monkeyp
 
 
 def test_a_retriever_of_vectors_without_an_embedder_is_told_so(folder: Path) -> None:
-    with pytest.raises(RecipeError, match=r"embedder.name is missing, and the retriever searches embeddings"):
+    with pytest.raises(UsageError, match=r"embedder.name is missing, and the retriever searches embeddings"):
         prepare(small_recipe(folder, embedder={"name": "none"}), report=lambda stage: None)

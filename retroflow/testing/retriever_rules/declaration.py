@@ -17,7 +17,7 @@ def implements_the_protocol_and_declares_its_capabilities(case: RetrieverCase) -
     retriever = case.suite.make_retriever()
     assert isinstance(retriever, Retriever), "it lacks a member of retroflow.protocols.Retriever"
     capabilities = case.new().capabilities
-    assert case.built.capabilities == capabilities, "capabilities must not change by build(): they are asked before it"
+    assert case.built.capabilities == capabilities, "capabilities are read before build(), which must not change them"
     folder = case.scratch() / "index"
     case.built.search(case.queries, 1)
     case.built.save(folder)
@@ -45,7 +45,7 @@ def has_a_fingerprint_in_json_that_building_does_not_change(case: RetrieverCase)
     assert before == again, "two retrievers with equal options must have equal fingerprints"
     retriever.build(checked_keys(case.keys, retriever.capabilities))
     after = json.dumps(retriever.fingerprint(), sort_keys=True)
-    assert before == after, "fingerprint() is asked before build(), and must not change by it"
+    assert before == after, "fingerprint() is called before build(), which must not change it"
     folder = case.scratch()
     queries = checked_queries(case.queries, retriever.capabilities, case.suite.dimension)
     retriever.search(queries, 1)
