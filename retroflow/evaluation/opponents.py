@@ -2,7 +2,7 @@
 
 In-context retrieval predicts chunk u + 1 of a sequence from
 
-    [passages for chunk u, the best one last] [the sequence's tokens up to chunk u + 1]
+    [passages for chunk u, the best one first] [the sequence's tokens up to chunk u + 1]
 
 through the base alone, computed anew for every chunk, as the neighbours of chunk u become known when it ends. A passage
 is a neighbour and its continuation, without its padding; nothing stands between passages and text. A chunk without
@@ -28,6 +28,9 @@ from retroflow.evaluation.perplexity import Measure
 from retroflow.pipeline.splits import Splits
 from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
+
+FEW_DOCUMENTS = 20
+"""Below so many documents percentiles of the bootstrap are nearer to each other than they should be."""
 
 RAM_PASSAGE_TOKENS = 256
 """The most tokens of a passage. Source: Ram et al. 2023."""
@@ -78,9 +81,12 @@ class Opponents:
             return ["The same neighbours in the base's prompt do not lower its loss: `recovered` means nothing here."]
         bounds = self.intervals["recovered"]
         stated = "no 95% interval" if bounds is None else f"95% interval {bounds[0]:.1%} to {bounds[1]:.1%}"
+        few = ""
+        if self.documents < FEW_DOCUMENTS:
+            few = " These are few documents, and intervals too narrow: raise trainer.in_context_sequences."
         return [
             f"Reading recovers {self.recovered:.1%} ({stated}, {self.documents:,} documents) of what the same "
-            "neighbours gain in the base's prompt."
+            f"neighbours gain in the base's prompt.{few}"
         ]
 
 
@@ -192,7 +198,7 @@ def prompt_of(batch: Batch, row: int, chunk: int, m: int, prompting: Prompting, 
     """Return the tokens int64 [t] from whose last m positions the tokens of a chunk are predicted.
 
     Where they would be too many, the text is cut at its left, but the chunk before the predicted one stays; then the
-    passages are cut at their left.
+    passages are cut at their right.
     """
     assert batch.retrieved is not None and batch.retrieved_mask is not None
     retrieved, real = batch.retrieved[row, chunk - 1], batch.retrieved_mask[row, chunk - 1]  # [k, r]
@@ -200,8 +206,8 @@ def prompt_of(batch: Batch, row: int, chunk: int, m: int, prompting: Prompting, 
     passages = [passage[: prompting.passage_tokens] for passage in passages[: prompting.passages]]
     text = batch.tokens[row, : (chunk + 1) * m - 1]
     room = min(prompting.length or context_length, context_length)
-    kept = max(room - sum(map(len, passages)), 2 * m - 1)
-    return torch.cat([*reversed(passages), text[-kept:]])[-room:]
+    text = text[-max(room - sum(map(len, passages)), 2 * m - 1) :][-room:]
+    return torch.cat([torch.cat([*passages, text[:0]])[: room - len(text)], text])
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ MODES = {
 
 OPPONENTS = {
     "on": "read",
-    "in_context": "in the base's prompt, the best last",
+    "in_context": "in the base's prompt, the best first",
     "in_context_ram": "one over the start of the window",
     "off": "none",
 }
@@ -37,7 +37,7 @@ DEFINITIONS = {
     "gain": "1 - loss with retrieval / loss of the baseline",
     "seconds_per_token": "duration of the measurement / predicted tokens; on encodes each neighbour for the first time",
     "recovered": "(off - on) / (off - in_context) of the losses in opponents: the share of in-context's gain",
-    "in_context": "base alone: all neighbours with continuations, the best last, then the sequence so far",
+    "in_context": "base alone: all neighbours with continuations, the best first, then the sequence so far",
     "in_context_ram": "base alone, after Ram et al. 2023: the best neighbour with its continuation, up to 256 tokens, "
     "over the start of a window of a sequence's length; query and stride are a chunk",
     "intervals": "95 % of bootstrap resamples of documents, paired, in nats per token; of recovered a share",

@@ -50,12 +50,12 @@ def literal_nats(job, number, chunk, passages, most):
     texts = texts[:passages]
     prefix, scored = batch.tokens[0, : chunk * CHUNK].tolist(), batch.targets[0].tolist()[chunk * CHUNK - 1 :][:CHUNK]
     body = batch.tokens[0, chunk * CHUNK : (chunk + 1) * CHUNK - 1].tolist()
-    before = [token for text in reversed(texts) for token in text]
+    before = [token for text in texts for token in text]
     most = min(most, base.config.max_position_embeddings)
     while len(before) + len(prefix) + len(body) > most and len(prefix) > CHUNK:
         del prefix[0]
     while len(before) + len(prefix) + len(body) > most:
-        del before[0]
+        before.pop()
     logits = base(input_ids=torch.tensor([before + prefix + body])).logits[0].double().log_softmax(-1)
     first = len(before) + len(prefix) - 1
     return -sum(float(logits[first + place, token]) for place, token in enumerate(scored) if token >= 0)
@@ -83,7 +83,7 @@ def test_it_equals_a_literal_loop_over_chunks(tmp_path, family, reader):
             assert found.nats == pytest.approx(sum(wanted), abs=1e-3)
 
 
-def test_prompts_that_are_too_long_lose_text_and_then_passages_at_their_left(tmp_path):
+def test_prompts_that_are_too_long_lose_text_at_their_left_and_then_passages_at_their_right(tmp_path):
     for most in (20, 14, 9):
         base = make_base("llama", max_position_embeddings=most)
         job = make_job(tmp_path, base=base)
@@ -95,12 +95,13 @@ def test_prompts_that_are_too_long_lose_text_and_then_passages_at_their_left(tmp
 @pytest.mark.parametrize(
     ("prompting", "context", "wanted"),
     [
-        (Prompting(), 99, [30, 31, 20, 21, 22, 23, 1, 2, 3, 4, 5]),  # the best one last, none of their padding
+        (Prompting(), 99, [20, 21, 22, 23, 30, 31, 1, 2, 3, 4, 5]),  # the best one first, none of their padding
         (Prompting(passages=1), 99, [20, 21, 22, 23, 1, 2, 3, 4, 5]),
         (Prompting(passages=1, passage_tokens=3), 99, [20, 21, 22, 1, 2, 3, 4, 5]),
-        (Prompting(), 9, [30, 31, 20, 21, 22, 23, 3, 4, 5]),  # of the text the chunk before stays
+        (Prompting(), 9, [20, 21, 22, 23, 30, 31, 3, 4, 5]),  # of the text the chunk before stays
         (Prompting(length=7), 99, [20, 21, 22, 23, 3, 4, 5]),  # then the worst passage goes first
-        (Prompting(length=4), 99, [23, 3, 4, 5]),
+        (Prompting(length=4), 99, [20, 3, 4, 5]),
+        (Prompting(length=2), 99, [4, 5]),
     ],
 )
 def test_a_prompt_is_passages_and_text(prompting, context, wanted):
@@ -108,7 +109,9 @@ def test_a_prompt_is_passages_and_text(prompting, context, wanted):
     mask = retrieved > 0
     batch = Batch(torch.arange(1, 7)[None], torch.arange(2, 8)[None], retrieved, mask, torch.tensor([6]))
     assert prompt_of(batch, 0, 2, 2, prompting, context).tolist() == wanted
-    assert prompt_of(batch, 0, 1, 2, prompting, context).tolist() == [1, 2, 3]  # the chunk before has no neighbours
+    assert (
+        prompt_of(batch, 0, 1, 2, prompting, context).tolist() == [1, 2, 3][-len(wanted) :]
+    )  # the chunk before has no neighbours
 
 
 def test_all_modes_are_compared_on_the_same_tokens(tmp_path):
@@ -171,6 +174,9 @@ def test_recovered_is_the_share_of_in_contexts_gain(tmp_path):
     assert with_losses(found, off=2.0, on=1.7, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(0.75)
     assert with_losses(found, off=2.0, on=1.4, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(1.5)
     assert with_losses(found, off=2.0, on=2.2, in_context=1.6, in_context_ram=1.8).recovered == pytest.approx(-0.5)
+    assert "few documents" in found.findings()[0] or found.recovered is None
+    many = replace(with_losses(found, off=2.0, on=1.7, in_context=1.6, in_context_ram=1.8), documents=20)
+    assert many.findings()[0].startswith("Reading recovers 75.0% (") and "few" not in many.findings()[0]
     useless = with_losses(found, off=2.0, on=1.9, in_context=2.1, in_context_ram=2.1)
     assert useless.recovered is None and "do not lower its loss" in useless.findings()[0]
 
