@@ -87,7 +87,7 @@ def test_a_mistyped_command_offers_the_nearest() -> None:
         (["prepare", "--recipe", RECIPE, "trainer.max_stepz=5"], 2, 'Did you mean "max_steps"?'),
         (["recipe", "check", "--recipe", RECIPE, "retriever.name=fais"], 2, 'Did you mean "faiss"?'),
         (["recipe", "chek"], 2, "No such command 'chek'"),
-        (["components", "x"], 2, "unexpected extra argument"),
+        (["components", "x"], 2, "No such command 'x'. Try: retroflow components --help"),
     ],
 )
 def test_a_mistake_is_one_message_without_a_traceback(words: list[str], code: int, message: str) -> None:

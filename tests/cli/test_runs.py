@@ -74,7 +74,7 @@ def test_cleaning_lists_first_and_removes_with_yes(retroflow, place: Path) -> No
     (left / "file").write_text("x" * 2000)
     code, out, err = retroflow("clean")
     assert code == 0 and "2.0 kB  artifacts/chunks-0123456789abcdef.partial  (unfinished)" in out
-    assert out.endswith("2.0 kB  together; --yes removes them\n") and left.exists()
+    assert out.endswith("2.0 kB  in total; --yes removes them\n") and left.exists()
     assert err == "runs in runs: 2; artifacts that they need: 4\n"
     listed = json.loads(retroflow("clean", "--json")[1])
     assert [each["path"] for each in listed["leftovers"]] == [f"artifacts/{left.name}"] and listed["removed"] == []
