@@ -79,7 +79,7 @@ def test_cleaning_lists_first_and_removes_with_yes(retroflow, place: Path) -> No
     listed = json.loads(retroflow("clean", "--json")[1])
     assert [each["path"] for each in listed["leftovers"]] == [f"artifacts/{left.name}"] and listed["removed"] == []
     code, out, _ = retroflow("clean", "--yes")
-    assert code == 0 and out.endswith("2.0 kB  together, removed\n") and not left.exists()
+    assert code == 0 and out.endswith("2.0 kB  in total, removed\n") and not left.exists()
     assert retroflow("generate", "runs/tiny/0001", "--prompt", "Notes", "--max-new-tokens", "2")[0] == 0
 
 

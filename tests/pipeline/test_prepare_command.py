@@ -109,7 +109,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
             process.kill()
     assert process.returncode == code
     assert errors.splitlines()[-1] == (
-        f"error: {word}; what is complete is kept, and the same command continues from there."
+        f"error: {word}; finished work is kept, and the same command continues from there."
     )
     assert run(["prepare", "--recipe", str(recipe_file)]) == 0
 

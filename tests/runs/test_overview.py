@@ -140,6 +140,6 @@ def test_a_torn_last_line_of_metrics_is_left_out(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(UsageError, match=r'there is no folder ".*nowhere"; give the folder that runs are made in'):
+    with pytest.raises(UsageError, match=r'there is no folder ".*nowhere"; give the folder of the runs'):
         overview(tmp_path / "nowhere")
     assert overview(tmp_path) == []

@@ -82,7 +82,7 @@ def flip(path, place=None):
 def timeless(report):
     """A report without what differs between two measurements of the same."""
     return {key: value for key, value in report.items() if key not in ("validation", "sha256")} | {
-        mode: {key: value for key, value in loss.items() if key != "seconds"}
+        mode: {key: value for key, value in loss.items() if not key.startswith("seconds")}
         for mode, loss in report["validation"].items()
     }
 
