@@ -112,8 +112,8 @@ class RetrofitConfig(ModelConfig):
             if wrong and field.name not in of_both and getattr(self, field.name) != field.default:
                 other = "encoder" if self.reader == "inherit" else "inherit"
                 raise UsageError(
-                    f'model.{field.name} belongs to the reader "{other}", and model.reader is "{self.reader}". Leave it '
-                    f"out, or set model.reader: {other}."
+                    f'model.{field.name} belongs to the reader "{other}", and model.reader is "{self.reader}". Leave '
+                    f"it out, or set model.reader: {other}."
                 )
         if len(set(self.trained)) < len(self.trained):
             raise UsageError(f"model.trained is {list(self.trained)}, which names something twice; name it once.")
