@@ -94,6 +94,7 @@ def prepare(
     Raises:
         RetroflowError: the recipe, the corpus or a component does not work.
     """
+    _check_recipe(recipe)
     from retroflow.pipeline.prepare import prepare as prepare_artifacts
     from retroflow.pipeline.prepare import say_stage
     from retroflow.pipeline.sharing import ALONE
@@ -124,6 +125,7 @@ def fit(
         Preempted, Interrupted: a signal came; a checkpoint is written, and `resume="last"` continues.
         RetroflowError: any other error that a user can cause.
     """
+    _check_recipe(recipe)
     from retroflow.training.fit import fit as fit_recipe
 
     result = fit_recipe(recipe, resume=None if resume is None else Path(resume), show=show, ignore_memory=ignore_memory)
@@ -242,6 +244,13 @@ def embedder(name: str, **options: Any) -> "Embedder":
 
     made: Embedder = create(EMBEDDERS, {"name": name, **options})
     return made
+
+
+def _check_recipe(recipe: object) -> None:
+    from retroflow.recipe import Recipe
+
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"recipe: {type(recipe).__name__} given; a Recipe is needed, as load_recipe returns it.")
 
 
 def _folder_of(run: Run | str | Path) -> Path:

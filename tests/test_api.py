@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,12 @@ def test_errors_speak_python(run: "rf.Run") -> None:
         rf.evaluate(3)
 
 
+def test_a_recipe_that_is_not_loaded_is_refused() -> None:
+    for call in (rf.fit, rf.prepare):
+        with pytest.raises(UsageError, match="^recipe: str given; a Recipe is needed, as load_recipe returns it"):
+            call("retro_small")  # type: ignore[arg-type]
+
+
 def test_a_text_is_better_predicted_with_its_database_than_with_another_loss(run: "rf.Run") -> None:
     lm = rf.load(run)
     text = "Notes keep the names of things. " * 4
@@ -146,8 +153,13 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     code = code.replace('"retro_small", "trainer.max_steps=200"', repr(str(recipe)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.getLogger("retroflow"), "level", logging.WARNING)
-    exec(compile(code, "docs/index.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/index.md", "exec"), names)
     shown = capsys.readouterr()
+    on, off = shown.out.splitlines()[-1].split()
+    assert on != off
+    assert '# rf.load("exported", database=run.folder)' in code
+    assert rf.load("exported", database=names["run"].folder).score("Notes").tokens
     assert shown.err == "" and len(shown.out.splitlines()) >= 4
     assert (tmp_path / "exported" / "model.safetensors").exists()
     assert len(code.strip().splitlines()) <= 15

@@ -70,7 +70,7 @@ class BertEmbedder:
         precision: Literal["auto", "bfloat16", "float32"] = "auto",
         device: Literal["auto", "cpu", "cuda"] = "auto",
         batch_tokens: Annotated[int, Ge(1)] = 1024,
-        weights_sha256: str | None = None,
+        weights_sha256: Annotated[str, MinLen(64)] | None = None,
     ) -> None:
         self._max_length = max_length
         self._normalise = normalise

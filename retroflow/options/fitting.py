@@ -34,7 +34,7 @@ class Complaint(NamedTuple):
         path: keys and, in lists, positions that lead to it.
         text: what was given and what is allowed; completes "<key> ...".
         type: what is allowed; None for a key that is not known.
-        value: what was given.
+        value: what was given; REQUIRED if nothing was.
     """
 
     path: tuple[str | int, ...]
@@ -115,7 +115,7 @@ class Fitting:
         for part, option in block.options.items():
             if part not in value and option.default is REQUIRED:
                 text = f"is missing; it has no default. Allowed: {option.type.describe()}."
-                self.complaints.append(Complaint((*path, part), text, option.type, BROKEN))
+                self.complaints.append(Complaint((*path, part), text, option.type, REQUIRED))
         return block.made(**fitted) if block.made is not None and len(self.complaints) == before else fitted
 
     def _refuse(self, path: tuple[str | int, ...], text: str, option_type: OptionType, value: Any) -> Any:
@@ -201,6 +201,8 @@ def hint(complaint: Complaint, key: str, *, in_shell: bool = False) -> str:
         in_shell: the value was written in a shell, as key=value.
     """
     value, arms = complaint.value, arms_of(complaint.type) if complaint.type is not None else ()
+    if value is REQUIRED:
+        return f" Write {key}=VALUE." if in_shell else ""
     if isinstance(value, str):
         for arm in arms:
             if isinstance(arm, Choice):

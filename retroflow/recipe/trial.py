@@ -13,7 +13,7 @@ from typing import Any
 from retroflow.errors import UsageError
 from retroflow.options import bind
 from retroflow.options.types import BROKEN
-from retroflow.recipe.problems import Origin, Problems
+from retroflow.recipe.problems import DEFAULT, Origin, Problems
 from retroflow.recipe.schema import RecipeSchema, Slot
 from retroflow.recipe.tree import Node
 from retroflow.registry import Entry
@@ -70,7 +70,15 @@ def _noting(recipe: Node, problems: Problems) -> Iterator[None]:
         for line in str(error).splitlines():
             match = _KEY_FIRST.match(line.strip())
             key, text = (match[1], match[2]) if match else ("", line.strip())
-            problems.add(recipe.nearest(key.split(".")).origin if key else Origin(recipe.origin.source), key, text)
+            problems.add(_written_at(recipe, key), key, text)
+
+
+def _written_at(recipe: Node, key: str) -> Origin:
+    """Return where a key, or the innermost section around it that somebody wrote, has its value."""
+    parts = key.split(".")
+    nodes = (recipe.nearest(parts[:length]) for length in range(len(parts), 0, -1))
+    written = (node.origin for node in nodes if node is not recipe and node.origin != DEFAULT)
+    return next(written, Origin(recipe.origin.source))
 
 
 def _load(target: str) -> Any:

@@ -139,6 +139,7 @@ def test_check_exits_with_1_if_a_rule_is_broken(capsys: Capture, monkeypatch: py
         (["exact", "--kind", "tracker"], 'There is no tracker "exact"'),
         (["exact", "search.blocks=3"], "search.blocks"),
         (["faiss", "search.nprobe=many"], "search.nprobe"),
+        (["jsonl"], "path is missing; it has no default. Allowed: text that is not empty. Write path=VALUE."),
     ],
 )
 def test_check_refuses_what_it_cannot_find(capsys: Capture, words: list[str], message: str) -> None:

@@ -61,3 +61,20 @@ def test_values_that_can_never_work_are_all_told_at_once(capsys: Capture) -> Non
 def test_ranges_are_checked_with_the_place_of_the_value(capsys: Capture) -> None:
     assert run(["recipe", "check", "--recipe", RECIPE, "neighbours.k=0"]) == 2
     assert "command line: neighbours.k is 0; allowed: a whole number of at least 1." in capsys.readouterr().err
+
+
+def test_what_follows_from_a_default_is_placed_where_its_section_is_written(capsys: Capture, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "recipe_version: 1\ncorpus:\n  name: python_source\nembedder: {name: lexical}\nretriever: {name: exact}\n"
+        "model:\n  name: retro\n  num_layers: 3\n"
+    )
+    assert run(["recipe", "check", "--recipe", str(recipe)]) == 2
+    shown = capsys.readouterr().err
+    assert f"{recipe}:2: corpus.packages names no package" in shown
+    assert f"{recipe}:6: model.cca_layers is [6, 9, 12], which names layer 12" in shown
+
+
+def test_a_checksum_that_can_be_none_is_refused(capsys: Capture) -> None:
+    assert run(["recipe", "check", "--recipe", RECIPE, "embedder.weights_sha256=wrong"]) == 2
+    assert "command line: embedder.weights_sha256 is" in capsys.readouterr().err
