@@ -125,6 +125,12 @@ def test_a_saved_model_is_the_same_and_needs_a_database(run: "rf.Run", tmp_path:
         assert (tmp_path / "exported" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes()
 
 
+def test_a_model_is_shown_in_one_line(run: "rf.Run") -> None:
+    lm = rf.load(run)
+    assert repr(lm).startswith("LanguageModel(tiny, step 6, ") and " parameters, database index-" in repr(lm)
+    assert repr(lm.with_database(None)).endswith("no database)") and "\n" not in repr(lm)
+
+
 def test_components_by_name() -> None:
     import numpy as np
 

@@ -54,6 +54,11 @@ class LanguageModel:
     database: RetrievalDatabase | None
     card: str = ""
 
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        database = "no database" if self.database is None else f"database index-{self.database.fingerprint}"
+        return f"LanguageModel({self.origin.recipe}, step {self.origin.step:,}, {size:,} parameters, {database})"
+
     @overload
     def generate(self, prompts: str, **options: Unpack[Options]) -> Generation: ...
 
