@@ -166,6 +166,6 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert on != off
     assert '# rf.load("exported", database=run.folder)' in code
     assert rf.load("exported", database=names["run"].folder).score("Notes").tokens
-    assert shown.err == "" and len(shown.out.splitlines()) >= 4
+    assert shown.err == "" and len(shown.out.splitlines()) >= 3
     assert (tmp_path / "exported" / "model.safetensors").exists()
     assert len(code.strip().splitlines()) <= 15
