@@ -73,7 +73,7 @@ class TrainerOptions:
         final_sequences: validation sequences of the final evaluation, evenly spaced, always the same; for trials. The
             report says that it is a sample. null for all of them.
         in_context_sequences: how many of these are also measured with the neighbours in the base's prompt, for a model
-            with a pretrained base; takes up to ten times as long as without. 0 for none.
+            with a pretrained base; one of 512 tokens takes as long as ten without retrieval. 0 for none.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: number of newest checkpoints to keep.
         runs_folder: folder for run folders; `~` is the home folder.
