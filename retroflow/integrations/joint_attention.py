@@ -139,15 +139,17 @@ def attend_jointly(
         if count > 1:
             asking = _apart(asking, count)
             keys, values = keys.repeat_interleave(count, dim=0), values.repeat_interleave(count, dim=0)
+        added = reading.once(_added, mask, query.shape[1] // key.shape[1], value.dtype)
         theirs = None if window is None else window.keys_and_values(reading.layers[layer])
         if theirs is None or maps is None:
             if theirs is not None:
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
-            added = reading.once(_added, mask, query.shape[1] // key.shape[1], value.dtype)
             attended = _attend(asking, keys, values, added, dropout, scaling)
         else:
             question = None if reading.question is None else _apart(reading.question[:, :, part], count)
-            attended = maps.attend(asking, question, (keys, values), theirs, mask, dropout=dropout, scaling=scaling)
+            scale = query.shape[3] ** -0.5 if scaling is None else scaling
+            asking, keys, values = maps.side_by_side(asking, question, (keys, values), theirs, scale)
+            attended = maps.together(_attend(asking, keys, values, added, dropout, scale))
         outputs.append(attended.unflatten(0, (num_rows, count)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2)
 

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
 
+_MARGIN = 8
+"""Features of a widened head beside the two halves, of which the first is used; kernels want multiples of 8."""
+
 
 class LowRankMap(nn.Module):
     """Computes U D x, zero at step 0.
@@ -71,64 +74,61 @@ class ReadingMaps(nn.Module):
         """
         return None if self.query is None else self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def attend(
+    def side_by_side(
         self,
         query: Tensor,
         question: Tensor | None,
         own: tuple[Tensor, Tensor],
         theirs: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        *,
-        dropout: float,
-        scaling: float | None,
-    ) -> Tensor:
-        """Attend as the module's own words say.
+        scaling: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Widen heads so that one attention asks own keys and neighbours' differently, and keeps their sums apart.
+
+        Queries are [q, asking neighbours, offset / scaling], own keys [k, 0, 0], neighbours' [0, k, 1]; values alike.
 
         Args:
             query: float [b, a, t, h], positions in it.
             question: float [b, a, t, h], from `question`.
             own: keys and values, float [b, g, s, h] each.
             theirs: keys and values of neighbours, float [b, g, j, h] each.
-            mask: bool [b, 1, t, s + j], True where a key is seen; None for all.
-            dropout: of attention, in training.
-            scaling: of the logits; None for 1 / sqrt(h).
+            scaling: of the logits.
+
+        Returns:
+            Queries float [b, a, t, w], keys and values float [b, g, s + j, w] each, w = 2h + 8.
+        """
+        width = query.shape[-1]
+        asking = query if question is None else query + question
+        if self.factor is not None:
+            asking = asking * self.factor[:, None, None].to(query.dtype)
+        last = query.new_zeros(_MARGIN)
+        last[0] = 1.0
+        offsets = query.new_zeros(self.num_heads) if self.offset is None else self.offset.to(query.dtype) / scaling
+        marked = (offsets[:, None, None] * last).expand(*query.shape[:-1], -1)
+        keys, values = (
+            torch.cat((F.pad(mine, (0, width + _MARGIN)), F.pad(other, (width, _MARGIN))), dim=2)
+            for mine, other in zip(own, theirs, strict=True)
+        )
+        keys[:, :, own[0].shape[2] :, 2 * width] = 1.0
+        return torch.cat((query, asking, marked), dim=-1), keys, values
+
+    def together(self, sums: Tensor) -> Tensor:
+        """Add up what own keys and neighbours answer.
+
+        Args:
+            sums: float [b, a, t, w], of attention with what `side_by_side` returns.
 
         Returns:
             float [b, a, t, h].
         """
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        asking = query if question is None else query + question
-        if self.factor is not None:
-            asking = asking * self.factor[:, None, None].to(query.dtype)
-        of_theirs = _logits(asking, theirs[0]) * scale
-        if self.offset is not None:
-            of_theirs = of_theirs + self.offset[:, None, None].to(of_theirs.dtype)
-        logits = torch.cat((_logits(query, own[0]) * scale, of_theirs), dim=-1)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)  # padding sees nothing: no -inf
-        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        shares = F.dropout(logits.softmax(-1, dtype=wide).to(query.dtype), dropout)
-        to_own, to_theirs = shares.split((own[0].shape[2], theirs[0].shape[2]), dim=-1)
-        answers = _weighted(to_theirs, theirs[1])
+        width = (sums.shape[-1] - _MARGIN) // 2
+        own, answers, _ = sums.split((width, width, _MARGIN), dim=-1)
         if self.answer is not None:
-            flat = answers.transpose(1, 2).flatten(2)
-            answers = answers + self.answer(flat).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return _weighted(to_own, own[1]) + answers
+            mapped = self.answer(answers.transpose(1, 2).flatten(2))
+            answers = answers + mapped.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return own + answers
 
 
 def make_maps(options: RetrofitConfig, config: RetroConfig) -> list[ReadingMaps]:
     """Make the maps of each reading layer, which are `cca_layers` of the config; none where nothing is trained."""
     sizes = {"width": config.width, "num_heads": config.num_heads, "head_width": config.resolved_head_width}
     return [ReadingMaps(options.trained, rank=options.rank, **sizes) for _ in config.cca_layers if options.trained]
-
-
-def _logits(query: Tensor, key: Tensor) -> Tensor:
-    """Products of queries [b, a, t, h] with keys [b, g, s, h]: [b, a, t, s]."""
-    by_key = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)  # [b, g, a / g * t, h]
-    return (by_key @ key.to(query.dtype).mT).unflatten(2, (-1, query.shape[2])).flatten(1, 2)
-
-
-def _weighted(shares: Tensor, value: Tensor) -> Tensor:
-    """Sums [b, a, t, h] of values [b, g, s, h], weighted by shares [b, a, t, s]."""
-    by_key = shares.unflatten(1, (value.shape[1], -1)).flatten(2, 3)
-    return (by_key @ value.to(shares.dtype)).unflatten(2, (-1, shares.shape[2])).flatten(1, 2)
