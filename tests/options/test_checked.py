@@ -51,7 +51,7 @@ class Ranged(NamedTuple):
     def outside(self) -> list[Any]:
         """The nearest values that the limits do not admit."""
         if self.limits.min_length:
-            return [""]
+            return ["x" * (self.limits.min_length - 1)]
         step = (
             (lambda bound, to: int(bound + to)) if self.is_whole else (lambda b, to: math.nextafter(b, to * math.inf))
         )
@@ -64,7 +64,7 @@ class Ranged(NamedTuple):
         """The outermost values that the limits admit."""
         limits = self.limits
         if limits.min_length:
-            return ["x"]
+            return ["x" * limits.min_length]
         bounds = [limits.ge, limits.le]
         if limits.gt is not None:
             bounds.append(math.nextafter(limits.gt, math.inf))
