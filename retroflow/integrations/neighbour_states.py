@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from retroflow.integrations.neighbour_reader import ARGUMENT
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 2048
 """Retrieved tokens that run through the base together."""
 
 Text = tuple[tuple[int, ...], tuple[int, ...]]

