@@ -120,12 +120,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="of the weights")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, help="2; 1 for the toy")
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--only", nargs="*", help="names of contenders")
     parser.add_argument("--json", type=Path, help="append a line for every turn to this file")
     parser.add_argument("--toy", action="store_true", help="a tiny random base and sequences of 64 tokens")
     arguments = parser.parse_args()
+    arguments.threads = arguments.threads or (1 if arguments.toy else 2)
     arguments.lengths = arguments.lengths or ([64] if arguments.toy else [512, 1024, 2048])
     return arguments
 
@@ -205,13 +206,17 @@ def make_setting(arguments: argparse.Namespace) -> Setting:
         base = load_base(arguments.base)
     base = base.to(arguments.device, DTYPES[arguments.dtype]).requires_grad_(False)
     chunk, models = 8 if arguments.toy else 64, []
-    for reader in ("inherit", "encoder"):
+    changes: dict[str, dict[str, Any]] = {
+        "inherit": {"neighbour_cache_gib": 8.0},
+        "encoder": {"encoder_width": 32, "encoder_heads": 4} if arguments.toy else {},
+    }
+    for reader, of_reader in changes.items():
         options = RetrofitConfig(
             vocabulary_size=base.config.vocab_size,
             chunk_length=chunk,
             base=arguments.base,
-            reader=reader,
-            **({"neighbour_cache_gib": 8.0} if reader == "inherit" else {}),
+            reader=reader,  # type: ignore[arg-type]
+            **of_reader,
         )
         model = RetrofitModel(options, copy.deepcopy(base))
         models.append(model.to(arguments.device, DTYPES[arguments.dtype]).eval())
