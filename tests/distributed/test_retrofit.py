@@ -106,8 +106,9 @@ def test_ddp_and_fsdp_equal_one_process(folder, monkeypatch, family, unfreeze):
 def test_a_trained_inherited_reader_on_two_ranks_equals_one_process(folder, monkeypatch):
     """Ranks that have kept other neighbours run as many passes under FSDP; else they would wait for each other."""
     monkeypatch.chdir(folder)
-    model = "{name: retrofit, base: llama, reader: inherit, trained: [scale, query, answer], rank: 4}"
-    words = (f"model={model}", "trainer.log_every=1", "trainer.retrieval_dropout=0", "trainer.random_neighbours=0.3")
+    usual = ("model.encoder_width=896", "model.encoder_layers=2", "model.encoder_heads=16")  # of the other reader
+    model = ("model.base=llama", "model.reader=inherit", "model.trained=[scale, query, answer]", "model.rank=4")
+    words = (*usual, *model, "trainer.log_every=1", "trainer.retrieval_dropout=0", "trainer.random_neighbours=0.3")
     fit_here(load(Path("tiny.yaml"), (*words, "trainer.runs_folder=inherited-one"), schema=recipe_schema()))
     for strategy, of_two in TWO.items():
         ended = fit(folder, *words, *of_two, f"trainer.runs_folder=inherited-{strategy}")
