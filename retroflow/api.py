@@ -126,9 +126,13 @@ def fit(
         RetroflowError: any other error that a user can cause.
     """
     _check_recipe(recipe)
+    from retroflow.runs.resuming import check_resume
     from retroflow.training.fit import fit as fit_recipe
 
-    result = fit_recipe(recipe, resume=None if resume is None else Path(resume), show=show, ignore_memory=ignore_memory)
+    resumed = None if resume is None else Path(resume)
+    if resumed is not None:
+        check_resume(recipe, resumed)
+    result = fit_recipe(recipe, resume=resumed, show=show, ignore_memory=ignore_memory)
     if result is None:
         raise RankEnded(0)  # a rank other than 0 of a launcher's: its part is done
     return Run(result.run_folder)

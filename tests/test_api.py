@@ -94,6 +94,13 @@ def test_errors_speak_python(run: "rf.Run") -> None:
         rf.evaluate(3)
 
 
+def test_a_run_to_resume_that_is_not_there_is_refused_before_anything_is_prepared(tmp_path) -> None:
+    recipe = rf.load_recipe(write_recipe(tmp_path, "tiny"), f"data.artifacts_folder={tmp_path / 'artifacts'}")
+    with pytest.raises(UsageError, match="nowhere"):
+        rf.fit(recipe, resume=tmp_path / "nowhere")
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_a_recipe_that_is_not_loaded_is_refused() -> None:
     for call in (rf.fit, rf.prepare):
         with pytest.raises(UsageError, match="^recipe: str given; a Recipe is needed, as load_recipe returns it"):

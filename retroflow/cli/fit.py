@@ -50,11 +50,8 @@ def fit(
                 raise UsageError("--dry-run describes a new run; leave --resume out.")
             _print_dry_run(loaded, as_json=as_json)
             return
-        from retroflow.runs.resuming import check_resume
         from retroflow.training import fit as _imported_now  # noqa: F401 - while a signal still ends it at once
 
-        if resumed is not None:
-            check_resume(loaded, resumed)
     show = _print_json if as_json else _print_tables
     with only_results_on_stdout():
         api.fit(loaded, resume=resumed, show=show, ignore_memory=ignore_memory)
