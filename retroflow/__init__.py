@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from retroflow.version import __version__
 
 if TYPE_CHECKING:
-    from retroflow.api import Run, embedder, evaluate, fit, load, load_recipe, open_run, prepare, retriever
+    from retroflow.api import Run, embedder, evaluate, fit, load, load_recipe, open_run, prepare, retriever, score
     from retroflow.generation.database import RetrievalDatabase as Database
     from retroflow.generation.language_model import LanguageModel
     from retroflow.model.config import RetroConfig
@@ -42,6 +42,7 @@ _HOMES = {
     "evaluate": "retroflow.api",
     "load": "retroflow.api",
     "retriever": "retroflow.api",
+    "score": "retroflow.api",
     "embedder": "retroflow.api",
     "Run": "retroflow.api",
     "LanguageModel": "retroflow.generation.language_model",
@@ -83,6 +84,7 @@ __all__ = [
     "open_run",
     "prepare",
     "retriever",
+    "score",
 ]
 
 

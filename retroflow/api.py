@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from retroflow.errors import RankEnded, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from retroflow.evaluation.passage_report import PassageReport
     from retroflow.evaluation.report import Report
     from retroflow.generation.database import RetrievalDatabase
     from retroflow.generation.language_model import LanguageModel
@@ -215,6 +216,68 @@ def load(
     return open_language_model(
         _folder_of(model), database=database, retrieval=retrieval, device=device, checkpoint=wanted
     )
+
+
+def score(
+    model: Run | str | Path,
+    passages: str | Path,
+    *,
+    databases: "Sequence[str | Path]" = (),
+    num_neighbours: int | None = None,
+    retrieval_step: int | None = None,
+    device: str = "auto",
+    checkpoint: str | int | None = None,
+    output: str | Path | None = None,
+) -> "PassageReport":
+    """Measure how well a model predicts given passages with each of several databases (docs/attach.md).
+
+    Args:
+        model: as in `load`.
+        passages: JSON Lines, `{"text": ..., "context": ..., "old_text": ..., "document": ..., "groups": [...]}`, of
+            which only the text is needed.
+        databases: their folders, after the run's own; an exported model has none of its own.
+        num_neighbours: chunks to retrieve for a window; None for as many as in training.
+        retrieval_step: tokens between two retrievals; None for the chunk length.
+        device: as in `load`.
+        checkpoint: as in `load`.
+        output: new file for the report; None for none.
+
+    Raises:
+        RetroflowError: a passage, the model or a database cannot be used.
+    """
+    import numpy as np
+
+    from retroflow.console import progress
+    from retroflow.evaluation.passage_report import PassageReport, groups_of
+    from retroflow.generation.passages import open_with_databases, read_passages, score_passages
+    from retroflow.runs.folder import check_new_file, write_report
+
+    if output is not None:
+        check_new_file(Path(output))
+    read = read_passages(Path(passages))
+    wanted = None if checkpoint is None else str(checkpoint)
+    opened, by_name = open_with_databases(_folder_of(model), databases, device=device, checkpoint=wanted)
+    k = opened.origin.num_neighbours if num_neighbours is None else num_neighbours
+    with progress("scoring", len(read), "passages") as advance:
+        found = score_passages(opened, by_name, read, num_neighbours=k, retrieval_step=retrieval_step, advance=advance)
+    documents = np.unique([str(passage.document) for passage in read], return_inverse=True)[1]
+    report = PassageReport(
+        documents=documents,
+        groups=groups_of([passage.groups for passage in read]),
+        nats=found.nats,
+        tokens=found.tokens,
+        bytes=found.bytes,
+        measured={
+            "model": str(_folder_of(model)),
+            "step": opened.origin.step,
+            "passages": str(passages),
+            "num_neighbours": k,
+            "retrieval_step": retrieval_step or opened.model.config.chunk_length,
+        },
+    )
+    if output is not None:
+        write_report(Path(output), report.to_json())
+    return report
 
 
 def retriever(name: str, **options: Any) -> "CheckedRetriever":

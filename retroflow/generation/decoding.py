@@ -271,15 +271,25 @@ class Decoding:
         return logits
 
     @torch.inference_mode()
-    def losses(self, row: Row) -> list[float]:
-        """Return the nats of each token of a row but the first, given the tokens before it and their neighbours."""
+    def losses(self, row: Row, continuation: Sequence[int] = ()) -> list[float]:
+        """Return the nats of each token, given the tokens before it and their neighbours.
+
+        Args:
+            row: the first tokens, aligned as a prompt is; gets the others.
+            continuation: tokens that follow.
+
+        Returns:
+            Of the continuation's tokens; without one, of all tokens of the row but the first.
+        """
         cache, tokens = self._start([row])
+        row.tokens += continuation
+        tokens = torch.cat([tokens, tokens.new_tensor([continuation])], dim=1) if continuation else tokens
         nats: list[float] = []
         for logits in self._read([row], cache, tokens):
             first = len(nats)
             targets = tokens[0, first + 1 : first + 1 + logits.shape[1]]
             nats += F.cross_entropy(logits[0, : len(targets)].float(), targets, reduction="none").tolist()
-        return nats
+        return nats[-len(continuation) :]
 
     def _read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
         """Process tokens int64 [b, t] in parts, with retrieval for every window; yield logits [b, part, v]."""

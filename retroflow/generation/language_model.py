@@ -97,18 +97,29 @@ class LanguageModel:
         """
         return stream(self.model, self.tokenizer, [prompt], retriever=self.database, options=self._options(options))
 
-    def score(self, text: str, *, num_neighbours: int | None = None) -> Score:
+    def score(
+        self, text: str, *, context: str = "", num_neighbours: int | None = None, retrieval_step: int | None = None
+    ) -> Score:
         """Measure how well the model predicts a text: nats of every token, bits per byte, retrieved chunks.
 
         Args:
             text: at least one token.
-            num_neighbours: chunks to retrieve for a chunk; None for as many as in training.
+            context: what comes before it, and is not scored; neighbours are retrieved where it ends.
+            num_neighbours: chunks to retrieve for a window; None for as many as in training.
+            retrieval_step: tokens between two retrievals; None for the chunk length.
 
         Raises:
             GenerationError: the text has no tokens.
         """
-        k = self.origin.num_neighbours if num_neighbours is None else num_neighbours
-        return score(self.model, self.tokenizer, text, retriever=self.database, num_neighbours=k)
+        return score(
+            self.model,
+            self.tokenizer,
+            text,
+            context=context,
+            retriever=self.database,
+            num_neighbours=self.origin.num_neighbours if num_neighbours is None else num_neighbours,
+            retrieval_step=retrieval_step,
+        )
 
     def with_database(self, database: RetrievalDatabase | Path | str | None) -> "LanguageModel":
         """Return the same model with another database; None switches retrieval off.

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.generation.decoding import Decoding, encoded
 from retroflow.generation.options import GenerationOptions
@@ -17,9 +19,9 @@ class Score:
 
     Attributes:
         tokens: of the text.
-        nats: of each token but the first, which is not predicted.
+        nats: of each of these tokens; of all but the first, which is not predicted, if there is no context.
         bytes: of the text in UTF-8.
-        retrievals: in order.
+        retrievals: in order, those of the context first.
     """
 
     tokens: tuple[int, ...]
@@ -43,24 +45,34 @@ def score(
     tokenizer: Tokenizer,
     text: str,
     *,
+    context: str = "",
     retriever: LiveRetriever | None = None,
     num_neighbours: int = 2,
+    retrieval_step: int | None = None,
 ) -> Score:
-    """Measure how well a model predicts a text, with retrieval at the end of each chunk.
+    """Measure how well a model predicts a text, with retrieval at the end of each window.
+
+    Context and text are cut into tokens together; a token that is in both counts as the text's. A window ends where
+    the context ends, as at the end of a prompt. Without a context the first window is the text's first chunk.
 
     Args:
         model: as in `generate`.
         tokenizer: as in `generate`.
         text: at least one token.
+        context: what comes before it, and is not scored.
         retriever: as in `generate`.
-        num_neighbours: chunks to retrieve for a chunk (k).
+        num_neighbours: chunks to retrieve for a window (k).
+        retrieval_step: tokens between two retrievals (s); None for the chunk length.
 
     Raises:
         GenerationError: as `generate`.
     """
-    options = GenerationOptions(align=False, num_neighbours=num_neighbours)
-    ((prompt, tokens),) = encoded(tokenizer, [text])
-    row = Row(0, prompt, tokens, tokenizer, ())
+    ((whole, tokens),) = encoded(tokenizer, [text and context + text])
+    encoding = tokenizer.encode(whole)
+    ends = np.append(encoding.byte_starts[1:], encoding.num_bytes)
+    before = int((ends <= len(context.encode())).sum())
+    options = GenerationOptions(align=before > 0, num_neighbours=num_neighbours, retrieval_step=retrieval_step)
+    row = Row(0, whole, tokens[:before] or tokens, tokenizer, ())
     step = options.step_for(model.config.chunk_length)
-    nats = Decoding(model, tokenizer, retriever, options, step, None).losses(row)
-    return Score(tuple(row.tokens), tuple(nats), len(text.encode()), tuple(row.retrievals))
+    nats = Decoding(model, tokenizer, retriever, options, step, None).losses(row, tokens[before:] if before else [])
+    return Score(tuple(tokens[before:]), tuple(nats), len(text.encode()), tuple(row.retrievals))

@@ -175,3 +175,16 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         RetroflowError: the file cannot be written, or a number in the report is not finite.
     """
     write_text(path, render_sealed(report, what=str(path)))
+
+
+def check_new_file(path: Path) -> None:
+    """Refuse a file that exists or cannot be written, before minutes of work.
+
+    Raises:
+        UsageError: one of both.
+    """
+    folder = path.absolute().parent
+    reason = "it exists" if path.exists() else f"there is no folder {folder}" if not folder.is_dir() else ""
+    if reason or not os.access(folder, os.W_OK | os.X_OK):
+        reason = reason or f"{folder} cannot be written"
+        raise UsageError(f"output='{path}': {reason}; give a new file.")

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.generation import GenerationOptions
+from retroflow.generation.rows import aligned_length
 from retroflow.generation.scoring import score
 from tests.generation.small import VARIANTS, HashRetriever, LetterTokenizer, make_model, neighbours_of
 
@@ -32,3 +34,32 @@ def test_it_is_what_forward_gives(variant, retrieves, length):
     assert found.tokens == tuple(tokens) and found.bytes == length
     assert found.bits_per_byte == pytest.approx(sum(found.nats) / math.log(2) / length)
     assert len(found.retrievals) == (length // m if retrieves and model.config.cca_layers else len(found.retrievals))
+
+
+@pytest.mark.parametrize("retrieves", [True, False])
+@pytest.mark.parametrize("step", [4, 3])
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_a_text_after_a_context_is_aligned_as_a_generation_is(retrieves, step, length):
+    model, tokenizer, text = make_model().eval(), LetterTokenizer(), TEXT[length:]
+    retriever = HashRetriever(4) if retrieves else None
+    found = score(model, tokenizer, text, context=TEXT[:length], retriever=retriever, retrieval_step=step)
+    case = SimpleNamespace(model=model, retriever=retriever, options=GenerationOptions(num_neighbours=2), step=step)
+    tokens = tokenizer.encode(TEXT).ids.tolist()
+    padding = aligned_length(length, 4, step) - length
+    retrieved, mask = neighbours_of(case, [None] * padding + tokens)
+    with torch.no_grad():
+        row = torch.tensor([[0] * padding + tokens])
+        logits = model(row, retrieved, mask, padding=torch.tensor([padding]), retrieval_step=step)[0, padding:]
+    expected = F.cross_entropy(logits[:-1].float(), torch.tensor(tokens[1:]), reduction="none")[length - 1 :]
+    assert found.nats == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found.tokens == tuple(tokens[length:]) and found.bytes == len(text)
+    if retrieves:
+        assert length in [retrieval.end for retrieval in found.retrievals]
+
+
+def test_a_token_that_begins_in_the_context_is_scored():
+    tokenizer = train_tokenizer(["the harbour keeps the harbour"] * 9, 280)
+    joined = next(word for word in (" keeps", " the", " harbour") if len(tokenizer.encode(word).ids) == 1)
+    model = make_model(vocabulary_size=tokenizer.vocabulary_size)
+    found = score(model, tokenizer, joined[1:], context="the ")
+    assert found.tokens == tuple(tokenizer.encode(joined).ids.tolist()) and len(found.nats) == 1
