@@ -38,7 +38,7 @@ class Run:
     @property
     def step(self) -> int:
         """Optimizer steps of the newest checkpoint, 0 if there is none."""
-        from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
+        from retroflow.runs.checkpoint_files import checkpoint_step, list_checkpoints
         from retroflow.runs.folder import RunFolder
 
         checkpoints = list_checkpoints(RunFolder(self.folder).checkpoints)

@@ -14,7 +14,7 @@ from retroflow.corpus.checked import CheckedCorpus
 from retroflow.corpus.split import check_held_out
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
-from retroflow.errors import UsageError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.pipeline import fingerprint, stages
 from retroflow.pipeline.chunks import ChunkStage, warn_of_few_tokens
 from retroflow.pipeline.embeddings import EmbeddingStage
@@ -159,8 +159,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     data = DataOptions(**recipe.section("data"))
     artifacts = Path(os.path.expanduser(data.artifacts_folder))
     if not recipe.values.get("trainer", {}).get("retrieval", True):
+        _make_folder(artifacts)
         with disk_errors(artifacts):
-            artifacts.mkdir(parents=True, exist_ok=True)
             chunks = _chunks(recipe, data, artifacts, sharing)
             report(chunks)
         return prepared_of(chunks)
@@ -172,8 +172,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     embedder = create_embedder(recipe.section("embedder")) if retriever.reads_vectors else None
     if embedder is not None:
         made.check_vectors(None, embedder.dimension)
+    _make_folder(artifacts)
     with disk_errors(artifacts):
-        artifacts.mkdir(parents=True, exist_ok=True)
         chunks = _chunks(recipe, data, artifacts, sharing)
         report(chunks)
         check_enough_chunks(chunks.manifest, options)
@@ -192,6 +192,16 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
         for line in concerns(found["neighbours"].manifest.info, retriever.owner):
             say(line)
     return prepared_of(*found.values())
+
+
+def _make_folder(artifacts: Path) -> None:
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetroflowError(
+            f'data.artifacts_folder: "{artifacts}" cannot be made ({error.strerror}); choose a folder that can be '
+            "written."
+        ) from error
 
 
 def expected_fingerprints(recipe: Recipe) -> dict[str, str]:

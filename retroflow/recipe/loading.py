@@ -108,7 +108,7 @@ def _check_version(tree: Node, problems: Problems, *, stop: bool = False) -> Non
 
 def _layout(tree: Node, schema: RecipeSchema, problems: Problems) -> Block:
     """Return the options of the whole recipe, those of slots for the components it names."""
-    options = {"recipe_version": Option(Scalar("int")), "seed": Option(Scalar("int", Limits(ge=0)), 1)}
+    options = {"recipe_version": Option(Choice((RECIPE_VERSION,))), "seed": Option(Scalar("int", Limits(ge=0)), 1)}
     for name, section in schema.sections.items():
         if isinstance(section, Slot):
             block = _slot_block(tree.value.get(name), name, section, problems)

@@ -190,6 +190,9 @@ class _Conversion:
         if kind == "int" and len(text) > MAX_DIGITS:
             self._problems.add(origin, key, f"is {text[:40]}..., a number of more than {MAX_DIGITS} digits.")
             return BROKEN
+        if "\0" in text:  # no path, name or library takes it
+            self._problems.add(origin, key, "holds the control character U+0000. Remove it.")
+            return BROKEN
         return _converted(kind, text)
 
 

@@ -19,43 +19,12 @@ from typing import IO, Any
 import torch
 
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
+from retroflow.runs.checkpoint_files import BESIDE, checkpoint_path, checkpoint_step, checksum_path, list_checkpoints
 from retroflow.runs.checkpoint_shards import RankShard, join_shards
 from retroflow.store.atomic import write_file, write_stream
 
 _SHARDS = "shards"
 """The key of a checkpoint with the names of its shards' files."""
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return the path of the checkpoint of an optimizer step."""
-    return folder / f"step-{step:08d}.ckpt"
-
-
-_NAME = re.compile(r"step-([0-9]{8,})\.ckpt")
-_BESIDE = re.compile(r"step-[0-9]{8,}\.(ckpt\.sha256|shard-[0-9]+-of-[0-9]+|.*\.tmp)")
-"""Files of a checkpoint, or remains of one that was not finished when the process was killed."""
-
-
-def checkpoint_step(path: Path) -> int:
-    """Return the optimizer step of a checkpoint.
-
-    Raises:
-        UsageError: it does not have the name of a checkpoint.
-    """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise UsageError(f"{path}: not the name of a checkpoint, such as step-00000200.ckpt; restore its name.")
-    return int(match[1])
-
-
-def shard_path(path: Path, rank: int, world_size: int) -> Path:
-    """Return the file of one rank's shard of a checkpoint."""
-    return path.with_name(f"{path.stem}.shard-{rank}-of-{world_size}")
-
-
-def checksum_path(path: Path) -> Path:
-    """Return the file with the SHA-256 of a checkpoint."""
-    return path.with_name(path.name + ".sha256")
 
 
 class _HashedFile:
@@ -226,12 +195,6 @@ def read_checkpoint(path: Path, *, optimizer: bool = True) -> dict[str, Any]:
     return checkpoint
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return all checkpoints of a folder, newest step first; files with other names are ignored."""
-    named = [path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(named, key=checkpoint_step, reverse=True)
-
-
 def pick_checkpoint(folder: Path, wanted: str | None = None) -> Path | None:
     """Find and verify the checkpoint of a model: the newest, or the requested one.
 
@@ -316,7 +279,7 @@ def sweep(folder: Path, *, keep: int) -> None:
         path.unlink(missing_ok=True)
     kept = {name for path in list_checkpoints(folder) for name in _files_of(path)}
     for part in folder.iterdir() if folder.is_dir() else ():
-        if _BESIDE.fullmatch(part.name) and part.name not in kept:
+        if BESIDE.fullmatch(part.name) and part.name not in kept:
             part.unlink(missing_ok=True)
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retroflow.runs.description import read_run
+from retroflow.runs.description import flat, read_run
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.metrics import last_metrics
-from retroflow.runs.resuming import flat
 
 Pair = tuple[Any, Any]
 """The values of the first and the second run; None if there is none."""

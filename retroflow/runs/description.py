@@ -151,7 +151,8 @@ def _check_recipe(file: Path, written: str) -> None:
 def not_a_run(folder: Path) -> str:
     """Return a message that a folder is not a run folder, with the one that may be meant."""
     if not folder.is_dir():
-        return f'"{folder}": not a run folder (there is no such folder); give the folder that fit printed.'
+        reason = "it is a file" if folder.exists() else "there is no such folder"
+        return f'"{folder}": not a run folder ({reason}); give the folder that fit printed.'
     found = f'"{folder}": not a run folder (it has no {RUN_FILE}); '
     if (folder / "checkpoints").is_dir():
         return f"{found}but it holds checkpoints. Restore its {RUN_FILE}, or train again."
@@ -173,3 +174,13 @@ def run_meant(folder: Path) -> Path | None:
 def is_run_number(name: str) -> bool:
     """Return whether this is the name of a run folder of `fit`."""
     return re.fullmatch(r"[0-9]+", name) is not None
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings with dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.runs.checkpoints import checkpoint_step, list_checkpoints
+from retroflow.runs.checkpoint_files import checkpoint_step, list_checkpoints
 from retroflow.runs.description import read_run
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.metrics import last_metrics

@@ -11,14 +11,9 @@ from typing import Any
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.pipeline.prepare import expected_fingerprints
 from retroflow.recipe import Recipe
-from retroflow.runs.checkpoints import (
-    checkpoint_step,
-    list_checkpoints,
-    newest_verified,
-    read_head,
-    verify_checkpoint,
-)
-from retroflow.runs.description import not_a_run
+from retroflow.runs.checkpoint_files import checkpoint_step, list_checkpoints
+from retroflow.runs.checkpoints import newest_verified, read_head, verify_checkpoint
+from retroflow.runs.description import flat, not_a_run
 from retroflow.runs.folder import RunFolder, list_runs, new_run, write_description
 from retroflow.runs.schedules import Schedule, in_force, lengthened, schedules_of
 from retroflow.version import __version__
@@ -340,13 +335,3 @@ def differences(stored: Identity, this: Identity) -> list[str]:
         if prints_there.get(kind) != prints_here.get(kind):
             lines.append(f"fingerprint of {kind}: {prints_there.get(kind)} there, {prints_here.get(kind)} here")
     return lines
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings with dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found

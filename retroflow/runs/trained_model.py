@@ -11,7 +11,8 @@ from retroflow.components import MODELS, create
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.model.pretrained import same_random_state
-from retroflow.runs.checkpoints import checkpoint_step, pick_checkpoint, read_checkpoint, read_head
+from retroflow.runs.checkpoint_files import checkpoint_step
+from retroflow.runs.checkpoints import pick_checkpoint, read_checkpoint, read_head
 from retroflow.runs.description import RunDescription, read_run
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.resuming import differences, identity_at

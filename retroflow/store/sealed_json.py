@@ -55,8 +55,8 @@ def read_sealed(path: Path, *, remedy: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
         body = {key: value for key, value in values.items() if key != SEAL}
         is_whole = values.get(SEAL) == _seal_of(body)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(*error.args) from error
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedDataError(f'"{path}": cannot be read ({type(error).__name__}: {error}). {remedy}') from error
     if not is_whole:

@@ -19,7 +19,8 @@ from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RetroflowError
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.throughput import Throughput
-from retroflow.runs.checkpoints import checkpoint_path, sweep
+from retroflow.runs.checkpoint_files import checkpoint_path
+from retroflow.runs.checkpoints import sweep
 from retroflow.runs.metrics import MetricsLog
 from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lost_weights import refuse_lost_weights

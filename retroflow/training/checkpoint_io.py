@@ -5,7 +5,8 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from retroflow.runs.checkpoints import checksum_path, read_checkpoint, write_checkpoint
+from retroflow.runs.checkpoint_files import checksum_path
+from retroflow.runs.checkpoints import read_checkpoint, write_checkpoint
 
 
 class AtomicIO(CheckpointIO):

@@ -1,7 +1,6 @@
 """`retroflow evaluate`: measure a checkpoint of a run, with overrides if given; the run's own report is kept."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,13 +16,15 @@ from retroflow.generation.former_owner import naming_former_owner, retriever_of_
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.recorded import open_recorded
 from retroflow.recipe import Recipe, load
-from retroflow.runs.checkpoints import checkpoint_step, read_head
-from retroflow.runs.description import RunDescription
+from retroflow.runs.checkpoint_files import checkpoint_step
+from retroflow.runs.checkpoints import read_head
+from retroflow.runs.description import RunDescription, flat
 from retroflow.runs.folder import RunFolder, write_report
 from retroflow.runs.record import TrainingSummary, record_in
-from retroflow.runs.resuming import flat, identity, refuse_other_weights
+from retroflow.runs.resuming import identity, refuse_other_weights
 from retroflow.runs.trained_model import load_checkpoint_weights, open_checkpoint
 from retroflow.store.atomic import canonical_json
+from retroflow.store.disk import why_not_writable
 from retroflow.store.sealed_json import read_sealed
 from retroflow.training.final_report import measure_model
 from retroflow.training.job import make_job
@@ -123,7 +124,7 @@ def _report_name(record: TrainingSummary, changed: Mapping[str, Any]) -> str:
 
 
 def _can_be_kept(own: Path) -> bool:
-    if os.access(own.absolute().parent, os.W_OK | os.X_OK):
+    if not why_not_writable(own.absolute().parent):
         return True
     say(f"{own.parent} cannot be written: the report is shown but not saved; choose another file for it")
     return False
@@ -142,8 +143,8 @@ def _check_output(output: Path, run: RunFolder, own: Path) -> bool:
     if output.is_dir() or not folder.is_dir():
         reason = "is a folder" if output.is_dir() else f"there is no folder {folder}"
         raise UsageError(f"output='{output}': {reason}; give a file to write.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise RetroflowError(f"output='{output}': {folder} cannot be written; choose another folder.")
+    if why := why_not_writable(folder):
+        raise RetroflowError(f"output='{output}': {folder} cannot be written ({why}); choose another folder.")
     return True
 
 

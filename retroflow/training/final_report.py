@@ -10,7 +10,8 @@ from retroflow.console import progress
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.evaluation.measuring import measure_report, sequences_to_measure
 from retroflow.evaluation.report import Report
-from retroflow.runs.checkpoints import checkpoint_path, checksum_path, read_head
+from retroflow.runs.checkpoint_files import checkpoint_path, checksum_path
+from retroflow.runs.checkpoints import read_head
 from retroflow.runs.folder import RunFolder, write_report
 from retroflow.runs.record import TrainingSummary, record_from, record_in
 from retroflow.runs.resuming import ResumePoint

@@ -28,7 +28,8 @@ from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import place
 from retroflow.planning.plan import check_memory, plan_of_recipe
 from retroflow.recipe import Recipe
-from retroflow.runs.checkpoints import checkpoint_path, discard_after, sweep
+from retroflow.runs.checkpoint_files import checkpoint_path
+from retroflow.runs.checkpoints import discard_after, sweep
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.held_folder import HeldFolder
 from retroflow.runs.metrics import MetricsLog, read_metrics

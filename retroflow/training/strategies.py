@@ -19,15 +19,9 @@ from torch.distributed.tensor import DTensor
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import Placement
+from retroflow.runs.checkpoint_files import shard_path
 from retroflow.runs.checkpoint_shards import Place, rows_between, rows_of_rank, split_shard, value_at
-from retroflow.runs.checkpoints import (
-    open_shards,
-    read_head,
-    shard_path,
-    verify_checkpoint,
-    write_checkpoint,
-    write_shard,
-)
+from retroflow.runs.checkpoints import open_shards, read_head, verify_checkpoint, write_checkpoint, write_shard
 
 
 def make_strategy(placement: Placement, options: TrainerOptions) -> Any:

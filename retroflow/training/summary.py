@@ -12,7 +12,7 @@ from retroflow.planning.costs import training_flops
 from retroflow.planning.plan import Plan
 from retroflow.planning.throughput import Throughput, peak_flops_of
 from retroflow.protocols import Summary, TrackedRun
-from retroflow.runs.checkpoints import checkpoint_step, checksum_path, list_checkpoints
+from retroflow.runs.checkpoint_files import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.runs.folder import RunFolder, write_description
 from retroflow.runs.resuming import ResumePoint
 from retroflow.training.job import Job

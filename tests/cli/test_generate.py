@@ -20,7 +20,7 @@ from retroflow.generation import GenerationOptions, RetrievalDatabase, generate
 from retroflow.generation.exported import load_exported
 from retroflow.model.retro import Retro
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.runs.checkpoints import list_checkpoints
+from retroflow.runs.checkpoint_files import list_checkpoints
 from tests.cli.conftest import write_recipe
 
 

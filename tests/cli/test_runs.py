@@ -58,6 +58,8 @@ def test_a_report_is_printed_again_and_two_runs_are_compared(retroflow, place: P
         (["runs", "report", "runs/tiny/0002"], 2, "has no report.json"),
         (["runs", "compare", "runs/tiny/0001"], 2, "Missing argument"),
         (["runs", "compare", "runs/tiny/0001", "runs"], 2, '"runs": not a run folder'),
+        (["runs", "compare", "runs/tiny/0001", "runs/tiny/0001/run.json"], 2, "not a run folder (it is a file)"),
+        (["runs", "report", "runs/tiny/0001/run.json"], 2, "there is no folder"),
         (["clean", "--artifacts", "nowhere"], 2, 'there is no folder "nowhere"'),
         (["clean", "--runs", "nowhere"], 2, 'there is no folder "nowhere"'),
     ],

@@ -15,7 +15,8 @@ import torch
 from retroflow.components import recipe_schema
 from retroflow.pipeline.prepare import prepare
 from retroflow.recipe import load
-from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoint_files import list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.testing.tiny_corpus import write_tiny_corpus
 
 FAULTS = Path(__file__).parent / "faults"

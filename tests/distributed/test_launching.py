@@ -12,7 +12,8 @@ from contextlib import suppress
 
 import pytest
 
-from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoint_files import list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint
 from tests.distributed.runs import LIMIT, TWO, Ended, assert_same, end_all, fit, launch, metrics, prepared_folder
 
 pytestmark = pytest.mark.timeout(900)

@@ -75,6 +75,9 @@ def test_the_parameters_are_those_that_fit_would_train(recipe_file):
 
 
 def test_it_refuses_what_fit_refuses(recipe_file, tmp_path):
+    nowhere = "trainer.runs_folder '/proc/x': /proc cannot be written"  # by root neither, whom its permissions let
+    with pytest.raises(RetroflowError, match=nowhere):
+        dry_run(load(recipe_file, ["trainer.runs_folder=/proc/x"], schema=recipe_schema()))
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(RetroflowError, match="trainer.runs_folder .* is not a folder"):
         dry_run(load(recipe_file, [], schema=recipe_schema()))

@@ -135,7 +135,7 @@ def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
     ("text", "message"),
     [
         ("recipe_version: 1\n", "r.yaml:1: tree.name is missing; it has no default. Allowed: \"oak\" or \"elm\"."),
-        ("tree: {name: oak}\n", "r.yaml:1: recipe_version is missing"),
+        ("tree: {name: oak}\n", "r.yaml:1: recipe_version is missing; it has no default. Allowed: 1."),
         ("recipe_version: 1\ntree: {leaves: 3}\n", "r.yaml:2: tree.name is missing"),
         ("recipe_version: 1\ntree: {name: elm}\n", "r.yaml:2: tree.path is missing; it has no default. Allowed: text."),
         ("recipe_version: 1\ntree:\n  name: elm\n  path: ???\n", "r.yaml:4: tree.path is ???: it must be given"),
@@ -173,6 +173,7 @@ def test_a_derived_value_cannot_be_given(load_text: Load) -> None:
         ("a: 1\n---\nb: 2\n", "r.yaml:2: this is not YAML: expected a single document"),
         ("a: *b\n", "r.yaml:1: this is not YAML: found undefined alias"),
         ("a: \x01\n", "control character U+0001"),
+        ('recipe_version: 1\ntree: {name: elm, path: "a\\0b"}\n', "r.yaml:2: tree.path holds the control character U+0000"),
         ("\ta: 1\n", "this is not YAML"),
         (b"\xff\xfe\x00", "r.yaml:1: byte 0 is not UTF-8"),
         (b"a: 1\nb: \xe4\n", "r.yaml:2: byte 8 is not UTF-8"),

@@ -12,18 +12,20 @@ import torch
 
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.runs import checkpoints
-from retroflow.runs.checkpoints import (
+from retroflow.runs.checkpoint_files import (
     checkpoint_path,
     checkpoint_step,
     checksum_path,
-    discard_after,
     list_checkpoints,
+    shard_path,
+)
+from retroflow.runs.checkpoints import (
+    discard_after,
     newest_verified,
     open_shards,
     pick_checkpoint,
     read_checkpoint,
     read_head,
-    shard_path,
     sweep,
     verify_checkpoint,
     write_checkpoint,
@@ -263,7 +265,8 @@ def test_a_kill_at_any_moment_leaves_an_intact_newest_checkpoint(tmp_path):
     script = f"""
 import torch, itertools
 from pathlib import Path
-from retroflow.runs.checkpoints import checkpoint_path, write_checkpoint, sweep
+from retroflow.runs.checkpoint_files import checkpoint_path
+from retroflow.runs.checkpoints import write_checkpoint, sweep
 folder = Path({str(tmp_path)!r})
 for step in itertools.count(1):
     write_checkpoint({{"step": step, "weights": torch.full((2_000_000,), float(step))}}, checkpoint_path(folder, step))

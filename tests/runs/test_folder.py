@@ -4,7 +4,6 @@ import pytest
 
 from retroflow.errors import RetroflowError
 from retroflow.planning.runs_folder import check_runs_folder
-from retroflow.runs import folder as run_folder
 from retroflow.runs.folder import RunFolder, list_runs, new_run, write_report
 from retroflow.store.sealed_json import render_sealed
 
@@ -21,8 +20,8 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(RetroflowError, match="cannot be written; choose a folder") as caught:
+    monkeypatch.setattr("retroflow.planning.runs_folder.why_not_writable", lambda folder: "Permission denied")  # root may write everywhere
+    with pytest.raises(RetroflowError, match=r"cannot be written \(Permission denied\); choose a folder") as caught:
         check_runs_folder(tmp_path / "runs")
     assert caught.value.exit_code == 1
 

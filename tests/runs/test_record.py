@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from retroflow.errors import DamagedDataError
-from retroflow.runs.checkpoints import checkpoint_path, write_checkpoint
+from retroflow.runs.checkpoint_files import checkpoint_path
+from retroflow.runs.checkpoints import write_checkpoint
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.record import record_from, record_in
 from retroflow.runs.resuming import ResumePoint

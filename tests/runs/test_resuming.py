@@ -6,7 +6,8 @@ import pytest
 
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.recipe import Recipe
-from retroflow.runs.checkpoints import checkpoint_path, read_head, write_checkpoint
+from retroflow.runs.checkpoint_files import checkpoint_path
+from retroflow.runs.checkpoints import read_head, write_checkpoint
 from retroflow.runs.folder import write_report
 from retroflow.runs.resuming import LAST, check_resume, choose_start, differences, refuse_other_weights
 from tests.training.jobs import tiny_recipe

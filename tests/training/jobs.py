@@ -11,7 +11,8 @@ from retroflow.pipeline.splits import Splits
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.placement import place
 from retroflow.recipe import Recipe
-from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoint_files import list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.runs.record import facts_of
 from retroflow.tracking.background import GuardedTracker, NoTracker
 from retroflow.training.job import Job

@@ -10,7 +10,8 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.errors import DamagedDataError, RetroflowError
-from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
+from retroflow.runs.checkpoint_files import checkpoint_path, list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint, write_checkpoint
 from retroflow.runs.description import read_run
 from retroflow.runs.folder import RunFolder
 from retroflow.testing.tiny_corpus import write_tiny_corpus
@@ -157,6 +158,8 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
     ):
         code, out, err = retroflow("evaluate", project.path, "seed=2", "--output", output)
         assert (code, out) == (2, "") and message in err
+    code, out, err = retroflow("evaluate", project.path, "seed=2", "--output", "/proc/mine.json")
+    assert (code, out) == (1, "") and "--output /proc/mine.json: /proc cannot be written" in err
     assert project.report.read_bytes() == before and not list(project.path.glob("report-*"))
     assert retroflow("evaluate", project.path, "seed=3", "--output", wanted)[0] == 0
     assert content(wanted)["measured"]["overrides"] == {"seed": 3}
@@ -164,13 +167,11 @@ def test_a_report_goes_where_it_is_wanted_but_not_over_the_run_s(project, retrof
 
 def test_somebody_else_s_run_is_evaluated_and_the_report_shown(project, retroflow, monkeypatch, tmp_path):
     before = files_of(project.path)
-    access = os.access
 
-    def refuse_writing(path, mode):  # root may write everywhere
-        is_theirs = str(path).startswith(str(project.path.parents[1]))
-        return not (is_theirs and mode & os.W_OK) and access(path, mode)
+    def refuse_writing(folder):  # root may write everywhere
+        return "Permission denied" if folder.is_relative_to(project.path.parents[1]) else ""
 
-    monkeypatch.setattr(evaluating.os, "access", refuse_writing)
+    monkeypatch.setattr(evaluating, "why_not_writable", refuse_writing)
     code, out, notes = retroflow("evaluate", project.path, "--json")
     assert code == 0 and json.loads(out)["report"] is None, notes
     assert "cannot be written: the report is shown but not saved; choose another file for it" in notes

@@ -9,7 +9,8 @@ import pytest
 from retroflow.distributed import stop_signals as stopping
 from retroflow.errors import Interrupted, Preempted, RetroflowError, UsageError
 from retroflow.planning.options import OptimizerOptions
-from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoint_files import list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.resuming import LAST
 from retroflow.store.sealed_json import read_sealed

@@ -7,7 +7,8 @@ import retroflow as rf
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.integrations.retrofit_config import RetrofitConfig
-from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoint_files import list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.runs.resuming import choose_start
 from retroflow.training.fit import train
 from tests.integrations.bases import make_base

@@ -6,7 +6,8 @@ import pytest
 
 from retroflow.errors import UsageError
 from retroflow.planning.options import OptimizerOptions
-from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_head
+from retroflow.runs.checkpoint_files import checkpoint_path, list_checkpoints
+from retroflow.runs.checkpoints import read_head
 from retroflow.runs.resuming import LAST
 from tests.training.jobs import Killed, assert_same_run, kill, read
 

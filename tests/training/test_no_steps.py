@@ -5,7 +5,7 @@ import pytest
 import retroflow as rf
 from retroflow.errors import UsageError
 from retroflow.planning.options import OptimizerOptions
-from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints
+from retroflow.runs.checkpoint_files import checkpoint_path, list_checkpoints
 from tests.training.conftest import WORDS
 from tests.training.jobs import assert_same_run
 

@@ -7,7 +7,8 @@ from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import UsageError
 from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.planning.outline import outline
-from retroflow.runs.checkpoints import list_checkpoints, read_checkpoint
+from retroflow.runs.checkpoint_files import list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.runs.resuming import choose_start
 from retroflow.training.final_report import load_trained
 from retroflow.training.fit import train

@@ -15,7 +15,7 @@ from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.planning.model_check import check_model
 from retroflow.planning.options import TrainerOptions
 from retroflow.recipe import Recipe
-from retroflow.runs.checkpoints import checkpoint_path
+from retroflow.runs.checkpoint_files import checkpoint_path
 from retroflow.runs.resuming import ResumePoint
 from retroflow.training.fit import train
 from retroflow.training.lightning_module import drops_retrieval

@@ -14,7 +14,8 @@ from retroflow.model.decoder import DecoderBlock
 from retroflow.model.encoder import EncoderBlock
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import place
-from retroflow.runs.checkpoints import checkpoint_path, list_checkpoints, read_checkpoint, write_checkpoint
+from retroflow.runs.checkpoint_files import checkpoint_path, list_checkpoints
+from retroflow.runs.checkpoints import read_checkpoint, write_checkpoint
 from retroflow.runs.resuming import ResumePoint, choose_start
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import train
