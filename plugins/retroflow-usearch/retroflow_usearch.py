@@ -16,9 +16,9 @@ from annotated_types import Ge
 from usearch.index import Index
 
 from retroflow.errors import DamagedDataError, RetrieverError
-from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries
+from retroflow.protocols import Capabilities, Int64Array, KeySource, Neighbours, Queries
 
-FILE = "index.usearch"
+FILE, NEXT_ID_FILE = "index.usearch", "next_id.txt"
 ADD_ROWS = 16_384
 
 
@@ -61,27 +61,48 @@ class UsearchRetriever:
         self._build = build or UsearchBuild()
         self._search = search or UsearchSearch()
         self._index: Any = None
+        self._next_id, self._is_mapped = 0, False
         self.capabilities = Capabilities(
-            metric=self._build.metric, exact=False, deterministic=self._build.num_threads == 1, fork_safe=True
+            metric=self._build.metric,
+            exact=False,
+            deterministic=self._build.num_threads == 1,
+            fork_safe=True,
+            add=True,
+            remove=True,
         )
 
     def build(self, keys: KeySource) -> None:
         """Insert vectors [N, D] block by block."""
-        vectors = keys.vectors
-        count, dimension = vectors.shape
-        index = Index(
-            ndim=dimension,
+        self._index = Index(
+            ndim=keys.vectors.shape[1],
             metric="l2sq" if self._build.metric == "l2" else "ip",
             dtype=self._build.dtype,
             connectivity=self._build.connectivity,
             expansion_add=self._build.expansion_add,
             expansion_search=self._search.expansion_search,
         )
-        for start in range(0, count, ADD_ROWS):
+        self._next_id, self._is_mapped = 0, False
+        self.add(keys)
+
+    def add(self, keys: KeySource) -> None:
+        """Insert further vectors [M, D]; see `AddsKeys`."""
+        self._bring_into_memory()
+        vectors = keys.vectors
+        for start in range(0, len(vectors), ADD_ROWS):
             block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
-            ids = np.arange(start, start + len(block), dtype=np.uint64)
-            index.add(ids, block, threads=self._build.num_threads)
-        self._index = index
+            ids = np.arange(self._next_id, self._next_id + len(block), dtype=np.uint64)
+            self._index.add(ids, block, threads=self._build.num_threads)
+            self._next_id += len(block)
+
+    def remove(self, ids: Int64Array) -> None:
+        """Remove vectors; the file keeps their bytes until others take their place; see `RemovesKeys`."""
+        self._bring_into_memory()
+        self._index.remove(ids.astype(np.uint64))
+
+    def _bring_into_memory(self) -> None:
+        if self._is_mapped:  # the library ends the process where a mapped index is changed
+            self._index, self._is_mapped = self._index.copy(), False
+            self._index.expansion_search = self._search.expansion_search
 
     def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
@@ -102,21 +123,23 @@ class UsearchRetriever:
         return Neighbours(ids, scores)
 
     def save(self, folder: Path) -> None:
-        """Write index.usearch."""
+        """Write index.usearch, and beside it the next id, which the library does not keep."""
         if self._index is None:
             raise RetrieverError("usearch: build() or load() comes before save().")
         self._index.save(str(folder / FILE))
+        (folder / NEXT_ID_FILE).write_text(f"{self._next_id}\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Memory-map what `save` wrote."""
         try:
+            next_id = int((folder / NEXT_ID_FILE).read_text(encoding="utf-8"))
             index = Index.restore(str(folder / FILE), view=True)
         except (RuntimeError, OSError, ValueError) as error:
             raise DamagedDataError(f'usearch: "{folder / FILE}" cannot be read: {error}') from error
         if index is None:
             raise DamagedDataError(f'usearch: "{folder / FILE}" is no index of usearch.')
         index.expansion_search = self._search.expansion_search
-        self._index = index
+        self._index, self._next_id, self._is_mapped = index, next_id, True
 
     def fingerprint(self) -> dict[str, object]:
         """The library's version (major.minor); retroflow adds the options."""

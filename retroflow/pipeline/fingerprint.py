@@ -14,7 +14,7 @@ from retroflow.pipeline.options import DataOptions, NeighbourOptions
 # Increase it when a stage makes other bytes from the same inputs.
 CHUNKS_VERSION = 2
 EMBEDDINGS_VERSION = 1
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 NEIGHBOURS_VERSION = 2
 
 Inputs = dict[str, Any]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retroflow.protocols.model import GenerationCache, ModelConfig, RetrievalModel
     from retroflow.protocols.retrieval import (
         PROTOCOL_VERSION,
+        AddsKeys,
         Capabilities,
         ChecksVectors,
         Embedder,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Neighbours,
         QueriedBy,
         Queries,
+        RemovesKeys,
         Retriever,
         TextSource,
         VectorSource,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "AddsKeys",
     "Capabilities",
     "ChecksVectors",
     "Corpus",
@@ -49,6 +52,7 @@ __all__ = [
     "Neighbours",
     "QueriedBy",
     "Queries",
+    "RemovesKeys",
     "RetrievalModel",
     "Retriever",
     "Split",

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -27,8 +27,8 @@ class Neighbours(NamedTuple):
     """The answer to a search.
 
     Attributes:
-        ids: int64 [q, k], rows of the keys given to `build`, best first, -1 where there is none; the -1s
-            are at the end of a row.
+        ids: int64 [q, k], as `build` and `add` number the keys, best first, -1 where there is none; the -1s are at
+            the end of a row.
         scores: float32 [q, k], higher is better, non-increasing along a row, -inf where the id is -1.
     """
 
@@ -48,8 +48,10 @@ class Capabilities:
         exact: True if the true k nearest are always returned, by the metric that it declares.
         deterministic: True if two builds on the same machine with the same options answer identically.
         fork_safe: True if an instance may be used in a forked child after its parent has searched.
-        add: True if keys can be added after `build`.
-        remove: True if keys can be removed after `build`.
+        add: True if keys can be added after `build`; it is then an `AddsKeys`.
+        remove: True if keys can be removed after `build`; it is then a `RemovesKeys`.
+        erases: True if nothing of a removed key is in the files that `save` writes afterwards. Otherwise a removed
+            key is only never found, and its bytes are gone after a build without it.
         device: where the search runs, "cpu" or "cuda"; "remote" for a served database.
     """
 
@@ -60,6 +62,7 @@ class Capabilities:
     fork_safe: bool = True
     add: bool = False
     remove: bool = False
+    erases: bool = False
     device: str = "cpu"
 
     @property
@@ -100,7 +103,7 @@ class TextSource(Protocol):
 
 @runtime_checkable
 class KeySource(Protocol):
-    """The keys of an index: key i gets id i.
+    """The keys of an index: key i of `build` gets id i, key i of `add` the id n + i after n earlier keys.
 
     A retriever may read only what its `Capabilities.queried_by` says. Nothing is embedded or decoded before that.
 
@@ -146,7 +149,8 @@ class Retriever(Protocol):
     non-finite or wrongly shaped vectors, texts that are not str, and a bad k before any of these methods runs. It never
     searches an empty index or with zero queries, and it checks the answer.
 
-    One whose options do not fit every number or width of vectors is a `ChecksVectors`, too.
+    One whose options do not fit every number or width of vectors is a `ChecksVectors`, too; one that can be changed
+    after `build` an `AddsKeys`, a `RemovesKeys` or both.
     """
 
     capabilities: Capabilities
@@ -185,6 +189,34 @@ class ChecksVectors(Protocol):
         """Raise UsageError where the options cannot index `count` vectors of width `dimension`.
 
         `prepare` calls it before it makes anything, when the count is None, and again before it embeds.
+        """
+        ...
+
+
+@runtime_checkable
+class AddsKeys(Protocol):
+    """A retriever whose index can grow. Nobody searches while it is changed."""
+
+    def add(self, keys: KeySource) -> None:
+        """Add M keys, at least one, after `build` or `load`.
+
+        Key i gets the id n + i, where n is the number of all keys that `build` and `add` were ever given: the ids of
+        removed keys are not used again. Vectors have the width of those in the index. They may be kept until `save`.
+        """
+        ...
+
+
+@runtime_checkable
+class RemovesKeys(Protocol):
+    """A retriever whose index can shrink. Nobody searches while it is changed."""
+
+    def remove(self, ids: Int64Array) -> None:
+        """Remove keys, after `build` or `load`; no search finds them from now on, after `save` and `load` neither.
+
+        All others keep their ids. If nothing is left, the index is not searched until keys are added; it may be saved.
+
+        Args:
+            ids: int64 [r], ascending, each once, at least one, all in the index.
         """
         ...
 

@@ -15,9 +15,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import SupportsIndex, get_args
+from typing import SupportsIndex
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retroflow.errors import (
     DamagedDataError,
@@ -31,23 +32,24 @@ from retroflow.errors import (
 )
 from retroflow.protocols import (
     PROTOCOL_VERSION,
+    AddsKeys,
     Capabilities,
     ChecksVectors,
-    Float32Array,
-    Int64Array,
-    Metric,
     Neighbours,
-    QueriedBy,
+    RemovesKeys,
     Retriever,
 )
-from retroflow.retrieval.keys import checked_keys, checked_queries
+from retroflow.retrieval.keys import checked_ids, checked_keys, checked_queries
+from retroflow.retrieval.promises import all_padding, check_declaration, fault_of_answer
 from retroflow.retrieval.saved_index import (
     BACKEND_FOLDER,
     DESCRIPTION_FILE,
     FORMAT_VERSION,
     checksums,
     fault_of_files,
+    ranges_of,
     read_description,
+    without,
 )
 
 _STATE_OF_THE_DISK = frozenset(
@@ -62,15 +64,18 @@ class CheckedRetriever:
     Attributes:
         owner: the retriever with its distribution, as in messages ("faiss (retroflow 0.1.0)").
         dimension: width D of the vectors; None before `build` or `load`, and if it reads no vectors.
+        next_id: the id that the next added key gets, which is the number of keys that were ever built over or added;
+            None before `build` or `load`.
     """
 
     def __init__(self, retriever: Retriever, *, owner: str) -> None:
         self.owner = owner
         with self._blame("capabilities"):
-            _check_protocol(retriever, owner)
+            check_declaration(retriever, owner)
         self.dimension: int | None = None
+        self.next_id: int | None = None
+        self._live: NDArray[np.bool_] | None = None  # by id; None if no key was removed
         self._retriever = retriever
-        self._count: int | None = None
         self._process_id = os.getpid()
 
     @property
@@ -79,8 +84,8 @@ class CheckedRetriever:
         return self._retriever.capabilities
 
     def __len__(self) -> int:
-        """Number of keys N in the index, 0 before `build` or `load`."""
-        return self._count or 0
+        """Number of keys N in the index, without removed ones; 0 before `build` or `load`."""
+        return (self.next_id or 0) if self._live is None else int(self._live.sum())
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
         """Refuse options that cannot index N vectors of width D, before the vectors are made.
@@ -114,14 +119,68 @@ class CheckedRetriever:
         checked = checked_keys(keys, self.capabilities)
         count = len(checked)
         dimension = checked.vectors.shape[1] if self.capabilities.reads_vectors else None
-        self.dimension, self._count = None, None
+        self._use(None, None)
         if count:
             if dimension is not None:
                 self.check_vectors(count, dimension)
             width = "" if dimension is None else f" of width {dimension:,}"
             with self._blame("build()", f"building the index of {count:,} {self._unit}{width}"):
                 self._retriever.build(checked)
-        self.dimension, self._count, self._process_id = dimension, count, os.getpid()
+        self._use(dimension, count)
+
+    def add(self, keys: object) -> None:
+        """Add M keys to the index, with the ids from `next_id` on; M may be 0.
+
+        Args:
+            keys: as for `build`; vectors have the width of those in the index.
+
+        Raises:
+            InvalidVectorsError, InvalidTextsError, OSError: as `build`; the index is not usable if it had begun.
+            RetrieverError: nothing built or loaded yet, the retriever cannot add, it failed, or it ran out of memory.
+        """
+        retriever, next_id = self._retriever, self._next_id_to("add")
+        if not self.capabilities.add or not isinstance(retriever, AddsKeys):
+            raise RetrieverError(f"{self.owner} cannot add keys to its index; build it again over all keys.")
+        checked = checked_keys(keys, self.capabilities)
+        dimension = checked.vectors.shape[1] if self.capabilities.reads_vectors else None
+        if dimension != self.dimension:
+            raise InvalidVectorsError(
+                f"vectors have {dimension} columns, but the index was built over vectors of {self.dimension}; embed "
+                "them with the embedder that made the index."
+            )
+        count, live = len(checked), self._live
+        if not next_id:
+            self.build(checked)
+        elif count:
+            self._check_process()
+            self._use(None, None)
+            with self._blame("add()", f"adding {count:,} {self._unit} to the index"):
+                retriever.add(checked)
+            self._use(dimension, next_id + count, None if live is None else np.append(live, np.ones(count, bool)))
+
+    def remove(self, ids: object) -> None:
+        """Remove keys from the index; all others keep their ids.
+
+        Args:
+            ids: whole numbers [r] of keys in the index, such as a list or an array; r may be 0.
+
+        Raises:
+            UsageError: ids that are not whole numbers, or that are not in the index.
+            RetrieverError: nothing built or loaded yet, the retriever cannot remove, or it failed; the index is not
+                usable then.
+        """
+        retriever, next_id = self._retriever, self._next_id_to("remove")
+        if not self.capabilities.remove or not isinstance(retriever, RemovesKeys):
+            raise RetrieverError(f"{self.owner} cannot remove keys from its index; build it again without them.")
+        live = np.ones(next_id, bool) if self._live is None else self._live.copy()
+        checked, dimension = checked_ids(ids, live), self.dimension
+        if len(checked):
+            self._check_process()
+            self._use(None, None)
+            with self._blame("remove()"):
+                retriever.remove(checked)
+            live[checked] = False
+            self._use(dimension, next_id, live)
 
     def search(self, queries: object, k: SupportsIndex) -> Neighbours:
         """Find the k nearest keys of each of q queries.
@@ -140,14 +199,13 @@ class CheckedRetriever:
             RetrieverError: nothing built or loaded yet, a forked child of a retriever that is not fork-safe, a
                 backend that failed, or an answer that breaks the contract.
         """
-        if self._count is None:
-            raise RetrieverError(f"{self.owner}: search() before build() or load(); there is no index to search.")
+        self._next_id_to("search")
         k = _checked_k(k)
         checked = checked_queries(queries, self.capabilities, self.dimension)
-        if self._count == 0 or len(checked) == 0:
-            return _all_padding(len(checked), k)
+        if len(self) == 0 or len(checked) == 0:
+            return all_padding(len(checked), k)
         self._check_process()
-        doing = f"searching {self._count:,} {self._unit} with {len(checked):,} queries for {k:,} each"
+        doing = f"searching {len(self):,} {self._unit} with {len(checked):,} queries for {k:,} each"
         with self._blame("search()", doing):
             answer = self._retriever.search(checked, k)
         return self._checked_answer(answer, (len(checked), k))
@@ -160,17 +218,16 @@ class CheckedRetriever:
                 or left a link in it.
             OSError: the disk is full or cannot be used.
         """
-        if self._count is None:
-            raise RetrieverError(f"{self.owner}: save() before build() or load(); there is no index to save.")
+        next_id = self._next_id_to("save")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise RetrieverError(f'{self.owner}: save("{folder}") needs an empty folder, and it holds files.')
         backend_folder = folder / BACKEND_FOLDER
         backend_folder.mkdir()
-        if self._count:
+        if next_id:
             self._check_process()
-            with self._blame("save()", f"saving the index of {self._count:,} {self._unit}"):
+            with self._blame("save()", f"saving the index of {len(self):,} {self._unit}"):
                 self._retriever.save(backend_folder)
         if fault := fault_of_files(folder):
             raise RetrieverError(
@@ -183,7 +240,8 @@ class CheckedRetriever:
             "owner": self.owner,
             "metric": self.capabilities.metric,
             "dimension": self.dimension,
-            "count": self._count,
+            "next_id": next_id,
+            "removed": [] if self._live is None else ranges_of(~self._live),
             "build": self.fingerprint(),
             "crc32": checksums(backend_folder),
         }
@@ -197,7 +255,7 @@ class CheckedRetriever:
             RetrieverError: the index was built with another metric.
         """
         folder = Path(folder)
-        self.dimension, self._count = None, None
+        self._use(None, None)
         description = read_description(folder / DESCRIPTION_FILE)
         if description["metric"] != self.capabilities.metric:
             raise RetrieverError(
@@ -209,10 +267,19 @@ class CheckedRetriever:
                 f'The files in "{folder / BACKEND_FOLDER}" are not, byte by byte, those that {description["owner"]} '
                 "wrote. Delete the artifact and run `retroflow prepare` again."
             )
-        if description["count"]:
+        if description["next_id"]:
             self._load_backend(folder / BACKEND_FOLDER, written_by=description["owner"])
-        self.dimension, self._count = description["dimension"], description["count"]
-        self._process_id = os.getpid()
+        live = without(description["removed"], description["next_id"])
+        self._use(description["dimension"], description["next_id"], live)
+
+    def _use(self, dimension: int | None, next_id: int | None, live: NDArray[np.bool_] | None = None) -> None:
+        """Note which keys are in the index; a `next_id` of None makes it unusable."""
+        self.dimension, self.next_id, self._live, self._process_id = dimension, next_id, live, os.getpid()
+
+    def _next_id_to(self, doing: str) -> int:
+        if self.next_id is None:
+            raise RetrieverError(f"{self.owner}: {doing}() before build() or load(); there is no index to {doing}.")
+        return self.next_id
 
     @property
     def _unit(self) -> str:
@@ -287,47 +354,13 @@ class CheckedRetriever:
             raise RetrieverError(f"{self.owner}: {call} failed: {ended}{_described(error)}") from error
 
     def _checked_answer(self, answer: object, shape: tuple[int, int]) -> Neighbours:
-        fault = _fault_of_answer(answer, shape, len(self))
+        fault = fault_of_answer(answer, shape, self.next_id or 0, self._live)
         if fault is not None or not isinstance(answer, tuple):
             raise RetrieverError(
                 f"{self.owner}: search() broke the retriever contract: {fault}. This is a bug of the retriever, not "
                 "of the recipe; please report it to its authors (docs/writing-a-retriever.md has the rules)."
             )
         return Neighbours(*answer)
-
-
-def _check_protocol(retriever: object, owner: str) -> None:
-    members = ("capabilities", "build", "search", "save", "load", "fingerprint")
-    missing = [name for name in members if not hasattr(retriever, name)]
-    if missing:
-        raise RetrieverError(
-            f"{owner}: {type(retriever).__name__} is not a Retriever, it lacks {', '.join(missing)} "
-            "(the contract: retroflow/protocols/retrieval.py)."
-        )
-    capabilities = retriever.capabilities  # type: ignore[attr-defined]  # checked above
-    if not isinstance(capabilities, Capabilities):
-        raise RetrieverError(
-            f"{owner}: capabilities must be a retroflow.protocols.Capabilities, not {type(capabilities).__name__}."
-        )
-    if capabilities.metric not in get_args(Metric):
-        raise RetrieverError(
-            f'{owner}: capabilities.metric is "{capabilities.metric}"; allowed: {" and ".join(get_args(Metric))}. '
-            "A cosine is the inner product of vectors of length 1."
-        )
-    if capabilities.queried_by not in get_args(QueriedBy):
-        raise RetrieverError(
-            f"{owner}: capabilities.queried_by is {capabilities.queried_by!r}; allowed: "
-            f"{' and '.join(get_args(QueriedBy))}."
-        )
-    if capabilities.reads_texts and capabilities.metric != "own":
-        raise RetrieverError(
-            f'{owner}: capabilities.metric is "{capabilities.metric}", which compares vectors, and queried_by is '
-            f'"{capabilities.queried_by}"; declare metric="own".'
-        )
-    for name in ("exact", "deterministic", "fork_safe", "add", "remove"):
-        value = getattr(capabilities, name)
-        if not isinstance(value, bool):
-            raise RetrieverError(f"{owner}: capabilities.{name} is {value!r}; allowed: True and False.")
 
 
 def _is_state_of_the_disk(error: BaseException) -> bool:
@@ -348,47 +381,3 @@ def _checked_k(k: SupportsIndex) -> int:
     if number < 1:
         raise InvalidVectorsError(f"k must be at least 1, not {number}.")
     return number
-
-
-def _fault_of_answer(answer: object, shape: tuple[int, int], count: int) -> str | None:
-    """Return the rule of `Neighbours` that an answer breaks, or None."""
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        return f"it must return Neighbours(ids, scores), not {type(answer).__name__}"
-    fault = _fault_of_array(answer[0], "ids", np.int64, shape) or _fault_of_array(
-        answer[1], "scores", np.float32, shape
-    )
-    if fault:
-        return fault
-    ids: Int64Array = answer[0]
-    scores: Float32Array = answer[1]
-    missing = ids == -1
-    if ids.min() < -1 or ids.max() >= count:
-        worst = int(ids.min() if ids.min() < -1 else ids.max())
-        return f"id {worst} is outside 0..{count - 1} (-1 means none)"
-    if not np.array_equal(missing, scores == -np.inf):
-        return "the score must be -inf exactly where the id is -1"
-    if not np.isfinite(scores[~missing]).all():
-        return "a score is NaN or infinite beside a valid id"
-    if (missing[:, :-1] > missing[:, 1:]).any():
-        return "a valid id follows a -1; padding belongs at the end of a row"
-    if not (scores[:, 1:] <= scores[:, :-1]).all():
-        return "scores increase along a row; the best (highest) comes first"
-    ordered = np.sort(ids, axis=1)
-    repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    if repeated.any():
-        return f"id {int(ordered[:, 1:][repeated][0])} occurs twice in a row"
-    return None
-
-
-def _fault_of_array(array: object, name: str, dtype: type, shape: tuple[int, int]) -> str | None:
-    if not isinstance(array, np.ndarray) or isinstance(array, np.matrix | np.ma.MaskedArray):
-        return f"{name} must be a plain numpy array, not {type(array).__name__}"
-    if array.dtype != dtype:
-        return f"{name} must be {np.dtype(dtype).name}, not {array.dtype}"
-    if array.shape != shape:
-        return f"{name} must have shape {list(shape)}, not {list(array.shape)}"
-    return None
-
-
-def _all_padding(rows: int, k: int) -> Neighbours:
-    return Neighbours(np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf, np.float32))

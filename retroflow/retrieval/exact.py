@@ -2,9 +2,10 @@
 
 No index is built: vectors are read in blocks from their source (a memory map stays on disk) and scored by matrix
 products in float32. `save` writes them in their own dtype (float16 from an embedding store), so the index folder is as
-large as the embeddings. Equal scores are ordered by ascending id.
+large as the embeddings. Added vectors are a further source. Removed ones keep their place, so that ids stay: they are
+passed over, and `save` writes zeros for them. Equal scores are ordered by ascending id.
 
-Shapes: q queries, N vectors, D embedding width, k neighbours, s vectors of a block.
+Shapes: q queries, N vectors with removed ones, D embedding width, k neighbours, s vectors of a block.
 """
 
 from collections.abc import Iterator
@@ -16,14 +17,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge
+from numpy.typing import NDArray
 
 from retroflow.devices import choose_device
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.options import checked_options
-from retroflow.protocols import Capabilities, KeySource, Neighbours, Queries, VectorSource
+from retroflow.protocols import Capabilities, Int64Array, KeySource, Neighbours, Queries, VectorSource
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
-FILE = "vectors.npy"
+FILE, REMOVED_FILE = "vectors.npy", "removed.npy"
 COPY_ROWS = 16_384
 
 
@@ -62,7 +64,8 @@ class ExactRetriever:
         self._build = build or ExactBuild()
         self._search = search or ExactSearch()
         self._device = choose_device(self._search.device, "retriever.search.device")
-        self._vectors: VectorSource | None = None
+        self._sources: list[VectorSource] = []
+        self._removed = np.zeros(0, bool)  # [N], or empty if none was removed
         self._resident: torch.Tensor | None = None
         self.capabilities = Capabilities(
             metric=self._build.metric,
@@ -70,15 +73,31 @@ class ExactRetriever:
             deterministic=True,
             # torch's OpenMP does not survive a fork after several threads have run in the parent.
             fork_safe=False,
+            add=True,
+            remove=True,
+            erases=True,
             device=self._device,
         )
 
     def build(self, keys: KeySource) -> None:
         """Keep a reference to vectors [N, D]; read each block once, so that bad values are found now."""
+        self._sources, self._removed = [], np.zeros(0, bool)
+        self.add(keys)
+
+    def add(self, keys: KeySource) -> None:
+        """Keep a reference to vectors [M, D], too; see `AddsKeys`."""
         vectors = keys.vectors
         for start in range(0, len(vectors), COPY_ROWS):
             vectors[start : start + COPY_ROWS]
-        self._vectors, self._resident = vectors, None
+        self._sources, self._resident = [*self._sources, vectors], None
+        if len(self._removed):
+            self._removed = np.append(self._removed, np.zeros(len(vectors), bool))
+
+    def remove(self, ids: Int64Array) -> None:
+        """Pass over vectors from now on; see `RemovesKeys`."""
+        if not len(self._removed):
+            self._removed = np.zeros(sum(map(len, self._sources)), bool)
+        self._removed[ids] = True
 
     def search(self, queries: Queries, k: int) -> Neighbours:
         """Score queries float32 [q, D] against every vector and keep the k best."""
@@ -91,45 +110,57 @@ class ExactRetriever:
                 best_scores, best_ids = self._nearest(torch.tensor(vectors[rows]).to(self._device), k)
                 ids[rows, : best_ids.shape[1]] = best_ids.cpu().numpy()
                 scores[rows, : best_scores.shape[1]] = best_scores.cpu().numpy()
+        ids[scores == -np.inf] = -1  # removed
         return Neighbours(ids, scores)
 
     def save(self, folder: Path) -> None:
         """Write vectors.npy in the dtype of the source, block by block; a full disk raises OSError before any."""
-        vectors = self._source()
-        writer = ArrayWriter(folder, ArraySpec(FILE, vectors[0:1].dtype, tuple(vectors.shape)))
+        self._check_built()
+        first, count = self._sources[0][0:1], sum(map(len, self._sources))
+        dtype = np.result_type(*(source[0:0].dtype for source in self._sources))
+        writer = ArrayWriter(folder, ArraySpec(FILE, dtype, (count, first.shape[1])))
         try:
-            for start in range(0, len(vectors), COPY_ROWS):
-                writer.write(start, vectors[start : start + COPY_ROWS])
+            for start, block in self._read(COPY_ROWS):
+                rows = self._removed[start : start + len(block)]
+                kept = np.where(rows[:, None], 0, block) if rows.any() else block
+                writer.write(start, kept.astype(dtype, copy=False))
         finally:
             writer.close()
+        if len(self._removed):
+            np.save(folder / REMOVED_FILE, self._removed)
 
     def load(self, folder: Path) -> None:
         """Memory-map what `save` wrote."""
+        path = folder / REMOVED_FILE
         try:
             vectors = np.load(folder / FILE, mmap_mode="r", allow_pickle=False)
+            removed = np.load(path, allow_pickle=False) if path.exists() else np.zeros(0, bool)
         except (OSError, ValueError, EOFError, SyntaxError) as error:
-            raise DamagedDataError(f'exact: "{folder / FILE}" cannot be read: {error}') from error
+            raise DamagedDataError(f'exact: the index in "{folder}" cannot be read: {error}') from error
         if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
             raise DamagedDataError(
                 f'exact: "{folder / FILE}" holds {vectors.dtype} {list(vectors.shape)}, not vectors.'
             )
-        self._vectors, self._resident = vectors, None
+        self._sources, self._removed, self._resident = [vectors], removed, None
 
     def fingerprint(self) -> dict[str, object]:
         """Return build options; the arithmetic does not depend on the version of torch."""
         return {"backend": "exact", "build": asdict(self._build)}
 
-    def _source(self) -> VectorSource:
-        if self._vectors is None:
+    def _check_built(self) -> None:
+        if not self._sources:
             raise RetrieverError("exact: build() or load() comes before search() and save().")
-        return self._vectors
 
     def _nearest(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores float32 and ids int64 [q, min(k, N)] of the best vectors of queries [q, D]."""
         scores = queries.new_empty((len(queries), 0))  # [q, 0]
         ids = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
         for start, block in self._blocks():
-            block_scores, block_ids = _best_of(self._scores(queries, block), k)  # [q, min(k, s)]
+            block_scores = self._scores(queries, block)  # [q, s]
+            if len(self._removed):
+                removed = torch.from_numpy(self._removed[start : start + len(block)]).to(self._device)
+                block_scores = block_scores.masked_fill(removed, -torch.inf)
+            block_scores, block_ids = _best_of(block_scores, k)  # [q, min(k, s)]
             scores = torch.cat([scores, block_scores], dim=1)
             ids = torch.cat([ids, block_ids + start], dim=1)
             # Stable: among equals a vector of an earlier block, with a smaller id, stays first.
@@ -146,33 +177,40 @@ class ExactRetriever:
             return products
         return products.mul_(2.0).sub_(block.square().sum(dim=1))
 
+    def _read(self, rows: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+        """Yield (first id, vectors [s, D]) of the sources in their dtypes."""
+        first = 0
+        for source in self._sources:
+            for start in range(0, len(source), rows):
+                yield first + start, source[start : start + rows]
+                if isinstance(source, np.memmap):
+                    release_pages(source)  # or a whole pass would leave all of the file in memory
+            first += len(source)
+
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (first id, float32 block [s, D] on the device), kept there if half its free memory is enough."""
-        vectors = self._source()
+        self._check_built()
         if self._device == "cuda" and self._resident is None:
-            self._resident = _upload(vectors)
-        for start in range(0, len(vectors), self._search.block_rows):
-            rows = slice(start, start + self._search.block_rows)
-            if self._resident is not None:
-                yield start, self._resident[rows].float()
-            else:
-                block = np.array(vectors[rows], dtype=np.float32)  # a copy: torch refuses read-only maps
-                if isinstance(vectors, np.memmap):
-                    release_pages(vectors)  # or a whole pass would leave all of the file in memory
-                yield start, torch.from_numpy(block).to(self._device)
+            self._resident = self._upload()
+        rows = self._search.block_rows
+        if self._resident is not None:
+            for start in range(0, len(self._resident), rows):
+                yield start, self._resident[start : start + rows].float()
+            return
+        for start, block in self._read(rows):
+            # A copy: torch refuses read-only maps, whose pages are released besides.
+            yield start, torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
 
-
-def _upload(vectors: VectorSource) -> torch.Tensor | None:
-    """Copy vectors [N, D] to the GPU in their own dtype, or return None if half the free memory is too small."""
-    free_bytes, _ = torch.cuda.mem_get_info()
-    first = torch.from_numpy(np.array(vectors[0:1]))
-    if len(vectors) * first.numel() * first.element_size() > free_bytes // 2:
-        return None
-    resident = torch.empty(tuple(vectors.shape), dtype=first.dtype, device="cuda")
-    for start in range(0, len(vectors), COPY_ROWS):
-        block = torch.from_numpy(np.array(vectors[start : start + COPY_ROWS]))
-        resident[start : start + len(block)] = block.to("cuda")
-    return resident
+    def _upload(self) -> torch.Tensor | None:
+        """Copy the vectors to the GPU in their own dtype; None if half the free memory is too small."""
+        free_bytes, _ = torch.cuda.mem_get_info()
+        first, count = torch.from_numpy(np.array(self._sources[0][0:1])), sum(map(len, self._sources))
+        if count * first.numel() * first.element_size() > free_bytes // 2:
+            return None
+        resident = torch.empty((count, first.shape[1]), dtype=first.dtype, device="cuda")
+        for start, block in self._read(COPY_ROWS):
+            resident[start : start + len(block)] = torch.from_numpy(np.array(block)).to("cuda")
+        return resident
 
 
 def _best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

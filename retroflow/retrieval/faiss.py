@@ -4,7 +4,10 @@ This file hides the peculiarities of faiss: id -1 with a distance of 3.4e38, a k
 options as state of the index, squared distances where lower is better.
 
 Plain inverted lists ("auto" up to a million vectors) are never in memory as a whole: `build` records each vector's
-list, `save` writes the lists, `load` maps the file, `search` reads it list by list for many queries at once.
+list, `save` writes the lists, `load` maps the file, `search` reads it list by list for many queries at once. To add
+vectors reads the lists into memory. Removed vectors stay in the index, whatever its kind, and are passed over: some
+kinds of index cannot remove, and others number the rest anew.
+
 Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
@@ -30,7 +33,7 @@ from numpy.typing import NDArray
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries, VectorSource
 from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
-from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch
+from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch, searches_a_selection
 from retroflow.retrieval.inverted_lists import (
     ID_BYTES,
     MappedFile,
@@ -40,13 +43,11 @@ from retroflow.retrieval.inverted_lists import (
     write_lists,
 )
 
-FILE, DESCRIPTION_FILE = "index.faiss", "faiss.json"
-ADD_ROWS = 4_096
-QUERY_ROWS = 1_024
+FILE, DESCRIPTION_FILE, REMOVED_FILE = "index.faiss", "faiss.json", "removed.npy"
+ADD_ROWS, QUERY_ROWS = 4_096, 1_024
 GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
 MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are released
-AUTO_RULE_VERSION = 1
-SAMPLE_RULE_VERSION = 2
+AUTO_RULE_VERSION, SAMPLE_RULE_VERSION = 1, 2
 
 _native: Any = faiss  # the type stubs lack the search parameters' arguments
 
@@ -63,6 +64,8 @@ class FaissRetriever:
         self._filling = threading.Lock()
         self._list_bytes: Int64Array | None = None
         self._mapped: MappedFile | None = None
+        self._removed: Int64Array = np.empty(0, np.int64)
+        self._selector: Any = None  # of the vectors that are not removed
         self._bytes_since_release = 0
         self.explanation = ""
         self.capabilities = Capabilities(
@@ -71,6 +74,8 @@ class FaissRetriever:
             deterministic=True,
             # A child hangs if its parent has searched with more than one OpenMP thread (faiss issue 5206).
             fork_safe=False,
+            add="NSG" not in self._build.factory,
+            remove=searches_a_selection(self._build.factory),
             device="cuda" if _wants_gpu(self._search.device, "retriever.search.device") else "cpu",
         )
 
@@ -93,19 +98,34 @@ class FaissRetriever:
         """
         vectors = keys.vectors
         count, dimension = vectors.shape
-        factory, self.explanation = self._build.factory, "given by the recipe"
-        if factory == "auto":
-            factory, self.explanation = auto_factory(count, dimension)
+        given = self._build.factory, "given by the recipe"
+        factory, reason = auto_factory(count, dimension) if given[0] == "auto" else given
         index = _empty_index(factory, dimension, self._build)
         with _threads(self._search.num_threads):
             if not index.is_trained:
                 self._train(index, factory, vectors)
-            self._use(index)
+            self._use(index, None, np.empty(0, np.int64))
             if _is_plain_lists(index):
                 self._unwritten = vectors, lists_of(lambda block: index.quantizer.search(block, 1)[1], vectors)
             else:
                 _add(index, vectors)
-        self.explanation = f"{factory}: {self.explanation}"
+        self.explanation = f"{factory}: {reason}"
+
+    def add(self, keys: KeySource) -> None:
+        """Add vectors [M, D] without training anew; see `AddsKeys`."""
+        index = self._filled()
+        if self._mapped is not None:
+            lists = _native.ArrayInvertedLists(index.nlist, index.code_size)
+            index.invlists.copy_subset_to(lists, 0, 0, index.ntotal)
+            index.replace_invlists(lists, True)
+            lists.this.disown()
+        with _threads(self._search.num_threads):
+            _add(index, keys.vectors)
+        self._use(self._index, None, self._removed)
+
+    def remove(self, ids: Int64Array) -> None:
+        """Pass over vectors from now on; see `RemovesKeys`."""
+        self._pass_over(np.append(self._removed, ids))
 
     def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
@@ -113,12 +133,12 @@ class FaissRetriever:
         index = self._searchable()
         with _threads(self._search.num_threads):
             if index is self._index and _is_plain_lists(index):
-                parts = [
-                    self._search_lists(vectors[at : at + QUERY_ROWS], k) for at in range(0, len(vectors), QUERY_ROWS)
-                ]
+                starts = range(0, len(vectors), QUERY_ROWS)
+                parts = [self._search_lists(vectors[at : at + QUERY_ROWS], k) for at in starts]
                 distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             else:
-                distances, ids = index.search(vectors, int(k), params=_parameters(index, self._search, int(k)))
+                parameters = _parameters(index, self._search, k, self._selector)
+                distances, ids = index.search(vectors, k, params=parameters)
         scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else distances
         scores[ids < 0] = -np.inf
         return Neighbours(ids, scores)
@@ -136,6 +156,7 @@ class FaissRetriever:
                 faiss.write_index(self._index, str(folder / FILE))
             except RuntimeError as error:
                 raise OSError(f'faiss could not write "{folder / FILE}": {error}') from error
+        np.save(folder / REMOVED_FILE, self._removed)
         description = {"explanation": self.explanation, "faiss": faiss.__version__, "build": asdict(self._build)}
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -145,10 +166,11 @@ class FaissRetriever:
         try:
             with _allocation_limit(path.stat().st_size):
                 index, mapped = _read(path, map_lists=self.capabilities.device == "cpu")
+            removed = np.load(folder / REMOVED_FILE, allow_pickle=False)
             self.explanation = str(json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))["explanation"])
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise DamagedDataError(f'faiss: the index in "{folder}" cannot be read: {error}') from error
-        self._use(index, mapped)
+        self._use(index, mapped, removed)
 
     def fingerprint(self) -> dict[str, object]:
         """Build options, the versions of the rules behind "auto" and a sample of 0, and faiss's (major.minor)."""
@@ -166,10 +188,8 @@ class FaissRetriever:
             inverted.cp.seed = self._build.seed
             inverted.cp.min_points_per_centroid = 1  # no warning about fewer than 39 vectors per list
             inverted.cp.max_points_per_centroid = 2**30  # the sample is already ours
-            if (
-                isinstance(inverted, faiss.IndexIVFScalarQuantizer)
-                and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16
-            ):
+            is_scalar = isinstance(inverted, faiss.IndexIVFScalarQuantizer)
+            if is_scalar and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16:
                 inverted.by_residual = False  # float16 vectors, as in an embedding store, are then kept exactly
             if _wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
@@ -182,20 +202,32 @@ class FaissRetriever:
                 'Use fewer lists, or "auto", which chooses by the number of vectors.'
             ) from error
 
-    def _use(self, index: Any, mapped: MappedFile | None = None) -> None:
-        """Replace the index, with the map of its lists."""
+    def _use(self, index: Any, mapped: MappedFile | None, removed: Int64Array) -> None:
+        """Replace the index, with the map of its lists and the ids that are passed over."""
         self._index, self._mapped = index, mapped
         self._gpu_index = self._unwritten = self._list_bytes = None
         self._bytes_since_release = 0
+        self._pass_over(removed)
 
-    def _searchable(self) -> Any:
+    def _pass_over(self, removed: Int64Array) -> None:
+        self._removed, self._selector = removed, None
+        if len(removed):
+            self._selector = _native.IDSelectorNot(_native.IDSelectorBatch(removed))
+
+    def _filled(self) -> Any:
+        """Return the index with all vectors in it; lists that were not saved yet are in memory from then on."""
         if self._index is None:
             raise RetrieverError("faiss: build() or load() comes before search().")
         with self._filling:
-            if self._unwritten is not None:  # searched before it is saved; only then are the lists in memory
+            if self._unwritten is not None:
                 _add(self._index, self._unwritten[0])
                 self._unwritten = None
-            if self.capabilities.device != "cuda":
+        return faiss.downcast_index(self._index)
+
+    def _searchable(self) -> Any:
+        self._filled()
+        with self._filling:
+            if self.capabilities.device != "cuda" or self._selector is not None:  # which a GPU does not have
                 return self._index
             if self._gpu_index is None:
                 self._gpu_index = _on_gpu(self._index, required=self._search.device == "cuda")
@@ -216,7 +248,8 @@ class FaissRetriever:
             here = (probed >= first) & (probed < stop)
             rows = np.flatnonzero(here.any(axis=1))
             lists = np.where(here[rows], probed[rows], -1)
-            best.add_result_subset(rows, *_search_preassigned(index, queries[rows], k, lists, coarse[rows]))
+            parameters = _native.SearchParametersIVF(nprobe=nprobe, sel=self._selector)
+            best.add_result_subset(rows, *_search_preassigned(index, queries[rows], k, lists, coarse[rows], parameters))
             self._after_reading(num_bytes)
         best.finalize()
         return best.D, best.I
@@ -243,11 +276,8 @@ def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
 
 def _is_plain_lists(index: Any) -> bool:
     """Return whether an index is only inverted lists of contiguous codes."""
-    return type(faiss.downcast_index(index)) in (
-        faiss.IndexIVFFlat,
-        faiss.IndexIVFScalarQuantizer,
-        faiss.IndexIVFPQ,
-    )
+    kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
+    return type(faiss.downcast_index(index)) in kinds
 
 
 def _add(index: Any, vectors: VectorSource) -> None:
@@ -290,33 +320,32 @@ def _read(path: Path, *, map_lists: bool) -> tuple[Any, MappedFile | None]:
 
 
 def _search_preassigned(
-    index: Any, queries: Float32Array, k: int, lists: Int64Array, coarse: Float32Array
+    index: Any, queries: Float32Array, k: int, lists: Int64Array, coarse: Float32Array, parameters: Any
 ) -> tuple[Float32Array, Int64Array]:
     """Search queries [q, D] in given lists [q, p] (-1: none), at these distances from the lists' centroids."""
     queries, lists, coarse = np.ascontiguousarray(queries), np.ascontiguousarray(lists), np.ascontiguousarray(coarse)
     distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     pointers = [_native.swig_ptr(array) for array in (lists, coarse, distances, ids)]
-    parameters = _native.SearchParametersIVF(nprobe=lists.shape[1])
     index.search_preassigned_c(len(queries), _native.swig_ptr(queries), k, *pointers, False, parameters)
     return distances, ids
 
 
-def _parameters(index: Any, search: FaissSearch, k: int) -> Any:
+def _parameters(index: Any, search: FaissSearch, k: int, selector: Any = None) -> Any:
     """Return search options as faiss's per-call parameters; options set on the index would affect all threads."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        return _native.SearchParametersPreTransform(index_params=_parameters(index.index, search, k))
+        return _native.SearchParametersPreTransform(index_params=_parameters(index.index, search, k, selector))
     if isinstance(index, faiss.IndexRefine):
         factor = max(1.0, search.refine_candidates / k)
-        inner = _parameters(index.base_index, search, max(k, search.refine_candidates))
+        inner = _parameters(index.base_index, search, max(k, search.refine_candidates), selector)
         return _native.IndexRefineSearchParameters(k_factor=factor, base_index_params=inner)
     if isinstance(index, faiss.IndexIVF):
         nprobe = min(search.nprobe, index.nlist)
         coarse = _parameters(index.quantizer, search, nprobe)
-        return _native.SearchParametersIVF(nprobe=nprobe, quantizer_params=coarse)
+        return _native.SearchParametersIVF(nprobe=nprobe, quantizer_params=coarse, sel=selector)
     if isinstance(index, faiss.IndexHNSW):
-        return _native.SearchParametersHNSW(efSearch=max(search.ef_search, k))
-    return None
+        return _native.SearchParametersHNSW(efSearch=max(search.ef_search, k), sel=selector)
+    return None if selector is None else _native.SearchParameters(sel=selector)
 
 
 def _wants_gpu(device: str, key: str) -> bool:

@@ -17,6 +17,8 @@ _WORD = re.compile(
     r"|MinMax|IDMap|Refine|RFlat|SVS|[0-9]+x)"
 )
 
+_SELECTABLE, _UNSELECTABLE = ("IVF", "IMI", "HNSW", "Flat", "SQ"), ("NSG", "RQ", "LSQ", "PRQ", "PLSQ")
+
 
 @checked_options("retriever.build")
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,17 @@ class FaissSearch:
     refine_candidates: Annotated[int, Ge(1)] = 64
     num_threads: Annotated[int, Ge(0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def searches_a_selection(factory: str) -> bool:
+    """Return whether an index can be searched without some of its vectors, which is how they are removed.
+
+    Faiss 1.15 can with all kinds that have inverted lists, an HNSW graph or plain vectors, but for additive quantisers;
+    it cannot with NSG graphs, and with product quantisers and hashes alone.
+    """
+    parts = [part.strip() for part in factory.split(",")]
+    can, cannot = (any(part.startswith(kinds) for part in parts) for kinds in (_SELECTABLE, _UNSELECTABLE))
+    return factory == "auto" or (can and not cannot)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from annotated_types import Ge
 
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.options import Seed, checked_options
-from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
+from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries
 
 FILE = "index.hnsw"
 DESCRIPTION_FILE = "hnsw.json"
@@ -67,34 +67,51 @@ class HnswRetriever:
         self._build = build or HnswBuild()
         self._search = search or HnswSearch()
         self._index: Any = None
+        self._num_removed = 0
         self.capabilities = Capabilities(
-            metric=self._build.metric, exact=False, deterministic=self._build.deterministic, fork_safe=True
+            metric=self._build.metric,
+            exact=False,
+            deterministic=self._build.deterministic,
+            fork_safe=True,
+            add=True,
+            remove=True,
         )
 
     def build(self, keys: KeySource) -> None:
         """Insert vectors [N, D] block by block."""
-        vectors = keys.vectors
-        count, dimension = vectors.shape
-        index = hnswlib.Index(self._space(), dimension)
+        index = hnswlib.Index(self._space(), keys.vectors.shape[1])
         index.init_index(
-            max_elements=count,
+            max_elements=len(keys),
             M=self._build.links,
             ef_construction=self._build.ef_construction,
             random_seed=self._build.seed,
         )
-        threads = 1 if self._build.deterministic else self._search.num_threads
-        for start in range(0, count, ADD_ROWS):
-            block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
-            index.add_items(block, np.arange(start, start + len(block)), num_threads=threads)
         index.set_ef(self._search.ef)
-        self._index = index
+        self._index, self._num_removed = index, 0
+        self.add(keys)
+
+    def add(self, keys: KeySource) -> None:
+        """Insert further vectors [M, D]; see `AddsKeys`."""
+        vectors, first = keys.vectors, self._index.get_current_count()
+        self._index.resize_index(first + len(vectors))
+        threads = 1 if self._build.deterministic else self._search.num_threads
+        for start in range(0, len(vectors), ADD_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
+            ids = np.arange(first + start, first + start + len(block))
+            self._index.add_items(block, ids, num_threads=threads)
+
+    def remove(self, ids: Int64Array) -> None:
+        """Mark vectors as deleted: searches still walk over them, and they stay in the file; see `RemovesKeys`."""
+        for number in ids.tolist():
+            self._index.mark_deleted(number)
+        self._num_removed += len(ids)
 
     def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
         vectors = queries.vectors
         if self._index is None:
             raise RetrieverError("hnsw: build() or load() comes before search().")
-        available = min(k, self._index.get_current_count())
+        available = min(k, self._index.get_current_count() - self._num_removed)
         ids = np.full((len(vectors), k), -1, np.int64)
         distances = np.full((len(vectors), k), np.inf, np.float32)
         try:
@@ -120,6 +137,7 @@ class HnswRetriever:
         description = {
             "dimension": self._index.dim,
             "count": self._index.get_current_count(),
+            "removed": self._num_removed,
             "hnswlib": version("hnswlib"),
             "build": asdict(self._build),
         }
@@ -135,12 +153,13 @@ class HnswRetriever:
                 raise ValueError(f'it was built with metric "{description["build"]["metric"]}"')
             index = hnswlib.Index(self._space(), description["dimension"])
             index.load_index(str(path), max_elements=description["count"])
+            num_removed = int(description["removed"])
             if index.get_current_count() != description["count"]:
                 raise ValueError(f"{path.name} holds {index.get_current_count()} vectors, not {description['count']}")
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise DamagedDataError(f'hnsw: the index in "{folder}" cannot be read: {error}') from error
         index.set_ef(self._search.ef)
-        self._index = index
+        self._index, self._num_removed = index, num_removed
 
     def fingerprint(self) -> dict[str, object]:
         """Build options and the library version (major.minor)."""

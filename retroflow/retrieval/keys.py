@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from retroflow.errors import InvalidTextsError, InvalidVectorsError, RetrieverError
+from retroflow.errors import InvalidTextsError, InvalidVectorsError, RetrieverError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, QueriedBy, TextSource
 from retroflow.retrieval.vectors import CheckedSource, check_finite, checked_vectors
 
@@ -191,3 +192,24 @@ def checked_texts(texts: object, name: str) -> list[str]:
         if not isinstance(text, str):
             raise InvalidTextsError(f"{name}: text {row} is a {type(text).__name__}, not a str.")
     return list(texts)
+
+
+def checked_ids(ids: Any, live: NDArray[np.bool_]) -> Int64Array:
+    """Return ids [r] of keys to remove in ascending order, each once.
+
+    Args:
+        ids: whole numbers.
+        live: bool [n], whether the key with an id is in the index.
+
+    Raises:
+        UsageError: they are something else, or a key is not there.
+    """
+    given = np.asarray(ids)
+    if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+        raise UsageError(f"ids must be a list or array of whole numbers, not {given.dtype} {list(given.shape)}.")
+    checked = np.unique(given.astype(np.int64))
+    absent = np.setdiff1d(checked, np.flatnonzero(live))
+    if len(absent):
+        state = "it was removed before" if 0 <= absent[0] < len(live) else f"which was given {len(live)} keys so far"
+        raise UsageError(f"ids: {absent[0]} is not in the index, {state}; nothing was removed.")
+    return checked

@@ -8,9 +8,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retroflow.errors import DamagedDataError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION_FILE = "retriever.json"
 BACKEND_FOLDER = "backend"
 
@@ -25,9 +28,10 @@ def read_description(path: Path) -> dict[str, Any]:
             isinstance(description["owner"], str)
             and isinstance(description["metric"], str)
             and (description["dimension"] is None or type(description["dimension"]) is int)
-            and type(description["count"]) is int
+            and type(description["next_id"]) is int
             and description["dimension"] != 0
-            and description["count"] >= 0
+            and description["next_id"] >= 0
+            and _are_ranges(description["removed"], description["next_id"])
             and isinstance(description["crc32"], dict)
         )
     except FileNotFoundError as error:
@@ -41,6 +45,27 @@ def read_description(path: Path) -> dict[str, Any]:
     if not sound:
         raise DamagedDataError(f'"{path}" has impossible values. {remedy}')
     return dict(description)
+
+
+def ranges_of(chosen: NDArray[np.bool_]) -> list[list[int]]:
+    """Return the ids that are True in an array [n], as ranges [first, after the last]: documents are ranges of ids."""
+    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
+    ranges: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return ranges
+
+
+def without(removed: list[list[int]], next_id: int) -> NDArray[np.bool_] | None:
+    """Return bool [n], False in these ranges of ids; None where there are none."""
+    live = np.ones(next_id, bool)
+    for start, stop in removed:
+        live[start:stop] = False
+    return live if removed else None
+
+
+def _are_ranges(ranges: Any, next_id: int) -> bool:
+    """Return whether they are as `ranges_of` makes them."""
+    edges = [edge for start, stop in ranges for edge in (start, stop)]
+    return all(type(edge) is int and 0 <= edge <= next_id for edge in edges) and edges == sorted(set(edges))
 
 
 def checksums(folder: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retroflow.errors import DamagedDataError, InvalidVectorsError, RetrieverError, RetroflowError, UsageError
-from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
+from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries
 from retroflow.retrieval.checked import CheckedRetriever
 
 INF = float("inf")
@@ -44,6 +44,25 @@ class Scripted:
 
     def fingerprint(self) -> dict[str, object]:
         return {"backend": "scripted"}
+
+
+class Changing(Scripted):
+    """One that can be changed, and notes how."""
+
+    def __init__(self, answer: object = None, fault: Exception | None = None) -> None:
+        super().__init__(answer)
+        self.capabilities = Capabilities(add=True, remove=True)
+        self.fault, self.changes = fault, []
+
+    def add(self, keys: KeySource) -> None:
+        keys.vectors[0 : len(keys)]
+        self.changes.append(f"add {len(keys)}")
+
+    def remove(self, ids: Int64Array) -> None:
+        if self.fault is not None:
+            raise self.fault
+        assert ids.dtype == np.int64
+        self.changes.append(f"remove {ids.tolist()}")
 
 
 def answer(ids: object, scores: object) -> Neighbours:
@@ -199,7 +218,10 @@ def test_load_refuses_another_metric(tmp_path: Path) -> None:
     [
         ({"format_version": 9}, "format version 9"),
         ({"dimension": 0}, "impossible values"),
-        ({"count": "many"}, "impossible values"),
+        ({"next_id": "many"}, "impossible values"),
+        ({"removed": [[2, 11]]}, "impossible values"),
+        ({"removed": [[4, 2]]}, "impossible values"),
+        ({"removed": [3]}, "not the description of an index"),
         ({"crc32": {"data": 1}}, "not, byte by byte, those that scripted"),
     ],
 )
@@ -422,3 +444,78 @@ def test_an_index_is_files_in_its_own_folder(leave: Callable[[Path], None], faul
 
     with pytest.raises(RetrieverError, match=rf"scripted \(acme 1.0\): save\(\) left .*{fault}"):
         built(Straying()).save(tmp_path / "index")
+
+
+def test_changes_are_counted_and_survive_saving(tmp_path: Path) -> None:
+    retriever = Changing(GOOD)
+    checked = built(retriever, 6)
+    checked.add(np.zeros((2, 3), np.float16))
+    checked.remove([6, 1, 6])
+    checked.remove(np.array([], np.float64))
+    checked.add(np.zeros((0, 3), np.float32))
+    checked.add(np.zeros((1, 3), np.float32))
+    assert retriever.changes == ["add 2", "remove [1, 6]", "add 1"]
+    checked.save(tmp_path / "index")
+    opened = CheckedRetriever(Changing(GOOD), owner="scripted (acme 1.0)")
+    opened.load(tmp_path / "index")
+    for each in (checked, opened):
+        assert (len(each), each.next_id) == (7, 9)
+        assert each.search(np.zeros((1, 3)), 3).ids is GOOD.ids
+        for ids, message in (
+            ([6], "^ids: 6 is not in the index, it was removed before; nothing was removed"),
+            ([2, 9], "^ids: 9 is not in the index, which was given 9 keys so far"),
+            ([-1], "^ids: -1 is not"),
+            ([1.5], "whole numbers, not float64"),
+            ([[2]], r"whole numbers, not int64 \[1, 1\]"),
+            ([True], "whole numbers, not bool"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                each.remove(ids)
+        each.remove([4])
+        with pytest.raises(RetrieverError, match=r"scripted \(acme 1\.0\): search\(\) broke .*: id 4 was removed"):
+            each.search(np.zeros((1, 3)), 3)
+
+
+def test_an_index_that_is_emptied_is_not_searched_and_gets_further_ids(tmp_path: Path) -> None:
+    checked = built(retriever := Changing(), 2)
+    checked.remove(range(2))
+    assert (checked.search(np.zeros((1, 3)), 4).ids == -1).all() and len(checked) == 0 and not retriever.asked
+    checked.save(tmp_path / "index")
+    checked.load(tmp_path / "index")
+    checked.add(np.zeros((1, 3), np.float32))
+    assert (len(checked), checked.next_id) == (1, 3)
+    nothing = built(Changing(), 0)
+    nothing.add(np.zeros((2, 3), np.float32))
+    assert nothing.next_id == 2
+
+
+def test_a_change_that_is_not_possible_says_so() -> None:
+    checked = built(Scripted())
+    for change in (lambda: checked.add(np.zeros((1, 3), np.float32)), lambda: checked.remove([1])):
+        with pytest.raises(RetrieverError, match=r"scripted \(acme 1\.0\) cannot (add|remove) keys .*; build it again"):
+            change()
+    with pytest.raises(InvalidVectorsError, match="4 columns, but the index was built over vectors of 3"):
+        built(Changing()).add(np.zeros((1, 4), np.float32))
+    with pytest.raises(RetrieverError, match=r"add\(\) before build\(\) or load\(\)"):
+        CheckedRetriever(Changing(), owner="scripted").add(np.zeros((1, 3), np.float32))
+
+    class Promising(Scripted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.capabilities = Capabilities(remove=True)
+
+    with pytest.raises(RetrieverError, match=r"promise what Promising does not have: remove\(\)"):
+        CheckedRetriever(Promising(), owner="scripted")
+
+
+def test_an_index_is_not_usable_after_a_change_that_failed() -> None:
+    checked = built(Changing(fault=ValueError("native")))
+    with pytest.raises(InvalidVectorsError, match=r"\[0, 0\] is nan"):
+        checked.add(np.full((1, 3), np.nan, np.float32))
+    with pytest.raises(RetrieverError, match="before build"):
+        checked.search(np.zeros((1, 3)), 1)
+    checked = built(Changing(fault=ValueError("native")))
+    with pytest.raises(RetrieverError, match=r"acme 1\.0\): remove\(\) failed: ValueError: native"):
+        checked.remove([1])
+    with pytest.raises(RetrieverError, match="before build"):
+        checked.save(Path("unused"))

@@ -162,3 +162,53 @@ def test_cuda_without_faiss_gpu_is_an_error_of_the_recipe() -> None:
     trained_there = ours.FaissRetriever(build=ours.FaissBuild(factory="IVF16,Flat", device="cuda"))
     with pytest.raises(UsageError, match=r'retriever\.build\.device is "cuda"'):
         trained_there.build(Keys(VECTORS))
+
+
+@pytest.mark.parametrize(
+    ("factory", "adds", "removes"),
+    [
+        ("auto", True, True),
+        ("Flat", True, True),
+        ("SQ8", True, True),
+        ("IVF16,PQ8x4", True, True),
+        ("IVF16_HNSW8,PQ16x4fs,Refine(SQfp16)", True, True),
+        ("PCA16,IVF16,Flat", True, True),
+        ("HNSW16", True, True),
+        ("PQ8x4", True, False),
+        ("LSH", True, False),
+        ("IVF4,RQ1x4", True, False),
+        ("NSG16", False, False),
+    ],
+)
+def test_an_index_declares_whether_it_can_be_changed(factory: str, adds: bool, removes: bool, tmp_path: Path) -> None:
+    retriever = made(factory)
+    assert (retriever.capabilities.add, retriever.capabilities.remove) == (adds, removes)
+    retriever.build(Keys(VECTORS[:600]))
+    if removes:
+        retriever.remove(np.arange(300))
+    retriever.save(tmp_path)
+    retriever = made(factory)
+    retriever.load(tmp_path)
+    if adds:
+        retriever.add(Keys(VECTORS[600:800]))
+        ids = retriever.search(Keys(VECTORS[:800]), 5).ids
+        assert ids.max() >= 700 and (not removes or not np.isin(ids, np.arange(300)).any())
+
+
+def test_lists_are_still_on_disk_after_a_removal_and_in_memory_after_an_addition(tmp_path: Path) -> None:
+    retriever = made("IVF16,SQfp16")
+    retriever.build(Keys(VECTORS[:2_000]))
+    retriever.remove(np.arange(10))
+    assert retriever._unwritten is not None
+    (tmp_path / "first").mkdir()
+    retriever.save(tmp_path / "first")
+    retriever.load(tmp_path / "first")
+    retriever.remove(np.arange(10, 20))
+    (tmp_path / "second").mkdir()
+    retriever.save(tmp_path / "second")
+    assert (tmp_path / "first" / "index.faiss").read_bytes() == (tmp_path / "second" / "index.faiss").read_bytes()
+    retriever.load(tmp_path / "second")
+    assert retriever._mapped is not None
+    assert retriever.search(Keys(VECTORS[:100]), 3).ids.min() == 20
+    retriever.add(Keys(VECTORS[2_000:]))
+    assert retriever._mapped is None and np.isin(retriever.search(Keys(QUERIES), 5).ids, np.arange(20, 3_000)).all()
