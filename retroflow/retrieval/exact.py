@@ -8,6 +8,7 @@ passed over, and `save` writes zeros for them. Equal scores are ordered by ascen
 Shapes: q queries, N vectors with removed ones, D embedding width, k neighbours, s vectors of a block.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -96,7 +97,7 @@ class ExactRetriever:
     def remove(self, ids: Int64Array) -> None:
         """Pass over vectors from now on; see `RemovesKeys`."""
         if not len(self._removed):
-            self._removed = np.zeros(sum(map(len, self._sources)), bool)
+            self._removed = np.zeros(self._layout()[1][0], bool)
         self._removed[ids] = True
 
     def search(self, queries: Queries, k: int) -> Neighbours:
@@ -115,10 +116,8 @@ class ExactRetriever:
 
     def save(self, folder: Path) -> None:
         """Write vectors.npy in the dtype of the source, block by block; a full disk raises OSError before any."""
-        self._check_built()
-        first, count = self._sources[0][0:1], sum(map(len, self._sources))
-        dtype = np.result_type(*(source[0:0].dtype for source in self._sources))
-        writer = ArrayWriter(folder, ArraySpec(FILE, dtype, (count, first.shape[1])))
+        dtype, shape = self._layout()
+        writer = ArrayWriter(folder, ArraySpec(FILE, dtype, shape))
         try:
             for start, block in self._read(COPY_ROWS):
                 rows = self._removed[start : start + len(block)]
@@ -147,9 +146,12 @@ class ExactRetriever:
         """Return build options; the arithmetic does not depend on the version of torch."""
         return {"backend": "exact", "build": asdict(self._build)}
 
-    def _check_built(self) -> None:
+    def _layout(self) -> tuple[np.dtype[Any], tuple[int, int]]:
+        """Return the dtype and the shape [N, D] of all sources together."""
         if not self._sources:
             raise RetrieverError("exact: build() or load() comes before search() and save().")
+        dtype = np.result_type(*(source[0:0].dtype for source in self._sources))
+        return dtype, (sum(map(len, self._sources)), self._sources[0].shape[1])
 
     def _nearest(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores float32 and ids int64 [q, min(k, N)] of the best vectors of queries [q, D]."""
@@ -189,9 +191,9 @@ class ExactRetriever:
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (first id, float32 block [s, D] on the device), kept there if half its free memory is enough."""
-        self._check_built()
+        dtype, shape = self._layout()
         if self._device == "cuda" and self._resident is None:
-            self._resident = self._upload()
+            self._resident = self._upload(dtype, shape)
         rows = self._search.block_rows
         if self._resident is not None:
             for start in range(0, len(self._resident), rows):
@@ -201,13 +203,12 @@ class ExactRetriever:
             # A copy: torch refuses read-only maps, whose pages are released besides.
             yield start, torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
 
-    def _upload(self) -> torch.Tensor | None:
+    def _upload(self, dtype: np.dtype[Any], shape: tuple[int, int]) -> torch.Tensor | None:
         """Copy the vectors to the GPU in their own dtype; None if half the free memory is too small."""
         free_bytes, _ = torch.cuda.mem_get_info()
-        first, count = torch.from_numpy(np.array(self._sources[0][0:1])), sum(map(len, self._sources))
-        if count * first.numel() * first.element_size() > free_bytes // 2:
+        if math.prod(shape) * dtype.itemsize > free_bytes // 2:
             return None
-        resident = torch.empty((count, first.shape[1]), dtype=first.dtype, device="cuda")
+        resident = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device="cuda")
         for start, block in self._read(COPY_ROWS):
             resident[start : start + len(block)] = torch.from_numpy(np.array(block)).to("cuda")
         return resident

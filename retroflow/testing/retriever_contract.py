@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from retroflow.protocols import Float32Array, Retriever
 from retroflow.testing.contract import Contract
-from retroflow.testing.retriever_rules import answers, declaration, given, instances, sizes, storage, texts
+from retroflow.testing.retriever_rules import answers, changes, declaration, given, instances, sizes, storage, texts
 from retroflow.testing.retriever_rules.case import RetrieverCase
 from retroflow.testing.retriever_rules.library_embeddings import library_embeddings
 
@@ -27,7 +27,7 @@ class RetrieverContract(Contract):
         num_vectors: N; enough for an approximate index to be one.
     """
 
-    rule_modules = (declaration, answers, texts, sizes, given, instances, storage)
+    rule_modules = (declaration, answers, texts, sizes, given, instances, storage, changes)
     case_class = RetrieverCase
 
     recall_floor: ClassVar[float] = 0.95

@@ -72,7 +72,7 @@ def test_keeps_the_dtype_of_the_source_and_maps_it_from_disk(tmp_path: Path) -> 
     opened = exact.ExactRetriever()
     opened.load(tmp_path)
     assert (tmp_path / "vectors.npy").stat().st_size == 128 + half.nbytes
-    assert isinstance(opened._vectors, np.memmap)
+    assert isinstance(opened._sources[0], np.memmap)
     assert np.array_equal(opened.search(Keys(QUERIES), 3).ids, retriever.search(Keys(QUERIES), 3).ids)
 
 

@@ -19,12 +19,13 @@ import pytest
 from retroflow.protocols import Retriever
 from retroflow.testing import RetrieverContract
 from retroflow.testing.contract import RuleRunner, rules_of
-from retroflow.testing.retriever_rules import instances, texts
+from retroflow.testing.retriever_rules import changes, instances, texts
 from retroflow.testing.retriever_rules.case import RetrieverCase
 from retroflow.testing.rule_process import RuleProcess, other_hash_seed, outcome_of
 from tests.testing import (
     right_retriever,
     wrong_answers,
+    wrong_changes,
     wrong_edges,
     wrong_settings,
     wrong_state,
@@ -159,6 +160,18 @@ WRONG = [
     (wrong_texts.NoFewTexts, "pads_with_minus_one_where_few_texts_exist"),
     (wrong_texts.LosesTheBestOfMany, "the_best_are_the_beginning_of_all_if_declared_exact"),
     (wrong_texts.ReadsVectorsItDoesNotDeclare, "the_same_search_has_the_same_answer"),
+    # changed
+    (wrong_changes.IdsShift, "a_changed_index_answers_as_a_new_one"),
+    (wrong_changes.RemovedComeBackAfterLoading, "a_changed_index_answers_as_a_new_one"),
+    (wrong_changes.AddedAreLostInSaving, "a_changed_index_answers_as_a_new_one"),
+    (wrong_changes.AddReplaces, "a_changed_index_answers_as_a_new_one"),
+    (wrong_changes.AddsTheFirstKeyOnly, "a_changed_index_answers_as_a_new_one"),
+    (wrong_changes.ChangesStayInTheProcess, "changes_are_found_in_another_process"),
+    (wrong_changes.KeepsTheLast, "the_last_key_and_all_of_them_can_be_removed"),
+    (wrong_changes.FailsWithoutKeys, "the_last_key_and_all_of_them_can_be_removed"),
+    (wrong_changes.ReusesIds, "the_last_key_and_all_of_them_can_be_removed"),
+    (wrong_changes.ReusesIdsAfterLoading, "the_last_key_and_all_of_them_can_be_removed"),
+    (wrong_changes.KeepsTheBytes, "nothing_of_a_removed_key_is_saved_if_declared"),
 ]
 RIGHT = [
     Right,
@@ -167,6 +180,7 @@ RIGHT = [
     right_retriever.OptionsInTheFingerprint,
     wrong_texts.RightOfTexts,
     wrong_texts.RightOfBoth,
+    wrong_changes.Changing,
 ]
 FATAL = [
     (wrong_state.CrashesInBuild, "building_again_replaces_the_index", "SIGSEGV"),
@@ -200,7 +214,16 @@ def suite_of(retriever: type) -> None:
     globals()[name] = type(name, (Suite,), {"of": retriever, "__module__": __name__})
 
 
-for _module in (right_retriever, wrong_answers, wrong_edges, wrong_settings, wrong_state, wrong_storage, wrong_texts):
+for _module in (
+    right_retriever,
+    wrong_answers,
+    wrong_edges,
+    wrong_settings,
+    wrong_state,
+    wrong_storage,
+    wrong_texts,
+    wrong_changes,
+):
     for _class in list(vars(_module).values()):
         if isinstance(_class, type) and issubclass(_class, Right):
             suite_of(_class)
@@ -252,10 +275,21 @@ def test_a_right_retriever_passes_all_rules(retriever: type, tmp_path: Path, els
     case = case_of(retriever, tmp_path, elsewhere)
     outcomes = {name: outcome_of(lambda rule=rule: rule(case)) for name, rule in RULES.items()}
     skipped = {name for name, (outcome, said) in outcomes.items() if outcome == "skipped" and "by which" in said}
-    assert not {name: said for name, (outcome, said) in outcomes.items() if outcome != "ok" and name not in skipped}
-    of_texts, reads_texts = set(rules_of(texts)), case.new().capabilities.reads_texts
+    of_changes = {name for name in rules_of(changes) if outcomes[name][0] == "skipped"}
+    assert not {
+        name: said for name, (outcome, said) in outcomes.items() if outcome != "ok" and name not in skipped | of_changes
+    }
+    capabilities = case.new().capabilities
+    assert len(of_changes) == (0 if capabilities.remove else 4)
+    of_texts, reads_texts = set(rules_of(texts)), capabilities.reads_texts
     assert skipped == of_texts if not reads_texts else "scores_are_what_the_metric_says" in skipped
-    assert skipped.isdisjoint(of_texts) or case.new().capabilities.reads_vectors
+    assert skipped.isdisjoint(of_texts) or capabilities.reads_vectors
+
+
+def test_a_retriever_that_only_adds_skips_what_is_about_removing(tmp_path: Path, elsewhere: RuleProcess) -> None:
+    case = case_of(wrong_changes.OnlyAdds, tmp_path, elsewhere)
+    outcomes = [outcome_of(lambda rule=rule: rule(case))[0] for rule in rules_of(changes).values()]
+    assert outcomes == ["ok", "ok", "skipped", "skipped"]
 
 
 @pytest.mark.parametrize(("retriever", "rule", "end"), FATAL, ids=lambda value: getattr(value, "__name__", value))

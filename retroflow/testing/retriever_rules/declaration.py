@@ -24,7 +24,7 @@ def implements_the_protocol_and_declares_its_capabilities(case: RetrieverCase) -
     assert case.built.capabilities == case.opened(folder).capabilities == capabilities, (
         "capabilities must not change by search() or load()"
     )
-    for field in ("exact", "deterministic", "fork_safe", "add", "remove"):
+    for field in ("exact", "deterministic", "fork_safe", "add", "remove", "erases"):
         value = getattr(capabilities, field)
         assert isinstance(value, bool), f"capabilities.{field} is {value!r}; give True or False"
 
