@@ -18,7 +18,7 @@ from retroflow.version import __version__
 
 if TYPE_CHECKING:
     from retroflow.api import Run, embedder, evaluate, fit, load, load_recipe, open_run, prepare, retriever, score
-    from retroflow.generation.database import RetrievalDatabase as Database
+    from retroflow.database.database import Database
     from retroflow.generation.language_model import LanguageModel
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
@@ -46,7 +46,7 @@ _HOMES = {
     "embedder": "retroflow.api",
     "Run": "retroflow.api",
     "LanguageModel": "retroflow.generation.language_model",
-    "Database": "retroflow.generation.database:RetrievalDatabase",
+    "Database": "retroflow.database.database",
     "Retro": "retroflow.model.retro",
     "RetroConfig": "retroflow.model.config",
     "Retriever": "retroflow.protocols",

@@ -12,6 +12,7 @@ from retroflow.errors import RankEnded, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from retroflow.database.database import Database
     from retroflow.evaluation.passage_report import PassageReport
     from retroflow.evaluation.report import Report
     from retroflow.generation.database import RetrievalDatabase
@@ -192,7 +193,7 @@ def evaluate(
 def load(
     model: Run | str | Path,
     *,
-    database: "RetrievalDatabase | str | Path | None" = None,
+    database: "Database | RetrievalDatabase | str | Path | None" = None,
     retrieval: bool = True,
     device: str = "auto",
     checkpoint: str | int | None = None,
@@ -278,6 +279,38 @@ def score(
     if output is not None:
         write_report(Path(output), report.to_json())
     return report
+
+
+def build_database(
+    folder: str | Path,
+    overrides: "Sequence[str]" = (),
+    *,
+    recipe: str | Path | None = None,
+    prepared: str | Path | None = None,
+    like: str | Path | None = None,
+) -> "Database":
+    """Make a database, as `retroflow db build` does (docs/database.md); `Database.build` takes documents.
+
+    Args:
+        folder: new or empty.
+        overrides: sections such as "corpus.name=text"; over the recipe if there is one.
+        recipe: a recipe with these sections.
+        prepared: a run, or artifacts of `prepare`: nothing is cut or embedded again.
+        like: a database or run whose tokenizer, embedder and retriever are used, with what they have learned.
+
+    Raises:
+        UsageError: more than one of recipe, prepared and like is given, or the folder is in use.
+        RetroflowError: as `Database.build`.
+    """
+    from retroflow.generation.new_database import database_from_words, database_like, database_of_prepared
+
+    if sum(one is not None for one in (recipe, prepared, like)) > 1:
+        raise UsageError("build: recipe, prepared and like exclude each other; give one of them.")
+    if prepared is not None:
+        return database_of_prepared(Path(folder), Path(prepared), overrides)
+    if like is not None:
+        return database_like(Path(folder), Path(like), overrides)
+    return database_from_words(Path(folder), overrides, None if recipe is None else load_recipe(recipe, *overrides))
 
 
 def retriever(name: str, **options: Any) -> "CheckedRetriever":

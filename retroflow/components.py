@@ -121,6 +121,12 @@ def recipe_schema() -> RecipeSchema:
     )
 
 
+def database_schema(*, corpus: bool) -> RecipeSchema:
+    """Return what describes a database, with or without the corpus that it is built from."""
+    names = ("corpus",) * corpus + ("embedder", "retriever", "data")
+    return RecipeSchema(sections={name: recipe_schema().sections[name] for name in names})
+
+
 def find_fault(registry: Registry[Any], name: str) -> str | None:
     """Look at a component: is its name claimed once, its module there and Python, does it define the component?
 

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.protocols import Int64Array
-from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.chunk_store import ChunkSource
 
 
 def read_retrieved(
-    database: ChunkStore, ids: Int64Array, legal: NDArray[np.bool_]
+    database: ChunkSource, ids: Int64Array, legal: NDArray[np.bool_]
 ) -> tuple[Int64Array, NDArray[np.bool_]]:
     """Read neighbours with their continuations.
 

@@ -17,6 +17,9 @@ import numpy as np
 from retroflow.components import create_embedder, create_retriever
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
+from retroflow.database.database import Database
+from retroflow.database.searching import Search
+from retroflow.database.snapshot import is_database
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError
 from retroflow.generation.arguments import unfit
@@ -28,8 +31,8 @@ from retroflow.retrieval.keys import LazyQueries
 from retroflow.runs.description import RUN_FILE, read_run
 from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
-from retroflow.store.chunk_store import ChunkStore
-from retroflow.store.manifest import MANIFEST_NAME, Manifest
+from retroflow.store.chunk_store import ChunkSource, ChunkStore
+from retroflow.store.manifest import FINGERPRINT_DIGITS, MANIFEST_NAME, Manifest
 
 INDEX_FOLDERS = "index-*"
 
@@ -47,20 +50,22 @@ class RetrievalDatabase:
     """Chunks, index and, if it was made from embeddings, the embedder, ready for new text; a `LiveRetriever`.
 
     Attributes:
-        fingerprint: of the index; names the database.
+        fingerprint: of the index, or of the documents of a living database.
+        name: what messages call it.
         metric: what scores mean, as in `Capabilities.metric`.
     """
 
     def __init__(
         self,
-        chunks: ChunkStore,
+        chunks: ChunkSource,
         tokenizer: Tokenizer,
         embedder: CheckedEmbedder | None,
-        retriever: CheckedRetriever,
+        retriever: CheckedRetriever | Search,
         *,
         fingerprint: str,
+        name: str = "",
     ) -> None:
-        self.fingerprint = fingerprint
+        self.fingerprint, self.name = fingerprint, name or f"index-{fingerprint}"
         self.metric = retriever.capabilities.metric
         self._chunks, self._tokenizer = chunks, tokenizer
         self._embedder, self._retriever = embedder, retriever
@@ -70,7 +75,8 @@ class RetrievalDatabase:
         """Open a database for a model.
 
         Args:
-            folder: an index folder (`index-<fingerprint>`, with the artifacts that it was made from beside it),
+            folder: a database of `retroflow db` (with `@7` or `@tag` for a version), or an index folder
+                (`index-<fingerprint>`, with the artifacts that it was made from beside it),
                 a folder of artifacts that holds a single index, or a run folder.
             tokenizer: the model's.
             chunk_length: the model's m.
@@ -80,6 +86,8 @@ class RetrievalDatabase:
             DamagedDataError: its bytes differ from what was written.
             RetroflowError: its embedder or retriever cannot be created here.
         """
+        if is_database(Path(folder)):
+            return cls.of(Database.open(folder), tokenizer=tokenizer, chunk_length=chunk_length)
         place = _find(Path(folder))
         index = open_artifact(place.index, kind="index")
         embedder, child = None, (place.index, index)
@@ -88,7 +96,8 @@ class RetrievalDatabase:
         chunks_folder, chunks = _parent(*child, "chunks")
         for folder, manifest in {child[0]: child[1], place.index: index}.items():
             check_same_rows(folder, manifest, chunks)
-        _check_fits(place.index, chunks, tokenizer, chunk_length)
+        made_with = (chunks.info["tokenizer"], chunks.info["chunk_length"])
+        _check_fits(place.index, *made_with, tokenizer, chunk_length, "retroflow prepare --recipe YOUR_RECIPE")
         store = ChunkStore.open(chunks_folder / "train")
         if "embeddings" in index.parents:
             embedder = _open_embedder(embeddings_folder, embeddings, place.embedder)
@@ -100,6 +109,24 @@ class RetrievalDatabase:
             )
         own = load_tokenizer(str(chunks_folder / "tokenizer"))
         return cls(store, own, embedder, retriever, fingerprint=index.fingerprint)
+
+    @classmethod
+    def of(cls, database: Database, *, tokenizer: Tokenizer, chunk_length: int) -> Self:
+        """Read the version of a database that is open.
+
+        Raises:
+            GenerationError: it was made with another tokenizer or chunk length than the model's, or its embedder is
+                another one here.
+        """
+        identity = database.snapshot.identity
+        made_with = (identity.tokenizer_fingerprint, identity.chunk_length)
+        _check_fits(database.folder, *made_with, tokenizer, chunk_length, "retroflow db build DB")
+        with naming_former_owner("retriever", identity.manifest.info["retriever"]):
+            found = database.snapshot.search
+        view, own = database.snapshot.view, identity.tokenizer
+        print_ = database.fingerprint[:FINGERPRINT_DIGITS]
+        name = f"{database.folder.name}@{database.version.number} ({print_})"
+        return cls(view, own, identity.embedder, found, fingerprint=print_, name=name)
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -145,12 +172,52 @@ class RetrievalDatabase:
         return Source(record.id, record.title, record.source, text, score, chunk)
 
 
+@dataclass(frozen=True)
+class PreparedParts:
+    """The artifacts of a prepared database, and the recipe sections that open them.
+
+    Attributes:
+        chunks: folder of the chunks.
+        embeddings: folder of the embeddings, None if there are none.
+        sections: `corpus` (None if it is not known), `embedder` and `retriever`.
+    """
+
+    chunks: Path
+    embeddings: Path | None
+    sections: dict[str, Any]
+
+
+def prepared_parts(folder: Path) -> PreparedParts:
+    """Find what a prepared database was made from.
+
+    Args:
+        folder: an index folder, a folder of artifacts that holds a single index, or a run folder.
+
+    Raises:
+        GenerationError: no such database.
+        DamagedDataError: its bytes differ from what was written.
+    """
+    place = _find(folder)
+    index = open_artifact(place.index, kind="index")
+    child, embeddings = (place.index, index), None
+    sections: dict[str, Any] = {"embedder": {"name": "none"}, "retriever": dict(place.retriever or index.component)}
+    if "embeddings" in index.parents:
+        child = embeddings, manifest = _parent(place.index, index, "embeddings")
+        sections["embedder"] = dict(place.embedder or manifest.component)
+    chunks, _ = _parent(*child, "chunks")
+    corpus = None
+    if (folder / RUN_FILE).is_file():
+        run = read_run(folder)
+        corpus = run.located(run.values["corpus"])
+    return PreparedParts(chunks, embeddings, {"corpus": corpus, **sections})
+
+
 def _find(folder: Path) -> _Place:
     if not folder.is_dir():
         raise unfit(
             "database",
-            f'there is no folder "{folder}"; give an index folder (index-... in the artifacts that '
-            "`retroflow prepare` made) or a run folder.",
+            f'there is no folder "{folder}"; give a database (`retroflow db build`), an index folder (index-... in the '
+            "artifacts that `retroflow prepare` made) or a run folder.",
         )
     if (folder / RUN_FILE).is_file():
         run = read_run(folder)
@@ -188,26 +255,27 @@ def _parent(folder: Path, manifest: Manifest, kind: str) -> tuple[Path, Manifest
     return parent, opened
 
 
-def _check_fits(index: Path, chunks: Manifest, tokenizer: Tokenizer, chunk_length: int) -> None:
+def _check_fits(
+    index: Path, theirs: str, their_length: int, tokenizer: Tokenizer, chunk_length: int, command: str
+) -> None:
     """Refuse a database whose chunks the model cannot read.
 
     Raises:
         GenerationError: another tokenizer or another chunk length.
     """
     how = f"data.tokenizer={Path(tokenizer.origin).parent} data.chunk_length={chunk_length}"
-    remedy = f"Prepare one for this model: retroflow prepare --recipe YOUR_RECIPE {how}"
-    theirs, ours = chunks.info["tokenizer"], tokenizer.fingerprint()
+    remedy = f"Prepare one for this model: {command} {how}"
+    ours = tokenizer.fingerprint()
     if theirs != ours:
         raise unfit(
             "database",
             f'"{index}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
             f"({ours[:16]}), so its tokens mean other text. {remedy}",
         )
-    if chunks.info["chunk_length"] != chunk_length:
+    if their_length != chunk_length:
         raise unfit(
             "database",
-            f'"{index}" holds chunks of {chunks.info["chunk_length"]} tokens, and the model reads chunks '
-            f"of {chunk_length}. {remedy}",
+            f'"{index}" holds chunks of {their_length} tokens, and the model reads chunks of {chunk_length}. {remedy}',
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.database.database import Database
 from retroflow.generation.arguments import ArgumentError
 from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.decoding import generate, stream
@@ -56,7 +57,7 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
-        database = "no database" if self.database is None else f"database index-{self.database.fingerprint}"
+        database = "no database" if self.database is None else f"database {self.database.name}"
         return f"LanguageModel({self.origin.recipe}, step {self.origin.step:,}, {size:,} parameters, {database})"
 
     @overload
@@ -121,7 +122,7 @@ class LanguageModel:
             retrieval_step=retrieval_step,
         )
 
-    def with_database(self, database: RetrievalDatabase | Path | str | None) -> "LanguageModel":
+    def with_database(self, database: RetrievalDatabase | Database | Path | str | None) -> "LanguageModel":
         """Return the same model with another database; None switches retrieval off.
 
         Args:
@@ -130,9 +131,11 @@ class LanguageModel:
         Raises:
             GenerationError: it was made with another tokenizer or chunk length.
         """
-        if isinstance(database, str | Path):
-            chunk_length = self.model.config.chunk_length
-            database = RetrievalDatabase.open(Path(database), tokenizer=self.tokenizer, chunk_length=chunk_length)
+        reader = {"tokenizer": self.tokenizer, "chunk_length": self.model.config.chunk_length}
+        if isinstance(database, Database):
+            database = RetrievalDatabase.of(database, **reader)
+        elif isinstance(database, str | Path):
+            database = RetrievalDatabase.open(Path(database), **reader)
         return replace(self, database=database)
 
     def save(self, folder: Path | str) -> None:

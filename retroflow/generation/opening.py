@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from retroflow.console import say
+from retroflow.database.database import Database
 from retroflow.devices import NO_CUDA, choose_device
 from retroflow.errors import GenerationError
 from retroflow.generation.arguments import unfit
@@ -23,7 +24,7 @@ CARD_FILE = "README.md"
 def open_language_model(
     folder: Path,
     *,
-    database: RetrievalDatabase | Path | str | None = None,
+    database: RetrievalDatabase | Database | Path | str | None = None,
     retrieval: bool = True,
     device: str = "auto",
     checkpoint: str | None = None,
@@ -70,15 +71,15 @@ def _check_exported(folder: Path, checkpoint: str | None) -> None:
         raise unfit("checkpoint", f'"{folder}" is an exported model, which has only one; leave it out.')
 
 
-def _with_database(opened: LanguageModel, database: RetrievalDatabase | Path | str | None) -> LanguageModel:
+def _with_database(opened: LanguageModel, database: RetrievalDatabase | Database | Path | str | None) -> LanguageModel:
     if not opened.model.config.retrieves:
         say("this model reads no neighbours, so nothing is retrieved")
         return opened
     if database is None:
         raise unfit(
             "database",
-            "an exported model has no database of its own; give an index folder (index-... in the artifacts that "
-            "`retroflow prepare` made), or switch retrieval off.",
+            "an exported model has no database of its own; give one that `retroflow db build` made, or an index folder "
+            "(index-... in the artifacts that `retroflow prepare` made), or switch retrieval off.",
         )
     reading = opened.with_database(database)
     assert reading.database is not None
@@ -90,7 +91,7 @@ def _note_other_database(database: RetrievalDatabase, origin: Origin) -> None:
     trained_with = origin.fingerprints.get("index", "")
     if database.fingerprint != trained_with:
         own = f"with index-{trained_with}" if trained_with else "without retrieval"
-        say(f"database index-{database.fingerprint}; the model was trained {own}")
+        say(f"database {database.name}; the model was trained {own}")
 
 
 def _device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ from retroflow.protocols import Int64Array
 from retroflow.retrieval.keys import Keys
 from retroflow.store.array_file import Array
 from retroflow.store.artifact import parent_of
-from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.chunk_store import ChunkSource, ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.kept import kept_folder
 from retroflow.store.manifest import Manifest
@@ -89,7 +89,7 @@ class EmbeddingStage:
 
     def _embed(self, split: str, rows: slice) -> dict[str, Array]:
         vectors = self._embedder.embed(chunk_texts(self._stores[split], self._tokenizer, rows))
-        return {f"{split}/embeddings": _half(vectors, self._embedder.owner, split, rows.start)}
+        return {f"{split}/embeddings": half_precision(vectors, self._embedder.owner, split, rows.start)}
 
 
 def _texts(store: ChunkStore, tokenizer: Tokenizer, advance: Advance) -> Iterator[str]:
@@ -116,7 +116,7 @@ def training_keys(folders: Mapping[str, Path]) -> Keys:
 class ChunkTexts:
     """The texts of a split's chunks; a `retroflow.protocols.TextSource`."""
 
-    store: ChunkStore
+    store: ChunkSource
     tokenizer: Tokenizer
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class ChunkTexts:
         return chunk_texts(self.store, self.tokenizer, rows)
 
 
-def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice | Int64Array) -> list[str]:
+def chunk_texts(store: ChunkSource, tokenizer: Tokenizer, rows: slice | Int64Array) -> list[str]:
     """Decode some chunks, without the padding of a document's last chunk."""
     tokens = np.asarray(store.tokens[rows])
     lengths = store.lengths[rows].tolist()
@@ -135,7 +135,18 @@ def chunk_texts(store: ChunkStore, tokenizer: Tokenizer, rows: slice | Int64Arra
     return texts
 
 
-def _half(vectors: NDArray[np.floating], owner: str, split: str, first_row: int) -> NDArray[np.float16]:
+def half_precision(vectors: NDArray[np.floating], owner: str, split: str, first_row: int) -> NDArray[np.float16]:
+    """Round embeddings to float16, as they are stored.
+
+    Args:
+        vectors: [n, D].
+        owner: the embedder, for the error.
+        split: what its chunks are numbered in, such as "train", for the error.
+        first_row: number of the first of them.
+
+    Raises:
+        InvalidVectorsError: a value is not finite in float16.
+    """
     with np.errstate(over="ignore"):
         half: NDArray[np.float16] = np.asarray(vectors, dtype=np.float16)
     finite = np.isfinite(half).all(axis=1)

@@ -17,9 +17,12 @@ from retroflow.recipe.resolved import Recipe
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.shipped import find_recipe
 from retroflow.recipe.signatures import read_block
-from retroflow.recipe.tree import Node, overlay
+from retroflow.recipe.tree import Node, overlay, plant
 from retroflow.recipe.trial import try_out
 from retroflow.recipe.yaml_text import read_file
+
+COMMAND_LINE_PATH = Path("the command line")
+"""In place of a file, of sections that stand on the command line alone."""
 
 
 def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) -> Recipe:
@@ -39,6 +42,10 @@ def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) 
     tree = _read_with_parent(path, problems)
     tree = overlay(tree, parse_overrides(overrides, problems))
     _check_version(tree, problems)
+    return _checked(tree, schema, problems, path)
+
+
+def _checked(tree: Node, schema: RecipeSchema, problems: Problems, path: Path) -> Recipe:
     layout = _layout(tree, schema, problems)
     tree = complete(_checkable(tree, layout, schema, problems), layout)
     derived = frozenset(f"{section}.{key}" for section, slot in schema.slots.items() for key in slot.derived)
@@ -46,6 +53,22 @@ def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) 
     try_out(checked, schema, problems)
     problems.raise_if_any()
     return Recipe(values=checked.plain(), origins=_origins(checked), path=path)
+
+
+def load_sections(words: Sequence[str], *, schema: RecipeSchema) -> Recipe:
+    """Check sections that stand on the command line alone.
+
+    Args:
+        words: such as "corpus.name=text".
+        schema: the sections.
+
+    Raises:
+        RecipeError: a word is wrong, or an option is missing; the message lists every problem.
+        RetroflowError: as `load`.
+    """
+    problems = Problems("the command line")
+    tree = overlay(plant({"recipe_version": RECIPE_VERSION}, DEFAULT), parse_overrides(words, problems))
+    return _checked(tree, schema, problems, COMMAND_LINE_PATH)
 
 
 def load_options(slot: Slot, name: str, words: Sequence[str]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Recipe:
                 value: Any = self.values
                 for part in key.split("."):
                     value = value[part]
-                words.append(f"{key}={_as_override(value)}")
+                words.append(f"{key}={as_override(value)}")
         return words
 
     def to_yaml(self) -> str:
@@ -52,6 +52,7 @@ class Recipe:
         return dump(self.values)
 
 
-def _as_override(value: Any) -> str:
+def as_override(value: Any) -> str:
+    """Return how the command line writes a value."""
     is_plain = isinstance(value, str) and parse_scalar(value) == value and not value.startswith(STARTS_YAML)
     return str(value) if is_plain else json.dumps(value)  # JSON is YAML

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,40 @@ class DocumentRecord:
     id: str
     title: str
     source: str
+
+
+class ChunkSource(Protocol):
+    """Chunks to read from: a `ChunkStore`, or a version of a database.
+
+    Attributes:
+        tokens, lengths, num_bytes, document_ids: as of `ChunkStore`, read by numpy's indexing.
+    """
+
+    chunk_length: int
+    vocabulary_size: int
+    end_of_text: int
+
+    @property
+    def tokens(self) -> Any: ...
+
+    @property
+    def lengths(self) -> Any: ...
+
+    @property
+    def num_bytes(self) -> Any: ...
+
+    @property
+    def document_ids(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def document(self, document_id: int, /) -> DocumentRecord:
+        """Look up a document."""
+        ...
+
+    def release(self) -> None:
+        """Release mapped memory; reading maps it again."""
+        ...
 
 
 class ChunkStore:

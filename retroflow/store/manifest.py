@@ -19,6 +19,8 @@ KINDS = ("chunks", "embeddings", "index", "neighbours")
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+PARTS_FOLDER = "parts"
+"""Folder of a database with its artifacts, which no recipe can make again."""
 FINGERPRINT_DIGITS = 16
 NAME = rf"(?:{'|'.join(KINDS)})-[0-9a-f]{{{FINGERPRINT_DIGITS}}}"
 """Regular expression of the name of an artifact's folder."""
@@ -173,6 +175,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def damaged(path: Path, what: str, artifact: Path) -> DamagedDataError:
     """Return the error for a file that differs from what was written, with what to do."""
-    return DamagedDataError(
-        f'"{path}" is damaged: {what}. Delete the folder "{artifact}"; the next prepare (or fit) builds it again.'
-    )
+    remedy = f'Delete the folder "{artifact}"; the next prepare (or fit) builds it again.'
+    if artifact.parent.name == PARTS_FOLDER:
+        remedy = "Restore it from a copy, or open a version without it (`retroflow db versions` lists them)."
+    return DamagedDataError(f'"{path}" is damaged: {what}. {remedy}')

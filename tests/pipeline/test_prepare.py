@@ -248,7 +248,7 @@ def test_embeddings_that_float16_cannot_hold_are_refused(value: float) -> None:
         InvalidVectorsError,
         match=r"letters \(mine 1.0\): the embedding of train chunk 11 has values that are not finite",
     ):
-        embeddings_stage._half(vectors, "letters (mine 1.0)", "train", 10)
+        embeddings_stage.half_precision(vectors, "letters (mine 1.0)", "train", 10)
 
 
 def test_an_artifacts_folder_that_is_a_file_or_cannot_be_made_is_told(tmp_path: Path) -> None:
