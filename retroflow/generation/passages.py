@@ -122,7 +122,7 @@ def open_with_databases(
     for place in places:
         database = opened.with_database(place).database
         assert database is not None
-        name = f"index-{database.fingerprint}"
+        name = database.name
         if name in by_name:
             raise unfit("database", f'"{place}" is {name}, which is measured anyway; give another one.')
         by_name[name] = database
