@@ -217,7 +217,7 @@ def test_a_missing_parent_and_a_changed_byte_are_told(prepared: Prepared, index:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "nowhere", 'there is no folder ".*nowhere"; give an index folder'),
+        (lambda folder: folder / "nowhere", 'there is no folder ".*nowhere"; give a database'),
         (lambda folder: folder, "holds no database; give one index folder"),
         (
             lambda folder: [(folder / name).mkdir() for name in ("index-a", "index-b")] and folder,
