@@ -89,8 +89,11 @@ def schema(
 ) -> None:
     """Print the options of recipes as a JSON Schema, for editors."""
     from retroflow.components import recipe_schema
+    from retroflow.errors import UsageError
     from retroflow.recipe.json_schema import json_schema
 
+    if recipe is None and overrides:
+        raise UsageError(f"recipe schema: {overrides[0]} is given without a recipe; add --recipe R, or leave it out.")
     layout = recipe_schema()
     values = _load(recipe, overrides).values if recipe is not None else None
     named = {section: values[section]["name"] for section in layout.slots} if values is not None else None

@@ -12,6 +12,7 @@ from retroflow.protocols import Document, Split
 
 ValidShare = Annotated[float, Ge(0), Lt(1)]
 LEAST_VOCABULARY = 257  # of a trained tokenizer: 256 bytes and the end of text
+LARGEST_VOCABULARY = 1_048_576
 
 
 def check_unicode(place: str, *values: tuple[str, str]) -> None:

@@ -51,9 +51,9 @@ class LexicalEmbedder:
         self,
         *,
         dimension: Annotated[int, Ge(1), Le(65_536)] = 256,
-        word_ngrams: Annotated[int, Ge(0)] = 2,
-        character_ngram: Annotated[int, Ge(0)] = 5,
-        buckets: Annotated[int, Ge(1)] = 262144,
+        word_ngrams: Annotated[int, Ge(0), Le(64)] = 2,
+        character_ngram: Annotated[int, Ge(0), Le(256)] = 5,
+        buckets: Annotated[int, Ge(1), Le(16_777_216)] = 262144,
         seed: Seed = 0,
     ) -> None:
         self._options = {

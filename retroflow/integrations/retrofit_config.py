@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from retroflow.errors import UsageError
-from retroflow.model.config import LayerNumbers, OrDerived, Positive, RetroConfig
+from retroflow.model.config import MOST_LAYERS, LayerNumbers, OrDerived, Positive, RetroConfig
 from retroflow.options import checked_options
 from retroflow.protocols.model import ModelConfig
 
@@ -82,7 +82,7 @@ class RetrofitConfig(ModelConfig):
     cca_heads: OrDerived = 0
     cca_positions: bool = True
     encoder_width: Positive = 896
-    encoder_layers: Annotated[int, Ge(0)] = 2
+    encoder_layers: Annotated[int, Ge(0), Le(MOST_LAYERS)] = 2
     encoder_heads: Positive = 16
     encoder_feed_forward_width: OrDerived = 0
     encoder_cross_attention_layers: LayerNumbers = (1,)

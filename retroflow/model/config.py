@@ -9,7 +9,7 @@ aids" are not in the paper; they let a model trained for minutes use its neighbo
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from retroflow.errors import UsageError
 from retroflow.options import checked_options
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from retroflow.model.retro import Retro
 
 
-Positive = Annotated[int, Ge(1)]
-OrDerived = Annotated[int, Ge(0)]
+LARGEST = 1_048_576  # of a size: far above any model, and products of three still fit into 64 bits
+MOST_LAYERS = 10_000
+
+Positive = Annotated[int, Ge(1), Le(LARGEST)]
+Layers = Annotated[int, Ge(1), Le(MOST_LAYERS)]
+OrDerived = Annotated[int, Ge(0), Le(LARGEST)]
 """A size; 0 means that it follows from others."""
 
 LayerNumbers = tuple[Annotated[int, Ge(1)], ...]
@@ -76,7 +80,7 @@ class RetroConfig(ModelConfig):
     vocabulary_size: Positive
     chunk_length: Positive
     width: Positive = 896
-    num_layers: Positive = 12
+    num_layers: Layers = 12
     num_heads: Positive = 16
     head_width: OrDerived = 64
     feed_forward_width: OrDerived = 0
@@ -85,7 +89,7 @@ class RetroConfig(ModelConfig):
     positions: Literal["rotary", "relative"] = "rotary"
     cca_positions: bool = True
     encoder_width: Positive = 896
-    encoder_layers: Annotated[int, Ge(0)] = 2
+    encoder_layers: Annotated[int, Ge(0), Le(MOST_LAYERS)] = 2
     encoder_heads: Positive = 16
     encoder_head_width: OrDerived = 0
     encoder_feed_forward_width: OrDerived = 0

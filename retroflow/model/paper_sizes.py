@@ -8,7 +8,7 @@ parameter counts against the paper's. `positions: rotary` trains faster and has 
 from dataclasses import dataclass
 from typing import Literal
 
-from retroflow.model.config import LayerNumbers, OrDerived, Positive, RetroConfig
+from retroflow.model.config import LayerNumbers, Layers, OrDerived, Positive, RetroConfig
 from retroflow.options import checked_options
 
 
@@ -18,7 +18,7 @@ class Retro172M(RetroConfig):
     """172M parameters without embeddings; the baseline decoder has 132M."""
 
     width: Positive = 896
-    num_layers: Positive = 12
+    num_layers: Layers = 12
     num_heads: Positive = 16
     head_width: OrDerived = 64
     cca_layers: LayerNumbers = (6, 9, 12)
@@ -32,7 +32,7 @@ class Retro425M(RetroConfig):
     """425M parameters without embeddings; the baseline decoder has 368M."""
 
     width: Positive = 1536
-    num_layers: Positive = 12
+    num_layers: Layers = 12
     num_heads: Positive = 12
     head_width: OrDerived = 128
     cca_layers: LayerNumbers = (6, 9, 12)
@@ -46,7 +46,7 @@ class Retro1B5(RetroConfig):
     """1,451M parameters without embeddings; the baseline decoder has 1,309M."""
 
     width: Positive = 2048
-    num_layers: Positive = 24
+    num_layers: Layers = 24
     num_heads: Positive = 16
     head_width: OrDerived = 128
     cca_layers: LayerNumbers = (6, 9, 12, 15, 18, 21, 24)
@@ -60,7 +60,7 @@ class Retro7B5(RetroConfig):
     """7,532M parameters without embeddings; the baseline decoder has 6,982M."""
 
     width: Positive = 4096
-    num_layers: Positive = 32
+    num_layers: Layers = 32
     num_heads: Positive = 32
     head_width: OrDerived = 128
     cca_layers: LayerNumbers = (6, 9, 12, 15, 18, 21, 24, 27, 30)

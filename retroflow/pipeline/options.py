@@ -5,7 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, MinLen
 
-from retroflow.corpus.documents import LEAST_VOCABULARY
+from retroflow.corpus.documents import LARGEST_VOCABULARY, LEAST_VOCABULARY
 from retroflow.options import checked_options
 
 TRAINED = "train"  # value of data.tokenizer for a tokenizer that is trained on the corpus
@@ -28,7 +28,7 @@ class DataOptions:
     """
 
     tokenizer: Annotated[str, MinLen(1)] | None = None
-    vocabulary_size: Annotated[int, Ge(LEAST_VOCABULARY)] = 8192
+    vocabulary_size: Annotated[int, Ge(LEAST_VOCABULARY), Le(LARGEST_VOCABULARY)] = 8192
     chunk_length: Annotated[int, Ge(2), Le(LONGEST_CHUNK)] = 64
     sequence_chunks: Annotated[int, Ge(1)] = 8
     artifacts_folder: Annotated[str, MinLen(1)] = "artifacts"

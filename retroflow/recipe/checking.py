@@ -68,11 +68,13 @@ def _unknown(complaint: Complaint, layout: Block, derived: frozenset[str]) -> st
     block = layout
     for step in owner:
         block = block_of(block.options[str(step)].type) or block
-    known = [*block.options, *([] if owner else ["extends"])]
+    is_recipe = "recipe_version" in layout.options  # else the options of one component
+    known = [*block.options, *(["extends"] if is_recipe and not owner else [])]
     elsewhere = {key.rpartition(".")[2]: key for key in reversed(_dotted_keys(layout))}
     near = elsewhere.get(str(part)) or nearest(str(part), known) or elsewhere.get(nearest(str(part), elsewhere) or "")
     meant = f' Did you mean "{near}"?' if near else ""
-    return f"is not a known key.{meant} Keys of {'.'.join(map(str, owner)) or 'a recipe'}: {', '.join(known)}."
+    whole = ".".join(map(str, owner)) or ("a recipe" if is_recipe else "the component")
+    return f"is not a known key.{meant} Keys of {whole}: {', '.join(known) or 'none'}."
 
 
 def _dotted_keys(option_type: OptionType, key: str = "") -> list[str]:

@@ -138,6 +138,7 @@ def test_check_exits_with_1_if_a_rule_is_broken(capsys: Capture, monkeypatch: py
         (["exact", "--kind", "searcher"], '--kind is "searcher"; allowed: corpus, embedder'),
         (["exact", "--kind", "tracker"], 'There is no tracker "exact"'),
         (["exact", "search.blocks=3"], "search.blocks"),
+        (["exact", "bogus=3"], "bogus is not a known key. Keys of the component: build, search."),
         (["faiss", "search.nprobe=many"], "search.nprobe"),
         (["jsonl"], "path is missing; it has no default. Allowed: text that is not empty. Write path=VALUE."),
     ],

@@ -78,3 +78,19 @@ def test_what_follows_from_a_default_is_placed_where_its_section_is_written(caps
 def test_a_checksum_that_can_be_none_is_refused(capsys: Capture) -> None:
     assert run(["recipe", "check", "--recipe", RECIPE, "embedder.weights_sha256=wrong"]) == 2
     assert "command line: embedder.weights_sha256 is" in capsys.readouterr().err
+
+
+def test_sizes_that_no_machine_can_hold_are_refused_in_the_recipe(capsys: Capture) -> None:
+    """They ended in overflows within libraries, or in loops without an end."""
+    keys = [
+        "data.vocabulary_size", "embedder.word_ngrams", "embedder.character_ngram", "embedder.buckets", "model.width",
+        "model.head_width", "model.num_layers", "model.encoder_width", "model.encoder_layers"
+    ]  # fmt: skip
+    assert run(["recipe", "check", "--recipe", RECIPE, "embedder.name=lexical", *(f"{key}={2**62}" for key in keys)]) == 2
+    said = capsys.readouterr().err
+    assert not [key for key in keys if f"{key} is {2**62}; allowed: a whole number from " not in said]
+
+
+def test_overrides_of_a_schema_need_a_recipe(capsys: Capture) -> None:
+    assert run(["recipe", "schema", "retriever.name=exact"]) == 2
+    assert "retriever.name=exact is given without a recipe; add --recipe R" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_damaged_weights_without_checksums_are_refused_too(folder):
         (lambda f: (f / CONFIG_FILE).unlink(), UsageError, "not a model folder .it has no config.json."),
         (lambda f: change_config(f, lambda v: v.update(widht=9)), UsageError, r'widht is not a known key. Did you mean "width"\?'),
         (lambda f: change_config(f, lambda v: v.pop("chunk_length")), UsageError, "chunk_length is missing"),
-        (lambda f: change_config(f, lambda v: v.update(width="8")), UsageError, 'width is "8" .text.; allowed: a whole number of at least 1. Remove the quotes.'),
+        (lambda f: change_config(f, lambda v: v.update(width="8")), UsageError, 'width is "8" .text.; allowed: a whole number from 1 to 1048576. Remove the quotes.'),
         (lambda f: change_config(f, lambda v: v.update(width=True)), UsageError, "width is true .a truth value.; allowed: a whole number"),
         (lambda f: change_config(f, lambda v: v.update(dropout="x")), UsageError, 'dropout is "x" .text.; allowed: a number from 0 to below 1.'),
         (lambda f: change_config(f, lambda v: v.update(smear=1)), UsageError, "smear is 1 .a whole number.; allowed: true or false."),

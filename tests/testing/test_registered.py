@@ -1,7 +1,11 @@
-"""Which options of a component are made to name the same file in every process."""
+"""What `components check` makes of options: paths that name the same file in every process, and files that are missing."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from retroflow.errors import CorpusError
 from retroflow.testing import registered
 
 
@@ -36,3 +40,9 @@ def test_paths_are_made_absolute_and_names_and_patterns_are_not(tmp_path, monkey
         "valid_path": str(tmp_path / "*/b.md"),
         "part": {"model": str(tmp_path / "model"), "kind": "model"},
     }
+
+
+def test_missing_files_of_a_corpus_are_said_once_and_before_the_rules(tmp_path) -> None:
+    suite = registered.suite_of("corpus", "jsonl", {"path": str(tmp_path / "none.jsonl")})
+    with pytest.raises(CorpusError, match="none.jsonl"):
+        registered.can_be_made(SimpleNamespace(suite=suite()))
