@@ -317,17 +317,15 @@ def retriever(name: str, **options: Any) -> "CheckedRetriever":
     """Create a retriever by name.
 
     Args:
-        name: a built-in one ("exact", "faiss", "scann", "hnsw", "bm25") or a plugin's.
+        name: a built-in one ("exact", "faiss", "scann", "hnsw", "bm25", "hybrid", "rerank") or a plugin's.
         options: as in a recipe, such as build={"factory": "Flat"}.
 
     Raises:
         RetroflowError: there is no such retriever or option, or a library is not installed.
     """
-    from retroflow.components import RETRIEVERS, create
-    from retroflow.retrieval.checked import CheckedRetriever
+    from retroflow.components import create_retriever
 
-    made = create(RETRIEVERS, {"name": name, **options})
-    return CheckedRetriever(made, owner=f"{name} ({RETRIEVERS.origin(name)})")
+    return create_retriever({"name": name, **options})
 
 
 def embedder(name: str, **options: Any) -> "Embedder":

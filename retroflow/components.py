@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # numpy, which the protocols need, would take a third of the 
     from retroflow.protocols import Corpus, Embedder, ModelConfig, Retriever, Tracker
     from retroflow.retrieval.checked import CheckedRetriever
 
+_DENSE_AND_WORDS = {"dense": "faiss", "words": "bm25"}
+
 RETRIEVERS: "Registry[type[Retriever]]" = Registry(
     "retriever",
     "retroflow.retrievers",
@@ -39,6 +41,8 @@ RETRIEVERS: "Registry[type[Retriever]]" = Registry(
             "retroflow.retrieval.hnsw:HnswRetriever", extra="hnsw", requires=("hnswlib",), needs=("embedder",)
         ),
         "bm25": Entry("retroflow.retrieval.bm25:Bm25Retriever", extra="bm25", requires=("bm25s",)),
+        "hybrid": Entry("retroflow.retrieval.hybrid:HybridRetriever", needs=("embedder",), parts=_DENSE_AND_WORDS),
+        "rerank": Entry("retroflow.retrieval.hybrid:RerankRetriever", needs=("embedder",), parts=_DENSE_AND_WORDS),
     },
     protocol="Retriever",
 )
@@ -211,7 +215,10 @@ def create_retriever(options: Mapping[str, Any]) -> "CheckedRetriever":
     """Make the retriever that a recipe's block names, without an index, behind its checks; raises as `create`."""
     from retroflow.retrieval.checked import CheckedRetriever
 
-    return CheckedRetriever(create(RETRIEVERS, options), owner=owner_of_retriever(options["name"]))
+    name = options["name"]
+    parts = RETRIEVERS.entry(name).parts.items()
+    made = {part: create_retriever({"name": default, **(options.get(part) or {})}) for part, default in parts}
+    return CheckedRetriever(create(RETRIEVERS, {**options, **made}), owner=owner_of_retriever(name))
 
 
 def owner_of_retriever(name: str) -> str:

@@ -49,6 +49,7 @@ class Entry:
         check: "package.module:function", called with the options while a recipe is checked; raises UsageError for
             values that do not fit each other. Its module loads no library; options that are wrong are left out.
         needs: sections of a recipe that must name something for it, though others can do without.
+        parts: options that are components of the same kind themselves, each with the name that it has by default.
         owner: distribution and version, as "retroflow-usearch 0.1.0"; filled in by the registry.
     """
 
@@ -58,6 +59,7 @@ class Entry:
     light: bool = False
     check: str = ""
     needs: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
 
     @property

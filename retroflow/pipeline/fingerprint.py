@@ -49,11 +49,13 @@ def index_inputs(
 
     Args:
         built_over: fingerprints by kind: of the embeddings, the chunks or both, whichever the retriever reads.
-        options: the recipe's retriever section, complete; all of it but `search` changes the index.
+        options: the recipe's retriever section, complete; all of it but `search`, its own or that of a retriever that
+            is a part of it, changes the index.
         distribution: of the retriever, "retroflow-annoy 0.1.0"; the version of retroflow itself is ignored.
         retriever: what the retriever's `fingerprint` adds.
     """
-    build = {key: value for key, value in options.items() if key not in ("name", "search")}
+    build = _without_search(options)
+    del build["name"]
     inputs = {
         "version": INDEX_VERSION,
         **built_over,
@@ -63,6 +65,23 @@ def index_inputs(
     }
     is_plugin = distribution.partition(" ")[0] != "retroflow"
     return inputs | {"distribution": distribution} if is_plugin else inputs
+
+
+def _without_search(options: Mapping[str, Any]) -> Inputs:
+    kept = {key: value for key, value in options.items() if key != "search"}
+    return {key: _without_search(value) if is_part(value) else value for key, value in kept.items()}
+
+
+def search_options(options: Mapping[str, Any]) -> object:
+    """Return the search options of a retriever section; with those of each part by its key if it has parts."""
+    parts = {key: search_options(value) for key, value in options.items() if is_part(value)}
+    own = options.get("search")
+    return {"search": own, **parts} if parts else own
+
+
+def is_part(value: object) -> bool:
+    """Return whether an option of a retriever is another retriever with its options."""
+    return isinstance(value, Mapping) and "name" in value
 
 
 def neighbours_inputs(index: str, search: object, options: NeighbourOptions) -> Inputs:

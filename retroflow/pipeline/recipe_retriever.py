@@ -19,14 +19,17 @@ class RecipeRetriever:
     Attributes:
         options: the section.
         search_options: the part that does not change the index; None if there is none.
-        distribution: of the retriever, "retroflow-annoy 0.1.0".
+        distribution: of the retriever, "retroflow-annoy 0.1.0", or of its parts.
         owner: its name with the distribution, as in messages: "annoy (retroflow-annoy 0.1.0)".
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
-        self.search_options: object = options.get("search")
-        self.distribution = RETRIEVERS.origin(options["name"])
+        self.search_options: object = fingerprint.search_options(options)
+        parts = [part["name"] for part in options.values() if fingerprint.is_part(part)]
+        origins = {RETRIEVERS.origin(name): None for name in (options["name"], *parts)}
+        plugins = [origin for origin in origins if not origin.startswith("retroflow ")]
+        self.distribution = ", ".join(plugins) or next(iter(origins))
         self.owner = owner_of_retriever(options["name"])
 
     def new(self) -> CheckedRetriever:

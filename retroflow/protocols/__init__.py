@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Queries,
         RemovesKeys,
         Retriever,
+        ScoresKeys,
         TextSource,
         VectorSource,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "RemovesKeys",
     "RetrievalModel",
     "Retriever",
+    "ScoresKeys",
     "Split",
     "Summary",
     "TextSource",

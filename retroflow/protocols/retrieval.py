@@ -150,7 +150,7 @@ class Retriever(Protocol):
     searches an empty index or with zero queries, and it checks the answer.
 
     One whose options do not fit every number or width of vectors is a `ChecksVectors`, too; one that can be changed
-    after `build` an `AddsKeys`, a `RemovesKeys` or both.
+    after `build` an `AddsKeys`, a `RemovesKeys` or both; one that scores given keys a `ScoresKeys`.
     """
 
     capabilities: Capabilities
@@ -218,6 +218,15 @@ class RemovesKeys(Protocol):
         Args:
             ids: int64 [r], ascending, each once, at least one, all in the index.
         """
+        ...
+
+
+@runtime_checkable
+class ScoresKeys(Protocol):
+    """A retriever that can score any of its keys, so that it can rank what another has found."""
+
+    def score(self, queries: Queries, ids: Int64Array) -> Float32Array:
+        """Return float32 [q, f], higher is better: how well keys int64 [q, f] fit their query; -inf for the id -1."""
         ...
 
 

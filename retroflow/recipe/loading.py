@@ -86,10 +86,10 @@ def load_options(slot: Slot, name: str, words: Sequence[str]) -> dict[str, Any]:
         RecipeError: an option is wrong; the message lists every problem.
         RetroflowError: a plugin that is claimed twice or unreadable.
     """
-    entry = slot.registry.entry(name)
-    layout = read_block(entry.target, entry.owner, frozenset(slot.derived))
     problems = Problems("the command line")
-    given = complete(parse_overrides(words, problems), layout)
+    given = parse_overrides(words, problems)
+    layout = Block(_component_options(given, name, "", slot, problems))
+    given = complete(given, layout)
     checked = check(given, layout, problems, frozenset(slot.derived))
     problems.raise_if_any()
     return dict(checked.plain())
@@ -153,12 +153,24 @@ def _slot_block(node: Node | None, section: str, slot: Slot, problems: Problems)
         remedy = slot.registry.remedy(name) if entry.is_plugin else None
         if remedy:  # without a plugin's files there are no options to read
             raise MissingExtraError(remedy)
-        options = read_block(entry.target, entry.owner, frozenset(slot.derived)).options
+        options = _component_options(node, name, section, slot, problems)
     except RetroflowError as error:
         origin = named.origin if named is not None else DEFAULT
         problems.add(origin, f"{section}.name", f'is "{name}". {error}', cause=error)
         options = {}
     return Block({"name": name_option} | options)
+
+
+def _component_options(node: Node | None, name: str, section: str, slot: Slot, problems: Problems) -> dict[str, Option]:
+    """Return the options of a named component, those of its parts for the components that they name."""
+    entry = slot.registry.entry(name)
+    options = dict(read_block(entry.target, entry.owner, frozenset(slot.derived)).options)
+    for part, default in entry.parts.items():
+        written = node.value.get(part) if node is not None and node.is_mapping else None
+        key = f"{section}.{part}" if section else part
+        block = _slot_block(written, key, Slot(slot.registry, default), problems)
+        options[part] = Option(block, None, options[part].description)
+    return options
 
 
 def _checkable(tree: Node, layout: Block, schema: RecipeSchema, problems: Problems) -> Node:

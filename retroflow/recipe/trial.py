@@ -40,15 +40,31 @@ def try_out(recipe: Node, schema: RecipeSchema, problems: Problems) -> None:
             _check_needs(f'{name} "{component}"', entry, recipe, schema, problems)
             derived = {key: recipe.nearest(dotted.split(".")).sound() for key, dotted in section.derived.items()}
             target = entry.target if entry.light else ""
-            if entry.check:
-                with _noting(recipe, problems):
-                    _load(entry.check)(values)
+            with _noting(recipe, problems):
+                _check_component(entry, values, name, section)
         else:
             target = section.target
         is_right = not any(key.partition(".")[0] == name for key in wrong) and BROKEN not in derived.values()
         if target and is_right:
             with _noting(recipe, problems):
                 bind(_load(target), values | derived, where=name, owner=name)
+
+
+def _check_component(entry: Entry, values: dict[str, Any], key: str, slot: Slot) -> None:
+    """Call the check of a component, and those of its parts.
+
+    Raises:
+        UsageError: options that do not fit each other.
+    """
+    for part in entry.parts.keys() & values.keys():
+        options = dict(values[part] or {})
+        if options.get("name") in slot.registry.names():
+            try:
+                _check_component(slot.registry.entry(options.pop("name")), options, f"{key}.{part}", slot)
+            except UsageError as error:  # components call their options as if they were all of the section
+                raise UsageError(re.sub(rf"^{key}\.", f"{key}.{part}.", str(error), flags=re.MULTILINE)) from error
+    if entry.check:
+        _load(entry.check)(values)
 
 
 def _check_needs(component: str, entry: Entry, recipe: Node, schema: RecipeSchema, problems: Problems) -> None:

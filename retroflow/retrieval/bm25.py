@@ -80,6 +80,17 @@ class Bm25Retriever:
                 ids[row, : len(best)], scores[row, : len(best)] = best, found[best]
         return Neighbours(ids, scores)
 
+    def score(self, queries: Queries, ids: Int64Array) -> Float32Array:
+        """Score given keys; 0 where no word is shared; see `ScoresKeys`."""
+        if self._index is None:
+            raise RetrieverError("bm25: build() or load() comes before score().")
+        scores = np.zeros(ids.shape, np.float32)
+        for row, text in enumerate(queries.texts):
+            words = self._index.get_tokens_ids(words_of_text(text))
+            if words:
+                scores[row] = self._index.get_scores_from_ids(words)[ids[row]]
+        return np.where(ids < 0, np.float32(-np.inf), scores)
+
     def save(self, folder: Path) -> None:
         """Write the library's own files: three arrays, the words and the parameters as JSON."""
         if self._index is None:

@@ -10,7 +10,6 @@ Shapes: q queries, N keys, D embedding width, k neighbours.
 
 import errno
 import json
-import operator
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,11 +34,14 @@ from retroflow.protocols import (
     AddsKeys,
     Capabilities,
     ChecksVectors,
+    Float32Array,
+    Int64Array,
     Neighbours,
     RemovesKeys,
     Retriever,
+    ScoresKeys,
 )
-from retroflow.retrieval.keys import checked_ids, checked_keys, checked_queries
+from retroflow.retrieval.keys import checked_ids, checked_k, checked_keys, checked_queries
 from retroflow.retrieval.promises import all_padding, check_declaration, fault_of_answer
 from retroflow.retrieval.saved_index import (
     BACKEND_FOLDER,
@@ -82,6 +84,11 @@ class CheckedRetriever:
     def capabilities(self) -> Capabilities:
         """The retriever's declared capabilities."""
         return self._retriever.capabilities
+
+    @property
+    def can_score(self) -> bool:
+        """Whether `score` works: the retriever is a `ScoresKeys`."""
+        return isinstance(self._retriever, ScoresKeys)
 
     def __len__(self) -> int:
         """Number of keys N in the index, without removed ones; 0 before `build` or `load`."""
@@ -200,7 +207,7 @@ class CheckedRetriever:
                 backend that failed, or an answer that breaks the contract.
         """
         self._next_id_to("search")
-        k = _checked_k(k)
+        k = checked_k(k)
         checked = checked_queries(queries, self.capabilities, self.dimension)
         if len(self) == 0 or len(checked) == 0:
             return all_padding(len(checked), k)
@@ -209,6 +216,27 @@ class CheckedRetriever:
         with self._blame("search()", doing):
             answer = self._retriever.search(checked, k)
         return self._checked_answer(answer, (len(checked), k))
+
+    def score(self, queries: object, ids: Int64Array) -> Float32Array:
+        """Score given keys for each of q queries, as `search` would.
+
+        Args:
+            queries: as for `search`.
+            ids: int64 [q, f], each -1 or in the index.
+
+        Returns:
+            Float32 [q, f], -inf where the id is -1.
+
+        Raises:
+            RetrieverError: the retriever cannot score given keys, or it failed.
+        """
+        self._next_id_to("score")
+        if not isinstance(self._retriever, ScoresKeys):
+            raise RetrieverError(f"{self.owner} cannot score given keys.")
+        checked = checked_queries(queries, self.capabilities, self.dimension)
+        self._check_process()
+        with self._blame("score()", f"scoring {ids.shape[-1]:,} {self._unit} for {len(checked):,} queries"):
+            return self._retriever.score(checked, ids)
 
     def save(self, folder: Path) -> None:
         """Write the index into folder (made if missing, must be empty): retriever.json and the backend's files.
@@ -369,15 +397,3 @@ def _is_state_of_the_disk(error: BaseException) -> bool:
 
 def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
-
-
-def _checked_k(k: SupportsIndex) -> int:
-    try:
-        if isinstance(k, bool | np.bool_):
-            raise TypeError
-        number = operator.index(k)
-    except TypeError:
-        raise InvalidVectorsError(f"k must be an integer, not {k!r} of type {type(k).__name__}.") from None
-    if number < 1:
-        raise InvalidVectorsError(f"k must be at least 1, not {number}.")
-    return number

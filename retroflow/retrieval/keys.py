@@ -7,10 +7,11 @@ Shapes: q queries, N keys, D embedding width.
 """
 
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,3 +214,20 @@ def checked_ids(ids: Any, live: NDArray[np.bool_]) -> Int64Array:
         state = "it was removed before" if 0 <= absent[0] < len(live) else f"which was given {len(live)} keys so far"
         raise UsageError(f"ids: {absent[0]} is not in the index, {state}; nothing was removed.")
     return checked
+
+
+def checked_k(k: SupportsIndex) -> int:
+    """Return how many neighbours are wanted as an int.
+
+    Raises:
+        InvalidVectorsError: it is no integer, or less than 1.
+    """
+    try:
+        if isinstance(k, bool | np.bool_):
+            raise TypeError
+        number = operator.index(k)
+    except TypeError:
+        raise InvalidVectorsError(f"k must be an integer, not {k!r} of type {type(k).__name__}.") from None
+    if number < 1:
+        raise InvalidVectorsError(f"k must be at least 1, not {number}.")
+    return number

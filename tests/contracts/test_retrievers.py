@@ -73,3 +73,18 @@ class TestBm25Retriever(RetrieverContract):
         from retroflow.retrieval.bm25 import Bm25Retriever
 
         return Bm25Retriever()
+
+
+class TestHybridRetriever(RetrieverContract):
+    def make_retriever(self, candidates: int = 64) -> Retriever:
+        pytest.importorskip("bm25s")
+        from retroflow.retrieval.bm25 import Bm25Retriever
+        from retroflow.retrieval.checked import CheckedRetriever
+        from retroflow.retrieval.exact import ExactRetriever
+        from retroflow.retrieval.hybrid import HybridRetriever, HybridSearch
+
+        dense, words = (CheckedRetriever(each(), owner=each.__name__) for each in (ExactRetriever, Bm25Retriever))
+        return HybridRetriever(dense=dense, words=words, search=HybridSearch(candidates=candidates))
+
+    def make_retriever_searching_differently(self) -> Retriever:
+        return self.make_retriever(candidates=8)

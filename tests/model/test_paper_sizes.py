@@ -84,7 +84,9 @@ def test_the_encoder_s_roughly_19m_are_its_self_attention_and_feed_forward_layer
         encoder = make(Retro172M).build().encoder
     plain = sum(p.numel() for name, p in encoder.named_parameters() if not re.search("cross|distance|embedding", name))
     assert plain == pytest.approx(19e6, rel=0.07)
-    assert sum(p.numel() for name, p in encoder.named_parameters() if "embedding" not in name) == 26_613_888  # with cross-attention and distance matrices
+    assert (
+        sum(p.numel() for name, p in encoder.named_parameters() if "embedding" not in name) == 26_613_888
+    )  # with cross-attention and distance matrices
 
 
 @sizes

@@ -95,7 +95,8 @@ def _all() -> Iterator[Ranged]:
             yield from _numbers("", section, read_block(part.target, "retroflow"))
         else:
             for name, entry in part.registry._builtin.items():
-                yield from _numbers(name, section, read_block(entry.target, "retroflow", frozenset(part.derived)))
+                hidden = frozenset([*part.derived, *entry.parts])
+                yield from _numbers(name, section, read_block(entry.target, "retroflow", hidden))
 
 
 ALL = list(_all())
@@ -187,8 +188,9 @@ def test_values_of_a_wrong_type_are_refused_for_every_option_with_one_sentence(
 ) -> None:
     """Not for numbers alone: no option of a built-in component takes a list of lists of nothing."""
     part = components.recipe_schema().sections[section]
-    target = part.registry.entry(component).target if isinstance(part, Slot) else part.target
-    block = read_block(target, "retroflow", frozenset(part.derived) if isinstance(part, Slot) else frozenset())
+    entry = part.registry.entry(component) if isinstance(part, Slot) else None
+    hidden = frozenset([*part.derived, *entry.parts]) if entry else frozenset()  # parts are sections of their own
+    block = read_block(entry.target if entry else part.target, "retroflow", hidden)
     options = list(_leaves(component, section, block))
     message = load_with(tmp_path, component, {one.key: [[None]] for one in options})
     assert message.count("command line:") == len(options)

@@ -20,7 +20,9 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("retroflow.planning.runs_folder.why_not_writable", lambda folder: "Permission denied")  # root may write everywhere
+    monkeypatch.setattr(
+        "retroflow.planning.runs_folder.why_not_writable", lambda folder: "Permission denied"
+    )  # root may write everywhere
     with pytest.raises(RetroflowError, match=r"cannot be written \(Permission denied\); choose a folder") as caught:
         check_runs_folder(tmp_path / "runs")
     assert caught.value.exit_code == 1
