@@ -9,8 +9,9 @@ tests/recipe/test_json_schema.py holds the pages against this script. What a mar
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -25,9 +26,19 @@ DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- options: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def rows(block: Block, owner: str = "") -> Iterator[tuple[str, str, str, str]]:
+def rows(
+    block: Block, owner: str = "", parts: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, str, str, str]]:
     """Yield name, default, what is allowed and meaning of every option."""
     for name, option in block.options.items():
+        if name in parts:
+            yield (
+                f"`{name}`",
+                f"`{{name: {parts[name]}}}`",
+                "a section as this one",
+                option.description.removesuffix("."),
+            )
+            continue
         nested = block_of(option.type)
         if nested is not None:
             yield from rows(nested, f"{owner}{name}.")
@@ -57,13 +68,14 @@ def table(named: str) -> str:
         return "\n".join([*lines, *[f"| {name} | {default} | {text} |" for name, default, _, text in flags()], ""])
     section, _, component = named.partition(" ")
     part = recipe_schema().sections[section]
+    parts: Mapping[str, str] = {}
     if isinstance(part, Slot):
         entry = part.registry.entry(component)
-        block = read_block(entry.target, entry.owner, frozenset(part.derived))
+        block, parts = read_block(entry.target, entry.owner, frozenset(part.derived)), entry.parts
     else:
         block = read_block(part.target, "retroflow")
     lines = ["| option | default | allowed | meaning |", "|---|---|---|---|"]
-    return "\n".join([*lines, *[f"| {' | '.join(row)} |" for row in rows(block)], ""])
+    return "\n".join([*lines, *[f"| {' | '.join(row)} |" for row in rows(block, parts=parts)], ""])
 
 
 def written(page: str) -> str:

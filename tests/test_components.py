@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,44 @@ def test_a_recipe_must_name_an_embedder_only_for_retrievers_that_search_embeddin
     for words in ([], ["embedder.name=none"]):
         with pytest.raises(RecipeError, match=message):
             load(recipe, ["retriever.name=faiss", *words], schema=schema)
+
+
+def test_the_parts_of_a_retriever_are_sections_of_their_own(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "recipe_version: 1\ncorpus: {name: jsonl, path: corpus.jsonl}\nembedder: {name: lexical}\nmodel: {name: retro}\n"
+        "trainer: {max_steps: 1}\nretriever:\n  name: hybrid\n  dense:\n    name: hnsw\n    build: {links: 8}\n"
+    )
+
+    def loaded(*words: str) -> dict[str, Any]:
+        return load(recipe, words, schema=components.recipe_schema()).values["retriever"]
+
+    values = loaded("retriever.words.build.b=0.5", "retriever.search.candidates=32")
+    assert values["search"] == {"candidates": 32}
+    assert values["dense"]["build"] | {"links": 8, "seed": 1234} == values["dense"]["build"]
+    assert values["words"] == {"name": "bm25", "build": {"k1": 1.5, "b": 0.5}}
+    assert loaded("retriever.name=rerank")["dense"]["name"] == "faiss"  # of another component nothing is kept
+    for words, message in (
+        (
+            ["retriever.dense.build.link=9"],
+            r'line: retriever\.dense\.build\.link is not a known key\. Did you mean "links"',
+        ),
+        (
+            ["retriever.dense.build.links=1"],
+            r"line: retriever\.dense\.build\.links is 1; allowed: a whole number of at ",
+        ),
+        (["retriever.dense.name=hnws"], r'line: retriever\.dense\.name is "hnws"\. .* Did you mean "hnsw"'),
+        (["retriever.words=bm25"], r'line: retriever\.words is "bm25" .* Write retriever\.words\.name=bm25'),
+        (
+            ["retriever.dense={name: faiss, build: {factory: x}}"],
+            r'retriever\.dense\.build\.factory is "x"; allowed: "auto"',
+        ),
+        (["embedder.name=none"], r'embedder\.name is missing, and retriever "hybrid" needs it'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            loaded(*words)
+    made = components.create_retriever({"name": "hybrid", "dense": {"name": "exact"}, "words": None})
+    assert made.capabilities.queried_by == "both"
 
 
 def test_create_turns_blocks_into_dataclasses_and_lists_into_tuples() -> None:

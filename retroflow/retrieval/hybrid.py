@@ -1,6 +1,6 @@
 """Two retrievers together: by meaning and by words. Their ranks are fused, or one ranks what the other has found.
 
-Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009) adds 1 / (60 + rank) over both rankings. It needs no scale
+Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009) adds 1 / (60 + rank) over both rankings. It needs no scale
 that both scores would have in common.
 
 Shapes: q queries, c candidates of one retriever, f candidates of both, k neighbours.
@@ -42,8 +42,8 @@ class HybridRetriever:
     """Search by meaning and by words, whose ranks are fused.
 
     Args:
-        dense: the retriever by meaning, as a section of its own with `name` and options; by default faiss.
-        words: the retriever by words, alike; by default bm25.
+        dense: the retriever by meaning, with its options.
+        words: the retriever by words, with its options.
         search: options of the fusion.
     """
 
@@ -132,8 +132,8 @@ class RerankRetriever(HybridRetriever):
     """Search by meaning, and order what was found by words.
 
     Args:
-        dense: the retriever that finds candidates, as a section of its own with `name` and options; by default faiss.
-        words: the retriever that scores them, alike; by default bm25.
+        dense: the retriever that finds candidates, with its options.
+        words: the retriever that scores them, with its options.
         search: how many candidates there are.
 
     Raises:

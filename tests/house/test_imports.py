@@ -6,7 +6,7 @@ import sys
 
 from tests.house.tree import files, library, parse, relative
 
-BACKENDS = {"exact", "faiss", "scann", "hnsw", "bm25", "usearch"}
+BACKENDS = {"exact", "faiss", "scann", "hnsw", "bm25", "usearch", "hybrid", "rerank"}
 LIGHT = {
     "typer",
     "retroflow.cli.console",

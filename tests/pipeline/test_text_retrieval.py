@@ -1,6 +1,7 @@
 """Neighbours by words: no embeddings, the exact answer of the retriever's own scores, and never the own document."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,25 @@ def test_a_retriever_of_both_has_an_index_made_from_both(tmp_path: Path, monkeyp
     assert [sources[0].chunk for sources in found.sources] == list(rows)
     other_embedder = small_recipe(tmp_path, retriever={"name": "both"}, embedder={"dimension": 16})
     assert prepare(other_embedder, report=lambda stage: None).built == KINDS[1:]
+
+
+def test_the_index_of_two_retrievers_depends_on_the_options_of_both_but_not_on_those_of_a_search(folder: Path) -> None:
+    def names(**options: Any) -> dict[str, str]:
+        parts = {"dense": {"name": "exact", "build": {"metric": "l2"}}, "words": {"name": "bm25"}}
+        retriever = {"name": "hybrid", **parts, "search": {"candidates": 64}} | options
+        return expected_fingerprints(small_recipe(folder, retriever=retriever))
+
+    usual = names()
+    for changed, is_same_index in (
+        ({"search": {"candidates": 8}}, True),
+        ({"dense": {"name": "exact", "build": {"metric": "l2"}, "search": {"block_rows": 7}}}, True),
+        ({"dense": {"name": "exact", "build": {"metric": "inner_product"}}}, False),
+        ({"words": {"name": "bm25", "build": {"b": 0.5}}}, False),
+        ({"name": "rerank"}, False),
+    ):
+        other = names(**changed)
+        assert (other["index"] == usual["index"]) is is_same_index and other["embeddings"] == usual["embeddings"]
+        assert other["neighbours"] != usual["neighbours"]
 
 
 def test_a_retriever_of_vectors_without_an_embedder_is_told_so(folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""A recipe whose retriever searches texts is trained, evaluated and generated with, and nothing is embedded."""
+"""Recipes whose retriever searches texts, or texts and embeddings, are trained, evaluated and generated with."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,25 @@ trainer: {max_steps: 2, batch_size: 2, device: cpu, precision: fp32, checkpoint_
 """
 
 
-def test_from_the_recipe_to_generated_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def retroflow(*words: str) -> tuple[str, str]:
+Retroflow = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def retroflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Retroflow:
+    """Run a command in a folder with tiny.yaml; returns stdout and stderr."""
+    write_tiny_corpus(tmp_path, 8, seed=0)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*words: str) -> tuple[str, str]:
         capfd.readouterr()
         assert run(list(words)) == 0, capfd.readouterr()
         return capfd.readouterr()
 
-    write_tiny_corpus(tmp_path, 8, seed=0)
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
+    return run_command
+
+
+def test_from_the_recipe_to_generated_text(tmp_path: Path, retroflow: Retroflow) -> None:
     assert "embedder none, retriever bm25" in retroflow("recipe", "check", "--recipe", "tiny.yaml")[0]
     planned = json.loads(retroflow("fit", "--recipe", "tiny.yaml", "--dry-run", "--json")[0])
     assert planned["missing"] == ["chunks", "index", "neighbours"]
@@ -51,3 +60,19 @@ def test_from_the_recipe_to_generated_text(
     database = next((tmp_path / "artifacts").glob("index-*"))
     out, _ = retroflow("generate", "exported", "--database", str(database), *words, "--json")
     assert json.loads(out)["retrievals"]
+
+
+def test_two_retrievers_together_from_the_recipe_to_generated_text(retroflow: Retroflow) -> None:
+    words = ["--recipe", "tiny.yaml", "embedder={name: lexical, dimension: 16}", "retriever.dense.name=exact"]
+    losses = []
+    for number, name in (("0001", "hybrid"), ("0002", "rerank")):
+        run_folder = f"runs/tiny/{number}"
+        retroflow("prepare", *words, f"retriever.name={name}")
+        retroflow("fit", *words, f"retriever.name={name}")
+        report = json.loads(Path(run_folder, "report.json").read_text())
+        evaluated = json.loads(retroflow("evaluate", run_folder, "--json")[0])
+        assert evaluated["validation"]["on"]["loss"] == report["validation"]["on"]["loss"]
+        out, _ = retroflow("generate", run_folder, "--prompt", "in the", "--max-new-tokens", "4", "--json")
+        assert json.loads(out)["retrievals"]
+        losses.append((report["validation"]["on"]["loss"], report["validation"]["off"]["loss"]))
+    assert losses[0][0] != losses[1][0]
