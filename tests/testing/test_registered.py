@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from retroflow.errors import CorpusError
-from retroflow.testing import registered
+from retroflow.errors import UsageError
+from retroflow.testing import ModelContract, registered
 
 
 class Recorder:
@@ -42,7 +42,17 @@ def test_paths_are_made_absolute_and_names_and_patterns_are_not(tmp_path, monkey
     }
 
 
-def test_missing_files_of_a_corpus_are_said_once_and_before_the_rules(tmp_path) -> None:
+def test_missing_files_are_said_once_and_before_the_rules(tmp_path) -> None:
     suite = registered.suite_of("corpus", "jsonl", {"path": str(tmp_path / "none.jsonl")})
-    with pytest.raises(CorpusError, match="none.jsonl"):
+    with pytest.raises(UsageError, match="none.jsonl"):
         registered.can_be_made(SimpleNamespace(suite=suite()))
+
+    class Model(ModelContract):
+        def make(self) -> Any:
+            return self
+
+        def build(self) -> Any:
+            raise UsageError("there is no base")
+
+    with pytest.raises(UsageError, match="there is no base"):
+        registered.can_be_made(SimpleNamespace(suite=Model()))
