@@ -92,7 +92,7 @@ class RetrofitConfig(ModelConfig):
     smear: bool = False
     next_token_values: bool = False
     copy_initialisation: bool = False
-    cca_scale: Annotated[float, Ge(0)] = 0.0
+    cca_scale: Annotated[float, Ge(0), Le(1_000_000)] = 0.0
 
     def __post_init__(self) -> None:
         self._check_reader()

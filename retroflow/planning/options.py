@@ -91,7 +91,7 @@ class TrainerOptions:
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     devices: Annotated[int, Ge(0)] = 0
     nodes: Annotated[int, Ge(0)] = 0
-    timeout_seconds: Annotated[float, Ge(1)] = 600.0
+    timeout_seconds: Annotated[float, Ge(1), Le(31_536_000)] = 600.0
     activation_checkpointing: bool = False
     compile: bool = False
     num_threads: Annotated[int, Ge(0), Le(MOST_THREADS)] = 0

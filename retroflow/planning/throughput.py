@@ -5,6 +5,7 @@ peak FLOP/s of all devices). The FLOPs are those of retroflow/planning/costs.py;
 not count. MFU is reported only if the peak is known.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,6 @@ class Throughput:
             off = sum(self.is_off(step) for step in range(first_step, last_step))
             flops = off * self.step_flops_off + (last_step - first_step - off) * self.step_flops
             values["model_flops_per_second"] = flops / seconds
-            if self.peak_flops:
-                values["mfu"] = flops / seconds / self.peak_flops
+            if self.peak_flops and math.isfinite(mfu := flops / seconds / self.peak_flops):
+                values["mfu"] = mfu
         return values

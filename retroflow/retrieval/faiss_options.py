@@ -17,6 +17,8 @@ _WORD = re.compile(
     r"|MinMax|IDMap|Refine|RFlat|SVS|[0-9]+x)"
 )
 
+_ZERO = re.compile(r"(?<![0-9])0+(?![0-9])")  # HNSW0 ends the process within faiss
+
 _SELECTABLE, _UNSELECTABLE = ("IVF", "IMI", "HNSW", "Flat", "SQ"), ("NSG", "RQ", "LSQ", "PRQ", "PLSQ")
 
 
@@ -42,10 +44,11 @@ class FaissBuild:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.factory != "auto" and not any(_WORD.match(part.strip()) for part in self.factory.split(",")):
+        is_known = any(_WORD.match(part.strip()) for part in self.factory.split(","))
+        if self.factory != "auto" and (not is_known or _ZERO.search(self.factory)):
             raise UsageError(
                 f'retriever.build.factory is "{self.factory}"; allowed: "auto", or a factory string of faiss such as '
-                '"IVF1024,SQfp16" or "HNSW32".'
+                '"IVF1024,SQfp16" or "HNSW32", with numbers of at least 1.'
             )
 
 

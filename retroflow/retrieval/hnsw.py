@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import hnswlib  # type: ignore[import-untyped]
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.options import Seed, checked_options
@@ -57,7 +57,7 @@ class HnswSearch:
     """
 
     ef: Annotated[int, Ge(1)] = 64
-    num_threads: Annotated[int, Ge(-1)] = -1
+    num_threads: Annotated[int, Ge(-1), Le(1024)] = -1
 
 
 class HnswRetriever:

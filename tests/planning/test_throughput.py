@@ -15,6 +15,11 @@ def test_steps_without_retrieval_count_what_they_cost():
     assert reading == {"seconds": 2.0, "tokens_per_second": 30.0, "model_flops_per_second": 120.0, "mfu": 0.12}
 
 
+def test_a_peak_so_small_that_the_share_is_infinite_gives_none():
+    throughput = Throughput(100.0, 50.0, lambda step: False, 5e-324)
+    assert "mfu" not in throughput.metrics(0, 2, tokens=60, seconds=2.0)
+
+
 def test_without_a_peak_there_is_no_mfu_and_without_a_formula_no_flops():
     speed = Throughput(step_flops=100.0, step_flops_off=40.0, is_off=lambda step: False, peak_flops=None)
     assert set(speed.metrics(0, 1, tokens=1, seconds=1.0)) == {"seconds", "tokens_per_second", "model_flops_per_second"}

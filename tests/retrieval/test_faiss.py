@@ -127,6 +127,10 @@ def test_what_can_be_built_is_not_refused(factory: str) -> None:
 def test_a_word_that_no_factory_string_has_is_refused_without_faiss() -> None:
     with pytest.raises(UsageError, match=r'^retriever.build.factory is "XYZ"; allowed: "auto", or a factory string'):
         ours.FaissBuild(factory="XYZ")
+    for factory in ("HNSW0", "IVF0,Flat", "PQ8x0"):  # the first ends the process within faiss
+        with pytest.raises(UsageError, match="with numbers of at least 1"):
+            ours.FaissBuild(factory=factory)
+    ours.FaissBuild(factory="IVF100_HNSW20,PQ10x4fs,Refine(SQfp16)")
 
 
 def test_too_few_vectors_to_train_on_is_an_error_of_the_recipe() -> None:
