@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retroflow.cli.streams import only_results_on_stdout, print_result
-from retroflow.errors import UsageError
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 
 if TYPE_CHECKING:
     from retroflow.database.database import Change, Database
@@ -222,6 +222,41 @@ def compact(folder: Folder, as_json: AsJson = False) -> None:
     _change(folder, lambda database: database.compact(), as_json=as_json)
 
 
+@app.command("purge")
+def purge(folder: Folder, as_json: AsJson = False) -> None:
+    """Erase removed documents from the disk, and all older versions but tagged ones."""
+    _change(folder, lambda database: database.purge(), as_json=as_json)
+
+
+@app.command("verify")
+def verify(
+    folder: Folder,
+    erased: Annotated[
+        str | None, typer.Option("--erased", metavar="ID", help="Search all bytes for this removed document instead.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of every version; or that nothing is left of a document."""
+    from retroflow.console import say
+    from retroflow.database.verifying import verify as verify_all
+    from retroflow.store.disk import disk_size
+
+    with only_results_on_stdout():
+        if erased is not None:
+            _print_remains(_open(folder), erased, as_json=as_json)
+            return
+        found = verify_all(folder)
+        if as_json:
+            _print_json(dataclasses.asdict(found))
+        if found.damage:
+            raise DamagedDataError("\n".join(found.damage))
+        for name in found.leftovers:
+            say(f"{name}: left by a writer that was killed; the next change removes it")
+        if not as_json:
+            files = f"{found.num_files:,} files, {disk_size(found.num_bytes)}"
+            print_result(f"no damage: versions {found.versions:,}, {files}")
+
+
 def _open(folder: Path) -> "Database":
     from retroflow.database.database import Database
 
@@ -242,6 +277,23 @@ def _print_change(database: "Database", change: "Change", *, as_json: bool, dry_
     state = f"{database.version.documents:,} documents, {len(database):,} chunks"
     where = "nothing was changed (dry run)" if dry_run else f"version {change.version}: {state}"
     print_result(f"{counts}; {where}")
+
+
+def _print_remains(database: "Database", id: str, *, as_json: bool) -> None:
+    found = database.find_remains(id)
+    if as_json:
+        _print_json({"document": id, "remains": [dataclasses.asdict(one) for one in found]})
+    lines = [f"{file}: {', '.join(kinds)}" for one in found for file, kinds in one.files.items()]
+    if lines:
+        raise RetroflowError(
+            f'"{id}" is not erased; `compact`, then `purge` erases it. Found in:\n  '
+            + "\n  ".join(dict.fromkeys(lines))
+        )
+    if not as_json:
+        windows, shared = sum(one.windows for one in found), sum(one.shared for one in found)
+        others = f"; {shared:,} more are in other documents, too" if shared else ""
+        searched = f"{found[0].num_files:,} files, {found[0].num_bytes:,} bytes"
+        print_result(f'nothing is left of "{id}": searched {searched} for {windows:,} pieces of it{others}')
 
 
 def _documents(words: list[str] | None, id: str | None, text: str | None) -> dict[str, Any]:

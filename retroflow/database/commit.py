@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from retroflow.console import Advance, progress, say
+from retroflow.database.erasure import ERASED_FOLDER, forget_erased, record_erased
 from retroflow.database.identity import Identity
 from retroflow.database.lock import writing
 from retroflow.database.searching import needs_index
@@ -33,6 +34,7 @@ from retroflow.store.versions import (
     DEAD_FOLDER,
     VERSIONS_FOLDER,
     Current,
+    Hold,
     Part,
     SegmentState,
     Version,
@@ -102,10 +104,10 @@ class Writer:
         for name in (PARTS_FOLDER, DEAD_FOLDER, VERSIONS_FOLDER):
             (folder / name).mkdir(exist_ok=True)
         new = self._write_segment(identity, number, iter(added))
-        fingerprint = int(before.version.fingerprint, 16) - _sum(before.view.document(one) for one in removed)
+        fingerprint = int(before.version.fingerprint, 16) - sum_of(before.view.document(one) for one in removed)
         segments = self._without(np.array(removed, dtype=np.int64), number)
         if new is not None:
-            fingerprint += _sum(new.documents())
+            fingerprint += sum_of(new.documents())
             part = Part(new.folder.name, new.manifest.content)
             segments.append(SegmentState(part, new.num_documents, len(new)))
         version = Version(
@@ -251,7 +253,7 @@ def _reporting(blocks: Iterable[dict[str, Array]], advance: Advance) -> Iterator
         advance(count)
 
 
-def _sum(documents: Iterable[StoredDocument]) -> int:
+def sum_of(documents: Iterable[StoredDocument]) -> int:
     """Sum of hashes of documents: adding and removing them in any order gives the same."""
     hashed = (hashlib.sha256(canonical_json([one.id, one.title, one.sha256])).digest() for one in documents)
     return sum(int.from_bytes(digest, "big") for digest in hashed)
@@ -279,7 +281,7 @@ def prune(folder: Path, created_before: float) -> list[int]:
         The versions that were kept only because they are being read.
     """
     current = current_of(folder)
-    kept, deleted = [], False
+    kept, doomed = list[int](), list[tuple[int, Hold]]()
     for number in version_numbers(folder):
         if number == current.version or number in current.tags.values():
             continue
@@ -288,13 +290,31 @@ def prune(folder: Path, created_before: float) -> list[int]:
         held = hold_alone(folder, number)
         if held is None:
             kept.append(number)
-            continue
+        else:
+            doomed.append((number, held))
+    if doomed:
+        _record_erased(folder, [number for number, _ in doomed])
+    for number, held in doomed:
         (folder / VERSIONS_FOLDER / version_file(number)).unlink()
         held.close()
-        deleted = True
-    if deleted:
+    if doomed:
         remove_leftovers(folder)
+        forget_erased(folder)
     return kept
+
+
+def _record_erased(folder: Path, numbers: Sequence[int]) -> None:
+    """Keep what proves that documents are erased, before the last versions with them are deleted."""
+    versions = {number: read_version(folder, number) for number in version_numbers(folder)}
+    kept = {name for number, version in versions.items() if number not in numbers for name in version.parts}
+    states = {each.part.name: each.part for number in numbers for each in versions[number].segments}
+    doomed = [
+        Segment.open(folder / PARTS_FOLDER / part.name, part.content)
+        for part in states.values()
+        if part.name not in kept
+    ]
+    newest = Snapshot(folder, versions[max(versions)])
+    record_erased(folder, doomed, newest, max(versions))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -317,5 +337,9 @@ def remove_leftovers(folder: Path) -> None:
     for path in (folder / DEAD_FOLDER).glob("*"):
         if path.name not in dead:
             path.unlink()
-    for path in [*folder.glob("*.tmp"), *(folder / VERSIONS_FOLDER).glob("*.tmp")]:
+    for path in [
+        *folder.glob("*.tmp"),
+        *(folder / ERASED_FOLDER).glob("*.tmp"),
+        *(folder / VERSIONS_FOLDER).glob("*.tmp"),
+    ]:
         path.unlink()

@@ -16,17 +16,19 @@ from typing import Any, Self
 
 from retroflow.database.building import Plan, build
 from retroflow.database.changes import Changes, compare
-from retroflow.database.commit import Writer, changing
+from retroflow.database.commit import Writer, changing, prune
 from retroflow.database.documents import Source, corpus_section, holding_nothing_out, read_source
+from retroflow.database.erasure import Remains, find_remains
 from retroflow.database.reading import Hit, Listed, describe, list_documents, number_of, queries_of, search
 from retroflow.database.snapshot import Snapshot, current_of, named_version
-from retroflow.errors import UsageError
+from retroflow.database.verifying import Findings, verify
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.options import TRAINED, DataOptions
 from retroflow.protocols import Document, Neighbours
 from retroflow.recipe import Recipe
 from retroflow.recipe.loading import COMMAND_LINE_PATH
-from retroflow.store.versions import Current, Version, read_version, version_numbers
+from retroflow.store.versions import Version, read_version, version_numbers
 
 MASS_REMOVAL = 0.5
 
@@ -293,11 +295,9 @@ class Database:
         if not name or name.isdigit() or any(character in name for character in "@/ "):
             raise UsageError(f'tag: "{name}" is no name; allowed: text without @, / and spaces that is no number.')
         number = self.version.number if version is None else version
-        with changing(self.folder, "tag"):
-            current = current_of(self.folder)
-            if number not in version_numbers(self.folder):
-                raise UsageError(f"tag: there is no version {number}; `versions` shows them.")
-            Current(current.version, current.digest, {**current.tags, name: number}).write(self.folder)
+        if number not in version_numbers(self.folder):
+            raise UsageError(f"tag: there is no version {number}; `versions` shows them.")
+        self._set_tags(lambda tags: {**tags, name: number})
 
     def untag(self, name: str) -> None:
         """Remove a tag; its version is pruned as any other.
@@ -305,12 +305,14 @@ class Database:
         Raises:
             UsageError: there is no such tag.
         """
+        if name not in self.tags:
+            raise UsageError(f'tag: there is no tag "{name}"; there are {", ".join(self.tags) or "none"}.')
+        self._set_tags(lambda tags: {key: number for key, number in tags.items() if key != name})
+
+    def _set_tags(self, change: Callable[[dict[str, int]], dict[str, int]]) -> None:
         with changing(self.folder, "tag"):
             current = current_of(self.folder)
-            if name not in current.tags:
-                raise UsageError(f'tag: there is no tag "{name}"; there are {", ".join(current.tags) or "none"}.')
-            tags = {key: number for key, number in current.tags.items() if key != name}
-            Current(current.version, current.digest, tags).write(self.folder)
+            dataclasses.replace(current, tags=change(dict(current.tags))).write(self.folder)
 
     def compact(self) -> Change:
         """Join all segments into one without the removed documents; older versions keep their files."""
@@ -320,6 +322,44 @@ class Database:
                 writer.compact(range(len(version.segments)))
             writer.settle()
             return Change(writer.before.version.number)
+
+    def purge(self) -> Change:
+        """Erase removed documents from the disk: compact if need be, then delete all older versions.
+
+        Raises:
+            RetroflowError: a version was kept, because it is tagged or because somebody reads it; the rest is erased.
+        """
+        with self._changing("purge") as writer:
+            version = writer.before.version
+            if version.dead_share:
+                writer.compact(range(len(version.segments)))
+            writer.before.close()
+            read = prune(self.folder, float("inf"))
+            newest = writer.before.version.number
+            tagged = {name: number for name, number in self.tags.items() if number != newest}
+        if read or tagged:
+            kept = [f'version {number} is tagged "{name}" (`tag` deletes tags)' for name, number in tagged.items()]
+            kept += [f"version {number} is being read by a process" for number in read]
+            raise RetroflowError(
+                f'"{self.folder}": {"; ".join(kept)}. What only they have is not erased; end that, and purge again.'
+            )
+        return Change(newest)
+
+    def verify(self) -> Findings:
+        """Hash every byte of every version, and check that all fits together."""
+        return verify(self.folder)
+
+    def find_remains(self, id: str) -> builtins.list[Remains]:
+        """Search every byte below the folder for the text, the tokens and the vectors of a removed document.
+
+        Returns:
+            What was found of each text that it had; nothing is left if no `files` are in any.
+
+        Raises:
+            UsageError: the database has the document, or never had it.
+        """
+        snapshots = [Snapshot(self.folder, version) for version in self.versions()]
+        return builtins.list(find_remains(self.folder, id, snapshots))
 
     def _change(
         self, verb: str, documents: Source | None, options: Sequence[str], check: Callable[[Document, bool], None]

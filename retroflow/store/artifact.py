@@ -36,8 +36,13 @@ def artifact_folder(artifacts: Path, kind: str, inputs: Mapping[str, Any]) -> Pa
     return artifacts / f"{kind}-{fingerprint_of(inputs)}"
 
 
-def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
+def open_artifact(folder: Path, *, kind: str | None = None, anew: bool = False) -> Manifest:
     """Check an artifact and return its manifest.
+
+    Args:
+        folder: of the artifact.
+        kind: that it must have.
+        anew: hash all bytes, also of files that were hashed before.
 
     Raises:
         RetroflowError: there is no such folder.
@@ -54,12 +59,11 @@ def open_artifact(folder: Path, *, kind: str | None = None) -> Manifest:
         raise UsageError(f'"{folder}" holds {manifest.kind}, not {kind}; give the {kind}-... folder.')
     if folder.resolve().name != manifest.name:
         raise damaged(folder / "manifest.json", f'it describes another artifact, "{manifest.name}"', folder)
-    _verify(folder, manifest)
+    _verify(folder, manifest, {} if anew else _read_verified(folder, manifest))
     return manifest
 
 
-def _verify(folder: Path, manifest: Manifest) -> None:
-    remembered = _read_verified(folder, manifest)
+def _verify(folder: Path, manifest: Manifest, remembered: Mapping[str, Any]) -> None:
     states: dict[str, list[int]] = {}
     unknown = []
     for name, entry in sorted(manifest.files.items()):
