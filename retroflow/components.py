@@ -98,6 +98,7 @@ CORPORA: "Registry[type[Corpus]]" = Registry(
         "datasets": Entry(
             "retroflow.corpus.datasets:DatasetsCorpus", extra="datasets", requires=("datasets",), check=_HELD_OUT
         ),
+        "database": Entry("retroflow.database.corpus:DatabaseCorpus", check=_HELD_OUT),
         "python_source": Entry("retroflow.corpus.python_source:PythonSourceCorpus", light=True, check=_HELD_OUT),
     },
     protocol="Corpus",
@@ -122,6 +123,7 @@ def recipe_schema() -> RecipeSchema:
             "trainer": Section("retroflow.planning.options:TrainerOptions"),
             "tracker": Slot(TRACKERS, default="none"),
         },
+        database="retroflow.database.corpus:sections_of",
     )
 
 

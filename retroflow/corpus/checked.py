@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import get_args
 
 from retroflow.errors import ComponentError
-from retroflow.protocols import Corpus, Counts, Document, Split
+from retroflow.protocols import Corpus, Counts, Document, EmbeddedCorpus, Split
 from retroflow.registry import Entry, blaming, stated_fingerprint
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,6 +40,11 @@ class CheckedCorpus:
         """As `Corpus.held_out_by`."""
         with self._blaming("held_out_by"):
             return self._corpus.held_out_by
+
+    @property
+    def embedded(self) -> EmbeddedCorpus | None:
+        """The corpus, if it has the vectors of its chunks already."""
+        return self._corpus if isinstance(self._corpus, EmbeddedCorpus) else None
 
     def documents(self) -> Iterator[Document]:
         """As `Corpus.documents`.

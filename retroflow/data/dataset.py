@@ -16,7 +16,7 @@ from retroflow.data.retrieved import read_retrieved
 from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
 from retroflow.store.array_file import check_mapped
-from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.chunk_store import ChunkSource, ChunkStore
 
 _RANDOM_STREAM = 2
 """Separates the random stream of random neighbours from the others of the recipe's seed."""
@@ -46,7 +46,7 @@ class SequenceDataset(Dataset[Batch]):
         chunks: ChunkStore,
         *,
         sequence_chunks: int,
-        database: ChunkStore | None = None,
+        database: ChunkSource | None = None,
         neighbours: Int64Array | None = None,
         random_share: float = 0.0,
         seed: int = 0,
@@ -60,7 +60,7 @@ class SequenceDataset(Dataset[Batch]):
         self._database = database
         self._neighbours = neighbours
         self._random_share, self._seed = random_share, seed
-        stores = [store for store in (chunks, database) if store is not None]
+        stores: list[ChunkSource] = [store for store in (chunks, database) if store is not None]
         self._files = [array for store in stores for array in (store.tokens, store.lengths, store.document_ids)]
         self._files += [chunks.num_bytes, *([] if neighbours is None else [neighbours])]
 

@@ -94,8 +94,9 @@ def corpus_section(path: str | None, section: Mapping[str, Any] | None, words: S
     given = dict(word.removeprefix("corpus.").split("=", 1) for word in words if "=" in word)
     name = given.pop("name", None) or _name_for(path, section)
     kept = dict(section) if section is not None and section["name"] == name else {}
-    if path is not None:
-        kept = {key: value for key, value in kept.items() if not key.startswith("valid_")} | {"path": path}
+    if path is not None or "path" in given:  # other documents, which are not divided as those were
+        kept = {key: value for key, value in kept.items() if not key.startswith("valid_")}
+        kept |= {} if path is None else {"path": path}
     options = [f"{key}={as_override(value)}" for key, value in kept.items() if key != "name" and value is not None]
     options += [f"{key}={value}" for key, value in given.items()]
     found = {"name": name, **load_options(recipe_schema().slots["corpus"], name, options)}

@@ -86,8 +86,8 @@ class RetrievalDatabase:
             DamagedDataError: its bytes differ from what was written.
             RetroflowError: its embedder or retriever cannot be created here.
         """
-        if is_database(Path(folder)):
-            return cls.of(Database.open(folder), tokenizer=tokenizer, chunk_length=chunk_length)
+        if (living := _living(Path(folder))) is not None:
+            return cls.of(living, tokenizer=tokenizer, chunk_length=chunk_length)
         place = _find(Path(folder))
         index = open_artifact(place.index, kind="index")
         embedder, child = None, (place.index, index)
@@ -97,7 +97,7 @@ class RetrievalDatabase:
         for folder, manifest in {child[0]: child[1], place.index: index}.items():
             check_same_rows(folder, manifest, chunks)
         made_with = (chunks.info["tokenizer"], chunks.info["chunk_length"])
-        _check_fits(place.index, *made_with, tokenizer, chunk_length, "retroflow prepare --recipe YOUR_RECIPE")
+        check_fits(place.index, made_with, (tokenizer, chunk_length), "retroflow prepare --recipe YOUR_RECIPE")
         store = ChunkStore.open(chunks_folder / "train")
         if "embeddings" in index.parents:
             embedder = _open_embedder(embeddings_folder, embeddings, place.embedder)
@@ -120,7 +120,7 @@ class RetrievalDatabase:
         """
         identity = database.snapshot.identity
         made_with = (identity.tokenizer_fingerprint, identity.chunk_length)
-        _check_fits(database.folder, *made_with, tokenizer, chunk_length, "retroflow db build DB")
+        check_fits(database.folder, made_with, (tokenizer, chunk_length), "retroflow db build DB")
         with naming_former_owner("retriever", identity.manifest.info["retriever"]):
             found = database.snapshot.search
         view, own = database.snapshot.view, identity.tokenizer
@@ -212,6 +212,18 @@ def prepared_parts(folder: Path) -> PreparedParts:
     return PreparedParts(chunks, embeddings, {"corpus": corpus, **sections})
 
 
+def _living(folder: Path) -> Database | None:
+    """Open a living database, or the one that a run was trained on, if it is where it was; else None."""
+    if is_database(folder):
+        return Database.open(folder)
+    if not (folder / RUN_FILE).is_file():
+        return None
+    run = read_run(folder)
+    corpus = run.located(run.values["corpus"])
+    is_living = corpus["name"] == "database" and is_database(Path(corpus["path"]))
+    return Database.open(corpus["path"]) if is_living else None
+
+
 def _find(folder: Path) -> _Place:
     if not folder.is_dir():
         raise unfit(
@@ -255,27 +267,34 @@ def _parent(folder: Path, manifest: Manifest, kind: str) -> tuple[Path, Manifest
     return parent, opened
 
 
-def _check_fits(
-    index: Path, theirs: str, their_length: int, tokenizer: Tokenizer, chunk_length: int, command: str
-) -> None:
+def check_fits(database: Path, made_with: tuple[str, int], model: tuple[Tokenizer, int], command: str) -> None:
     """Refuse a database whose chunks the model cannot read.
+
+    Args:
+        database: its folder.
+        made_with: fingerprint of its tokenizer, and its chunk length.
+        model: the tokenizer and the chunk length of the model.
+        command: makes one that fits.
 
     Raises:
         GenerationError: another tokenizer or another chunk length.
     """
+    theirs, their_length = made_with
+    tokenizer, chunk_length = model
     how = f"data.tokenizer={Path(tokenizer.origin).parent} data.chunk_length={chunk_length}"
     remedy = f"Prepare one for this model: {command} {how}"
     ours = tokenizer.fingerprint()
     if theirs != ours:
         raise unfit(
             "database",
-            f'"{index}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
+            f'"{database}" was made with another tokenizer (fingerprint {theirs[:16]}) than the model '
             f"({ours[:16]}), so its tokens mean other text. {remedy}",
         )
     if their_length != chunk_length:
         raise unfit(
             "database",
-            f'"{index}" holds chunks of {their_length} tokens, and the model reads chunks of {chunk_length}. {remedy}',
+            f'"{database}" holds chunks of {their_length} tokens, and the model reads chunks '
+            f"of {chunk_length}. {remedy}",
         )
 
 

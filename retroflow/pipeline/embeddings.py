@@ -1,5 +1,6 @@
 """Stage 2: chunks -> text -> embeddings, float16."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from retroflow.console import Advance, progress
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.embedding.checked import CheckedEmbedder
-from retroflow.errors import InvalidVectorsError
+from retroflow.errors import CorpusError, InvalidVectorsError
 from retroflow.pipeline.fingerprint import Inputs
 from retroflow.pipeline.stages import Block, row_blocks
-from retroflow.protocols import Int64Array
+from retroflow.protocols import EmbeddedCorpus, Int64Array
 from retroflow.retrieval.keys import Keys
 from retroflow.store.array_file import Array
 from retroflow.store.artifact import parent_of
@@ -36,6 +37,7 @@ class EmbeddingStage:
         chunks_folder, chunks: the chunks artifact.
         embedder: is fitted on the training chunks first.
         options: the recipe's embedder section.
+        stored: has the vectors already, and what the embedder has learned; None if they have to be made.
     """
 
     kind, doing, unit = "embeddings", "embed chunks", "chunks"
@@ -48,9 +50,11 @@ class EmbeddingStage:
         chunks: Manifest,
         embedder: CheckedEmbedder,
         options: Mapping[str, Any],
+        stored: EmbeddedCorpus | None = None,
     ) -> None:
         self.inputs, self.parents = inputs, {"chunks": parent_of(chunks)}
         self._chunks_folder, self._embedder, self._options = chunks_folder, embedder, options
+        self._stored = stored
 
     def begin(self, partial: Path) -> dict[str, Any]:
         """As in `Stage`: fits the embedder."""
@@ -59,6 +63,9 @@ class EmbeddingStage:
         self._lengths = {split: len(store) for split, store in self._stores.items()}
 
         def fit(folder: Path) -> None:
+            if self._stored is not None and self._stored.learned is not None:
+                shutil.copytree(self._stored.learned, folder, dirs_exist_ok=True)
+                return
             with progress("fit the embedder", self._lengths["train"], "chunks") as advance:
                 self._embedder.fit(_texts(self._stores["train"], self._tokenizer, advance))
             self._embedder.save(folder)
@@ -88,8 +95,25 @@ class EmbeddingStage:
         return Manifest(self.kind, self.inputs, self.parents, info, files, self._options)
 
     def _embed(self, split: str, rows: slice) -> dict[str, Array]:
+        if self._stored is not None:
+            return {f"{split}/embeddings": self._copied(self._stored, split, rows)}
         vectors = self._embedder.embed(chunk_texts(self._stores[split], self._tokenizer, rows))
         return {f"{split}/embeddings": half_precision(vectors, self._embedder.owner, split, rows.start)}
+
+    def _copied(self, stored: EmbeddedCorpus, split: str, rows: slice) -> Array:
+        """The stored vectors of some rows, of whole and of partial documents."""
+        store = self._stores[split]
+        documents = np.asarray(store.document_ids[rows])
+        parts = []
+        for document in np.unique(documents).tolist():
+            own = rows.start + np.flatnonzero(documents == document)
+            first = int(np.searchsorted(store.document_ids, document))
+            record, last = store.document(document), int(own[-1]) - first
+            vectors = stored.vectors(record.id)
+            if last >= len(vectors):
+                raise CorpusError(f'"{record.id}" is cut into other chunks here than those that its vectors are of.')
+            parts.append(vectors[own - first])
+        return np.concatenate(parts)
 
 
 def _texts(store: ChunkStore, tokenizer: Tokenizer, advance: Advance) -> Iterator[str]:

@@ -182,7 +182,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
             say(f"no embeddings: {retriever.owner} searches the texts of the chunks")
         if embedder is not None:
             retriever.new().check_vectors(chunks.manifest.info["splits"]["train"]["chunks"], embedder.dimension)
-            found["embeddings"] = _embeddings(embedder, recipe.section("embedder"), chunks, sharing)
+            found["embeddings"] = _embeddings(embedder, recipe, chunks, sharing)
             report(found["embeddings"])
         found["index"] = _index(retriever, found, sharing)
         report(found["index"])
@@ -243,9 +243,10 @@ def _chunks(recipe: Recipe, data: DataOptions, artifacts: Path, sharing: Sharing
     return made
 
 
-def _embeddings(embedder: CheckedEmbedder, options: Mapping[str, Any], chunks: Stage, sharing: Sharing) -> Stage:
+def _embeddings(embedder: CheckedEmbedder, recipe: Recipe, chunks: Stage, sharing: Sharing) -> Stage:
     inputs = fingerprint.embeddings_inputs(chunks.manifest.fingerprint, embedder.fingerprint())
-    stage = EmbeddingStage(inputs, chunks.folder, chunks.manifest, embedder, options)
+    stored = create_corpus(recipe.section("corpus")).embedded
+    stage = EmbeddingStage(inputs, chunks.folder, chunks.manifest, embedder, recipe.section("embedder"), stored)
     return _made(stage, chunks.folder.parent, sharing)
 
 

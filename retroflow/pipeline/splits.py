@@ -10,7 +10,7 @@ from retroflow.data import SequenceDataset
 from retroflow.errors import CorpusError
 from retroflow.pipeline.prepare import Prepared
 from retroflow.protocols import Int64Array
-from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.chunk_store import ChunkSource, ChunkStore
 from retroflow.store.neighbour_table import NeighbourTable
 
 
@@ -26,6 +26,7 @@ class Splits:
         sequence_chunks: chunks of a sequence.
         validation_scores: float32 [N_valid, k], higher is better, -inf = none; None if they are not known.
         tokenizer: its folder; None if the tokens do not represent text.
+        other_database: what the ids of `validation_neighbours` are rows of, if not of the training split.
     """
 
     train_chunks: ChunkStore
@@ -35,11 +36,12 @@ class Splits:
     sequence_chunks: int
     validation_scores: NDArray[np.float32] | None = None
     tokenizer: Path | None = None
+    other_database: ChunkSource | None = None
 
     @property
-    def database(self) -> ChunkStore:
+    def database(self) -> ChunkSource:
         """What is retrieved from."""
-        return self.train_chunks
+        return self.train_chunks if self.other_database is None else self.other_database
 
     def training(self, *, retrieval: bool, random_share: float = 0.0, seed: int = 0) -> SequenceDataset:
         """Sequences to train on, a share of them with random neighbours, which the seed chooses."""

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retroflow.protocols.corpus import Corpus, Counts, Document, Split
+    from retroflow.protocols.corpus import Corpus, Counts, Document, EmbeddedCorpus, Split
     from retroflow.protocols.model import GenerationCache, ModelConfig, RetrievalModel
     from retroflow.protocols.retrieval import (
         PROTOCOL_VERSION,
@@ -41,6 +41,7 @@ __all__ = [
     "Corpus",
     "Counts",
     "Document",
+    "EmbeddedCorpus",
     "Embedder",
     "Float32Array",
     "GenerationCache",
@@ -66,7 +67,7 @@ __all__ = [
 ]
 
 _FILES = {
-    "corpus": ("Corpus", "Counts", "Document", "Split"),
+    "corpus": ("Corpus", "Counts", "Document", "EmbeddedCorpus", "Split"),
     "model": ("GenerationCache", "ModelConfig", "RetrievalModel"),
     "tracker": ("MakeExamples", "NeighbourExample", "Summary", "TrackedRun", "Tracker"),
 }

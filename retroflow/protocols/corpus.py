@@ -2,7 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Split = Literal["train", "valid"]
 
@@ -93,4 +98,18 @@ class Corpus(Protocol):
 
     def fingerprint(self) -> dict[str, object]:
         """Options and content identity as JSON values: whatever changes the documents; no path of this machine."""
+        ...
+
+
+@runtime_checkable
+class EmbeddedCorpus(Protocol):
+    """A corpus whose chunks have vectors already, by the recipe's tokenizer, chunk length and embedder."""
+
+    @property
+    def learned(self) -> Path | None:
+        """Folder that the embedder is loaded from, instead of being fitted; None if there are no vectors."""
+        ...
+
+    def vectors(self, id: str) -> "NDArray[np.float16]":
+        """Return the vectors float16 [c, D] of the chunks of a document, in order."""
         ...

@@ -10,6 +10,7 @@ from retroflow.errors import MissingExtraError, RecipeError, RetroflowError
 from retroflow.options.fitting import describe, nearest
 from retroflow.options.types import BROKEN, REQUIRED, Block, Choice, Limits, Option, Scalar
 from retroflow.recipe.checking import MISSING, check, complete
+from retroflow.recipe.database_key import expanded
 from retroflow.recipe.interpolation import resolve
 from retroflow.recipe.overrides import parse_overrides
 from retroflow.recipe.problems import DEFAULT, Problems
@@ -42,7 +43,7 @@ def load(recipe: Path | str, overrides: Sequence[str], *, schema: RecipeSchema) 
     tree = _read_with_parent(path, problems)
     tree = overlay(tree, parse_overrides(overrides, problems))
     _check_version(tree, problems)
-    return _checked(tree, schema, problems, path)
+    return _checked(expanded(tree, schema, problems), schema, problems, path)
 
 
 def _checked(tree: Node, schema: RecipeSchema, problems: Problems, path: Path) -> Recipe:

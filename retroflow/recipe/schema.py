@@ -34,9 +34,15 @@ class Section:
 
 @dataclass(frozen=True)
 class RecipeSchema:
-    """The sections of a recipe in the order they are shown; `recipe_version`, `seed` and `extends` come on top."""
+    """The sections of a recipe in the order they are shown; `recipe_version`, `seed` and `extends` come on top.
+
+    Attributes:
+        sections: by name.
+        database: "package.module:function" that gives the sections of a database by its path; empty without the key.
+    """
 
     sections: Mapping[str, Slot | Section]
+    database: str = ""
 
     @property
     def slots(self) -> dict[str, Slot]:

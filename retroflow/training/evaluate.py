@@ -9,12 +9,17 @@ from typing import Any
 
 from retroflow.components import recipe_schema
 from retroflow.console import say
+from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.database.neighbours import NumberedLike, neighbours_of
+from retroflow.database.snapshot import Snapshot, named_version
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import DamagedDataError, GenerationError, RetroflowError, UsageError
 from retroflow.evaluation.report import Report
+from retroflow.generation.database import check_fits
 from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.recorded import open_recorded
+from retroflow.pipeline.splits import Splits
 from retroflow.recipe import Recipe, load
 from retroflow.runs.checkpoint_files import checkpoint_step
 from retroflow.runs.checkpoints import read_head
@@ -27,7 +32,7 @@ from retroflow.store.atomic import canonical_json
 from retroflow.store.disk import why_not_writable
 from retroflow.store.sealed_json import read_sealed
 from retroflow.training.final_report import measure_model
-from retroflow.training.job import make_job
+from retroflow.training.job import Job, make_job
 from retroflow.training.lightning_output import quiet_lightning
 
 _ALONE = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.nodes": 1}
@@ -77,16 +82,22 @@ def evaluate(
     """
     described, path = open_checkpoint(Path(run_folder), checkpoint)
     run, head = RunFolder(described.folder), read_head(path)
+    overrides, database = _named_database(overrides)
     recipe = _recipe_of(run, overrides)
     changed = _changed(described, recipe)
+    if database is not None:
+        changed["database"] = database.name
     described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
     record = record_in(path, head, steps=checkpoint_step(path))
     own = run.path / _report_name(record, changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
         with requests.at_once("stopped while preparing; the same command continues where it stopped"):
-            prepared = _prepared_for(described, recipe, changed)
+            own_changes = {key: value for key, value in changed.items() if key != "database"}
+            prepared = _prepared_for(described, recipe, own_changes)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
+            if database is not None:
+                job = replace(job, splits=_retrieving_from(database, job, recipe.values["neighbours"]["k"]))
         job.module.configure_model()
         load_checkpoint_weights(job.module, path)
         report = measure_model(job, record, path, requests, overrides=changed, remedy="the same command starts again")
@@ -97,6 +108,56 @@ def evaluate(
     except RetroflowError as error:
         return Evaluation(run.path, report, None, error)
     return Evaluation(run.path, report, output or own)
+
+
+@dataclass(frozen=True)
+class _OtherDatabase:
+    """A database that is read in place of the run's own.
+
+    Attributes:
+        folder: as it was given.
+        snapshot: its version.
+    """
+
+    folder: str
+    snapshot: Snapshot
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        version = self.snapshot.version
+        return f"{self.snapshot.folder}@{version.number} ({version.fingerprint[:16]})"
+
+
+def _named_database(overrides: Sequence[str]) -> tuple[list[str], _OtherDatabase | None]:
+    """Take the word `database=PATH` out of overrides."""
+    key = "database="
+    named = [word.removeprefix(key) for word in overrides if word.startswith(key)]
+    if not named:
+        return list(overrides), None
+    snapshot = Snapshot.open(*named_version(named[-1]))
+    return [word for word in overrides if not word.startswith(key)], _OtherDatabase(named[-1], snapshot)
+
+
+def _retrieving_from(database: _OtherDatabase, job: Job, k: int) -> Splits:
+    """Return the job's data with neighbours from another database."""
+    splits, identity = job.splits, database.snapshot.identity
+    if not job.options.retrieval:
+        raise UsageError(f"database={database.folder}: the run retrieves nothing, so a database changes nothing.")
+    tokenizer = load_tokenizer(str(splits.tokenizer))
+    check_fits(
+        database.snapshot.folder,
+        (identity.tokenizer_fingerprint, identity.chunk_length),
+        (tokenizer, splits.valid_chunks.chunk_length),
+        "retroflow db build DB",
+    )
+    found = neighbours_of(database.snapshot, splits.valid_chunks, tokenizer, k)
+    return replace(
+        splits,
+        validation_neighbours=found.ids,
+        validation_scores=found.scores,
+        other_database=NumberedLike(database.snapshot.view, splits.valid_chunks),
+    )
 
 
 def _recipe_of(run: RunFolder, overrides: Sequence[str]) -> Recipe:

@@ -13,9 +13,9 @@ from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
 from retroflow.protocols import MakeExamples, NeighbourExample
-from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.chunk_store import ChunkSource
 
-_ReadText = Callable[[ChunkStore, int], str]
+_ReadText = Callable[[ChunkSource, int], str]
 
 
 def neighbour_examples(splits: Splits, report: Report | None = None) -> MakeExamples:
@@ -70,11 +70,11 @@ def _loss(measure: Measure | None, chunk: int) -> float | None:
     return float(measure.chunk_nats[chunk] / measure.chunk_tokens[chunk])
 
 
-def _source(chunks: ChunkStore, chunk: int) -> str:
+def _source(chunks: ChunkSource, chunk: int) -> str:
     return chunks.document(int(chunks.document_ids[chunk])).source
 
 
-def _continues(chunks: ChunkStore, chunk: int) -> bool:
+def _continues(chunks: ChunkSource, chunk: int) -> bool:
     after = chunk + 1
     return after < len(chunks) and bool(chunks.document_ids[after] == chunks.document_ids[chunk])
 
@@ -82,7 +82,7 @@ def _continues(chunks: ChunkStore, chunk: int) -> bool:
 def _text_reader(splits: Splits) -> _ReadText:
     tokenizer = load_tokenizer(str(splits.tokenizer))
 
-    def read(chunks: ChunkStore, chunk: int) -> str:
+    def read(chunks: ChunkSource, chunk: int) -> str:
         return tokenizer.decode(chunks.tokens[chunk][: int(chunks.lengths[chunk])])
 
     return read
