@@ -123,11 +123,9 @@ class Database:
         Raises:
             RetroflowError: as `build`.
         """
-        corpus = recipe.values.get("corpus")
-        given = [
-            key for key, origin in recipe.origins.items() if key.startswith("corpus.valid_") and origin != "default"
-        ]
-        if corpus is not None and recipe.path == COMMAND_LINE_PATH and not given:
+        corpus, origins = recipe.values.get("corpus"), recipe.origins.items()
+        is_divided = any(key.startswith("corpus.valid_") and origin != "default" for key, origin in origins)
+        if corpus is not None and recipe.path == COMMAND_LINE_PATH and not is_divided:
             corpus = holding_nothing_out(corpus)
         data = DataOptions(**recipe.section("data"))
         tokenizer = given_tokenizer(recipe, data)
@@ -336,7 +334,7 @@ class Database:
             writer.before.close()
             read = prune(self.folder, float("inf"))
             newest = writer.before.version.number
-            tagged = {name: number for name, number in self.tags.items() if number != newest}
+        tagged = {name: number for name, number in self.tags.items() if number != newest}
         if read or tagged:
             kept = [f'version {number} is tagged "{name}" (`tag` deletes tags)' for name, number in tagged.items()]
             kept += [f"version {number} is being read by a process" for number in read]
