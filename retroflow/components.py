@@ -178,6 +178,10 @@ def create(registry: Registry[Any], options: Mapping[str, Any], **derived: objec
     name = options["name"]
     component = registry.get(name)
     given = {key: value for key, value in options.items() if key != "name"}
+    for part, default in registry.entry(name).parts.items():  # only retrievers have parts
+        block = given.get(part) or {}
+        if isinstance(block, Mapping):
+            given[part] = create_retriever({"name": default, **block})
     where = f'{registry.kind} "{name}" of {registry.origin(name)}'
     with blaming(f"{where} could not be made", registry.entry(name)):
         made = bind(component, given | derived, where=where, owner=registry.kind)
@@ -217,10 +221,7 @@ def create_retriever(options: Mapping[str, Any]) -> "CheckedRetriever":
     """Make the retriever that a recipe's block names, without an index, behind its checks; raises as `create`."""
     from retroflow.retrieval.checked import CheckedRetriever
 
-    name = options["name"]
-    parts = RETRIEVERS.entry(name).parts.items()
-    made = {part: create_retriever({"name": default, **(options.get(part) or {})}) for part, default in parts}
-    return CheckedRetriever(create(RETRIEVERS, {**options, **made}), owner=owner_of_retriever(name))
+    return CheckedRetriever(create(RETRIEVERS, options), owner=owner_of_retriever(options["name"]))
 
 
 def owner_of_retriever(name: str) -> str:

@@ -78,6 +78,8 @@ def test_the_parts_of_a_retriever_are_sections_of_their_own(tmp_path: Path) -> N
             loaded(*words)
     made = components.create_retriever({"name": "hybrid", "dense": {"name": "exact"}, "words": None})
     assert made.capabilities.queried_by == "both"
+    with pytest.raises(UsageError, match="dense and words must be retrievers; retroflow"):
+        components.create_retriever({"name": "hybrid", "dense": "exact"})
 
 
 def test_create_turns_blocks_into_dataclasses_and_lists_into_tuples() -> None:

@@ -87,7 +87,9 @@ def test_sizes_that_no_machine_can_hold_are_refused_in_the_recipe(capsys: Captur
         "model.head_width", "model.num_layers", "model.encoder_width", "model.encoder_layers", "model.cca_scale",
         "trainer.timeout_seconds"
     ]  # fmt: skip
-    assert run(["recipe", "check", "--recipe", RECIPE, "embedder.name=lexical", *(f"{key}={2**62}" for key in keys)]) == 2
+    assert (
+        run(["recipe", "check", "--recipe", RECIPE, "embedder.name=lexical", *(f"{key}={2**62}" for key in keys)]) == 2
+    )
     said = capsys.readouterr().err
     assert not [key for key in keys if f"{key} is {2**62}; allowed: a " not in said]
 
