@@ -1,11 +1,11 @@
 """Change the database, not the model: passages that changed, scored with the old and with the new documents.
 
-    RETROFLOW_TEST_DATA=FOLDER python tests/benchmarks/bench_update.py powershell_docs --work work [--others 60]
+    RETROFLOW_TEST_DATA=FOLDER python tests/benchmarks/bench_update.py powershell_docs --work work [--substantive 150] [--others 50]
 
 Takes recipes/attach_smollm2.yaml: a model attached to the old documents, nothing trained, and an index of the new ones.
 FOLDER holds, for each corpus, old.train, old.valid, new.train, new.valid and update_probe (.jsonl.gz); a probe is a
-`text` of the new documents with `meta`: context, old_text, doc, split and substantive. All substantive probes are
-scored, and as many evenly spaced others as are asked for. Probes of documents that are in neither database, those of
+`text` of the new documents with `meta`: context, old_text, doc, split and substantive. All are scored, or as many of
+the substantive ones and of the others, evenly spaced, as are asked for. Probes of documents that are in neither database, those of
 the valid and test splits, are a group of their own: there a gain can only come from related documents.
 """
 
@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("corpus", help="powershell_docs or peps")
     parser.add_argument("overrides", nargs="*", help="of the recipe, such as embedder.name=lexical")
     parser.add_argument("--work", type=Path, required=True, help="folder for artifacts, the run and the report")
-    parser.add_argument("--others", type=int, help="probes that are not substantive; all without it")
+    parser.add_argument("--substantive", type=int, help="substantive probes; all without it")
+    parser.add_argument("--others", type=int, help="other probes; all without it")
     parser.add_argument("--retrieval-step", type=int)
     parser.add_argument("--neighbours", type=int)
     arguments = parser.parse_args()
@@ -35,7 +36,7 @@ def main() -> None:
     run = rf.fit(recipes["old"])
     index = work / "new" / f"index-{rf.prepare(recipes['new']).fingerprints['index']}"
     passages = work / f"{arguments.corpus}.jsonl"
-    write_passages(data / "update_probe.jsonl.gz", passages, arguments.others)
+    write_passages(data / "update_probe.jsonl.gz", passages, (arguments.substantive, arguments.others))
     number = len(list(work.glob("report-*.json")))
     report = rf.score(
         run,
@@ -65,19 +66,21 @@ def recipe_of(data: Path, work: Path, version: str, overrides: list[str]) -> Any
     )
 
 
-def write_passages(probes: Path, passages: Path, others: int | None) -> None:
-    """Write what `retroflow score` reads; context and text are separate lines."""
+def write_passages(probes: Path, passages: Path, counts: tuple[int | None, int | None]) -> None:
+    """Write what `retroflow score` reads: so many substantive probes and others, evenly spaced; None for all."""
     with gzip.open(probes, "rt", encoding="utf-8") as file:
         every = [json.loads(line) for line in file]
-    small = [probe for probe in every if not probe["meta"]["substantive"]]
-    count = len(small) if others is None else min(others, len(small))
-    kept = [probe for probe in every if probe["meta"]["substantive"]]
-    kept += [small[round((place + 0.5) * len(small) / count - 0.5)] for place in range(count)]
+    kept: list[Any] = []
+    for is_substantive, wanted in zip((True, False), counts, strict=True):
+        found = [probe for probe in every if probe["meta"]["substantive"] == is_substantive]
+        count = len(found) if wanted is None else min(wanted, len(found))
+        kept += [found[round((place + 0.5) * len(found) / count - 0.5)] for place in range(count)]
     with passages.open("w", encoding="utf-8") as file:
         for probe in kept:
             meta = probe["meta"]
             is_in = meta["split"] == "train"
             groups = ["substantive" if meta["substantive"] else "small edits", "in the new" if is_in else "in neither"]
+            # Context and text are separate lines of the document.
             line = {"text": probe["text"], "context": f"{meta['context'].rstrip()}\n", "old_text": meta["old_text"]}
             file.write(json.dumps(line | {"document": meta["doc"], "groups": groups}) + "\n")
 
