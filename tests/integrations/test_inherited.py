@@ -557,6 +557,38 @@ def test_a_copy_keeps_nothing():
     assert torch.equal(other(tokens, retrieved, mask), wanted)
 
 
+# What training computes.
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
+def test_nothing_below_the_first_reading_layer_is_kept_for_gradients(kind):
+    tokens, retrieved, mask = make_batch()
+    model = make_model(f"{kind}, trained", reading_layers=(3, 4)).train()
+    kept, seen = [], []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    def remember(module, args, output):
+        seen.append(((output if torch.is_tensor(output) else output[0]).requires_grad, len(kept)))
+
+    hooks = [layer.register_forward_hook(remember) for layer in model.blocks]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    of_neighbours, of_text = seen[:-DEEP], seen[-DEEP:]
+    assert of_neighbours and all(each == (False, 0) for each in of_neighbours)
+    assert of_text[:2] == [(False, 0)] * 2 and all(needed and count for needed, count in of_text[2:])
+    found = {name: parameter.grad.clone() for name, parameter in model.retrieval.named_parameters()}
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad()
+    model.base.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
+    model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    wanted = {name: parameter.grad for name, parameter in model.retrieval.named_parameters()}
+    assert all(torch.equal(found[name], wanted[name]) and found[name].any() for name in wanted)
+
+
 # Options.
 
 
