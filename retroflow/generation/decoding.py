@@ -271,25 +271,42 @@ class Decoding:
         return logits
 
     @torch.inference_mode()
-    def losses(self, row: Row, continuation: Sequence[int] = ()) -> list[float]:
-        """Return the nats of each token, given the tokens before it and their neighbours.
-
-        Args:
-            row: the first tokens, aligned as a prompt is; gets the others.
-            continuation: tokens that follow.
-
-        Returns:
-            Of the continuation's tokens; without one, of all tokens of the row but the first.
-        """
+    def losses(self, row: Row) -> list[float]:
+        """Return the nats of each token of a row but the first, given the tokens before it and their neighbours."""
         cache, tokens = self._start([row])
-        row.tokens += continuation
-        tokens = torch.cat([tokens, tokens.new_tensor([continuation])], dim=1) if continuation else tokens
         nats: list[float] = []
         for logits in self._read([row], cache, tokens):
             first = len(nats)
             targets = tokens[0, first + 1 : first + 1 + logits.shape[1]]
             nats += F.cross_entropy(logits[0, : len(targets)].float(), targets, reduction="none").tolist()
-        return nats[-len(continuation) :]
+        return nats
+
+    @torch.inference_mode()
+    def losses_after(self, row: Row, continuations: Sequence[Sequence[int]]) -> Iterator[tuple[Row, list[float]]]:
+        """Yield a row with each of its continuations, and the nats of the latter's tokens.
+
+        Args:
+            row: is processed once, aligned as a prompt is.
+            continuations: tokens, at least one each.
+        """
+        cache, tokens = self._start([row])
+        last = tokens.new_empty(0)
+        for logits in self._read([row], cache, tokens):
+            last = logits[:, -1:]
+        rows = [row.followed_by(continuation) for continuation in continuations]
+        longest = max(map(len, continuations))
+        padded = [[*each, *[self._tokenizer.end_of_text] * (longest - len(each))] for each in continuations]
+        targets = torch.tensor(padded, device=self._device)  # [c, longest]
+        cache.select(torch.zeros(len(rows), dtype=torch.int64, device=self._device))
+        before, nats = last.expand(len(rows), -1, -1), list[Tensor]()
+        for logits in self._read(rows, cache, targets):
+            first = sum(part.shape[1] for part in nats)
+            predicted = torch.cat((before, logits), dim=1)  # [c, 1 + part, v]
+            wanted = targets[:, first : first + logits.shape[1]]
+            nats.append(F.cross_entropy(predicted[:, :-1].float().mT, wanted, reduction="none"))
+            before = logits[:, -1:]
+        for each, of_row, continuation in zip(rows, torch.cat(nats, dim=1), continuations, strict=True):
+            yield each, of_row[: len(continuation)].tolist()
 
     def _read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
         """Process tokens int64 [b, t] in parts, with retrieval for every window; yield logits [b, part, v]."""

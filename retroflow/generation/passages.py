@@ -18,6 +18,8 @@ from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.opening import open_language_model
 from retroflow.generation.options import GenerationOptions
+from retroflow.generation.retrieved import LiveRetriever
+from retroflow.generation.scoring import score_each
 from retroflow.protocols import Int64Array
 from retroflow.runs.description import RUN_FILE
 
@@ -158,8 +160,7 @@ def score_passages(
         if num_neighbours > len(database):
             allowed = f"1 to {len(database):,}, the chunks of the smallest database"
             raise unfit("num_neighbours", f"is {num_neighbours}; allowed: {allowed}.")
-    ways = {"off": opened.with_database(None)}
-    ways |= {name: opened.with_database(database) for name, database in databases.items()}
+    ways: dict[str, LiveRetriever | None] = {"off": None, **databases}
     names = [name for name in ("text", "old_text") if any(name in passage.texts for passage in passages)]
     count, device = len(passages), next(opened.model.parameters()).device.type
     scores = Scores(
@@ -168,21 +169,24 @@ def score_passages(
         {name: np.zeros(count, dtype=np.int64) for name in names},
     )
     for place, passage in enumerate(passages):
-        for way, model in ways.items():
-            for name, text in passage.texts.items():
-                try:
-                    with torch.autocast(device, torch.bfloat16, enabled=bf16_pays(device)):
-                        found = model.score(
-                            text,
-                            context=passage.context,
-                            num_neighbours=num_neighbours,
-                            retrieval_step=retrieval_step,
-                        )
-                except (GenerationError, InvalidShapeError) as error:
-                    raise GenerationError(f"{passage.where}: {error}") from error
-                if not found.nats:
+        for way, retriever in ways.items():
+            try:
+                with torch.autocast(device, torch.bfloat16, enabled=bf16_pays(device)):
+                    found = score_each(
+                        opened.model,
+                        opened.tokenizer,
+                        list(passage.texts.values()),
+                        context=passage.context,
+                        retriever=retriever,
+                        num_neighbours=num_neighbours,
+                        retrieval_step=retrieval_step,
+                    )
+            except (GenerationError, InvalidShapeError) as error:
+                raise GenerationError(f"{passage.where}: {error}") from error
+            for name, score in zip(passage.texts, found, strict=True):
+                if not score.nats:
                     raise GenerationError(f'{passage.where}: "{name}" is one token, which needs a "context" before it.')
-                scores.nats[name][way][place] = sum(found.nats)
-                scores.tokens[name][place], scores.bytes[name][place] = len(found.nats), found.bytes
+                scores.nats[name][way][place] = sum(score.nats)
+                scores.tokens[name][place], scores.bytes[name][place] = len(score.nats), score.bytes
         advance(1)
     return scores

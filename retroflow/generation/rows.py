@@ -1,5 +1,6 @@
 """One prompt while it is continued: tokens, padding, text, retrievals."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,12 +102,19 @@ class Row:
     def window(self, end: int, chunk_length: int) -> list[int]:
         """Return the row's tokens in the window that ends at `end` of the padded row; none if it is all padding.
 
-        Windows that exist only because of the added padding are left out: alone the row would not have them.
+        Windows that exist only because of the added padding are left out: alone the row would not have them. So are
+        those that end after the row.
         """
         stop = self.own_length(end)
-        if stop <= 0 or end - self.added_padding < chunk_length:
+        if not 0 < stop <= len(self.tokens) or end - self.added_padding < chunk_length:
             return []
         return self.tokens[max(0, stop - chunk_length) : stop]
+
+    def followed_by(self, tokens: Sequence[int]) -> "Row":
+        """Return a copy with more tokens, which are not new text."""
+        row = copy.copy(self)
+        row.tokens, row.retrievals = [*self.tokens, *tokens], list(self.retrievals)
+        return row
 
     def take(self, token: int) -> str:
         """Append a token; return the text that it makes final."""

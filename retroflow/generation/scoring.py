@@ -1,6 +1,7 @@
 """How well a model predicts a text, with retrieval."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +68,52 @@ def score(
     Raises:
         GenerationError: as `generate`.
     """
+    (found,) = score_each(
+        model,
+        tokenizer,
+        [text],
+        context=context,
+        retriever=retriever,
+        num_neighbours=num_neighbours,
+        retrieval_step=retrieval_step,
+    )
+    return found
+
+
+def score_each(
+    model: RetrievalModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    context: str,
+    retriever: LiveRetriever | None,
+    num_neighbours: int,
+    retrieval_step: int | None,
+) -> list[Score]:
+    """Score several texts for the same place as `score` does; what is before them is processed once."""
+    scores: dict[int, Score] = {}
+    together: dict[tuple[int, ...], dict[int, list[int]]] = {}
+    for place, text in enumerate(texts):
+        context_tokens, own = _split(tokenizer, text, context)
+        together.setdefault(tuple(context_tokens), {})[place] = own
+    for before, owns in together.items():
+        options = GenerationOptions(align=bool(before), num_neighbours=num_neighbours, retrieval_step=retrieval_step)
+        step = options.step_for(model.config.chunk_length)
+        decoding = Decoding(model, tokenizer, retriever, options, step, None)
+        if before:
+            found = decoding.losses_after(Row(0, context, before, tokenizer, ()), list(owns.values()))
+        else:
+            rows = [Row(0, texts[place], own, tokenizer, ()) for place, own in owns.items()]
+            found = ((row, decoding.losses(row)) for row in rows)
+        for (place, own), (row, nats) in zip(owns.items(), found, strict=True):
+            scores[place] = Score(tuple(own), tuple(nats), len(texts[place].encode()), tuple(row.retrievals))
+    return [scores[place] for place in range(len(texts))]
+
+
+def _split(tokenizer: Tokenizer, text: str, context: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a context, and those of the text after it."""
     ((whole, tokens),) = encoded(tokenizer, [text and context + text])
     encoding = tokenizer.encode(whole)
     ends = np.append(encoding.byte_starts[1:], encoding.num_bytes)
     before = int((ends <= len(context.encode())).sum())
-    options = GenerationOptions(align=before > 0, num_neighbours=num_neighbours, retrieval_step=retrieval_step)
-    row = Row(0, whole, tokens[:before] or tokens, tokenizer, ())
-    step = options.step_for(model.config.chunk_length)
-    nats = Decoding(model, tokenizer, retriever, options, step, None).losses(row, tokens[before:] if before else [])
-    return Score(tuple(tokens[before:]), tuple(nats), len(text.encode()), tuple(row.retrievals))
+    return tokens[:before], tokens[before:]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.generation import GenerationOptions
 from retroflow.generation.rows import aligned_length
-from retroflow.generation.scoring import score
+from retroflow.generation.scoring import score, score_each
 from tests.generation.small import VARIANTS, HashRetriever, LetterTokenizer, make_model, neighbours_of
 
 TEXT = "the notes of a book keep names."
@@ -63,3 +63,15 @@ def test_a_token_that_begins_in_the_context_is_scored():
     model = make_model(vocabulary_size=tokenizer.vocabulary_size)
     found = score(model, tokenizer, joined[1:], context="the ")
     assert found.tokens == tuple(tokenizer.encode(joined).ids.tolist()) and len(found.nats) == 1
+
+
+@pytest.mark.parametrize("retrieves", [True, False])
+def test_texts_for_the_same_place_are_scored_together_as_they_are_alone(retrieves):
+    model, tokenizer = make_model().eval(), LetterTokenizer()
+    retriever = HashRetriever(4) if retrieves else None
+    texts, ways = [TEXT[9:], "of a", "in a book of names that keep notes."], {"num_neighbours": 2, "retrieval_step": 3}
+    together = score_each(model, tokenizer, texts, context=TEXT[:9], retriever=retriever, **ways)
+    for text, found in zip(texts, together, strict=True):
+        alone = score(model, tokenizer, text, context=TEXT[:9], retriever=retriever, **ways)
+        assert found.nats == pytest.approx(alone.nats, abs=1e-9)
+        assert (found.tokens, found.bytes, found.retrievals) == (alone.tokens, alone.bytes, alone.retrievals)
