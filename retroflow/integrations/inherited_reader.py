@@ -124,7 +124,8 @@ class InheritedReader(nn.Module):
             window += count
             reading = self._after(base, of_part, cache, part.shape[1])
             arguments = padded_arguments(cache, part.shape[1]) | {ARGUMENT: reading}
-            output = base(input_ids=part, past_key_values=cache.past, use_cache=True, **arguments)
+            with self.states.narrow.running(base) as running:
+                output = running(input_ids=part, past_key_values=cache.past, use_cache=True, **arguments)
             cache.advance(part)
             outputs.append(output.logits)
         return torch.cat(outputs, dim=1)

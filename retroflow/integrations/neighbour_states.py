@@ -11,17 +11,17 @@ Learned positions count from 0 instead, and the sink has it.
 Shapes: U texts, t tokens of a text, L reading layers, g heads of keys, h features of a head.
 """
 
-import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from retroflow.integrations.narrow_base import NarrowBase
 from retroflow.integrations.neighbour_reader import ARGUMENT
 
 TOKENS_AT_ONCE = 2048
@@ -55,6 +55,9 @@ class NeighbourStates:
         sink: the token that a text begins with.
         learned_positions: whether the base has learned positions and not rotary ones.
         most_bytes: how much is kept between calls; 0 keeps nothing.
+
+    Attributes:
+        narrow: runs texts under autocast.
     """
 
     def __init__(
@@ -62,9 +65,9 @@ class NeighbourStates:
     ) -> None:
         self._layers, self._length, self._sink = tuple(layers), retrieved_length, sink
         self._learned_positions, self._most_bytes = learned_positions, most_bytes
+        self.narrow = NarrowBase()
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()
         self._num_bytes = 0
-        self._narrow: tuple[Any, PreTrainedModel] | None = None
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NeighbourStates":
@@ -113,8 +116,8 @@ class NeighbourStates:
         missing.sort(key=lambda text: len(text[0]))
         batches = [[text] for text in missing] if alone else list(_batches(missing))
         is_sharded = any(isinstance(weight, DTensor) for weight in weights)
-        if missing and autocast == torch.bfloat16 and not is_sharded and not any(w.requires_grad for w in weights):
-            base = self._narrowed(base, made_by)
+        if missing:
+            base = self.narrow.of(base)
         if is_sharded:
             # Ranks gather weights together, so that each runs as many passes, whatever it has kept.
             passes = -(-most // (1 if alone else max(1, TOKENS_AT_ONCE // (1 + self._length))))
@@ -125,19 +128,6 @@ class NeighbourStates:
             found |= computed
             self._keep({(text, made_by): state for text, state in computed.items()})
         return found
-
-    def _narrowed(self, base: PreTrainedModel, made_by: Any) -> PreTrainedModel:
-        """Return a copy of a frozen base with bfloat16 weights: half the seconds of autocast, for rounded states."""
-        with self._lock:
-            if self._narrow is None or self._narrow[0] != made_by:
-                with torch.inference_mode(False), torch.no_grad():
-                    # Buffers stay as they are: rounded frequencies would be other positions.
-                    rounded: dict[int, Any] = {
-                        id(weight): nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-                        for weight in base.parameters()
-                    }
-                    self._narrow = made_by, copy.deepcopy(base, rounded)
-            return self._narrow[1]
 
     def _keep(self, states: dict[Any, Tensor]) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour
 the base, e encoder features, v vocabulary of the base.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -228,7 +229,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
         call: Any = self._call(tokens, self._encoding(found, step, is_token), is_token)
         if isinstance(self.retrieval, InheritedReader):
             call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
-        logits: Tensor = self.base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits
+        with self._running() as base:
+            logits: Tensor = base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits
         return logits
 
     def loss(
@@ -260,13 +262,15 @@ class RetrofitModel(nn.Module, RetrievalModel):
         call: Any = self._call(tokens, self._encoding(found, step))
         if isinstance(self.retrieval, InheritedReader):
             call = self.retrieval.of_sequences(self.base, found, step=step)
-        hidden: Tensor = self.base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
+        with self._running() as base:
+            hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
+            matrix = cast(nn.Linear, base.get_output_embeddings()).weight
         hidden, wanted = hidden.flatten(0, 1), targets.flatten()
         if not torch.is_grad_enabled():
             is_wanted = wanted != IGNORED  # a prompt needs no logits
-            losses = token_losses(hidden[is_wanted], self._output_matrix(), wanted[is_wanted])
+            losses = token_losses(hidden[is_wanted], matrix, wanted[is_wanted])
             return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
-        losses = token_losses(hidden, self._output_matrix(), wanted).view(targets.shape).sum(-1)
+        losses = token_losses(hidden, matrix, wanted).view(targets.shape).sum(-1)
         if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
             losses = losses + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
         return losses
@@ -351,8 +355,12 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())
 
-    def _output_matrix(self) -> Tensor:
-        return cast(nn.Linear, self.base.get_output_embeddings()).weight
+    def _running(self) -> AbstractContextManager[PreTrainedModel]:
+        """Yield what runs a text: the base, or its copy in bfloat16."""
+        reader = self.retrieval
+        return (
+            reader.states.narrow.running(self.base) if isinstance(reader, InheritedReader) else nullcontext(self.base)
+        )
 
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetrofitCache:
         return RetrofitCache(self.base.config, chunk_length=self.config.chunk_length, step=step, padding=padding)
@@ -384,12 +392,9 @@ def _put_in_base(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
         return
     own = model.base_fingerprint
     if not torch.equal(stored.cpu(), own):
+        theirs, ours = (bytes(digest.cpu().tolist()).hex()[:16] for digest in (stored, own))
         raise UsageError(
-            f'model.base: "{model.options.base}" has other weights (fingerprint {_hex(own)}) than the base that these '
-            f"weights were trained on ({_hex(stored)}). Give the base they were trained on."
+            f'model.base: "{model.options.base}" has other weights (fingerprint {ours}) than the base that these '
+            f"weights were trained on ({theirs}). Give the base they were trained on."
         )
     state |= {f"{prefix}base.{name}": value for name, value in model.base.state_dict().items()}
-
-
-def _hex(digest: Tensor) -> str:
-    return bytes(digest.cpu().tolist()).hex()[:16]

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.integrations import joint_attention, neighbour_states
+from retroflow.integrations.base_models import fingerprint
 from retroflow.integrations.inherited_reader import sink_of
 from retroflow.integrations.joint_attention import JointReading, WindowNeighbours, attend_jointly
 from retroflow.integrations.reading_maps import ReadingMaps
@@ -523,19 +525,42 @@ def test_what_is_kept_is_of_these_weights_and_this_precision():
 
 
 @torch.no_grad()
-def test_under_autocast_neighbours_are_read_by_a_rounded_copy_and_the_base_stays(every_family):
+def test_under_autocast_a_frozen_base_is_the_base_in_bfloat16_and_stays_as_it_is(every_family, tmp_path):
     tokens, retrieved, mask = make_batch()
     model = make_model(every_family, dtype=torch.float32)
-    names = model.state_dict().keys()
+    before, names = fingerprint(model.base), model.state_dict().keys()
+    model.base.save_pretrained(tmp_path)
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)(tokens).logits
     with torch.autocast("cpu", torch.bfloat16):
-        off = model(tokens)
+        assert torch.equal(model(tokens), wanted)
         on = model(tokens, retrieved, mask)
-        assert torch.equal(model(tokens), off)
-    assert model.state_dict().keys() == names and model.base.dtype == torch.float32
+        assert torch.equal(model.extend(tokens, model.new_cache())[:, 0], wanted[:, 0])
+    assert model.state_dict().keys() == names and torch.equal(fingerprint(model.base), before)
     (states,) = {state.dtype for state in model.retrieval.states._kept.values()}
     assert states == torch.bfloat16
     exact, base = model(tokens, retrieved, mask), model(tokens)
     assert (on - exact).abs().mean() < 0.5 * (exact - base).abs().mean()
+
+
+def test_a_base_that_is_trained_runs_as_it_is_under_autocast():
+    tokens, _, _ = make_batch()
+    model = make_model(dtype=torch.float32, unfreeze=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.retrieval.states.narrow.of(model.base) is model.base
+        model.loss(tokens, tokens).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.base.parameters())
+
+
+def test_maps_are_trained_in_float32_through_the_copy_in_bfloat16():
+    tokens, retrieved, mask = make_batch()
+    model = make_model("llama, trained", dtype=torch.float32).train()
+    model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    wanted = torch.cat([parameter.grad.flatten() for parameter in model.retrieval.parameters()])
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        model.loss(tokens, tokens, retrieved, mask).sum().backward()
+    found = torch.cat([parameter.grad.flatten() for parameter in model.retrieval.parameters()])
+    assert found.dtype == torch.float32 and torch.cosine_similarity(found, wanted, dim=0) > 0.95
 
 
 def test_what_is_kept_can_be_read_in_training():
