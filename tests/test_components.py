@@ -36,8 +36,10 @@ def test_a_recipe_must_name_an_embedder_only_for_retrievers_that_search_embeddin
     )
     schema = components.recipe_schema()
     assert load(recipe, [], schema=schema).values["embedder"] == {"name": "none"}
-    message = r'recipe.yaml: embedder.name is missing, and retriever "faiss" needs it\. Allowed: bert, lexical\.'
-    for words in ([], ["embedder.name=none"]):
+    for words, message in (
+        ([], r'recipe.yaml: embedder.name is missing, and retriever "faiss" needs it\. Allowed: bert, lexical\.'),
+        (["embedder.name=none"], r'command line: embedder.name is "none", and retriever "faiss" needs one\. Allowed: b'),
+    ):
         with pytest.raises(RecipeError, match=message):
             load(recipe, ["retriever.name=faiss", *words], schema=schema)
 
@@ -72,7 +74,7 @@ def test_the_parts_of_a_retriever_are_sections_of_their_own(tmp_path: Path) -> N
             ["retriever.dense={name: faiss, build: {factory: x}}"],
             r'retriever\.dense\.build\.factory is "x"; allowed: "auto"',
         ),
-        (["embedder.name=none"], r'embedder\.name is missing, and retriever "hybrid" needs it'),
+        (["embedder.name=none"], r'command line: embedder\.name is "none", and retriever "hybrid" needs one'),
     ):
         with pytest.raises(UsageError, match=message):
             loaded(*words)

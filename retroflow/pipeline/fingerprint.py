@@ -15,7 +15,7 @@ from retroflow.pipeline.options import DataOptions, NeighbourOptions
 CHUNKS_VERSION = 2
 EMBEDDINGS_VERSION = 1
 INDEX_VERSION = 4
-NEIGHBOURS_VERSION = 2
+NEIGHBOURS_VERSION = 3
 
 Inputs = dict[str, Any]
 

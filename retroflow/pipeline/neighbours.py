@@ -29,6 +29,7 @@ ROWS_PER_BLOCK = 4096
 RECALL_SAMPLE = 500
 LEAST_RECALL = 0.5
 SLOW_SHARE = 0.1
+EMPTY_SHARE = 0.5
 MOST_SCORE_ERROR = 0.15
 """Relative to the difference of two chunks. Product quantisers of 8 bytes for 64 dimensions are below 0.02."""
 
@@ -118,6 +119,7 @@ class NeighbourStage:
             "k": self._options.k,
             "chunks": self._lengths,
             "searched_exactly": _count_exact(partial, files),
+            "without_neighbours": _count_empty(partial, files),
             "recall": self._measure_recall(),
         }
         self._database.release()
@@ -219,6 +221,13 @@ def concerns(info: Mapping[str, Any], owner: str) -> list[str]:
             "chunks, and the model reads others in their place. Raise options of retriever.search, choose others of "
             "retriever.build, or compare with retriever.name=exact (docs/retrievers.md)."
         )
+    empty = info["without_neighbours"] / sum(info["chunks"].values())
+    if empty > EMPTY_SHARE:
+        warnings.append(
+            f"warning: {owner} finds no neighbour at all for {empty:.0%} of the chunks, and the model has nothing to "
+            "read there. Choose another retriever (docs/retrievers.md); one that compares words finds nothing in text "
+            "without spaces between them."
+        )
     if found["score_error"] > MOST_SCORE_ERROR:
         warnings.append(
             f"warning: the scores that {owner} reports are not the similarities of the chunks it found: half of them "
@@ -226,6 +235,16 @@ def concerns(info: Mapping[str, Any], owner: str) -> list[str]:
             "retriever; under l2 a score is minus the squared distance."
         )
     return warnings
+
+
+def _count_empty(partial: Path, files: Mapping[str, FileEntry]) -> int:
+    """Count the chunks without any neighbour, in both splits."""
+    count = 0
+    for name in (name for name in files if name.endswith("/ids.npy")):
+        ids = map_array(partial, name, files[name])
+        count += int(np.count_nonzero(ids[:, 0] == -1))
+        release_pages(ids)
+    return count
 
 
 def _count_exact(partial: Path, files: Mapping[str, FileEntry]) -> dict[str, int]:

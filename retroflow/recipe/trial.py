@@ -71,10 +71,17 @@ def _check_needs(component: str, entry: Entry, recipe: Node, schema: RecipeSchem
     """Note the sections that a component needs and the recipe leaves out."""
     for section in entry.needs:
         slot = schema.slots[section]
-        if recipe.nearest([section, "name"]).value == slot.default:
+        named = recipe.nearest([section, "name"])
+        if named.value == slot.default:
             others = ", ".join(each for each in slot.registry.names() if each != slot.default)
-            text = f"is missing, and {component} needs it. Allowed: {others}."
-            problems.add(Origin(recipe.origin.source), f"{section}.name", text)
+            is_given = named.origin != DEFAULT
+            found = (
+                f'is "{named.value}", and {component} needs one'
+                if is_given
+                else f"is missing, and {component} needs it"
+            )
+            text = f"{found}. Allowed: {others}."
+            problems.add(named.origin if is_given else Origin(recipe.origin.source), f"{section}.name", text)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Neighbours by words: no embeddings, the exact answer of the retriever's own scores, and never the own document."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.errors import UsageError
 from retroflow.generation import RetrievalDatabase
 from retroflow.pipeline.embeddings import training_keys
+from retroflow.pipeline.neighbours import concerns
 from retroflow.pipeline.prepare import Prepared, describe, expected_fingerprints, find_prepared, prepare
 from retroflow.pipeline.preview import preview
 from retroflow.pipeline.recorded import open_recorded
@@ -51,7 +53,17 @@ def test_the_recall_is_of_the_retrievers_own_scores(prepared: Prepared) -> None:
     count = len(ChunkStore.open(prepared.train_chunks))
     assert info["recall"] == {"recall_at_k": 1.0, "queries": min(500, count), "score_error": 0.0}
     assert info["searched_exactly"] == {"retriever_ran_out": 0, "large_document": 0}
+    assert info["without_neighbours"] < 0.1 * sum(info["chunks"].values()) and not concerns(info, "bm25")
     assert "recall@2 1.000" in describe(prepared.stages[-1])
+
+
+def test_text_without_words_in_common_is_said_before_training(tmp_path: Path, capsys) -> None:
+    recipe = small_recipe(tmp_path, retriever=BM25)
+    documents = [{"id": str(number), "text": f"({number})" + chr(0x4E00 + number) * 150} for number in range(30)]
+    Path(recipe.values["corpus"]["path"]).write_text("".join(json.dumps(each) + "\n" for each in documents))
+    info = prepare(recipe).stages[-1].manifest.info
+    assert info["without_neighbours"] > 0.9 * sum(info["chunks"].values())
+    assert "finds no neighbour at all for" in capsys.readouterr().err
 
 
 def test_neighbours_are_the_best_outside_the_own_document(prepared: Prepared) -> None:
