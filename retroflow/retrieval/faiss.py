@@ -34,14 +34,7 @@ from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries, VectorSource
 from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
 from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch, searches_a_selection
-from retroflow.retrieval.inverted_lists import (
-    ID_BYTES,
-    MappedFile,
-    filled_header,
-    groups_of_lists,
-    lists_of,
-    write_lists,
-)
+from retroflow.retrieval.inverted_lists import ID_BYTES, MappedFile, groups_of_lists, lists_of, write_lists
 
 FILE, DESCRIPTION_FILE, REMOVED_FILE = "index.faiss", "faiss.json", "removed.npy"
 ADD_ROWS, QUERY_ROWS = 4_096, 1_024
@@ -57,7 +50,7 @@ class FaissRetriever:
 
     def __init__(self, *, build: FaissBuild | None = None, search: FaissSearch | None = None) -> None:
         self._build = build or FaissBuild()
-        self._search = search or FaissSearch()
+        self._search = self._effort = search or FaissSearch()
         self._index: Any = None
         self._gpu_index: Any = None
         self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
@@ -137,7 +130,7 @@ class FaissRetriever:
                 parts = [self._search_lists(vectors[at : at + QUERY_ROWS], k) for at in starts]
                 distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             else:
-                parameters = _parameters(index, self._search, k, self._selector)
+                parameters = _parameters(index, self._effort, k, self._selector)
                 distances, ids = index.search(vectors, k, params=parameters)
         scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else distances
         scores[ids < 0] = -np.inf
@@ -210,8 +203,10 @@ class FaissRetriever:
         self._pass_over(removed)
 
     def _pass_over(self, removed: Int64Array) -> None:
-        self._removed, self._selector = removed, None
+        self._removed, self._selector, self._effort = removed, None, self._search
         if len(removed):
+            count = self._index.ntotal if self._unwritten is None else len(self._unwritten[1])
+            self._effort = self._search.times(count / max(1, count - len(removed)))
             self._selector = _native.IDSelectorNot(_native.IDSelectorBatch(removed))
 
     def _filled(self) -> Any:
@@ -239,9 +234,9 @@ class FaissRetriever:
         if self._list_bytes is None:
             sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
             self._list_bytes = sizes * (index.code_size + ID_BYTES)
-        nprobe = min(self._search.nprobe, index.nlist)
+        nprobe = min(self._effort.nprobe, index.nlist)
         coarse, probed = index.quantizer.search(
-            queries, nprobe, params=_parameters(index.quantizer, self._search, nprobe)
+            queries, nprobe, params=_parameters(index.quantizer, self._effort, nprobe)
         )  # [q, p] each
         best = _native.ResultHeap(len(queries), k, keep_max=self._build.metric != "l2")
         for first, stop, num_bytes in groups_of_lists(probed, self._list_bytes, GROUP_BYTES):
@@ -302,7 +297,7 @@ def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray
         index.encode_vectors(len(block), pointer(block), pointer(numbers), pointer(codes))
         return codes
 
-    write_lists(path, filled_header(header, sizes, index.code_size), sizes, list_of, vectors, encode)
+    write_lists(path, header, sizes, list_of, vectors, encode)
 
 
 def _read(path: Path, *, map_lists: bool) -> tuple[Any, MappedFile | None]:

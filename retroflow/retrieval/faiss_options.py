@@ -1,8 +1,9 @@
 """The options of faiss, in a separate file, so that `recipe check` can try them without the library."""
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -70,6 +71,12 @@ class FaissSearch:
     refine_candidates: Annotated[int, Ge(1)] = 64
     num_threads: Annotated[int, Ge(0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def times(self, factor: float) -> "FaissSearch":
+        """Return options for an index in which one of `factor` vectors counts: as many of these are visited."""
+        nprobe, ef_search = math.ceil(self.nprobe * factor), math.ceil(self.ef_search * factor)
+        refine_candidates = math.ceil(self.refine_candidates * factor)
+        return replace(self, nprobe=nprobe, ef_search=ef_search, refine_candidates=refine_candidates)
 
 
 def searches_a_selection(factory: str) -> bool:

@@ -57,22 +57,24 @@ def filled_header(empty: bytes, sizes: Int64Array, code_bytes: int) -> bytes:
 
 
 def write_lists(
-    path: Path, header: bytes, sizes: Int64Array, list_of: NDArray[np.int32], vectors: VectorSource, encode: Encode
+    path: Path, empty: bytes, sizes: Int64Array, list_of: NDArray[np.int32], vectors: VectorSource, encode: Encode
 ) -> None:
     """Write an index file whose lists hold vectors [N, D], reading them once and in order.
 
     Args:
         path: the file to write.
-        header: everything before the lists, from `filled_header`.
+        empty: the file that faiss writes for empty lists.
         sizes: int64 [lists], number of vectors in each list.
         list_of: int32 [N], the list of each vector; the entries of a list are in the order of their ids.
         vectors: to encode.
         encode: turns vectors float32 [s, D] and their lists [s] into codes uint8 [s, code bytes].
 
     Raises:
+        RetrieverError: as `filled_header`.
         OSError: there is no space for the whole file; raised before any list is written.
     """
     code_bytes = encode(np.asarray(vectors[0:1], np.float32), list_of[:1]).shape[1]
+    header = filled_header(empty, sizes, code_bytes)
     starts = len(header) + (code_bytes + ID_BYTES) * (np.cumsum(sizes) - sizes)  # [lists], bytes
     filled = np.zeros(len(sizes), np.int64)
     step = max(1, WRITE_BYTES // code_bytes)

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from retroflow.errors import UsageError
+from retroflow.protocols import Retriever
 from retroflow.retrieval.exact import ExactBuild, ExactRetriever
 from retroflow.retrieval.keys import Keys
+from retroflow.testing import RetrieverContract
 from retroflow.testing.clustered import clustered_vectors
+from retroflow.testing.retriever_rules import changes
+from retroflow.testing.retriever_rules.case import RetrieverCase
 
 faiss = pytest.importorskip("faiss")
 ours = pytest.importorskip("retroflow.retrieval.faiss")
@@ -216,3 +220,24 @@ def test_lists_are_still_on_disk_after_a_removal_and_in_memory_after_an_addition
     assert retriever.search(Keys(VECTORS[:100]), 3).ids.min() == 20
     retriever.add(Keys(VECTORS[2_000:]))
     assert retriever._mapped is None and np.isin(retriever.search(Keys(QUERIES), 5).ids, np.arange(20, 3_000)).all()
+
+
+@pytest.mark.parametrize(
+    ("factory", "metric"),
+    [
+        ("IVF32,SQfp16", "l2"),
+        ("IVF32,Flat", "inner_product"),
+        ("HNSW16", "l2"),
+        ("IVF16,PQ16x4fs,Refine(SQfp16)", "l2"),
+    ],
+)
+def test_an_approximate_index_that_was_changed_answers_as_a_new_one(factory: str, metric: str, tmp_path: Path) -> None:
+    class Suite(RetrieverContract):
+        score_tolerance = 5e-3  # the narrow fast codes of what was not refined
+
+        def make_retriever(self) -> Retriever:
+            return made(factory, metric, nprobe=12)
+
+    case = RetrieverCase(Suite(), tmp_path)
+    changes.a_changed_index_answers_as_a_new_one(case)
+    changes.the_last_key_and_all_of_them_can_be_removed(case)
