@@ -43,8 +43,10 @@ def writing(folder: Path, verb: str) -> Iterator[None]:
             write_file(owner_file, json.dumps(owner).encode())
             yield
         finally:
-            owner_file.unlink(missing_ok=True)
-            lock.release()
+            try:
+                owner_file.unlink(missing_ok=True)
+            finally:
+                lock.release()
 
 
 def _owner(file: Path) -> str:

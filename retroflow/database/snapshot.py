@@ -54,7 +54,7 @@ def current_of(folder: Path) -> Current:
         pass
     if not folder.is_dir():
         raise UsageError(f'"{folder}": there is no such folder; `retroflow db build` makes a database.')
-    if (folder / PARTS_FOLDER).is_dir() and not version_numbers(folder):
+    if (folder / PARTS_FOLDER).is_dir() and version_numbers(folder) in ([], [1]):
         raise UsageError(f'"{folder}": the building of this database did not end; run the same `retroflow db build`.')
     if (folder / VERSIONS_FOLDER).is_dir():
         raise DamagedDataError(f'"{folder / CURRENT_FILE}" is missing. Restore the database from a copy.')
