@@ -30,10 +30,11 @@ from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import PARTS_FOLDER
 from retroflow.store.segment import StoredDocument
-from retroflow.store.versions import DEAD_FOLDER, VERSIONS_FOLDER, Part, Version
+from retroflow.store.versions import CURRENT_FILE, DEAD_FOLDER, VERSIONS_FOLDER, Part, Version
 
 COPIED_CHUNKS = 4096
-_OWN_NAMES = {PARTS_FOLDER, DEAD_FOLDER, VERSIONS_FOLDER, LOCK_FILE, OWNER_FILE}
+_OWN_FILES = (LOCK_FILE, OWNER_FILE, CURRENT_FILE)
+_OWN_NAMES = {PARTS_FOLDER, DEAD_FOLDER, VERSIONS_FOLDER, *_OWN_FILES}
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def _new(folder: Path) -> Iterator[None]:
     if is_database(folder):
         raise UsageError(f'"{folder}" is a database already; `add`, `replace` and `sync` change it.')
     with disk_errors(folder):
-        if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= _OWN_NAMES:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else [""]
+        if not all(name in _OWN_NAMES or (name.startswith(_OWN_FILES) and name.endswith(".tmp")) for name in names):
             check_unused(folder)
             folder.mkdir(parents=True, exist_ok=True)
     with writing(folder, "build"):
