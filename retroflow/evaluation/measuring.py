@@ -21,7 +21,7 @@ from retroflow.distributed.ranks import Ranks
 from retroflow.errors import RetroflowError
 from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
 from retroflow.evaluation.leakage import by_overlap, overlaps_of
-from retroflow.evaluation.opponents import compare, promptings
+from retroflow.evaluation.opponents import Sample, compare, promptings
 from retroflow.evaluation.perplexity import measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
@@ -151,7 +151,7 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
         tables |= {
             "on": found,
             "shuffled": shuffled(found, seed=job.seed),
-            "random": at_random(found.shape, database_chunks=len(splits.database), seed=job.seed),
+            "random": random_neighbours(job),
         }
     sample = sample_of(job)
     starts = None if sample is None else sample * splits.sequence_chunks
@@ -166,18 +166,10 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
                 advance=advance,
                 starts=starts,
             )
-            _refuse_not_finite(measures[mode].nats, mode)
+            refuse_not_finite(measures[mode].nats, mode)
         if len(prompted := prompted_sequences(job)):
-            opponents = compare(
-                model,
-                job.placement,
-                splits,
-                measures,
-                prompted,
-                batch_size=options.eval_batch_size,
-                seed=job.seed,
-                advance=advance,
-            )
+            compared = Sample(splits, prompted, job.placement, options.eval_batch_size, advance)
+            opponents = compare(model, compared, measures, seed=job.seed)
     stated = None if sample is None else {"sequences": len(sample), "of": len(splits.validation())}
     if not options.retrieval:
         return Report(measures=measures, training=training, sample=stated)
@@ -193,12 +185,23 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
     )
 
 
-def _refuse_not_finite(nats: float, mode: str) -> None:
+def refuse_not_finite(nats: float, mode: str) -> None:
+    """Refuse a loss that is not finite, in a mode of retrieval.
+
+    Raises:
+        RetroflowError: it is not.
+    """
     if not math.isfinite(nats):
         raise RetroflowError(
             f"the validation loss with retrieval {mode} is {nats}: the model's weights are useless, and no report is "
             "written. Train a new one with a lower optimizer.learning_rate or more optimizer.warmup_steps."
         )
+
+
+def random_neighbours(job: Measurable) -> Int64Array:
+    """Return random chunks of the database for every validation chunk, int64 [N_valid, k]; the seed chooses them."""
+    splits = job.splits
+    return at_random(splits.validation_neighbours.shape, database_chunks=len(splits.database), seed=job.seed)
 
 
 def sample_of(job: Measurable) -> Int64Array | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retroflow.data import Batch
@@ -31,6 +32,10 @@ from retroflow.protocols import Int64Array
 
 FEW_DOCUMENTS = 20
 """Below so many documents percentiles of the bootstrap are nearer to each other than they should be."""
+
+TRAINED = ("base_trained", "in_context_trained", "in_context_trained_random")
+"""Opponents with as many weights trained for as long (retroflow/training/trained_opponents.py); the last one is
+in_context_trained with random chunks as passages."""
 
 RAM_PASSAGE_TOKENS = 256
 """The most tokens of a passage. Source: Ram et al. 2023."""
@@ -56,11 +61,13 @@ class Opponents:
     """Losses of reading and of its opponents on the same tokens of a sample.
 
     Attributes:
-        measures: by mode: "on", "off", and the ways of `promptings`; of the compared chunks only.
+        measures: by mode: "on", "random", "off", the ways of `promptings`, and those of `TRAINED` if they were trained;
+            of the compared chunks only.
         sequences: number of sequences in the sample.
         of: sequences of the validation split.
         documents: number of documents that the compared chunks belong to.
         intervals: 95 % intervals of differences in nats per token, and of `recovered`; None where one has no bounds.
+        trained: of each opponent that was trained "weights", "steps" and "seconds".
     """
 
     measures: dict[str, Measure]
@@ -68,12 +75,21 @@ class Opponents:
     of: int
     documents: int
     intervals: dict[str, Interval | None] = field(default_factory=dict)
+    trained: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def recovered(self) -> float | None:
         """(off - on) / (off - in_context) of the losses; None if the prompt does not lower the loss."""
-        on, off, in_context = (self.measures[mode].loss for mode in ("on", "off", "in_context"))
-        return (off - on) / (off - in_context) if in_context < off else None
+        return self._recovered("off", "in_context")
+
+    @property
+    def recovered_trained(self) -> float | None:
+        """The same of the trained opponents; None if there are none, or the prompt does not lower their loss."""
+        return self._recovered("base_trained", "in_context_trained") if TRAINED[0] in self.measures else None
+
+    def _recovered(self, off: str, in_context: str) -> float | None:
+        without, on, prompted = (self.measures[mode].loss for mode in (off, "on", in_context))
+        return (without - on) / (without - prompted) if prompted < without else None
 
     def findings(self) -> list[str]:
         """Return what the comparison says."""
@@ -86,7 +102,19 @@ class Opponents:
             few = " These are few documents, and intervals too narrow: raise trainer.in_context_sequences."
         return [
             f"Reading recovers {self.recovered:.1%} ({stated}, {self.documents:,} documents) of what the same "
-            f"neighbours gain in the base's prompt.{few}"
+            f"neighbours gain in the base's prompt.{few}",
+            *self._of_trained(),
+        ]
+
+    def _of_trained(self) -> list[str]:
+        if not self.trained:
+            return []
+        on, at_random, *others = (self.measures[mode].loss for mode in ("on", "random", *TRAINED))
+        without, prompted, prompted_at_random = others
+        return [
+            f"With as many weights trained for as long, the base alone has {without:.4f} and in-context retrieval "
+            f"{prompted:.4f} nats per token; reading has {on:.4f}. Found neighbours gain {at_random - on:.4f} over "
+            f"random ones where they are read, and {prompted_at_random - prompted:.4f} in that prompt."
         ]
 
 
@@ -98,77 +126,93 @@ def promptings(sequence_length: int) -> dict[str, Prompting]:
     }
 
 
-def compare(
-    model: Any,
-    placement: Placement,
-    splits: Splits,
-    measures: Mapping[str, Measure],
-    sequences: Int64Array,
-    *,
-    batch_size: int,
-    seed: int,
-    advance: Callable[[int], None],
-) -> Opponents | None:
+@dataclass(frozen=True)
+class Sample:
+    """The sequences that opponents are compared on, and how they are measured.
+
+    Attributes:
+        splits: the data.
+        sequences: int64 [s], ascending, of the validation split.
+        placement: device and precision.
+        batch_size: sequences of a batch.
+        advance: called with the number of finished sequences; may raise to stop.
+    """
+
+    splits: Splits
+    sequences: Int64Array
+    placement: Placement
+    batch_size: int
+    advance: Callable[[int], None]
+
+    @property
+    def starts(self) -> Int64Array:
+        """First chunk of each sequence, int64 [s]."""
+        return self.sequences * self.splits.sequence_chunks
+
+    @property
+    def chunks(self) -> Int64Array:
+        """The compared chunks int64 [c]: all but the first of each sequence."""
+        chunks = (self.starts[:, None] + np.arange(1, self.splits.sequence_chunks)).ravel()
+        return chunks[chunks < len(self.splits.valid_chunks)]
+
+    @property
+    def documents(self) -> Int64Array:
+        """The document of each compared chunk, int64 [c]."""
+        return np.asarray(self.splits.valid_chunks.document_ids[self.chunks], dtype=np.int64)
+
+    def restricted(self, measure: Measure) -> Measure:
+        """Return a measure of the compared chunks only, which take their share of the time."""
+        part = measure.of_chunks(self.chunks)
+        tokens = int(part.chunk_tokens.sum())
+        return replace(
+            part,
+            nats=float(part.chunk_nats.sum()),
+            tokens=tokens,
+            bytes=int(self.splits.valid_chunks.num_bytes[self.chunks].sum()),
+            seconds=measure.seconds_per_token * tokens,
+        )
+
+    def prompted(self, model: Any, neighbours: Int64Array, prompting: Prompting, like: Measure) -> Measure:
+        """Measure a model's base with neighbours in its prompt.
+
+        Args:
+            model: a `RetrievalModel` with a `context_length`, in evaluation mode.
+            neighbours: int64 [N, k] of the validation chunks.
+            prompting: how they are put into the prompt.
+            like: a measure of the same chunks.
+        """
+        began, nats = time.perf_counter(), np.zeros(len(self.splits.valid_chunks))
+        batches = self.splits.validation(neighbours).in_order(self.batch_size, self.sequences)
+        for numbers, of_chunks in _nats_of_chunks(model, self.placement, batches, self.starts, prompting, self.advance):
+            nats[numbers] = of_chunks
+        nats = nats[self.chunks]
+        return replace(like, nats=float(nats.sum()), seconds=time.perf_counter() - began, chunk_nats=nats)
+
+
+def compare(model: Any, sample: Sample, measures: Mapping[str, Measure], *, seed: int) -> Opponents | None:
     """Measure the opponents of reading.
 
     Args:
         model: a `RetrievalModel` with a `context_length`, in evaluation mode.
-        placement: its device and precision.
-        splits: the data.
-        measures: "on" and "off" of these sequences, among others.
-        sequences: int64 [s], ascending, of the validation split.
-        batch_size: sequences of a batch.
+        sample: what they are measured on.
+        measures: "on", "random" and "off" of these sequences, among others.
         seed: of the intervals.
-        advance: called with the number of finished sequences; may raise to stop.
 
     Returns:
         None if no sequence has a second chunk.
     """
-    starts = sequences * splits.sequence_chunks
-    chunks = _compared_chunks(splits, starts)
-    if not len(chunks):
+    if not len(sample.chunks):
         return None
-    length = splits.sequence_chunks * splits.valid_chunks.chunk_length
-    num_bytes = int(splits.valid_chunks.num_bytes[chunks].sum())
-    found = {mode: _restricted(measures[mode], chunks, num_bytes) for mode in ("on", "off")}
-    for mode, prompting in promptings(length).items():
-        began = time.perf_counter()
-        nats = np.zeros(len(splits.valid_chunks))
-        batches = splits.validation(splits.validation_neighbours).in_order(batch_size, sequences)
-        for chunk_numbers, of_chunks in _nats_of_chunks(model, placement, batches, starts, prompting, advance):
-            nats[chunk_numbers] = of_chunks
-        found[mode] = replace(
-            found["off"],
-            nats=float(nats[chunks].sum()),
-            seconds=time.perf_counter() - began,
-            chunk_nats=nats[chunks],
-        )
-    documents = np.asarray(splits.valid_chunks.document_ids[chunks], dtype=np.int64)
+    splits = sample.splits
+    found = {mode: sample.restricted(measures[mode]) for mode in ("on", "random", "off")}
+    for mode, prompting in promptings(splits.sequence_chunks * splits.valid_chunks.chunk_length).items():
+        found[mode] = sample.prompted(model, splits.validation_neighbours, prompting, found["off"])
     return Opponents(
         measures=found,
-        sequences=len(sequences),
+        sequences=len(sample.sequences),
         of=len(splits.validation()),
-        documents=len(np.unique(documents)),
-        intervals=intervals_of(found, documents, seed=seed),
-    )
-
-
-def _compared_chunks(splits: Splits, starts: Int64Array) -> Int64Array:
-    """Return the chunks int64 [c] of sequences that begin at chunks `starts` [s], without the first of each."""
-    chunks = (starts[:, None] + np.arange(1, splits.sequence_chunks)).ravel()
-    return chunks[chunks < len(splits.valid_chunks)]
-
-
-def _restricted(measure: Measure, chunks: Int64Array, num_bytes: int) -> Measure:
-    """Return a measure of some chunks only, which take their share of the time."""
-    part = measure.of_chunks(chunks)
-    tokens = int(part.chunk_tokens.sum())
-    return replace(
-        part,
-        nats=float(part.chunk_nats.sum()),
-        tokens=tokens,
-        bytes=num_bytes,
-        seconds=measure.seconds_per_token * tokens,
+        documents=len(np.unique(sample.documents)),
+        intervals=intervals_of(found, sample.documents, seed=seed),
     )
 
 
@@ -210,14 +254,23 @@ def prompt_of(batch: Batch, row: int, chunk: int, m: int, prompting: Prompting, 
     return torch.cat([torch.cat([*passages, text[:0]])[: room - len(text)], text])
 
 
-@torch.no_grad()
-def _nats(model: Any, placement: Placement, inputs: list[Tensor], targets: Tensor) -> Any:
-    """Return float64 [b], the nats of targets int64 [b, m] after the last m tokens of each input; off is the base."""
+def padded(inputs: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return inputs of several lengths as tokens int64 [b, t], and the targets int64 [b, m] of their last positions.
+
+    The targets are int64 [b, t], too. Padding is after all that is predicted.
+    """
     longest, m = max(map(len, inputs)), targets.shape[1]
-    tokens = torch.stack([F.pad(row, (0, longest - len(row))) for row in inputs])  # padding is after all that is scored
+    tokens = torch.stack([F.pad(row, (0, longest - len(row))) for row in inputs])
     wanted = torch.full_like(tokens, NOT_PREDICTED)
     for row, of_row in enumerate(inputs):
         wanted[row, len(of_row) - m : len(of_row)] = targets[row]
+    return tokens, wanted
+
+
+@torch.no_grad()
+def _nats(model: Any, placement: Placement, inputs: list[Tensor], targets: Tensor) -> Any:
+    """Return float64 [b], the nats of targets int64 [b, m] after the last m tokens of each input; off is the base."""
+    tokens, wanted = padded(inputs, targets)
     with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
         nats: Tensor = model.loss(tokens.to(placement.device), wanted.to(placement.device))
     return nats.double().cpu().numpy()
@@ -240,10 +293,16 @@ def intervals_of(measures: Mapping[str, Measure], documents: Int64Array, *, seed
             continue
         found[f"{mode}_minus_off"] = interval(losses[mode] - off)
         found[f"on_minus_{mode}"] = interval(on - losses[mode])
-    gains = off - losses["in_context"]
-    # A share of a gain that may be nothing has no bounds.
-    has_bounds = bool((gains > 0).all())
-    found["recovered"] = interval((off - on) / gains) if has_bounds else None
+    found["recovered"] = _interval_of_share(off - on, off - losses["in_context"])
+    if TRAINED[0] in losses:
+        without, prompted, at_random = (losses[mode] for mode in TRAINED)
+        found["recovered_trained"] = _interval_of_share(without - on, without - prompted)
+        found["gain_over_random_minus_in_context_trained"] = interval(losses["random"] - on - (at_random - prompted))
     if len(nats["on"]) < 2:  # one document says nothing about others
         return dict.fromkeys(found)
     return found
+
+
+def _interval_of_share(gains: NDArray[np.float64], of: NDArray[np.float64]) -> Interval | None:
+    """Return the interval of gains / of; a share of a gain that may be nothing has no bounds."""
+    return interval(gains / of) if (of > 0).all() else None

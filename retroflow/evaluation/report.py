@@ -25,11 +25,15 @@ MODES = {
 
 OPPONENTS = {
     "on": "read",
+    "random": "random chunks read",
     "in_context": "in the base's prompt, the best first",
     "in_context_ram": "one over the start of the window",
     "off": "none",
+    "in_context_trained": "in a trained base's prompt",
+    "in_context_trained_random": "random chunks in that prompt",
+    "base_trained": "none, a trained base",
 }
-"""What is done with the neighbours in each row of the second table, in its order."""
+"""What is done with the neighbours in each row of the second table, in its order; the trained ones can be missing."""
 
 DEFINITIONS = {
     "loss": "nats per predicted token over the validation split, or the sample of it that is stated, every token once",
@@ -40,6 +44,12 @@ DEFINITIONS = {
     "in_context": "base alone: all neighbours with continuations, the best first, then the sequence so far",
     "in_context_ram": "base alone, after Ram et al. 2023: the best neighbour with its continuation, up to 256 tokens, "
     "over the start of a window of a sequence's length; query and stride are a chunk",
+    "base_trained": "base with low-rank maps (LoRA) on its linear ones, at least as many weights as learned to read, "
+    "trained for as many seconds",
+    "in_context_trained": "in_context of such a base, trained with passages in its prompt; _random: random ones",
+    "recovered_trained": "(base_trained - on) / (base_trained - in_context_trained) of the losses in opponents",
+    "gain_over_random_minus_in_context_trained": "(random - on) - (in_context_trained_random - in_context_trained) of "
+    "the losses in opponents",
     "intervals": "95 % of bootstrap resamples of documents, paired, in nats per token; of recovered a share",
     "overlap": "longest run of tokens a chunk shares with its retrieved text / chunk length",
     **MODES,
@@ -192,10 +202,14 @@ class Report:
             "documents": found.documents,
             "predicted_tokens": any_measure.tokens,
             "bytes": any_measure.bytes,
-            "validation": {mode: _measure_json(found.measures[mode]) for mode in OPPONENTS},
+            "validation": {mode: _measure_json(found.measures[mode]) for mode in OPPONENTS if mode in found.measures},
+            "trained": found.trained,
             "intervals": {name: bounds and list(bounds) for name, bounds in found.intervals.items()},
         }
-        return {"recovered": found.recovered, "opponents": values}
+        shares = {"recovered": found.recovered}
+        if found.trained:
+            shares["recovered_trained"] = found.recovered_trained
+        return shares | {"opponents": values}
 
     def render(self) -> Group:
         """Return the report for a terminal or a file, for rich."""
@@ -253,6 +267,8 @@ def _opponents_table(opponents: Opponents) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("neighbours")
     for mode, meaning in OPPONENTS.items():
+        if mode not in opponents.measures:
+            continue
         measure, bounds = opponents.measures[mode], opponents.intervals.get(f"{mode}_minus_off")
         below = "" if mode == "off" else f"{opponents.measures['off'].loss - measure.loss:.3f}"
         if bounds is not None:

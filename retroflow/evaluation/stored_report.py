@@ -82,6 +82,7 @@ def _opponents(values: dict[str, Any]) -> Opponents:
         sequences=int(values["sequences"]),
         of=int(values["of"]),
         documents=int(values["documents"]),
+        trained=dict(values["trained"]),
         intervals={
             name: bounds and (float(bounds[0]), float(bounds[1])) for name, bounds in values["intervals"].items()
         },

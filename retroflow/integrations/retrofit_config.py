@@ -164,6 +164,11 @@ class RetrofitConfig(ModelConfig):
 
         check_base(self, sequence_length)
 
+    @property
+    def has_frozen_base(self) -> bool:
+        """Whether the base stays as it is."""
+        return not self.unfreeze
+
     def load_tokenizer(self) -> "Tokenizer | None":
         """Build the tokenizer in a GGUF; None for any other base, whose name or folder is enough.
 

@@ -74,6 +74,9 @@ class TrainerOptions:
             report says that it is a sample. null for all of them.
         in_context_sequences: how many of these are also measured with the neighbours in the base's prompt, for a model
             with a pretrained base; one of 512 tokens takes as long as ten without retrieval. 0 for none.
+        trained_opponents: also train the base alone, and the base with neighbours in its prompt, with as many low-rank
+            weights for as many seconds as the run, and measure them on the sequences of in_context_sequences; for a
+            frozen base. The run takes three times as long.
         checkpoint_every: steps between two checkpoints; 0 for one at the end only.
         keep_checkpoints: number of newest checkpoints to keep.
         runs_folder: folder for run folders; `~` is the home folder.
@@ -102,6 +105,7 @@ class TrainerOptions:
     eval_batch_size: Annotated[int, Ge(1)] = 8
     final_sequences: Annotated[int, Ge(1)] | None = None
     in_context_sequences: Annotated[int, Ge(0)] = 6
+    trained_opponents: bool = False
     checkpoint_every: Annotated[int, Ge(0)] = 200
     keep_checkpoints: Annotated[int, Ge(1)] = 2
     runs_folder: Annotated[str, MinLen(1)] = "runs"

@@ -46,6 +46,14 @@ class ModelConfig(Protocol):
         """Whether the model reads neighbours at all."""
         return True
 
+    @property
+    def has_frozen_base(self) -> bool:
+        """Whether the model reads for a pretrained base that it does not change.
+
+        Such a base, `base` of the model, can be copied and trained as an opponent of reading.
+        """
+        return False
+
     def load_tokenizer(self) -> Any:
         """Load the model's own tokenizer, where the value of `tokenizer_option` alone does not tell how; else None."""
         return None

@@ -10,6 +10,7 @@ from retroflow.console import progress
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.evaluation.measuring import measure_report, sequences_to_measure
 from retroflow.evaluation.report import Report
+from retroflow.evaluation.trained_opponents import add_trained
 from retroflow.runs.checkpoint_files import checkpoint_path, checksum_path
 from retroflow.runs.checkpoints import read_head
 from retroflow.runs.folder import RunFolder, write_report
@@ -101,6 +102,15 @@ def measure_model(
             shown(sequences)
 
         report = measure_report(job, training=asdict(record), advance=advance)
+    if job.options.trained_opponents and report.opponents is not None:
+        opponents = add_trained(
+            job,
+            report.opponents,
+            seconds=record.seconds,
+            num_weights=record.num_trained_parameters,
+            stop=lambda: requests.stop_if_requested(f"stopped while training opponents; {remedy}, which begins anew"),
+        )
+        report = replace(report, opponents=opponents)
     measured = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": digest,

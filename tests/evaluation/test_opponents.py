@@ -11,7 +11,7 @@ from rich.console import Console
 
 from retroflow.data import Batch
 from retroflow.evaluation.measuring import measure_report, prompted_sequences, sequences_to_measure
-from retroflow.evaluation.opponents import Prompting, compare, intervals_of, prompt_of
+from retroflow.evaluation.opponents import Prompting, Sample, compare, intervals_of, prompt_of
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.stored_report import read_report
 from retroflow.integrations.retrofit import RetrofitModel
@@ -165,6 +165,7 @@ def with_losses(found, **losses):
     measures = {
         mode: replace(measure, nats=losses[mode] * measure.tokens, chunk_nats=losses[mode] * measure.chunk_tokens)
         for mode, measure in found.measures.items()
+        if mode in losses
     }
     return replace(found, measures=measures)
 
@@ -211,10 +212,10 @@ def test_a_share_of_what_may_be_no_gain_has_no_interval():
 def test_the_report_shows_and_stores_the_opponents(tmp_path):
     report = measure_report(make_job(tmp_path), training={"steps": 0}, advance=lambda n: None)
     values = json.loads(json.dumps(report.to_json()))
-    assert list(values["opponents"]["validation"]) == ["on", "in_context", "in_context_ram", "off"]
+    assert list(values["opponents"]["validation"]) == ["on", "random", "in_context", "in_context_ram", "off"]
     assert set(values["opponents"]["intervals"]) == {
         "on_minus_off", "in_context_minus_off", "in_context_ram_minus_off", "on_minus_in_context",
-        "on_minus_in_context_ram", "recovered",
+        "on_minus_in_context_ram", "random_minus_off", "on_minus_random", "recovered",
     }  # fmt: skip
     losses = {mode: measured["loss"] for mode, measured in values["opponents"]["validation"].items()}
     gain = losses["off"] - losses["in_context"]
@@ -236,8 +237,6 @@ def test_one_document_has_no_interval(tmp_path):
     job = make_job(tmp_path)
     report = measure_report(job, training={}, advance=lambda n: None)
     job.splits.valid_chunks.document_ids[:] = 99
-    found = compare(
-        job.module.model, job.placement, job.splits, report.measures, np.array([0, 1]),
-        batch_size=2, seed=1, advance=lambda n: None,
-    )  # fmt: skip
+    sample = Sample(job.splits, np.array([0, 1]), job.placement, 2, lambda n: None)
+    found = compare(job.module.model, sample, report.measures, seed=1)
     assert found.documents == 1 and set(found.intervals.values()) == {None}

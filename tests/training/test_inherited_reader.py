@@ -76,13 +76,42 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base):
 def test_a_run_trains_generates_and_is_exported_like_any_other(attached, tmp_path):
     changes = ["model.trained=[scale, query, answer]", "model.rank=4", "trainer.max_steps=4", "trainer.batch_size=2"]
     untrained = rf.fit(rf.load_recipe(attached))
-    run = rf.fit(rf.load_recipe(attached, *changes, "optimizer.learning_rate=0.02", "trainer.retrieval_dropout=0"))
+    changes += ["optimizer.learning_rate=0.02", "trainer.retrieval_dropout=0", "trainer.trained_opponents=true"]
+    run = rf.fit(rf.load_recipe(attached, *changes))
     before, after = untrained.report["validation"], run.report["validation"]
     assert after["off"]["loss"] == before["off"]["loss"] and after["on"]["loss"] != before["on"]["loss"]
+    trained = run.report["opponents"]["trained"]
+    assert all(each["seconds"] >= run.report["training"]["seconds"] for each in trained.values())
     prompt = " ".join(WORDS)
     model = rf.load(run)
     (generation,) = model.generate([prompt], max_new_tokens=12)
     model.save(tmp_path / "exported")
     exported = rf.load(tmp_path / "exported", database=next((tmp_path / "artifacts").glob("index-*")))
     assert exported.generate([prompt], max_new_tokens=12)[0].tokens == generation.tokens
-    assert rf.evaluate(run).measures["on"].loss == pytest.approx(after["on"]["loss"], abs=1e-6)
+    again = rf.evaluate(run, "trainer.trained_opponents=false")
+    assert again.opponents.trained == {} and again.measures["on"].loss == pytest.approx(after["on"]["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["model.unfreeze=true", "trainer.max_steps=4"], "no frozen base"),
+        ([], "trainer.max_steps is 0"),
+        (
+            ["model.trained=[scale]", "trainer.max_steps=4", "trainer.in_context_sequences=0"],
+            "in_context_sequences is 0",
+        ),
+        (["model.trained=[scale]", "trainer.max_steps=4", "trainer.strategy=ddp"], "several processes"),
+    ],
+)
+def test_opponents_that_cannot_be_trained_are_refused_before_anything_is_prepared(attached, changes, complaint):
+    with pytest.raises(rf.RetroflowError, match=rf"trainer\.trained_opponents: true given, but .*{complaint}"):
+        rf.fit(rf.load_recipe(attached, "trainer.trained_opponents=true", *changes))
+    assert not (attached.parent / "artifacts").exists()
+
+
+def test_a_missing_library_of_opponents_is_named(attached, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    changes = ["model.trained=[scale]", "trainer.max_steps=4", "trainer.trained_opponents=true"]
+    with pytest.raises(rf.RetroflowError, match=r'needs the library peft.*pip install "retroflow\[peft\]"'):
+        rf.fit(rf.load_recipe(attached, *changes))
