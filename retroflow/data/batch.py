@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         retrieved: int64 [b, l, k, r], retrieved[i, u] belongs to chunk u of row i; None without retrieval.
         retrieved_mask: bool [b, l, k, r], True where `retrieved` is a real token; None without retrieval.
         num_bytes: int64 [b], UTF-8 bytes of the text in the row's chunks.
+        is_random: bool [b, l], True where `retrieved` was drawn and not found; None where nothing is drawn.
     """
 
     tokens: Tensor
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
     retrieved: Tensor | None
     retrieved_mask: Tensor | None
     num_bytes: Tensor
+    is_random: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
@@ -46,8 +48,9 @@ class Batch(NamedTuple):
             retrieved=None if self.retrieved is None else change(self.retrieved),
             retrieved_mask=None if self.retrieved_mask is None else change(self.retrieved_mask),
             num_bytes=change(self.num_bytes),
+            is_random=None if self.is_random is None else change(self.is_random),
         )
 
     def without_retrieval(self) -> "Batch":
         """Return the same sequences without retrieved text."""
-        return self._replace(retrieved=None, retrieved_mask=None)
+        return self._replace(retrieved=None, retrieved_mask=None, is_random=None)

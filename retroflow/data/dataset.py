@@ -33,8 +33,8 @@ class SequenceDataset(Dataset[Batch]):
         sequence_chunks: chunks of a sequence.
         database: the training split, T chunks; neighbour ids are its rows.
         neighbours: int64 [N, k] rows of `database`, -1 where there is none; None for batches without retrieval.
-        random_share: share of sequences that get random chunks of the database instead, 0 to 1.
-        seed: chooses these sequences and chunks, with a sequence's first chunk and nothing else.
+        random_share: share of chunks that get random neighbours instead, 0 to 1.
+        seed: chooses both, with a sequence's first chunk and nothing else.
 
     Raises:
         CorpusError: the split is empty.
@@ -101,16 +101,17 @@ class SequenceDataset(Dataset[Batch]):
         rows = np.asarray(starts, dtype=np.int64)[:, None] + np.arange(num_chunks)  # [b, s]
         following = np.minimum(rows[:, -1:] + 1, len(self.chunks) - 1)  # [b, 1], the last chunk has none
         tokens, targets = self._tokens_and_targets(rows, following)
-        retrieved, mask = None, None
+        retrieved, mask, is_random = None, None, None
         if self._neighbours is not None and self._database is not None:
             documents = self.chunks.document_ids[np.concatenate([rows, following], axis=1)]  # [b, s + 1]
-            retrieved, mask = self._retrieved(rows, documents)
+            retrieved, mask, is_random = self._retrieved(rows, documents)
         return Batch(
             tokens=torch.from_numpy(tokens),
             targets=torch.from_numpy(targets),
             retrieved=None if retrieved is None else torch.from_numpy(retrieved),
             retrieved_mask=None if mask is None else torch.from_numpy(mask),
             num_bytes=torch.from_numpy(self.chunks.num_bytes[rows].sum(axis=1, dtype=np.int64)),
+            is_random=torch.from_numpy(is_random) if self._random_share and is_random is not None else None,
         )
 
     def _tokens_and_targets(self, rows: Int64Array, following: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -128,8 +129,12 @@ class SequenceDataset(Dataset[Batch]):
         targets = np.concatenate([shifted[:, 1:], np.where(next_exists, next_tokens, NOT_PREDICTED)[:, None]], axis=1)
         return flat_tokens, targets
 
-    def _retrieved(self, rows: Int64Array, documents: Int64Array) -> tuple[Int64Array, NDArray[np.bool_]]:
-        """Return neighbours with continuations, int64 [b, s, k, r], and bool of that shape, True for real tokens.
+    def _retrieved(
+        self, rows: Int64Array, documents: Int64Array
+    ) -> tuple[Int64Array, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return neighbours with continuations, and where they are random.
+
+        The former are int64 [b, s, k, r], and bool of that shape, True for real tokens; the latter is bool [b, s].
 
         Args:
             rows: int64 [b, s], chunks of the sequences.
@@ -138,10 +143,12 @@ class SequenceDataset(Dataset[Batch]):
         assert self._database is not None and self._neighbours is not None
         database = self._database
         ids = np.array(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
+        is_random = np.zeros(ids.shape[:2], dtype=bool)
         for row, first in enumerate(rows[:, 0].tolist() if self._random_share else ()):
             generator = np.random.default_rng([self._seed, first, _RANDOM_STREAM])
-            if generator.random() < self._random_share:
-                ids[row] = generator.integers(len(database), size=ids.shape[1:])
+            is_random[row] = generator.random(len(ids[row])) < self._random_share
+            drawn = generator.integers(len(database), size=ids.shape[1:])
+            ids[row, is_random[row]] = drawn[is_random[row]]
         neighbour_documents = database.document_ids[np.maximum(ids, 0)]
         own = (neighbour_documents[..., None] == documents[:, None, None, :]).any(axis=-1)
-        return read_retrieved(database, ids, (ids >= 0) & ~own)
+        return *read_retrieved(database, ids, (ids >= 0) & ~own), is_random

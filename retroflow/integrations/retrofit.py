@@ -255,8 +255,18 @@ class RetrofitModel(nn.Module, RetrievalModel):
             InvalidShapeError: as in `forward`.
         """
         check_tokens(self.config, tokens)
-        self._check_room(tokens, 0)
         check_targets(self.config, targets, tokens)
+        hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask).flatten(0, 1), targets.flatten()
+        if not torch.is_grad_enabled():
+            is_wanted = wanted != IGNORED  # a prompt needs no logits
+            losses = token_losses(hidden[is_wanted], self.output_matrix(), wanted[is_wanted])
+            return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
+        return token_losses(hidden, self.output_matrix(), wanted).view(targets.shape).sum(-1)
+
+    def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
+        """Return the base's last hidden states, float [b, n, d]; arguments and errors as in `forward`."""
+        check_tokens(self.config, tokens)
+        self._check_room(tokens, 0)
         step = self.config.chunk_length
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
         call: Any = self._call(tokens, self._encoding(found, step))
@@ -264,16 +274,9 @@ class RetrofitModel(nn.Module, RetrievalModel):
             call = self.retrieval.of_sequences(self.base, found, step=step)
         with self._running() as base:
             hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
-            matrix = cast(nn.Linear, base.get_output_embeddings()).weight
-        hidden, wanted = hidden.flatten(0, 1), targets.flatten()
-        if not torch.is_grad_enabled():
-            is_wanted = wanted != IGNORED  # a prompt needs no logits
-            losses = token_losses(hidden[is_wanted], matrix, wanted[is_wanted])
-            return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
-        losses = token_losses(hidden, matrix, wanted).view(targets.shape).sum(-1)
         if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
-            losses = losses + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
-        return losses
+            hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
+        return hidden
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
         """Return an empty cache for `extend`.
@@ -354,6 +357,11 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())
+
+    def output_matrix(self) -> Tensor:
+        """Return the matrix float [v, d] that turns `hidden` into logits."""
+        with self._running() as base:
+            return cast(nn.Linear, base.get_output_embeddings()).weight
 
     def _running(self) -> AbstractContextManager[PreTrainedModel]:
         """Yield what runs a text: the base, or its copy in bfloat16."""

@@ -44,7 +44,7 @@ class Splits:
         return self.train_chunks if self.other_database is None else self.other_database
 
     def training(self, *, retrieval: bool, random_share: float = 0.0, seed: int = 0) -> SequenceDataset:
-        """Sequences to train on, a share of them with random neighbours, which the seed chooses."""
+        """Sequences to train on, a share of their chunks with random neighbours, which the seed chooses."""
         return SequenceDataset(
             self.train_chunks,
             sequence_chunks=self.sequence_chunks,

@@ -24,9 +24,26 @@ def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -
             f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
             f"{placement.strategy} compiles block by block. Leave trainer.compile out."
         )
+    if options.has_teacher:
+        _check_teacher(section["name"], options, placement, has_frozen_base=config.has_frozen_base)
     if options.trained_opponents:
         _check_opponents(section["name"], options, placement, has_frozen_base=config.has_frozen_base)
     config.check(sequence_length=data["sequence_chunks"] * data["chunk_length"])
+
+
+def _check_teacher(name: str, options: TrainerOptions, placement: Placement, *, has_frozen_base: bool) -> None:
+    """Refuse a teacher where there is none, or where it cannot run beside what it teaches."""
+    key = "distil" if options.distil else "random_target"
+    reasons = {
+        f'a model "{name}" with these options has no frozen base': not has_frozen_base,
+        "trainer.retrieval is false": not options.retrieval,
+        "trainer.compile is true, which would leave it out": options.compile,
+        "under fsdp no process has the whole base": placement.strategy == "fsdp",
+    }
+    for reason, is_so in reasons.items():
+        if is_so:
+            value = options.distil if options.distil else f'"{options.random_target}"'
+            raise UsageError(f"trainer.{key}: {value} given, but {reason}. Leave trainer.{key} out.")
 
 
 def _check_opponents(name: str, options: TrainerOptions, placement: Placement, *, has_frozen_base: bool) -> None:

@@ -51,8 +51,12 @@ class TrainerOptions:
         accumulate: micro-batches of a device per step, to save memory.
         retrieval: False trains the same decoder without retrieved text, as a baseline.
         retrieval_dropout: share of steps trained without retrieved text, so that retrieval can be switched off.
-        random_neighbours: share of sequences trained with random chunks of the database as neighbours, so that the
-            model learns to leave unread what does not help.
+        random_neighbours: share of chunks trained with random chunks of the database as neighbours, so that the model
+            learns to leave unread what does not help.
+        random_target: what is learned where neighbours are random: "text": the next tokens, as everywhere; "base": the
+            distribution of a frozen base without neighbours, so that they change nothing there.
+        distil: weight of the divergence from a frozen base with the same neighbours in its prompt, on one chunk of
+            each sequence; 0 for none.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 if the device is faster with it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         strategy: "ddp": every process has the whole model; "fsdp": each has a shard of it; "auto": one process, or
@@ -89,6 +93,8 @@ class TrainerOptions:
     retrieval: bool = True
     retrieval_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
     random_neighbours: Annotated[float, Ge(0), Le(1)] = 0.0
+    random_target: Literal["text", "base"] = "text"
+    distil: Annotated[float, Ge(0)] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
@@ -116,3 +122,13 @@ class TrainerOptions:
                 f"trainer.accumulate is {self.accumulate}, which does not divide trainer.batch_size {self.batch_size}; "
                 "all micro-batches must have the same size."
             )
+        if self.random_target == "base" and not self.random_neighbours:
+            raise UsageError(
+                'trainer.random_target is "base", and trainer.random_neighbours is 0: no neighbours are random. Set '
+                "trainer.random_neighbours, or leave trainer.random_target out."
+            )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a frozen base teaches what reads for it."""
+        return self.distil > 0 or self.random_target == "base"

@@ -29,6 +29,8 @@ BINDING_KEYS = (
     "trainer.retrieval",
     "trainer.retrieval_dropout",
     "trainer.random_neighbours",
+    "trainer.random_target",
+    "trainer.distil",
 )
 """Keys that must be equal in a run and its checkpoints, besides the artifacts; others may change."""
 

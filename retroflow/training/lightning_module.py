@@ -19,6 +19,7 @@ from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.distributed.sharding import build_sharded
 from retroflow.errors import UsageError
+from retroflow.evaluation.opponents import Prompting, prompt_of
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import check_trainable, outline
@@ -28,6 +29,9 @@ from retroflow.training.optimizers import make_optimizer, make_schedule
 
 _RETRIEVAL_STREAM = 1
 """Separates the random stream of retrieval dropout from the others of the recipe's seed."""
+
+_TEACHER_STREAM = 5
+"""The same of the chunks that a teacher predicts."""
 
 
 def drops_retrieval(seed: int, step: int, share: float) -> bool:
@@ -169,16 +173,35 @@ class RetroModule(pl.LightningModule):
         off = not self.retrieves or self._drops_this_step()
         if off:
             batch = batch.without_retrieval()
-        nats = self._loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask).sum()
-        loss = nats / batch.targets.numel()
+        targets, taught = batch.targets, torch.zeros((), device=batch.targets.device)
+        if self._options.has_teacher and not off:
+            nats, taught, targets = self._taught_loss(batch, batch_idx)
+        else:
+            nats = self._loss(batch.tokens, targets, batch.retrieved, batch.retrieved_mask).sum()
+        loss = nats / targets.numel() + taught
         if off and self.retrieves and not self._is_sharded:
             loss = loss + self._zero_of_unused()
         if off and not loss.requires_grad:  # sharded with a frozen base: nothing to learn
             loss = loss + torch.zeros_like(loss, requires_grad=True)
-        tokens = (batch.targets != NOT_PREDICTED).sum()
+        tokens = (targets != NOT_PREDICTED).sum()
         if self._trainer is not None and self._trainer.loggers:  # of a user's own Trainer
             self.log("train/loss", nats.detach() / tokens.clamp(min=1), batch_size=int(tokens))
         return {"loss": loss, "nats": nats.detach(), "tokens": tokens}
+
+    def _taught_loss(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the summed loss, what the base teaches beside it, and the targets of the former, int64 [b, n]."""
+        from retroflow.integrations.teacher import Lesson, taught_loss
+
+        m, options = self._config.chunk_length, self._options
+        prompts: list[Tensor] = []
+        chunks: list[int] = []
+        if options.distil:
+            drawn = np.random.default_rng([self._seed, batch_idx, self.global_rank, _TEACHER_STREAM])
+            chunks = drawn.integers(1, batch.tokens.shape[1] // m, size=len(batch.tokens)).tolist()
+            room = self.model.context_length
+            prompts = [prompt_of(batch, row, chunk, m, Prompting(), room) for row, chunk in enumerate(chunks)]
+        is_random = batch.is_random if options.random_target == "base" else None
+        return taught_loss(self.model, batch.targets, batch, Lesson(is_random, chunks, prompts, options.distil))
 
     def _drops_this_step(self) -> bool:
         return drops_retrieval(self._seed, self.trainer.global_step, self._options.retrieval_dropout)

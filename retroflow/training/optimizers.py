@@ -29,7 +29,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
         is_matrix = sum(size > 1 for size in parameter.shape) >= 2
         (decayed if is_matrix and id(parameter) not in embeddings else kept).append((name, parameter))
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
-    return [*groups, {"params": kept, "weight_decay": 0.0}]
+    groups.append({"params": kept, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]  # torch takes an empty one for one without names
 
 
 def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:

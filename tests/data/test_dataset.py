@@ -120,7 +120,7 @@ def test_validation_chunks_read_another_store():
     assert batch.retrieved[0, 1, 0, :4].tolist() == database.tokens[3].tolist()
 
 
-def test_a_share_of_sequences_gets_random_neighbours_whatever_the_batch():
+def test_a_share_of_chunks_gets_random_neighbours_whatever_the_batch():
     chunks = make_chunks([4] * 300)
     neighbours = np.full((300, 2), 299)
 
@@ -131,9 +131,9 @@ def test_a_share_of_sequences_gets_random_neighbours_whatever_the_batch():
 
     starts = np.arange(0, 200, 2)
     usual, some = dataset(0.0).assemble(starts, 2), dataset(0.2).assemble(starts, 2)
-    is_random = (some.retrieved != usual.retrieved).flatten(1).any(1)
-    assert 10 <= int(is_random.sum()) <= 30
-    row = int(is_random.nonzero()[0])
+    assert usual.is_random is None and 25 <= int(some.is_random.sum()) <= 55
+    assert torch.equal((some.retrieved != usual.retrieved).flatten(2).any(2), some.is_random)
+    row = int(some.is_random.any(1).nonzero()[0])
     alone = dataset(0.2).assemble(starts[row : row + 1], 2)
     assert torch.equal(alone.retrieved[0], some.retrieved[row])
     assert not torch.equal(dataset(0.2, seed=4).assemble(starts, 2).retrieved, some.retrieved)

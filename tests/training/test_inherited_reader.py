@@ -5,6 +5,7 @@ import torch
 
 import retroflow as rf
 from retroflow.distributed.stop_signals import StopRequests
+from retroflow.errors import RetroflowError
 from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.runs.checkpoint_files import list_checkpoints
@@ -58,10 +59,13 @@ def test_a_factor_is_not_decayed(tmp_path, base):
     maps = job.module.model.retrieval.maps["1"]
     assert {id(maps.factor), id(maps.offset)} <= {id(parameter) for parameter in kept["params"]}
     assert {id(maps.query.up), id(maps.answer.down)} <= {id(parameter) for parameter in decayed["params"]}
+    alone = make_job(tmp_path, base, trained=("scale",))  # which leaves no matrix to decay
+    alone.module.configure_model()
+    assert len(alone.module.configure_optimizers()["optimizer"].param_groups) == 1
 
 
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base):
-    options = {"validate_every": 6, "random_neighbours": 0.3}
+    options = {"validate_every": 6, "random_neighbours": 0.3, "random_target": "base", "distil": 0.5}
     whole = make_job(tmp_path, base, **options)
     start, _ = run(whole)
     first = sorted(start.run.checkpoints.glob("*.ckpt"))[0]
@@ -92,26 +96,34 @@ def test_a_run_trains_generates_and_is_exported_like_any_other(attached, tmp_pat
     assert again.opponents.trained == {} and again.measures["on"].loss == pytest.approx(after["on"]["loss"], abs=1e-6)
 
 
+TRAINS = ("model.trained=[scale]", "trainer.max_steps=4")
+OPPONENTS = "trainer.trained_opponents=true"
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        (["model.unfreeze=true", "trainer.max_steps=4"], "no frozen base"),
-        ([], "trainer.max_steps is 0"),
+        ([OPPONENTS, "model.unfreeze=true", "trainer.max_steps=4"], "trained_opponents: true .* no frozen base"),
+        ([OPPONENTS], "trained_opponents: true given, but trainer.max_steps is 0"),
+        ([OPPONENTS, *TRAINS, "trainer.in_context_sequences=0"], "in_context_sequences is 0"),
+        ([OPPONENTS, *TRAINS, "trainer.strategy=ddp", "trainer.devices=2"], "several processes"),
+        (["trainer.distil=0.5", "model.unfreeze=true", "trainer.max_steps=4"], "distil: 0.5 given, but .* frozen base"),
+        (["trainer.distil=0.5", *TRAINS, "trainer.compile=true"], "distil: 0.5 given, but trainer.compile is true"),
+        (["trainer.random_target=base", *TRAINS], "random_neighbours is 0: no neighbours are random"),
         (
-            ["model.trained=[scale]", "trainer.max_steps=4", "trainer.in_context_sequences=0"],
-            "in_context_sequences is 0",
+            ["trainer.random_target=base", "trainer.random_neighbours=0.1", *TRAINS, "trainer.retrieval=false"],
+            'random_target: "base" given, but trainer.retrieval is false',
         ),
-        (["model.trained=[scale]", "trainer.max_steps=4", "trainer.strategy=ddp"], "several processes"),
     ],
 )
-def test_opponents_that_cannot_be_trained_are_refused_before_anything_is_prepared(attached, changes, complaint):
-    with pytest.raises(rf.RetroflowError, match=rf"trainer\.trained_opponents: true given, but .*{complaint}"):
-        rf.fit(rf.load_recipe(attached, "trainer.trained_opponents=true", *changes))
+def test_what_cannot_be_trained_is_refused_before_anything_is_prepared(attached, changes, complaint):
+    with pytest.raises(RetroflowError, match=rf"trainer\..*{complaint}"):
+        rf.fit(rf.load_recipe(attached, *changes))
     assert not (attached.parent / "artifacts").exists()
 
 
 def test_a_missing_library_of_opponents_is_named(attached, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     changes = ["model.trained=[scale]", "trainer.max_steps=4", "trainer.trained_opponents=true"]
-    with pytest.raises(rf.RetroflowError, match=r'needs the library peft.*pip install "retroflow\[peft\]"'):
+    with pytest.raises(RetroflowError, match=r'needs the library peft.*pip install "retroflow\[peft\]"'):
         rf.fit(rf.load_recipe(attached, *changes))
