@@ -30,7 +30,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
         (decayed if is_matrix and id(parameter) not in embeddings else kept).append((name, parameter))
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
     groups.append({"params": kept, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]  # torch takes an empty one for one without names
+    # torch takes an empty group for one without names; a model that trains nothing has no other.
+    return [group for group in groups if group["params"]] or groups
 
 
 def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
