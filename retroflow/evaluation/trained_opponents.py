@@ -75,7 +75,8 @@ def add_trained(
     for name, nats in ((TRAINED[0], _nats_alone), (TRAINED[1], _nats_in_context(job.seed))):
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(np.random.SeedSequence([job.seed, _MAPS_STREAM]).generate_state(1)[0]))
-            model = with_low_rank_maps(job.module.model, num_weights)
+            with torch.autocast(job.placement.accelerator, torch.bfloat16, enabled=job.placement.uses_bf16):
+                model = with_low_rank_maps(job.module.model, num_weights)
         trained[name] = _train(model, job, name, nats, seconds, stop)
         known |= _measure(model.eval(), sample, name, known["off"], random_neighbours(job))
         del model

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from retroflow.integrations.narrow_base import NarrowBase
 from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.integrations.retrofit_config import RetrofitConfig
 
@@ -16,7 +17,8 @@ def with_low_rank_maps(model: RetrofitModel, num_weights: int) -> RetrofitModel:
     Source: Hu et al. 2021, LoRA; on all linear maps: Dettmers et al. 2023, QLoRA, section 4.
 
     Args:
-        model: whose base is copied, with its device; it stays as it is.
+        model: whose base is copied, with its device; it stays as it is. Under bfloat16 autocast the copy is in
+            bfloat16, as what reads is.
         num_weights: how many the maps have at least; their rank is the lowest with so many.
 
     Returns:
@@ -30,7 +32,8 @@ def with_low_rank_maps(model: RetrofitModel, num_weights: int) -> RetrofitModel:
         base=model.options.base,
         reader="inherit",
     )
-    copied = RetrofitModel(options, copy.deepcopy(model.base))
+    base = NarrowBase().of(model.base)  # a copy already, unless weights stay as they are
+    copied = RetrofitModel(options, copy.deepcopy(base) if base is model.base else base)
     output = copied.base.get_output_embeddings()
     linear = [each for each in copied.base.modules() if isinstance(each, nn.Linear | Conv1D) and each is not output]
     of_rank_1 = sum(sum(each.weight.shape) for each in linear)

@@ -230,8 +230,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if isinstance(self.retrieval, InheritedReader):
             call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
         with self._running() as base:
-            logits: Tensor = base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits
-        return logits
+            return cast(Tensor, base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits)
 
     def loss(
         self,
@@ -254,24 +253,23 @@ class RetrofitModel(nn.Module, RetrievalModel):
         Raises:
             InvalidShapeError: as in `forward`.
         """
-        check_tokens(self.config, tokens)
         check_targets(self.config, targets, tokens)
         hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask).flatten(0, 1), targets.flatten()
+        matrix = cast(nn.Linear, self.base.get_output_embeddings()).weight
         if not torch.is_grad_enabled():
             is_wanted = wanted != IGNORED  # a prompt needs no logits
-            losses = token_losses(hidden[is_wanted], self.output_matrix(), wanted[is_wanted])
+            losses = token_losses(hidden[is_wanted], matrix, wanted[is_wanted])
             return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
-        return token_losses(hidden, self.output_matrix(), wanted).view(targets.shape).sum(-1)
+        return token_losses(hidden, matrix, wanted).view(targets.shape).sum(-1)
 
     def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
         """Return the base's last hidden states, float [b, n, d]; arguments and errors as in `forward`."""
         check_tokens(self.config, tokens)
         self._check_room(tokens, 0)
-        step = self.config.chunk_length
-        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        call: Any = self._call(tokens, self._encoding(found, step))
+        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, self.config.chunk_length)
+        call: Any = self._call(tokens, self._encoding(found, self.config.chunk_length))
         if isinstance(self.retrieval, InheritedReader):
-            call = self.retrieval.of_sequences(self.base, found, step=step)
+            call = self.retrieval.of_sequences(self.base, found, step=self.config.chunk_length)
         with self._running() as base:
             hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
         if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
@@ -358,17 +356,11 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())
 
-    def output_matrix(self) -> Tensor:
-        """Return the matrix float [v, d] that turns `hidden` into logits."""
-        with self._running() as base:
-            return cast(nn.Linear, base.get_output_embeddings()).weight
-
     def _running(self) -> AbstractContextManager[PreTrainedModel]:
         """Yield what runs a text: the base, or its copy in bfloat16."""
-        reader = self.retrieval
-        return (
-            reader.states.narrow.running(self.base) if isinstance(reader, InheritedReader) else nullcontext(self.base)
-        )
+        if isinstance(self.retrieval, RetrievalParts):
+            return nullcontext(self.base)
+        return self.retrieval.states.narrow.running(self.base)
 
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetrofitCache:
         return RetrofitCache(self.base.config, chunk_length=self.config.chunk_length, step=step, padding=padding)
