@@ -74,7 +74,7 @@ class RetrofitConfig(ModelConfig):
     base: Annotated[str, MinLen(1)]
     reader: Literal["encoder", "inherit"] = "encoder"
     reading_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
-    neighbour_cache_gib: Annotated[float, Ge(0)] = 1.0
+    neighbour_cache_gib: Annotated[float, Ge(0), Le(1_048_576)] = 1.0
     trained: tuple[Literal["scale", "query", "answer"], ...] = ()
     rank: Positive = 16
     unfreeze: bool = False

@@ -111,14 +111,17 @@ def dry_run(recipe: Recipe) -> DryRun:
         artifacts = preview(recipe, retrieval=options.retrieval)
     except RetroflowError as error:  # a model can be planned without its corpus on this machine
         failure = error
-    with no_downloads():
-        plan = plan_of_recipe(
-            recipe,
-            placement,
-            vocabulary_size=artifacts.vocabulary_size or data["vocabulary_size"],
-            chunks=artifacts.chunks,
-            is_estimate=artifacts.is_estimate,
-        )
+    try:
+        with no_downloads():
+            plan = plan_of_recipe(
+                recipe,
+                placement,
+                vocabulary_size=artifacts.vocabulary_size or data["vocabulary_size"],
+                chunks=artifacts.chunks,
+                is_estimate=artifacts.is_estimate,
+            )
+    except RetroflowError as error:  # it may only follow from the vocabulary that is assumed instead
+        raise failure or error from error
     return DryRun(
         plan=plan,
         artifacts=artifacts,

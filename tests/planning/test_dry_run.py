@@ -166,3 +166,16 @@ def test_who_insists_is_not_refused_for_memory(recipe_file, monkeypatch, capsys)
     words = ["fit", "--recipe", str(recipe_file), "trainer.max_steps=1", "trainer.retrieval=false"]
     assert run(words) == 2
     assert run([*words, "--ignore-memory"]) == 0
+
+
+def test_the_first_failure_is_told_and_not_one_that_follows_from_it(recipe_file, monkeypatch):
+    def failing(text):
+        def fail(*_, **__):
+            raise RetroflowError(text)
+
+        return fail
+
+    monkeypatch.setattr("retroflow.planning.dry_run.preview", failing("the base has no tokenizer"))
+    monkeypatch.setattr("retroflow.planning.dry_run.plan_of_recipe", failing("8192 tokens are too many"))
+    with pytest.raises(RetroflowError, match="the base has no tokenizer"):
+        dry_run(load(recipe_file, [], schema=recipe_schema()))
