@@ -10,6 +10,7 @@ k neighbours, r tokens of a neighbour.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -40,6 +41,7 @@ class InheritedReader(nn.Module):
         chunk_length: m.
         learned_positions: whether the base has learned positions and not rotary ones.
         most_bytes: how much of neighbours' states is kept between calls.
+        store: as in `NeighbourStates`.
         maps: the trained maps of each of the layers; none where nothing is trained.
     """
 
@@ -51,6 +53,7 @@ class InheritedReader(nn.Module):
         chunk_length: int,
         learned_positions: bool,
         most_bytes: int,
+        store: tuple[Path, int] | None = None,
         maps: Sequence[ReadingMaps] = (),
     ) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class InheritedReader(nn.Module):
             sink=sink_of(base.config),
             learned_positions=learned_positions,
             most_bytes=most_bytes,
+            store=store,
         )
         base.config._attn_implementation = NAME
         if "llama_4_scaling_beta" in (getattr(base.config, "rope_parameters", None) or {}):

@@ -14,6 +14,7 @@ Shapes: U texts, t tokens of a text, L reading layers, g heads of keys, h featur
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from retroflow.integrations.base_models import fingerprint
 from retroflow.integrations.narrow_base import NarrowBase
 from retroflow.integrations.neighbour_reader import ARGUMENT
+from retroflow.integrations.state_store import StateStore
 
 TOKENS_AT_ONCE = 2048
 """Retrieved tokens that run through the base together."""
@@ -55,16 +58,25 @@ class NeighbourStates:
         sink: the token that a text begins with.
         learned_positions: whether the base has learned positions and not rotary ones.
         most_bytes: how much is kept between calls; 0 keeps nothing.
+        store: folder that also keeps them on disk, and how many bytes; None for none.
 
     Attributes:
         narrow: runs texts under autocast.
     """
 
     def __init__(
-        self, layers: Sequence[int], *, retrieved_length: int, sink: int, learned_positions: bool, most_bytes: int
+        self,
+        layers: Sequence[int],
+        *,
+        retrieved_length: int,
+        sink: int,
+        learned_positions: bool,
+        most_bytes: int,
+        store: tuple[Path, int] | None = None,
     ) -> None:
         self._layers, self._length, self._sink = tuple(layers), retrieved_length, sink
         self._learned_positions, self._most_bytes = learned_positions, most_bytes
+        self._store, self._opened = store, dict[int, StateStore]()
         self.narrow = NarrowBase()
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()
         self._num_bytes = 0
@@ -77,6 +89,7 @@ class NeighbourStates:
             sink=self._sink,
             learned_positions=self._learned_positions,
             most_bytes=self._most_bytes,
+            store=self._store,
         )
 
     @property
@@ -113,9 +126,16 @@ class NeighbourStates:
                 else:
                     self._kept.move_to_end((text, made_by))
                     found[text] = state
+        is_sharded = any(isinstance(weight, DTensor) for weight in weights)
+        store = None if is_sharded or self._store is None else self._open_store(base, made_by[-1])
+        how = [device.type, str(base.dtype), str(autocast), alone]
+        stored = {} if store is None else {text: store.read([text, how]) for text in missing}
+        read = {text: state.to(device) for text, state in stored.items() if state is not None}
+        self._keep({(text, made_by): state for text, state in read.items()})
+        found |= read
+        missing = [text for text in missing if text not in read]
         missing.sort(key=lambda text: len(text[0]))
         batches = [[text] for text in missing] if alone else list(_batches(missing))
-        is_sharded = any(isinstance(weight, DTensor) for weight in weights)
         if missing:
             base = self.narrow.of(base)
         if is_sharded:
@@ -127,7 +147,26 @@ class NeighbourStates:
             computed = self._compute(base, batch, autocast)
             found |= computed
             self._keep({(text, made_by): state for text, state in computed.items()})
+            if store is not None:
+                for text, state in computed.items():
+                    store.write([text, how], state)
         return found
+
+    def _open_store(self, base: PreTrainedModel, version: int) -> StateStore:
+        """Open the store for a base, and again for weights that were changed in place."""
+        with self._lock:
+            if version not in self._opened:
+                assert self._store is not None
+                folder, most_bytes = self._store
+                made_of = {
+                    "version": 1,
+                    "base": bytes(fingerprint(base).tolist()).hex(),
+                    "layers": self._layers,
+                    "retrieved_length": self._length,
+                    "sink": self._sink,
+                }
+                self._opened = {version: StateStore(folder, made_of, most_bytes)}
+            return self._opened[version]
 
     def _keep(self, states: dict[Any, Tensor]) -> None:
         with self._lock:

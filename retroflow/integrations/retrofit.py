@@ -80,6 +80,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
                 chunk_length=self.config.chunk_length,
                 learned_positions=family.max_length(base.config) is not None,
                 most_bytes=0 if options.unfreeze else int(options.neighbour_cache_gib * (1 << 30)),
+                store=options.resolved_store,
                 maps=make_maps(options, self.config),
             )
             if "query" in options.trained:

@@ -38,6 +38,9 @@ class RetrofitConfig(ModelConfig):
             "inherit": the base reads neighbours with its own attention, and nothing needs to be trained.
         reading_layers: layers of the base (counted from 1) that read by inheritance; null for all of them.
         neighbour_cache_gib: memory for the states of neighbours that were read last, for reading by inheritance.
+        neighbour_store: folder that keeps these states on disk, too, so that a process that starts again has them; null
+            for none.
+        neighbour_store_gib: the most that it takes; what was not used for longest is deleted.
         trained: what is trained of reading by inheritance: "scale": a factor and an offset on the logits of neighbours,
             for each head; "query": a low-rank map on the query that asks neighbours; "answer": one on what they
             answer. All of them start as reading without training. [] trains nothing.
@@ -75,6 +78,8 @@ class RetrofitConfig(ModelConfig):
     reader: Literal["encoder", "inherit"] = "encoder"
     reading_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
     neighbour_cache_gib: Annotated[float, Ge(0), Le(1_048_576)] = 1.0
+    neighbour_store: Annotated[str, MinLen(1)] | None = None
+    neighbour_store_gib: Annotated[float, Gt(0), Le(1_048_576)] = 4.0
     trained: tuple[Literal["scale", "query", "answer"], ...] = ()
     rank: Positive = 16
     unfreeze: bool = False
@@ -105,7 +110,8 @@ class RetrofitConfig(ModelConfig):
 
     def _check_reader(self) -> None:
         """Refuse options of the reader that is not chosen: they would change nothing."""
-        of_inherited = {"reading_layers", "neighbour_cache_gib", "trained", "rank"}
+        of_store = {"neighbour_store", "neighbour_store_gib"}
+        of_inherited = {"reading_layers", "neighbour_cache_gib", "trained", "rank", *of_store}
         of_both = {"vocabulary_size", "chunk_length", "base", "reader", "unfreeze"}
         for field in fields(self):
             wrong = field.name not in of_inherited if self.reader == "inherit" else field.name in of_inherited
@@ -115,6 +121,11 @@ class RetrofitConfig(ModelConfig):
                     f'model.{field.name} belongs to the reader "{other}", and model.reader is "{self.reader}". Leave '
                     f"it out, or set model.reader: {other}."
                 )
+        if self.neighbour_store is not None and self.unfreeze:
+            raise UsageError(
+                "model.neighbour_store keeps what a frozen base makes of neighbours, and model.unfreeze is true. Leave "
+                "one of them out."
+            )
         if len(set(self.trained)) < len(self.trained):
             raise UsageError(f"model.trained is {list(self.trained)}, which names something twice; name it once.")
         if self.rank != RetrofitConfig.rank and not {"query", "answer"} & set(self.trained):
@@ -146,6 +157,13 @@ class RetrofitConfig(ModelConfig):
             cca_layers=layers,
             **shared,
         )
+
+    @property
+    def resolved_store(self) -> tuple[Path, int] | None:
+        """Folder of the neighbour store and its bound in bytes."""
+        if self.neighbour_store is None:
+            return None
+        return Path(self.neighbour_store).expanduser(), int(self.neighbour_store_gib * (1 << 30))
 
     def located_in(self, folder: Path) -> "RetrofitConfig":
         """Point a saved configuration at the base in the same folder, if there is one."""

@@ -43,7 +43,8 @@ def save(model: RetrofitModel, folder: Path, *, with_base: bool) -> None:
             "the base of this model was trained (model.unfreeze), so that it is nowhere else and cannot be left out; "
             "write it whole, with save_pretrained or by retroflow export without options."
         )
-    config = replace(model.options, base=BASE_FOLDER if with_base else model.options.base, unfreeze=False)
+    base = BASE_FOLDER if with_base else model.options.base
+    config = replace(model.options, base=base, unfreeze=False, neighbour_store=None)  # a folder of this machine
     added = nn.Module()
     added.retrieval = model.retrieval
     added.register_buffer(FINGERPRINT, model.base_fingerprint)

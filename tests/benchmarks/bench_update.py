@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for artifacts, the run and the report")
     parser.add_argument("--substantive", type=int, help="substantive probes; all without it")
     parser.add_argument("--others", type=int, help="other probes; all without it")
+    parser.add_argument("--context", type=int, default=1200, help="characters before a passage, at most")
     parser.add_argument("--retrieval-step", type=int)
     parser.add_argument("--neighbours", type=int)
     arguments = parser.parse_args()
@@ -36,7 +37,8 @@ def main() -> None:
     run = rf.fit(recipes["old"])
     index = work / "new" / f"index-{rf.prepare(recipes['new']).fingerprints['index']}"
     passages = work / f"{arguments.corpus}.jsonl"
-    write_passages(data / "update_probe.jsonl.gz", passages, (arguments.substantive, arguments.others))
+    counts = arguments.substantive, arguments.others
+    write_passages(data / "update_probe.jsonl.gz", passages, counts, arguments.context)
     number = len(list(work.glob("report-*.json")))
     report = rf.score(
         run,
@@ -66,7 +68,7 @@ def recipe_of(data: Path, work: Path, version: str, overrides: list[str]) -> Any
     )
 
 
-def write_passages(probes: Path, passages: Path, counts: tuple[int | None, int | None]) -> None:
+def write_passages(probes: Path, passages: Path, counts: tuple[int | None, int | None], characters: int) -> None:
     """Write what `retroflow score` reads: so many substantive probes and others, evenly spaced; None for all."""
     with gzip.open(probes, "rt", encoding="utf-8") as file:
         every = [json.loads(line) for line in file]
@@ -81,7 +83,11 @@ def write_passages(probes: Path, passages: Path, counts: tuple[int | None, int |
             is_in = meta["split"] == "train"
             groups = ["substantive" if meta["substantive"] else "small edits", "in the new" if is_in else "in neither"]
             # Context and text are separate lines of the document.
-            line = {"text": probe["text"], "context": f"{meta['context'].rstrip()}\n", "old_text": meta["old_text"]}
+            line = {
+                "text": probe["text"],
+                "context": f"{meta['context'].rstrip()[-characters:]}\n",
+                "old_text": meta["old_text"],
+            }
             file.write(json.dumps(line | {"document": meta["doc"], "groups": groups}) + "\n")
 
 

@@ -644,6 +644,8 @@ def test_only_the_chosen_layers_read():
         ({"reader": "encoder", "reading_layers": (2,)}, r'model\.reading_layers belongs to the reader "inherit"'),
         ({"reader": "encoder", "neighbour_cache_gib": 2.0}, r"model\.neighbour_cache_gib belongs to the reader"),
         ({"neighbour_cache_gib": -1.0}, r"model\.neighbour_cache_gib"),
+        ({"reader": "encoder", "neighbour_store": "f"}, r"model\.neighbour_store belongs to the reader"),
+        ({"neighbour_store": "f", "unfreeze": True}, r"model\.neighbour_store keeps.*model\.unfreeze is true"),
         ({"reader": "encoder", "trained": ("query",)}, r"model\.trained belongs to the reader"),
         ({"trained": ("query", "query")}, r"model\.trained is \['query', 'query'\], which names something twice"),
         ({"trained": ("key",)}, r"model\.trained"),
