@@ -23,7 +23,7 @@ from retroflow.console import say
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.hub import from_cache_or_hub
 from retroflow.integrations.gguf_base import load_gguf, read_gguf_config
-from retroflow.integrations.gguf_file import find_gguf
+from retroflow.integrations.gguf_file import SUFFIX, find_gguf
 from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
 
@@ -126,21 +126,37 @@ def find_base(base: str, *, weights: bool = True) -> Path:
             f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, a '
             "GGUF file, or a name on the Hugging Face hub."
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
+    held: list[str] = []
     patterns = FILE_PATTERNS if weights else [CONFIG_FILE]
 
     def load(local_files_only: bool) -> Path:
+        if not local_files_only:
+            held.extend(list_repo_files(base))
+            if _only_ggufs(held):
+                raise LookupError
         folder = snapshot_download(base, allow_patterns=patterns, local_files_only=local_files_only)
         return _checked(Path(folder), base, weights=weights)
 
     try:
         return from_cache_or_hub(load)[0]
     except LookupError as error:
+        if _only_ggufs(held):
+            names = sorted(name for name in held if name.endswith(SUFFIX))
+            raise UsageError(
+                f'model.base: "{base}" on the Hugging Face hub holds GGUF files and no safetensors '
+                f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}). Run hf download {base} {names[0]} "
+                "and give the path that it prints."
+            ) from None
         raise UsageError(
             f'model.base: "{base}" was not found. Tried: folder or GGUF file: "{base}" is neither; {error}. Check the '
             "name and the network, or give a folder that holds the model."
         ) from error
+
+
+def _only_ggufs(names: list[str]) -> bool:
+    return any(name.endswith(SUFFIX) for name in names) and not any(name.endswith(".safetensors") for name in names)
 
 
 def _checked(folder: Path, base: str, *, weights: bool) -> Path:

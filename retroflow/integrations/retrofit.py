@@ -61,9 +61,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def __init__(self, options: RetrofitConfig, base: PreTrainedModel) -> None:
         super().__init__()
         family = family_of(base.config, options.base)
-        self.options = options
+        self.options, self.base = options, base
         self.config = reading_config(options, base.config)
-        self.base = base
         embedded: int = self._embedding().weight.shape[1]
         if embedded != self.config.width:
             raise UsageError(

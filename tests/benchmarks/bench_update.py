@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data, work = Path(os.environ["RETROFLOW_TEST_DATA"]) / arguments.corpus, arguments.work
     recipes = {version: recipe_of(data, work, version, arguments.overrides) for version in ("old", "new")}
-    run = rf.fit(recipes["old"])
+    run = rf.fit(recipes["old"], resume="last" if (work / "runs").exists() else None)
     index = work / "new" / f"index-{rf.prepare(recipes['new']).fingerprints['index']}"
     passages = work / f"{arguments.corpus}.jsonl"
     counts = arguments.substantive, arguments.others

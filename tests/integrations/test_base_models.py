@@ -78,9 +78,26 @@ def test_a_name_that_is_nowhere_says_where_was_looked(monkeypatch):
     def fail(name, **options):
         raise OSError("cache" if options["local_files_only"] else "network")
 
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: [])
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(UsageError, match=r'"someone/model" was not found.*folder.*cache.*hub.*network'):
         find_base("someone/model")
+
+
+def test_a_repository_of_ggufs_alone_says_how_to_download_one(monkeypatch):
+    def fail(name, **options):
+        assert options["local_files_only"]
+        raise OSError("not in the cache")
+
+    names = ["README.md", "model-q8.gguf", "config.json", "model-q4.gguf"]
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: names)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    message = (
+        r'model\.base: "some/model" on the Hugging Face hub holds GGUF files and no safetensors \(model-q4\.gguf, '
+        r"model-q8\.gguf\)\. Run hf download some/model model-q4\.gguf and give the path that it prints\."
+    )
+    with pytest.raises(UsageError, match=message):
+        find_base("some/model", weights=False)
 
 
 def test_the_cache_comes_before_the_hub(monkeypatch, folder):
