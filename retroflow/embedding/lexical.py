@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
 
 from retroflow.embedding.lexical_terms import check_terms
 from retroflow.embedding.ngrams import MOST_BYTES, NgramHasher
@@ -71,6 +72,7 @@ class LexicalEmbedder:
         self._num_texts = 0
         generator = np.random.default_rng(seed)
         size = (COLUMNS_PER_BUCKET, buckets)
+        self._rarity = self._rarities()
         self._columns = generator.integers(dimension, size=size, dtype=np.int32)
         self._signs = generator.integers(2, size=size, dtype=np.int8) * 2 - 1
 
@@ -82,6 +84,7 @@ class LexicalEmbedder:
             _, buckets, _ = self._terms(block)
             self._texts_with_bucket += np.bincount(buckets, minlength=self._buckets)
             self._num_texts += len(block)
+        self._rarity = self._rarities()
 
     def embed(self, texts: list[str]) -> Float32Array:
         """Embed texts; return float32 [len(texts), dimension], every row of length 1.
@@ -93,8 +96,7 @@ class LexicalEmbedder:
             UsageError: a text is not a string.
         """
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        rarity = 1.0 + np.log((1.0 + self._num_texts) / (1.0 + self._texts_with_bucket))
-        start = 0
+        rarity, start = self._rarity, 0
         for block in _blocks(texts):
             rows, buckets, counts = self._terms(block)
             weights = (1.0 + np.log(counts)) * rarity[buckets]
@@ -145,10 +147,15 @@ class LexicalEmbedder:
             )
         self._texts_with_bucket = np.load(io.BytesIO(content), allow_pickle=False)
         self._num_texts = num_texts
+        self._rarity = self._rarities()
 
     def fingerprint(self) -> dict[str, object]:
         """Return the options and the version of the arithmetic; the corpus determines the document frequencies."""
         return {"embedder": "lexical", "arithmetic": 1, **self._options}
+
+    def _rarities(self) -> NDArray[np.float64]:
+        """Return the weight of each bucket by the texts that have it, float64 [buckets]."""
+        return 1.0 + np.log((1.0 + self._num_texts) / (1.0 + self._texts_with_bucket))
 
     def _terms(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return distinct (row, bucket) pairs of the texts and their counts, each int64 [terms]."""

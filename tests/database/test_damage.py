@@ -84,7 +84,7 @@ def test_damage_is_found(template: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_damage_of_400_files_is_found(template: Path, tmp_path: Path) -> None:
     found = [check(template, tmp_path / str(seed), seed) for seed in range(1000, 1400)]
-    assert found.count("opening") > 100 and found.count("verify") > 50
+    assert found.count("opening") > 100 and found.count("verify") > 20
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
