@@ -19,7 +19,7 @@ Passages = Annotated[
 ]
 Databases = Annotated[
     list[Path] | None,
-    typer.Option("--database", help="Index, artifacts or run folder to compare with; may be repeated."),
+    typer.Option("--database", help="Database, index, artifacts or run folder to compare with; may be repeated."),
 ]
 Neighbours = Annotated[
     int | None, typer.Option("--neighbours", min=1, help="Chunks retrieved per window. Default: as trained.")

@@ -141,6 +141,7 @@ class Writer:
         """Keep segments, removed documents and old versions within bounds."""
         merge = segments_to_merge(self.before.version)
         if merge:
+            say(f"joining {len(merge)} of {len(self.before.version.segments)} segments")
             self.compact(merge)
         prune(self.before.folder, time.time() - KEPT_SECONDS)
 
@@ -333,7 +334,7 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (folder / PARTS_FOLDER / VERIFIED_FOLDER).glob("*"):
         if path.stem not in parts:
-            path.unlink()
+            path.unlink(missing_ok=True)  # readers write and rename there
     for path in (folder / DEAD_FOLDER).glob("*"):
         if path.name not in dead:
             path.unlink()

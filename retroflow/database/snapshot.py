@@ -133,13 +133,10 @@ class Snapshot:
             RetroflowError: the retriever cannot be created here.
         """
         identity = self.identity
-        if identity.searches_segments:
+        if self._index is None:
             return VersionSearch(self.segments, self.view, identity.new_retriever)
         retriever = identity.new_retriever()
-        if self._index is not None:
-            retriever.load(self._index / INDEX_FOLDER)
-        else:
-            retriever.build([])  # no documents
+        retriever.load(self._index / INDEX_FOLDER)
         return WholeSearch(retriever, self.view)
 
     @property

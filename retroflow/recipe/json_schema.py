@@ -22,6 +22,7 @@ from retroflow.options.types import (
     OptionType,
     Scalar,
 )
+from retroflow.recipe.database_key import KEY
 from retroflow.recipe.schema import RECIPE_VERSION, RecipeSchema, Slot
 from retroflow.recipe.signatures import read_block
 
@@ -57,13 +58,21 @@ def json_schema(schema: RecipeSchema, named: Mapping[str, str] | None = None) ->
         else:
             properties[name] = _block(read_block(section.target, "retroflow"))
     required = [name for name in needed if schema.slots[name].default is None]
+    complete = [{"required": ["extends"]}]
+    if schema.database:
+        properties[KEY] = {
+            "type": "string",
+            "minLength": 1,
+            "description": "folder of a database, in place of corpus, embedder and retriever",
+        }
+        complete.append({"required": [KEY]})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe of retroflow",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "if": {"not": {"required": ["extends"]}},
+        "if": {"not": {"anyOf": complete}},
         "then": {"required": ["recipe_version", *required], "properties": needed},
         "$defs": {
             "reference": {

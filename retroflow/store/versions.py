@@ -7,6 +7,7 @@ DB/
   dead/                 removed documents of a segment, as numbers
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -154,7 +155,7 @@ def read_current(database: Path) -> Current:
         DamagedDataError: it was changed.
     """
     path = database / CURRENT_FILE
-    values = _read(path)
+    values = _read(path, REMEDY)
     try:
         tags = {str(name): int(number) for name, number in values["tags"].items()}
         return Current(int(values["version"]), str(values["digest"]), tags)
@@ -175,7 +176,7 @@ def read_version(database: Path, number: int, digest: str | None = None) -> Vers
         DamagedDataError: it was changed, or belongs to another version.
     """
     path = database / VERSIONS_FOLDER / version_file(number)
-    values = _read(path)
+    values = _read(path, REMEDY if digest else "Restore it from a copy, or delete it to give up this older version.")
     if digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise DamagedDataError(f'"{path}": it is not the version that {CURRENT_FILE} names. {REMEDY}')
     if values.get("number") != number:
@@ -195,8 +196,8 @@ def version_numbers(database: Path) -> list[int]:
     return sorted(int(path.stem) for path in (database / VERSIONS_FOLDER).glob("[0-9]*.json") if path.stem.isdigit())
 
 
-def _read(path: Path) -> dict[str, Any]:
-    values = read_sealed(path, remedy=REMEDY)
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    values = read_sealed(path, remedy=remedy)
     if values.get("format_version") != FORMAT_VERSION:
         raise DamagedDataError(
             f'"{path}": its format version is {values.get("format_version")!r}; this program reads {FORMAT_VERSION}. '
@@ -271,8 +272,14 @@ def _locked(database: Path, number: int, kind: int) -> Hold | None:
     held = Hold(descriptor)
     try:
         fcntl.flock(descriptor, kind)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            held.close()
+            return None
+        # A file system without locks: versions of the last days are not deleted anyway.
+    try:
         is_there = os.stat(path).st_ino == os.fstat(descriptor).st_ino
-    except OSError:  # held, or deleted in the meantime
+    except FileNotFoundError:  # deleted in the meantime
         is_there = False
     if not is_there:
         held.close()
