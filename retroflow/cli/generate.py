@@ -34,7 +34,7 @@ PromptsFile = Annotated[
 ]
 Database = Annotated[
     Path | None,
-    typer.Option("--database", help="Database (or DB@VERSION), index, artifacts or run folder. Default: the run's own."),
+    typer.Option("--database", help="Database, DB@VERSION, index, artifacts or run. Default: the run's own."),
 ]
 Retrieval = Annotated[bool, typer.Option(" /--no-retrieval", help="Read no neighbours.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
