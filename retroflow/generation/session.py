@@ -116,11 +116,15 @@ def _retrieval_lines(retrieval: Retrieval) -> list[str]:
     lines = [f"  after {retrieval.end} tokens, for: {_shortened(retrieval.query)}"]
     for source in retrieval.sources:
         place = ", ".join(dict.fromkeys(part for part in (source.title, source.document, source.source) if part))
-        lines += [f"    {source.score:.4f}  {place}", f"      {_shortened(source.text)}"]
+        lines += [f"    {source.score:.4f}  {_printable(place)}", f"      {_shortened(source.text)}"]
     return lines
 
 
 def _shortened(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Return a text on one line, with visible control characters, cut at `most` characters."""
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:most])
-    return shown + ("..." if len(text) > most else "")
+    return _printable(text[:most]) + ("..." if len(text) > most else "")
+
+
+def _printable(text: str) -> str:
+    """Return a text whose control characters are visible: a corpus is not to command the terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -75,7 +75,8 @@ class ChunkStage:
             yield Block(len(documents), make, _hash_of(documents))
         if self.inputs["corpus"] != self._corpus.fingerprint():
             raise CorpusError(
-                "The corpus changed while it was being read. Run the command again once nothing writes to it."
+                f"The corpus changed while it was being read: {self._corpus.owner} has another fingerprint now. Run "
+                "the command again once nothing writes to it."
             )
         say(f"corpus: {self._corpus.counts.summary()}")
 

@@ -32,14 +32,14 @@ def test_pieces_come_prompt_after_prompt_and_as_soon_as_they_may():
 
 
 def test_sources_are_shown_with_document_text_and_score():
-    found = Source("doc/3", "A title", "file.jsonl:3", "line\n\x1b[31mred" + "x" * 400, -0.25, 7)
+    found = Source("doc/3", "A \x1b[32mtitle", "file.jsonl:3", "line\n\x1b[31mred" + "x" * 400, -0.25, 7)
     shown = describe_sources(
         generation(4, retrievals=[Retrieval(16, "the\tquery", (found,)), Retrieval(32, "q", ())]), "l2"
     )
     lines = shown.splitlines()
     assert lines[0] == "sources of prompt 5 (score: minus the squared distance; 0 means equal embeddings)"
     assert lines[1] == r"  after 16 tokens, for: the\tquery"
-    assert lines[2] == "    -0.2500  A title, doc/3, file.jsonl:3"
+    assert lines[2] == r"    -0.2500  A \x1b[32mtitle, doc/3, file.jsonl:3"
     assert lines[3].startswith(r"      line\n\x1b[31mred") and lines[3].endswith("x...") and "\x1b" not in shown
     assert lines[4] == "  after 32 tokens, for: q"
     assert describe_sources(generation(0), "l2").splitlines()[1] == "  nothing was retrieved"
