@@ -103,19 +103,22 @@ def test_ddp_and_fsdp_equal_one_process(folder, monkeypatch, family, unfreeze):
 
 
 @pytest.mark.slow
-def test_a_trained_inherited_reader_on_two_ranks_equals_one_process(folder, monkeypatch):
+@pytest.mark.parametrize("unfreeze", ["false", "true"])
+def test_a_trained_inherited_reader_on_two_ranks_equals_one_process(folder, monkeypatch, unfreeze):
     """Ranks that have kept other neighbours run as many passes under FSDP; else they would wait for each other."""
     monkeypatch.chdir(folder)
     usual = ("model.encoder_width=896", "model.encoder_layers=2", "model.encoder_heads=16")  # of the other reader
     model = ("model.base=llama", "model.reader=inherit", "model.trained=[scale, query, answer]", "model.rank=4")
-    words = (*usual, *model, "trainer.log_every=1", "trainer.retrieval_dropout=0", "trainer.random_neighbours=0.3")
-    fit_here(load(Path("tiny.yaml"), (*words, "trainer.runs_folder=inherited-one"), schema=recipe_schema()))
+    words = (*usual, *model, f"model.unfreeze={unfreeze}", "trainer.log_every=1", "trainer.retrieval_dropout=0")
+    words, runs = (*words, "trainer.random_neighbours=0.3"), f"inherited-{unfreeze}"
+    fit_here(load(Path("tiny.yaml"), (*words, f"trainer.runs_folder={runs}-one"), schema=recipe_schema()))
     for strategy, of_two in TWO.items():
-        ended = fit(folder, *words, *of_two, f"trainer.runs_folder=inherited-{strategy}")
+        ended = fit(folder, *words, *of_two, f"trainer.runs_folder={runs}-{strategy}")
         assert ended.code == 0 and not ended.leftovers(), ended.errors
-        assert_close(folder, "inherited-one", f"inherited-{strategy}")
-    one, fsdp = newest(folder, "inherited-one"), newest(folder, "inherited-fsdp")
-    assert one["state_dict"].keys() == fsdp["state_dict"].keys() and not any(".base." in n for n in one["state_dict"])
+        assert_close(folder, f"{runs}-one", f"{runs}-{strategy}")
+    one, fsdp = newest(folder, f"{runs}-one"), newest(folder, f"{runs}-fsdp")
+    assert one["state_dict"].keys() == fsdp["state_dict"].keys()
+    assert any(".base." in name for name in one["state_dict"]) == (unfreeze == "true")
 
 
 @pytest.mark.slow
