@@ -45,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 
 
 _FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--stop-at-end-of-text/--ignore-end-of-text"}
-_DEFAULTS = {"num_neighbours": "as trained", "retrieval_step": "the chunk length", "stop": ""}
+_DEFAULTS = {"num_neighbours": "as trained", "retrieval_step": "as evaluated", "stop": ""}
 """Shown for flags that are not passed on unless they are given."""
 
 
@@ -128,6 +128,8 @@ def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/d
         elif retriever and chosen.num_neighbours > len(retriever):
             allowed = f"1 to {len(retriever):,}, the chunks of the database"
             raise UsageError(f"--neighbours is {chosen.num_neighbours}; allowed: {allowed}.")
+        if "retrieval_step" not in options:
+            chosen = replace(chosen, retrieval_step=opened.origin.retrieval_step)
         texts, reading = [each.text for each in prompts], ReadingLines(say)
         pieces = stream(opened.model, opened.tokenizer, texts, retriever=retriever, options=chosen, reading=reading)
     for note in notes_on_length(prompts, opened.tokenizer, opened.origin.sequence_length):

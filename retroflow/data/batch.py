@@ -20,8 +20,9 @@ class Batch(NamedTuple):
     Attributes:
         tokens: int64 [b, n], the decoder's input; padding is the end-of-text token.
         targets: int64 [b, n], the next token of the store, or `NOT_PREDICTED`.
-        retrieved: int64 [b, l, k, r], retrieved[i, u] belongs to chunk u of row i; None without retrieval.
-        retrieved_mask: bool [b, l, k, r], True where `retrieved` is a real token; None without retrieval.
+        retrieved: int64 [b, l, k, r], retrieved[i, u] belongs to chunk u of row i; [b, W, k, r] of W windows where
+            lookups are more frequent; None without retrieval.
+        retrieved_mask: bool of that shape, True where `retrieved` is a real token; None without retrieval.
         num_bytes: int64 [b], UTF-8 bytes of the text in the row's chunks.
         is_random: bool [b, l], True where `retrieved` was drawn and not found; None where nothing is drawn.
     """

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from retroflow.data.batch import NOT_PREDICTED, Batch
 from retroflow.data.retrieved import read_retrieved
+from retroflow.data.windows import WindowTable
 from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
 from retroflow.store.array_file import check_mapped
@@ -32,7 +33,8 @@ class SequenceDataset(Dataset[Batch]):
         chunks: the split of the sequences, N chunks.
         sequence_chunks: chunks of a sequence.
         database: the training split, T chunks; neighbour ids are its rows.
-        neighbours: int64 [N, k] rows of `database`, -1 where there is none; None for batches without retrieval.
+        neighbours: int64 [N, k] rows of `database`, -1 where there is none; or a table of windows, for sequences as in
+            `in_order`; None for batches without retrieval.
         random_share: share of chunks that get random neighbours instead, 0 to 1.
         seed: chooses both, with a sequence's first chunk and nothing else.
 
@@ -47,13 +49,13 @@ class SequenceDataset(Dataset[Batch]):
         *,
         sequence_chunks: int,
         database: ChunkSource | None = None,
-        neighbours: Int64Array | None = None,
+        neighbours: Int64Array | WindowTable | None = None,
         random_share: float = 0.0,
         seed: int = 0,
     ) -> None:
         if len(chunks) == 0:
             raise CorpusError("A split of the corpus has no chunks. Use a larger corpus, or hold out another share.")
-        if neighbours is not None and len(neighbours) != len(chunks):
+        if isinstance(neighbours, np.ndarray) and len(neighbours) != len(chunks):
             raise ValueError(f"neighbours: {len(neighbours):,} rows for {len(chunks):,} chunks; give one per chunk.")
         self.chunks = chunks
         self.sequence_chunks = sequence_chunks
@@ -62,7 +64,7 @@ class SequenceDataset(Dataset[Batch]):
         self._random_share, self._seed = random_share, seed
         stores: list[ChunkSource] = [store for store in (chunks, database) if store is not None]
         self._files = [array for store in stores for array in (store.tokens, store.lengths, store.document_ids)]
-        self._files += [chunks.num_bytes, *([] if neighbours is None else [neighbours])]
+        self._files += [chunks.num_bytes, *([neighbours] if isinstance(neighbours, np.ndarray) else [])]
 
     def __len__(self) -> int:
         """Return the number of sequences of the split; the last one may be shorter."""
@@ -134,7 +136,8 @@ class SequenceDataset(Dataset[Batch]):
     ) -> tuple[Int64Array, NDArray[np.bool_], NDArray[np.bool_]]:
         """Return neighbours with continuations, and where they are random.
 
-        The former are int64 [b, s, k, r], and bool of that shape, True for real tokens; the latter is bool [b, s].
+        The former are int64 [b, W, k, r], and bool of that shape, True for real tokens; the latter is bool [b, W].
+        There is one window for each chunk, unless a table of windows was given.
 
         Args:
             rows: int64 [b, s], chunks of the sequences.
@@ -142,7 +145,11 @@ class SequenceDataset(Dataset[Batch]):
         """
         assert self._database is not None and self._neighbours is not None
         database = self._database
-        ids = np.array(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
+        if isinstance(self._neighbours, WindowTable):
+            sequences, m = rows[:, 0] // self.sequence_chunks, self.chunks.chunk_length
+            ids = self._neighbours.of(sequences, rows.shape[1] * m, m)  # [b, W, k]
+        else:
+            ids = np.array(self._neighbours[rows], dtype=np.int64)  # [b, s, k]
         is_random = np.zeros(ids.shape[:2], dtype=bool)
         for row, first in enumerate(rows[:, 0].tolist() if self._random_share else ()):
             generator = np.random.default_rng([self._seed, first, _RANDOM_STREAM])

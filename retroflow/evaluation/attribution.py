@@ -1,10 +1,13 @@
 """Baselines for retrieval: the same model with text that was retrieved for another chunk, or with random text.
 
-Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database.
+Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database; S sequences of W windows.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
+from retroflow.data.windows import WindowTable
 from retroflow.protocols import Int64Array
 
 
@@ -29,6 +32,27 @@ def shuffled(neighbours: Int64Array, *, seed: int) -> Int64Array:
 def at_random(shape: tuple[int, int], *, database_chunks: int, seed: int) -> Int64Array:
     """Draw int64 [N, k] rows of the database, every chunk with the same probability."""
     return np.random.default_rng([seed, *shape]).integers(database_chunks, size=shape, dtype=np.int64)
+
+
+def shuffled_windows(table: WindowTable, *, seed: int) -> WindowTable:
+    """Return for every sequence the neighbours of another one, window by window; see `shuffled`."""
+    rows = shuffled(np.arange(len(table.sequences))[:, None], seed=seed)[:, 0]
+    return replace(table, ids=np.where(rows[:, None, None] < 0, -1, table.ids[rows]))
+
+
+def random_windows(table: WindowTable, *, database_chunks: int, seed: int) -> WindowTable:
+    """Return random chunks of the database in the place of those found.
+
+    A chunk that was found for several windows of a sequence becomes the same random one in all of them, so that a
+    sequence reads as many different chunks, for as long.
+    """
+    ids = np.full_like(table.ids, -1)
+    generator = np.random.default_rng([seed, *table.ids.shape])
+    for row, found in enumerate(table.ids):
+        _, places = np.unique(found, return_inverse=True)
+        drawn = generator.integers(database_chunks, size=places.max(initial=0) + 1, dtype=np.int64)
+        ids[row] = np.where(found < 0, -1, drawn[places.reshape(found.shape)])
+    return replace(table, ids=ids)
 
 
 def share_without_neighbours(neighbours: Int64Array) -> float:

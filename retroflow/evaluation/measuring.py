@@ -17,9 +17,16 @@ from torch import Tensor, nn
 
 from retroflow.data import Batch, SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
+from retroflow.data.windows import WindowTable
 from retroflow.distributed.ranks import Ranks
 from retroflow.errors import RetroflowError
-from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
+from retroflow.evaluation.attribution import (
+    at_random,
+    random_windows,
+    share_without_neighbours,
+    shuffled,
+    shuffled_windows,
+)
 from retroflow.evaluation.leakage import by_overlap, overlaps_of
 from retroflow.evaluation.opponents import Sample, compare, promptings
 from retroflow.evaluation.perplexity import measure
@@ -76,23 +83,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def token_losses(model: Any, placement: Placement) -> Callable[[Batch], Tensor]:
-    """Return a function from a batch to float32 [b, n], nats of each position, 0 where nothing is predicted."""
+def token_losses(model: Any, placement: Placement, step: int | None = None) -> Callable[[Batch], Tensor]:
+    """Return a function from a batch to float32 [b, n], nats of each position, 0 where nothing is predicted.
+
+    Args:
+        model: a `RetrievalModel`.
+        placement: its device and precision.
+        step: tokens between two lookups; None for a chunk's.
+    """
 
     def losses(batch: Batch) -> Tensor:
         batch = batch.to(placement.device)
         num_rows, length = batch.tokens.shape
         rows = max(1, _LOGITS_AT_ONCE // (length * model.config.vocabulary_size))
-        parts = [_losses_of(model, placement, batch.rows(first, first + rows)) for first in range(0, num_rows, rows)]
+        parts = [
+            _losses_of(model, placement, step, batch.rows(first, first + rows)) for first in range(0, num_rows, rows)
+        ]
         return torch.cat(parts)
 
     return losses
 
 
 @torch.no_grad()
-def _losses_of(model: Any, placement: Placement, batch: Batch) -> Tensor:
+def _losses_of(model: Any, placement: Placement, step: int | None, batch: Batch) -> Tensor:
     with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
-        logits = model(batch.tokens, batch.retrieved, batch.retrieved_mask)  # [b, n, v]
+        logits = model(batch.tokens, batch.retrieved, batch.retrieved_mask, retrieval_step=step)  # [b, n, v]
     flat = F.cross_entropy(
         logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_PREDICTED, reduction="none"
     )
@@ -133,33 +148,32 @@ def estimate(job: Measurable, ranks: Ranks) -> dict[str, float]:
     return values
 
 
-def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callable[[int], None]) -> Report:
+def measure_report(
+    job: Measurable, *, training: dict[str, Any], advance: Callable[[int], None], windows: WindowTable | None = None
+) -> Report:
     """Measure a job's model over the validation split, or the sample of it that `trainer.final_sequences` asks for.
 
     Args:
         job: its module's model is on the placement's device.
         training: how it was trained, for the report.
         advance: called with the number of finished sequences; may raise to stop.
+        windows: neighbours of these sequences, looked up more often than once a chunk; None for those of the chunks.
 
     Raises:
         RetroflowError: the loss is not finite.
     """
     model, splits, options = job.module.model, job.splits, job.options
     found = splits.validation_neighbours
-    tables: dict[str, Int64Array | None] = {"off": None}
+    tables: dict[str, Int64Array | WindowTable | None] = {"off": None}
     if options.retrieval:
-        tables |= {
-            "on": found,
-            "shuffled": shuffled(found, seed=job.seed),
-            "random": random_neighbours(job),
-        }
+        tables |= _tables(job, found if windows is None else windows)
     sample = sample_of(job)
     starts = None if sample is None else sample * splits.sequence_chunks
     measures, opponents = {}, None
     with evaluating(model):
         for mode, table in tables.items():
             measures[mode] = measure(
-                token_losses(model, job.placement),
+                token_losses(model, job.placement, None if windows is None else windows.step),
                 splits.validation(table).in_order(options.eval_batch_size, sample),
                 num_chunks=len(splits.valid_chunks),
                 chunk_length=splits.valid_chunks.chunk_length,
@@ -183,6 +197,14 @@ def measure_report(job: Measurable, *, training: dict[str, Any], advance: Callab
         sample=stated,
         opponents=opponents,
     )
+
+
+def _tables(job: Measurable, found: Int64Array | WindowTable) -> dict[str, Int64Array | WindowTable | None]:
+    """What is read in each way of retrieving."""
+    if not isinstance(found, WindowTable):
+        return {"on": found, "shuffled": shuffled(found, seed=job.seed), "random": random_neighbours(job)}
+    random = random_windows(found, database_chunks=len(job.splits.database), seed=job.seed)
+    return {"on": found, "shuffled": shuffled_windows(found, seed=job.seed), "random": random}
 
 
 def refuse_not_finite(nats: float, mode: str) -> None:

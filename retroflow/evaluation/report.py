@@ -57,6 +57,21 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
+class Lookups:
+    """Lookups more often than once a chunk.
+
+    Attributes:
+        step: tokens between two of them.
+        k: neighbours that each finds.
+        seconds: that all of them took, beside the durations of the measures.
+    """
+
+    step: int
+    k: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What was measured.
 
@@ -68,6 +83,7 @@ class Report:
         measured: checkpoint and its SHA-256, step, and overrides of the training's recipe.
         sample: number of "sequences" that were measured, "of" the validation split's; None for all of them.
         opponents: losses of a pretrained base with the same neighbours in its prompt; None if that was not measured.
+        lookups: for "on", "shuffled" and "random"; None if the neighbours of whole chunks were read.
     """
 
     measures: dict[str, Measure]
@@ -77,6 +93,7 @@ class Report:
     measured: dict[str, Any] = field(default_factory=dict)
     sample: dict[str, int] | None = None
     opponents: Opponents | None = None
+    lookups: Lookups | None = None
 
     def gain(self, baseline: str) -> float:
         """Return how much lower the loss with retrieval is than a baseline's, as a share of the latter."""
@@ -145,13 +162,19 @@ class Report:
         return sentences
 
     def _about(self) -> list[str]:
-        """Return remarks on a sample, and on a run that was trained longer."""
+        """Return remarks on lookups, on a sample, and on a run that was trained longer."""
         sampled = []
+        if self.lookups is not None:
+            sampled.append(
+                f"on, shuffled and random read neighbours that were looked up every {self.lookups.step} tokens, "
+                f"{self.lookups.k} each time ({self.lookups.seconds:,.1f} s for all lookups, not in ms/token). Prompts "
+                "have those of the last whole chunk."
+            )
         if self.sample is not None:
-            sampled = [
+            sampled.append(
                 f"Only a sample was measured: {self.sample['sequences']:,} of the {self.sample['of']:,} validation "
                 "sequences, evenly spaced (trainer.final_sequences)."
-            ]
+            )
         schedules = self.training.get("schedules", [])
         return sampled + [
             f"Trained longer from step {schedule['first_step']:,} on, as a run of {schedule['max_steps']:,} steps: the "
@@ -176,12 +199,13 @@ class Report:
         }
         any_measure = self.measures["off"]
         return {
-            "report_version": 2,
+            "report_version": 3,
             "definitions": DEFINITIONS,
             "validation": modes,
             **gains,
             **self._opponents_json(),
             "sample": self.sample,
+            "lookups": self.lookups and asdict(self.lookups),
             "predicted_tokens": any_measure.tokens,
             "bytes": any_measure.bytes,
             "share_without_neighbours": self.without_neighbours,

@@ -12,7 +12,7 @@ from retroflow.errors import DamagedDataError, UsageError
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.opponents import Opponents
 from retroflow.evaluation.perplexity import Measure
-from retroflow.evaluation.report import Report
+from retroflow.evaluation.report import Lookups, Report
 from retroflow.runs.folder import RunFolder
 from retroflow.store.sealed_json import strict_json
 
@@ -64,6 +64,7 @@ def read_report(run_folder: Path) -> StoredReport:
             training=dict(values["training"]),
             measured=dict(values["measured"]),
             sample=values["sample"],
+            lookups=values["lookups"] and Lookups(**values["lookups"]),
             opponents=_opponents(values["opponents"]) if "opponents" in values else None,
         )
         findings = [str(finding) for finding in values["findings"]]

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from retroflow.components import create_embedder, create_retriever
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
@@ -25,9 +23,8 @@ from retroflow.errors import DamagedDataError
 from retroflow.generation.arguments import unfit
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
-from retroflow.protocols import Float32Array, Neighbours
+from retroflow.pipeline.lookups import LiveSearch
 from retroflow.retrieval.checked import CheckedRetriever
-from retroflow.retrieval.keys import LazyQueries
 from retroflow.runs.description import RUN_FILE, read_run
 from retroflow.store.agreement import check_same_rows
 from retroflow.store.artifact import INDEX_FOLDER, check_parents, open_artifact, parent_of
@@ -68,7 +65,7 @@ class RetrievalDatabase:
         self.fingerprint, self.name = fingerprint, name or f"index-{fingerprint}"
         self.metric = retriever.capabilities.metric
         self._chunks, self._tokenizer = chunks, tokenizer
-        self._embedder, self._retriever = embedder, retriever
+        self._live = LiveSearch(tokenizer, embedder, retriever)
 
     @classmethod
     def open(cls, folder: Path, *, tokenizer: Tokenizer, chunk_length: int) -> Self:
@@ -137,12 +134,7 @@ class RetrievalDatabase:
 
         End-of-text tokens are not text: a window without other tokens finds nothing.
         """
-        ids = np.full((len(queries), num_neighbours), -1, dtype=np.int64)
-        scores = np.full(ids.shape, -np.inf, dtype=np.float32)
-        texts = self._texts(queries)
-        asked = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
-        if len(asked):
-            ids[asked], scores[asked] = self._search([texts[row] for row in asked.tolist()], num_neighbours)
+        ids, scores = self._live.nearest(queries, num_neighbours)
         tokens, mask = read_retrieved(self._chunks, ids, ids >= 0)
         sources = [
             tuple(
@@ -153,18 +145,6 @@ class RetrievalDatabase:
             for row in range(len(queries))
         ]
         return Retrieved(tokens, mask, sources)
-
-    def _texts(self, queries: Sequence[Sequence[int]]) -> list[str]:
-        end_of_text = self._tokenizer.end_of_text
-        return self._tokenizer.decode_batch([[token for token in query if token != end_of_text] for query in queries])
-
-    def _search(self, texts: list[str], num_neighbours: int) -> Neighbours:
-        def vectors() -> Float32Array:
-            assert self._embedder is not None
-            # keys are stored as float16, so a query is rounded, too
-            return self._embedder.embed(texts).astype(np.float16).astype(np.float32)
-
-        return self._retriever.search(LazyQueries(len(texts), vectors=vectors, texts=lambda: texts), num_neighbours)
 
     def _source(self, chunk: int, score: float, tokens: list[int]) -> Source:
         record = self._chunks.document(int(self._chunks.document_ids[chunk]))

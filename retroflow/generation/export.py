@@ -6,6 +6,7 @@ from pathlib import Path
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import DamagedDataError
 from retroflow.model.pretrained import write_checksums
+from retroflow.pipeline.options import NeighbourOptions
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import TrainedModel, load_trained_model
@@ -82,6 +83,7 @@ def origin_of(trained: TrainedModel) -> Origin:
         recipe=trained.run.name,
         step=trained.step,
         num_neighbours=values["neighbours"]["k"],
+        retrieval_step=NeighbourOptions(**values["neighbours"]).step_for(values["data"]["chunk_length"]),
         sequence_length=values["data"]["sequence_chunks"] * values["data"]["chunk_length"],
         tokenizer=trained.tokenizer.fingerprint(),
         fingerprints=trained.run.fingerprints,
@@ -103,7 +105,7 @@ A retrieval-enhanced language model (`{values["model"]["name"]}`, {parameters:,}
 |---|---|
 | corpus | `{values["corpus"]["name"]}` |
 | embedder | `{values["embedder"]["name"]}` |
-| retriever | `{values["retriever"]["name"]}`, {origin.num_neighbours} neighbours |
+| retriever | `{values["retriever"]["name"]}`, {origin.num_neighbours} neighbours every {origin.retrieval_step} tokens |
 | tokenizer | `{origin.tokenizer[:16]}` |
 {artifacts}
 

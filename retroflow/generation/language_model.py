@@ -107,7 +107,7 @@ class LanguageModel:
             text: at least one token.
             context: what comes before it, and is not scored; neighbours are retrieved where it ends.
             num_neighbours: chunks to retrieve for a window; None for as many as in training.
-            retrieval_step: tokens between two retrievals; None for the chunk length.
+            retrieval_step: tokens between two retrievals; None for those of the run's evaluation.
 
         Raises:
             GenerationError: the text has no tokens.
@@ -119,7 +119,7 @@ class LanguageModel:
             context=context,
             retriever=self.database,
             num_neighbours=self.origin.num_neighbours if num_neighbours is None else num_neighbours,
-            retrieval_step=retrieval_step,
+            retrieval_step=self.origin.retrieval_step if retrieval_step is None else retrieval_step,
         )
 
     def with_database(self, database: RetrievalDatabase | Database | Path | str | None) -> "LanguageModel":
@@ -149,7 +149,7 @@ class LanguageModel:
 
     def _options(self, given: Options) -> GenerationOptions:
         fitting = Fitting()
-        values = Options(num_neighbours=self.origin.num_neighbours) | given
+        values = Options(num_neighbours=self.origin.num_neighbours, retrieval_step=self.origin.retrieval_step) | given
         options: GenerationOptions = fitting.fit(
             values, Block(parameters(GenerationOptions).options, GenerationOptions)
         )

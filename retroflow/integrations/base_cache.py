@@ -3,33 +3,56 @@
 Shapes: b batch, t new tokens.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
 from retroflow.integrations.joint_attention import WindowNeighbours
+from retroflow.integrations.neighbour_states import Text
 from retroflow.model.cache import RetroCache
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """What was found when a window ended, as a base reads it.
+
+    Attributes:
+        start: the first position that reads it, from 0.
+        rows: for each row of a batch its neighbours' texts and their states, float [L, 2, g, up to r, h].
+    """
+
+    start: int
+    rows: Sequence[dict[Text, Tensor]]
+
+    def select(self, rows: Tensor) -> "Lookup":
+        """The rows int64 [c] of the batch."""
+        return Lookup(self.start, [self.rows[row] for row in rows.tolist()])
+
+
 class RetrofitCache(RetroCache):
-    """The state of generation: the base's own cache, and the window that is read.
+    """The state of generation: the base's own cache, and what is read of neighbours.
 
     Attributes:
         past: keys and values of the base's self-attention.
-        neighbours: the newest window as an inherited reader reads it; None before the first.
+        lookups: the newest ones that an inherited reader still reads, oldest first.
+        reading: what is read of them together; None before the first call that reads.
     """
 
     def __init__(self, config: PretrainedConfig, *, chunk_length: int, step: int, padding: Tensor | None) -> None:
         super().__init__(0, chunk_length=chunk_length, step=step, padding=padding)
         self.past = DynamicCache(config=config)
-        self.neighbours: WindowNeighbours | None = None
+        self.lookups: list[Lookup] = []
+        self.reading: WindowNeighbours | None = None
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows int64 [c] of the batch, in this order."""
         super().select(rows)
         if self.length:
             self.past.batch_select_indices(rows)
-        self.neighbours = None if self.neighbours is None else self.neighbours.select(rows)
+        self.lookups, self.reading = [lookup.select(rows) for lookup in self.lookups], None
 
 
 def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:

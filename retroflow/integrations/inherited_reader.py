@@ -10,18 +10,19 @@ k neighbours, r tokens of a neighbour.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from retroflow.integrations.base_cache import RetrofitCache, padded_arguments
+from retroflow.integrations.base_cache import Lookup, RetrofitCache, padded_arguments
 from retroflow.integrations.joint_attention import NAME, JointReading, WindowNeighbours
 from retroflow.integrations.neighbour_reader import ARGUMENT
 from retroflow.integrations.neighbour_states import NeighbourStates, Text
 from retroflow.integrations.reading_maps import ReadingMaps
+from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
 
@@ -38,10 +39,8 @@ class InheritedReader(nn.Module):
     Args:
         base: made to attend with `joint_attention.attend`.
         layers: that read, from 1.
-        chunk_length: m.
+        options: of the recipe.
         learned_positions: whether the base has learned positions and not rotary ones.
-        most_bytes: how much of neighbours' states is kept between calls.
-        store: as in `NeighbourStates`.
         maps: the trained maps of each of the layers; none where nothing is trained.
     """
 
@@ -49,24 +48,23 @@ class InheritedReader(nn.Module):
         self,
         base: PreTrainedModel,
         layers: tuple[int, ...],
+        options: RetrofitConfig,
         *,
-        chunk_length: int,
         learned_positions: bool,
-        most_bytes: int,
-        store: tuple[Path, int] | None = None,
         maps: Sequence[ReadingMaps] = (),
     ) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({str(layer): each for layer, each in zip(layers, maps, strict=bool(maps))})
         self._layers = {layer: place for place, layer in enumerate(layers)}
-        self._chunk_length = chunk_length
+        self._chunk_length = options.chunk_length
+        self._lookups_read, self._offset = options.lookups_read, options.neighbour_offset
         self.states = NeighbourStates(
             layers,
-            retrieved_length=2 * chunk_length,
+            retrieved_length=2 * options.chunk_length,
             sink=sink_of(base.config),
             learned_positions=learned_positions,
-            most_bytes=most_bytes,
-            store=store,
+            most_bytes=0 if options.unfreeze else int(options.neighbour_cache_gib * (1 << 30)),
+            store=options.resolved_store,
         )
         base.config._attn_implementation = NAME
         if "llama_4_scaling_beta" in (getattr(base.config, "rope_parameters", None) or {}):
@@ -88,29 +86,35 @@ class InheritedReader(nn.Module):
         if found is None:
             return None
         ends = [self._chunk_length + window * step for window in range(found.tokens.shape[1])]
-        return self._reading(self._windows(base, found, ends, padding), 0)
+        return self._reading(self._windows([], self._lookups(base, found, ends, padding)), 0)
 
     def _after(
-        self, base: PreTrainedModel, found: Retrieved | None, cache: RetrofitCache, num_tokens: int
+        self, base: PreTrainedModel, found: Retrieved | None, cache: RetrofitCache, num_rows: int, num_tokens: int
     ) -> JointReading | None:
-        """Say what the next tokens read, and let the cache keep the newest window.
+        """Say what the next tokens read, and let the cache keep the lookups that later ones read.
 
         Args:
             base: the model's.
             found: of the windows that end within these tokens; None where nothing was looked up.
             cache: of the tokens before.
+            num_rows: b.
             num_tokens: t.
         """
         m, s = self._chunk_length, cache.step
         first, stop = (num_windows(length, m, s) for length in (cache.length, cache.length + num_tokens))
         ends = [m + window * s for window in range(first, stop)]
-        windows = [] if cache.neighbours is None else [cache.neighbours]
         if found is None:
-            windows += [WindowNeighbours(end - 1, []) for end in ends]
+            new = [Lookup(end - 1, [{}] * num_rows) for end in ends]
         else:
-            windows += self._windows(base, found, ends, cache.padding)
-        cache.neighbours = windows[-1] if windows else None
-        return self._reading(windows, cache.length) if any(window.rows for window in windows) else None
+            new = self._lookups(base, found, ends, cache.padding)
+        windows = self._windows(cache.lookups, new)
+        if cache.reading is not None:
+            windows[0] = cache.reading
+        if windows:  # the next calls read the newest one again
+            windows[-1] = replace(windows[-1], joined=windows[-1].joined or {})
+            cache.reading = windows[-1]
+        cache.lookups = [*cache.lookups, *new][-self._lookups_read :]
+        return self._reading(windows, cache.length) if any(map(any, (window.rows for window in windows))) else None
 
     def extend(self, base: PreTrainedModel, tokens: Tensor, cache: RetrofitCache, found: Retrieved | None) -> Tensor:
         """Run more tokens through a base, in parts of bounded memory; returns logits float [b, t, v].
@@ -126,7 +130,7 @@ class InheritedReader(nn.Module):
             count = cache.num_new_windows(part.shape[1])
             of_part = None if found is None else found.windows(window, window + count)
             window += count
-            reading = self._after(base, of_part, cache, part.shape[1])
+            reading = self._after(base, of_part, cache, *part.shape)
             arguments = padded_arguments(cache, part.shape[1]) | {ARGUMENT: reading}
             with self.states.narrow.running(base) as running:
                 output = running(input_ids=part, past_key_values=cache.past, use_cache=True, **arguments)
@@ -136,18 +140,28 @@ class InheritedReader(nn.Module):
 
     def _reading(self, windows: list[WindowNeighbours], first: int) -> JointReading:
         maps = {int(layer): cast(ReadingMaps, each) for layer, each in self.maps.items()}
-        return JointReading(self._layers, windows, first, maps)
+        return JointReading(self._layers, windows, first, maps, offset=self._offset)
 
-    def _windows(
+    def _lookups(
         self, base: PreTrainedModel, found: Retrieved, ends: list[int], padding: Tensor | None
-    ) -> list[WindowNeighbours]:
+    ) -> list[Lookup]:
         texts = [list(_texts(found.windows(w, w + 1), end, padding)) for w, end in enumerate(ends)]
         most = found.tokens.shape[:3].numel()
         states = self.states.of(base, (text for window in texts for row in window for text in row), most=most)
         return [
-            WindowNeighbours(end - 1, [[states[text] for text in row] for row in window])
+            Lookup(end - 1, [{text: states[text] for text in row} for row in window])
             for end, window in zip(ends, texts, strict=True)
         ]
+
+    def _windows(self, before: Sequence[Lookup], new: Sequence[Lookup]) -> list[WindowNeighbours]:
+        """Say what is read from the newest of the lookups before on, and from each new one on."""
+        lookups, windows = [*before, *new], []
+        for number in range(max(0, len(before) - 1), len(lookups)):
+            read = lookups[max(0, number + 1 - self._lookups_read) : number + 1]
+            rows = zip(*(lookup.rows for lookup in read), strict=True)
+            unions = [dict(item for found in row for item in found.items()) for row in rows]
+            windows.append(WindowNeighbours(read[-1].start, [list(union.values()) for union in unions]))
+        return windows
 
     def _part_length(self, base: PreTrainedModel, found: Retrieved | None, step: int) -> int:
         """How many tokens of a long prompt are run together, so that states and masks have bounded memory."""

@@ -45,14 +45,13 @@ class WindowNeighbours:
     Attributes:
         start: the first position that reads it, from 0.
         rows: for each row the states of its neighbours, float [L, 2, g, up to r, h]; empty where nothing was looked up.
+        joined: place of a reading layer -> its keys and values, kept for windows that several calls read; None keeps
+            nothing.
     """
 
     start: int
     rows: list[list[Tensor]]
-
-    def select(self, rows: Tensor) -> "WindowNeighbours":
-        """The rows int64 [c] of the batch."""
-        return WindowNeighbours(self.start, [self.rows[row] for row in rows.tolist()] if self.rows else [])
+    joined: dict[int, tuple[Tensor, Tensor]] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -61,12 +60,16 @@ class WindowNeighbours:
 
     def keys_and_values(self, place: int) -> tuple[Tensor, Tensor]:
         """Of the reading layer at this place, float [b, g, longest, h] each; shorter rows end in zeros."""
+        if self.joined is not None and place in self.joined:
+            return self.joined[place]
         nothing = next(state for states in self.rows for state in states)[place, :, :, :0]
         longest, joined = max(self.lengths), []
         for states, length in zip(self.rows, self.lengths, strict=True):
             row = torch.cat([nothing, *(state[place] for state in states)], dim=2)  # [2, g, tokens, h]
             joined.append(F.pad(row, (0, 0, 0, longest - length)) if length < longest else row)
         keys, values = torch.stack(joined, dim=1)
+        if self.joined is not None:
+            self.joined[place] = keys, values
         return keys, values
 
 
@@ -80,6 +83,7 @@ class JointReading:
         first: position of the first token.
         maps: number of a reading layer -> its trained maps; empty where nothing is trained.
         question: float [b, a, t, h], what the maps add to the queries of a layer; None outside layers.
+        offset: added to the logits of neighbours.
     """
 
     layers: dict[int, int]
@@ -87,6 +91,7 @@ class JointReading:
     first: int
     maps: Mapping[int, ReadingMaps] = field(default_factory=dict)
     question: Tensor | None = None
+    offset: float = 0.0
     _made: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -96,7 +101,10 @@ class JointReading:
 
     def once(self, make: Callable[..., Made], *given: Any) -> Made:
         """Call a function, once for all layers that give it the same objects."""
-        key = (make, *(each if isinstance(each, int | torch.dtype | torch.device) else id(each) for each in given))
+        key = (
+            make,
+            *(each if isinstance(each, int | float | torch.dtype | torch.device) else id(each) for each in given),
+        )
         if key not in self._made:
             self._made[key] = make(*given), given  # which stay alive, and their ids their own
         return cast(Made, self._made[key][0])
@@ -139,7 +147,9 @@ def attend_jointly(
         if count > 1:
             asking = _apart(asking, count)
             keys, values = keys.repeat_interleave(count, dim=0), values.repeat_interleave(count, dim=0)
-        added = reading.once(_added, mask, query.shape[1] // key.shape[1], value.dtype)
+        counts = (num_own, 0 if window is None else max(window.lengths))
+        shared = query.shape[1] // key.shape[1]
+        added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, reading.offset)
         theirs = None if window is None else window.keys_and_values(reading.layers[layer])
         if theirs is None or maps is None:
             if theirs is not None:
@@ -226,8 +236,10 @@ def _segments(
 
 def _side_by_side(windows: list[WindowNeighbours]) -> WindowNeighbours | None:
     """For each row of a batch the rows of these windows; None of none."""
+    if len(windows) < 2:
+        return windows[0] if windows else None
     rows = [row for of_row in zip(*(window.rows for window in windows), strict=True) for row in of_row]
-    return WindowNeighbours(windows[0].start, rows) if windows else None
+    return WindowNeighbours(windows[0].start, rows)
 
 
 def _apart(x: Tensor, count: int) -> Tensor:
@@ -271,11 +283,32 @@ def _mask(
     return torch.cat((own, there[:, None, None].expand(-1, 1, own.shape[2], -1)), dim=3)
 
 
-def _added(mask: Tensor | None, shared: int, dtype: torch.dtype) -> Tensor | None:
-    """What a mask [b, 1, t, s] adds to logits [b, 1, shared * t, s] of this dtype: 0, or minus infinity."""
-    if mask is None:
+def _added(
+    mask: Tensor | None,
+    shared: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_own: int,
+    num_theirs: int,
+    offset: float,
+) -> Tensor | None:
+    """What is added to logits float [b, 1, shared * t, s].
+
+    Args:
+        mask: bool [b, 1, t, s], as from `_mask`.
+        shared: heads that share keys.
+        dtype: of the logits.
+        device: of the logits.
+        num_own: own keys, which come first.
+        num_theirs: keys of neighbours.
+        offset: of the logits of neighbours.
+    """
+    if mask is None and not (offset and num_theirs):
         return None
+    if mask is None:
+        mask = torch.ones(1, 1, 1, num_own + num_theirs, dtype=torch.bool, device=device)
     added = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
+    added[..., num_own:] += offset
     return added.repeat(1, 1, shared, 1)
 
 

@@ -76,10 +76,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
             self.retrieval = InheritedReader(
                 base,
                 self.config.cca_layers,
-                chunk_length=self.config.chunk_length,
+                options,
                 learned_positions=family.max_length(base.config) is not None,
-                most_bytes=0 if options.unfreeze else int(options.neighbour_cache_gib * (1 << 30)),
-                store=options.resolved_store,
                 maps=make_maps(options, self.config),
             )
             if "query" in options.trained:

@@ -41,6 +41,10 @@ class RetrofitConfig(ModelConfig):
         neighbour_store: folder that keeps these states on disk, too, so that a process that starts again has them; null
             for none.
         neighbour_store_gib: the most that it takes; what was not used for longest is deleted.
+        lookups_read: how many of the newest lookups a token reads the neighbours of, by inheritance; a text that
+            several of them found is read once. Above 1 pays with neighbours.step below data.chunk_length.
+        neighbour_offset: added to the logits of neighbours that are read by inheritance; below 0 they get less of a
+            token's attention.
         trained: what is trained of reading by inheritance: "scale": a factor and an offset on the logits of neighbours,
             for each head; "query": a low-rank map on the query that asks neighbours; "answer": one on what they
             answer. All of them start as reading without training. [] trains nothing.
@@ -80,6 +84,8 @@ class RetrofitConfig(ModelConfig):
     neighbour_cache_gib: Annotated[float, Ge(0), Le(1_048_576)] = 1.0
     neighbour_store: Annotated[str, MinLen(1)] | None = None
     neighbour_store_gib: Annotated[float, Gt(0), Le(1_048_576)] = 4.0
+    lookups_read: Positive = 1
+    neighbour_offset: Annotated[float, Ge(-1000), Le(1000)] = 0.0
     trained: tuple[Literal["scale", "query", "answer"], ...] = ()
     rank: Positive = 16
     unfreeze: bool = False
@@ -111,7 +117,8 @@ class RetrofitConfig(ModelConfig):
     def _check_reader(self) -> None:
         """Refuse options of the reader that is not chosen: they would change nothing."""
         of_store = {"neighbour_store", "neighbour_store_gib"}
-        of_inherited = {"reading_layers", "neighbour_cache_gib", "trained", "rank", *of_store}
+        of_lookups = {"lookups_read", "neighbour_offset"}
+        of_inherited = {"reading_layers", "neighbour_cache_gib", "trained", "rank", *of_store, *of_lookups}
         of_both = {"vocabulary_size", "chunk_length", "base", "reader", "unfreeze"}
         for field in fields(self):
             wrong = field.name not in of_inherited if self.reader == "inherit" else field.name in of_inherited

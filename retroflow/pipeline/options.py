@@ -6,6 +6,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, MinLen
 
 from retroflow.corpus.documents import LARGEST_VOCABULARY, LEAST_VOCABULARY
+from retroflow.errors import UsageError
 from retroflow.options import checked_options
 
 TRAINED = "train"  # value of data.tokenizer for a tokenizer that is trained on the corpus
@@ -43,9 +44,25 @@ class NeighbourOptions:
     Attributes:
         k: neighbours of every chunk.
         exclude_same_document: exclude chunks of the chunk's own document. If false, only the chunk itself is excluded.
+        step: tokens between two lookups where a model is evaluated and, by default, where it generates, at most
+            data.chunk_length; null for data.chunk_length. Training looks up once a chunk.
         overfetch: candidates fetched at first for every training chunk; doubled if fewer than `k` of them are legal.
     """
 
     k: Annotated[int, Ge(1)] = 2
     exclude_same_document: bool = True
+    step: Annotated[int, Ge(1)] | None = None
     overfetch: Annotated[int, Ge(1)] = 16
+
+    def step_for(self, chunk_length: int) -> int:
+        """Return the tokens between two lookups, for chunks of so many tokens.
+
+        Raises:
+            UsageError: they are more than a chunk has.
+        """
+        if self.step is not None and self.step > chunk_length:
+            raise UsageError(
+                f"neighbours.step is {self.step}; allowed: a whole number from 1 to {chunk_length}, which is "
+                "data.chunk_length. After a longer step some tokens would be in no query."
+            )
+        return chunk_length if self.step is None else self.step

@@ -165,6 +165,7 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
             report(chunks)
         return prepared_of(chunks)
     options = NeighbourOptions(**recipe.section("neighbours"))
+    options.step_for(data.chunk_length)
     # First, so that a missing library or a bad option is not found after minutes of embedding.
     retriever = RecipeRetriever(recipe.section("retriever"))
     made = retriever.new()

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.data import SequenceDataset
+from retroflow.data.windows import WindowTable
 from retroflow.errors import CorpusError
 from retroflow.pipeline.prepare import Prepared
 from retroflow.protocols import Int64Array
@@ -54,8 +55,8 @@ class Splits:
             seed=seed,
         )
 
-    def validation(self, neighbours: Int64Array | None = None) -> SequenceDataset:
-        """Sequences to be judged on, with whatever neighbours int64 [N_valid, k] are given to their chunks."""
+    def validation(self, neighbours: Int64Array | WindowTable | None = None) -> SequenceDataset:
+        """Sequences to be judged on, with whatever neighbours int64 [N_valid, k] are given, or those of windows."""
         return SequenceDataset(
             self.valid_chunks, sequence_chunks=self.sequence_chunks, database=self.database, neighbours=neighbours
         )

@@ -20,6 +20,7 @@ class Origin:
         recipe: name of the recipe.
         step: optimizer steps done.
         num_neighbours: k it was trained with.
+        retrieval_step: tokens between two lookups when it was evaluated.
         sequence_length: tokens of a training sequence.
         tokenizer: fingerprint of its tokenizer.
         fingerprints: kind -> fingerprint of the artifacts it was trained with; "index" names its database.
@@ -29,6 +30,7 @@ class Origin:
     recipe: str
     step: int
     num_neighbours: int
+    retrieval_step: int
     sequence_length: int
     tokenizer: str
     fingerprints: dict[str, str]

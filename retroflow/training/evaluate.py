@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from retroflow.errors import DamagedDataError, GenerationError, RetroflowError, 
 from retroflow.evaluation.report import Report
 from retroflow.generation.database import check_fits
 from retroflow.generation.former_owner import naming_former_owner, retriever_of_run
+from retroflow.pipeline.lookups import LiveSearch
 from retroflow.pipeline.prepare import Prepared, expected_fingerprints, prepare
 from retroflow.pipeline.recorded import open_recorded
 from retroflow.pipeline.splits import Splits
@@ -42,6 +44,7 @@ _NO_DIFFERENCE = ("data.artifacts_folder", "data.num_workers", "trainer.runs_fol
 """Keys, or their beginnings, that change no number of a report."""
 
 _PREPARED_SECTIONS = ("corpus.", "embedder.", "retriever.", "neighbours.", "data.")
+_NOT_PREPARED = ("data.sequence_chunks", "neighbours.step")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def evaluate(
             prepared = _prepared_for(described, recipe, own_changes)
             job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
             if database is not None:
-                job = replace(job, splits=_retrieving_from(database, job, recipe.values["neighbours"]["k"]))
+                splits = _retrieving_from(database, job, recipe.values["neighbours"]["k"])
+                job = replace(job, splits=splits, search=partial(_search_of, database.snapshot))
         job.module.configure_model()
         load_checkpoint_weights(job.module, path)
         report = measure_model(job, record, path, requests, overrides=changed, remedy="the same command starts again")
@@ -137,6 +141,10 @@ def _named_database(overrides: Sequence[str]) -> tuple[list[str], _OtherDatabase
         return list(overrides), None
     snapshot = Snapshot.open(*named_version(named[-1]))
     return [word for word in overrides if not word.startswith(key)], _OtherDatabase(named[-1], snapshot)
+
+
+def _search_of(snapshot: Snapshot) -> LiveSearch:
+    return LiveSearch(snapshot.identity.tokenizer, snapshot.identity.embedder, snapshot.search)
 
 
 def _retrieving_from(database: _OtherDatabase, job: Job, k: int) -> Splits:
@@ -221,7 +229,7 @@ def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[st
     refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, {}))
     retrieval = recipe.values["trainer"]["retrieval"]
     wanted = list(described.fingerprints) if retrieval else ["chunks"]
-    touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key != "data.sequence_chunks"]
+    touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key not in _NOT_PREPARED]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)
     if retrieval and "neighbours" not in described.fingerprints:
         asked = ", ".join(filter(None, [asked, "trainer.retrieval=true"]))

@@ -1,16 +1,21 @@
 """Measure a trained model and write report.json, at the end of `fit`; `retroflow evaluate` measures in the same way."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retroflow.console import progress
+from retroflow.data.windows import WindowTable
 from retroflow.distributed.stop_signals import StopRequests
-from retroflow.evaluation.measuring import measure_report, sequences_to_measure
-from retroflow.evaluation.report import Report
+from retroflow.evaluation.measuring import measure_report, sample_of, sequences_to_measure
+from retroflow.evaluation.report import Lookups, Report
 from retroflow.evaluation.trained_opponents import add_trained
+from retroflow.pipeline.lookups import look_up
 from retroflow.runs.checkpoint_files import checkpoint_path, checksum_path
 from retroflow.runs.checkpoints import read_head
 from retroflow.runs.folder import RunFolder, write_report
@@ -95,13 +100,22 @@ def measure_model(
     """
     job.module.model.to(job.placement.device)
     digest = _digest_of(checkpoint)
+
+    def stop_if_requested() -> None:
+        requests.stop_if_requested(f"stopped while evaluating; {remedy}")
+
+    began = time.perf_counter()
+    windows = _looked_up(job, stop_if_requested)
+    seconds = time.perf_counter() - began
     with progress("evaluating", sequences_to_measure(job), "sequences") as shown:
 
         def advance(sequences: int) -> None:
-            requests.stop_if_requested(f"stopped while evaluating; {remedy}")
+            stop_if_requested()
             shown(sequences)
 
-        report = measure_report(job, training=asdict(record), advance=advance)
+        report = measure_report(job, training=asdict(record), advance=advance, windows=windows)
+    if windows is not None:
+        report = replace(report, lookups=Lookups(windows.step, windows.ids.shape[2], seconds))
     if job.options.trained_opponents and report.opponents is not None:
         opponents = add_trained(
             job,
@@ -118,6 +132,25 @@ def measure_model(
         "overrides": json.loads(json.dumps(dict(overrides or {}), default=str)),
     }
     return replace(report, measured=measured)
+
+
+def _looked_up(job: Job, check: Callable[[], None]) -> WindowTable | None:
+    """Look up the windows of the measured sequences; None where the prepared neighbours of the chunks are read."""
+    if job.step is None or job.search is None or not job.options.retrieval:
+        return None
+    sample = sample_of(job)
+    sequences = np.arange(len(job.splits.validation()), dtype=np.int64) if sample is None else sample
+    m = job.splits.valid_chunks.chunk_length
+    windows = len(sequences) * ((job.splits.sequence_chunks - 1) * m // job.step + 1)
+    search = job.search()
+    with progress(f"looking up every {job.step} tokens", windows, "windows") as shown:
+
+        def advance(count: int) -> None:
+            check()
+            shown(count)
+
+        k = job.splits.validation_neighbours.shape[1]
+        return look_up(search, job.splits, sequences, step=job.step, k=k, advance=advance)
 
 
 def _digest_of(checkpoint: Path) -> str:

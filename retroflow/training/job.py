@@ -1,6 +1,8 @@
 """Build everything that the training of a recipe needs: the composition root of this room."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from retroflow.components import MODELS, TRACKERS, create
 from retroflow.distributed.ranks import ALONE, Ranks
 from retroflow.pipeline.chunks import check_a_sequence
+from retroflow.pipeline.lookups import LiveSearch, open_search
+from retroflow.pipeline.options import NeighbourOptions
 from retroflow.pipeline.prepare import Prepared, Stage, prepare, say_stage
 from retroflow.pipeline.splits import Splits, open_splits
 from retroflow.planning.model_check import check_model
@@ -38,6 +42,8 @@ class Job:
         tracker: mirror of the metrics.
         identity: identifies the run and its checkpoints.
         prepared: the artifacts of the splits.
+        step: tokens between two lookups in evaluation; None for a chunk's.
+        search: opens the database for them.
     """
 
     name: str
@@ -50,6 +56,8 @@ class Job:
     tracker: GuardedTracker
     identity: dict[str, Any]
     prepared: Prepared | None = None
+    step: int | None = None
+    search: Callable[[], LiveSearch] | None = None
 
     @property
     def runs_folder(self) -> Path:
@@ -80,11 +88,13 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     data: dict[str, Any] = recipe.section("data")
     prepared = prepared or prepare(recipe, report=lambda stage: _report(stage, data["sequence_chunks"]))
     splits = open_splits(prepared, sequence_chunks=data["sequence_chunks"])
+    m = splits.train_chunks.chunk_length
+    step = NeighbourOptions(**recipe.section("neighbours")).step_for(m)
     config = create(
         MODELS,
         recipe.section("model"),
         vocabulary_size=splits.train_chunks.vocabulary_size,
-        chunk_length=splits.train_chunks.chunk_length,
+        chunk_length=m,
     )
     module = RetroModule(model=config, optimizer=optimizer, trainer=options, seed=recipe.values["seed"])
     options, seed = replace(options, retrieval=module.retrieves), recipe.values["seed"]
@@ -99,6 +109,8 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
         tracker=GuardedTracker(tracker),
         identity=identity(recipe, prepared.fingerprints, facts_of(options, placement, module.outline, seed)),
         prepared=prepared,
+        step=None if step == m else step,
+        search=partial(open_search, recipe, prepared),
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from retroflow.data import SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
+from retroflow.data.windows import WindowTable
 from retroflow.errors import CorpusError, DamagedDataError
 from tests.data.fakes import END_OF_TEXT, make_chunks, random_neighbours
 
@@ -143,6 +144,23 @@ def test_a_share_of_chunks_gets_random_neighbours_whatever_the_batch():
     one = make_chunks([8])  # whose only document stays masked
     alone = SequenceDataset(one, sequence_chunks=2, database=one, neighbours=np.full((2, 2), -1), random_share=1.0)
     assert not alone.assemble([0], 2).retrieved_mask.any()
+
+
+def test_windows_of_a_chunk_s_length_read_what_the_chunks_read_and_shorter_steps_read_more():
+    dataset, chunks, neighbours = make_dataset()
+    last = len(chunks) // 3
+    padded = np.full((3 * (last + 1), 2), -1)
+    padded[: len(chunks)] = neighbours
+    table = WindowTable(np.arange(last + 1), padded.reshape(last + 1, 3, 2), step=4)
+    windows = SequenceDataset(chunks, sequence_chunks=3, database=chunks, neighbours=table)
+    for wanted, found in zip(dataset.in_order(2), windows.in_order(2), strict=True):
+        assert torch.equal(wanted.retrieved, found.retrieved)
+        assert torch.equal(wanted.retrieved_mask, found.retrieved_mask)
+    often = WindowTable(np.array([1, 3]), random_neighbours(10, chunks).reshape(2, 5, 2), step=2)
+    batches = SequenceDataset(chunks, sequence_chunks=3, database=chunks, neighbours=often)
+    assert next(batches.in_order(2, np.array([1, 3]))).retrieved.shape == (2, 5, 2, 8)
+    with pytest.raises(ValueError, match="not all looked up"):
+        batches.assemble([0], 3)
 
 
 def test_without_neighbours_nothing_is_retrieved():

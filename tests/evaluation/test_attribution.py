@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from retroflow.evaluation.attribution import at_random, share_without_neighbours, shuffled
+from retroflow.data.windows import WindowTable
+from retroflow.evaluation.attribution import (
+    at_random,
+    random_windows,
+    share_without_neighbours,
+    shuffled,
+    shuffled_windows,
+)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -28,6 +35,21 @@ def test_a_single_chunk_has_no_other():
 def test_random_rows_cover_the_database():
     found = at_random((500, 2), database_chunks=7, seed=0)
     assert set(found.ravel().tolist()) == set(range(7)) and found.dtype == np.int64
+
+
+def test_windows_are_shuffled_by_sequence_and_a_single_sequence_has_no_other():
+    table = WindowTable(np.arange(6), np.arange(6 * 5 * 2).reshape(6, 5, 2), step=2)
+    found = shuffled_windows(table, seed=3).ids
+    assert (found != table.ids).all() and sorted(found.ravel().tolist()) == list(range(60))
+    assert (np.diff(found.reshape(6, 10), axis=1) == 1).all()
+    assert (shuffled_windows(WindowTable(np.arange(1), table.ids[:1], 2), seed=3).ids == -1).all()
+
+
+def test_random_windows_have_as_many_different_chunks_for_as_long():
+    ids = np.array([[[4, 7], [4, -1], [7, 9]], [[4, 4], [1, 2], [3, 5]]])
+    found = random_windows(WindowTable(np.arange(2), ids, 2), database_chunks=10**6, seed=0).ids
+    assert found[0, 0, 0] == found[0, 1, 0] != found[1, 0, 0] and found[0, 1, 1] == -1
+    assert all(len(np.unique(found[row])) == len(np.unique(ids[row])) for row in (0, 1))
 
 
 def test_share_without_neighbours_counts_chunks_that_got_none():

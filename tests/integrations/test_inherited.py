@@ -42,7 +42,7 @@ def every_family(request):
     return request.param
 
 
-@pytest.fixture(params=[*KINDS, *(f"{family}, trained" for family in TRAINED)])
+@pytest.fixture(params=[*KINDS, *(f"{family}, trained" for family in TRAINED), "gpt2, lasting", "qwen2, lasting"])
 def kind(request):
     return request.param
 
@@ -53,8 +53,11 @@ def make_options(**changes):
 
 
 def make_model(family="llama", *, base=None, dtype=torch.float64, **changes):
-    """A model in evaluation mode; "FAMILY, trained" has maps with random weights."""
-    family, trained, _ = family.partition(", trained")
+    """A model in evaluation mode; "FAMILY, trained" has maps with random weights, "FAMILY, lasting" reads on."""
+    family, _, what = family.partition(", ")
+    trained = what == "trained"
+    if what == "lasting":
+        changes = {"lookups_read": 2, "neighbour_offset": -0.7} | changes
     if trained:
         changes = {"trained": ("scale", "query", "answer"), "rank": 3} | changes
     model = RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype)).to(dtype).eval()
@@ -109,15 +112,15 @@ def test_reading_equals_one_long_text_with_a_mask(family):
     torch.testing.assert_close(model(tokens, retrieved, mask)[0], wanted, rtol=0, atol=TOLERANCE)
 
 
-def literal(query, key, value, states, starts, scaling, maps=None, x=None):
+def literal(query, key, value, states, starts, scaling, offset, maps=None, x=None):
     """o_i, a position and a head at a time, in Python's own numbers."""
     heads, length, width = query.shape
     shared = heads // key.shape[0]
     result, theirs = (torch.zeros(heads, length, width, dtype=torch.float64) for _ in range(2))
-    asking, offsets = query, torch.zeros(heads)
+    asking, offsets = query, torch.full((heads,), offset, dtype=torch.float64)
     if maps is not None:
         question = (maps.query.up @ maps.query.down @ x.T).view(heads, width, length).transpose(1, 2)
-        asking, offsets = maps.factor[:, None, None] * (query + question), maps.offset
+        asking, offsets = maps.factor[:, None, None] * (query + question), maps.offset + offset
     for head in range(heads):
         group = head // shared
         for i in range(length):
@@ -144,8 +147,8 @@ def literal(query, key, value, states, starts, scaling, maps=None, x=None):
 
 @torch.no_grad()
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("heads", [4, 2])
-def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, trained):
+@pytest.mark.parametrize(("heads", "offset"), [(4, 0.0), (2, 0.0), (4, -0.6)])
+def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, offset, trained):
     torch.manual_seed(0)
     groups, length, width = 2, 9, 6
     query, key, value = (torch.randn(2, n, length, width).double() for n in (heads, groups, groups))
@@ -160,11 +163,13 @@ def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, trained):
         maps = ReadingMaps(("scale", "query", "answer"), width=5, num_heads=heads, head_width=width, rank=3).double()
         for parameter in maps.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
-    reading = JointReading({2: 0}, windows, 0, {2: maps} if trained else {}, maps.question(x) if trained else None)
+    reading = JointReading(
+        {2: 0}, windows, 0, {2: maps} if trained else {}, maps.question(x) if trained else None, offset
+    )
     found = attend_jointly(reading, 2, query, key, value, None, scaling=0.7)
     for row in range(2):
         states = [[(state[0, 0], state[0, 1]) for state in window[row]] for window in rows]
-        wanted = literal(query[row], key[row], value[row], states, starts, 0.7, maps, x[row])
+        wanted = literal(query[row], key[row], value[row], states, starts, 0.7, offset, maps, x[row])
         torch.testing.assert_close(found[row], wanted, rtol=0, atol=TOLERANCE)
 
 
@@ -283,7 +288,7 @@ def test_cached_equals_uncached(kind, step, lengths, padding):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["gpt2", "mistral", "qwen2, trained"])
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "qwen2, trained", "qwen2, lasting"])
 @pytest.mark.parametrize(("step", "padding"), [(CHUNK, None), (CHUNK, (0, 6)), (1, (2, 3)), (3, None)])
 def test_windows_that_attend_in_one_call_read_the_same(family, step, padding, monkeypatch):
     tokens, retrieved, mask = make_batch(step=step, length=19)
@@ -330,6 +335,32 @@ def test_a_window_without_a_lookup_ends_the_one_before():
     there = mask.clone()
     there[:, 1:] = False
     torch.testing.assert_close(after, model(tokens, retrieved, there)[:, CHUNK:], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_neighbours_of_several_lookups_are_read_as_if_one_had_found_them_each_text_once():
+    tokens, retrieved, mask = make_batch()
+    mask[:] = True
+    retrieved[:, 1, 0] = retrieved[:, 0, 1]
+    before = torch.cat((retrieved[:, :1], retrieved[:, :-1]), dim=1)
+    there = mask.clone()
+    there[:, 0] = False  # nothing was found before
+    there[:, 1, 1] = False  # is found again
+    together, masks = torch.cat((before, retrieved), dim=2), torch.cat((there, mask), dim=2)
+    wanted = make_model("qwen2")(tokens, together, masks)
+    found = make_model("qwen2", lookups_read=2)(tokens, retrieved, mask)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE)
+    everything = make_model("qwen2", lookups_read=9)(tokens, retrieved, mask)
+    assert changed_positions(wanted, everything)[0] == 3 * CHUNK - 1
+
+
+@torch.no_grad()
+def test_the_lower_the_offset_the_less_is_read():
+    tokens, retrieved, mask = make_batch()
+    off = make_model()(tokens)
+    read = [make_model(neighbour_offset=offset)(tokens, retrieved, mask) for offset in (0.0, -2.0, -4.0, -40.0)]
+    distances = [float((logits - off).abs().max()) for logits in read]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 0 and distances[-1] < 1e-9
 
 
 @torch.no_grad()

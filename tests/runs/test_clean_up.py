@@ -94,7 +94,7 @@ def test_the_artifacts_of_an_exported_model_stay(history: Path) -> None:
     exported.mkdir(parents=True)
     needed = look(history).needed
     fingerprints = {name.partition("-")[0]: name.partition("-")[2] for name in needed if "neighbours" not in name}
-    Origin("tiny", 2, 2, 64, "tokenizer", fingerprints, "0").write(exported)
+    Origin("tiny", 2, 2, 16, 64, "tokenizer", fingerprints, "0").write(exported)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (exported / name).touch()
     write_checksums(exported)

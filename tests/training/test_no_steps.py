@@ -1,5 +1,7 @@
 """`trainer.max_steps: 0` leaves a run like any other: evaluated, and ready to generate, to be exported and trained."""
 
+import itertools
+
 import pytest
 
 import retroflow as rf
@@ -43,6 +45,8 @@ def test_a_base_that_reads_by_itself_needs_no_training(attached, tmp_path, capsy
     off = rf.load(tmp_path / "exported", retrieval=False).generate([prompt], max_new_tokens=12)[0]
     assert not off.retrievals
 
+    assert model.origin.retrieval_step == 8 and report["lookups"] is None
+
     assert rf.fit(rf.load_recipe(attached), resume=run.folder).folder == run.folder
     with pytest.raises(
         UsageError, match=r"trainer\.max_steps: 5 given; all of this model's weights are frozen.*max_steps: 0"
@@ -51,3 +55,29 @@ def test_a_base_that_reads_by_itself_needs_no_training(attached, tmp_path, capsy
     with pytest.raises(UsageError, match=r'trainer\.strategy: "ddp" for a model without a weight to train'):
         rf.fit(rf.load_recipe(attached, "trainer.strategy=ddp", "trainer.devices=2"))
     assert not (tmp_path / "none").exists()
+
+
+def test_evaluation_and_generation_look_up_as_often_as_the_recipe_says(attached):
+    run = rf.fit(
+        rf.load_recipe(attached, "neighbours.step=3", "trainer.in_context_sequences=1", "trainer.final_sequences=6")
+    )
+    once = rf.evaluate(run, "neighbours.step=8")
+    report, measures = rf.evaluate(run), once.measures
+    often = report.measures
+    assert often["off"].nats == measures["off"].nats and often["on"].nats != measures["on"].nats
+    assert often["random"].nats != measures["random"].nats and often["shuffled"].nats != measures["shuffled"].nats
+    assert report.opponents.measures["in_context"].nats == once.opponents.measures["in_context"].nats
+    assert (report.lookups.step, report.lookups.k, once.lookups) == (3, 2, None)
+    assert any("looked up every 3 tokens, 2 each time" in finding for finding in report.findings())
+
+    model = rf.load(run)
+    (generation,) = model.generate([" ".join(WORDS)], max_new_tokens=12)
+    ends = [retrieval.end for retrieval in generation.retrievals]
+    assert {after - before for before, after in itertools.pairwise(ends)} == {3}
+    assert len(model.score(" ".join(WORDS * 3)).retrievals) > len(
+        model.score(" ".join(WORDS * 3), retrieval_step=8).retrievals
+    )
+    with pytest.raises(
+        UsageError, match=r"neighbours\.step is 9; allowed: a whole number from 1 to 8, which is data\.ch"
+    ):
+        rf.evaluate(run, "neighbours.step=9")
