@@ -30,11 +30,11 @@ from retroflow.store.chunk_store import ChunkStore
 from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.manifest import PARTS_FOLDER
 from retroflow.store.segment import StoredDocument
-from retroflow.store.versions import CURRENT_FILE, DEAD_FOLDER, VERSIONS_FOLDER, Part, Version
+from retroflow.store.versions import CURRENT_FILE, STATES_FOLDER, VERSIONS_FOLDER, Part, Version
 
 COPIED_CHUNKS = 4096
 _OWN_FILES = (LOCK_FILE, OWNER_FILE, CURRENT_FILE)
-_OWN_NAMES = {PARTS_FOLDER, DEAD_FOLDER, VERSIONS_FOLDER, *_OWN_FILES}
+_OWN_NAMES = {PARTS_FOLDER, STATES_FOLDER, VERSIONS_FOLDER, *_OWN_FILES}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _new(folder: Path) -> Iterator[None]:
 
 
 def _discard(folder: Path) -> None:
-    for name in (PARTS_FOLDER, DEAD_FOLDER, VERSIONS_FOLDER):
+    for name in (PARTS_FOLDER, STATES_FOLDER, VERSIONS_FOLDER):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
     for path in folder.glob("*.tmp"):

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.console import progress
-from retroflow.database.commit import carried_blocks
 from retroflow.database.documents import document_blocks, sha256_of
 from retroflow.database.snapshot import Snapshot
 from retroflow.errors import CorpusError
@@ -33,7 +32,7 @@ class Changes:
     added: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     replaced: list[int] = field(default_factory=list)
-    moved: list[tuple[int, StoredDocument]] = field(default_factory=list)
+    moved: dict[int, StoredDocument] = field(default_factory=dict)
 
     @property
     def same(self) -> int:
@@ -46,7 +45,7 @@ class Changes:
         return np.flatnonzero(~self.seen).tolist()
 
     def blocks(self, documents: Iterable[Document]) -> Iterator[dict[str, Array]]:
-        """Yield what the next version adds: new and changed documents cut and embedded, moved ones carried over.
+        """Yield what the next version adds: new and changed documents, cut and embedded.
 
         Args:
             documents: all of them again.
@@ -58,7 +57,6 @@ class Changes:
         if wanted:
             with progress("cut and embed documents", len(wanted), "documents") as advance:
                 yield from document_blocks(self._chosen(documents, wanted), identity, advance)
-        yield from carried_blocks(self.before.view, self.moved, identity)
 
     def _chosen(self, documents: Iterable[Document], wanted: dict[str, str]) -> Iterator[Document]:
         left = dict(wanted)
@@ -99,7 +97,7 @@ def compare(before: Snapshot, documents: Iterable[Document], check: Callable[[Do
                     changes.changed[document.id] = sha256
                     changes.replaced.append(number)
                 elif stored != record:
-                    changes.moved.append((number, record))
+                    changes.moved[number] = record
             advance(1)
     return changes
 

@@ -31,7 +31,7 @@ from retroflow.store.hashing import describe_tree
 from retroflow.store.manifest import PARTS_FOLDER, Manifest
 from retroflow.store.segment import SEGMENT, Segment, StoredDocument, write_segment
 from retroflow.store.versions import (
-    DEAD_FOLDER,
+    STATES_FOLDER,
     VERSIONS_FOLDER,
     Current,
     Hold,
@@ -43,6 +43,7 @@ from retroflow.store.versions import (
     version_file,
     version_numbers,
     write_dead,
+    write_records,
 )
 
 MOST_SEGMENTS = 8
@@ -89,7 +90,13 @@ class Writer:
         self.before, self._verb = before, verb
 
     def commit(
-        self, removed: Sequence[int], added: Iterable[dict[str, Array]], changed: Mapping[str, int], verb: str = ""
+        self,
+        removed: Sequence[int],
+        added: Iterable[dict[str, Array]],
+        changed: Mapping[str, int],
+        *,
+        moved: Mapping[int, StoredDocument] | None = None,
+        verb: str = "",
     ) -> Snapshot:
         """Commit a version; returns it, opened.
 
@@ -97,15 +104,19 @@ class Writer:
             removed: numbers of the documents of `before` that are not in it; read after `added`.
             added: blocks of documents that are, for `write_segment`.
             changed: how many documents were added, replaced and removed.
+            moved: numbers of documents of `before` that have another title or source, and their records.
             verb: what made it, if not the command.
         """
         before, folder, number = self.before, self.before.folder, self.before.version.number + 1
         identity = before.identity
-        for name in (PARTS_FOLDER, DEAD_FOLDER, VERSIONS_FOLDER):
+        for name in (PARTS_FOLDER, STATES_FOLDER, VERSIONS_FOLDER):
             (folder / name).mkdir(exist_ok=True)
         new = self._write_segment(identity, number, iter(added))
-        fingerprint = int(before.version.fingerprint, 16) - sum_of(before.view.document(one) for one in removed)
-        segments = self._without(np.array(removed, dtype=np.int64), number)
+        moved = moved or {}
+        fingerprint = int(before.version.fingerprint, 16)
+        fingerprint -= sum_of(before.view.document(one) for one in [*removed, *moved])
+        fingerprint += sum_of(moved.values())
+        segments = self._segments_after(np.array(removed, dtype=np.int64), moved, number)
         if new is not None:
             fingerprint += sum_of(new.documents())
             part = Part(new.folder.name, new.manifest.content)
@@ -135,7 +146,7 @@ class Writer:
         numbers = view.in_segments(segments).tolist()
         with progress("compact", len(numbers), "documents") as advance:
             blocks = carried_blocks(view, [(one, view.document(one)) for one in numbers], self.before.identity)
-            return self.commit(numbers, _reporting(blocks, advance), {}, "compact")
+            return self.commit(numbers, _reporting(blocks, advance), {}, verb="compact")
 
     def settle(self) -> None:
         """Keep segments, removed documents and old versions within bounds."""
@@ -145,14 +156,15 @@ class Writer:
             self.compact(merge)
         prune(self.before.folder, time.time() - KEPT_SECONDS)
 
-    def _without(self, removed: Int64Array, number: int) -> list[SegmentState]:
-        """The segments that still have documents when some are removed."""
-        states = []
-        before = self.before
+    def _segments_after(
+        self, removed: Int64Array, moved: Mapping[int, StoredDocument], number: int
+    ) -> list[SegmentState]:
+        """The segments that still have documents when some are removed, and others have other records."""
+        states, before = [], self.before
         for place, (state, segment, dead) in enumerate(
             zip(before.version.segments, before.segments, before.dead, strict=True)
         ):
-            gone = before.view.places_in(place, removed) if len(removed) else removed
+            gone = before.view.places_in(place, removed)
             if len(gone):
                 dead = np.union1d(dead, gone)
                 if len(dead) == segment.num_documents:
@@ -166,6 +178,11 @@ class Writer:
                     dead=name,
                     dead_sha256=write_dead(before.folder, name, dead),
                 )
+            records = before.view.by_place(place, moved)
+            if records:
+                name = f"{number:08d}-{state.part.name}.json"
+                digest = write_records(before.folder, name, {**segment.replaced, **records})
+                state = replace(state, records=name, records_sha256=digest)
             states.append(state)
         return states
 
@@ -328,15 +345,15 @@ def remove_leftovers(folder: Path) -> None:
         else:
             versions.append(read_version(folder, number))
     parts = {name for version in versions for name in version.parts}
-    dead = {segment.dead for version in versions for segment in version.segments}
+    states = {name for version in versions for name in version.states}
     for path in (folder / PARTS_FOLDER).iterdir():
         if path.name not in parts and path.name != VERIFIED_FOLDER:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (folder / PARTS_FOLDER / VERIFIED_FOLDER).glob("*"):
         if path.stem not in parts:
             path.unlink(missing_ok=True)  # readers write and rename there
-    for path in (folder / DEAD_FOLDER).glob("*"):
-        if path.name not in dead:
+    for path in (folder / STATES_FOLDER).glob("*"):
+        if path.name not in states:
             path.unlink()
     for path in [
         *folder.glob("*.tmp"),

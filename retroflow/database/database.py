@@ -374,10 +374,10 @@ class Database:
         self, writer: Writer, compared: Changes, given: Source | None, options: Sequence[str], unseen: Sequence[int]
     ) -> Change:
         counts = _counts(compared, writer.before.version.number, unseen)
-        removed = sorted([*compared.replaced, *unseen, *(number for number, _ in compared.moved)])
-        if removed or compared.added:
+        removed = sorted([*compared.replaced, *unseen])
+        if removed or compared.added or compared.moved:
             changed = {"added": counts.added, "changed": counts.changed, "removed": counts.removed}
-            writer.commit(removed, compared.blocks(self._read(given, options)), changed)
+            writer.commit(removed, compared.blocks(self._read(given, options)), changed, moved=compared.moved)
             writer.settle()
         return dataclasses.replace(counts, version=writer.before.version.number)
 

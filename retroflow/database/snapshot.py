@@ -22,6 +22,7 @@ from retroflow.store.versions import (
     part_folder,
     read_current,
     read_dead,
+    read_records,
     read_version,
     version_numbers,
 )
@@ -80,6 +81,8 @@ class Snapshot:
         self.identity = Identity.open(folder, version.identity)
         self.segments = [Segment.open(part_folder(folder, each.part), each.part.content) for each in version.segments]
         self.dead: list[Int64Array] = [read_dead(folder, each) for each in version.segments]
+        for segment, state in zip(self.segments, version.segments, strict=True):
+            segment.replaced = read_records(folder, state)
         self._check_counts()
         self._index = None
         if version.index is not None:

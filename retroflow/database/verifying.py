@@ -17,7 +17,14 @@ from retroflow.database.snapshot import Snapshot, current_of
 from retroflow.errors import DamagedDataError, RetroflowError
 from retroflow.store.artifact import VERIFIED_FOLDER, open_artifact
 from retroflow.store.manifest import MANIFEST_NAME, PARTS_FOLDER, read_manifest
-from retroflow.store.versions import CURRENT_FILE, DEAD_FOLDER, VERSIONS_FOLDER, Version, read_version, version_numbers
+from retroflow.store.versions import (
+    CURRENT_FILE,
+    STATES_FOLDER,
+    VERSIONS_FOLDER,
+    Version,
+    read_version,
+    version_numbers,
+)
 
 
 @dataclass
@@ -102,7 +109,7 @@ def _look_at_files(folder: Path, versions: list[Version], findings: Findings) ->
     """Count the files, and find those that no version has."""
     known = {CURRENT_FILE, LOCK_FILE, OWNER_FILE}
     known |= {f"{VERSIONS_FOLDER}/{version.file_name}" for version in versions}
-    known |= {f"{DEAD_FOLDER}/{each.dead}" for version in versions for each in version.segments}
+    known |= {f"{STATES_FOLDER}/{name}" for version in versions for name in version.states}
     for name in {name for version in versions for name in version.parts}:
         part = f"{PARTS_FOLDER}/{name}"
         known.add(f"{part}/{MANIFEST_NAME}")

@@ -7,7 +7,7 @@ Shapes: N chunks of the version, m tokens of a chunk, d documents, n chunks of a
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -133,6 +133,11 @@ class View:
         """Return the numbers inside a segment of those of some documents that are in it, ascending."""
         own: Int64Array = self._place_of[documents[self._segment_of[documents] == segment]]
         return np.sort(own)
+
+    def by_place(self, segment: int, records: Mapping[int, StoredDocument]) -> dict[int, StoredDocument]:
+        """Return those of some records, by document, that are in a segment, by their places in it."""
+        own = [number for number in records if self._segment_of[number] == segment]
+        return {int(self._place_of[number]): records[number] for number in own}
 
     def in_segments(self, segments: Sequence[int]) -> Int64Array:
         """Return the numbers of the documents that are in some segments."""

@@ -52,10 +52,12 @@ class Segment:
         num_bytes: uint32 [n], UTF-8 bytes of each chunk's text.
         starts: int64 [d + 1], the first chunk of each document, and n.
         embeddings: float16 [n, D]; None if the database needs none.
+        replaced: records that a version has in place of those in the segment, by the document's place.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
+        self.replaced: Mapping[int, StoredDocument] = {}
         info = manifest.info
         chunks, documents = int(info["chunks"]), int(info["documents"])
         shapes: dict[str, tuple[int, ...]] = {"tokens": (chunks, int(info["chunk_length"]))}
@@ -104,6 +106,8 @@ class Segment:
 
     def document(self, place: int) -> StoredDocument:
         """Read the record of a document by its place in the segment."""
+        if place in self.replaced:
+            return self.replaced[place]
         start, stop = self._offsets[place : place + 2].tolist()
         return StoredDocument(*json.loads(self._records[start : stop - 1].tobytes()))
 
@@ -115,7 +119,7 @@ class Segment:
         """
         try:
             rows = json.loads(b"[" + self._records.tobytes()[:-1] + b"]")
-            documents = [StoredDocument(*row) for row in rows]
+            documents = [self.replaced.get(place) or StoredDocument(*row) for place, row in enumerate(rows)]
         except (ValueError, TypeError) as error:
             raise self._damaged("records", f"its records cannot be read ({error})") from error
         if len(documents) != self.num_documents:

@@ -11,9 +11,10 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ import numpy as np
 
 from retroflow.errors import DamagedDataError
 from retroflow.protocols import Int64Array
-from retroflow.store.atomic import write_file
+from retroflow.store.atomic import canonical_json, write_file
 from retroflow.store.manifest import PARTS_FOLDER
 from retroflow.store.sealed_json import read_sealed, render_sealed
+from retroflow.store.segment import StoredDocument
 
 FORMAT_VERSION = 1
 CURRENT_FILE = "current.json"
 VERSIONS_FOLDER = "versions"
-DEAD_FOLDER = "dead"
+STATES_FOLDER = "states"
 REMEDY = "Restore the database from a copy."
 
 
@@ -55,6 +57,8 @@ class SegmentState:
         dead_documents, dead_chunks: removed ones.
         dead: name of the file with their numbers in the segment; empty if there are none.
         dead_sha256: of that file.
+        records: name of the file with records of documents that have another title or source now; likewise.
+        records_sha256: of that file.
     """
 
     part: Part
@@ -64,6 +68,8 @@ class SegmentState:
     dead_chunks: int = 0
     dead: str = ""
     dead_sha256: str = ""
+    records: str = ""
+    records_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,11 @@ class Version:
     def file_name(self) -> str:
         """Name of its file in `versions`."""
         return version_file(self.number)
+
+    @property
+    def states(self) -> set[str]:
+        """Names of the files in `states` that it has."""
+        return {name for each in self.segments for name in (each.dead, each.records) if name}
 
     @property
     def parts(self) -> set[str]:
@@ -214,8 +225,7 @@ def write_dead(database: Path, name: str, documents: Int64Array) -> str:
     """Write the numbers of removed documents of a segment, ascending; returns the file's SHA-256."""
     stream = io.BytesIO()
     np.save(stream, documents)
-    write_file(database / DEAD_FOLDER / name, stream.getvalue())
-    return hashlib.sha256(stream.getvalue()).hexdigest()
+    return _write_state(database, name, stream.getvalue())
 
 
 def read_dead(database: Path, state: SegmentState) -> Int64Array:
@@ -226,15 +236,42 @@ def read_dead(database: Path, state: SegmentState) -> Int64Array:
     """
     if not state.dead:
         return np.empty(0, dtype=np.int64)
-    path = database / DEAD_FOLDER / state.dead
+    content = _read_state(database, state.dead, state.dead_sha256)
+    dead: Int64Array = np.load(io.BytesIO(content), allow_pickle=False)
+    return dead
+
+
+def write_records(database: Path, name: str, records: Mapping[int, StoredDocument]) -> str:
+    """Write records of documents of a segment by their places in it; returns the file's SHA-256."""
+    return _write_state(database, name, canonical_json({str(place): astuple(one) for place, one in records.items()}))
+
+
+def read_records(database: Path, state: SegmentState) -> dict[int, StoredDocument]:
+    """Read the records of a segment's documents that have another title or source than the segment has.
+
+    Raises:
+        DamagedDataError: the file is missing or was changed.
+    """
+    if not state.records:
+        return {}
+    content = _read_state(database, state.records, state.records_sha256)
+    return {int(place): StoredDocument(*record) for place, record in json.loads(content).items()}
+
+
+def _write_state(database: Path, name: str, content: bytes) -> str:
+    write_file(database / STATES_FOLDER / name, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_state(database: Path, name: str, sha256: str) -> bytes:
+    path = database / STATES_FOLDER / name
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DamagedDataError(f'"{path}" is damaged: the file is missing. {REMEDY}') from None
-    if hashlib.sha256(content).hexdigest() != state.dead_sha256:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedDataError(f'"{path}" is damaged: its bytes do not match their SHA-256. {REMEDY}')
-    dead: Int64Array = np.load(io.BytesIO(content), allow_pickle=False)
-    return dead
+    return content
 
 
 class Hold:

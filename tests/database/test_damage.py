@@ -19,7 +19,7 @@ WITHOUT_CONTENT = (".lock", "parts/.verified/")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Segments with an index of their own and without, removed documents, a tag, a record of erased documents."""
+    """Segments with an index of their own and without, removed and renamed documents, a tag, a record of erased ones."""
     folder = tmp_path_factory.mktemp("damage") / "db"
     with killed_at(None), pytest.MonkeyPatch.context() as patch:
         patch.setattr("retroflow.database.searching.SMALL_SEGMENT", 40)
@@ -28,6 +28,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         database.remove(["d000"])
         database.purge()
         database.add(documents_of(11))
+        database.replace([{**documents_of(5)[0], "title": "Another"}])
         database.tag("kept")
         database.remove(["d001"])
     assert any(segment.index is not None for segment in database.snapshot.segments)

@@ -12,7 +12,12 @@ from tests.database.kills import count, kill, killed_at
 from tests.database.small import answers, build, documents_of, text_of
 
 QUERIES = [text_of(3, 5), text_of(9, 5)]
-CHANGED = [*documents_of(*range(1, 9)), {"id": "d009", "text": text_of(90)}, *documents_of(20)]
+CHANGED = [
+    *documents_of(*range(1, 8)),
+    {**documents_of(8)[0], "title": "Another"},
+    {"id": "d009", "text": text_of(90)},
+    *documents_of(20),
+]
 VERBS = {
     "add": lambda db: db.add(documents_of(30)),
     "remove": lambda db: db.remove(["d001", "d002", "d003"]),
