@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from retroflow.errors import RetroflowError
-from retroflow.store.disk import nearest_existing, why_not_writable
+from retroflow.store.disk import why_not_writable
 
 
 def runs_folder_of(runs_folder: str) -> Path:
@@ -18,7 +18,8 @@ def check_runs_folder(runs_folder: Path) -> None:
     Raises:
         RetroflowError: the folder, or the nearest one above it that exists, cannot be written.
     """
-    existing = nearest_existing(runs_folder)
+    absolute = runs_folder.absolute()
+    existing = next(each for each in (absolute, *absolute.parents) if os.path.lexists(each))  # a link to nothing, too
     if not existing.is_dir():
         reason = "is not a folder"
     elif why := why_not_writable(existing):

@@ -43,15 +43,16 @@ def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> Non
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
         "print(code, loaded, time.process_time() - started, file=sys.stderr)"
     )
-    # The processor's time and the fastest of three: other work on the machine is not what is measured.
-    results = [
-        subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=300, check=True)
-        for _ in range(3)
-    ]
-    code, *loaded, _ = results[0].stderr.splitlines()[-1].split()
-    assert code == "0"
-    assert loaded == ["[]"]
-    assert min(float(result.stderr.split()[-1]) for result in results) < 0.5
+    command = [sys.executable, "-c", program, *words]
+    # The processor's time, of one in three: other work on the machine is not what is measured.
+    for _ in range(3):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        code, *loaded, seconds = result.stderr.splitlines()[-1].split()
+        assert code == "0"
+        assert loaded == ["[]"]
+        if float(seconds) < 0.5:
+            break
+    assert float(seconds) < 0.5
 
 
 def test_every_command_is_listed_and_has_a_sentence() -> None:

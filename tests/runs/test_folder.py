@@ -19,6 +19,12 @@ def test_a_file_in_the_way_is_named(tmp_path):
         check_runs_folder(tmp_path / "file" / "runs")
 
 
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "runs").symlink_to("nowhere")
+    with pytest.raises(RetroflowError, match="runs is not a folder; choose"):
+        check_runs_folder(tmp_path / "runs")
+
+
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "retroflow.planning.runs_folder.why_not_writable", lambda folder: "Permission denied"
