@@ -69,7 +69,7 @@ class FaissSearch:
     nprobe: Annotated[int, Ge(1)] = 64
     ef_search: Annotated[int, Ge(1)] = 64
     refine_candidates: Annotated[int, Ge(1)] = 64
-    num_threads: Annotated[int, Ge(0)] = 0
+    num_threads: Annotated[int, Ge(0), Le(1024)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def times(self, factor: float) -> "FaissSearch":

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import scann  # type: ignore[import-untyped]
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.options import checked_options
@@ -50,7 +50,7 @@ class ScannBuild:
     dimensions_per_block: Annotated[int, Ge(1)] = 2
     anisotropic_threshold: float = 0.2
     train_sample: Annotated[int, Ge(1)] = 250_000
-    num_threads: Annotated[int, Ge(1)] = 1
+    num_threads: Annotated[int, Ge(1), Le(1024)] = 1
 
 
 @checked_options("retriever.search")

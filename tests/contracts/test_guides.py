@@ -40,14 +40,21 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_plugins_of_the_guides_pass_their_contracts(installed: Path) -> None:
-    ended = run(installed, "pytest", "-q", "-p", "no:cacheprovider", str(installed))
+@pytest.fixture(scope="module")
+def tested(installed: Path) -> "subprocess.CompletedProcess[str]":
+    """The plugins' own tests, which also leave the database that they read."""
+    return run(installed, "pytest", "-q", "-p", "no:cacheprovider", str(installed))
+
+
+def test_the_plugins_of_the_guides_pass_their_contracts(tested: "subprocess.CompletedProcess[str]") -> None:
+    ended = tested
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
     rules = sum(len(suite.rules()) for suite in (CorpusContract, ModelContract, TrackerContract))
     passed, *skipped = (int(number) for number in re.findall(r"(\d+) (?:passed|skipped)", ended.stdout))
     assert passed + sum(skipped) == rules
 
 
+@pytest.mark.usefixtures("tested")
 def test_a_run_of_three_plugins_trains_and_is_checked(installed: Path) -> None:
     recipe = write_recipe(installed, "tiny")
     text = recipe.read_text(encoding="utf-8")
@@ -55,7 +62,6 @@ def test_a_run_of_three_plugins_trains_and_is_checked(installed: Path) -> None:
     kept = [block for block in blocks if not block.startswith(("corpus:", "model:", "tracker:"))]
     kept += ["corpus: {name: sqlite, path: notes.db, valid_share: 0.3}\n", "model: {name: bag, width: 16}\n"]
     recipe.write_text("".join(kept) + "tracker: {name: csv, folder: mirror}\n", encoding="utf-8")
-    assert run(installed, "pytest", "-q", "-p", "no:cacheprovider", "test_sqlite.py", "-k", "yields").returncode == 0
     ended = run(installed, "retroflow", "fit", "--recipe", str(recipe))
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
     (mirrored,) = (installed / "mirror").glob("*.csv")
