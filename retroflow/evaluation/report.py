@@ -286,7 +286,7 @@ def _opponents_table(opponents: Opponents) -> Table:
         f"{opponents.of:,} sequences, without the first chunk of each (trainer.in_context_sequences)",
         title_justify="left",
     )
-    table.add_column("retrieval")
+    table.add_column("retrieval", overflow="fold")  # or names would end alike
     for heading in ("nats/token", "bits/byte", "nats below off (95%)", "ms/token"):
         table.add_column(heading, justify="right")
     table.add_column("neighbours")

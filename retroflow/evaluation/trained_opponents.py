@@ -125,7 +125,7 @@ def _train(
             nn.utils.clip_grad_norm_(weights, options.clip_norm or float("inf"))
             optimizer.step()
             optimizer.zero_grad()
-            refuse_not_finite(float(loss), name)
+            refuse_not_finite(float(loss.detach()), name)
             stop()
             step, before, passed = step + 1, passed, time.perf_counter() - began
             show(min(round(passed), round(seconds)) - round(before))
