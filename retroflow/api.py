@@ -163,7 +163,7 @@ def evaluate(
 
     Args:
         run: a run, or its folder.
-        overrides: changes to the run's recipe, such as "trainer.device=cpu".
+        overrides: changes to the run's recipe, such as "trainer.device=cpu", or "database=DB" for its neighbours.
         checkpoint: a step or a path; None for the newest.
         output: where to write the report; None for the run folder.
         show: called with the report and its file. If the file could not be written, that is raised afterwards; without

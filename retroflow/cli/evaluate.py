@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Overrides of the run's recipe, such as trainer.device=cpu.")
+        list[str] | None, typer.Argument(help="Overrides of the recipe, such as trainer.device=cpu, or database=DB.")
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Which one. Default: the newest.")

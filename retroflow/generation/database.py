@@ -17,7 +17,7 @@ from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.retrieved import read_retrieved
 from retroflow.database.database import Database
 from retroflow.database.searching import Search
-from retroflow.database.snapshot import is_database
+from retroflow.database.snapshot import Snapshot, is_database
 from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import DamagedDataError
 from retroflow.generation.arguments import unfit
@@ -64,6 +64,7 @@ class RetrievalDatabase:
     ) -> None:
         self.fingerprint, self.name = fingerprint, name or f"index-{fingerprint}"
         self.metric = retriever.capabilities.metric
+        self._snapshot: Snapshot | None = None
         self._chunks, self._tokenizer = chunks, tokenizer
         self._live = LiveSearch(tokenizer, embedder, retriever)
 
@@ -115,15 +116,19 @@ class RetrievalDatabase:
             GenerationError: it was made with another tokenizer or chunk length than the model's, or its embedder is
                 another one here.
         """
-        identity = database.snapshot.identity
+        # Opened again: this version stays readable, whatever `database` does next.
+        snapshot = Snapshot.open(database.folder, database.version.number)
+        identity = snapshot.identity
         made_with = (identity.tokenizer_fingerprint, identity.chunk_length)
         check_fits(database.folder, made_with, (tokenizer, chunk_length), "retroflow db build DB")
         with naming_former_owner("retriever", identity.manifest.info["retriever"]):
-            found = database.snapshot.search
-        view, own = database.snapshot.view, identity.tokenizer
+            found = snapshot.search
+        own = identity.tokenizer
         print_ = database.fingerprint[:FINGERPRINT_DIGITS]
         name = f"{database.folder.name}@{database.version.number} ({print_})"
-        return cls(view, own, identity.embedder, found, fingerprint=print_, name=name)
+        opened = cls(snapshot.view, own, identity.embedder, found, fingerprint=print_, name=name)
+        opened._snapshot = snapshot
+        return opened
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -158,3 +158,18 @@ def test_errors_say_what_to_do_and_change_nothing(database, wrong, message) -> N
         wrong(database)
     assert message in str(raised.value)
     assert (database.version.number, len(rf.Database.open(database.folder).list())) == (1, 20)
+
+
+def test_a_model_keeps_the_version_that_it_was_given(database) -> None:
+    from retroflow.errors import RetroflowError
+    from retroflow.generation import RetrievalDatabase
+
+    tokenizer = database.snapshot.tokenizer
+    opened = RetrievalDatabase.of(database, tokenizer=tokenizer, chunk_length=8)
+    query = [tokenizer.encode(text_of(3)).ids[:8].tolist()]
+    database.remove(["d003"])
+    with pytest.raises(RetroflowError, match="version 1 is being read by a process"):
+        database.purge()
+    assert opened.retrieve(query, 1).sources[0][0].document == "d003" and opened.name.startswith("db@1 (")
+    del opened
+    assert database.purge().version == database.version.number and len(database.versions()) == 1
