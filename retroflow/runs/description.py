@@ -153,6 +153,8 @@ def not_a_run(folder: Path) -> str:
     if not folder.is_dir():
         reason = "it is a file" if folder.exists() else "there is no such folder"
         return f'"{folder}": not a run folder ({reason}); give the folder that fit printed.'
+    if (folder / EXPORT_FILE).is_file():
+        return f'"{folder}": an exported model, not a run folder; give the folder that fit printed.'
     found = f'"{folder}": not a run folder (it has no {RUN_FILE}); '
     if (folder / "checkpoints").is_dir():
         return f"{found}but it holds checkpoints. Restore its {RUN_FILE}, or train again."

@@ -338,7 +338,7 @@ def test_a_database_made_with_another_tokenizer_is_refused(retroflow, trained: P
     ("words", "code", "message"),
     [
         (["{run}", "{exported}"], 2, "is not empty; give a new or an empty folder"),
-        (["{exported}", "new"], 2, "not a run folder (it has no run.json)"),
+        (["{exported}", "new"], 2, "an exported model, not a run folder; give the folder that fit printed."),
         (["nowhere", "new"], 2, "not a run folder"),
     ],
 )
