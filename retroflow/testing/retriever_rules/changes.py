@@ -88,9 +88,11 @@ def a_changed_index_answers_as_a_new_one(case: RetrieverCase) -> None:
                     history.remove(history.generator.choice(history.live, count, replace=False))
                 if adds and step % 3 != 0:
                     history.add(count)
-                if step % 3 == 2:
+                if step % 6 == 2:
                     history.check()
+                if step % 3 == 2:
                     history.open_again()
+                if step % 6 == 5:
                     history.check()
 
 
