@@ -97,3 +97,13 @@ def test_a_build_reads_texts_alone_and_in_blocks(monkeypatch: pytest.MonkeyPatch
 def test_options_are_checked(options: dict[str, float], message: str) -> None:
     with pytest.raises(RetroflowError, match=message):
         Bm25Build(**options)
+
+
+def test_given_keys_are_scored_as_a_search_scores_them() -> None:
+    retriever = built(["red fox", "blue fox", "green bird", "red red sun"])
+    queries = ["red fox", "bird", "nothing"]
+    found = retriever.search(queries, 4)
+    assert np.array_equal(retriever.score(queries, found.ids), found.scores)
+    scores = retriever.score(queries, np.array([[3, -1], [0, 2], [1, 1]]))
+    assert scores.dtype == np.float32 and np.isneginf(scores[0, 1])
+    assert scores[0, 0] > 0 and scores[1, 0] == 0 < scores[1, 1] and (scores[2] == 0).all()
