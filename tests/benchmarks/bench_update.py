@@ -24,7 +24,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "attach_smollm2.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", help="powershell_docs or peps")
-    parser.add_argument("overrides", nargs="*", help="of the recipe, such as embedder.name=lexical")
+    parser.add_argument("overrides", nargs="*", help="of the recipe, such as retriever.name=faiss")
     parser.add_argument("--work", type=Path, required=True, help="folder for artifacts, the run and the report")
     parser.add_argument("--substantive", type=int, help="substantive probes; all without it")
     parser.add_argument("--others", type=int, help="other probes; all without it")
