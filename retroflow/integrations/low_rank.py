@@ -41,4 +41,7 @@ def with_low_rank_maps(model: RetrofitModel, num_weights: int) -> RetrofitModel:
     has_transposed = any(isinstance(each, Conv1D) for each in linear)
     maps: Any = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", fan_in_fan_out=has_transposed)
     inject_adapter_in_model(maps, copied.base)
+    for weight in copied.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # bfloat16 would lose the optimizer's small steps
     return copied

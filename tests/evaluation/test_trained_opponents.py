@@ -100,6 +100,17 @@ def test_maps_lie_on_every_linear_map_but_the_outputs(tmp_path):
     assert torch.equal(copied.eval()(tokens), model(tokens))
 
 
+def test_maps_are_trained_in_float32_on_a_base_in_bfloat16(tmp_path):
+    model = make_job(tmp_path).module.model
+    with torch.autocast("cpu", torch.bfloat16):
+        copied = with_low_rank_maps(model, 100)
+        copied.loss(torch.arange(12)[None], torch.arange(12)[None]).sum().backward()
+    dtypes = {weight.requires_grad: weight.dtype for weight in copied.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert all(weight.grad is not None for weight in copied.parameters() if weight.requires_grad)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
 def test_the_report_says_what_they_gain(tmp_path, steps):
     job = with_rate(make_job(tmp_path), 0.01)
     report = measure_report(job, training={}, advance=lambda n: None)
