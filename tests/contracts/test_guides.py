@@ -12,6 +12,8 @@ from retroflow.testing import CorpusContract, ModelContract, TrackerContract
 from tests.cli.conftest import write_recipe
 from tests.house.tree import ROOT
 
+pytestmark = pytest.mark.timeout(900)  # on a busy machine: four commands that import torch
+
 GUIDES = {"model": "bag", "corpus": "sqlite", "tracker": "csv"}
 
 
