@@ -38,7 +38,10 @@ def test_a_recipe_must_name_an_embedder_only_for_retrievers_that_search_embeddin
     assert load(recipe, [], schema=schema).values["embedder"] == {"name": "none"}
     for words, message in (
         ([], r'recipe.yaml: embedder.name is missing, and retriever "faiss" needs it\. Allowed: bert, lexical\.'),
-        (["embedder.name=none"], r'command line: embedder.name is "none", and retriever "faiss" needs one\. Allowed: b'),
+        (
+            ["embedder.name=none"],
+            r'command line: embedder.name is "none", and retriever "faiss" needs one\. Allowed: b',
+        ),
     ):
         with pytest.raises(RecipeError, match=message):
             load(recipe, ["retriever.name=faiss", *words], schema=schema)
