@@ -50,12 +50,14 @@ def writing(folder: Path, verb: str) -> Iterator[None]:
 
 
 def _owner(file: Path) -> str:
-    try:
-        owner = json.loads(file.read_bytes())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
-        return f"process {owner['pid']} on {owner['host']} ({owner['verb']}, since {since})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    for _ in range(10):  # who has just taken the lock is about to write its name
+        try:
+            owner = json.loads(file.read_bytes())
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+            return f"process {owner['pid']} on {owner['host']} ({owner['verb']}, since {since})"
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(0.05)
+    return "another process"
 
 
 @contextmanager

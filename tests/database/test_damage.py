@@ -3,8 +3,10 @@
 import errno
 import random
 import shutil
+import threading
 from pathlib import Path
 
+import filelock
 import pytest
 
 import retroflow as rf
@@ -122,6 +124,20 @@ def test_a_second_writer_is_told_who_writes(template: Path, tmp_path: Path) -> N
     with writing(database.folder, "sync"), pytest.raises(RetroflowError) as raised:
         database.add(documents_of(30))
     assert "is being changed by process" in str(raised.value) and "(sync, since 2" in str(raised.value)
+
+
+def test_a_writer_that_has_just_taken_the_lock_is_named_too(template: Path, tmp_path: Path) -> None:
+    from retroflow.database.lock import LOCK_FILE, OWNER_FILE
+
+    shutil.copytree(template, tmp_path / "db")
+    database = Database.open(tmp_path / "db")
+    owner = b'{"pid": 7, "host": "there", "verb": "add", "since": 0}'
+    writes = threading.Timer(0.1, (tmp_path / "db" / OWNER_FILE).write_bytes, [owner])
+    with filelock.FileLock(tmp_path / "db" / LOCK_FILE, is_singleton=False):
+        writes.start()
+        with pytest.raises(RetroflowError, match=r"process 7 on there \(add"):
+            database.add(documents_of(30))
+    writes.join()
 
 
 def test_another_embedder_of_the_same_name_is_refused(template: Path, tmp_path: Path, monkeypatch) -> None:
