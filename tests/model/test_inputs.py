@@ -67,7 +67,7 @@ def test_wrong_inputs_are_refused_with_what_was_given_and_allowed(wrong, message
         ({"encoder_heads": 5}, "model.encoder_heads is 5, which does not divide model.encoder_width 12"),
         ({"dropout": 1.0}, "model.dropout is 1.0; allowed: a number from 0 to below 1."),
         ({"copy_initialisation": True}, "set model.share_encoder_embeddings to true too."),
-        ({"cca_scale": -1.0}, "model.cca_scale is -1.0; allowed: a number of at least 0."),
+        ({"cca_scale": -1.0}, "model.cca_scale is -1.0; allowed: a number from 0 to 1000000."),
         ({"cca_scale": float("inf")}, "model.cca_scale is inf; allowed: a finite number."),
         ({"rotary_theta": 0}, "model.rotary_theta is 0; allowed: a number above 0."),
         (

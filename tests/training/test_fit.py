@@ -224,9 +224,9 @@ def test_a_run_that_is_being_trained_cannot_be_resumed(run, tmp_path, monkeypatc
 def test_a_signal_while_evaluating_leaves_an_unfinished_run_that_is_judged_on_resume(run, monkeypatch):
     original = verdict.measure_report
 
-    def interrupted(job, *, training, advance):
+    def interrupted(job, **words):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(job, training=training, advance=advance)
+        return original(job, **words)
 
     monkeypatch.setattr(verdict, "measure_report", interrupted)
     with pytest.raises(Preempted, match="stopped while evaluating"):
