@@ -69,7 +69,7 @@ MODELS: "Registry[type[ModelConfig]]" = Registry(
         "retro_425m": Entry("retroflow.model.paper_sizes:Retro425M", light=True),
         "retro_1b5": Entry("retroflow.model.paper_sizes:Retro1B5", light=True),
         "retro_7b5": Entry("retroflow.model.paper_sizes:Retro7B5", light=True),
-        "retrofit": Entry("retroflow.integrations.retrofit_config:RetrofitConfig", light=True),
+        "retrofit": Entry("retroflow.pretrained.retrofit_config:RetrofitConfig", light=True),
     },
     protocol="ModelConfig",
 )

@@ -1,7 +1,7 @@
 """Opponents of trained reading: the base, and in-context retrieval, with as many weights trained for as long.
 
 Part of what training gains is the style of the text, which any weights learn. Here low-rank maps on the base learn it
-(retroflow/integrations/low_rank.py), at least as many weights as reading has, from the run's own sequences in their
+(retroflow/pretrained/low_rank.py), at least as many weights as reading has, from the run's own sequences in their
 order, with the run's own optimizer, until they have trained as many seconds as the run. The learning rate follows these
 seconds.
 
@@ -67,7 +67,7 @@ def add_trained(
     Raises:
         RetroflowError: a loss is not finite.
     """
-    from retroflow.integrations.low_rank import with_low_rank_maps
+    from retroflow.pretrained.low_rank import with_low_rank_maps
 
     sample = Sample(job.splits, prompted_sequences(job), job.placement, job.options.eval_batch_size, lambda _: stop())
     known, trained = dict(found.measures), {}

@@ -1,4 +1,1 @@
-"""RETRO-fitting: add retrieval to Hugging Face causal language models.
-
-Importing this package loads nothing; `retroflow.integrations.retrofit` loads torch and transformers.
-"""
+"""Other libraries use a model with its database: transformers, lm-evaluation-harness."""

@@ -190,7 +190,7 @@ class RetroModule(pl.LightningModule):
 
     def _taught_loss(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed loss, what the base teaches beside it, and the targets of the former, int64 [b, n]."""
-        from retroflow.integrations.teacher import Lesson, taught_loss
+        from retroflow.pretrained.teacher import Lesson, taught_loss
 
         m, options = self._config.chunk_length, self._options
         prompts: list[Tensor] = []

@@ -29,11 +29,11 @@ from retroflow.components import MODELS, create, recipe_schema
 from retroflow.data import Batch
 from retroflow.data.windows import WindowTable
 from retroflow.evaluation.attribution import random_windows
-from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.pipeline.lookups import LiveSearch, look_up, open_search
 from retroflow.pipeline.options import NeighbourOptions
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.splits import Splits, open_splits
+from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.recipe import load
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "attach_smollm2.yaml"

@@ -38,10 +38,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from retroflow.integrations.base_models import load_base
-from retroflow.integrations.inherited_reader import sink_of
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.pretrained.base_models import load_base
+from retroflow.pretrained.inherited_reader import sink_of
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from tests.benchmarks.bench_training_step import Task, matrix_rates
 
 

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from retroflow.cli.main import run
 from retroflow.corpus.tokenizer import load_tokenizer, train_tokenizer
 from retroflow.generation.exported import load_exported
-from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.pretrained.base_models import fingerprint, load_base
 from retroflow.testing.tiny_corpus import write_tiny_corpus
 
 RECIPE = """recipe_version: 1

@@ -6,11 +6,11 @@ import tempfile
 
 import pytest
 
-from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from retroflow.testing import ModelContract
-from tests.integrations.bases import CHUNK, VOCABULARY, make_base, make_options
 from tests.model.random_models import READING_AIDS, SMALL
+from tests.pretrained.bases import CHUNK, VOCABULARY, make_base, make_options
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from retroflow.distributed.sharding import build_sharded
 from retroflow.distributed.tied_weights import shared_names
-from retroflow.integrations.base_models import fingerprint, load_base
-from tests.integrations.bases import make_batch, make_options
+from retroflow.pretrained.base_models import fingerprint, load_base
+from tests.pretrained.bases import make_batch, make_options
 
 
 def compare(rank, mesh, bases):

@@ -9,14 +9,14 @@ from retroflow.components import recipe_schema
 from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.generation.export import export
 from retroflow.generation.exported import load_exported
-from retroflow.integrations.base_models import fingerprint, load_base
+from retroflow.pretrained.base_models import fingerprint, load_base
 from retroflow.recipe import load
 from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training.fit import fit as fit_here
 from tests.distributed.in_two import in_two
 from tests.distributed.runs import RECIPE, TWO, fit, metrics, newest, prepare_in
 from tests.distributed.sharded_retrofit import compare
-from tests.integrations.bases import FAMILIES, make_base
+from tests.pretrained.bases import FAMILIES, make_base
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 

@@ -14,10 +14,10 @@ from retroflow.evaluation.measuring import measure_report, prompted_sequences, s
 from retroflow.evaluation.opponents import Prompting, Sample, compare, intervals_of, prompt_of
 from retroflow.evaluation.perplexity import Measure
 from retroflow.evaluation.stored_report import read_report
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from retroflow.store.sealed_json import render_sealed
-from tests.integrations.bases import make_base, make_options
+from tests.pretrained.bases import make_base, make_options
 from tests.training.jobs import VOCABULARY, tiny_job, tiny_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore")

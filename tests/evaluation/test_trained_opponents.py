@@ -14,9 +14,9 @@ from retroflow.evaluation.measuring import measure_report, prompted_sequences, r
 from retroflow.evaluation.opponents import TRAINED, Prompting, Sample, intervals_of
 from retroflow.evaluation.report import Report
 from retroflow.evaluation.trained_opponents import add_trained
-from retroflow.integrations.base_models import fingerprint
-from retroflow.integrations.low_rank import with_low_rank_maps
 from retroflow.planning.options import OptimizerOptions
+from retroflow.pretrained.base_models import fingerprint
+from retroflow.pretrained.low_rank import with_low_rank_maps
 from tests.evaluation.test_opponents import by_chunk, literal_nats, make_job
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -7,11 +7,11 @@ from safetensors import safe_open
 from retroflow.components import MODELS
 from retroflow.errors import DamagedDataError, GenerationError, RetroflowError
 from retroflow.generation import GenerationOptions, generate
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.pretrained import WEIGHTS_FILE, load_weights, make_config, read_config, save_pretrained
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from tests.generation.small import Case, HashRetriever, LetterTokenizer, generate_without_cache
-from tests.integrations.bases import make_base, make_options, make_retrofit
+from tests.pretrained.bases import make_base, make_options, make_retrofit
 
 TOKENIZER = LetterTokenizer()
 SAMPLED = {"temperature": 1.0, "stop_at_end_of_text": False, "max_new_tokens": 9}

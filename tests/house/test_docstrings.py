@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.house.tree import files, parse, relative
 
-ROOMS = ("retroflow/model", "retroflow/generation", "retroflow/integrations")
+ROOMS = ("retroflow/model", "retroflow/generation", "retroflow/pretrained")
 
 
 def is_overload(function: ast.FunctionDef) -> bool:

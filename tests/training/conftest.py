@@ -6,7 +6,7 @@ import pytest
 from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import fit
-from tests.integrations.bases import make_base
+from tests.pretrained.bases import make_base
 from tests.training.jobs import tiny_job, tiny_recipe
 
 WORDS = [

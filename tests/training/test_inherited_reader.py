@@ -6,13 +6,13 @@ import torch
 import retroflow as rf
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RetroflowError
-from retroflow.integrations.base_models import fingerprint, load_base
-from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.pretrained.base_models import fingerprint, load_base
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from retroflow.runs.checkpoint_files import list_checkpoints
 from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.runs.resuming import choose_start
 from retroflow.training.fit import train
-from tests.integrations.bases import make_base
+from tests.pretrained.bases import make_base
 from tests.training.conftest import WORDS
 from tests.training.jobs import VOCABULARY, tiny_job, tiny_recipe
 from tests.training.test_retrofit import run, state_of

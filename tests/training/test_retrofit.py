@@ -5,15 +5,15 @@ import torch
 
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import UsageError
-from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.planning.outline import outline
+from retroflow.pretrained.base_models import fingerprint, load_base
 from retroflow.runs.checkpoint_files import list_checkpoints
 from retroflow.runs.checkpoints import read_checkpoint
 from retroflow.runs.resuming import choose_start
 from retroflow.training.final_report import load_trained
 from retroflow.training.fit import train
 from retroflow.training.summary import plan_of
-from tests.integrations.bases import make_base, make_options
+from tests.pretrained.bases import make_base, make_options
 from tests.training.jobs import VOCABULARY, tiny_job, tiny_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,15 +11,15 @@ from torch.distributed.fsdp import FSDPModule
 
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import RetroflowError, UsageError
-from retroflow.integrations.base_models import fingerprint, load_base
 from retroflow.planning.model_check import check_model
 from retroflow.planning.options import TrainerOptions
+from retroflow.pretrained.base_models import fingerprint, load_base
 from retroflow.recipe import Recipe
 from retroflow.runs.checkpoint_files import checkpoint_path
 from retroflow.runs.resuming import ResumePoint
 from retroflow.training.fit import train
 from retroflow.training.lightning_module import drops_retrieval
-from tests.integrations.bases import make_base
+from tests.pretrained.bases import make_base
 from tests.training.jobs import VOCABULARY
 from tests.training.test_retrofit import make_job, run
 from tests.training.test_strategies import assert_same

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from retroflow.integrations.base_models import fingerprint, load_base
-from tests.integrations.bases import make_base, make_options
+from retroflow.pretrained.base_models import fingerprint, load_base
+from tests.pretrained.bases import make_base, make_options
 from tests.training.jobs import VOCABULARY, tiny_config
 from tests.training.stock_trainer import fit_stock
 

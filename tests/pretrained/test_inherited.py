@@ -10,14 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from retroflow.errors import InvalidShapeError, UsageError
-from retroflow.integrations import joint_attention, neighbour_states
-from retroflow.integrations.base_models import fingerprint
-from retroflow.integrations.inherited_reader import sink_of
-from retroflow.integrations.joint_attention import JointReading, WindowNeighbours, attend_jointly
-from retroflow.integrations.reading_maps import ReadingMaps
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
-from tests.integrations.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, make_base, make_batch
+from retroflow.pretrained import joint_attention, neighbour_states
+from retroflow.pretrained.base_models import fingerprint
+from retroflow.pretrained.inherited_reader import sink_of
+from retroflow.pretrained.joint_attention import JointReading, WindowNeighbours, attend_jointly
+from retroflow.pretrained.reading_maps import ReadingMaps
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
+from tests.pretrained.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, make_base, make_batch
 
 TOLERANCE = 1e-11
 LEARNED_POSITIONS = ("gpt2", "gpt_bigcode", "opt")
@@ -308,7 +308,7 @@ def test_a_long_prompt_is_read_in_parts(monkeypatch):
     tokens, retrieved, mask = make_batch()
     model = make_model()
     wanted = model(tokens, retrieved, mask)
-    monkeypatch.setattr("retroflow.integrations.inherited_reader.STATES_AT_ONCE", 1)
+    monkeypatch.setattr("retroflow.pretrained.inherited_reader.STATES_AT_ONCE", 1)
     torch.testing.assert_close(model.extend(tokens, model.new_cache(), retrieved, mask), wanted, rtol=0, atol=1e-9)
 
 

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from retroflow.corpus.tokenizer import KNOWN_END_OF_TEXT, Tokenizer
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.integrations.gguf_file import GGUFHeader
+from retroflow.pretrained.gguf_file import GGUFHeader
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Kinds of token, in `tokenizer.ggml.token_type`."""
@@ -66,7 +66,7 @@ class Rules:
     whole_words: bool = False
 
 
-# tokenizer.ggml.pre -> rules; each row is proved by tests/integrations/test_gguf.py.
+# tokenizer.ggml.pre -> rules; each row is proved by tests/pretrained/test_gguf.py.
 RULES: dict[str, Rules] = {
     "gpt-2": Rules(_gpt2),
     "olmo": Rules(_gpt2, composes=True),

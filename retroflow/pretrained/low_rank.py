@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from retroflow.integrations.narrow_base import NarrowBase
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.pretrained.narrow_base import NarrowBase
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 
 
 def with_low_rank_maps(model: RetrofitModel, num_weights: int) -> RetrofitModel:

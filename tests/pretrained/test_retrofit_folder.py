@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.model.retro import Retro
-from tests.integrations.bases import FAMILIES, make_base, make_batch, make_options, make_retrofit
+from retroflow.pretrained.retrofit import RetrofitModel
+from tests.pretrained.bases import FAMILIES, make_base, make_batch, make_options, make_retrofit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from retroflow.errors import InvalidShapeError, UsageError
-from retroflow.integrations.base_cache import RetrofitCache, padded_arguments
-from retroflow.integrations.base_models import (
+from retroflow.model.cache import extend_with_cache
+from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
+from retroflow.model.loss import IGNORED, token_losses
+from retroflow.model.neighbours import Encode, Encoded, Retrieved
+from retroflow.model.windows import checked_step
+from retroflow.pretrained.base_cache import RetrofitCache, padded_arguments
+from retroflow.pretrained.base_models import (
     family_of,
     fingerprint,
     layers_of,
@@ -24,16 +29,11 @@ from retroflow.integrations.base_models import (
     longest_sequence,
     reading_config,
 )
-from retroflow.integrations.inherited_reader import InheritedReader
-from retroflow.integrations.joint_attention import JointReading, attach_questions
-from retroflow.integrations.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
-from retroflow.integrations.reading_maps import make_maps
-from retroflow.integrations.retrofit_config import RetrofitConfig
-from retroflow.model.cache import extend_with_cache
-from retroflow.model.inputs import check_extension, check_padding, check_sequence, check_targets, check_tokens
-from retroflow.model.loss import IGNORED, token_losses
-from retroflow.model.neighbours import Encode, Encoded, Retrieved
-from retroflow.model.windows import checked_step
+from retroflow.pretrained.inherited_reader import InheritedReader
+from retroflow.pretrained.joint_attention import JointReading, attach_questions
+from retroflow.pretrained.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
+from retroflow.pretrained.reading_maps import make_maps
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from retroflow.protocols.model import RetrievalModel
 
 FINGERPRINT = "base_fingerprint"
@@ -110,7 +110,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
             UsageError: the folder is not empty.
             RetroflowError: it cannot be written.
         """
-        from retroflow.integrations import retrofit_folder
+        from retroflow.pretrained import retrofit_folder
 
         retrofit_folder.save(self, Path(folder), with_base=True)
 
@@ -121,7 +121,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
             UsageError: the folder is not empty, or the base was trained.
             RetroflowError: it cannot be written.
         """
-        from retroflow.integrations import retrofit_folder
+        from retroflow.pretrained import retrofit_folder
 
         retrofit_folder.save(self, Path(folder), with_base=False)
 
@@ -133,7 +133,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
             UsageError: not a model folder, one of another model, or its base is missing or another one.
             DamagedDataError: a file is missing, changed, or not of this model.
         """
-        from retroflow.integrations import retrofit_folder
+        from retroflow.pretrained import retrofit_folder
 
         return retrofit_folder.load(Path(folder))
 

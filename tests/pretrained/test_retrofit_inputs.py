@@ -5,7 +5,7 @@ import torch
 
 from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.model.cache import RetroCache
-from tests.integrations.bases import VOCABULARY, make_batch, make_options, make_retrofit
+from tests.pretrained.bases import VOCABULARY, make_batch, make_options, make_retrofit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 
 _MARGIN = 8
 """Features of a widened head beside the two halves, of which the first is used; kernels want multiples of 8."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
-from retroflow.integrations.joint_attention import WindowNeighbours
-from retroflow.integrations.neighbour_states import Text
 from retroflow.model.cache import RetroCache
+from retroflow.pretrained.joint_attention import WindowNeighbours
+from retroflow.pretrained.neighbour_states import Text
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.integrations.gguf_file import read_header
+from retroflow.pretrained.gguf_file import read_header
 
 
 def read_gguf_config(path: Path) -> PretrainedConfig:

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
-from retroflow.integrations.base_models import FAMILIES, find_base, fingerprint, load_base
-from retroflow.integrations.retrofit import FINGERPRINT, RetrofitModel
-from tests.integrations.bases import FAMILIES as TESTED
-from tests.integrations.bases import make_base, make_batch, make_options, make_retrofit
+from retroflow.pretrained.base_models import FAMILIES, find_base, fingerprint, load_base
+from retroflow.pretrained.retrofit import FINGERPRINT, RetrofitModel
+from tests.pretrained.bases import FAMILIES as TESTED
+from tests.pretrained.bases import make_base, make_batch, make_options, make_retrofit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from retroflow.integrations.base_models import fingerprint
-from retroflow.integrations.narrow_base import NarrowBase
-from retroflow.integrations.neighbour_reader import ARGUMENT
-from retroflow.integrations.state_store import StateStore
+from retroflow.pretrained.base_models import fingerprint
+from retroflow.pretrained.narrow_base import NarrowBase
+from retroflow.pretrained.neighbour_reader import ARGUMENT
+from retroflow.pretrained.state_store import StateStore
 
 TOKENS_AT_ONCE = 2048
 """Retrieved tokens that run through the base together."""

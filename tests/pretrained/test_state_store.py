@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.integrations import neighbour_states
-from retroflow.integrations.retrofit import RetrofitModel
-from tests.integrations.bases import VOCABULARY, make_base, make_batch
-from tests.integrations.test_inherited import make_options
+from retroflow.pretrained import neighbour_states
+from retroflow.pretrained.retrofit import RetrofitModel
+from tests.pretrained.bases import VOCABULARY, make_base, make_batch
+from tests.pretrained.test_inherited import make_options
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from retroflow.errors import UsageError
-from retroflow.integrations.base_models import quiet
-from retroflow.integrations.retrofit import FINGERPRINT, RetrofitModel
-from retroflow.integrations.retrofit_config import BASE_FOLDER, RetrofitConfig
 from retroflow.model import pretrained
+from retroflow.pretrained.base_models import quiet
+from retroflow.pretrained.retrofit import FINGERPRINT, RetrofitModel
+from retroflow.pretrained.retrofit_config import BASE_FOLDER, RetrofitConfig
 from retroflow.store.atomic import whole_folder
 
 NAME = "retrofit"

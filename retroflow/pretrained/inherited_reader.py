@@ -1,9 +1,9 @@
 """Reading by inheritance: a base reads its neighbours with its own attention, and nothing needs to be trained.
 
-Each neighbour runs alone through the base (retroflow/integrations/neighbour_states.py), and in every reading layer the
+Each neighbour runs alone through the base (retroflow/pretrained/neighbour_states.py), and in every reading layer the
 positions of a sequence attend, in one softmax, to their own keys and to those of the neighbours that RETRO's
-alignment gives them (retroflow/integrations/joint_attention.py). There are no weights beside the base's, unless some
-are trained (retroflow/integrations/reading_maps.py).
+alignment gives them (retroflow/pretrained/joint_attention.py). There are no weights beside the base's, unless some
+are trained (retroflow/pretrained/reading_maps.py).
 
 Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, s tokens between two lookups, W windows,
 k neighbours, r tokens of a neighbour.
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from retroflow.integrations.base_cache import Lookup, RetrofitCache, padded_arguments
-from retroflow.integrations.joint_attention import NAME, JointReading, WindowNeighbours
-from retroflow.integrations.neighbour_reader import ARGUMENT
-from retroflow.integrations.neighbour_states import NeighbourStates, Text
-from retroflow.integrations.reading_maps import ReadingMaps
-from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
+from retroflow.pretrained.base_cache import Lookup, RetrofitCache, padded_arguments
+from retroflow.pretrained.joint_attention import NAME, JointReading, WindowNeighbours
+from retroflow.pretrained.neighbour_reader import ARGUMENT
+from retroflow.pretrained.neighbour_states import NeighbourStates, Text
+from retroflow.pretrained.reading_maps import ReadingMaps
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 
 STATES_AT_ONCE = 1 << 29
 """Bytes of neighbours' states that a part of a long prompt reads."""

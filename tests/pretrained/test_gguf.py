@@ -12,16 +12,16 @@ import regex
 import torch
 
 from retroflow.errors import DamagedDataError, MissingExtraError, UsageError
-from retroflow.integrations import gguf_file
-from retroflow.integrations.base_models import find_base, fingerprint, load_base
-from retroflow.integrations.gguf_file import find_gguf, read_header
-from retroflow.integrations.gguf_tokenizer import RULES, gguf_tokenizer
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.options import DataOptions
+from retroflow.pretrained import gguf_file
+from retroflow.pretrained.base_models import find_base, fingerprint, load_base
+from retroflow.pretrained.gguf_file import find_gguf, read_header
+from retroflow.pretrained.gguf_tokenizer import RULES, gguf_tokenizer
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 from retroflow.recipe import Recipe
-from tests.integrations.gguf_files import TEXT, make_model, vocabulary, write_gguf
+from tests.pretrained.gguf_files import TEXT, make_model, vocabulary, write_gguf
 
 for needed in ("gguf", "accelerate"):
     pytest.importorskip(needed)

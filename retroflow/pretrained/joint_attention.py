@@ -21,9 +21,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from retroflow.integrations.neighbour_reader import ARGUMENT
-from retroflow.integrations.neighbour_states import Capture
-from retroflow.integrations.reading_maps import ReadingMaps
+from retroflow.pretrained.neighbour_reader import ARGUMENT
+from retroflow.pretrained.neighbour_states import Capture
+from retroflow.pretrained.reading_maps import ReadingMaps
 
 Made = TypeVar("Made")
 

@@ -22,10 +22,10 @@ from transformers.utils import logging as transformers_logging
 from retroflow.console import say
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.hub import from_cache_or_hub
-from retroflow.integrations.gguf_base import load_gguf, read_gguf_config
-from retroflow.integrations.gguf_file import SUFFIX, find_gguf
-from retroflow.integrations.retrofit_config import RetrofitConfig
 from retroflow.model.config import RetroConfig
+from retroflow.pretrained.gguf_base import load_gguf, read_gguf_config
+from retroflow.pretrained.gguf_file import SUFFIX, find_gguf
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 
 CONFIG_FILE = "config.json"
 FILE_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
@@ -50,7 +50,7 @@ class Family:
 
 
 # model_type -> family; whatever else the code needs, every family has under the same name. Each row is proved by all of
-# tests/integrations. Not here, for good reasons: gpt_neo, gptj, gpt_neox_japanese, bloom, falcon, stablelm and nemotron
+# tests/pretrained. Not here, for good reasons: gpt_neo, gptj, gpt_neox_japanese, bloom, falcon, stablelm and nemotron
 # hand no keyword arguments of ours down; gemma2, gemma3, olmo2, olmo3, glm4 and exaone4 normalise what attention gives
 # before they add it, and granite scales it; the logits of cohere and phi are more than a matrix times the last states.
 FAMILIES: dict[str, Family] = {

@@ -17,7 +17,7 @@ from retroflow.protocols.model import ModelConfig
 
 if TYPE_CHECKING:
     from retroflow.corpus.tokenizer import Tokenizer
-    from retroflow.integrations.retrofit import RetrofitModel
+    from retroflow.pretrained.retrofit import RetrofitModel
 
 BASE_FOLDER = "base"
 """The folder inside a saved RETRO-fit that holds its base."""
@@ -185,7 +185,7 @@ class RetrofitConfig(ModelConfig):
         Raises:
             UsageError: it is not, or does not.
         """
-        from retroflow.integrations.base_models import check_base
+        from retroflow.pretrained.base_models import check_base
 
         check_base(self, sequence_length)
 
@@ -200,18 +200,18 @@ class RetrofitConfig(ModelConfig):
         Raises:
             UsageError: its rules are not known.
         """
-        from retroflow.integrations.gguf_file import find_gguf, read_header
+        from retroflow.pretrained.gguf_file import find_gguf, read_header
 
         gguf = find_gguf(self.base)
         if gguf is None:
             return None
-        from retroflow.integrations.gguf_tokenizer import gguf_tokenizer
+        from retroflow.pretrained.gguf_tokenizer import gguf_tokenizer
 
         return gguf_tokenizer(read_header(gguf))
 
     def build(self) -> "RetrofitModel":
         """Open the base and attach fresh parts to it; on the meta device nothing but the base's config is read."""
-        from retroflow.integrations.retrofit import RetrofitModel
+        from retroflow.pretrained.retrofit import RetrofitModel
 
         return RetrofitModel.build(self)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from retroflow.errors import InvalidShapeError, UsageError
-from retroflow.integrations import base_models
-from retroflow.integrations.base_models import layers_of
-from retroflow.integrations.neighbour_reader import ARGUMENT
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import default_cca_layers
 from retroflow.model.inputs import check_sequence
-from tests.integrations.bases import (
+from retroflow.pretrained import base_models
+from retroflow.pretrained.base_models import layers_of
+from retroflow.pretrained.neighbour_reader import ARGUMENT
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import default_cca_layers
+from tests.pretrained.bases import (
     CHUNK,
     DEEP,
     FAMILIES,

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from retroflow.data import Batch
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
-from retroflow.integrations.teacher import Lesson, divergence, taught_loss
-from tests.integrations.bases import CHUNK, VOCABULARY, make_base
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
+from retroflow.pretrained.teacher import Lesson, divergence, taught_loss
+from tests.pretrained.bases import CHUNK, VOCABULARY, make_base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from retroflow.integrations.retrofit import RetrofitModel
-from retroflow.integrations.retrofit_config import RetrofitConfig
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
 
 VOCABULARY = 60
 CHUNK = 4

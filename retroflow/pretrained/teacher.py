@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retroflow.integrations.retrofit import RetrofitModel
 from retroflow.model.loss import IGNORED, token_losses
+from retroflow.pretrained.retrofit import RetrofitModel
 
 
 @dataclass(frozen=True)

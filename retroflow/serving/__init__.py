@@ -1,0 +1,1 @@
+"""A model behind HTTP: an OpenAI-compatible server and its page."""

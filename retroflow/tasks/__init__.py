@@ -1,0 +1,1 @@
+"""Tasks: cloze accuracy, open-domain question answering, and training for them."""
