@@ -10,6 +10,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Divide the whole suite over processes; files that are named run in this one, which starts at once.
+
+    On 2 cores the suite takes 400 s instead of 630 s (2026-11-27).
+    """
+    return min(os.cpu_count() or 1, 8) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def small_pieces_and_blocks() -> Iterator[None]:
     """Make every test's artifacts of many pieces and blocks: it is at the joins that rows can be misplaced."""
