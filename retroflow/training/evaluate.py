@@ -83,28 +83,21 @@ def evaluate(
         DamagedDataError: the checkpoint or an artifact is damaged, or the run folder's files do not belong together.
         RetroflowError: a loss is not finite, or it is clear from the start that `output` cannot be written.
     """
-    described, path = open_checkpoint(Path(run_folder), checkpoint)
-    run, head = RunFolder(described.folder), read_head(path)
-    overrides, database = _named_database(overrides)
-    recipe = _recipe_of(run, overrides)
-    changed = _changed(described, recipe)
-    if database is not None:
-        changed["database"] = database.name
-    described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
-    record = record_in(path, head, steps=checkpoint_step(path))
-    own = run.path / _report_name(record, changed)
+    found = _find(Path(run_folder), overrides, checkpoint)
+    run = RunFolder(found.described.folder)
+    own = run.path / _report_name(found.record, found.changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
         with requests.at_once("stopped while preparing; the same command continues where it stopped"):
-            own_changes = {key: value for key, value in changed.items() if key != "database"}
-            prepared = _prepared_for(described, recipe, own_changes)
-            job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
-            if database is not None:
-                splits = _retrieving_from(database, job, recipe.values["neighbours"]["k"])
-                job = replace(job, splits=splits, search=partial(_search_of, database.snapshot))
-        job.module.configure_model()
-        load_checkpoint_weights(job.module, path)
-        report = measure_model(job, record, path, requests, overrides=changed, remedy="the same command starts again")
+            opened = _open(found)
+        report = measure_model(
+            opened.job,
+            opened.record,
+            opened.checkpoint,
+            requests,
+            overrides=opened.changed,
+            remedy="the same command starts again",
+        )
     if not keeps:
         return Evaluation(run.path, report, None)
     try:
@@ -112,6 +105,77 @@ def evaluate(
     except RetroflowError as error:
         return Evaluation(run.path, report, None, error)
     return Evaluation(run.path, report, output or own)
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's model with its data, ready to be measured.
+
+    Attributes:
+        job: its module has the checkpoint's weights, on the CPU.
+        record: how the model was trained.
+        checkpoint: source of the weights.
+        changed: dotted keys in which it differs from the training's recipe.
+    """
+
+    job: Job
+    record: TrainingSummary
+    checkpoint: Path
+    changed: dict[str, Any]
+
+
+def open_trained(run_folder: Path, overrides: Sequence[str] = (), *, checkpoint: str | None = None) -> OpenedRun:
+    """Open a checkpoint of a run with its data, as `evaluate` measures it.
+
+    Args:
+        run_folder: as in `evaluate`.
+        overrides: as in `evaluate`.
+        checkpoint: as in `evaluate`.
+
+    Raises:
+        UsageError: as `evaluate`.
+        DamagedDataError: as `evaluate`.
+    """
+    with quiet_lightning():
+        return _open(_find(Path(run_folder), overrides, checkpoint))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a run, overrides and a checkpoint name, before data or weights are read."""
+
+    described: RunDescription
+    recipe: Recipe
+    database: "_OtherDatabase | None"
+    checkpoint: Path
+    record: TrainingSummary
+    changed: dict[str, Any]
+
+
+def _find(run_folder: Path, overrides: Sequence[str], checkpoint: str | None) -> _Found:
+    described, path = open_checkpoint(run_folder, checkpoint)
+    overrides, database = _named_database(overrides)
+    recipe = _recipe_of(RunFolder(described.folder), overrides)
+    changed = _changed(described, recipe)
+    if database is not None:
+        changed["database"] = database.name
+    described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
+    return _Found(
+        described, recipe, database, path, record_in(path, read_head(path), steps=checkpoint_step(path)), changed
+    )
+
+
+def _open(found: _Found) -> OpenedRun:
+    described, recipe = found.described, found.recipe
+    own_changes = {key: value for key, value in found.changed.items() if key != "database"}
+    prepared = _prepared_for(described, recipe, own_changes)
+    job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
+    if found.database is not None:
+        splits = _retrieving_from(found.database, job, recipe.values["neighbours"]["k"])
+        job = replace(job, splits=splits, search=partial(_search_of, found.database.snapshot))
+    job.module.configure_model()
+    load_checkpoint_weights(job.module, found.checkpoint)
+    return OpenedRun(job, found.record, found.checkpoint, found.changed)
 
 
 @dataclass(frozen=True)
