@@ -74,7 +74,7 @@ def plot(
     output: Annotated[Path, typer.Option("--output", help="Picture to write: .png, .svg or .pdf.")] = Path("loss.png"),
 ) -> None:
     """Plot the losses of runs over their steps (needs the extra `plot`)."""
-    from retroflow.runs.loss_plot import plot_losses
+    from retroflow.pictures.loss_plot import plot_losses
 
     plot_losses(run_folders, output)
     print(output)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from retroflow.errors import MissingExtraError, RetroflowError, UsageError
-from retroflow.runs.loss_plot import plot_losses
+from retroflow.pictures.loss_plot import plot_losses
 
 
 def make_run(folder, lines):

@@ -1,12 +1,12 @@
-"""Plot the losses of runs over their steps; the only file that imports matplotlib."""
+"""Plot the losses of runs over their steps."""
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retroflow.errors import MissingExtraError, RetroflowError, UsageError
+from retroflow.errors import UsageError
+from retroflow.pictures.plots import Line, Panel, check_plot, draw
 from retroflow.runs.metrics import read_metrics
 
 CURVES = {
@@ -15,8 +15,6 @@ CURVES = {
     "validation/loss_off": ("validation, retrieval off", ":"),
 }
 """Plotted columns of metrics.jsonl: name in the legend, kind of line."""
-
-ENDINGS = (".pdf", ".png", ".svg")
 
 
 def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
@@ -31,30 +29,16 @@ def plot_losses(run_folders: Sequence[Path], output: Path) -> None:
         UsageError: a folder without metrics, or another ending.
         RetroflowError: the picture cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError('runs plot: needs matplotlib. Install it with: pip install "retroflow[plot]"')
-    if output.suffix.lower() not in ENDINGS:
-        raise UsageError(f"output='{output}': the name must end in .png, .svg or .pdf.")
-    curves = {folder: _curves(folder) for folder in run_folders}
-    from matplotlib.figure import Figure  # not pyplot: no window, no state
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (folder, of_run) in enumerate(curves.items()):
-        for name, (steps, losses) in of_run.items():
+    check_plot(output)
+    lines = []
+    for number, folder in enumerate(run_folders):
+        for name, (steps, losses) in _curves(folder).items():
             meaning, style = CURVES[name]
-            label = meaning if len(curves) == 1 else f"{folder}: {meaning}"
-            few = len(steps) < 30
-            axes.plot(steps, losses, style, color=f"C{number}", label=label, marker="." if few else None)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.set_title(", ".join(str(folder) for folder in curves) if len(curves) == 1 else f"{len(curves)} runs")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    try:
-        figure.savefig(output, dpi=150)
-    except OSError as error:
-        raise RetroflowError(f"{output}: cannot be written ({error.strerror}); choose another file.") from error
+            label = meaning if len(run_folders) == 1 else f"{folder}: {meaning}"
+            marker = "." if len(steps) < 30 else ""
+            lines.append(Line(label, steps, losses, colour=number, style=style, marker=marker))
+    title = str(run_folders[0]) if len(run_folders) == 1 else f"{len(run_folders)} runs"
+    draw([Panel(lines, "loss (nats per token)")], output, title=title, x_label="optimizer step")
 
 
 def _curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
