@@ -1,31 +1,21 @@
 """What a pretrained base makes of the same neighbours if they stand in its prompt, on the same tokens.
 
-In-context retrieval predicts chunk u + 1 of a sequence from
+Prompts are those of retroflow/evaluation/prompted.py, one for each chunk. Every chunk of a sequence but its first is
+compared, which has no neighbours.
 
-    [passages for chunk u, the best one first] [the sequence's tokens up to chunk u + 1]
-
-through the base alone, computed anew for every chunk, as the neighbours of chunk u become known when it ends. A passage
-is a neighbour and its continuation, without its padding; nothing stands between passages and text. A chunk without
-neighbours is predicted without passages. Every chunk of a sequence but its first is scored, which has no neighbours.
-
-Shapes: b sequences, l chunks of a sequence, m tokens of a chunk, k neighbours, c compared chunks, N validation chunks.
+Shapes: b sequences, m tokens of a chunk, k neighbours, c compared chunks, N validation chunks.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from retroflow.data import Batch
-from retroflow.data.batch import NOT_PREDICTED
 from retroflow.evaluation.intervals import Interval, by_document, interval, resampled_losses
-from retroflow.evaluation.perplexity import Measure
+from retroflow.evaluation.perplexity import Measure, measure
+from retroflow.evaluation.prompted import RAM_PASSAGE_TOKENS, Prompting, prompted_losses
 from retroflow.pipeline.splits import Splits
 from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
@@ -36,24 +26,6 @@ FEW_DOCUMENTS = 20
 TRAINED = ("base_trained", "in_context_trained", "in_context_trained_random")
 """Opponents with as many weights trained for as long (retroflow/training/trained_opponents.py); the last one is
 in_context_trained with random chunks as passages."""
-
-RAM_PASSAGE_TOKENS = 256
-"""The most tokens of a passage. Source: Ram et al. 2023."""
-
-
-@dataclass(frozen=True)
-class Prompting:
-    """How neighbours are put into the prompt.
-
-    Attributes:
-        passages: how many, the best ones; None for all.
-        passage_tokens: tokens of a passage, from its beginning; None for all.
-        length: tokens of the prompt; None for the base's context.
-    """
-
-    passages: int | None = None
-    passage_tokens: int | None = None
-    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,21 +144,24 @@ class Sample:
             seconds=measure.seconds_per_token * tokens,
         )
 
-    def prompted(self, model: Any, neighbours: Int64Array, prompting: Prompting, like: Measure) -> Measure:
-        """Measure a model's base with neighbours in its prompt.
+    def prompted(self, model: Any, neighbours: Int64Array, prompting: Prompting) -> Measure:
+        """Measure a model without retrieval with neighbours in its prompt.
 
         Args:
-            model: a `RetrievalModel` with a `context_length`, in evaluation mode.
+            model: a `RetrievalModel` that gives its last states, in evaluation mode.
             neighbours: int64 [N, k] of the validation chunks.
             prompting: how they are put into the prompt.
-            like: a measure of the same chunks.
         """
-        began, nats = time.perf_counter(), np.zeros(len(self.splits.valid_chunks))
-        batches = self.splits.validation(neighbours).in_order(self.batch_size, self.sequences)
-        for numbers, of_chunks in _nats_of_chunks(model, self.placement, batches, self.starts, prompting, self.advance):
-            nats[numbers] = of_chunks
-        nats = nats[self.chunks]
-        return replace(like, nats=float(nats.sum()), seconds=time.perf_counter() - began, chunk_nats=nats)
+        return self.restricted(
+            measure(
+                prompted_losses(model, self.placement, prompting, advance=self.advance),
+                self.splits.validation(neighbours).in_order(self.batch_size, self.sequences),
+                num_chunks=len(self.splits.valid_chunks),
+                chunk_length=self.splits.valid_chunks.chunk_length,
+                advance=self.advance,
+                starts=self.starts,
+            )
+        )
 
 
 def compare(model: Any, sample: Sample, measures: Mapping[str, Measure], *, seed: int) -> Opponents | None:
@@ -206,7 +181,7 @@ def compare(model: Any, sample: Sample, measures: Mapping[str, Measure], *, seed
     splits = sample.splits
     found = {mode: sample.restricted(measures[mode]) for mode in ("on", "random", "off")}
     for mode, prompting in promptings(splits.sequence_chunks * splits.valid_chunks.chunk_length).items():
-        found[mode] = sample.prompted(model, splits.validation_neighbours, prompting, found["off"])
+        found[mode] = sample.prompted(model, splits.validation_neighbours, prompting)
     return Opponents(
         measures=found,
         sequences=len(sample.sequences),
@@ -214,66 +189,6 @@ def compare(model: Any, sample: Sample, measures: Mapping[str, Measure], *, seed
         documents=len(np.unique(sample.documents)),
         intervals=intervals_of(found, sample.documents, seed=seed),
     )
-
-
-def _nats_of_chunks(
-    model: Any,
-    placement: Placement,
-    batches: Iterator[Batch],
-    starts: Int64Array,
-    prompting: Prompting,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[Int64Array, Any]]:
-    """Yield numbers of chunks int64 [b] and their nats float64 [b]."""
-    m, done = model.config.chunk_length, 0
-    for batch in batches:
-        num_rows, length = batch.tokens.shape
-        of_rows = starts[done : done + num_rows]
-        done += num_rows
-        for chunk in range(1, length // m):
-            inputs = [prompt_of(batch, row, chunk, m, prompting, model.context_length) for row in range(num_rows)]
-            targets = batch.targets[:, chunk * m - 1 : (chunk + 1) * m - 1]
-            yield of_rows + chunk, _nats(model, placement, inputs, targets)
-            advance(0)  # may stop here
-        advance(num_rows)
-
-
-def prompt_of(batch: Batch, row: int, chunk: int, m: int, prompting: Prompting, context_length: int) -> Tensor:
-    """Return the tokens int64 [t] from whose last m positions the tokens of a chunk are predicted.
-
-    Where they would be too many, the text is cut at its left, but the chunk before the predicted one stays; then the
-    passages are cut at their right.
-    """
-    assert batch.retrieved is not None and batch.retrieved_mask is not None
-    retrieved, real = batch.retrieved[row, chunk - 1], batch.retrieved_mask[row, chunk - 1]  # [k, r]
-    passages = [tokens[is_real] for tokens, is_real in zip(retrieved, real, strict=True) if is_real.any()]
-    passages = [passage[: prompting.passage_tokens] for passage in passages[: prompting.passages]]
-    text = batch.tokens[row, : (chunk + 1) * m - 1]
-    room = min(prompting.length or context_length, context_length)
-    text = text[-max(room - sum(map(len, passages)), 2 * m - 1) :][-room:]
-    return torch.cat([torch.cat([*passages, text[:0]])[: room - len(text)], text])
-
-
-def padded(inputs: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return inputs of several lengths as tokens int64 [b, t], and the targets int64 [b, m] of their last positions.
-
-    The targets are int64 [b, t], too. Padding is after all that is predicted.
-    """
-    longest, m = max(map(len, inputs)), targets.shape[1]
-    tokens = torch.stack([F.pad(row, (0, longest - len(row))) for row in inputs])
-    wanted = torch.full_like(tokens, NOT_PREDICTED)
-    for row, of_row in enumerate(inputs):
-        wanted[row, len(of_row) - m : len(of_row)] = targets[row]
-    return tokens, wanted
-
-
-@torch.no_grad()
-def _nats(model: Any, placement: Placement, inputs: list[Tensor], targets: Tensor) -> Any:
-    """Return float64 [b], the nats of targets int64 [b, m] after the last m tokens of each input; off is the base."""
-    tokens, wanted = padded(inputs, targets)
-    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
-        nats: Tensor = model.loss(tokens.to(placement.device), wanted.to(placement.device))
-    return nats.double().cpu().numpy()
 
 
 def intervals_of(measures: Mapping[str, Measure], documents: Int64Array, *, seed: int) -> dict[str, Interval | None]:

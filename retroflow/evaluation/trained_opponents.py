@@ -8,7 +8,7 @@ seconds.
     base_trained          the loss of the whole sequence, without retrieval
     in_context_trained    [passages for chunk u] [the sequence's tokens up to chunk u + 1], and the loss of chunk u + 1
 
-The prompt is what is measured afterwards (retroflow/evaluation/opponents.py). The seed draws u for every sequence: one
+The prompt is what is measured afterwards (retroflow/evaluation/prompted.py). The seed draws u for every sequence: one
 pass costs about as much as reading a sequence, and all chunks of a sequence would cost seven times that.
 
 Shapes: b sequences, n tokens of a sequence, m tokens of a chunk.
@@ -28,8 +28,9 @@ from retroflow.data import Batch, StepBatches
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.evaluation.measuring import Measurable, prompted_sequences, random_neighbours, refuse_not_finite
 from retroflow.evaluation.measuring import token_losses as losses_of
-from retroflow.evaluation.opponents import TRAINED, Opponents, Prompting, Sample, intervals_of, padded, prompt_of
+from retroflow.evaluation.opponents import TRAINED, Opponents, Sample, intervals_of
 from retroflow.evaluation.perplexity import Measure, measure
+from retroflow.evaluation.prompted import Prompting, padded, prompt_of
 from retroflow.model.loss import token_losses
 from retroflow.planning.options import OptimizerOptions
 from retroflow.planning.schedule import learning_rate_factor
@@ -78,7 +79,7 @@ def add_trained(
             with torch.autocast(job.placement.accelerator, torch.bfloat16, enabled=job.placement.uses_bf16):
                 model = with_low_rank_maps(job.module.model, num_weights)
         trained[name] = _train(model, job, name, nats, seconds, stop)
-        known |= _measure(model.eval(), sample, name, known["off"], random_neighbours(job))
+        known |= _measure(model.eval(), sample, name, random_neighbours(job))
         del model
     return replace(
         found, measures=known, trained=trained, intervals=intervals_of(known, sample.documents, seed=job.seed)
@@ -149,13 +150,13 @@ def _nats_in_context(seed: int) -> Nats:
         tokens, targets = padded(inputs, torch.stack(of_chunks))
         wanted = targets != NOT_PREDICTED  # passages need no logits
         hidden = model.base.base_model(input_ids=tokens, use_cache=False).last_hidden_state[wanted]
-        losses = token_losses(hidden, model.base.get_output_embeddings().weight, targets[wanted])
+        losses = token_losses(hidden, model.output_weights(), targets[wanted])
         return losses.sum() / (num_rows * m)
 
     return nats
 
 
-def _measure(model: Any, sample: Sample, name: str, like: Measure, random: Int64Array) -> dict[str, Measure]:
+def _measure(model: Any, sample: Sample, name: str, random: Int64Array) -> dict[str, Measure]:
     """Measure a trained opponent; in-context retrieval with `random` passages, too."""
     splits = sample.splits
     if name == TRAINED[0]:
@@ -170,7 +171,7 @@ def _measure(model: Any, sample: Sample, name: str, like: Measure, random: Int64
         found = {name: sample.restricted(whole)}
     else:
         tables = {TRAINED[1]: splits.validation_neighbours, TRAINED[2]: random}
-        found = {mode: sample.prompted(model, table, Prompting(), like) for mode, table in tables.items()}
+        found = {mode: sample.prompted(model, table, Prompting()) for mode, table in tables.items()}
     for mode, measured in found.items():
         refuse_not_finite(measured.nats, mode)
     return found

@@ -144,7 +144,7 @@ class Retro(nn.Module, RetrievalModel):
             state = self._empty_cache(step, padding)
             is_token, mask = state.is_token(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
         hidden, _ = self._run(self._embed(tokens, is_token), self._encoding(found, step, is_token), mask)
-        return F.linear(hidden, self._output_matrix())
+        return F.linear(hidden, self.output_weights())
 
     def loss(
         self,
@@ -169,11 +169,25 @@ class Retro(nn.Module, RetrievalModel):
         """
         check_tokens(self.config, tokens)
         check_targets(self.config, targets, tokens)
+        hidden = self.hidden(tokens, retrieved, retrieved_mask)
+        losses = token_losses(hidden.flatten(0, 1), self.output_weights(), targets.flatten())
+        return losses.view(targets.shape).sum(-1)
+
+    def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
+        """Return the normalised last states, float [b, n, d]; arguments and errors as in `forward`."""
+        check_tokens(self.config, tokens)
         step = self.config.chunk_length
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
         hidden, _ = self._run(self._embed(tokens), self._encoding(found, step))
-        losses = token_losses(hidden.flatten(0, 1), self._output_matrix(), targets.flatten())
-        return losses.view(targets.shape).sum(-1)
+        return hidden
+
+    def output_weights(self) -> Tensor:
+        """Return the output matrix, float [v, d]."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def last_feed_forward(self) -> nn.Module:
+        """Return the feed-forward layer of the last block."""
+        return self.blocks[-1].get_submodule("feed_forward")
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetroCache:
         """Begin generation; the answer is given to `extend` with each call's new tokens.
@@ -213,7 +227,7 @@ class Retro(nn.Module, RetrievalModel):
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
         encode = None if self.encoder is None else partial(self.encoder, embedding=self.embedding)
         hidden = extend_with_cache(tokens, cache, found, encode, self._run_after)
-        return F.linear(hidden, self._output_matrix())
+        return F.linear(hidden, self.output_weights())
 
     def _run_after(self, tokens: Tensor, cache: RetroCache, encode: Encode | None) -> tuple[Tensor, Encoded | None]:
         """Run tokens int64 [b, t] that follow those of a cache, as `_run`."""
@@ -250,6 +264,3 @@ class Retro(nn.Module, RetrievalModel):
         if self.encoder is None or found is None:
             return None
         return partial(self.encoder, found, embedding=self.embedding, step=step, is_token=is_token)
-
-    def _output_matrix(self) -> Tensor:
-        return self.embedding.weight if self.output is None else self.output.weight

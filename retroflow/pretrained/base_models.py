@@ -40,12 +40,14 @@ class Family:
         layers: path from the causal language model to the list of its layers.
         attention: attribute of a layer with its self-attention, whose output, and nothing else, is added to the
             layer's input; it must be given the unknown keyword arguments of the model's forward.
+        feed_forward: attribute of a layer with its feed-forward layer.
         max_length: positions in the learned position table of a config; None for rotary positions.
     """
 
     title: str
     layers: str
     attention: str
+    feed_forward: str = "mlp"
     max_length: Callable[[Any], int | None] = lambda config: None
 
 
@@ -68,7 +70,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family("Qwen", "model.layers", "self_attn"),
     "gemma": Family("Gemma", "model.layers", "self_attn"),
     "olmo": Family("OLMo", "model.layers", "self_attn"),
-    "opt": Family("OPT", "model.decoder.layers", "self_attn", max_length=lambda c: int(c.max_position_embeddings)),
+    "opt": Family(
+        "OPT", "model.decoder.layers", "self_attn", "fc1", max_length=lambda c: int(c.max_position_embeddings)
+    ),
     "phi3": Family("Phi", "model.layers", "self_attn"),
     "smollm3": Family("SmolLM", "model.layers", "self_attn"),
     "starcoder2": Family("StarCoder", "model.layers", "self_attn"),

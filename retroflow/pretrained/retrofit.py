@@ -200,14 +200,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
     ) -> Tensor:
         """Predict every next token.
 
-        Args:
-            tokens: int64 [b, n], values in [0, v), n >= 1; n need not be a multiple of m.
-            retrieved: int64 [b, W, k, r] with W = n // m: for each whole chunk its neighbours, each followed by its
-                continuation; None switches retrieval off, which gives the base's logits, bit for bit.
-            retrieved_mask: bool [b, W, k, r], or [b, W, k] for whole neighbours, True where a token was
-                retrieved; what stands elsewhere does not matter. None means all were.
-            padding: int64 [b], tokens at the left of each row that are padding; None for none.
-            retrieval_step: s, tokens between two lookups, 1 to m; None means m, the paper's.
+        Arguments as of `RetrievalModel.forward`; without `retrieved` the logits are the base's, bit for bit.
 
         Returns:
             float [b, n, v] logits; those of padding mean nothing.
@@ -253,7 +246,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """
         check_targets(self.config, targets, tokens)
         hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask).flatten(0, 1), targets.flatten()
-        matrix = cast(nn.Linear, self.base.get_output_embeddings()).weight
+        matrix = self.output_weights()
         if not torch.is_grad_enabled():
             is_wanted = wanted != IGNORED  # a prompt needs no logits
             losses = token_losses(hidden[is_wanted], matrix, wanted[is_wanted])
@@ -273,6 +266,14 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
             hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
         return hidden
+
+    def output_weights(self) -> Tensor:
+        """Return the base's output matrix, float [v, d]."""
+        return cast(nn.Linear, self.base.get_output_embeddings()).weight
+
+    def last_feed_forward(self) -> nn.Module:
+        """Return the feed-forward layer of the base's last block; of OPT its first linear map."""
+        return self.blocks[-1].get_submodule(family_of(self.base.config, self.options.base).feed_forward)
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
         """Return an empty cache for `extend`.

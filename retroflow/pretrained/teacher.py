@@ -50,7 +50,7 @@ def taught_loss(model: RetrofitModel, targets: Tensor, batch: Any, lesson: Lesso
         The nats summed over the positions that no teacher took over; the divergence from the teachers, per position;
         and the targets of the former, int64 [b, n].
     """
-    m, output = model.config.chunk_length, model.base.get_output_embeddings().weight
+    m, output = model.config.chunk_length, model.output_weights()
     hidden = model.hidden(batch.tokens, batch.retrieved, batch.retrieved_mask)
     taught = hidden.new_zeros(())
     is_taken = torch.zeros_like(targets, dtype=torch.bool)

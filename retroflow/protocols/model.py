@@ -160,6 +160,41 @@ class RetrievalModel(Protocol):
         """
         ...
 
+    def hidden(
+        self, tokens: "Tensor", retrieved: "Tensor | None" = None, retrieved_mask: "Tensor | None" = None
+    ) -> "Tensor":
+        """Return the last states, whose products with `output_weights` are the logits.
+
+        `retroflow compare` needs them for losses of long prompts and for kNN-LM. The default refuses.
+
+        Args:
+            tokens, retrieved, retrieved_mask: as in `forward`.
+
+        Returns:
+            float [b, n, d].
+
+        Raises:
+            InvalidShapeError: as in `forward`.
+            UsageError: the model does not give them.
+        """
+        raise _without_states(self)
+
+    def output_weights(self) -> "Tensor":
+        """Return the output matrix, float [v, d].
+
+        Raises:
+            UsageError: the model does not give it.
+        """
+        raise _without_states(self)
+
+    def last_feed_forward(self) -> "nn.Module":
+        """Return the feed-forward layer of the last block; kNN-LM compares its inputs, float [b, n, d] or [b * n, d].
+
+        Raises:
+            UsageError: the model does not give it.
+        """
+        raise _without_states(self)
+
     def new_cache(self, *, padding: "Tensor | None" = None, retrieval_step: int | None = None) -> Any:
         """Begin generation: return an empty `GenerationCache`, which `extend` fills.
 
@@ -264,3 +299,12 @@ class RetrievalModel(Protocol):
     def load_unsharded_state(self, state: "dict[str, Tensor]") -> None:
         """Take rank 0's `unsharded_state`, on every rank, before the weights are sharded; not called with none."""
         return
+
+
+def _without_states(model: RetrievalModel) -> Exception:
+    from retroflow.errors import UsageError
+
+    return UsageError(
+        f"a {type(model).__name__} does not give its last states (`hidden`, `output_weights`, `last_feed_forward`), "
+        "which in-context retrieval and kNN-LM need; implement them, or leave out these rows."
+    )

@@ -19,7 +19,7 @@ from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.distributed.sharding import build_sharded
 from retroflow.errors import UsageError
-from retroflow.evaluation.opponents import Prompting, prompt_of
+from retroflow.evaluation.prompted import Prompting, prompt_of
 from retroflow.model.config import RetroConfig
 from retroflow.planning.options import OptimizerOptions, TrainerOptions
 from retroflow.planning.outline import check_trainable, outline

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from retroflow.data import Batch
 from retroflow.evaluation.measuring import measure_report, prompted_sequences, sequences_to_measure
-from retroflow.evaluation.opponents import Prompting, Sample, compare, intervals_of, prompt_of
+from retroflow.evaluation.opponents import Sample, compare, intervals_of
 from retroflow.evaluation.perplexity import Measure
+from retroflow.evaluation.prompted import Prompting, prompt_of
 from retroflow.evaluation.stored_report import read_report
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig

@@ -11,7 +11,8 @@ import torch
 
 from retroflow.evaluation import trained_opponents
 from retroflow.evaluation.measuring import measure_report, prompted_sequences, random_neighbours
-from retroflow.evaluation.opponents import TRAINED, Prompting, Sample, intervals_of
+from retroflow.evaluation.opponents import TRAINED, Sample, intervals_of
+from retroflow.evaluation.prompted import Prompting
 from retroflow.evaluation.report import Report
 from retroflow.evaluation.trained_opponents import add_trained
 from retroflow.planning.options import OptimizerOptions
@@ -52,7 +53,7 @@ def test_untrained_maps_are_the_untrained_opponents_and_nothing_else_changes(tmp
         )
         assert found.trained[trained]["steps"] == 5 and found.trained[trained]["weights"] >= 100
     random = Sample(job.splits, prompted_sequences(job), job.placement, 2, lambda n: None).prompted(
-        job.module.model, random_neighbours(job), Prompting(), found.measures["off"]
+        job.module.model, random_neighbours(job), Prompting()
     )
     np.testing.assert_allclose(found.measures[TRAINED[2]].chunk_nats, random.chunk_nats, rtol=0, atol=1e-4)
 
