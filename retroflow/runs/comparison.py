@@ -24,7 +24,7 @@ class Comparison:
         training: fact of the report -> both, of facts that differ.
         metrics: name -> both, of the last line of metrics.jsonl.
         validation: "loss on", "bits/byte off", "gain over shuffled" and the like -> both, of the report.
-        notes: why the results cannot be compared.
+        notes: why the results cannot be compared, and how much of a gain overlap explains.
     """
 
     folders: tuple[Path, Path]
@@ -79,7 +79,7 @@ def compare(first: Path, second: Path) -> Comparison:
         training=training,
         metrics=metrics,
         validation=_paired(*map(_validation, reports)),
-        notes=tuple(_notes(artifacts, reports)),
+        notes=(*_notes(artifacts, reports), *_overlaps((first, second), reports)),
     )
 
 
@@ -90,7 +90,7 @@ def _validation(report: dict[str, Any]) -> dict[str, Any]:
         if isinstance(measured, dict):
             rows |= {f"loss {mode}": measured.get("loss"), f"bits/byte {mode}": measured.get("bits_per_byte")}
     for baseline in ("off", "shuffled", "random"):
-        if f"gain_over_{baseline}" in report:
+        if f"gain_over_{baseline}" in report and report.get("overlap_statement"):
             rows[f"gain over {baseline}"] = report[f"gain_over_{baseline}"]
     for name in ("recovered", "predicted_tokens", "bytes", "share_without_neighbours"):
         if name in report:
@@ -109,6 +109,11 @@ def _notes(artifacts: dict[str, Pair], reports: list[dict[str, Any]]) -> list[st
     if "chunks" in artifacts:
         return ["The two were measured on different chunks: the validation text may differ."]
     return []
+
+
+def _overlaps(folders: tuple[Path, Path], reports: list[dict[str, Any]]) -> list[str]:
+    stated = zip(folders, (report.get("overlap_statement") for report in reports), strict=True)
+    return [f"{folder}: {statement}" for folder, statement in stated if statement]
 
 
 def _paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:

@@ -35,7 +35,8 @@ class RunSummary:
         max_steps: optimizer steps of its recipe.
         loss_on, loss_off: nats per token of its report, with and without retrieval; None without a report.
         bits_per_byte: of the same report, with retrieval if the model retrieves.
-        gain: how much lower the loss is with retrieval than without, as a share of the latter.
+        gain: how much lower the loss is with retrieval than without, as a share of the latter; None if the report does
+            not state the overlap.
         changed: time of the last write to one of its files, seconds since 1970.
         problems: damaged files with the reason.
     """
@@ -138,7 +139,8 @@ def _losses(report: dict[str, Any]) -> dict[str, float]:
     read = modes["on" if "on" in modes else "off"]
     losses = {"loss_off": float(modes["off"]["loss"]), "bits_per_byte": float(read["bits_per_byte"])}
     if "on" in modes:
-        losses |= {"loss_on": float(modes["on"]["loss"]), "gain": float(report["gain_over_off"])}
+        stated = report.get("overlap_statement")  # without it a gain says nothing
+        losses |= {"loss_on": float(modes["on"]["loss"])} | ({"gain": float(report["gain_over_off"])} if stated else {})
     return losses
 
 
@@ -181,6 +183,8 @@ def table(runs: list[RunSummary]) -> list[str]:
         rows.append((str(run.folder), run.recipe, run.state, of_all, *numbers, gain, date))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if any(run.gain is not None for run in runs):
+        lines.append("How much of a gain overlap explains: retroflow runs report FOLDER")
     return [*lines, *(problem for run in runs for problem in run.problems)]
 
 

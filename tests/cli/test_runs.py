@@ -28,12 +28,13 @@ def test_runs_are_listed_with_and_without_a_folder(retroflow, place: Path) -> No
     assert (
         code == 0
         and err == ""
-        and [line.split()[2] for line in out.splitlines()[1:]]
+        and [line.split()[2] for line in out.splitlines()[1:-1]]
         in (
             ["finished", "unfinished"],
             ["unfinished", "finished"],
         )
     )
+    assert out.endswith("How much of a gain overlap explains: retroflow runs report FOLDER\n")
     assert retroflow("runs", "runs/tiny") == retroflow("runs", "list", "runs/tiny") == (0, out, "")
     states = {run["folder"]: run["state"] for run in json.loads(retroflow("runs", "--json")[1])}
     assert states == {"runs/tiny/0001": "finished", "runs/tiny/0002": "unfinished"}

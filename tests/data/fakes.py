@@ -24,6 +24,9 @@ class FakeChunks:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def release(self) -> None:
+        pass
+
     def document(self, document_id: int) -> DocumentRecord:
         return DocumentRecord(id=str(document_id), title=f"document {document_id}", source=f"{document_id}.txt")
 

@@ -50,9 +50,9 @@ def test_buckets_part_all_tokens_and_leave_empty_ones_out():
     tokens = [10, 20, 30, 40]
     on, off = make_measure([10, 10, 15, 4], tokens), make_measure([10, 20, 30, 40], tokens)
     buckets = by_overlap(np.array([0.0, 0.125, 0.2, 1.0]), on, off)
-    assert [(bucket.above, bucket.chunks, bucket.tokens) for bucket in buckets] == [
-        (0.0, 2, 30),
-        (0.125, 1, 30),
+    assert [(bucket.at_least, bucket.chunks, bucket.tokens) for bucket in buckets] == [
+        (0.0, 1, 10),
+        (0.125, 2, 50),
         (0.5, 1, 40),
     ]
-    assert buckets[0].loss_on == 20 / 30 and buckets[-1].loss_off == 1.0
+    assert buckets[1].loss_on == 25 / 50 and buckets[-1].loss_off == 1.0

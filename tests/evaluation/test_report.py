@@ -13,7 +13,9 @@ from tests.evaluation.test_leakage import make_measure
 
 def make_report(on=80.0, shuffled=95.0, random=97.0, off=100.0, **changes):
     nats = {"off": off, "on": on, "shuffled": shuffled, "random": random}
-    return Report(measures={mode: make_measure([value], [50]) for mode, value in nats.items()}, **changes)
+    measures = {mode: make_measure([value], [50]) for mode, value in nats.items()}
+    overlap = [OverlapBucket(at_least=0.0, below=0.125, chunks=1, tokens=50, loss_on=on / 50, loss_off=off / 50)]
+    return Report(measures=measures, **({"overlap": overlap} | changes))
 
 
 def rendered(report):
@@ -26,7 +28,18 @@ def test_gains_are_shares_of_the_baselines_loss():
     report = make_report()
     assert report.gain("off") == pytest.approx(0.2)
     assert "20.0%" in rendered(report) and "15.8%" in rendered(report)
-    assert report.findings() == []
+    assert report.findings() == [
+        "Overlap: 100.0% of 1 chunks share less than 12.5% of a chunk in a row with what was retrieved; the gain is "
+        "0.4000 nats per token (20.0%) on them and not known (there are none) on the others. Near-duplicate documents "
+        "were not looked for (`retroflow compare` does)."
+    ]
+
+
+def test_a_gain_without_its_overlap_is_never_shown():
+    report = make_report(overlap=[])
+    assert "%" not in rendered(report) and "so no gain is shown" in rendered(report)
+    assert report.to_json()["overlap_statement"] is None
+    assert "Overlap: " in rendered(make_report())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +50,7 @@ def test_gains_are_shares_of_the_baselines_loss():
         ({"on": 110.0, "shuffled": 110.0}, "Retrieval hurts: the loss is 10.0% higher than without it."),
         ({"without_neighbours": 0.25}, "Nothing was retrieved for 25.0% of the validation chunks."),
         (
-            {"overlap": [OverlapBucket(above=0.0, up_to=0.125, chunks=1, tokens=9, loss_on=1.0, loss_off=1.001)]},
+            {"overlap": [OverlapBucket(at_least=0.0, below=0.125, chunks=1, tokens=9, loss_on=1.0, loss_off=1.001)]},
             "The gain comes from copying",
         ),
         (
@@ -71,7 +84,7 @@ def test_what_is_within_one_percent_neither_hurts_nor_helps(off):
 
 
 def test_what_rounds_to_nothing_has_no_sign_and_little_is_not_nothing():
-    bucket = OverlapBucket(above=0.0, up_to=0.125, chunks=1, tokens=9, loss_on=1.0, loss_off=0.99999)
+    bucket = OverlapBucket(at_least=0.0, below=0.125, chunks=1, tokens=9, loss_on=1.0, loss_off=0.99999)
     report = make_report(overlap=[bucket], without_neighbours=0.0001)
     said = " ".join(report.findings()) + rendered(report)
     assert "it is 0.0%." in said and "-0.0%" not in said

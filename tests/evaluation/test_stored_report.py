@@ -60,7 +60,7 @@ def test_the_sentences_are_those_of_then(tmp_path, report):
         ({"validation": {}}, r"not a report that fit writes \(KeyError"),
         ({"validation": {"off": {"nats": "x", "seconds": 1}}}, "ValueError"),
         ({"predicted_tokens": 0}, "ZeroDivisionError"),
-        ({"by_overlap": [{"above": 1}]}, "TypeError"),
+        ({"by_overlap": [{"at_least": 1}]}, "TypeError"),
         ({"training": 3}, "TypeError"),
         ({"findings": None}, "TypeError"),
     ],

@@ -15,6 +15,7 @@ from retroflow.store.sealed_json import render_sealed
 REPORT = {
     "validation": {"on": {"loss": 2.0, "bits_per_byte": 1.0}, "off": {"loss": 2.5, "bits_per_byte": 1.2}},
     "gain_over_off": 0.2,
+    "overlap_statement": "Overlap: 90.0% of 10 chunks.",
     "training": {"steps": 6, "max_steps": 6, "stopped_by_time": False},
 }
 
@@ -101,6 +102,13 @@ def test_one_changed_digit_is_seen(tmp_path):
         assert found.state == "damaged" and name in found.problems[0] and "was changed after" in found.problems[0]
         (run / name).write_bytes(before)
     assert overview(run)[0].state == "finished"
+
+
+def test_a_gain_has_a_pointer_to_its_overlap_and_is_left_out_without_one(tmp_path):
+    (run,) = overview(make_run(tmp_path / "a" / "0001", report=REPORT))
+    assert table([run])[2] == "How much of a gain overlap explains: retroflow runs report FOLDER"
+    (bare,) = overview(make_run(tmp_path / "a" / "0002", report=REPORT | {"overlap_statement": None}))
+    assert bare.gain is None and len(table([bare])) == 2
 
 
 def test_a_gain_that_is_nothing_has_no_sign(tmp_path):
