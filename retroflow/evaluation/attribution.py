@@ -1,4 +1,4 @@
-"""Baselines for retrieval: the same model with text that was retrieved for another chunk, or with random text.
+"""Baselines for retrieval: the same model with another chunk's or random neighbours, or with halves of its own.
 
 Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database; S sequences of W windows.
 """
@@ -6,7 +6,9 @@ Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database;
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from retroflow.data import Batch
 from retroflow.data.windows import WindowTable
 from retroflow.protocols import Int64Array
 
@@ -58,3 +60,25 @@ def random_windows(table: WindowTable, *, database_chunks: int, seed: int) -> Wi
 def share_without_neighbours(neighbours: Int64Array) -> float:
     """Return the share of chunks without any neighbour, 0 to 1."""
     return float((np.asarray(neighbours) < 0).all(axis=1).mean())
+
+
+def neighbour_only(batch: Batch) -> Batch:
+    """Return a batch whose neighbours have no continuations: of r = 2m retrieved tokens the first m stay."""
+    return _half(batch, slice(None, _retrieved_length(batch) // 2))
+
+
+def continuation_only(batch: Batch) -> Batch:
+    """Return a batch with the continuations of its neighbours alone: of r = 2m retrieved tokens the last m stay."""
+    return _half(batch, slice(_retrieved_length(batch) // 2, None))
+
+
+def _half(batch: Batch, kept: slice) -> Batch:
+    assert batch.retrieved_mask is not None
+    mask = torch.zeros_like(batch.retrieved_mask)
+    mask[..., kept] = batch.retrieved_mask[..., kept]
+    return batch._replace(retrieved_mask=mask)
+
+
+def _retrieved_length(batch: Batch) -> int:
+    assert batch.retrieved is not None
+    return batch.retrieved.shape[-1]

@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
 from retroflow.data.windows import WindowTable
 from retroflow.evaluation.attribution import (
     at_random,
+    continuation_only,
+    neighbour_only,
     random_windows,
     share_without_neighbours,
     shuffled,
     shuffled_windows,
 )
+from retroflow.evaluation.measuring import token_losses
+from tests.evaluation.test_prompted import PLACE, batch_of, make_model, make_texts
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -54,3 +59,16 @@ def test_random_windows_have_as_many_different_chunks_for_as_long():
 
 def test_share_without_neighbours_counts_chunks_that_got_none():
     assert share_without_neighbours(np.array([[-1, -1], [3, -1], [1, 2], [-1, -1]])) == 0.5
+
+
+def test_neighbours_and_continuations_alone_are_the_halves_of_what_was_found():
+    texts, retrieved, mask = make_texts(2, 20, 5, 3)
+    batch = batch_of(texts, retrieved, mask)
+    first, second = neighbour_only(batch), continuation_only(batch)
+    assert torch.equal(first.retrieved_mask | second.retrieved_mask, mask)
+    assert not first.retrieved_mask[..., 4:].any() and not second.retrieved_mask[..., :4].any()
+    losses = token_losses(make_model(), PLACE)
+    ways = [losses(each) for each in (batch, first, second, batch.without_retrieval())]
+    assert all((ways[one] - ways[other]).abs().max() > 1e-3 for one in range(4) for other in range(one))
+    changed = batch._replace(retrieved=torch.where(torch.arange(8) < 4, retrieved, 0))
+    assert torch.equal(losses(neighbour_only(changed)), ways[1])
