@@ -65,7 +65,7 @@ def longest_runs_anywhere(
     seen[_key(queries.hashes)] = True
     own_documents = np.unique(np.asarray(chunks.document_ids[rows]))
     for tokens, left, num_chunks in _documents_text(database, own_documents):
-        found = _Windows(_hashed(tokens), left, np.arange(len(tokens))).first(least)
+        found = _Windows(hashed(tokens), left, np.arange(len(tokens))).first(least)
         found = found.part(np.flatnonzero(seen[_key(found.hashes)]))
         own = queries.part(_places_of(np.unique(found.hashes), queries.hashes))
         own, found = _shared(own, found)
@@ -140,12 +140,18 @@ def _key(hashes: Hashes) -> Hashes:
     return hashes >> np.uint64(64 - _FILTER_BITS)
 
 
-def _hashed(tokens: NDArray[np.integer]) -> Hashes:
+def hashed(tokens: NDArray[np.integer]) -> Hashes:
     """Return uint64, a number for each token as if it were random. Source: Steele et al. 2014, SplitMix64."""
     mixed = (tokens.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def window_hashes(values: Hashes, length: int) -> Hashes:
+    """Return the hashes uint64 of all windows of some length in values uint64 [T]."""
+    left = np.arange(len(values), 0, -1)
+    return _Windows(values, left, np.arange(len(values))).first(length).hashes
 
 
 def _around(chunks: ChunkSource, rows: Int64Array, least: int) -> tuple[Hashes, Int64Array]:
@@ -162,7 +168,7 @@ def _around(chunks: ChunkSource, rows: Int64Array, least: int) -> tuple[Hashes, 
     shape = (len(rows), near.shape[1] * m)
     tokens, real = chunks.tokens[there].reshape(shape), is_text.reshape(shape)
     kept = slice(reach * m - extra, (reach + 1) * m + extra)
-    return _hashed(tokens[:, kept]), _left(real[:, kept])
+    return hashed(tokens[:, kept]), _left(real[:, kept])
 
 
 def _left(real: NDArray[np.bool_]) -> Int64Array:
