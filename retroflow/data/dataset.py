@@ -17,7 +17,7 @@ from retroflow.data.windows import WindowTable
 from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
 from retroflow.store.array_file import check_mapped
-from retroflow.store.chunk_store import ChunkSource, ChunkStore
+from retroflow.store.chunk_store import ChunkSource
 
 _RANDOM_STREAM = 2
 """Separates the random stream of random neighbours from the others of the recipe's seed."""
@@ -45,7 +45,7 @@ class SequenceDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        chunks: ChunkStore,
+        chunks: ChunkSource,
         *,
         sequence_chunks: int,
         database: ChunkSource | None = None,
@@ -124,7 +124,7 @@ class SequenceDataset(Dataset[Batch]):
         lengths = self.chunks.lengths[rows].astype(np.int64)[:, :, None]  # [b, s, 1]
         # The first padding token is the end of its document and is predicted; the others have no meaning.
         predicted = np.arange(chunk_length) <= lengths  # [b, s, m]
-        next_tokens = self.chunks.tokens[following[:, 0], 0].astype(np.int64)  # [b]
+        next_tokens = self.chunks.tokens[following[:, 0]][:, 0].astype(np.int64)  # [b]
         next_exists = rows[:, -1] + 1 < len(self.chunks)
         flat_tokens = tokens.reshape(batch, num_chunks * chunk_length)  # [b, n]
         shifted = np.where(predicted, tokens, NOT_PREDICTED).reshape(flat_tokens.shape)

@@ -1,0 +1,323 @@
+"""kNN-LM: a model's own prediction mixed with the next tokens of similar places in the database.
+
+    p(token) = (1 - weight) p_LM(token) + weight p_kNN(token)
+    p_kNN(token) = the sum of softmax(-d / temperature) over those of the k nearest keys whose value is the token
+
+One key for each token of the database: the input of the last block's feed-forward layer (after its norm), float16, as
+the model computes it without retrieval over sequences as long as the evaluated ones; its value is the next token. d is
+the squared Euclidean distance to the same state at the evaluated position. Source: Khandelwal et al. 2020
+(arXiv:1911.00172), section 2 and table 5 (which state); the distance, its temperature and k = 1024 as in
+neulab/knn-transformers.
+
+Tokens of documents that occur in the evaluated text are no values. Weight and temperature are those with the lowest
+loss on sequences of their own, none of whose documents is evaluated (`tuning_split`).
+
+The search is exact, by matrix products, up to `EXACT_KEYS` keys, and by faiss's inverted lists above. Of a database
+with more tokens than `most_tokens` the sequences are used in which most neighbours of the evaluated text were found,
+and then others at random: kNN-LM is an opponent, and this is the best that it can make of so many tokens.
+
+Shapes: b sequences, n tokens of a sequence, t predicted tokens, d features, K keys, k neighbours, v vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retroflow.components import create_retriever
+from retroflow.data import Batch, SequenceDataset
+from retroflow.data.batch import NOT_PREDICTED
+from retroflow.errors import UsageError
+from retroflow.model.loss import token_losses
+from retroflow.pipeline.splits import Splits
+from retroflow.planning.placement import Placement
+from retroflow.protocols import Int64Array
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.store.chunk_store import ChunkSource
+
+NEIGHBOURS = 1024
+
+MOST_TOKENS = 1 << 18
+"""Keys by default: 0.3 GB of 576 features, and some minutes of computation on a CPU."""
+
+EXACT_KEYS = 1 << 19
+
+TUNING_SHARE, MOST_TUNING_SEQUENCES = 0.1, 16
+
+WEIGHTS = (0.01, 0.02, *(round(0.05 * place, 2) for place in range(1, 20)))
+
+_TEMPERATURES = tuple(2.0**power for power in range(-10, 4))
+"""Times the median distance of the nearest key."""
+
+
+@dataclass(frozen=True)
+class KnnOptions:
+    """The size of a kNN-LM.
+
+    Attributes:
+        k: neighbours of a token.
+        most_tokens: the most keys; whole sequences are used, at least one.
+        batch_size: sequences that are computed together.
+        seed: of the sequences that are used beside those with neighbours.
+    """
+
+    k: int = NEIGHBOURS
+    most_tokens: int = MOST_TOKENS
+    batch_size: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How much of the neighbours' prediction is taken, and how far it reaches.
+
+    Attributes:
+        weight: of the neighbours' prediction, 0 to 1 (the paper's lambda).
+        temperature: divides the squared distances.
+    """
+
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """The tokens of a database with their states, searchable.
+
+    Attributes:
+        values: int64 [K], the tokens.
+        retriever: over the keys.
+        database_tokens: predicted tokens of the whole database.
+        dimension: d.
+        k: neighbours that are searched for.
+    """
+
+    values: Int64Array
+    retriever: CheckedRetriever
+    database_tokens: int
+    dimension: int
+    k: int
+
+    @property
+    def share(self) -> float:
+        """Share of the database's tokens that are keys, 0 to 1."""
+        return len(self.values) / max(1, self.database_tokens)
+
+    def describe(self) -> str:
+        """Describe in a sentence what is searched, and how."""
+        memory = len(self.values) * self.dimension * 2 / 1e9
+        how = "exactly" if self.retriever.capabilities.exact else "by faiss's inverted lists"
+        return (
+            f"{len(self.values):,} of {self.database_tokens:,} tokens of the database ({self.share:.1%}) are keys "
+            f"({memory:.2f} GB), searched {how}, k = {self.k}"
+        )
+
+    def search(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the neighbours of states float [t, d].
+
+        Returns:
+            Squared distances float32 [t, k], inf where there is none, and tokens int64 [t, k].
+        """
+        found = self.retriever.search(states.float().cpu().numpy(), self.k)
+        tokens = np.where(found.ids >= 0, self.values[found.ids], NOT_PREDICTED)
+        return torch.from_numpy(-found.scores), torch.from_numpy(tokens)
+
+
+def tuning_split(splits: Splits, sequences: Int64Array, *, seed: int) -> tuple[Int64Array, Int64Array]:
+    """Choose sequences to tune on and sequences to measure, which have no document in common.
+
+    A tenth as many as the validation split has, at most 16, are tuned on. They are drawn from those that are not to be
+    measured. Where too few are left, some of `sequences` are tuned on and not measured.
+
+    Args:
+        splits: the data.
+        sequences: int64 [s], ascending, of the validation split, that should be measured.
+        seed: of the choice.
+
+    Returns:
+        Sequences to tune on and, of `sequences`, those to measure; both ascending.
+
+    Raises:
+        UsageError: all sequences have documents in common.
+    """
+    documents = [_documents_of(splits, number) for number in range(len(splits.validation()))]
+    wanted = max(1, min(MOST_TUNING_SEQUENCES, round(TUNING_SHARE * len(documents))))
+    order = np.random.default_rng([seed, len(documents)]).permutation(len(documents))
+    measured = set().union(*(documents[number] for number in sequences.tolist()))
+    tuned = [number for number in order.tolist() if documents[number].isdisjoint(measured)][:wanted]
+    if not tuned:
+        own = [number for number in order.tolist() if number in set(sequences.tolist())]
+        tuned = own[: max(1, min(wanted, len(own) // 4))]
+    shown = set().union(*(documents[number] for number in tuned))
+    kept = [number for number in sequences.tolist() if documents[number].isdisjoint(shown)]
+    if not kept:
+        raise UsageError(
+            f"kNN-LM needs a split of its own to choose weight and temperature, and all {len(documents)} validation "
+            "sequences have documents in common. Hold out more documents, or leave out the row knn_lm."
+        )
+    return np.array(sorted(tuned), dtype=np.int64), np.array(kept, dtype=np.int64)
+
+
+def documents_of(splits: Splits, sequences: Int64Array) -> Int64Array:
+    """Return the documents of sequences of the validation split, ascending, with those of their last targets."""
+    return np.array(sorted(set().union(*(_documents_of(splits, number) for number in sequences.tolist()))), np.int64)
+
+
+def sequences_to_use(database: SequenceDataset, options: KnnOptions, found: Int64Array | None) -> Int64Array:
+    """Return the sequences of a database whose tokens become keys, ascending; see `build_datastore`."""
+    count, chunks = len(database), database.sequence_chunks
+    order = np.random.default_rng([options.seed, count]).permutation(count)
+    if found is not None:
+        times = np.bincount(found[found >= 0] // chunks, minlength=count)
+        order = order[np.argsort(-times[order], kind="stable")]
+    return np.sort(order[: max(1, options.most_tokens // (chunks * database.chunks.chunk_length))])
+
+
+def build_datastore(
+    model: Any,
+    placement: Placement,
+    database: SequenceDataset,
+    options: KnnOptions,
+    *,
+    excluded: Int64Array,
+    found: Int64Array | None = None,
+    advance: Callable[[int], None] = lambda sequences: None,
+) -> Datastore:
+    """Compute the keys of a database.
+
+    Args:
+        model: a `RetrievalModel` that gives its last states, in evaluation mode.
+        placement: its device and precision.
+        database: its sequences.
+        options: how many keys and neighbours.
+        excluded: int64, documents whose tokens are no values.
+        found: int64, any shape, neighbours of the evaluated chunks (-1 = none), which say what is used first.
+        advance: called with the number of finished sequences; may raise to stop.
+
+    Raises:
+        UsageError: the model does not give its states, or nothing of the database may be used.
+    """
+    chunks, sequences = database.chunks, sequences_to_use(database, options, found)
+    keys, values, first = [], [], 0
+    for batch in database.in_order(options.batch_size, sequences):
+        rows = sequences[first : first + len(batch.tokens), None] * database.sequence_chunks
+        first += len(batch.tokens)
+        # Position t holds the state before token t + 1, whose chunk tells the document.
+        of_values = rows + np.arange(1, batch.tokens.shape[1] + 1) // chunks.chunk_length
+        own = np.asarray(chunks.document_ids[np.minimum(of_values, len(chunks) - 1)])
+        is_kept = (batch.targets != NOT_PREDICTED) & torch.from_numpy(~np.isin(own, excluded))
+        keys.append(_states(model, placement, batch)[1][is_kept].to(torch.float16).numpy())
+        values.append(batch.targets[is_kept].numpy())
+        advance(len(batch.tokens))
+    tokens = np.concatenate(values)
+    if not len(tokens):
+        raise UsageError("kNN-LM: all documents of the database occur in the evaluated text. Leave out the row knn_lm.")
+    retriever = create_retriever({"name": "exact" if len(tokens) <= EXACT_KEYS else "faiss"})
+    vectors = np.concatenate(keys)
+    retriever.build(vectors)
+    return Datastore(tokens, retriever, _predicted(chunks), vectors.shape[1], min(options.k, len(tokens)))
+
+
+def tune(
+    model: Any,
+    placement: Placement,
+    datastore: Datastore,
+    batches: Iterable[Batch],
+    *,
+    advance: Callable[[int], None] = lambda sequences: None,
+) -> Mixture:
+    """Return the mixture of a grid with the lowest loss on batches.
+
+    Args:
+        model: as of `build_datastore`.
+        placement: its device and precision.
+        datastore: the keys.
+        batches: of sequences that are not measured.
+        advance: called with the number of finished sequences; may raise to stop.
+    """
+    alone, distances, hits = [], [], []
+    for batch in batches:
+        nats, found, tokens, is_wanted = _compared(model, placement, datastore, batch)
+        alone.append(nats)
+        distances.append(found)
+        hits.append(tokens == batch.targets[is_wanted][:, None])
+        advance(len(batch.tokens))
+    scale = float(torch.cat([each[:, 0] for each in distances]).median()) or 1.0
+    best = Mixture(WEIGHTS[0], scale)
+    lowest = math.inf
+    for temperature in (scale * times for times in _TEMPERATURES):
+        log_shares = torch.cat([_log_shares(*each, temperature) for each in zip(distances, hits, strict=True)])
+        for weight in WEIGHTS:
+            total = float(_mixed(torch.cat(alone), log_shares, weight).sum(dtype=torch.float64))
+            if total < lowest:
+                lowest, best = total, Mixture(weight, temperature)
+    return best
+
+
+def knn_losses(model: Any, placement: Placement, datastore: Datastore, mixture: Mixture) -> Callable[[Batch], Tensor]:
+    """Return a function from a batch to float32 [b, n], nats of each position, 0 where nothing is predicted.
+
+    Args:
+        model: as of `build_datastore`; it is used without retrieval.
+        placement: its device and precision.
+        datastore: the keys.
+        mixture: weight and temperature.
+    """
+
+    def losses(batch: Batch) -> Tensor:
+        alone, distances, tokens, is_wanted = _compared(model, placement, datastore, batch)
+        log_shares = _log_shares(distances, tokens == batch.targets[is_wanted][:, None], mixture.temperature)
+        mixed = _mixed(alone, log_shares, mixture.weight).float()
+        return torch.zeros(batch.targets.shape).masked_scatter(is_wanted, mixed)
+
+    return losses
+
+
+def _documents_of(splits: Splits, number: int) -> set[int]:
+    first = number * splits.sequence_chunks
+    return set(np.asarray(splits.valid_chunks.document_ids[first : first + splits.sequence_chunks + 1]).tolist())
+
+
+def _predicted(database: ChunkSource) -> int:
+    """Count the tokens of a database with the ends of its documents: what could be keys."""
+    lengths = np.asarray(database.lengths[:]).astype(np.int64)
+    return int(np.minimum(lengths + 1, database.chunk_length).sum()) - 1
+
+
+@torch.no_grad()
+def _states(model: Any, placement: Placement, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return nats float [b, n] without retrieval, and the states that kNN-LM compares, float [b, n, d], on the CPU."""
+    tokens, targets = batch.tokens.to(placement.device), batch.targets.to(placement.device)
+    seen: list[Tensor] = []
+    hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+            hidden = model.hidden(tokens)
+            nats = token_losses(hidden.flatten(0, 1), model.output_weights(), targets.flatten())
+    finally:
+        hook.remove()
+    return nats.view(targets.shape).cpu(), seen[-1].reshape(*tokens.shape, -1).cpu()
+
+
+def _compared(
+    model: Any, placement: Placement, datastore: Datastore, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return of predicted tokens nats float [t] alone, distances float [t, k] and tokens [t, k]; and bool [b, n]."""
+    nats, states = _states(model, placement, batch)
+    is_wanted = batch.targets.cpu() != NOT_PREDICTED
+    return nats[is_wanted], *datastore.search(states[is_wanted]), is_wanted
+
+
+def _log_shares(distances: Tensor, is_hit: Tensor, temperature: float) -> Tensor:
+    """Return float64 [t], the logarithm of the share of a softmax over neighbours [t, k] that predicts the target."""
+    weights = -distances.double() / temperature
+    return weights.masked_fill(~is_hit, -torch.inf).logsumexp(-1) - weights.logsumexp(-1)
+
+
+def _mixed(alone: Tensor, log_shares: Tensor, weight: float) -> Tensor:
+    """Return float64 [t], nats of the mixture of two predictions."""
+    return -torch.logaddexp(math.log1p(-weight) - alone.double(), math.log(weight) + log_shares)
