@@ -14,6 +14,7 @@ tests/house).
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from retroflow.integrations.transformers_registration import register_when_imported
 from retroflow.version import __version__
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ __all__ = [
     "retriever",
     "score",
 ]
+
+register_when_imported()
 
 
 def __getattr__(name: str) -> Any:

@@ -128,13 +128,22 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into an existing folder; transformers can load it too."""
         (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.end_of_text_token}
+        end = self.end_of_text_token
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": end,
+            "pad_token": end,
+            "padding_side": "left",
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the tokenizer's canonical JSON and its end-of-text token, as hexadecimal digits."""
+        values = json.loads(self._backend.to_str())
+        if (values["post_processor"] or {}).get("special_tokens") == {}:
+            values["post_processor"] = None  # a template that adds nothing, which transformers writes for none
         content = json.dumps(
-            [json.loads(self._backend.to_str()), self.end_of_text_token],
+            [values, self.end_of_text_token],
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=True,

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retroflow.corpus.tokenizer import Tokenizer
-from retroflow.errors import GenerationError, RetrieverError
+from retroflow.errors import GenerationError
 from retroflow.generation.arguments import ArgumentError, Problem
 from retroflow.generation.options import GenerationOptions
-from retroflow.generation.retrieved import LiveRetriever, Retrieval, Retrieved
+from retroflow.generation.retrieved import LiveRetriever, Retrieval, retrieve
 from retroflow.generation.rows import Generation, Piece, Row, aligned_length
 from retroflow.generation.sampling import Sampler
 from retroflow.model.windows import num_windows
@@ -341,7 +341,7 @@ class Decoding:
                     queries.append(query)
         if not queries:
             return None, None
-        found = self._checked(self._retriever.retrieve(queries, self.options.num_neighbours), len(queries))
+        found = retrieve(self._retriever, queries, self.options.num_neighbours, self._model.config.retrieved_length)
         shape = (len(rows), count, *found.tokens.shape[1:])
         retrieved = torch.full(shape, self._tokenizer.end_of_text, dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.bool)
@@ -351,17 +351,6 @@ class Decoding:
             text = self._tokenizer.decode(queries[number])
             row.retrievals.append(Retrieval(row.own_length(end), text, tuple(found.sources[number])))
         return retrieved.to(self._device), mask.to(self._device)
-
-    def _checked(self, found: Retrieved, num_queries: int) -> Retrieved:
-        shape = (num_queries, self.options.num_neighbours, self._model.config.retrieved_length)
-        given = (found.tokens.shape, found.mask.shape, len(found.sources))
-        if given != (shape, shape, num_queries):
-            raise RetrieverError(
-                f"generate: {type(self._retriever).__name__}.retrieve gave tokens {list(given[0])}, mask "
-                f"{list(given[1])} and {given[2]} lists of sources; {list(shape)} twice and {num_queries} are needed "
-                "(queries, neighbours, tokens of a neighbour with its continuation)."
-            )
-        return found
 
 
 def _device_of(model: RetrievalModel) -> torch.device:

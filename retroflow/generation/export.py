@@ -1,5 +1,6 @@
 """`retroflow export`: write a run's model into a folder that needs neither the run nor Lightning."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from retroflow.runs.trained_model import TrainedModel, load_trained_model
 from retroflow.store.atomic import check_unused, whole_folder, write_file
 from retroflow.store.sealed_json import read_sealed
 from retroflow.version import __version__
+
+GENERATION_FILE = "generation_config.json"
+"""What `generate` of transformers reads: where a text ends."""
 
 
 def export(
@@ -67,6 +71,8 @@ def write_exported(folder: Path, save: Callable[[Path], None], tokenizer: Tokeni
         save(partial)
         tokenizer.save(partial)
         origin.write(partial)
+        ending = {"eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.end_of_text}
+        write_file(partial / GENERATION_FILE, (json.dumps(ending, indent=2) + "\n").encode())
         write_file(partial / "README.md", card.encode())
         write_checksums(partial)
 

@@ -42,7 +42,7 @@ def load_exported(folder: Path) -> Exported:
         RetroflowError: the model's name is unknown here.
     """
     folder = Path(folder)
-    name, values = read_config(folder)
+    read_config(folder)  # its complaints first
     origin = read_origin(folder)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.fingerprint() != origin.tokenizer:
@@ -50,7 +50,19 @@ def load_exported(folder: Path) -> Exported:
             f'"{folder}": its tokenizer has the fingerprint {tokenizer.fingerprint()[:16]}, and the model was trained '
             f"with {origin.tokenizer[:16]}. Export the run again."
         )
+    return Exported(load_model(folder), tokenizer, origin)
+
+
+def load_model(folder: Path) -> Any:
+    """Load the model of an exported or saved folder, on the CPU and in evaluation mode.
+
+    Raises:
+        UsageError: not a model folder, or an impossible configuration.
+        DamagedDataError: a file is missing or changed.
+        RetroflowError: the model's name is unknown here.
+    """
+    name, values = read_config(folder)
     config = make_config(MODELS.get(name), values, where=folder / CONFIG_FILE)
     with same_random_state():
         model: Any = config.located_in(folder).build()
-    return Exported(load_weights(model, folder), tokenizer, origin)
+    return load_weights(model, folder)

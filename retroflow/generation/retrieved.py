@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.errors import RetrieverError
 from retroflow.protocols import Int64Array
 
 
@@ -61,6 +62,32 @@ class LiveRetriever(Protocol):
             Tokens and mask [q, k, r] and sources, in the order of the queries; unused neighbours are masked.
         """
         ...
+
+
+def retrieve(
+    retriever: LiveRetriever, queries: Sequence[Sequence[int]], num_neighbours: int, retrieved_length: int
+) -> Retrieved:
+    """Look up windows, and check the shape of what was found.
+
+    Args:
+        retriever: is called once.
+        queries: as in `LiveRetriever.retrieve`, at least one.
+        num_neighbours: k.
+        retrieved_length: r.
+
+    Raises:
+        RetrieverError: the answer has other shapes.
+    """
+    found = retriever.retrieve(queries, num_neighbours)
+    shape = (len(queries), num_neighbours, retrieved_length)
+    given = (found.tokens.shape, found.mask.shape, len(found.sources))
+    if given != (shape, shape, len(queries)):
+        raise RetrieverError(
+            f"generate: {type(retriever).__name__}.retrieve gave tokens {list(given[0])}, mask {list(given[1])} and "
+            f"{given[2]} lists of sources; {list(shape)} twice and {len(queries)} are needed (queries, neighbours, "
+            "tokens of a neighbour with its continuation)."
+        )
+    return found
 
 
 @dataclass(frozen=True)

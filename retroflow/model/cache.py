@@ -7,11 +7,12 @@ Shapes: b batch, t new tokens, m tokens of a chunk, s tokens between two lookups
 neighbour, d decoder features, e encoder features.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,6 +89,15 @@ class RetroCache:
         self.recent = None if self.recent is None else self.recent[rows]
         self.previous = None if self.previous is None else self.previous[rows]
         self.window = None if self.window is None else self.window.select(rows)
+
+    def snapshot(self) -> Self:
+        """Return the state as it is now, to go back to; what this cache does afterwards does not change it.
+
+        The two share memory, so only one of them may be extended: from then on the other is of no use if it is longer.
+        """
+        other = copy.copy(self)
+        other.layers = [copy.copy(layer) for layer in self.layers]
+        return other
 
     def is_token(self, start: int, stop: int) -> Tensor | None:
         """Which of the positions start .. stop - 1 hold tokens and not padding: bool [b, stop - start], or None."""

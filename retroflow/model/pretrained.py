@@ -1,7 +1,8 @@
 """A model as a folder: config.json, model.safetensors and SHA256SUMS; nothing in it is ever unpickled.
 
-config.json has the name of the model ("retro"), the version of this format, and the fields of the model's
-configuration. Weights that two parts of a model share are stored once. The folder is written whole or not at all.
+config.json has the name of the model ("retro"), the version of this format, and under "options" the fields of the
+model's configuration. Its "model_type" and "architectures" are what transformers opens the folder by. Weights that two
+parts of a model share are stored once. The folder is written whole or not at all.
 """
 
 import dataclasses
@@ -23,13 +24,18 @@ from retroflow.options.types import Block
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CHECKSUMS_FILE = "SHA256SUMS"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MODEL_TYPE = "retroflow"
+"""What transformers knows every model of ours by; `retroflow.integrations` registers it."""
+ARCHITECTURE = "RetroflowForCausalLM"
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 
 
-def save_pretrained(folder: Path, *, name: str, config: Any, model: nn.Module) -> None:
+def save_pretrained(
+    folder: Path, *, name: str, config: Any, model: nn.Module, base_config: Mapping[str, Any] | None = None
+) -> None:
     """Write a model's configuration and weights into a new or empty folder.
 
     Args:
@@ -37,6 +43,7 @@ def save_pretrained(folder: Path, *, name: str, config: Any, model: nn.Module) -
         name: of the model in the registry.
         config: the dataclass that builds it.
         model: its weights, as they are (dtype kept).
+        base_config: of the pretrained base, for readers of config.json that do not load the model; None without a base.
 
     Raises:
         UsageError: the folder holds something.
@@ -47,7 +54,15 @@ def save_pretrained(folder: Path, *, name: str, config: Any, model: nn.Module) -
 
     from retroflow.store.atomic import whole_folder, write_file
 
-    values = {"model": name, "format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+    values = {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURE],
+        "model": name,
+        "format_version": FORMAT_VERSION,
+        "options": dataclasses.asdict(config),
+    }
+    if base_config is not None:
+        values["base_config"] = dict(base_config)
     shared = shared_weights(model)
     stored = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items() if key not in shared}
     with whole_folder(folder) as partial:
@@ -112,7 +127,7 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     check_files(folder, (CONFIG_FILE, WEIGHTS_FILE))
     try:
         values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        name, version = values.pop("model"), values.pop("format_version")
+        name, version, options = values["model"], values["format_version"], dict(values["options"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedDataError(
             f'"{folder / CONFIG_FILE}": not the configuration of a retroflow model ({type(error).__name__}: {error}).'
@@ -122,7 +137,7 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
             f'"{folder / CONFIG_FILE}": format_version {version!r} given; this retroflow reads {FORMAT_VERSION}. '
             "Install the version that wrote it, or export the run again."
         )
-    return str(name), values
+    return str(name), options
 
 
 def make_config(config_class: type[C], values: Mapping[str, Any], *, where: Path) -> C:

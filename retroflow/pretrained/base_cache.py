@@ -3,8 +3,10 @@
 Shapes: b batch, t new tokens.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -53,6 +55,13 @@ class RetrofitCache(RetroCache):
         if self.length:
             self.past.batch_select_indices(rows)
         self.lookups, self.reading = [lookup.select(rows) for lookup in self.lookups], None
+
+    def snapshot(self) -> Self:
+        """Return the state as it is now, to go back to; see `RetroCache.snapshot`."""
+        other = super().snapshot()
+        other.past = copy.copy(self.past)
+        other.past.layers = [copy.copy(layer) for layer in self.past.layers]
+        return other
 
 
 def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:

@@ -357,7 +357,8 @@ def quiet() -> Iterator[None]:
 def fingerprint(model: nn.Module) -> Tensor:
     """SHA-256 over names, shapes, dtypes and bytes of a model's weights, as uint8 [32].
 
-    It depends on the weights, not on their files, and changes if training changes one bit.
+    It depends on the weights, not on their files, and changes if training changes one bit. Weights of a narrower type
+    have the fingerprint of the same numbers in float32, as which they are loaded again.
 
     Raises:
         RetroflowError: a model on the meta device has none.
@@ -365,6 +366,8 @@ def fingerprint(model: nn.Module) -> Tensor:
 
     def digest(item: tuple[str, Tensor]) -> bytes:
         name, value = item
+        if value.dtype in (torch.bfloat16, torch.float16):
+            value = value.float()
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         header = f"{name} {list(value.shape)} {value.dtype}\n".encode()
         return hashlib.sha256(header + hashlib.sha256(content).digest()).digest()

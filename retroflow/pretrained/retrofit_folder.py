@@ -9,6 +9,7 @@ The fingerprint guards the weights of the base, trained ones (`unfreeze`) too: a
 were trained.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from retroflow.errors import UsageError
 from retroflow.model import pretrained
-from retroflow.pretrained.base_models import quiet
+from retroflow.pretrained.base_models import fingerprint, quiet
 from retroflow.pretrained.retrofit import FINGERPRINT, RetrofitModel
 from retroflow.pretrained.retrofit_config import BASE_FOLDER, RetrofitConfig
 from retroflow.store.atomic import whole_folder
@@ -47,9 +48,11 @@ def save(model: RetrofitModel, folder: Path, *, with_base: bool) -> None:
     config = replace(model.options, base=base, unfreeze=False, neighbour_store=None)  # a folder of this machine
     added = nn.Module()
     added.retrieval = model.retrieval
-    added.register_buffer(FINGERPRINT, model.base_fingerprint)
+    # A base that is written may have other weights than the one that was loaded, of a merged adapter for instance.
+    added.register_buffer(FINGERPRINT, fingerprint(model.base) if with_base else model.base_fingerprint)
+    base_config = json.loads(model.base.config.to_json_string())
     with whole_folder(folder) as partial:
-        pretrained.save_pretrained(partial, name=NAME, config=config, model=added)
+        pretrained.save_pretrained(partial, name=NAME, config=config, model=added, base_config=base_config)
         if with_base:
             with quiet():
                 model.base.save_pretrained(partial / BASE_FOLDER)

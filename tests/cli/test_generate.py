@@ -196,7 +196,7 @@ def test_the_losses_of_a_changed_report_are_not_exported(retroflow, trained: Pat
 def test_the_exported_folder_is_whole_and_says_what_it_is(trained: Path, exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
     assert names == {
-        "README.md", "SHA256SUMS", "config.json", "model.safetensors", "retroflow.json", "tokenizer.json", "tokenizer_config.json"
+        "README.md", "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "retroflow.json", "tokenizer.json", "tokenizer_config.json"
     }  # fmt: skip
     if sys.platform == "linux":
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=exported, check=True, timeout=60)

@@ -21,7 +21,7 @@ LIGHT = {
 def test_importing_retroflow_is_fast_and_loads_nothing_heavy() -> None:
     program = (
         "import time; started = time.process_time(); import retroflow; took = time.process_time() - started\n"
-        "import sys; print(took, [name for name in ('torch', 'numpy', 'omegaconf', 'typer') if name in sys.modules])"
+        "import sys; print(took, [name for name in ('torch', 'numpy', 'omegaconf', 'transformers', 'typer') if name in sys.modules])"
     )
     results = [
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True).stdout
@@ -38,7 +38,7 @@ def test_the_model_loads_torch_and_nothing_of_ours_but_options_protocols_and_err
         "print(sorted(rooms), [name for name in ('lightning', 'omegaconf', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert result.stdout.strip() == "['errors', 'model', 'options', 'protocols', 'version'] []"
+    assert result.stdout.strip() == "['errors', 'integrations', 'model', 'options', 'protocols', 'version'] []"
 
 
 def test_no_code_asks_which_backend_it_has() -> None:

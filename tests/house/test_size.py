@@ -36,6 +36,7 @@ def test_functions_take_few_parameters() -> None:
             counts[f"{relative(path)}::{node.name}"] = len(names - {"self", "cls"})
     options = {name for name in counts if name.endswith("::__init__")}
     options |= {f"{relative(path)}::{path.stem}" for path in files("retroflow/cli", "*.py")}  # decision 0042
+    options |= {"retroflow/integrations/transformers_model.py::forward"}  # transformers' own (decision 0080)
     assert not {name: count for name, count in counts.items() if count > MAX_PARAMETERS and name not in options}
 
 

@@ -48,10 +48,10 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def change_config(folder, change):
-    """Change config.json as a person would, who then deletes the checksums."""
+def change_config(folder, change, *, whole=False):
+    """Change config.json, or the options in it, as a person would, who then deletes the checksums."""
     values = json.loads((folder / CONFIG_FILE).read_text())
-    change(values)
+    change(values if whole else values["options"])
     (folder / CONFIG_FILE).write_text(json.dumps(values))
     (folder / CHECKSUMS_FILE).unlink()
 
@@ -83,7 +83,8 @@ def test_the_folder_is_what_sha256sum_and_others_can_read(folder):
     if sys.platform == "linux":
         subprocess.run(["sha256sum", "-c", "--quiet", CHECKSUMS_FILE], cwd=folder, check=True, timeout=60)
     values = json.loads((folder / CONFIG_FILE).read_text())
-    assert values["model"] == "retro" and values["format_version"] == 1 and values["cca_layers"] == [2]
+    assert values["model"] == "retro" and values["options"]["cca_layers"] == [2]
+    assert (values["model_type"], values["format_version"]) == ("retroflow", 2)
     assert {path.stat().st_mode for path in folder.iterdir()} == {(folder / CONFIG_FILE).stat().st_mode}
 
 
@@ -160,9 +161,9 @@ def test_damaged_weights_without_checksums_are_refused_too(folder):
         (lambda f: change_config(f, lambda v: v.update(width=12)), DamagedDataError, r"has shape \[.*\], and config.json asks for \[.*12"),
         (lambda f: change_config(f, lambda v: v.update(num_layers=3)), DamagedDataError, '"blocks.2.* is missing .* missing, 0 unknown'),
         (lambda f: change_config(f, lambda v: v.update(cca_layers=[], encoder_cross_attention_layers=[])), DamagedDataError, "is not known .0 missing"),
-        (lambda f: change_config(f, lambda v: v.update(format_version=2)), UsageError, "format_version 2 given; this retroflow reads 1"),
-        (lambda f: change_config(f, lambda v: v.update(model="other")), UsageError, 'holds a model "other", not "retro"'),
-        (lambda f: change_config(f, lambda v: v.pop("model")), DamagedDataError, "not the configuration of a retroflow model"),
+        (lambda f: change_config(f, lambda v: v.update(format_version=1), whole=True), UsageError, "format_version 1 given; this retroflow reads 2"),
+        (lambda f: change_config(f, lambda v: v.update(model="other"), whole=True), UsageError, 'holds a model "other", not "retro"'),
+        (lambda f: change_config(f, lambda v: v.pop("model"), whole=True), DamagedDataError, "not the configuration of a retroflow model"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_not_a_model_is_refused_in_words(folder, make, error, message):

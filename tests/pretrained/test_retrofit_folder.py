@@ -93,7 +93,8 @@ def test_damaged_weights_and_other_models_are_refused(tmp_path):
     make_retrofit().save_pretrained(tmp_path / "fit")
     config = tmp_path / "fit" / "config.json"
     values = json.loads(config.read_text())
-    assert values["model"] == "retrofit" and values["base"] == "base" and values["unfreeze"] is False
+    assert values["model"] == "retrofit" and values["base_config"]["model_type"] == "gpt2"
+    assert values["options"]["base"] == "base" and values["options"]["unfreeze"] is False
     with pytest.raises(UsageError, match='holds a model "retrofit", not "retro"'):
         Retro.from_pretrained(tmp_path / "fit")
     weights = tmp_path / "fit" / "model.safetensors"

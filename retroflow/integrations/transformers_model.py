@@ -1,0 +1,319 @@
+# mypy: disable-error-code="override, misc, no-untyped-call"
+# (transformers types the methods of its mixins for subclasses that add nothing)
+"""A model of ours as a causal language model of transformers: forward, generate and its kinds of decoding.
+
+Shapes: b batch, n tokens of a call, m tokens of a chunk, W windows that end within these tokens (whole chunks, unless
+neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict, Unpack, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from retroflow.corpus.tokenizer import load_tokenizer
+from retroflow.database.database import Database
+from retroflow.errors import UsageError
+from retroflow.generation.database import RetrievalDatabase
+from retroflow.generation.options import GenerationOptions
+from retroflow.generation.retrieved import LiveRetriever
+from retroflow.integrations import transformers_folder
+from retroflow.integrations.transformers_cache import RetroflowCache
+from retroflow.integrations.transformers_config import RetroflowConfig
+from retroflow.integrations.transformers_folder import LoadArguments, SaveArguments
+from retroflow.integrations.transformers_neighbours import FindNeighbours, GivenNeighbours, LiveNeighbours
+from retroflow.model.retro import Retro
+from retroflow.model.windows import checked_step, num_windows
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.protocols import RetrievalModel
+from retroflow.runs.origin import Origin
+
+
+class OtherArguments(TypedDict, total=False):
+    """What transformers, its trainer and PEFT also pass to `forward`."""
+
+    return_dict: bool | None
+    num_items_in_batch: Tensor | int | None
+    inputs_embeds: None
+    output_attentions: None
+    output_hidden_states: None
+
+
+class GenerationArguments(OtherArguments, total=False):
+    """What `generate` hands to `forward`."""
+
+    neighbours: Tensor | None
+    neighbours_mask: Tensor | None
+    database: LiveRetriever | None
+    use_cache: bool | None
+    logits_to_keep: int
+
+
+class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
+    """A Retro, a RETRO-fit or a plugin's model, used as any causal language model of transformers.
+
+    Args:
+        config: of the model.
+        model: one that is built; None builds one with fresh weights.
+
+    Attributes:
+        model: the model itself, with its own `forward`.
+        folder: it was loaded from; None of one that was built.
+        origin: of its training; None if it is not known.
+    """
+
+    config_class: ClassVar[type[RetroflowConfig]] = RetroflowConfig
+    base_model_prefix: ClassVar[str] = "model"
+    main_input_name: ClassVar[str] = "input_ids"
+
+    def __init__(self, config: RetroflowConfig, model: RetrievalModel | None = None) -> None:
+        super().__init__(config)
+        built: Any = transformers_folder.build(config) if model is None else model
+        self.model = built
+        self.folder: Path | None = None
+        self.origin: Origin | None = None
+        self.post_init()
+        self.train(built.training)
+
+    def forward(  # noqa: PLR0913 - transformers' own (decision 0080)
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        neighbours: Tensor | None = None,
+        neighbours_mask: Tensor | None = None,
+        past_key_values: RetroflowCache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        database: LiveRetriever | None = None,
+        **others: Unpack[OtherArguments],
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Predict every next token. Without `neighbours` and `database` retrieval is off.
+
+        Args:
+            input_ids: int64 [b, n]; with a cache those that follow what it has seen.
+            attention_mask: [b, n], with a cache also for the tokens before; 0 at padding, which stands at the left, or
+                without a cache at the right.
+            labels: int64 [b, n], as `input_ids`, -100 where nothing is predicted; shifted here.
+            neighbours: int64 [b, W, k, r], already retrieved.
+            neighbours_mask: bool [b, W, k, r] or [b, W, k], True where a token was retrieved; None for all.
+            past_key_values: of the calls before; then there are no gradients.
+            use_cache: True makes a cache; False or None makes none.
+            logits_to_keep: of how many last tokens, or of which; 0 for all.
+            database: is searched for the windows that end within these tokens, such as `open_database` returns.
+            others: see `OtherArguments`.
+
+        Returns:
+            logits float [b, n, v], loss if there are labels, and past_key_values if there is a cache.
+
+        Raises:
+            UsageError: arguments that exclude each other, or that the model has no use for.
+            InvalidShapeError: tensors that do not fit the model.
+        """
+        _check_others(others)
+        padding = _left_padding(attention_mask, past_key_values)
+        find = self._find(neighbours, neighbours_mask, database)
+        cache = RetroflowCache() if past_key_values is None and use_cache and labels is None else past_key_values
+        if cache is None:
+            logits = self._predict(input_ids, padding, find)
+        else:
+            logits = cache.extend(self.model, input_ids, padding, self.retrieval_step, find)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        loss = None
+        if labels is not None:
+            count = others.get("num_items_in_batch")
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=count)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits[:, kept], past_key_values=cache)
+        return output.to_tuple() if others.get("return_dict") is False else output
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: RetroflowCache | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Unpack[GenerationArguments],
+    ) -> dict[str, Any]:
+        """Return the arguments of the next `forward`; of `neighbours`, those of the windows that it needs."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            cast(Any, input_ids),
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=cast(Any, attention_mask),
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        neighbours, mask = inputs.pop("neighbours", None), inputs.pop("neighbours_mask", None)
+        if neighbours is None or (past_key_values is not None and not is_first_iteration):
+            return inputs
+        before = 0 if past_key_values is None else past_key_values.get_seq_length()
+        m, step = self.config.chunk_length, self.retrieval_step
+        first, stop = (num_windows(n, m, step) for n in (before, before + inputs["input_ids"].shape[1]))
+        missing = stop - first - neighbours.shape[1]  # of new text, for which nothing was looked up
+        if missing > 0:
+            mask = torch.ones_like(neighbours, dtype=torch.bool) if mask is None else mask
+            neighbours, mask = (
+                torch.cat((each, each.new_zeros(len(each), missing, *each.shape[2:])), dim=1)
+                for each in (neighbours, mask)
+            )
+        return inputs | {"neighbours": neighbours, "neighbours_mask": mask}
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *others: Any, **named: Any
+    ) -> None:
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise UsageError(
+                f'cache_implementation: "{generation_config.cache_implementation}" given; a retroflow model has a '
+                "cache of its own. Leave it out."
+            )
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *others, **named)
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = RetroflowCache()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Unpack[LoadArguments]
+    ) -> "RetroflowForCausalLM":
+        """Open what `retroflow export` or `save_pretrained` wrote; in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a name on the hub.
+            kwargs: see `LoadArguments`. dtype "auto", the default, is the type that the model was saved in.
+
+        Raises:
+            UsageError: no model folder, or an argument that is not supported.
+            DamagedDataError: a file is missing, changed, or not of this model.
+        """
+        folder = transformers_folder.find_folder(str(pretrained_model_name_or_path), kwargs)
+        config = kwargs.get("config") or RetroflowConfig.from_pretrained(folder)
+        origin = transformers_folder.origin_in(folder)
+        if origin is not None:
+            config.num_neighbours = config.num_neighbours or origin.num_neighbours
+            config.retrieval_step = config.retrieval_step or origin.retrieval_step
+        model = cls(config, cast(RetrievalModel, transformers_folder.load(folder, config, kwargs)))
+        model.folder, model.origin = folder, origin
+        model.generation_config = transformers_folder.read_generation_config(folder)
+        adapter = dict(kwargs.get("adapter_kwargs") or {})
+        if adapter.pop("_adapter_model_path", None) is not None:
+            model.load_adapter(str(pretrained_model_name_or_path), adapter_kwargs=adapter)
+        model.eval()
+        return model
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Unpack[SaveArguments]) -> None:
+        """Write the model into a folder that `from_pretrained` and `retroflow` open; other files in it stay.
+
+        Args:
+            save_directory: is made if it does not exist.
+            kwargs: see `SaveArguments`.
+
+        Raises:
+            UsageError: an argument is not supported.
+            RetroflowError: it cannot be written.
+        """
+        transformers_folder.save(self, Path(save_directory), kwargs)
+
+    def open_database(self, database: Database | Path | str) -> RetrievalDatabase:
+        """Open a database for the `database` argument of `generate`.
+
+        Args:
+            database: an open one, or its folder.
+
+        Raises:
+            UsageError: the model was not loaded from a folder with a tokenizer.
+            GenerationError: no such database, or it was made with another tokenizer or chunk length.
+        """
+        if self.folder is None:
+            raise UsageError("open_database: the model has no tokenizer; open it with from_pretrained.")
+        reader = {"tokenizer": load_tokenizer(str(self.folder)), "chunk_length": self.config.chunk_length}
+        if isinstance(database, Database):
+            return RetrievalDatabase.of(database, **reader)
+        return RetrievalDatabase.open(Path(database), **reader)
+
+    @property
+    def num_neighbours(self) -> int:
+        """Neighbours that are looked up for a window, k."""
+        return self.config.num_neighbours or GenerationOptions().num_neighbours
+
+    @property
+    def retrieval_step(self) -> int:
+        """Tokens between two lookups."""
+        return checked_step(self.config.retrieval_step, self.config.chunk_length)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embeddings of tokens."""
+        if isinstance(self.model, RetrofitModel):
+            return self.model.base.get_input_embeddings()
+        return self.model.embedding if isinstance(self.model, Retro) else super().get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the map to logits; None where it is the embeddings'."""
+        if isinstance(self.model, RetrofitModel):
+            return cast(nn.Module, self.model.base.get_output_embeddings())
+        return self.model.output if isinstance(self.model, Retro) else None
+
+    def init_weights(self) -> None:
+        """Leave the weights as they are: a model of ours has drawn or loaded its own, gates that are 0 among them."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave the weights as they are; see `init_weights`."""
+
+    def _predict(self, tokens: Tensor, padding: Tensor | None, find: FindNeighbours | None) -> Tensor:
+        m, step = self.config.chunk_length, self.retrieval_step
+        ends = [m + window * step for window in range(num_windows(tokens.shape[1], m, step))]
+        found = None if find is None else find(tokens, padding, ends)
+        retrieved, mask = (None, None) if found is None else (found.neighbours.tokens, found.neighbours.mask)
+        logits: Tensor = self.model(tokens, retrieved, mask, padding=padding, retrieval_step=step)
+        return logits
+
+    def _find(
+        self, neighbours: Tensor | None, mask: Tensor | None, database: LiveRetriever | None
+    ) -> FindNeighbours | None:
+        if neighbours is None:
+            if mask is not None:
+                raise UsageError("neighbours_mask: given without neighbours; give both, or neither.")
+            if database is None:
+                return None
+            return LiveNeighbours(database, self.config.chunk_length, self.num_neighbours)
+        if database is not None:
+            raise UsageError("database: given beside neighbours; give one of them.")
+        return GivenNeighbours(neighbours, mask)
+
+
+def _check_others(others: OtherArguments) -> None:
+    for name, value in others.items():
+        if name not in ("return_dict", "num_items_in_batch") and value not in (None, False):
+            raise UsageError(f"{name}: given to a retroflow model, which does not support it; leave it out.")
+
+
+def _left_padding(mask: Tensor | None, cache: RetroflowCache | None) -> Tensor | None:
+    """Count the padding at the left of each row, int64 [b]; None for none.
+
+    Args:
+        mask: [b, n], 0 at padding.
+        cache: of the tokens before, whose padding stays what it is.
+
+    Raises:
+        UsageError: padding elsewhere.
+    """
+    if mask is None or (cache is not None and cache.get_seq_length()):
+        return None
+    if mask.ndim != 2:
+        raise UsageError(f"attention_mask: {list(mask.shape)} given; [b, n] is needed, 0 at padding.")
+    is_token = mask.bool()
+    has_begun = is_token.cumsum(dim=1) > 0
+    has_ended = (has_begun & ~is_token).cumsum(dim=1) > 0
+    if bool((has_ended & is_token).any()) or (cache is not None and bool(has_ended.any())):
+        raise UsageError(
+            "attention_mask: it has zeros after or between tokens; give padding at the left (of the tokenizer: "
+            'padding_side="left"). Only without a cache it can be at the right.'
+        )
+    padding = (~has_begun).sum(dim=1)
+    return padding if bool(padding.any()) else None
