@@ -18,7 +18,19 @@ from retroflow.integrations.transformers_registration import register_when_impor
 from retroflow.version import __version__
 
 if TYPE_CHECKING:
-    from retroflow.api import Run, embedder, evaluate, fit, load, load_recipe, open_run, prepare, retriever, score
+    from retroflow.api import (
+        Run,
+        compare,
+        embedder,
+        evaluate,
+        fit,
+        load,
+        load_recipe,
+        open_run,
+        prepare,
+        retriever,
+        score,
+    )
     from retroflow.database.database import Database
     from retroflow.generation.language_model import LanguageModel
     from retroflow.model.config import RetroConfig
@@ -41,6 +53,7 @@ _HOMES = {
     "fit": "retroflow.api",
     "open_run": "retroflow.api",
     "evaluate": "retroflow.api",
+    "compare": "retroflow.api",
     "load": "retroflow.api",
     "retriever": "retroflow.api",
     "score": "retroflow.api",
@@ -77,6 +90,7 @@ __all__ = [
     "Run",
     "Tracker",
     "__version__",
+    "compare",
     "embedder",
     "evaluate",
     "fit",

@@ -12,6 +12,7 @@ from retroflow.errors import RankEnded, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from retroflow.comparison.comparison import Comparison
     from retroflow.database.database import Database
     from retroflow.evaluation.passage_report import PassageReport
     from retroflow.evaluation.report import Report
@@ -188,6 +189,44 @@ def evaluate(
             raise found.failure
         say(str(found.failure))
     return found.report
+
+
+def compare(
+    model: Run | str | Path,
+    *overrides: str,
+    database: str | Path | None = None,
+    rows: "Sequence[str] | None" = None,
+    sequences: int | str = 100,
+    checkpoint: str | int | None = None,
+    output: str | Path | None = None,
+) -> "Comparison":
+    """Compare a model with everything a user would pick instead, as `retroflow compare` does (docs/compare.md).
+
+    Args:
+        model: a run, or its folder.
+        overrides: as in `evaluate`.
+        database: read in place of the run's own.
+        rows: names of rows, such as ["off", "on"]; "all" for all of them; None for the usual ones.
+        sequences: of the text to compare, evenly spaced; "all" for all of them.
+        checkpoint: as in `load`.
+        output: folder of the comparison; None for one in the run folder.
+
+    Raises:
+        RetroflowError: something does not fit, or the model fails the causality probe.
+    """
+    from retroflow.comparison.compare import compare as compare_plan
+    from retroflow.comparison.run_plan import RunPlan
+
+    if sequences != "all" and not (str(sequences).isdigit() and int(sequences) > 0):
+        raise UsageError(f"sequences='{sequences}': give a whole number above 0, or all.")
+    words = [*overrides, *([] if database is None else [f"database={database}"])]
+    plan = RunPlan.of(
+        _folder_of(model),
+        words,
+        sequences=None if sequences == "all" else int(sequences),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+    )
+    return compare_plan(plan, rows=rows, output=None if output is None else Path(output))
 
 
 def load(

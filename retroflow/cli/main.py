@@ -17,7 +17,7 @@ from retroflow.distributions import shield_libraries
 from retroflow.version import __version__
 
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
-RECIPE_COMMANDS = ("fit", "prepare", "evaluate")
+RECIPE_COMMANDS = ("fit", "prepare", "evaluate", "compare")
 GROUPS = ("db", "recipe", "runs", "components")
 OTHER_COMMANDS = ("generate", "score", "export", "clean", "doctor")
 

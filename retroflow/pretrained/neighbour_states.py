@@ -97,6 +97,12 @@ class NeighbourStates:
         """What is kept now."""
         return self._num_bytes
 
+    def forget(self) -> None:
+        """Drop what is kept in memory."""
+        with self._lock:
+            self._kept.clear()
+            self._num_bytes = 0
+
     def of(self, base: PreTrainedModel, texts: Iterable[Text], *, most: int) -> dict[Text, Tensor]:
         """Give the states of texts, each computed once.
 

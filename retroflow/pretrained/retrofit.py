@@ -230,20 +230,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         retrieved: Tensor | None = None,
         retrieved_mask: Tensor | None = None,
     ) -> Tensor:
-        """Sum the loss of each sequence.
-
-        Args:
-            tokens: as in `forward`.
-            targets: int64 [b, n], the token to predict at each position, -100 where none is.
-            retrieved: as in `forward`.
-            retrieved_mask: as in `forward`.
-
-        Returns:
-            float32 [b] (float64 of a float64 model), nats summed over the positions with a target.
-
-        Raises:
-            InvalidShapeError: as in `forward`.
-        """
+        """Sum the loss of each sequence; as `RetrievalModel.loss`."""
         check_targets(self.config, targets, tokens)
         hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask).flatten(0, 1), targets.flatten()
         matrix = self.output_weights()
@@ -252,6 +239,11 @@ class RetrofitModel(nn.Module, RetrievalModel):
             losses = token_losses(hidden[is_wanted], matrix, wanted[is_wanted])
             return losses.new_zeros(wanted.shape).masked_scatter(is_wanted, losses).view(targets.shape).sum(-1)
         return token_losses(hidden, matrix, wanted).view(targets.shape).sum(-1)
+
+    def forget(self) -> None:
+        """Drop the states of neighbours that were kept."""
+        if isinstance(self.retrieval, InheritedReader):
+            self.retrieval.states.forget()
 
     def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
         """Return the base's last hidden states, float [b, n, d]; arguments and errors as in `forward`."""

@@ -195,6 +195,10 @@ class RetrievalModel(Protocol):
         """
         raise _without_states(self)
 
+    def forget(self) -> None:
+        """Drop what earlier calls left to save work, so that the next one computes as the first one did."""
+        return
+
     def new_cache(self, *, padding: "Tensor | None" = None, retrieval_step: int | None = None) -> Any:
         """Begin generation: return an empty `GenerationCache`, which `extend` fills.
 

@@ -83,21 +83,15 @@ def evaluate(
         DamagedDataError: the checkpoint or an artifact is damaged, or the run folder's files do not belong together.
         RetroflowError: a loss is not finite, or it is clear from the start that `output` cannot be written.
     """
-    found = _find(Path(run_folder), overrides, checkpoint)
-    run = RunFolder(found.described.folder)
-    own = run.path / _report_name(found.record, found.changed)
+    opened = run_to_measure(run_folder, overrides, checkpoint=checkpoint)
+    run, record = opened.run, opened.record
+    own = run.path / _report_name(record, opened.changed)
     keeps = _can_be_kept(own) if output is None else _check_output(output, run, own)
     with StopRequests() as requests, quiet_lightning():
         with requests.at_once("stopped while preparing; the same command continues where it stopped"):
-            opened = _open(found)
-        report = measure_model(
-            opened.job,
-            opened.record,
-            opened.checkpoint,
-            requests,
-            overrides=opened.changed,
-            remedy="the same command starts again",
-        )
+            job = opened.job()
+        remedy = "the same command starts again"
+        report = measure_model(job, record, opened.checkpoint, requests, overrides=opened.changed, remedy=remedy)
     if not keeps:
         return Evaluation(run.path, report, None)
     try:
@@ -137,49 +131,68 @@ def open_trained(run_folder: Path, overrides: Sequence[str] = (), *, checkpoint:
         DamagedDataError: as `evaluate`.
     """
     with quiet_lightning():
-        return _open(_find(Path(run_folder), overrides, checkpoint))
+        found = run_to_measure(run_folder, overrides, checkpoint=checkpoint)
+        return OpenedRun(found.job(), found.record, found.checkpoint, found.changed)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a run, overrides and a checkpoint name, before data or weights are read."""
+class RunToMeasure:
+    """A checkpoint of a run, with overrides; nothing large is read yet.
+
+    Attributes:
+        described: the run, with the overrides' artifacts folder.
+        checkpoint: the file.
+        recipe: with the overrides.
+        changed: dotted keys whose values differ from the run's, if they can change a number; "database" among them.
+        record: how it was trained.
+        database: read in place of the run's own; None for that.
+    """
 
     described: RunDescription
-    recipe: Recipe
-    database: "_OtherDatabase | None"
     checkpoint: Path
-    record: TrainingSummary
+    recipe: Recipe
     changed: dict[str, Any]
+    record: TrainingSummary
+    database: "OtherDatabase | None"
+
+    @property
+    def run(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.described.folder)
+
+    def job(self) -> Job:
+        """Open or make the data, and build the model with the checkpoint's weights.
+
+        Raises:
+            RetroflowError: as `evaluate`.
+        """
+        own_changes = {key: value for key, value in self.changed.items() if key != "database"}
+        prepared = _prepared_for(self.described, self.recipe, own_changes)
+        job = make_job(_located(self.described, self.recipe), prepared=prepared, keeps_run=False)
+        if self.database is not None:
+            splits = _retrieving_from(self.database, job, self.recipe.values["neighbours"]["k"])
+            job = replace(job, splits=splits, search=partial(search_of, self.database.snapshot))
+        job.module.configure_model()
+        load_checkpoint_weights(job.module, self.checkpoint)
+        return job
 
 
-def _find(run_folder: Path, overrides: Sequence[str], checkpoint: str | None) -> _Found:
-    described, path = open_checkpoint(run_folder, checkpoint)
+def run_to_measure(run_folder: Path, overrides: Sequence[str] = (), *, checkpoint: str | None = None) -> RunToMeasure:
+    """Find a checkpoint and apply overrides; arguments and errors as of `evaluate`."""
+    described, path = open_checkpoint(Path(run_folder), checkpoint)
+    head = read_head(path)
     overrides, database = _named_database(overrides)
     recipe = _recipe_of(RunFolder(described.folder), overrides)
     changed = _changed(described, recipe)
     if database is not None:
         changed["database"] = database.name
     described = _with_folder(described, recipe.values["data"]["artifacts_folder"])
-    return _Found(
-        described, recipe, database, path, record_in(path, read_head(path), steps=checkpoint_step(path)), changed
-    )
-
-
-def _open(found: _Found) -> OpenedRun:
-    described, recipe = found.described, found.recipe
-    own_changes = {key: value for key, value in found.changed.items() if key != "database"}
-    prepared = _prepared_for(described, recipe, own_changes)
-    job = make_job(_located(described, recipe), prepared=prepared, keeps_run=False)
-    if found.database is not None:
-        splits = _retrieving_from(found.database, job, recipe.values["neighbours"]["k"])
-        job = replace(job, splits=splits, search=partial(_search_of, found.database.snapshot))
-    job.module.configure_model()
-    load_checkpoint_weights(job.module, found.checkpoint)
-    return OpenedRun(job, found.record, found.checkpoint, found.changed)
+    record = record_in(path, head, steps=checkpoint_step(path))
+    return RunToMeasure(described, path, recipe, changed, record, database)
 
 
 @dataclass(frozen=True)
-class _OtherDatabase:
+class OtherDatabase:
     """A database that is read in place of the run's own.
 
     Attributes:
@@ -197,21 +210,22 @@ class _OtherDatabase:
         return f"{self.snapshot.folder}@{version.number} ({version.fingerprint[:16]})"
 
 
-def _named_database(overrides: Sequence[str]) -> tuple[list[str], _OtherDatabase | None]:
+def _named_database(overrides: Sequence[str]) -> tuple[list[str], OtherDatabase | None]:
     """Take the word `database=PATH` out of overrides."""
     key = "database="
     named = [word.removeprefix(key) for word in overrides if word.startswith(key)]
     if not named:
         return list(overrides), None
     snapshot = Snapshot.open(*named_version(named[-1]))
-    return [word for word in overrides if not word.startswith(key)], _OtherDatabase(named[-1], snapshot)
+    return [word for word in overrides if not word.startswith(key)], OtherDatabase(named[-1], snapshot)
 
 
-def _search_of(snapshot: Snapshot) -> LiveSearch:
+def search_of(snapshot: Snapshot) -> LiveSearch:
+    """Return the search of a database's version with tokens."""
     return LiveSearch(snapshot.identity.tokenizer, snapshot.identity.embedder, snapshot.search)
 
 
-def _retrieving_from(database: _OtherDatabase, job: Job, k: int) -> Splits:
+def _retrieving_from(database: OtherDatabase, job: Job, k: int) -> Splits:
     """Return the job's data with neighbours from another database."""
     splits, identity = job.splits, database.snapshot.identity
     if not job.options.retrieval:

@@ -61,6 +61,7 @@ def test_every_command_is_listed_and_has_a_sentence() -> None:
         "fit",
         "prepare",
         "evaluate",
+        "compare",
         "recipe",
         "generate",
         "score",

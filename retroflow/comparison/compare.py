@@ -1,0 +1,193 @@
+"""`retroflow compare`: one table of a model beside its opponents, on the same text and the same tokens.
+
+    FOLDER/subject.json      what is compared, with the result of the causality probe; sealed
+    FOLDER/text.npz          documents, bytes and words of the compared tokens (text_facts.py)
+    FOLDER/rows/NAME.npz     what was measured of each row so far, token by token (row_file.py)
+    FOLDER/comparison.json   the table, as it was last printed
+
+The folder is named by a fingerprint of the weights, the text, the neighbours and the sample. A command that is started
+again measures only what is missing, and if nothing is, it opens no model.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from retroflow.comparison.comparison import Comparison
+from retroflow.comparison.measuring import measure_rows, sequences_of
+from retroflow.comparison.probe import probe
+from retroflow.comparison.row_file import read_row, row_path
+from retroflow.comparison.subject import Plan
+from retroflow.comparison.table import Measurements
+from retroflow.comparison.text_facts import TextFacts, facts_of
+from retroflow.distributed.stop_signals import StopRequests
+from retroflow.errors import DamagedDataError, RetroflowError, UsageError
+from retroflow.evaluation.modes import MODES, Mode
+from retroflow.options.fitting import suggest
+from retroflow.store.atomic import canonical_json
+from retroflow.store.sealed_json import read_sealed, render_sealed, write_json, write_text
+from retroflow.training.lightning_output import quiet_lightning
+
+SUBJECT_FILE, TABLE_FILE = "subject.json", "comparison.json"
+STOPPED = "stopped while comparing; the same command continues where it stopped"
+ALL_ROWS = "all"
+
+
+def chosen(rows: Sequence[str] | None) -> list[Mode]:
+    """Return the modes of some rows, in the table's order.
+
+    Args:
+        rows: their names, or "all"; None for those that are measured by default.
+
+    Raises:
+        UsageError: there is no such row.
+    """
+    rows = rows.split(",") if isinstance(rows, str) else rows
+    if rows is None:
+        return [mode for mode in MODES.values() if mode.is_default]
+    for name in rows:
+        if name not in MODES and name != ALL_ROWS:
+            raise UsageError(
+                f"rows='{name}': there is no such row.{suggest(name, MODES)} Known: {', '.join(MODES)}, all."
+            )
+    if not rows:
+        raise UsageError(f"rows: none given. Known: {', '.join(MODES)}, all.")
+    return [mode for mode in MODES.values() if mode.name in rows or ALL_ROWS in rows]
+
+
+def compare(plan: Plan, *, rows: Sequence[str] | None = None, output: Path | None = None, seed: int = 0) -> Comparison:
+    """Measure what is missing, and make the table.
+
+    Args:
+        plan: what is compared.
+        rows: as for `chosen`.
+        output: folder of the comparison; None for one that the plan's fingerprint names.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: a row is unknown or impossible for this model; the folder holds another comparison or is in use.
+        RetroflowError: the causality probe failed, a loss is not finite, or the folder cannot be written.
+        Preempted, Interrupted: a signal came; the same command continues.
+    """
+    modes = chosen(rows)
+    fingerprint = hashlib.sha256(canonical_json(plan.definition)).hexdigest()
+    folder = output or plan.folder / fingerprint[:16]
+    with _locked(folder):
+        stored = _stored(folder, fingerprint)
+        found = stored and _finished(folder, stored, _possible(modes, stored, given=rows is not None)[0], seed)
+        if stored is None or not found:
+            with StopRequests() as requests, quiet_lightning():
+                stored = _measure(plan, modes, folder, fingerprint, requests, given=rows is not None)
+            found = _finished(folder, stored, _possible(modes, stored, given=False)[0], seed)
+        assert found is not None
+        left_out = _possible(modes, stored, given=rows is not None)[1]
+        stated = {key: stored[key] for key in ("model", "database", "probe")}
+        comparison = Comparison(found, stated, left_out, folder)
+        write_json(folder / TABLE_FILE, comparison.to_json())
+    return comparison
+
+
+def _measure(
+    plan: Plan, modes: Sequence[Mode], folder: Path, fingerprint: str, requests: StopRequests, *, given: bool
+) -> dict[str, Any]:
+    """Open the subject, probe it, and measure the rows; returns the content of subject.json."""
+    with requests.at_once(STOPPED):
+        subject = plan.open(lambda: requests.stop_if_requested(STOPPED))
+        described = plan.stated | {
+            "fingerprint": fingerprint,
+            "definition": plan.definition,
+            "seed": subject.seed,
+            "has": {"neighbours": subject.reads, "states": subject.gives_states},
+        }
+        possible, _ = _possible(modes, described, given=given)
+        described["probe"] = probe(subject)
+        if TextFacts.read(folder) is None:
+            facts_of(subject).write(folder)
+        write_text(folder / SUBJECT_FILE, render_sealed(described, what=str(folder / SUBJECT_FILE)))
+    measure_rows(subject, possible, folder, lambda mode: _made_of(fingerprint, mode))
+    return described
+
+
+def _made_of(fingerprint: str, mode: Mode) -> str:
+    values = [fingerprint, mode.name, mode.definition, mode.most_sequences]
+    return hashlib.sha256(canonical_json(values)).hexdigest()
+
+
+def _finished(folder: Path, stored: dict[str, Any], modes: Sequence[Mode], seed: int) -> Measurements | None:
+    """Read the rows; None if anything is missing."""
+    text = TextFacts.read(folder)
+    if text is None:
+        return None
+    rows = {}
+    for mode in modes:
+        row = read_row(row_path(folder, mode.name), _made_of(stored["fingerprint"], mode))
+        if row is None or len(row.sequences) < len(sequences_of(mode, text.sequences, stored["seed"])):
+            return None
+        rows[mode.name] = row
+    return Measurements({mode.name: mode for mode in modes}, rows, text, seed)
+
+
+def _possible(modes: Sequence[Mode], stored: dict[str, Any], *, given: bool) -> tuple[list[Mode], dict[str, str]]:
+    """Return the rows that a model can have, and the others with the reason.
+
+    Raises:
+        UsageError: one that cannot be had was asked for by name.
+    """
+    reasons = {
+        "neighbours": "the model reads no neighbours",
+        "states": "the model does not give its last states",
+    }
+    left_out = {
+        mode.name: next(reasons[need] for need in mode.needs if not stored["has"][need])
+        for mode in modes
+        if not all(stored["has"][need] for need in mode.needs)
+    }
+    if given and left_out and len(modes) < len(MODES):
+        name, why = next(iter(left_out.items()))
+        raise UsageError(f"rows='{name}': it cannot be measured, because {why}. Leave it out.")
+    return [mode for mode in modes if mode.name not in left_out], left_out
+
+
+def _stored(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Read subject.json; None if there is none, or a damaged one.
+
+    Raises:
+        UsageError: it is of another comparison.
+    """
+    with suppress(FileNotFoundError, DamagedDataError):
+        stored = read_sealed(folder / SUBJECT_FILE, remedy="")
+        if stored.get("fingerprint") != fingerprint:
+            raise UsageError(
+                f"output='{folder}': it holds a comparison of other weights, text, neighbours or sequences; give "
+                "another folder."
+            )
+        return stored
+    return None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes out of it.
+
+    Raises:
+        UsageError: another process has it.
+        RetroflowError: it cannot be made.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(f"{folder}: another process is comparing here; wait for it.") from error
+    except OSError as error:
+        raise RetroflowError(
+            f"{folder}: cannot be written ({error.strerror}); give another folder with output='FOLDER'."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,186 @@
+"""A finished comparison: its rows, remarks against wrong conclusions, and how all of it is printed and stored."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from retroflow.comparison.table import COLUMNS, Measurements, Row
+from retroflow.evaluation.leakage import OverlapBucket, by_overlap, overlap_statement
+from retroflow.evaluation.opponents import FEW_DOCUMENTS
+from retroflow.evaluation.perplexity import Measure
+
+SAME = 1e-6
+"""Nats by which no token may differ for two rows to be called the same."""
+
+OVERLAP = (
+    "longest run of tokens that a chunk shares with the text that was retrieved for it / chunk length; below 0.125, "
+    "fewer than 8 of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)"
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and what was found.
+
+    Attributes:
+        measurements: of the rows, token by token.
+        stated: "model", "database" and "probe", JSON values.
+        left_out: rows that the model cannot have, and why.
+        folder: where it is stored.
+    """
+
+    measurements: Measurements
+    stated: dict[str, Any]
+    left_out: dict[str, str]
+    folder: Path
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The table."""
+        return self.measurements.table()
+
+    @cached_property
+    def overlap(self) -> list[OverlapBucket]:
+        """Losses by overlap without retrieval and of the row that is judged: on, or else the first; empty without."""
+        found = self.measurements
+        judged = next((name for name in ("on", *found.rows) if name in found.rows and name != "off"), None)
+        if judged is None or "off" not in found.rows:
+            return []
+        places = np.intersect1d(found.places(judged), found.places("off"))
+        measures = []
+        for name in (judged, "off"):
+            nats, tokens = found.by_chunk(name)
+            nats, tokens = nats[places].ravel(), tokens[places].ravel()
+            measures.append(Measure(float(nats.sum()), int(tokens.sum()), 0, 0.0, nats, tokens))
+        return by_overlap(found.text.overlaps[places].ravel(), *measures)
+
+    @property
+    def overlap_statement(self) -> str | None:
+        """How much of the gain overlap can explain; None if there is no gain."""
+        return overlap_statement(self.overlap)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what must not be overlooked."""
+        rows, sentences = {row.name: row for row in self.rows}, []
+        if "on" not in rows:
+            return []
+        on = rows["on"]
+        if "off" in rows and self._same("on", "off"):
+            also = [name for name in rows if name not in ("on", "off") and self._same(name, "off")]
+            same = f" So do {', '.join(also)}." if also else ""
+            sentences.append(
+                f"Retrieval is switched off inside this model: on equals off on every token, to {SAME:g} nats.{same}"
+            )
+        if on.over_random is not None and (on.over_random <= 0 or (on.over_random_interval or (1.0,))[0] <= 0):
+            bounds = on.over_random_interval
+            stated = "no interval" if bounds is None else f"95% interval {bounds[0]:.4f} to {bounds[1]:.4f}"
+            sentences.append(
+                f"Found neighbours are no better than random ones: on is {on.over_random:.4f} nats per token below "
+                f"random ({stated}). Whatever on gains over off does not come from what was retrieved."
+            )
+        return sentences
+
+    @property
+    def findings(self) -> list[str]:
+        """Return all sentences: warnings first, then the overlap statement, then the limits of the numbers."""
+        overlap = self.overlap_statement
+        return [*self.warnings, *([] if overlap is None else [overlap]), *self.remarks]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return the limits of the numbers."""
+        found, sentences = self.measurements, []
+        documents = len(np.unique(found.text.documents[found.scored]))
+        if documents < FEW_DOCUMENTS:
+            narrow = "so there are no intervals" if documents < 2 else "and intervals are too narrow"
+            sentences.append(f"Few documents ({documents}), {narrow}: compare more sequences, or a longer text.")
+        compared = len(found.text.sequences)
+        if compared < found.text.of:
+            sentences.append(f"A sample was compared: {compared:,} of {found.text.of:,} sequences, evenly spaced.")
+        for row in self.rows:
+            if row.sequences < compared:
+                sentences.append(
+                    f"{row.name} was measured on {row.sequences:,} of these {compared:,} sequences; its gain is "
+                    "against off on the same ones, and its nats are not comparable with other rows."
+                )
+        sentences += [f"{name} is left out: {why}." for name, why in self.left_out.items()]
+        return sentences
+
+    def _same(self, one: str, other: str) -> bool:
+        found = self.measurements
+        places = np.intersect1d(found.places(one), found.places(other))
+        scored = found.scored[places]
+        difference = np.abs(found.nats(one)[places] - found.nats(other)[places])[scored]
+        return len(difference) > 0 and float(difference.max()) <= SAME
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; docs/compare.md describes them."""
+        found = self.measurements
+        scored = found.scored
+        return {
+            "compare_version": 1,
+            "folder": str(self.folder),
+            **self.stated,
+            "text": {
+                "sequences": len(found.text.sequences),
+                "of": found.text.of,
+                "documents": len(np.unique(found.text.documents[scored])),
+                "predicted_tokens": int(scored.sum()),
+                "bytes": int(found.text.bytes.sum()),
+                "words": None if (found.text.words < 0).any() else int(found.text.words.sum()),
+            },
+            "definitions": COLUMNS | {"overlap": OVERLAP},
+            "overlap": {
+                "statement": self.overlap_statement,
+                "buckets": [asdict(bucket) for bucket in self.overlap],
+            },
+            "rows": [asdict(row) for row in self.rows],
+            "warnings": self.warnings,
+            "findings": self.findings,
+        }
+
+    def render(self) -> Group:
+        """Return warnings, table and remarks, for rich."""
+        warnings = [Text(f"WARNING: {sentence}", style="bold red") for sentence in self.warnings]
+        others = [sentence for sentence in self.findings if sentence not in self.warnings]
+        return Group(*warnings, self._table(), *map(Text, others))
+
+    def _table(self) -> Table:
+        tokens = max(row.tokens for row in self.rows)
+        sequences = len(self.measurements.text.sequences)
+        table = Table(title=f"{tokens:,} tokens of {sequences:,} sequences", title_justify="left")
+        table.add_column("row", overflow="fold")
+        headings = ("nats", "bits/byte", "word ppl", "gain (95%)", "recovered (95%)", "ms/token", "passes", "GiB")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            table.add_row(*_cells(row))
+        return table
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.name,
+        f"{row.nats:.4f}",
+        f"{row.bits_per_byte:.4f}",
+        "" if row.word_perplexity is None else f"{row.word_perplexity:,.1f}",
+        _with_interval(row.gain, row.gain_interval, "{:.3f}"),
+        _with_interval(row.recovered, row.recovered_interval, "{:.0%}"),
+        f"{1000 * row.seconds_per_token:.3g}",
+        f"{row.computation_per_token:.1f}",
+        "" if row.memory is None else f"{row.memory / (1 << 30):.2f}",
+    ]
+
+
+def _with_interval(value: float | None, bounds: tuple[float, float] | None, form: str) -> str:
+    if value is None:
+        return ""
+    stated = form.format(value)
+    return stated if bounds is None else f"{stated} ({form.format(bounds[0])} to {form.format(bounds[1])})"

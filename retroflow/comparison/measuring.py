@@ -1,0 +1,152 @@
+"""Measure the rows of a comparison, in parts that are kept on disk, so that a stopped command continues.
+
+Shapes: S sequences of a row, n tokens of a sequence.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from retroflow.comparison.row_file import RowFile, read_row, row_path, write_row
+from retroflow.comparison.rows import ROWS
+from retroflow.comparison.subject import Subject, evenly_spaced
+from retroflow.console import progress
+from retroflow.evaluation.measuring import evaluating, refuse_not_finite
+from retroflow.evaluation.modes import Mode
+from retroflow.protocols import Int64Array
+
+SECONDS_BETWEEN_WRITES = 5.0
+"""A killed command loses no more than this, and the batch that it was at."""
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def sequences_of(mode: Mode, sequences: Int64Array, seed: int) -> Int64Array:
+    """Return those of the compared sequences int64 [S] that a row is measured on."""
+    most = len(sequences) if mode.most_sequences is None else mode.most_sequences
+    return sequences[evenly_spaced(len(sequences), most, seed)]
+
+
+def measure_rows(subject: Subject, modes: Sequence[Mode], folder: Path, made_of: Callable[[Mode], str]) -> None:
+    """Measure what is missing of some rows, and write it.
+
+    Args:
+        subject: what is compared.
+        modes: the rows.
+        folder: of the comparison.
+        made_of: gives the fingerprint of all that a row's numbers depend on.
+
+    Raises:
+        RetroflowError: a loss is not finite, or a file cannot be written.
+    """
+    wanted = {mode.name: sequences_of(mode, subject.sequences, subject.seed) for mode in modes}
+    passes = sum(mode.passes * len(wanted[mode.name]) for mode in modes)
+    with progress("comparing", passes, "passes") as shown, evaluating(subject.model):
+        for mode in modes:
+
+            def advance(sequences: int, mode: Mode = mode) -> None:
+                shown(sequences * mode.passes)
+
+            _measure_row(subject, mode, wanted[mode.name], row_path(folder, mode.name), made_of(mode), advance)
+
+
+def _measure_row(
+    subject: Subject, mode: Mode, wanted: Int64Array, path: Path, made_of: str, advance: Callable[[int], None]
+) -> None:
+    nothing = np.zeros((0, subject.sequence_length), dtype=np.float32)
+    row = read_row(path, made_of) or RowFile(wanted[:0], nothing)
+    advance(len(row.sequences))
+    if len(row.sequences) == len(wanted):
+        return
+    began = time.perf_counter()
+    measured = ROWS[mode.name](subject)
+    row = replace(row, facts=measured.facts, setup_seconds=row.setup_seconds + time.perf_counter() - began)
+    written = time.monotonic()
+    try:
+        for part in _parts(subject, wanted, measured.together or subject.batch_size):
+            if part[0] in row.sequences:
+                continue
+            subject.model.forget()  # or the numbers would depend on what was measured before
+            began = time.perf_counter()
+            with _using(subject) as use:
+                nats = measured.nats(part)
+            refuse_not_finite(float(nats.sum(dtype=np.float64)), mode.name)
+            row = _with_part(row, part, nats, time.perf_counter() - began, use)
+            if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
+                write_row(path, row, made_of)
+                written = time.monotonic()
+            subject.check()
+            advance(len(part))
+    finally:
+        if len(row.sequences):
+            write_row(path, row, made_of)
+
+
+def _parts(subject: Subject, wanted: Int64Array, together: int) -> Iterator[Int64Array]:
+    """Cut sequences into batches; a shorter last sequence of the text is one of its own."""
+    num_full = len(subject.splits.valid_chunks) // subject.splits.sequence_chunks
+    full = wanted[wanted < num_full]
+    for first in range(0, len(full), together):
+        yield full[first : first + together]
+    if len(full) < len(wanted):
+        yield wanted[len(full) :]
+
+
+def _with_part(row: RowFile, part: Int64Array, nats: Any, seconds: float, use: dict[str, Any]) -> RowFile:
+    whole = np.zeros((len(part), row.token_nats.shape[1]), dtype=np.float32)
+    whole[:, : nats.shape[1]] = nats
+    memory = [value for value in (row.memory, use["memory"]) if value is not None]
+    return replace(
+        row,
+        sequences=np.concatenate([row.sequences, part]),
+        token_nats=np.concatenate([row.token_nats, whole]),
+        seconds=row.seconds + seconds,
+        forwards=row.forwards + use["forwards"],
+        memory=max(memory, default=None),
+    )
+
+
+@contextmanager
+def _using(subject: Subject) -> Iterator[dict[str, Any]]:
+    """Count the tokens that a model embeds, and the memory in use; the results are in what is yielded, at the end."""
+    use: dict[str, Any] = {"forwards": 0, "memory": None}
+    size, on_gpu = subject.model.config.vocabulary_size, subject.placement.accelerator == "cuda"
+
+    def count(module: nn.Module, arguments: Any) -> None:
+        if isinstance(module, nn.Embedding) and module.num_embeddings == size and arguments:
+            use["forwards"] += arguments[0].numel()
+
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(subject.placement.device)
+    else:
+        _reset_peak()
+    hook = register_module_forward_pre_hook(count)
+    try:
+        yield use
+    finally:
+        hook.remove()
+        use["memory"] = torch.cuda.max_memory_allocated(subject.placement.device) if on_gpu else _peak()
+
+
+def _reset_peak() -> None:
+    try:
+        _RESET.write_text("5")  # the kernel's peak of resident memory starts again
+    except OSError:
+        return
+
+
+def _peak() -> int | None:
+    """Return the largest resident memory of this process in bytes since the reset; None if the system does not tell."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+    except (OSError, ValueError):
+        return None

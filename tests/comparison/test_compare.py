@@ -1,0 +1,217 @@
+"""A comparison has evaluate's numbers, is measured once, and continues where it was killed, bit for bit."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import retroflow as rf
+from retroflow.comparison import compare as comparing
+from retroflow.comparison import measuring
+from retroflow.comparison.compare import chosen, compare
+from retroflow.comparison.rows import ROWS
+from retroflow.comparison.run_plan import RunPlan
+from retroflow.comparison.subject import Subject
+from retroflow.errors import RetroflowError, UsageError
+from retroflow.evaluation.modes import MODES
+from retroflow.pretrained.retrofit import RetrofitModel
+from retroflow.pretrained.retrofit_config import RetrofitConfig
+from tests.cli.conftest import write_recipe
+from tests.pretrained.bases import make_base
+from tests.training.jobs import VOCABULARY, Killed, kill, tiny_job
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return rf.fit(rf.load_recipe(write_recipe(tmp_path_factory.mktemp("compare"), "tiny"))).folder
+
+
+class Made:
+    """A plan for a job in memory with a small base."""
+
+    def __init__(self, job, folder, sequences=None):
+        self._job, self.folder, self._sequences = job, folder, sequences
+        self.definition, self.stated = {"kind": "made"}, {"model": {}, "database": {}}
+        self.opened = 0
+
+    def open(self, check):
+        self.opened += 1
+        job, count = self._job, len(self._job.splits.validation())
+        sequences = np.arange(count) if self._sequences is None else self._sequences
+        return Subject(
+            model=job.module.model,
+            placement=job.placement,
+            splits=job.splits,
+            sequences=np.asarray(sequences),
+            seed=job.seed,
+            batch_size=job.options.eval_batch_size,
+            step=job.step,
+            search=None,
+            reads=True,
+            check=check,
+        )
+
+
+def make_plan(folder, *, family="llama", sequences=None, **trainer):
+    job = tiny_job(folder, **trainer)
+    options = RetrofitConfig(vocabulary_size=VOCABULARY, chunk_length=4, base="in memory", reader="inherit")
+    job.module.model = RetrofitModel(options, make_base(family)).eval()
+    return Made(job, folder, sequences)
+
+
+def nats_of(comparison):
+    return {name: row.token_nats for name, row in comparison.measurements.rows.items()}
+
+
+def test_every_mode_has_a_function_and_every_function_a_mode():
+    assert ROWS.keys() == MODES.keys()
+
+
+def test_a_run_s_rows_are_what_evaluate_measures(trained):
+    found = rf.compare(trained, rows=["off", "on", "shuffled", "random"])
+    wanted = rf.evaluate(trained).measures
+    for row in found.rows:
+        assert row.nats == pytest.approx(wanted[row.name].loss, abs=1e-6) and row.tokens == wanted["on"].tokens
+        assert row.bits_per_byte == pytest.approx(wanted[row.name].bits_per_byte, abs=1e-6)
+        assert row.gain == (None if row.name == "off" else pytest.approx(found.rows[0].nats - row.nats))
+    assert found.folder.parent == trained / "comparisons"
+    assert json.loads((found.folder / "comparison.json").read_text()) == json.loads(json.dumps(found.to_json()))
+    assert any(sentence.startswith("Overlap: ") for sentence in found.to_json()["findings"])
+
+
+def test_what_was_measured_is_not_measured_again_and_no_model_is_opened(tmp_path, monkeypatch):
+    plan = make_plan(tmp_path)
+    first = compare(plan, rows=["off", "on"])
+    monkeypatch.setitem(ROWS, "off", kill)
+    monkeypatch.setitem(ROWS, "on", kill)
+    more = compare(plan, rows=["off", "on", "in_context"])
+    assert plan.opened == 2 and [row.name for row in more.rows] == ["off", "on", "in_context"]
+    again = compare(plan, rows=["off", "on"])
+    assert plan.opened == 2 and again.rows == first.rows
+    assert more.rows[0] == first.rows[0] and more.rows[2].tokens == first.rows[0].tokens
+
+
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_a_killed_comparison_continues_with_the_same_bits(tmp_path, monkeypatch, after):
+    rows = ["off", "on", "in_context"]
+    whole = nats_of(compare(make_plan(tmp_path / "whole", eval_batch_size=2), rows=rows))
+    plan, written = make_plan(tmp_path / "killed", eval_batch_size=2), []
+    monkeypatch.setattr(measuring, "SECONDS_BETWEEN_WRITES", 0.0)
+    before = measuring.write_row
+
+    def write(*arguments):
+        written.append(arguments)
+        if len(written) > after:
+            raise Killed
+        before(*arguments)
+
+    monkeypatch.setattr(measuring, "write_row", write)
+    with pytest.raises(Killed):
+        compare(plan, rows=rows)
+    monkeypatch.setattr(measuring, "write_row", before)
+    found = nats_of(compare(plan, rows=rows))
+    for name in rows:
+        assert found[name].tobytes() == whole[name].tobytes()
+
+
+def test_totals_are_those_of_any_batch_size(tmp_path):
+    one, three = (
+        {row.name: row.nats for row in compare(make_plan(tmp_path / str(size), eval_batch_size=size)).rows}
+        for size in (1, 3)
+    )
+    assert one == pytest.approx(three, abs=1e-5) and len(one) == 8
+
+
+def test_a_damaged_row_is_measured_again_and_one_of_something_else_too(tmp_path, caplog):
+    plan = make_plan(tmp_path)
+    first = compare(plan, rows=["off", "on"])
+    file = first.folder / "rows" / "on.npz"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    again = compare(plan, rows=["off", "on"])
+    assert plan.opened == 2 and nats_of(again)["on"].tobytes() == nats_of(first)["on"].tobytes()
+    shutil.copy(first.folder / "rows" / "off.npz", file)
+    assert nats_of(compare(plan, rows=["off", "on"]))["on"].tobytes() == nats_of(first)["on"].tobytes()
+
+
+def test_rows_that_do_not_exist_or_cannot_be_had(trained, tmp_path):
+    with pytest.raises(UsageError, match="^rows='onn': there is no such row. Did you mean \"on\"\\? Known: off, on, "):
+        chosen(["onn"])
+    assert [mode.name for mode in chosen("on,off")] == ["off", "on"]
+    assert [mode.name for mode in chosen(["all"])] == list(MODES)
+    off = "trainer.retrieval=false"
+    with pytest.raises(UsageError, match="^rows='on': it cannot be measured, because the model reads no neighbours"):
+        rf.compare(trained, off, rows=["on"])
+    found = rf.compare(trained, off, sequences=4)
+    assert [row.name for row in found.rows] == ["off"] and "in_context" in found.left_out
+    plan = RunPlan.of(trained, [], sequences=5, checkpoint=None)
+    compare(plan, rows=["off"], output=tmp_path / "kept")
+    with pytest.raises(UsageError, match="it holds a comparison of other weights, text, neighbours or sequences"):
+        compare(replace(plan, sequences=6), rows=["off"], output=tmp_path / "kept")
+
+
+def test_a_model_that_sees_what_it_predicts_is_refused(tmp_path):
+    plan = make_plan(tmp_path)
+    model = plan._job.module.model
+    forward = model.forward
+
+    def leaking(tokens, *arguments, **options):
+        logits = forward(tokens, *arguments, **options)
+        return logits + 3.0 * logits.roll(-1, dims=1)
+
+    model.forward = leaking
+    with pytest.raises(RetroflowError, match="^the causality probe failed, and nothing was compared: .* token 1 "):
+        compare(plan)
+    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("subject.json"))
+
+
+def test_a_model_that_reads_neighbours_too_early_is_refused(tmp_path):
+    plan = make_plan(tmp_path)
+    model = plan._job.module.model
+    forward = model.forward
+
+    def leaking(tokens, retrieved=None, *arguments, **options):
+        logits = forward(tokens, retrieved, *arguments, **options)
+        return logits if retrieved is None else logits * (1 + retrieved.float().mean() / 100)
+
+    model.forward = leaking
+    with pytest.raises(RetroflowError, match="logits before token 3 change with neighbours that are found there"):
+        compare(plan, rows=["off", "on"])
+
+
+def test_a_model_whose_retrieval_is_switched_off_inside_is_called_out(tmp_path):
+    plan = make_plan(tmp_path)
+    model = plan._job.module.model
+    forward = model.forward
+    model.forward = lambda tokens, *arguments, **options: forward(tokens)
+    found = compare(plan, rows=["off", "on", "random"])
+    assert found.warnings[0].startswith("Retrieval is switched off inside this model: on equals off on every token")
+    assert "So do random." in found.warnings[0] and "no better than random" in found.warnings[1]
+    assert found.to_json()["findings"][:2] == found.warnings
+
+
+def test_the_bars_of_an_interval_are_those_of_a_plain_bootstrap(tmp_path):
+    found = compare(make_plan(tmp_path), rows=["off", "on"])
+    text, rows = found.measurements.text, nats_of(found)
+    documents = [text.documents == number for number in np.unique(text.documents[text.documents >= 0])]
+    tokens = np.array([mask.sum() for mask in documents])
+    lost = np.array([(rows["off"] - rows["on"])[mask].sum() for mask in documents])
+    generator = np.random.default_rng(9)
+    draws = [generator.integers(len(tokens), size=len(tokens)) for _ in range(4000)]
+    wanted = np.percentile([lost[draw].sum() / tokens[draw].sum() for draw in draws], (2.5, 97.5))
+    on = found.rows[1]
+    assert on.gain == pytest.approx(lost.sum() / tokens.sum())
+    width = wanted[1] - wanted[0]
+    assert on.gain_interval == pytest.approx(wanted, abs=0.1 * width)
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    plan = make_plan(tmp_path)
+    found = compare(plan, rows=["off"])
+    with comparing._locked(found.folder), pytest.raises(UsageError, match="another process is comparing here"):
+        compare(plan, rows=["off"])
