@@ -230,7 +230,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         retrieved: Tensor | None = None,
         retrieved_mask: Tensor | None = None,
     ) -> Tensor:
-        """Sum the loss of each sequence; as `RetrievalModel.loss`."""
+        """Sum the loss of each sequence, float [b], in nats; as `RetrievalModel.loss`."""
         check_targets(self.config, targets, tokens)
         hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask).flatten(0, 1), targets.flatten()
         matrix = self.output_weights()
