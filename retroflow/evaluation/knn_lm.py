@@ -10,7 +10,8 @@ the squared Euclidean distance to the same state at the evaluated position. Sour
 neulab/knn-transformers.
 
 Tokens of documents that occur in the evaluated text are no values. Weight and temperature are those with the lowest
-loss on sequences of their own, none of whose documents is evaluated (`tuning_split`).
+loss on tokens of their own: the evaluated documents are divided in two, and each half is mixed as is best for the other
+(`halves`).
 
 The search is exact, by matrix products, up to `EXACT_KEYS` keys, and by faiss's inverted lists above. Of a database
 with more tokens than `most_tokens` the sequences are used in which most neighbours of the evaluated text were found,
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retroflow.components import create_retriever
@@ -46,7 +48,8 @@ MOST_TOKENS = 1 << 18
 
 EXACT_KEYS = 1 << 19
 
-TUNING_SHARE, MOST_TUNING_SEQUENCES = 0.1, 16
+TUNING_SEQUENCES = 32
+"""The most sequences that are tuned on, half of whose tokens count for each half of the text."""
 
 WEIGHTS = (0.01, 0.02, *(round(0.05 * place, 2) for place in range(1, 20)))
 
@@ -82,6 +85,10 @@ class Mixture:
 
     weight: float
     temperature: float
+
+
+UNTUNED = Mixture(0.25, 1.0)
+"""The paper's values for WikiText-103, where there is nothing to tune on."""
 
 
 @dataclass(frozen=True)
@@ -127,44 +134,38 @@ class Datastore:
         return torch.from_numpy(-found.scores), torch.from_numpy(tokens)
 
 
-def tuning_split(splits: Splits, sequences: Int64Array, *, seed: int) -> tuple[Int64Array, Int64Array]:
-    """Choose sequences to tune on and sequences to measure, which have no document in common.
-
-    A tenth as many as the validation split has, at most 16, are tuned on. They are drawn from those that are not to be
-    measured. Where too few are left, some of `sequences` are tuned on and not measured.
+def halves(splits: Splits, sequences: Int64Array, *, seed: int) -> NDArray[np.bool_]:
+    """Divide the text in two, so that each half is mixed as is best for the other one.
 
     Args:
         splits: the data.
-        sequences: int64 [s], ascending, of the validation split, that should be measured.
-        seed: of the choice.
+        sequences: int64 [s], of the validation split, that are measured.
+        seed: of the division.
 
     Returns:
-        Sequences to tune on and, of `sequences`, those to measure; both ascending.
-
-    Raises:
-        UsageError: all sequences have documents in common.
+        bool [N], for each validation chunk its half. The documents of the measured sequences are divided at random; if
+        there is only one, its measured chunks in a first and a second half.
     """
-    documents = [_documents_of(splits, number) for number in range(len(splits.validation()))]
-    wanted = max(1, min(MOST_TUNING_SEQUENCES, round(TUNING_SHARE * len(documents))))
-    order = np.random.default_rng([seed, len(documents)]).permutation(len(documents))
-    measured = set().union(*(documents[number] for number in sequences.tolist()))
-    tuned = [number for number in order.tolist() if documents[number].isdisjoint(measured)][:wanted]
-    if not tuned:
-        own = [number for number in order.tolist() if number in set(sequences.tolist())]
-        tuned = own[: max(1, min(wanted, len(own) // 4))]
-    shown = set().union(*(documents[number] for number in tuned))
-    kept = [number for number in sequences.tolist() if documents[number].isdisjoint(shown)]
-    if not kept:
-        raise UsageError(
-            f"kNN-LM needs a split of its own to choose weight and temperature, and all {len(documents)} validation "
-            "sequences have documents in common. Hold out more documents, or leave out the row knn_lm."
-        )
-    return np.array(sorted(tuned), dtype=np.int64), np.array(kept, dtype=np.int64)
+    documents = np.asarray(splits.valid_chunks.document_ids[:])
+    own = documents_of(splits, sequences)
+    if len(own) > 1:
+        second = np.random.default_rng([seed, len(own)]).permutation(own)[: len(own) // 2]
+        return np.isin(documents, second)
+    middle = int(sequences[len(sequences) // 2]) * splits.sequence_chunks
+    return np.arange(len(documents)) >= middle + (splits.sequence_chunks // 2 if len(sequences) % 2 else 0)
+
+
+def half_of_positions(half: NDArray[np.bool_], starts: Int64Array, length: int, chunk_length: int) -> Tensor:
+    """Return the half of what each position predicts, bool [b, n], for sequences from chunks int64 [b]."""
+    chunks = starts[:, None] + np.arange(1, length + 1) // chunk_length
+    return torch.from_numpy(half[np.minimum(chunks, len(half) - 1)])
 
 
 def documents_of(splits: Splits, sequences: Int64Array) -> Int64Array:
     """Return the documents of sequences of the validation split, ascending, with those of their last targets."""
-    return np.array(sorted(set().union(*(_documents_of(splits, number) for number in sequences.tolist()))), np.int64)
+    chunks = sequences[:, None] * splits.sequence_chunks + np.arange(splits.sequence_chunks + 1)
+    found: Int64Array = np.unique(splits.valid_chunks.document_ids[chunks[chunks < len(splits.valid_chunks)]])
+    return found
 
 
 def sequences_to_use(database: SequenceDataset, options: KnnOptions, found: Int64Array | None) -> Int64Array:
@@ -236,7 +237,7 @@ def tune(
         model: as of `build_datastore`.
         placement: its device and precision.
         datastore: the keys.
-        batches: of sequences that are not measured.
+        batches: with targets that are not measured with this mixture.
         advance: called with the number of finished sequences; may raise to stop.
     """
     alone, distances, hits = [], [], []
@@ -246,9 +247,10 @@ def tune(
         distances.append(found)
         hits.append(tokens == batch.targets[is_wanted][:, None])
         advance(len(batch.tokens))
+    if not sum(map(len, alone)):
+        return UNTUNED
     scale = float(torch.cat([each[:, 0] for each in distances]).median()) or 1.0
-    best = Mixture(WEIGHTS[0], scale)
-    lowest = math.inf
+    lowest, best = math.inf, UNTUNED
     for temperature in (scale * times for times in _TEMPERATURES):
         log_shares = torch.cat([_log_shares(*each, temperature) for each in zip(distances, hits, strict=True)])
         for weight in WEIGHTS:
@@ -258,28 +260,25 @@ def tune(
     return best
 
 
-def knn_losses(model: Any, placement: Placement, datastore: Datastore, mixture: Mixture) -> Callable[[Batch], Tensor]:
-    """Return a function from a batch to float32 [b, n], nats of each position, 0 where nothing is predicted.
+def knn_losses(
+    model: Any, placement: Placement, datastore: Datastore, *mixtures: Mixture
+) -> Callable[[Batch], tuple[Tensor, ...]]:
+    """Return a function from a batch to nats of each position, 0 where nothing is predicted.
 
     Args:
         model: as of `build_datastore`; it is used without retrieval.
         placement: its device and precision.
         datastore: the keys.
-        mixture: weight and temperature.
+        mixtures: for each of them the function returns float32 [b, n].
     """
 
-    def losses(batch: Batch) -> Tensor:
+    def losses(batch: Batch) -> tuple[Tensor, ...]:
         alone, distances, tokens, is_wanted = _compared(model, placement, datastore, batch)
-        log_shares = _log_shares(distances, tokens == batch.targets[is_wanted][:, None], mixture.temperature)
-        mixed = _mixed(alone, log_shares, mixture.weight).float()
-        return torch.zeros(batch.targets.shape).masked_scatter(is_wanted, mixed)
+        is_hit = tokens == batch.targets[is_wanted][:, None]
+        mixed = (_mixed(alone, _log_shares(distances, is_hit, each.temperature), each.weight) for each in mixtures)
+        return tuple(torch.zeros(batch.targets.shape).masked_scatter(is_wanted, nats.float()) for nats in mixed)
 
     return losses
-
-
-def _documents_of(splits: Splits, number: int) -> set[int]:
-    first = number * splits.sequence_chunks
-    return set(np.asarray(splits.valid_chunks.document_ids[first : first + splits.sequence_chunks + 1]).tolist())
 
 
 def _predicted(database: ChunkSource) -> int:

@@ -10,15 +10,16 @@ from retroflow.data import SequenceDataset
 from retroflow.errors import UsageError
 from retroflow.evaluation import knn_lm
 from retroflow.evaluation.knn_lm import (
+    UNTUNED,
     WEIGHTS,
     KnnOptions,
     Mixture,
     build_datastore,
-    documents_of,
+    half_of_positions,
+    halves,
     knn_losses,
     sequences_to_use,
     tune,
-    tuning_split,
 )
 from retroflow.evaluation.measuring import token_losses
 from tests.evaluation.test_prompted import PLACE, make_model
@@ -62,7 +63,7 @@ def test_it_equals_brute_force_in_float64():
         keys += [state.half().double() for state, value in zip(states, batch.targets[0], strict=True) if value >= 0]
         values += [int(value) for value in batch.targets[0] if value >= 0]
     batch, k = batch_of(splits, 2), 7
-    found = knn_losses(model, PLACE, small(model, splits, k=k), MIXTURE)(batch)
+    found = knn_losses(model, PLACE, small(model, splits, k=k), MIXTURE)(batch)[0]
     for row in range(2):
         logits, states = states_of(model, batch.tokens[row])
         for place, target in enumerate(batch.targets[row].tolist()):
@@ -83,8 +84,8 @@ def test_nothing_depends_on_the_batch_or_on_who_computes_it():
     losses = knn_losses(model, PLACE, small(model, splits, k=20), MIXTURE)
     other = knn_losses(model, PLACE, small(model, splits, k=20, batch_size=1), MIXTURE)
     batch = batch_of(splits)
-    one_by_one = torch.cat([other(batch.rows(row, row + 1)) for row in range(4)])
-    assert torch.allclose(losses(batch), one_by_one, rtol=0, atol=1e-4)
+    one_by_one = torch.cat([other(batch.rows(row, row + 1))[0] for row in range(4)])
+    assert torch.allclose(losses(batch)[0], one_by_one, rtol=0, atol=1e-4)
 
 
 def test_a_model_trained_here_has_states_too():
@@ -92,9 +93,9 @@ def test_a_model_trained_here_has_states_too():
     model, splits = tiny_config().build().eval(), tiny_splits()
     batch = batch_of(splits)
     off = token_losses(model, PLACE)(batch)
-    mixed = knn_losses(model, PLACE, small(model, splits), Mixture(1e-9, 1.0))(batch)
+    mixed = knn_losses(model, PLACE, small(model, splits), Mixture(1e-9, 1.0))(batch)[0]
     assert torch.allclose(mixed, off, rtol=0, atol=1e-4)
-    assert not torch.allclose(knn_losses(model, PLACE, small(model, splits), MIXTURE)(batch), off, atol=0.01)
+    assert not torch.allclose(knn_losses(model, PLACE, small(model, splits), MIXTURE)(batch)[0], off, atol=0.01)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,7 +103,7 @@ def test_every_family_gives_its_states(family):
     model, splits = make_model(family), tiny_splits(4)
     datastore = small(model, splits, k=3)
     assert datastore.dimension == 16 and datastore.share == 1.0
-    assert knn_losses(model, PLACE, datastore, MIXTURE)(batch_of(splits)).isfinite().all()
+    assert knn_losses(model, PLACE, datastore, MIXTURE)(batch_of(splits))[0].isfinite().all()
 
 
 def test_values_are_no_tokens_of_the_evaluated_documents():
@@ -133,11 +134,11 @@ def test_of_a_large_database_what_was_found_is_used_first():
 def test_faiss_answers_above_the_limit(monkeypatch):
     pytest.importorskip("faiss")
     model, splits = make_model(), tiny_splits()
-    exact = knn_losses(model, PLACE, small(model, splits, k=5), MIXTURE)(batch_of(splits))
+    exact = knn_losses(model, PLACE, small(model, splits, k=5), MIXTURE)(batch_of(splits))[0]
     monkeypatch.setattr(knn_lm, "EXACT_KEYS", 1)
     datastore = small(model, splits, k=5)
     assert "faiss" in datastore.describe()
-    assert torch.allclose(knn_losses(model, PLACE, datastore, MIXTURE)(batch_of(splits)), exact, rtol=0, atol=1e-3)
+    assert torch.allclose(knn_losses(model, PLACE, datastore, MIXTURE)(batch_of(splits))[0], exact, rtol=0, atol=1e-3)
 
 
 def test_tuning_finds_the_best_of_the_grid_and_a_copy_of_the_text_is_trusted():
@@ -146,29 +147,37 @@ def test_tuning_finds_the_best_of_the_grid_and_a_copy_of_the_text_is_trusted():
     datastore, batch = small(model, splits, k=9), batch_of(copied)
     found = tune(model, PLACE, datastore, [batch])
     assert found.weight == max(WEIGHTS)  # the text is in the database
-    best = knn_losses(model, PLACE, datastore, found)(batch).sum()
+    best = knn_losses(model, PLACE, datastore, found)(batch)[0].sum()
     for weight in WEIGHTS:
-        assert best <= knn_losses(model, PLACE, datastore, replace(found, weight=weight))(batch).sum() + 1e-3
+        assert best <= knn_losses(model, PLACE, datastore, replace(found, weight=weight))(batch)[0].sum() + 1e-3
     for times in (0.5, 2.0):
         other = replace(found, temperature=found.temperature * times)
-        assert best <= knn_losses(model, PLACE, datastore, other)(batch).sum() + 1e-3
+        assert best <= knn_losses(model, PLACE, datastore, other)(batch)[0].sum() + 1e-3
 
 
-@pytest.mark.parametrize("wanted", [[0], [0, 1], [0, 1, 2, 3, 4]])
-def test_no_document_is_both_tuned_on_and_measured(wanted):
+@pytest.mark.parametrize(("wanted", "documents"), [([0, 1, 2, 3, 4], 3), ([0, 2], 3), ([0, 1, 2], 99), ([1], 99)])
+def test_each_half_of_the_text_is_another_document_s(wanted, documents):
     splits = tiny_splits()
     chunks = splits.valid_chunks
-    chunks.document_ids[:] = 30 + np.arange(len(chunks)) // 3
-    for seed in range(5):
-        tuned, measured = tuning_split(splits, np.array(wanted), seed=seed)
-        assert len(tuned) and set(measured) <= set(wanted)
-        assert not set(documents_of(splits, tuned)) & set(documents_of(splits, measured))
-        if len(wanted) == 1:
-            assert measured.tolist() == wanted
+    chunks.document_ids[:] = 30 + np.arange(len(chunks)) // documents
+    for seed in range(3):
+        half = halves(splits, np.array(wanted), seed=seed)
+        own = np.isin(np.arange(len(chunks)) // splits.sequence_chunks, wanted)
+        assert 0.2 <= half[own].mean() <= 0.8
+        if documents == 3:
+            assert not set(chunks.document_ids[half & own]) & set(chunks.document_ids[~half & own])
 
 
-def test_a_split_of_one_document_cannot_be_tuned():
-    splits = tiny_splits()
-    splits.valid_chunks.document_ids[:] = 99
-    with pytest.raises(UsageError, match="Hold out more documents, or leave out the row knn_lm"):
-        tuning_split(splits, np.arange(5), seed=0)
+def test_the_half_of_a_position_is_that_of_the_token_it_predicts():
+    half = np.array([False, True, True, False])
+    assert half_of_positions(half, np.array([0, 2]), 8, 4).tolist() == [
+        [False] * 3 + [True] * 5,
+        [True] * 3 + [False] * 5,
+    ]
+
+
+def test_what_cannot_be_tuned_is_mixed_as_published():
+    model, splits = make_model(), tiny_splits()
+    batch = batch_of(splits)
+    nothing = batch._replace(targets=torch.full_like(batch.targets, -100))
+    assert tune(model, PLACE, small(model, splits), [nothing]) == UNTUNED
