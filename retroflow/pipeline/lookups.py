@@ -22,6 +22,7 @@ from retroflow.pipeline.splits import Splits
 from retroflow.protocols import Float32Array, Int64Array, Neighbours, Queries
 from retroflow.recipe import Recipe
 from retroflow.retrieval.keys import LazyQueries
+from retroflow.store.chunk_store import ChunkSource
 
 QUERIES_AT_ONCE = 256
 """Windows that are looked up between two reports of progress."""
@@ -89,6 +90,31 @@ def open_search(recipe: Recipe, prepared: Prepared) -> LiveSearch:
         embedder.load(prepared.train_embeddings.parent / "embedder")
     retriever = RecipeRetriever(recipe.section("retriever")).load(prepared.index.parent)
     return LiveSearch(load_tokenizer(str(prepared.tokenizer)), embedder, retriever)
+
+
+def nearest_chunks(
+    search: LiveSearch, chunks: ChunkSource, rows: Int64Array, k: int, *, advance: Callable[[int], None]
+) -> Int64Array:
+    """Find the neighbours of chunks.
+
+    Args:
+        search: the database.
+        chunks: their split.
+        rows: int64 [c].
+        k: neighbours of a chunk.
+        advance: called with the number of finished chunks; may raise to stop.
+
+    Returns:
+        int64 [c, k], rows of the database, -1 = none.
+    """
+    ids = np.full((len(rows), k), -1, dtype=np.int64)
+    for first in range(0, len(rows), QUERIES_AT_ONCE):
+        part = rows[first : first + QUERIES_AT_ONCE]
+        lengths = np.asarray(chunks.lengths[part]).tolist()
+        texts = [row[:length].tolist() for row, length in zip(chunks.tokens[part], lengths, strict=True)]
+        ids[first : first + len(part)] = search.nearest(texts, k).ids
+        advance(len(part))
+    return ids
 
 
 def look_up(

@@ -100,17 +100,18 @@ class MetricsLog:
             ) from error
 
 
-def read_metrics(folder: Path, *, most: int | None = None) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, *, name: str = "metrics.jsonl", most: int | None = None) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, oldest first; damaged lines are left out.
 
     Args:
         folder: the run folder.
+        name: of the file; "throughput.jsonl" has the run's speed.
         most: read that many of the last lines only.
 
     Raises:
         OSError: the file is there and cannot be read.
     """
-    lines = _lines(folder / "metrics.jsonl")
+    lines = _lines(folder / name)
     return [values for values in map(_parsed, lines[-most:] if most else lines) if "step" in values]
 
 
