@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from retroflow.comparison.comparison import Comparison
+from retroflow.comparison.leakage_facts import LeakageFacts, leakage_of
 from retroflow.comparison.measuring import measure_rows, sequences_of
 from retroflow.comparison.probe import probe
 from retroflow.comparison.row_file import read_row, row_path
@@ -107,6 +108,8 @@ def _measure(
         described["probe"] = probe(subject)
         if TextFacts.read(folder) is None:
             facts_of(subject).write(folder)
+        if subject.reads and LeakageFacts.read(folder) is None:
+            leakage_of(subject).write(folder)
         write_text(folder / SUBJECT_FILE, render_sealed(described, what=str(folder / SUBJECT_FILE)))
     measure_rows(subject, possible, folder, lambda mode: _made_of(fingerprint, mode))
     return described

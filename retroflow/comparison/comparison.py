@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from retroflow.comparison.leakage_facts import LeakageFacts
 from retroflow.comparison.table import COLUMNS, Measurements, Row
 from retroflow.evaluation.leakage import OverlapBucket, by_overlap, overlap_statement
 from retroflow.evaluation.opponents import FEW_DOCUMENTS
@@ -45,12 +46,17 @@ class Comparison:
         """The table."""
         return self.measurements.table()
 
+    @property
+    def judged(self) -> str | None:
+        """The row whose gain is looked into: on, or else the first; None if there is no gain."""
+        names = self.measurements.rows
+        return next((name for name in ("on", *names) if name in names and name != "off" and "off" in names), None)
+
     @cached_property
     def overlap(self) -> list[OverlapBucket]:
         """Losses by overlap without retrieval and of the row that is judged: on, or else the first; empty without."""
-        found = self.measurements
-        judged = next((name for name in ("on", *found.rows) if name in found.rows and name != "off"), None)
-        if judged is None or "off" not in found.rows:
+        found, judged = self.measurements, self.judged
+        if judged is None:
             return []
         places = np.intersect1d(found.places(judged), found.places("off"))
         measures = []
@@ -63,7 +69,12 @@ class Comparison:
     @property
     def overlap_statement(self) -> str | None:
         """How much of the gain overlap can explain; None if there is no gain."""
-        return overlap_statement(self.overlap)
+        return overlap_statement(self.overlap, None if self.leakage is None else self.leakage.statement)
+
+    @cached_property
+    def leakage(self) -> LeakageFacts | None:
+        """What of the text stands in the database and the training text; None if that was not looked for."""
+        return LeakageFacts.read(self.folder)
 
     @property
     def warnings(self) -> list[str]:
@@ -122,7 +133,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; docs/compare.md describes them."""
-        found = self.measurements
+        found, judged = self.measurements, self.judged
         scored = found.scored
         return {
             "compare_version": 1,
@@ -140,6 +151,7 @@ class Comparison:
             "overlap": {
                 "statement": self.overlap_statement,
                 "buckets": [asdict(bucket) for bucket in self.overlap],
+                **({} if self.leakage is None or judged is None else self.leakage.to_json(found, judged)),
             },
             "rows": [asdict(row) for row in self.rows],
             "warnings": self.warnings,

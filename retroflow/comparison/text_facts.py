@@ -84,7 +84,7 @@ def facts_of(subject: Subject) -> TextFacts:
         documents=_documents(subject),
         bytes=np.where(exists, chunks.num_bytes[inside], 0).astype(np.int64),
         words=np.where(exists, _words(subject, inside), 0),
-        overlaps=np.where(exists, _overlaps(subject), 0.0),
+        overlaps=np.where(exists, overlaps_with(subject), 0.0),
         of=len(subject.splits.validation()),
     )
 
@@ -122,8 +122,8 @@ def _words(subject: Subject, rows: Int64Array) -> Int64Array:
     return np.array([count(row) for row in rows.ravel().tolist()], dtype=np.int64).reshape(rows.shape)
 
 
-def _overlaps(subject: Subject) -> NDArray[np.float64]:
-    """Return the overlap of each chunk with the text that was retrieved for it, as a share of its length."""
+def overlaps_with(subject: Subject) -> NDArray[np.float64]:
+    """Return each chunk's overlap with the text that was retrieved for it, as a share of its length, float64 [S, l]."""
     chunks, length = subject.splits.valid_chunks, subject.splits.sequence_chunks
     found = np.zeros((len(subject.sequences), length))
     if not subject.reads:

@@ -78,20 +78,19 @@ def read_training(folder: Path) -> TrainedRun:
     measured = {line["step"]: line for line in lines if "validation/loss_off" in line or "validation/loss_on" in line}
     if not measured:
         raise UsageError(
-            f'"{folder}": no validation loss was measured while it was trained; train it with '
-            "trainer.validate_every=N."
+            f'"{folder}": no validation loss was measured while it was trained; train it with trainer.validate_every=N.'
         )
     trained = [(line["step"], line["train/tokens"]) for line in lines if "train/tokens" in line]
-    timed = [(line["step"], line["seconds"]) for line in read_metrics(run.path, name="throughput.jsonl")]
-    steps = np.array(list(measured), dtype=np.float64)
-    seconds = [(0, 0.0), *((step, taken) for step, taken in timed)]
+    steps, seconds = np.array(list(measured), dtype=np.float64), [(0.0, 0.0)]
+    for line in read_metrics(run.path, name="throughput.jsonl"):
+        seconds.append((line["step"], seconds[-1][1] + line["seconds"]))
     return TrainedRun(
         folder=run.path,
         retrieval=bool(identity["training"]["retrieval"]),
         parameters=int(identity["training"]["num_parameters"]),
         places={
             "tokens": _interpolated(steps, [(0, 0), *trained]),
-            "seconds": _interpolated(steps, [(step, total) for (step, _), total in zip(seconds, _sums(seconds))]),
+            "seconds": _interpolated(steps, seconds),
         },
         losses={
             mode: np.array([line.get(f"validation/loss_{mode}", np.nan) for line in measured.values()], np.float64)
@@ -178,11 +177,7 @@ def _sentence(found: dict[str, Any], unit: str) -> str:
 
 def _interpolated(steps: Places, known: Sequence[tuple[float, float]]) -> Places:
     places, values = zip(*known, strict=True)
-    return np.interp(steps, places, values).astype(np.float64)
-
-
-def _sums(timed: Sequence[tuple[float, float]]) -> list[float]:
-    return list(itertools.accumulate(seconds for _, seconds in timed))
+    return np.asarray(np.interp(steps, places, values), dtype=np.float64)
 
 
 def _value(values: Any, key: str) -> Any:
