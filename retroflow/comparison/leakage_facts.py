@@ -40,7 +40,8 @@ DEFINITIONS = {
     _NEAREST: f"overlap with the {NEAREST} nearest chunks of the database, and their continuations",
     "database": "overlap with any text of the database; runs of an eighth of a chunk and more, also across its ends",
     "training": "the same with the training split, if that is not the database",
-    "alpha": "bits_per_byte and chunks are of the chunks whose overlap is alpha or less",
+    "alpha": "bits_per_byte and chunks are of the chunks whose overlap is alpha or less; the token after a sequence "
+    "counts with its last chunk, so that those of 1 are the table's",
 }
 
 _MOST_LEAKS = 200
@@ -97,7 +98,7 @@ class LeakageFacts:
         """
         places = np.intersect1d(found.places(row), found.places("off"))
         is_text = np.arange(found.text.bytes.shape[1]) < found.text.chunks[places, None]
-        nats = {name: found.by_chunk(key)[0][places][is_text] for name, key in (("on", row), ("off", "off"))}
+        nats = {name: _nats_of_chunks(found, key)[places][is_text] for name, key in (("on", row), ("off", "off"))}
         num_bytes = found.text.bytes[places][is_text]
         overlaps = {"neighbours": found.text.overlaps} | self.overlaps
         of_kind = {}
@@ -138,6 +139,13 @@ class LeakageFacts:
                 }
             )
         return leaks
+
+
+def _nats_of_chunks(found: Measurements, row: str) -> NDArray[np.float64]:
+    """Return float64 [S, l]; the token that follows a sequence is counted with its last chunk."""
+    nats, _ = found.by_chunk(row)
+    nats[:, -1] += found.nats(row)[:, -1]
+    return nats
 
 
 def leakage_of(subject: Subject) -> LeakageFacts:
