@@ -11,7 +11,9 @@ g is a), h features of a head, W windows, k neighbours, r tokens of a neighbour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,12 +25,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.neighbour_states import Capture
-from retroflow.pretrained.reading_maps import ReadingMaps
+from retroflow.pretrained.reading_maps import ReadingMaps, linear_maps
 
 Made = TypeVar("Made")
 
 NAME = "retroflow_joint"
 """Of the attention function, in transformers."""
+
+_READING: ContextVar["JointReading | None"] = ContextVar("reading", default=None)
+"""What the layer that runs reads."""
 
 OWN_KEYS_AT_ONCE = {"cpu": 0}
 """Type of device -> bytes of own keys that may be copied so that several windows attend in one call; 128 MiB elsewhere.
@@ -151,7 +156,7 @@ def attend_jointly(
         shared = query.shape[1] // key.shape[1]
         added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, reading.offset)
         theirs = None if window is None else window.keys_and_values(reading.layers[layer])
-        if theirs is None or maps is None:
+        if theirs is None or maps is None or not maps.widens:
             if theirs is not None:
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
             attended = _attend(asking, keys, values, added, dropout, scaling)
@@ -164,13 +169,57 @@ def attend_jointly(
     return torch.cat(outputs, dim=2)
 
 
-def attach_questions(attentions: Sequence[nn.Module]) -> None:
-    """Let the attention modules of reading layers, changed in place, compute what their maps add to their queries.
+def attach_maps(blocks: Mapping[int, nn.Module], attention: str, trained: Sequence[str]) -> None:
+    """Let the modules of reading layers, changed in place, compute what is trained of them.
 
-    An attention function gets queries after rotation; only the module gets what they are made from.
+    Args:
+        blocks: number of a layer, from 1 -> the layer.
+        attention: name of its attention, which computes what "query" adds to queries: an attention function gets them
+            after rotation, and only the module gets what they are made from.
+        trained: as in `ReadingMaps`.
     """
-    for attention in attentions:
-        attention.register_forward_pre_hook(_ask, with_kwargs=True)
+    for layer, block in blocks.items():
+        if "query" in trained:
+            block.get_submodule(attention).register_forward_pre_hook(_ask, with_kwargs=True)
+        if "layers" in trained:
+            block.forward = partial(_run_block, block.forward)
+            for name, linear in linear_maps(block):
+                linear.register_forward_hook(partial(_add_map, layer, name))
+
+
+def _run_block(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a layer so that its linear maps know what is read; the base tells attention alone.
+
+    This is inside of what activation checkpointing runs again.
+    """
+    passed = kwargs.get(ARGUMENT)
+    before = _READING.set(passed if isinstance(passed, JointReading) else None)
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        _READING.reset(before)
+
+
+def _add_map(layer: int, name: str, linear: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+    reading = _READING.get()
+    if reading is None or layer not in reading.maps:
+        return None
+    (x,) = args  # float [b, t, inputs], or [b * t, inputs] in some families
+    where = reading.once(_where, reading.windows, reading.first, x.shape[:-1].numel(), x.dtype, x.device)
+    added: Tensor = reading.maps[layer].layers[name](x, None if where is None else where.view(*x.shape[:-1], 1))
+    return output + added
+
+
+def _where(
+    windows: Sequence[WindowNeighbours], first: int, num_positions: int, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """Say which of b * t positions, row after row, read a neighbour: float [b, t], 0 or 1; None if all do."""
+    num_rows = len(windows[0].rows) if windows else 1
+    where = torch.zeros(num_rows, length := num_positions // num_rows)
+    starts = [min(max(0, window.start - first), length) for window in windows] + [length]
+    for window, start, stop in zip(windows, starts[:-1], starts[1:], strict=True):
+        where[:, start:stop] = (torch.tensor(window.lengths) > 0)[:, None]
+    return None if where.all() else where.to(device, dtype)
 
 
 def _ask(

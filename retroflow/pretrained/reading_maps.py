@@ -1,21 +1,24 @@
-"""What can be trained of reading by inheritance: maps on the path from a position to its neighbours, and on no other.
+"""What can be trained of reading by inheritance: maps that act where a position reads neighbours, and nowhere else.
 
     s_ij = f_a (q_i + U_q D_q x_i) k_j / sqrt(h) + c_a    logits of a neighbour's token j; own logits stay as they are
     o_i  = own_i + (1 + U_o D_o) theirs_i                 own and theirs: the two parts of one softmax's sum
+    y_i  = W x_i + U D x_i                                every linear map W of the layer ("layers")
 
 with x the layer's input to its attention, a factor f and an offset c for each head a, and low-rank maps over all heads.
 f = 1, c = 0 and U = 0 at step 0, which is reading without training. U_q D_q x is not rotated: it asks as if from the
-place where neighbours end, whatever the position in the text. A position without neighbours computes nothing of this.
+place where neighbours end, whatever the position in the text. At a position without neighbours all this adds nothing.
+What an own key is made of is decided at the key's position, so a cache holds for all later ones.
 
 Shapes: b batch, t tokens, a heads, g heads of keys (a multiple of g is a), h features of a head, s own keys, j tokens
 of neighbours, d features of the base.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from retroflow.model.config import RetroConfig
 from retroflow.pretrained.retrofit_config import RetrofitConfig
@@ -38,23 +41,37 @@ class LowRankMap(nn.Module):
         self.down = nn.Parameter(torch.randn(rank, inputs) * inputs**-0.5)
         self.up = nn.Parameter(torch.zeros(outputs, rank))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map float [..., inputs] to [..., outputs]."""
-        return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+    def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        """Map float [..., inputs] to [..., outputs]; 0 where `where`, float [..., 1], is 0 and not 1."""
+        inner = F.linear(x, self.down.to(x.dtype))
+        return F.linear(inner if where is None else inner * where, self.up.to(x.dtype))
 
 
 class ReadingMaps(nn.Module):
     """The trained part of one layer's reading.
 
     Args:
-        trained: among "scale" (factor and offset), "query" and "answer".
+        trained: among "scale" (factor and offset), "query", "answer" and "layers".
         width: d.
         num_heads: a.
         head_width: h.
         rank: of the maps.
+        linear: the layer's linear maps, by name, for "layers".
+
+    Attributes:
+        layers: for each of them a map beside it.
     """
 
-    def __init__(self, trained: Iterable[str], *, width: int, num_heads: int, head_width: int, rank: int) -> None:
+    def __init__(
+        self,
+        trained: Iterable[str],
+        *,
+        width: int,
+        num_heads: int,
+        head_width: int,
+        rank: int,
+        linear: Mapping[str, nn.Linear | Conv1D] | None = None,
+    ) -> None:
         super().__init__()
         inner, scale = num_heads * head_width, "scale" in trained
         self.num_heads = num_heads
@@ -62,6 +79,13 @@ class ReadingMaps(nn.Module):
         self.offset = nn.Parameter(torch.zeros(num_heads)) if scale else None
         self.query = LowRankMap(width, inner, rank) if "query" in trained else None
         self.answer = LowRankMap(inner, inner, rank) if "answer" in trained else None
+        mapped = linear if linear and "layers" in trained else {}
+        self.layers = nn.ModuleDict({name: LowRankMap(*_sizes(each), rank) for name, each in mapped.items()})
+
+    @property
+    def widens(self) -> bool:
+        """Whether own keys and neighbours' are asked, or answer, differently."""
+        return any(each is not None for each in (self.factor, self.query, self.answer))
 
     def question(self, x: Tensor) -> Tensor | None:
         """Compute what is added to the queries that ask neighbours.
@@ -128,7 +152,30 @@ class ReadingMaps(nn.Module):
         return own + answers
 
 
-def make_maps(options: RetrofitConfig, config: RetroConfig) -> list[ReadingMaps]:
-    """Make the maps of each reading layer, which are `cca_layers` of the config; none where nothing is trained."""
+def make_maps(options: RetrofitConfig, config: RetroConfig, blocks: Mapping[int, nn.Module]) -> list[ReadingMaps]:
+    """Make the maps of each reading layer; none where nothing is trained.
+
+    Args:
+        options: of the recipe.
+        config: sizes of the base.
+        blocks: number of a reading layer, from 1 -> the layer.
+    """
     sizes = {"width": config.width, "num_heads": config.num_heads, "head_width": config.resolved_head_width}
-    return [ReadingMaps(options.trained, rank=options.rank, **sizes) for _ in config.cca_layers if options.trained]
+    return [
+        ReadingMaps(options.trained, rank=options.rank, linear=dict(linear_maps(block)), **sizes)
+        for block in blocks.values()
+        if options.trained
+    ]
+
+
+def linear_maps(block: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """Yield the linear maps of a layer, each with a name for a module that belongs to it."""
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            yield name.replace(".", "_"), module
+
+
+def _sizes(linear: nn.Linear | Conv1D) -> tuple[int, int]:
+    """Features that a linear map gets and gives."""
+    outputs, inputs = linear.weight.shape
+    return (outputs, inputs) if isinstance(linear, Conv1D) else (inputs, outputs)

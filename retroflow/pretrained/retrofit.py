@@ -30,7 +30,7 @@ from retroflow.pretrained.base_models import (
     reading_config,
 )
 from retroflow.pretrained.inherited_reader import InheritedReader
-from retroflow.pretrained.joint_attention import JointReading, attach_questions
+from retroflow.pretrained.joint_attention import JointReading, attach_maps
 from retroflow.pretrained.neighbour_reader import ARGUMENT, Call, RetrievalParts, attach
 from retroflow.pretrained.reading_maps import make_maps
 from retroflow.pretrained.retrofit_config import RetrofitConfig
@@ -73,19 +73,18 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self.context_length = self.max_length or int(base.config.max_position_embeddings)
         self.retrieval: RetrievalParts | InheritedReader
         if options.reader == "inherit":
+            layers = {layer: self.blocks[layer - 1] for layer in self.config.cca_layers}
             self.retrieval = InheritedReader(
                 base,
                 self.config.cca_layers,
                 options,
                 learned_positions=family.max_length(base.config) is not None,
-                maps=make_maps(options, self.config),
+                maps=make_maps(options, self.config, layers),
             )
-            if "query" in options.trained:
-                layers = layers_of(base, family)
-                attach_questions([layers[n - 1].get_submodule(family.attention) for n in self.config.cca_layers])
+            attach_maps(layers, family.attention, options.trained)
         else:
             self.retrieval = RetrievalParts(self.config)
-            attach(layers_of(base, family), family.attention, self.config.cca_layers)
+            attach(self.blocks, family.attention, self.config.cca_layers)
         self._fingerprint: Tensor | None = None
         if not options.unfreeze:
             base.requires_grad_(False)

@@ -47,7 +47,8 @@ class RetrofitConfig(ModelConfig):
             token's attention.
         trained: what is trained of reading by inheritance: "scale": a factor and an offset on the logits of neighbours,
             for each head; "query": a low-rank map on the query that asks neighbours; "answer": one on what they
-            answer. All of them start as reading without training. [] trains nothing.
+            answer; "layers": one beside every linear map of the layer, where a position reads neighbours. All of them
+            start as reading without training. [] trains nothing.
         rank: of these maps.
         unfreeze: also train the base's own weights; they stay as they are otherwise, to the last bit.
         cca_layers: layers of the base (counted from 1) that get chunked cross-attention; null for every third from
@@ -86,7 +87,7 @@ class RetrofitConfig(ModelConfig):
     neighbour_store_gib: Annotated[float, Gt(0), Le(1_048_576)] = 4.0
     lookups_read: Positive = 1
     neighbour_offset: Annotated[float, Ge(-1000), Le(1000)] = 0.0
-    trained: tuple[Literal["scale", "query", "answer"], ...] = ()
+    trained: tuple[Literal["scale", "query", "answer", "layers"], ...] = ()
     rank: Positive = 16
     unfreeze: bool = False
     cca_layers: Annotated[LayerNumbers, MinLen(1)] | None = None
@@ -135,10 +136,10 @@ class RetrofitConfig(ModelConfig):
             )
         if len(set(self.trained)) < len(self.trained):
             raise UsageError(f"model.trained is {list(self.trained)}, which names something twice; name it once.")
-        if self.rank != RetrofitConfig.rank and not {"query", "answer"} & set(self.trained):
+        if self.rank != RetrofitConfig.rank and not {"query", "answer", "layers"} & set(self.trained):
             raise UsageError(
                 f"model.rank belongs to the maps of model.trained, which is "
-                f'{list(self.trained)}. Leave it out, or add "query" or "answer" to model.trained.'
+                f'{list(self.trained)}. Leave it out, or add "query", "answer" or "layers" to model.trained.'
             )
 
     def reading_config(

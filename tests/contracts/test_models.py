@@ -59,6 +59,6 @@ class TestTrainedInheritedReader(ModelContract):
             chunk_length=CHUNK,
             base=base_folder(),
             reader="inherit",
-            trained=("scale", "query", "answer"),
+            trained=("scale", "query", "answer", "layers"),
             rank=4,
         )

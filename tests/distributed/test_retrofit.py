@@ -112,7 +112,7 @@ def test_a_trained_inherited_reader_on_two_ranks_equals_one_process(folder, monk
     """Ranks that have kept other neighbours run as many passes under FSDP; else they would wait for each other."""
     monkeypatch.chdir(folder)
     usual = ("model.encoder_width=896", "model.encoder_layers=2", "model.encoder_heads=16")  # of the other reader
-    model = ("model.base=llama", "model.reader=inherit", "model.trained=[scale, query, answer]", "model.rank=4")
+    model = ("model.base=llama", "model.reader=inherit", "model.trained=[scale, query, answer, layers]", "model.rank=4")
     words = (*usual, *model, f"model.unfreeze={unfreeze}", "trainer.log_every=1", "trainer.retrieval_dropout=0")
     words, runs = (*words, "trainer.random_neighbours=0.3"), f"inherited-{unfreeze}"
     fit_here(load(Path("tiny.yaml"), (*words, f"trainer.runs_folder={runs}-one"), schema=recipe_schema()))

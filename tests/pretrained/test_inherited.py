@@ -4,17 +4,20 @@ import copy
 import math
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.pretrained import joint_attention, neighbour_states
 from retroflow.pretrained.base_models import fingerprint
 from retroflow.pretrained.inherited_reader import sink_of
 from retroflow.pretrained.joint_attention import JointReading, WindowNeighbours, attend_jointly
-from retroflow.pretrained.reading_maps import ReadingMaps
+from retroflow.pretrained.reading_maps import ReadingMaps, linear_maps
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
 from tests.pretrained.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, make_base, make_batch
@@ -29,6 +32,7 @@ KINDS = ["gpt2", "gpt_bigcode", "gpt_neox", "llama", "mistral", "ministral3", "q
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+ALL = ("scale", "query", "answer", "layers")
 TRAINED = ("gpt2", "gpt_bigcode", "gpt_neox", "gemma", "opt", "qwen2")  # one of each way to call an attention
 
 
@@ -59,7 +63,7 @@ def make_model(family="llama", *, base=None, dtype=torch.float64, **changes):
     if what == "lasting":
         changes = {"lookups_read": 2, "neighbour_offset": -0.7} | changes
     if trained:
-        changes = {"trained": ("scale", "query", "answer"), "rank": 3} | changes
+        changes = {"trained": ALL, "rank": 3} | changes
     model = RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype)).to(dtype).eval()
     if trained:
         torch.manual_seed(1)
@@ -187,11 +191,31 @@ def test_retrieval_off_is_the_base_bit_for_bit(family):
 def test_maps_change_nothing_until_they_are_trained(every_family):
     tokens, retrieved, mask = make_batch()
     wanted = make_model(every_family)(tokens, retrieved, mask)
-    new = make_model(every_family, trained=("scale", "query", "answer"))
+    new = make_model(every_family, trained=ALL)
     torch.testing.assert_close(new(tokens, retrieved, mask), wanted, rtol=0, atol=TOLERANCE)
-    for name in ("scale", "query", "answer"):
+    for name in ALL:
         trained = make_model(f"{every_family}, trained", trained=(name,), rank=16)
         assert not torch.allclose(trained(tokens, retrieved, mask), wanted)
+
+
+@torch.no_grad()
+def test_a_layer_with_maps_is_another_layer_from_the_first_neighbours_on(every_family):
+    """The weights W become W + U D there; neighbours, and tokens before, run through the base as it is."""
+    tokens, retrieved, mask = make_batch()
+    model = make_model(f"{every_family}, trained", trained=("layers",))
+    wanted = model(tokens, retrieved, mask)
+    other = make_model(every_family)
+    for number, block in enumerate(other.blocks, start=1):
+        for name, linear in linear_maps(block):
+            maps = model.retrieval.maps[str(number)].layers[name]
+            product = maps.up @ maps.down
+            linear.weight += product.T if isinstance(linear, Conv1D) else product
+    states = make_model(every_family)
+    other.retrieval.states.of = lambda _, texts, most: states.retrieval.states.of(states.base, texts, most=most)
+    cache = other.new_cache()
+    before = states.extend(tokens[:, : CHUNK - 1], cache)
+    after = other.extend(tokens[:, CHUNK - 1 :], cache, retrieved, mask)
+    torch.testing.assert_close(torch.cat((before, after), dim=1), wanted, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
@@ -423,6 +447,18 @@ def test_gradients_of_the_maps_are_those_of_the_loss():
     assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_layers_that_are_computed_again_have_the_same_gradients():
+    tokens, retrieved, mask = make_batch()
+    gradients = []
+    for again in (False, True):
+        model = make_model("llama, trained")
+        for block in model.blocks if again else ():
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        model.loss(tokens, tokens, retrieved, mask).sum().backward()
+        gradients.append([parameter.grad for parameter in model.retrieval.parameters()])
+    torch.testing.assert_close(*gradients, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("retrieves", [True, False])
 def test_a_batch_without_neighbours_has_gradients_too(retrieves):
     tokens, retrieved, mask = make_batch()
@@ -450,7 +486,7 @@ def test_unfreeze_trains_through_the_neighbours_too():
 
 @torch.no_grad()
 def test_calls_in_threads_do_not_mix():
-    model = make_model()
+    model = make_model("llama, trained")
     batches = [make_batch(seed=seed) for seed in range(4)]
     wanted = [model(*batch) for batch in batches]
     found = [[] for _ in batches]
@@ -585,6 +621,8 @@ def test_a_base_that_is_trained_runs_as_it_is_under_autocast():
 def test_maps_are_trained_in_float32_through_the_copy_in_bfloat16():
     tokens, retrieved, mask = make_batch()
     model = make_model("llama, trained", dtype=torch.float32).train()
+    for parameter in model.retrieval.parameters():
+        parameter.data *= 0.2  # rounding errors grow from layer to layer
     model.loss(tokens, tokens, retrieved, mask).sum().backward()
     wanted = torch.cat([parameter.grad.flatten() for parameter in model.retrieval.parameters()])
     model.zero_grad()
@@ -680,7 +718,7 @@ def test_only_the_chosen_layers_read():
         ({"reader": "encoder", "trained": ("query",)}, r"model\.trained belongs to the reader"),
         ({"trained": ("query", "query")}, r"model\.trained is \['query', 'query'\], which names something twice"),
         ({"trained": ("key",)}, r"model\.trained"),
-        ({"trained": ("scale",), "rank": 4}, r'model\.rank belongs.*"query" or "answer"'),
+        ({"trained": ("scale",), "rank": 4}, r'model\.rank belongs.*"query", "answer" or "layers"'),
         ({"reader": "heirloom"}, r"model\.reader"),
     ],
 )
@@ -749,8 +787,8 @@ def test_maps_are_saved_without_their_base_and_refuse_another(tmp_path):
     model.options = replace(model.options, base=str(tmp_path / "base"))
     model.save_without_base(tmp_path / "maps")
     assert not (tmp_path / "maps" / "base").exists()
-    num_weights = sum(parameter.numel() for parameter in model.retrieval.parameters())
-    assert (tmp_path / "maps" / "model.safetensors").stat().st_size < 4 * num_weights + 6000
+    sizes = [4 * parameter.numel() for parameter in model.retrieval.parameters()]
+    assert (tmp_path / "maps" / "model.safetensors").stat().st_size < sum(sizes) + 120 * len(sizes)
     other = RetrofitModel.from_pretrained(tmp_path / "maps")
     assert torch.equal(other(tokens, retrieved, mask), model(tokens, retrieved, mask))
     base.model.layers[0].mlp.up_proj.weight.mul_(2.0)

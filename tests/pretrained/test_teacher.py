@@ -18,7 +18,7 @@ LENGTH, ROWS = 5 * CHUNK, 2
 def model():
     options = RetrofitConfig(
         vocabulary_size=VOCABULARY, chunk_length=CHUNK, base="in memory", reader="inherit", rank=2,
-        trained=("scale", "query", "answer"),
+        trained=("scale", "query", "answer", "layers"),
     )  # fmt: skip
     made = RetrofitModel(options, make_base("llama", dtype=torch.float64)).double().eval()
     torch.manual_seed(1)
