@@ -271,42 +271,50 @@ class Decoding:
         return logits
 
     @torch.inference_mode()
-    def losses(self, row: Row) -> list[float]:
-        """Return the nats of each token of a row but the first, given the tokens before it and their neighbours."""
+    def losses(self, row: Row) -> tuple[list[float], list[bool]]:
+        """Return the nats of each token of a row but the first, and whether each is the likeliest."""
         cache, tokens = self._start([row])
-        nats: list[float] = []
+        nats, likeliest = list[float](), list[bool]()
         for logits in self._read([row], cache, tokens):
             first = len(nats)
             targets = tokens[0, first + 1 : first + 1 + logits.shape[1]]
-            nats += F.cross_entropy(logits[0, : len(targets)].float(), targets, reduction="none").tolist()
-        return nats
+            predicted = logits[0, : len(targets)].float()
+            nats += F.cross_entropy(predicted, targets, reduction="none").tolist()
+            likeliest += (predicted.argmax(-1) == targets).tolist()
+        return nats, likeliest
 
     @torch.inference_mode()
-    def losses_after(self, row: Row, continuations: Sequence[Sequence[int]]) -> Iterator[tuple[Row, list[float]]]:
-        """Yield a row with each of its continuations, and the nats of the latter's tokens.
+    def losses_after(
+        self, rows: list[Row], continuations: Sequence[tuple[int, Sequence[int]]]
+    ) -> Iterator[tuple[Row, list[float], list[bool]]]:
+        """Yield each continuation's row, the nats of its tokens, and whether each token is the likeliest.
 
         Args:
-            row: is processed once, aligned as a prompt is.
-            continuations: tokens, at least one each.
+            rows: are processed once, aligned as prompts are.
+            continuations: place among the rows, and at least one token.
         """
-        cache, tokens = self._start([row])
+        cache, tokens = self._start(rows)
         last = tokens.new_empty(0)
-        for logits in self._read([row], cache, tokens):
+        for logits in self._read(rows, cache, tokens):
             last = logits[:, -1:]
-        rows = [row.followed_by(continuation) for continuation in continuations]
-        longest = max(map(len, continuations))
-        padded = [[*each, *[self._tokenizer.end_of_text] * (longest - len(each))] for each in continuations]
+        chosen = torch.tensor([place for place, _ in continuations], device=self._device)
+        rows = [rows[place].followed_by(continuation) for place, continuation in continuations]
+        longest = max(len(continuation) for _, continuation in continuations)
+        filler = self._tokenizer.end_of_text
+        padded = [[*each, *[filler] * (longest - len(each))] for _, each in continuations]
         targets = torch.tensor(padded, device=self._device)  # [c, longest]
-        cache.select(torch.zeros(len(rows), dtype=torch.int64, device=self._device))
-        before, nats = last.expand(len(rows), -1, -1), list[Tensor]()
+        cache.select(chosen)
+        before, nats, likeliest = last[chosen], list[Tensor](), list[Tensor]()
         for logits in self._read(rows, cache, targets):
             first = sum(part.shape[1] for part in nats)
-            predicted = torch.cat((before, logits), dim=1)  # [c, 1 + part, v]
+            predicted = torch.cat((before, logits), dim=1)[:, :-1].float()  # [c, part, v]
             wanted = targets[:, first : first + logits.shape[1]]
-            nats.append(F.cross_entropy(predicted[:, :-1].float().mT, wanted, reduction="none"))
+            nats.append(F.cross_entropy(predicted.mT, wanted, reduction="none"))
+            likeliest.append(predicted.argmax(-1) == wanted)
             before = logits[:, -1:]
-        for each, of_row, continuation in zip(rows, torch.cat(nats, dim=1), continuations, strict=True):
-            yield each, of_row[: len(continuation)].tolist()
+        of_rows = zip(torch.cat(nats, dim=1), torch.cat(likeliest, dim=1), strict=True)
+        for row, (of_row, is_likeliest), (_, each) in zip(rows, of_rows, continuations, strict=True):
+            yield row, of_row[: len(each)].tolist(), is_likeliest[: len(each)].tolist()
 
     def _read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
         """Process tokens int64 [b, t] in parts, with retrieval for every window; yield logits [b, part, v]."""

@@ -1,8 +1,8 @@
 """How well a model predicts a text, with retrieval."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,12 +23,14 @@ class Score:
         nats: of each of these tokens; of all but the first, which is not predicted, if there is no context.
         bytes: of the text in UTF-8.
         retrievals: in order, those of the context first.
+        likeliest: for each of `nats`, whether no other token is likelier.
     """
 
     tokens: tuple[int, ...]
     nats: tuple[float, ...]
     bytes: int
     retrievals: tuple[Retrieval, ...]
+    likeliest: tuple[bool, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -91,23 +93,63 @@ def score_each(
     retrieval_step: int | None,
 ) -> list[Score]:
     """Score several texts for the same place as `score` does; what is before them is processed once."""
-    scores: dict[int, Score] = {}
-    together: dict[tuple[int, ...], dict[int, list[int]]] = {}
-    for place, text in enumerate(texts):
-        context_tokens, own = _split(tokenizer, text, context)
-        together.setdefault(tuple(context_tokens), {})[place] = own
-    for before, owns in together.items():
-        options = GenerationOptions(align=bool(before), num_neighbours=num_neighbours, retrieval_step=retrieval_step)
-        step = options.step_for(model.config.chunk_length)
-        decoding = Decoding(model, tokenizer, retriever, options, step, None)
+    options = GenerationOptions(num_neighbours=num_neighbours, retrieval_step=retrieval_step)
+    pairs = [_split(tokenizer, text, context) for text in texts]
+    after = [(before, own) for before, own in pairs if before]
+    together = iter(score_after(model, tokenizer, after, retriever=retriever, options=options))
+    decoding = Decoding(
+        model, tokenizer, retriever, replace(options, align=False), options.step_for(model.config.chunk_length), None
+    )
+    scores = []
+    for text, (before, own) in zip(texts, pairs, strict=True):
         if before:
-            found = decoding.losses_after(Row(0, context, before, tokenizer, ()), list(owns.values()))
-        else:
-            rows = [Row(0, texts[place], own, tokenizer, ()) for place, own in owns.items()]
-            found = ((row, decoding.losses(row)) for row in rows)
-        for (place, own), (row, nats) in zip(owns.items(), found, strict=True):
-            scores[place] = Score(tuple(own), tuple(nats), len(texts[place].encode()), tuple(row.retrievals))
-    return [scores[place] for place in range(len(texts))]
+            scores.append(replace(next(together), bytes=len(text.encode())))
+            continue
+        row = Row(0, text, own, tokenizer, ())
+        nats, likeliest = decoding.losses(row)
+        scores.append(Score(tuple(own), tuple(nats), len(text.encode()), tuple(row.retrievals), tuple(likeliest)))
+    return scores
+
+
+def score_after(
+    model: RetrievalModel,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    retriever: LiveRetriever | None,
+    options: GenerationOptions,
+    advance: Callable[[int], None] = lambda pairs: None,
+) -> list[Score]:
+    """Score continuations of contexts, several contexts at a time; equal contexts are processed once.
+
+    Args:
+        model: as in `generate`.
+        tokenizer: as in `generate`.
+        pairs: tokens of a context and of its continuation, at least one each.
+        retriever: as in `generate`.
+        options: num_neighbours, retrieval_step, batch_size: the contexts that are computed together.
+        advance: called with the number of finished pairs; may raise to stop.
+
+    Returns:
+        A score for each pair, in their order. Bytes are those of the continuation's tokens as text.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, (context, _) in enumerate(pairs):
+        places.setdefault(tuple(context), []).append(place)
+    decoding = Decoding(model, tokenizer, retriever, options, options.step_for(model.config.chunk_length), None)
+    scores: dict[int, Score] = {}
+    contexts = sorted(places, key=len)
+    for first in range(0, len(contexts), options.batch_size):
+        batch = contexts[first : first + options.batch_size]
+        rows = [Row(place, "", list(context), tokenizer, ()) for place, context in enumerate(batch)]
+        order = [(row, place) for row, context in enumerate(batch) for place in places[context]]
+        found = decoding.losses_after(rows, [(row, pairs[place][1]) for row, place in order])
+        for (_, place), (row, nats, likeliest) in zip(order, found, strict=True):
+            own = tuple(pairs[place][1])
+            size = len(tokenizer.decode(own).encode())
+            scores[place] = Score(own, tuple(nats), size, tuple(row.retrievals), tuple(likeliest))
+        advance(len(order))
+    return [scores[place] for place in range(len(pairs))]
 
 
 def _split(tokenizer: Tokenizer, text: str, context: str) -> tuple[list[int], list[int]]:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from retroflow.corpus.tokenizer import train_tokenizer
-from retroflow.generation import GenerationOptions
+from retroflow.generation import GenerationOptions, generate
 from retroflow.generation.rows import aligned_length
-from retroflow.generation.scoring import score, score_each
-from tests.generation.small import VARIANTS, HashRetriever, LetterTokenizer, make_model, neighbours_of
+from retroflow.generation.scoring import score, score_after, score_each
+from tests.generation.small import VARIANTS, VOCABULARY, HashRetriever, LetterTokenizer, make_model, neighbours_of
 
 TEXT = "the notes of a book keep names."
 
@@ -75,3 +75,32 @@ def test_texts_for_the_same_place_are_scored_together_as_they_are_alone(retrieve
         alone = score(model, tokenizer, text, context=TEXT[:9], retriever=retriever, **ways)
         assert found.nats == pytest.approx(alone.nats, abs=1e-9)
         assert (found.tokens, found.bytes, found.retrievals) == (alone.tokens, alone.bytes, alone.retrievals)
+
+
+@pytest.mark.parametrize("retrieves", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("step", [4, 3])
+def test_contexts_of_different_lengths_are_scored_together_as_they_are_alone(retrieves, batch_size, step):
+    model, tokenizer = make_model().eval(), LetterTokenizer()
+    retriever = HashRetriever(4) if retrieves else None
+    texts = [(TEXT[:14], TEXT[14:25]), (TEXT[:3], "e notes"), (TEXT[:14], "k"), (TEXT[:5], TEXT[5:])]
+    pairs = [tuple(tokenizer.encode(part).ids.tolist() for part in each) for each in texts]
+    options, finished = GenerationOptions(batch_size=batch_size, retrieval_step=step), []
+    found = score_after(model, tokenizer, pairs, retriever=retriever, options=options, advance=finished.append)
+    assert sum(finished) == len(pairs)
+    for (context, text), (_, tokens), each in zip(texts, pairs, found, strict=True):
+        alone = score(model, tokenizer, text, context=context, retriever=retriever, retrieval_step=step)
+        assert each.tokens == tuple(tokens) == alone.tokens and each.bytes == alone.bytes
+        assert each.nats == pytest.approx(alone.nats, abs=1e-9)
+        assert each.likeliest == alone.likeliest and each.retrievals == alone.retrievals
+
+
+def test_the_likeliest_tokens_are_those_that_generation_writes():
+    model, tokenizer, retriever = make_model(3).eval(), LetterTokenizer(), HashRetriever(4)
+    options = GenerationOptions(max_new_tokens=6, stop_at_end_of_text=False)
+    (written,) = generate(model, tokenizer, [TEXT[:9]], retriever=retriever, options=options)
+    prompt = tokenizer.encode(TEXT[:9]).ids.tolist()
+    other = [*written.tokens[:3], (written.tokens[3] + 1) % VOCABULARY]
+    pairs = [(prompt, written.tokens), (prompt, other)]
+    same, differs = score_after(model, tokenizer, pairs, retriever=retriever, options=options)
+    assert same.likeliest == (True,) * 6 and differs.likeliest == (True, True, True, False)
