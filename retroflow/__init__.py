@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from retroflow.database.database import Database
     from retroflow.generation.language_model import LanguageModel
+    from retroflow.integrations.evaluating import evaluate_tasks
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
     from retroflow.protocols import (
@@ -54,6 +55,7 @@ _HOMES = {
     "open_run": "retroflow.api",
     "evaluate": "retroflow.api",
     "compare": "retroflow.api",
+    "evaluate_tasks": "retroflow.integrations.evaluating",
     "load": "retroflow.api",
     "retriever": "retroflow.api",
     "score": "retroflow.api",
@@ -93,6 +95,7 @@ __all__ = [
     "compare",
     "embedder",
     "evaluate",
+    "evaluate_tasks",
     "fit",
     "load",
     "load_recipe",

@@ -37,6 +37,9 @@ class Run:
 
     folder: Path
 
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     @property
     def step(self) -> int:
         """Optimizer steps of the newest checkpoint, 0 if there is none."""
@@ -161,6 +164,8 @@ def evaluate(
     show: "Callable[[Evaluation], None] | None" = None,
 ) -> "Report":
     """Measure a checkpoint of a run over the validation split, as `retroflow evaluate` does (docs/evaluation.md).
+
+    `evaluate_tasks` runs LAMBADA, question answering and tasks of lm-evaluation-harness.
 
     Args:
         run: a run, or its folder.

@@ -16,7 +16,7 @@ from tests.house.tree import ROOT
 
 NAMES = [
     "Capabilities", "Corpus", "Database", "Document", "Embedder", "LanguageModel", "ModelConfig", "Neighbours",
-    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "compare", "embedder", "evaluate", "fit", "load",
+    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "compare", "embedder", "evaluate", "evaluate_tasks", "fit", "load",
     "load_recipe", "open_run", "prepare", "retriever", "score",
 ]  # fmt: skip
 

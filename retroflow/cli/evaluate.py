@@ -1,4 +1,4 @@
-"""`retroflow evaluate`: measure a checkpoint of a run."""
+"""`retroflow evaluate`: measure a checkpoint of a run, or run tasks on a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retroflow.cli.streams import only_results_on_stdout, print_result, result_stream, writing_results
+from retroflow.errors import UsageError
 
 if TYPE_CHECKING:
+    from retroflow.integrations.evaluating import TaskRun
     from retroflow.training.evaluate import Evaluation
 
 
 def evaluate(
-    run_folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/retro_small/0001.")],
+    run_folder: Annotated[
+        Path, typer.Argument(help="Run folder, such as runs/retro_small/0001; for tasks also an exported model.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides of the recipe, such as trainer.device=cpu, or database=DB.")
     ] = None,
@@ -23,16 +27,51 @@ def evaluate(
         Path | None,
         typer.Option("--output", metavar="FILE", help="Where to write the report. Default: the run folder."),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="A,B",
+            help="Run these instead: lambada, nq_open, xquad, qa, or tasks of lm-eval, by name or YAML; docs/tasks.md.",
+        ),
+    ] = None,
+    task_data: Annotated[
+        Path | None,
+        typer.Option("--task-data", metavar="FOLDER", help="Files of our tasks. Default: $RETROFLOW_TASK_DATA."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Examples of each task. Default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Measure a checkpoint of a run over the whole validation split; docs/evaluation.md."""
     from retroflow import api
+    from retroflow.generation.prompts import telling_in_flags
 
     def show(found: "Evaluation") -> None:
         _print(found, as_json=as_json)
 
-    with only_results_on_stdout():
-        api.evaluate(run_folder, *(overrides or []), checkpoint=checkpoint, output=output, show=show)
+    def show_task(found: "TaskRun") -> None:
+        _print_task(found, as_json=as_json)
+
+    with only_results_on_stdout(), telling_in_flags([]):
+        if tasks is None:
+            given = "--task-data" if task_data is not None else "--limit" if limit is not None else None
+            if given is not None:
+                raise UsageError(f"{given}: only tasks use it; add --tasks.")
+            api.evaluate(run_folder, *(overrides or []), checkpoint=checkpoint, output=output, show=show)
+            return
+        names = [name for word in tasks.split(",") if (name := word.strip())]
+        if not names:
+            raise UsageError("--tasks: names no task; write names with commas, such as lambada,nq_open.")
+        api.evaluate_tasks(
+            run_folder,
+            names,
+            *(overrides or []),
+            task_data=task_data,
+            limit=limit,
+            checkpoint=checkpoint,
+            output=output,
+            show=show_task,
+        )
 
 
 def _print(found: "Evaluation", *, as_json: bool) -> None:
@@ -49,3 +88,18 @@ def _print(found: "Evaluation", *, as_json: bool) -> None:
         Console(file=result_stream()).print(found.report.render())
     if found.file is not None:
         print_result(f"report: {found.file}")
+
+
+def _print_task(found: "TaskRun", *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from retroflow.store.sealed_json import strict_json
+
+    if as_json:  # one line for each task
+        file = None if found.file is None else str(found.file)
+        print_result(strict_json({"file": file, **found.result.to_json()}, what=found.name))
+        return
+    with writing_results():
+        Console(file=result_stream()).print(found.result.render())
+    if found.file is not None:
+        print_result(f"results: {found.file}; every answer: {found.file.with_suffix('.jsonl')}")

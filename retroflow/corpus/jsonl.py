@@ -82,7 +82,7 @@ class JsonlCorpus(Corpus):
         columns = self.columns
         for number, line in read_lines(file.path, columns.max_bytes):
             place, name = f"{file.path}:{number}", f"{file.name}:{number}"
-            record = _parse(line, file, number)
+            record = parse_object(line, file.path, number)
             text, id, title = (_look_up(record, key) for key in columns.keys)
             if not isinstance(text, str):
                 raise DamagedDataError(_wrong_text(record, columns.text, text, place))
@@ -115,13 +115,24 @@ def _refuse_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
-def _parse(line: bytes, file: FoundFile, number: int) -> dict[str, Any]:
-    place = f"{file.path}:{number}"
+def read_objects(path: Path, max_bytes: int = 1 << 26) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place ("file:line") and content of every line, a JSON object; raises as `JsonlCorpus.documents`."""
+    for number, line in read_lines(path, max_bytes):
+        yield f"{path}:{number}", parse_object(line, path, number)
+
+
+def parse_object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """Parse a line of a file.
+
+    Raises:
+        DamagedDataError: it is not a JSON object; the message has file and line.
+    """
+    place = f"{path}:{number}"
     try:
         record = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         if number == 1:
-            refuse_other_format(file.path, line)
+            refuse_other_format(path, line)
         raise DamagedDataError(
             f"{place}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
             "Convert the file to UTF-8, for example with iconv."
@@ -130,12 +141,10 @@ def _parse(line: bytes, file: FoundFile, number: int) -> dict[str, Any]:
         raise DamagedDataError(f"{place}: {error}") from error
     except (ValueError, RecursionError) as error:
         if number == 1:
-            refuse_other_format(file.path, line)
-        raise DamagedDataError(f"{place}: not JSON ({error}). {_remedy(line, file.path)}") from error
+            refuse_other_format(path, line)
+        raise DamagedDataError(f"{place}: not JSON ({error}). {_remedy(line, path)}") from error
     if not isinstance(record, dict):
-        raise DamagedDataError(
-            f"{place}: the line is {_kind(record)}, allowed is an object. {_remedy(line, file.path)}"
-        )
+        raise DamagedDataError(f"{place}: the line is {_kind(record)}, allowed is an object. {_remedy(line, path)}")
     return record
 
 

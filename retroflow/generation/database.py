@@ -24,6 +24,7 @@ from retroflow.generation.arguments import unfit
 from retroflow.generation.former_owner import naming_former_owner, owner_of_index
 from retroflow.generation.retrieved import Retrieved, Source
 from retroflow.pipeline.lookups import LiveSearch
+from retroflow.protocols import Neighbours
 from retroflow.retrieval.checked import CheckedRetriever
 from retroflow.runs.description import RUN_FILE, read_run
 from retroflow.store.agreement import check_same_rows
@@ -50,6 +51,7 @@ class RetrievalDatabase:
         fingerprint: of the index, or of the documents of a living database.
         name: what messages call it.
         metric: what scores mean, as in `Capabilities.metric`.
+        chunks: all of them.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class RetrievalDatabase:
         self.fingerprint, self.name = fingerprint, name or f"index-{fingerprint}"
         self.metric = retriever.capabilities.metric
         self._snapshot: Snapshot | None = None
-        self._chunks, self._tokenizer = chunks, tokenizer
+        self.chunks, self._tokenizer = chunks, tokenizer
         self._live = LiveSearch(tokenizer, embedder, retriever)
 
     @classmethod
@@ -132,27 +134,35 @@ class RetrievalDatabase:
 
     def __len__(self) -> int:
         """Return the number of chunks."""
-        return len(self._chunks)
+        return len(self.chunks)
 
     def retrieve(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Retrieved:
         """Find the neighbours of windows; see `LiveRetriever.retrieve`.
 
         End-of-text tokens are not text: a window without other tokens finds nothing.
         """
-        ids, scores = self._live.nearest(queries, num_neighbours)
-        tokens, mask = read_retrieved(self._chunks, ids, ids >= 0)
+        return self.read(self.nearest(queries, num_neighbours))
+
+    def nearest(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Neighbours:
+        """Find the chunks that `retrieve` reads: ids and scores [q, k], -1 and -inf where there is none."""
+        return self._live.nearest(queries, num_neighbours)
+
+    def read(self, found: Neighbours) -> Retrieved:
+        """Read chunks with their continuations; ids and scores are [q, k]."""
+        ids, scores = found
+        tokens, mask = read_retrieved(self.chunks, ids, ids >= 0)
         sources = [
             tuple(
                 self._source(int(chunk), float(score), tokens[row, place][mask[row, place]].tolist())
                 for place, (chunk, score) in enumerate(zip(ids[row], scores[row], strict=True))
                 if chunk >= 0
             )
-            for row in range(len(queries))
+            for row in range(len(ids))
         ]
         return Retrieved(tokens, mask, sources)
 
     def _source(self, chunk: int, score: float, tokens: list[int]) -> Source:
-        record = self._chunks.document(int(self._chunks.document_ids[chunk]))
+        record = self.chunks.document(int(self.chunks.document_ids[chunk]))
         text = self._tokenizer.decode(tokens)
         return Source(record.id, record.title, record.source, text, score, chunk)
 

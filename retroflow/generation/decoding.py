@@ -10,6 +10,7 @@ k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -304,14 +305,12 @@ class Decoding:
         padded = [[*each, *[filler] * (longest - len(each))] for _, each in continuations]
         targets = torch.tensor(padded, device=self._device)  # [c, longest]
         cache.select(chosen)
-        before, nats, likeliest = last[chosen], list[Tensor](), list[Tensor]()
-        for logits in self._read(rows, cache, targets):
-            first = sum(part.shape[1] for part in nats)
-            predicted = torch.cat((before, logits), dim=1)[:, :-1].float()  # [c, part, v]
+        nats, likeliest, first = list[Tensor](), list[Tensor](), 0
+        for logits in chain([last[chosen]], self._read(rows, cache, targets[:, :-1])):
             wanted = targets[:, first : first + logits.shape[1]]
-            nats.append(F.cross_entropy(predicted.mT, wanted, reduction="none"))
-            likeliest.append(predicted.argmax(-1) == wanted)
-            before = logits[:, -1:]
+            nats.append(F.cross_entropy(logits.float().mT, wanted, reduction="none"))
+            likeliest.append(logits.argmax(-1) == wanted)
+            first += logits.shape[1]
         of_rows = zip(torch.cat(nats, dim=1), torch.cat(likeliest, dim=1), strict=True)
         for row, (of_row, is_likeliest), (_, each) in zip(rows, of_rows, continuations, strict=True):
             yield row, of_row[: len(each)].tolist(), is_likeliest[: len(each)].tolist()

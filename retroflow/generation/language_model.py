@@ -1,19 +1,20 @@
 """A model that is ready to use, with its tokenizer and its database."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.database.database import Database
+from retroflow.errors import GenerationError
 from retroflow.generation.arguments import ArgumentError
 from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.decoding import generate, stream
 from retroflow.generation.export import write_exported
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.rows import Generation, Piece
-from retroflow.generation.scoring import Score, score
+from retroflow.generation.scoring import Score, score, split_tokens
 from retroflow.options.annotations import parameters
 from retroflow.options.fitting import Fitting
 from retroflow.options.types import Block
@@ -121,6 +122,37 @@ class LanguageModel:
             num_neighbours=self.origin.num_neighbours if num_neighbours is None else num_neighbours,
             retrieval_step=self.origin.retrieval_step if retrieval_step is None else retrieval_step,
         )
+
+    @property
+    def longest_input(self) -> int:
+        """The most tokens to read at a time: what the model can, or was made for, or was trained with."""
+        learned: int | None = self.model.max_length
+        if learned is None:
+            return int(self.model.context_length or self.origin.sequence_length)
+        # with retrieval a context is padded up to the end of a window
+        return learned if self.database is None else learned - int(self.model.config.chunk_length) + 1
+
+    def split_tokens(self, context: str, text: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a context, cut from the left where it is too long, and those of a text after it.
+
+        Raises:
+            GenerationError: the text has no token, or leaves no room for a context.
+        """
+        before, own = split_tokens(self.tokenizer, text, context)
+        return self.cut_context(before, own), own
+
+    def cut_context(self, context: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """Cut a context from the left so that it and the tokens after it can be read.
+
+        Raises:
+            GenerationError: the tokens leave no room for one.
+        """
+        room: int = self.longest_input + 1 - len(tokens)  # the last token is not read
+        if room < 1:
+            raise GenerationError(
+                f"text: {len(tokens)} tokens; this model reads {self.longest_input} at a time. Shorten the text."
+            )
+        return list(context[-room:])
 
     def with_database(self, database: RetrievalDatabase | Database | Path | str | None) -> "LanguageModel":
         """Return the same model with another database; None switches retrieval off.

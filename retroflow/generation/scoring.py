@@ -1,7 +1,7 @@
 """How well a model predicts a text, with retrieval."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.generation.decoding import Decoding, encoded
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import LiveRetriever, Retrieval
-from retroflow.generation.rows import Row
+from retroflow.generation.rows import Row, aligned_length
 from retroflow.protocols import RetrievalModel
 
 
@@ -94,7 +94,7 @@ def score_each(
 ) -> list[Score]:
     """Score several texts for the same place as `score` does; what is before them is processed once."""
     options = GenerationOptions(num_neighbours=num_neighbours, retrieval_step=retrieval_step)
-    pairs = [_split(tokenizer, text, context) for text in texts]
+    pairs = [split_tokens(tokenizer, text, context) for text in texts]
     after = [(before, own) for before, own in pairs if before]
     together = iter(score_after(model, tokenizer, after, retriever=retriever, options=options))
     decoding = Decoding(
@@ -136,12 +136,13 @@ def score_after(
     places: dict[tuple[int, ...], list[int]] = {}
     for place, (context, _) in enumerate(pairs):
         places.setdefault(tuple(context), []).append(place)
-    decoding = Decoding(model, tokenizer, retriever, options, options.step_for(model.config.chunk_length), None)
+    longest = {context: max(len(pairs[place][1]) for place in of_context) for context, of_context in places.items()}
+    m = model.config.chunk_length
+    options = replace(options, align=retriever is not None)
+    decoding = Decoding(model, tokenizer, retriever, options, options.step_for(m), None)
     scores: dict[int, Score] = {}
-    contexts = sorted(places, key=len)
-    for first in range(0, len(contexts), options.batch_size):
-        batch = contexts[first : first + options.batch_size]
-        rows = [Row(place, "", list(context), tokenizer, ()) for place, context in enumerate(batch)]
+    for batch in _batches(longest, options, m, model.max_length):
+        rows = [Row(place, "", context, tokenizer, ()) for place, context in enumerate(batch)]
         order = [(row, place) for row, context in enumerate(batch) for place in places[context]]
         found = decoding.losses_after(rows, [(row, pairs[place][1]) for row, place in order])
         for (_, place), (row, nats, likeliest) in zip(order, found, strict=True):
@@ -152,8 +153,33 @@ def score_after(
     return [scores[place] for place in range(len(pairs))]
 
 
-def _split(tokenizer: Tokenizer, text: str, context: str) -> tuple[list[int], list[int]]:
-    """Return the tokens of a context, and those of the text after it."""
+def _batches(
+    longest: Mapping[tuple[int, ...], int], options: GenerationOptions, m: int, most: int | None
+) -> Iterator[list[tuple[int, ...]]]:
+    """Group contexts of similar length so that each batch, padded, has at most `most` positions.
+
+    Args:
+        longest: context -> tokens of its longest continuation.
+        options: as in `score_after`.
+        m: tokens of a chunk.
+        most: positions of the model; None for any number.
+    """
+    batch, after = list[tuple[int, ...]](), 0
+    for context in sorted(longest, key=len):
+        length = len(context)
+        padded = aligned_length(length, m, options.step_for(m)) if options.align else length
+        after = max(after, longest[context])
+        is_too_long = most is not None and padded + after - 1 > most
+        if batch and (is_too_long or len(batch) == options.batch_size):
+            yield batch
+            batch, after = [], longest[context]
+        batch.append(context)
+    if batch:
+        yield batch
+
+
+def split_tokens(tokenizer: Tokenizer, text: str, context: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a context, and those of the text after it; a token that is in both is the text's."""
     ((whole, tokens),) = encoded(tokenizer, [text and context + text])
     encoding = tokenizer.encode(whole)
     ends = np.append(encoding.byte_starts[1:], encoding.num_bytes)

@@ -73,7 +73,7 @@ class HashRetriever:
         mask = np.zeros(tokens.shape, dtype=bool)
         sources = []
         for row, query in enumerate(queries):
-            digest = hashlib.sha256(bytes(query)).digest()
+            digest = hashlib.sha256(bytes(token % 256 for token in query)).digest()
             draw = np.random.default_rng(list(digest[:8]))
             lengths = draw.integers(0, self.retrieved_length + 1, size=num_neighbours)
             if draw.random() < 0.15:
