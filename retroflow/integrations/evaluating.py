@@ -182,7 +182,7 @@ def _cell(number: Mapping[str, float | None]) -> str:
     value, error = number.get("value"), number.get("standard_error")
     if value is None:
         return ""
-    return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return f"{value:.4f}" + ("" if error is None else f" +- {error:.4f}")
 
 
 def _of_harness(

@@ -93,7 +93,7 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         """Identifies the tokenizer in the harness' caches."""
         return self.opened.origin.tokenizer
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         """Return the tokens of a text; this library's tokenizers add no special ones."""
         return self.opened.tokenizer.encode(string).ids.tolist() if string else []
 

@@ -46,8 +46,7 @@ def predict_answers(
         options: num_neighbours is the number of passages.
         advance: called after each answer; may raise to stop.
     """
-    m = opened.model.config.chunk_length
-    prompts = [opened.tokenizer.encode(question.prompt).ids.tolist()[-m:] for question in questions]
+    prompts = [opened.tokenizer.encode(question.prompt).ids.tolist() for question in questions]
     found: dict[str, Int64Array] = {}
     if opened.database is not None:
         queries = [opened.tokenizer.encode(question.text).ids.tolist() for question in questions]
@@ -58,7 +57,8 @@ def predict_answers(
     for way in ways:
         retriever = None
         if passages is not None and way != OFF:
-            retriever = _given(passages, prompts, found[way][:, : options.num_neighbours], opened.tokenizer.end_of_text)
+            windows = [tuple(prompt[-opened.model.config.chunk_length :]) for prompt in prompts]
+            retriever = _given(passages, windows, found[way][:, : options.num_neighbours], opened.tokenizer.end_of_text)
         answers[way] = _answer(opened, prompts, retriever, options, advance)
     predictions = [
         {
@@ -77,7 +77,8 @@ def predict_answers(
         }
         for place, question in enumerate(questions)
     ]
-    result = TaskResult("", _metrics(predictions, ways), predictions, len(questions))
+    measured = {"retrieval_step": opened.model.config.chunk_length}
+    result = TaskResult("", _metrics(predictions, ways), predictions, len(questions), measured=measured)
     return result if passages is None else _with_recall(result, passages, found[ON], options.num_neighbours)
 
 
@@ -86,10 +87,10 @@ def _find(way: str, database: RetrievalDatabase, queries: Sequence[Sequence[int]
     return (database.nearest(queries, k) if way == ON else drawn(len(database), queries, k, seed=0)).ids
 
 
-def _given(passages: Passages, prompts: Sequence[Sequence[int]], ids: Int64Array, filler: int) -> GivenPassages:
+def _given(passages: Passages, windows: Sequence[tuple[int, ...]], ids: Int64Array, filler: int) -> GivenPassages:
     tokens, mask = passages.read(ids, ids >= 0)
-    by_prompt = {tuple(prompt): (tokens[place], mask[place]) for place, prompt in enumerate(prompts)}
-    return GivenPassages(by_prompt, filler=filler)
+    by_window = {window: (tokens[place], mask[place]) for place, window in enumerate(windows)}
+    return GivenPassages(by_window, filler=filler)
 
 
 def _answer(
@@ -100,7 +101,8 @@ def _answer(
     advance: Callable[[int], None],
 ) -> list[str]:
     answers = [""] * len(prompts)
-    options = replace(options, max_new_tokens=ANSWER_TOKENS, stop=("\n",))
+    # Passages are read until the next lookup, which finds nothing.
+    options = replace(options, max_new_tokens=ANSWER_TOKENS, stop=("\n",), retrieval_step=None)
     for piece in stream(opened.model, opened.tokenizer, prompts, retriever=retriever, options=options):
         if piece.generation is not None:
             answers[piece.number] = piece.generation.text.strip()

@@ -22,6 +22,7 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from retroflow.integrations.lm_eval import RetroflowLM, run_harness
 
@@ -162,7 +163,7 @@ def test_answers_end_at_a_stop_text_and_keep_the_order(on):
     assert len(lm.generate_until(requests("generate_until", (TEXTS[0][:30], drawn)))) == 1
 
 
-def test_local_tasks_run_without_a_network(on, off, hf, tmp_path):
+def test_local_tasks_run_without_a_network(on, off, hf, tmp_path, monkeypatch):
     lines = [{"start": text[:50], "ends": [text[50:60], " no lamps"], "whole": text[:200]} for text in TEXTS]
     (tmp_path / "lamps.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for name, content in {"lamps": CHOICES, "texts": ROLLING}.items():
@@ -174,6 +175,9 @@ def test_local_tasks_run_without_a_network(on, off, hf, tmp_path):
     wanted = -sum(hf.loglikelihood_rolling(texts)) / math.log(2) / sum(len(one.args[0]) for one in texts)
     assert off_bits == pytest.approx(wanted, abs=1e-4) and on_bits != off_bits
     assert found["on"]["n-samples"]["lamps"]["effective"] == 4 and len(found["on"]["samples"]["lamps"]) == 4
+    monkeypatch.setattr(
+        "retroflow.integrations.lm_eval.TaskManager", lambda **words: TaskManager(include_defaults=False)
+    )
     with pytest.raises(GenerationError, match="tasks: no_such_task: neither ours nor of the installed lm-eval"):
         run_harness({"on": on}, ["no_such_task"], limit=1, options=GenerationOptions())
 
