@@ -165,8 +165,6 @@ def evaluate(
 ) -> "Report":
     """Measure a checkpoint of a run over the validation split, as `retroflow evaluate` does (docs/evaluation.md).
 
-    `evaluate_tasks` runs LAMBADA, question answering and tasks of lm-evaluation-harness.
-
     Args:
         run: a run, or its folder.
         overrides: changes to the run's recipe, such as "trainer.device=cpu", or "database=DB" for its neighbours.

@@ -62,7 +62,9 @@ def evaluate(
         names = [name for word in tasks.split(",") if (name := word.strip())]
         if not names:
             raise UsageError("--tasks: names no task; write names with commas, such as lambada,nq_open.")
-        api.evaluate_tasks(
+        from retroflow.integrations.evaluating import evaluate_tasks
+
+        evaluate_tasks(
             run_folder,
             names,
             *(overrides or []),
