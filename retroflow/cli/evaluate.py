@@ -1,5 +1,6 @@
 """`retroflow evaluate`: measure a checkpoint of a run, or run tasks on a model."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,18 +47,18 @@ def evaluate(
     from retroflow import api
     from retroflow.generation.prompts import telling_in_flags
 
-    def show(found: "Evaluation") -> None:
-        _print(found, as_json=as_json)
-
-    def show_task(found: "TaskRun") -> None:
-        _print_task(found, as_json=as_json)
-
     with only_results_on_stdout(), telling_in_flags([]):
         if tasks is None:
             given = "--task-data" if task_data is not None else "--limit" if limit is not None else None
             if given is not None:
                 raise UsageError(f"{given}: only tasks use it; add --tasks.")
-            api.evaluate(run_folder, *(overrides or []), checkpoint=checkpoint, output=output, show=show)
+            api.evaluate(
+                run_folder,
+                *(overrides or []),
+                checkpoint=checkpoint,
+                output=output,
+                show=partial(_print, as_json=as_json),
+            )
             return
         names = [name for word in tasks.split(",") if (name := word.strip())]
         if not names:
@@ -72,7 +73,7 @@ def evaluate(
             limit=limit,
             checkpoint=checkpoint,
             output=output,
-            show=show_task,
+            show=partial(_print_task, as_json=as_json),
         )
 
 
