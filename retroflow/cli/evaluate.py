@@ -49,9 +49,9 @@ def evaluate(
 
     with only_results_on_stdout(), telling_in_flags([]):
         if tasks is None:
-            given = "--task-data" if task_data is not None else "--limit" if limit is not None else None
-            if given is not None:
-                raise UsageError(f"{given}: only tasks use it; add --tasks.")
+            for flag, value in {"--task-data": task_data, "--limit": limit}.items():
+                if value is not None:
+                    raise UsageError(f"{flag}: only tasks use it; add --tasks.")
             api.evaluate(
                 run_folder,
                 *(overrides or []),
@@ -60,14 +60,11 @@ def evaluate(
                 show=partial(_print, as_json=as_json),
             )
             return
-        names = [name for word in tasks.split(",") if (name := word.strip())]
-        if not names:
-            raise UsageError("--tasks: names no task; write names with commas, such as lambada,nq_open.")
         from retroflow.integrations.evaluating import evaluate_tasks
 
         evaluate_tasks(
             run_folder,
-            names,
+            _names(tasks),
             *(overrides or []),
             task_data=task_data,
             limit=limit,
@@ -75,6 +72,13 @@ def evaluate(
             output=output,
             show=partial(_print_task, as_json=as_json),
         )
+
+
+def _names(tasks: str) -> list[str]:
+    names = [name for word in tasks.split(",") if (name := word.strip())]
+    if not names:
+        raise UsageError("--tasks: names no task; write names with commas, such as lambada,nq_open.")
+    return names
 
 
 def _print(found: "Evaluation", *, as_json: bool) -> None:
