@@ -6,7 +6,7 @@
 One key for each token of the database: the input of the last block's feed-forward layer (after its norm), float16, as
 the model computes it without retrieval over sequences as long as the evaluated ones; its value is the next token. d is
 the squared Euclidean distance to the same state at the evaluated position. Source: Khandelwal et al. 2020
-(arXiv:1911.00172), section 2 and table 5 (which state); the distance, its temperature and k = 1024 as in
+(arXiv:1911.00172), section 2, and section 5 for the state; the distance, its temperature and k = 1024 as in
 neulab/knn-transformers.
 
 Tokens of documents that occur in the evaluated text are no values. Weight and temperature are those with the lowest

@@ -11,8 +11,8 @@ With f = s = m these are the chunks.
 
 The protocol of Ram et al. 2023 (arXiv:2302.00083; eval_lm.py of AI21Labs/in-context-ralm), `ram`: a prompt is never
 longer than a window of text, over whose first tokens one passage is written, cut to 256 tokens; s = 4. Re-ranked, of 16
-passages that one is taken under which the last 16 tokens before the predicted ones are likeliest (zero-shot re-ranking,
-section 5.1). AI21 slides full windows over one long text, and predicts the first window without passages: f is the
+passages that one is taken under which the last 16 tokens before the predicted ones are likeliest (zero-shot re-ranking).
+AI21 slides full windows over one long text, and predicts the first window without passages: f is the
 length of a window. Here each sequence is a text of its own, as in all other rows: f = m, and a passage stands before
 the text until both together fill a window.
 
@@ -39,7 +39,7 @@ RAM_STEP, RAM_QUERY_TOKENS = 4, 32
 """Tokens between two lookups, and tokens of a query for BM25 (64 for dense retrievers). Source: Ram et al. 2023."""
 
 RAM_CANDIDATES, RAM_RANK_TOKENS = 16, 16
-"""Passages that are re-ranked, and the tokens that rank them. Source: Ram et al. 2023, section 5.1."""
+"""Passages that are re-ranked, and the tokens that rank them. Source: Ram et al. 2023."""
 
 TOKENS_AT_ONCE = 8192
 """Tokens of the prompts that are computed together."""
