@@ -207,7 +207,7 @@ def compare(
 
     Args:
         model: a run, or its folder.
-        overrides: as in `evaluate`.
+        overrides: as in `evaluate`; `rows.KEY=VALUE` changes the size of a row, such as rows.ram_stride=16.
         database: read in place of the run's own.
         rows: names of rows, such as ["off", "on"]; "all" for all of them; None for the usual ones.
         sequences: of the text to compare, evenly spaced; "all" for all of them.
@@ -218,18 +218,20 @@ def compare(
         RetroflowError: something does not fit, or the model fails the causality probe.
     """
     from retroflow.comparison.compare import compare as compare_plan
+    from retroflow.comparison.row_options import split_options
     from retroflow.comparison.run_plan import RunPlan
 
     if sequences != "all" and not (str(sequences).isdigit() and int(sequences) > 0):
         raise UsageError(f"sequences='{sequences}': give a whole number above 0, or all.")
-    words = [*overrides, *([] if database is None else [f"database={database}"])]
+    options, changes = split_options(overrides)
+    words = [*changes, *([] if database is None else [f"database={database}"])]
     plan = RunPlan.of(
         _folder_of(model),
         words,
         sequences=None if sequences == "all" else int(sequences),
         checkpoint=None if checkpoint is None else str(checkpoint),
     )
-    return compare_plan(plan, rows=rows, output=None if output is None else Path(output))
+    return compare_plan(plan, rows=rows, options=options, output=None if output is None else Path(output))
 
 
 def load(

@@ -12,6 +12,7 @@ again measures only what is missing, and if nothing is, it opens no model.
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from retroflow.comparison.leakage_facts import LeakageFacts, leakage_of
 from retroflow.comparison.measuring import measure_rows, sequences_of
 from retroflow.comparison.probe import probe
 from retroflow.comparison.row_file import read_row, row_path
+from retroflow.comparison.row_options import RowOptions
 from retroflow.comparison.subject import Plan
 from retroflow.comparison.table import Measurements
 from retroflow.comparison.text_facts import TextFacts, facts_of
@@ -60,12 +62,20 @@ def chosen(rows: Sequence[str] | None) -> list[Mode]:
     return [mode for mode in MODES.values() if mode.name in rows or ALL_ROWS in rows]
 
 
-def compare(plan: Plan, *, rows: Sequence[str] | None = None, output: Path | None = None, seed: int = 0) -> Comparison:
+def compare(
+    plan: Plan,
+    *,
+    rows: Sequence[str] | None = None,
+    options: RowOptions | None = None,
+    output: Path | None = None,
+    seed: int = 0,
+) -> Comparison:
     """Measure what is missing, and make the table.
 
     Args:
         plan: what is compared.
         rows: as for `chosen`.
+        options: sizes of rows; None for the usual ones.
         output: folder of the comparison; None for one that the plan's fingerprint names.
         seed: of the bootstrap.
 
@@ -74,16 +84,16 @@ def compare(plan: Plan, *, rows: Sequence[str] | None = None, output: Path | Non
         RetroflowError: the causality probe failed, a loss is not finite, or the folder cannot be written.
         Preempted, Interrupted: a signal came; the same command continues.
     """
-    modes = chosen(rows)
-    fingerprint = hashlib.sha256(canonical_json(plan.definition)).hexdigest()
+    modes, options = chosen(rows), options or RowOptions()
+    fingerprint = _fingerprint(plan)
     folder = output or plan.folder / fingerprint[:16]
     with _locked(folder):
         stored = _stored(folder, fingerprint)
-        found = stored and _finished(folder, stored, _possible(modes, stored, given=rows is not None)[0], seed)
+        found = stored and _finished(folder, stored, _possible(modes, stored, given=rows is not None)[0], options, seed)
         if stored is None or not found:
             with StopRequests() as requests, quiet_lightning():
-                stored = _measure(plan, modes, folder, fingerprint, requests, given=rows is not None)
-            found = _finished(folder, stored, _possible(modes, stored, given=False)[0], seed)
+                stored = _measure(plan, options, modes, folder, requests, given=rows is not None)
+            found = _finished(folder, stored, _possible(modes, stored, given=False)[0], options, seed)
         assert found is not None
         left_out = _possible(modes, stored, given=rows is not None)[1]
         stated = {key: stored[key] for key in ("model", "database", "probe")}
@@ -93,16 +103,17 @@ def compare(plan: Plan, *, rows: Sequence[str] | None = None, output: Path | Non
 
 
 def _measure(
-    plan: Plan, modes: Sequence[Mode], folder: Path, fingerprint: str, requests: StopRequests, *, given: bool
+    plan: Plan, options: RowOptions, modes: Sequence[Mode], folder: Path, requests: StopRequests, *, given: bool
 ) -> dict[str, Any]:
     """Open the subject, probe it, and measure the rows; returns the content of subject.json."""
+    fingerprint = _fingerprint(plan)
     with requests.at_once(STOPPED):
-        subject = plan.open(lambda: requests.stop_if_requested(STOPPED))
+        subject = replace(plan.open(lambda: requests.stop_if_requested(STOPPED)), options=options)
         described = plan.stated | {
             "fingerprint": fingerprint,
             "definition": plan.definition,
             "seed": subject.seed,
-            "has": {"neighbours": subject.reads, "states": subject.gives_states},
+            "has": {"neighbours": subject.reads, "states": subject.gives_states, "search": subject.search is not None},
         }
         possible, _ = _possible(modes, described, given=given)
         described["probe"] = probe(subject)
@@ -111,23 +122,29 @@ def _measure(
         if subject.reads and LeakageFacts.read(folder) is None:
             leakage_of(subject).write(folder)
         write_text(folder / SUBJECT_FILE, render_sealed(described, what=str(folder / SUBJECT_FILE)))
-    measure_rows(subject, possible, folder, lambda mode: _made_of(fingerprint, mode))
+    measure_rows(subject, possible, folder, lambda mode: _made_of(fingerprint, mode, options))
     return described
 
 
-def _made_of(fingerprint: str, mode: Mode) -> str:
-    values = [fingerprint, mode.name, mode.definition, mode.most_sequences]
+def _fingerprint(plan: Plan) -> str:
+    return hashlib.sha256(canonical_json(plan.definition)).hexdigest()
+
+
+def _made_of(fingerprint: str, mode: Mode, options: RowOptions) -> str:
+    values = [fingerprint, mode.name, mode.definition, mode.most_sequences, options.of(mode.name)]
     return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
-def _finished(folder: Path, stored: dict[str, Any], modes: Sequence[Mode], seed: int) -> Measurements | None:
+def _finished(
+    folder: Path, stored: dict[str, Any], modes: Sequence[Mode], options: RowOptions, seed: int
+) -> Measurements | None:
     """Read the rows; None if anything is missing."""
     text = TextFacts.read(folder)
     if text is None:
         return None
     rows = {}
     for mode in modes:
-        row = read_row(row_path(folder, mode.name), _made_of(stored["fingerprint"], mode))
+        row = read_row(row_path(folder, mode.name), _made_of(stored["fingerprint"], mode, options))
         if row is None or len(row.sequences) < len(sequences_of(mode, text.sequences, stored["seed"])):
             return None
         rows[mode.name] = row
@@ -143,6 +160,7 @@ def _possible(modes: Sequence[Mode], stored: dict[str, Any], *, given: bool) -> 
     reasons = {
         "neighbours": "the model reads no neighbours",
         "states": "the model does not give its last states",
+        "search": "nothing can be looked up",
     }
     left_out = {
         mode.name: next(reasons[need] for need in mode.needs if not stored["has"][need])

@@ -9,20 +9,44 @@ before it; `subject.model.forget()` is called before each.
 Shapes: b sequences of one length, n tokens of a sequence, m tokens of a chunk, k neighbours.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from retroflow.comparison.subject import Subject, Table
-from retroflow.data import Batch
+from retroflow.comparison.subject import Subject, Table, evenly_spaced
+from retroflow.console import progress
+from retroflow.data import Batch, SequenceDataset
+from retroflow.data.batch import NOT_PREDICTED
 from retroflow.data.windows import WindowTable
-from retroflow.evaluation.attribution import at_random, random_windows, shuffled, shuffled_windows
+from retroflow.evaluation.attribution import (
+    at_random,
+    continuation_only,
+    neighbour_only,
+    random_windows,
+    shuffled,
+    shuffled_windows,
+)
+from retroflow.evaluation.knn_lm import (
+    TUNING_SEQUENCES,
+    KnnOptions,
+    build_datastore,
+    documents_of,
+    half_of_positions,
+    halves,
+    knn_losses,
+    sequences_to_use,
+    tune,
+)
 from retroflow.evaluation.measuring import token_losses
-from retroflow.evaluation.prompted import Prompting, prompted_losses, ram
+from retroflow.evaluation.oracle import oracle_losses
+from retroflow.evaluation.prompted import RAM_CANDIDATES, Prompting, prompted_losses, ram
+from retroflow.evaluation.topics import topic_matched, topic_matched_windows, topics_of
 from retroflow.protocols import Int64Array
 
 
@@ -60,12 +84,21 @@ def reading(subject: Subject, table: Table, change: Callable[[Batch], Batch] = l
     return Measured(nats)
 
 
-def prompted(subject: Subject, prompting: Prompting) -> Measured:
-    """Measure the model without retrieval, with the neighbours of whole chunks in its prompt."""
+def prompted(
+    subject: Subject, prompting: Prompting, look_up: Callable[[Int64Array], WindowTable] | None = None
+) -> Measured:
+    """Measure the model without retrieval, with neighbours in its prompt.
+
+    Args:
+        subject: what is compared.
+        prompting: how they are put there.
+        look_up: finds them for sequences int64 [b]; None for those that were found for whole chunks.
+    """
     losses = prompted_losses(subject.model, subject.placement, prompting, advance=lambda prompts: subject.check())
 
     def nats(sequences: Int64Array) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = losses(subject.batch(sequences, subject.splits.validation_neighbours)).numpy()
+        table = subject.splits.validation_neighbours if look_up is None else look_up(sequences)
+        found: NDArray[np.float32] = losses(subject.batch(sequences, table)).numpy()
         return found
 
     return Measured(nats)
@@ -93,20 +126,92 @@ def _random(subject: Subject) -> Measured:
     return reading(subject, at_random(found.shape, database_chunks=count, seed=subject.seed))
 
 
-def _half(subject: Subject, *, continuation: bool) -> Measured:
-    m = subject.splits.valid_chunks.chunk_length
+def _topic_matched(subject: Subject) -> Measured:
+    found, chunks = subject.found, subject.splits.valid_chunks
+    topics = topics_of(chunks, subject.splits.validation_embeddings, seed=subject.seed)
+    if isinstance(found, WindowTable):
+        windows = topic_matched_windows(found, chunks, topics, sequence_chunks=subject.splits.sequence_chunks)
+        return reading(subject, windows)
+    return reading(subject, topic_matched(found, np.asarray(chunks.document_ids[:]), topics))
 
-    def change(batch: Batch) -> Batch:
-        assert batch.retrieved_mask is not None
-        mask = batch.retrieved_mask.clone()  # [b, W, k, 2m]
-        mask[..., slice(0, m) if continuation else slice(m, None)] = False
-        return batch._replace(retrieved_mask=mask)
 
+def _half(subject: Subject, *, change: Callable[[Batch], Batch]) -> Measured:
     return reading(subject, subject.found, change)
 
 
-def _in_context_ram(subject: Subject) -> Measured:
-    return prompted(subject, ram(subject.sequence_length, step=subject.splits.valid_chunks.chunk_length))
+def _oracle(subject: Subject) -> Measured:
+    found, options = subject.found, subject.options
+    step = found.step if isinstance(found, WindowTable) else subject.splits.valid_chunks.chunk_length
+    k = found.ids.shape[-1] if isinstance(found, WindowTable) else found.shape[-1]
+    best = oracle_losses(subject.model, subject.placement, k=k, step=step, advance=lambda _: subject.check())
+    look_up = subject.looking_up(step=step, k=max(k, options.oracle_candidates))
+
+    def nats(sequences: Int64Array) -> NDArray[np.float32]:
+        candidates = subject.batch(sequences, look_up(sequences))
+        losses: NDArray[np.float32] = best(candidates, subject.batch(sequences, found)).float().cpu().numpy()
+        return losses
+
+    return Measured(nats, {"candidates": max(k, options.oracle_candidates)})
+
+
+def _in_context_ram(subject: Subject, *, reranked: bool) -> Measured:
+    options = subject.options
+    protocol = ram(
+        options.ram_window or subject.sequence_length,
+        step=options.ram_stride,
+        passage_tokens=options.ram_passage,
+        candidates=options.ram_candidates if reranked else 1,
+        rank_tokens=options.ram_rank,
+    )
+    look_up = subject.looking_up(
+        step=options.ram_stride, k=max(RAM_CANDIDATES, options.ram_candidates), query_tokens=options.ram_query
+    )
+    return prompted(subject, protocol, look_up)
+
+
+def _knn_lm(subject: Subject) -> Measured:
+    model, placement, splits = subject.model, subject.placement, subject.splits
+    options = KnnOptions(subject.options.knn_k, subject.options.knn_tokens, subject.batch_size, subject.seed)
+    database = SequenceDataset(splits.database, sequence_chunks=splits.sequence_chunks)
+    chunks = (subject.sequences[:, None] * splits.sequence_chunks + np.arange(splits.sequence_chunks)).ravel()
+    found = np.asarray(splits.validation_neighbours[chunks[chunks < len(splits.valid_chunks)]])
+
+    def advance(sequences: int) -> None:
+        subject.check()
+        shown(sequences)
+
+    with progress("keys of kNN-LM", len(sequences_to_use(database, options, found)), "sequences") as shown:
+        datastore = build_datastore(
+            model,
+            placement,
+            database,
+            options,
+            excluded=documents_of(splits, subject.sequences),
+            found=found,
+            advance=advance,
+        )
+    half = halves(splits, subject.sequences, seed=subject.seed)
+
+    def of_half(sequences: Int64Array, length: int) -> Tensor:
+        starts = sequences * splits.sequence_chunks
+        return half_of_positions(half, starts, length, splits.valid_chunks.chunk_length)
+
+    def without_half(wanted: bool) -> Iterator[Batch]:
+        for number in evenly_spaced(len(subject.sequences), TUNING_SEQUENCES, subject.seed):
+            sequences = subject.sequences[number : number + 1]
+            batch = subject.batch(sequences, None)
+            is_used = of_half(sequences, batch.tokens.shape[1]) != wanted
+            yield batch._replace(targets=torch.where(is_used, batch.targets, NOT_PREDICTED))
+
+    mixtures = [tune(model, placement, datastore, without_half(wanted)) for wanted in (False, True)]
+    losses = knn_losses(model, placement, datastore, *mixtures)
+
+    def nats(sequences: Int64Array) -> NDArray[np.float32]:
+        first, second = losses(subject.batch(sequences, None))
+        mixed: NDArray[np.float32] = torch.where(of_half(sequences, first.shape[1]), second, first).numpy()
+        return mixed
+
+    return Measured(nats, {"keys": datastore.describe(), "mixtures": [asdict(each) for each in mixtures]})
 
 
 ROWS: dict[str, Callable[[Subject], Measured]] = {
@@ -114,10 +219,14 @@ ROWS: dict[str, Callable[[Subject], Measured]] = {
     "on": _on,
     "shuffled": _shuffled,
     "random": _random,
-    "neighbour_only": partial(_half, continuation=False),
-    "continuation_only": partial(_half, continuation=True),
+    "topic_matched": _topic_matched,
+    "neighbour_only": partial(_half, change=neighbour_only),
+    "continuation_only": partial(_half, change=continuation_only),
+    "oracle": _oracle,
     "in_context_first": partial(prompted, prompting=Prompting(passages=1)),
     "in_context": partial(prompted, prompting=Prompting()),
-    "in_context_ram": _in_context_ram,
+    "in_context_ram": partial(_in_context_ram, reranked=False),
+    "in_context_ram_reranked": partial(_in_context_ram, reranked=True),
+    "knn_lm": _knn_lm,
 }
 """By the name of the mode."""

@@ -4,13 +4,14 @@ Shapes: N chunks of the text, l chunks of a sequence, m tokens of a chunk, n = l
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from retroflow.comparison.row_options import RowOptions
 from retroflow.console import progress
 from retroflow.data import Batch
 from retroflow.data.windows import WindowTable
@@ -39,6 +40,7 @@ class Subject:
         search: opens the database, to search it with tokens; None if nothing is retrieved.
         reads: whether the model reads neighbours.
         check: may raise to stop; to be called now and then in long work.
+        options: sizes of rows.
     """
 
     model: Any
@@ -51,6 +53,7 @@ class Subject:
     search: Callable[[], LiveSearch] | None
     reads: bool
     check: Callable[[], None]
+    options: RowOptions = field(default_factory=RowOptions)
 
     @property
     def gives_states(self) -> bool:
@@ -82,6 +85,24 @@ class Subject:
                 shown(count)
 
             return look_up(search, self.splits, self.sequences, step=self.step, k=found.shape[1], advance=advance)
+
+    def looking_up(self, *, step: int, k: int, query_tokens: int | None = None) -> Callable[[Int64Array], WindowTable]:
+        """Return a function that looks sequences int64 [b] up; arguments as of `look_up`."""
+        assert self.search is not None
+        search = self.search()
+
+        def found(sequences: Int64Array) -> WindowTable:
+            return look_up(
+                search,
+                self.splits,
+                sequences,
+                step=step,
+                k=k,
+                advance=lambda windows: self.check(),
+                query_tokens=query_tokens,
+            )
+
+        return found
 
     def batch(self, sequences: Int64Array, table: Table) -> Batch:
         """Return some sequences of the same length with what is read.

@@ -6,8 +6,8 @@ A new mode is one entry here and one function of its name in `retroflow/comparis
 from dataclasses import dataclass
 from typing import Literal
 
-Need = Literal["neighbours", "states"]
-"""What a model must have for a mode: that it reads neighbours; that it gives its last states."""
+Need = Literal["neighbours", "states", "search"]
+"""What a mode needs: a model that reads neighbours; one that gives its last states; a database that can be searched."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,18 @@ _DECLARED = (
     Mode("on", "the model reads neighbours", "as found"),
     Mode("shuffled", "the model reads", "those found for another chunk"),
     Mode("random", "the model reads", "random chunks of the database"),
+    Mode("topic_matched", "the model reads", "those found for another document of the same topic"),
     Mode("neighbour_only", "the model reads", "as found, without their continuations", passes=4),
     Mode("continuation_only", "the model reads", "only the continuations of those found", passes=4),
+    Mode(
+        "oracle",
+        "the model reads",
+        "of 16 found those with the lowest loss, or as found where that is lower: a bound, not a way to retrieve",
+        passes=70,
+        most_sequences=16,
+        is_default=False,
+        needs=("neighbours", "search"),
+    ),
     Mode(
         "in_context_first",
         "no retrieval, but text in the prompt, computed anew for each chunk",
@@ -60,11 +70,28 @@ _DECLARED = (
     ),
     Mode(
         "in_context_ram",
-        "no retrieval, but text in the prompt, after Ram et al. 2023 with a stride of a chunk",
-        "the best one with its continuation, up to 256 tokens, over the start of the window",
-        passes=7,
+        "no retrieval, but text in the prompt, after Ram et al. 2023, computed anew every 4 tokens",
+        "the best one found with the last 32 tokens, over the start of the window",
+        passes=110,
+        most_sequences=8,
         is_default=False,
-        needs=_IN_PROMPT,
+        needs=("states", "search"),
+    ),
+    Mode(
+        "in_context_ram_reranked",
+        "the same, with zero-shot re-ranking",
+        "of 16 found so that one under which the last 16 tokens before are likeliest",
+        passes=1700,
+        most_sequences=2,
+        is_default=False,
+        needs=("states", "search"),
+    ),
+    Mode(
+        "knn_lm",
+        "no retrieval, but mixed with the tokens that followed the most similar states in the database",
+        "1,024 tokens of the database for each token",
+        passes=2,
+        needs=("states",),
     ),
 )
 

@@ -10,11 +10,11 @@ between passages and text. A window without passages is predicted without them, 
 With f = s = m these are the chunks.
 
 The protocol of Ram et al. 2023 (arXiv:2302.00083; eval_lm.py of AI21Labs/in-context-ralm), `ram`: a prompt is never
-longer than a window of text, over whose first tokens one passage is written, cut to 256 tokens; s = 4. Re-ranked, of 16
-passages that one is taken under which the last 16 tokens before the predicted ones are likeliest (zero-shot re-ranking).
-AI21 slides full windows over one long text, and predicts the first window without passages: f is the
-length of a window. Here each sequence is a text of its own, as in all other rows: f = m, and a passage stands before
-the text until both together fill a window.
+longer than a window of text, over whose first tokens one passage is written, cut to 256 tokens; s = 4. Zero-shot
+re-ranking takes that one of 16 passages under which the last 16 tokens before the predicted ones are likeliest. AI21
+slides full windows over one long text, and predicts the first window without passages: f is the length of a window.
+Here each sequence is a text of its own, as in all other rows: f = m, and a passage stands before the text until both
+together fill a window.
 
 Shapes: b sequences, n tokens of a sequence, m tokens of a chunk, W windows, k neighbours, r = 2m, p prompts, t tokens.
 """
@@ -67,15 +67,32 @@ class Prompting:
     rank_tokens: int = 0
 
 
-def ram(window: int, *, step: int = RAM_STEP, first: int | None = None, reranked: bool = False) -> Prompting:
-    """Return the protocol of Ram et al. for windows of so many tokens, the last of which is only predicted."""
+def ram(
+    window: int,
+    *,
+    step: int = RAM_STEP,
+    first: int | None = None,
+    passage_tokens: int = RAM_PASSAGE_TOKENS,
+    candidates: int = 1,
+    rank_tokens: int = RAM_RANK_TOKENS,
+) -> Prompting:
+    """Return the protocol of Ram et al.
+
+    Args:
+        window: tokens of a window, the last of which is only predicted.
+        step: s.
+        first: f, m if None.
+        passage_tokens: the most tokens of a passage.
+        candidates: passages that are re-ranked; 1 for the best one as it was found.
+        rank_tokens: before the predicted ones, which re-rank.
+    """
     return Prompting(
-        passages=RAM_CANDIDATES if reranked else 1,
-        passage_tokens=RAM_PASSAGE_TOKENS,
+        passages=candidates,
+        passage_tokens=passage_tokens,
         length=window - 1,
         step=step,
         first=first,
-        rank_tokens=RAM_RANK_TOKENS if reranked else 0,
+        rank_tokens=rank_tokens if candidates > 1 else 0,
     )
 
 

@@ -15,6 +15,7 @@ Shapes: D documents, d features, N chunks, m tokens of a chunk, U chunks or wind
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retroflow.data.windows import WindowTable
 from retroflow.protocols import Float32Array, Int64Array, VectorSource
@@ -92,7 +93,7 @@ def topic_matched(found: Int64Array, documents: Int64Array, topics: Topics) -> I
         topics: of these documents, and maybe others.
 
     Returns:
-        int64 [N, k]; -1 where there is only one document.
+        int64 [N, k]; -1 where there is only one document for which something was found.
     """
     return _of_partners(np.asarray(found), documents, topics, np.ones(len(documents), dtype=bool))
 
@@ -112,18 +113,20 @@ def topic_matched_windows(
     return replace(table, ids=ids.reshape(table.ids.shape))
 
 
-def _of_partners(found: Int64Array, documents: Int64Array, topics: Topics, usable: np.ndarray) -> Int64Array:
-    present, places = np.unique(documents, return_inverse=True)
-    partners = topics.partners(present)
-    order = np.argsort(places, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(places))[:-1])
-    usable = usable & (found >= 0).any(axis=1)
+def _of_partners(found: Int64Array, documents: Int64Array, topics: Topics, usable: NDArray[np.bool_]) -> Int64Array:
     matched = np.full_like(found, -1)
+    is_found: NDArray[np.bool_] = np.asarray((found >= 0).any(axis=1))
+    present = np.unique(documents[is_found])
+    rows = np.flatnonzero(np.isin(documents, present))
+    order = rows[np.argsort(documents[rows], kind="stable")]
+    members = np.split(order, np.searchsorted(documents[order], present[1:]))
+    partners = topics.partners(present)
     for own, partner in zip(members, partners, strict=True):
         if partner < 0:
             continue
         theirs = members[partner]
-        donors = theirs[usable[theirs]] if usable[theirs].any() else theirs
+        donors = theirs[is_found[theirs]]
+        donors = donors[usable[donors]] if usable[donors].any() else donors
         for place, row in enumerate(own):
             rolled = np.roll(donors, -(place % len(donors)))
             shared = (np.isin(found[rolled], found[row]) & (found[rolled] >= 0)).sum(axis=1)
@@ -131,7 +134,7 @@ def _of_partners(found: Int64Array, documents: Int64Array, topics: Topics, usabl
     return matched
 
 
-def _lexical(chunks: ChunkSource, places: Int64Array, count: int) -> np.ndarray:
+def _lexical(chunks: ChunkSource, places: Int64Array, count: int) -> NDArray[np.float64]:
     """Return tf-idf weights (1 + ln tf) ln(D / df) of documents, hashed to float64 [D, LEXICAL_FEATURES]."""
     real = np.arange(chunks.chunk_length) < np.asarray(chunks.lengths[:]).astype(np.int64)[:, None]
     terms = np.asarray(chunks.tokens[:]).astype(np.int64)[real]
@@ -143,7 +146,7 @@ def _lexical(chunks: ChunkSource, places: Int64Array, count: int) -> np.ndarray:
     feature, sign = hashing.integers(LEXICAL_FEATURES, size=size), hashing.choice([-1.0, 1.0], size=size)
     weights = (1.0 + np.log(times)) * idf[term] * sign[term]
     flat = np.bincount(of_document * LEXICAL_FEATURES + feature[term], weights, minlength=count * LEXICAL_FEATURES)
-    return flat.reshape(count, LEXICAL_FEATURES)
+    return flat.reshape(count, LEXICAL_FEATURES).astype(np.float64)
 
 
 def _clusters(vectors: Float32Array, generator: np.random.Generator) -> tuple[Int64Array, Float32Array]:
@@ -161,6 +164,6 @@ def _clusters(vectors: Float32Array, generator: np.random.Generator) -> tuple[In
     return nearest, centres
 
 
-def _unit(vectors: np.ndarray) -> Float32Array:
+def _unit(vectors: NDArray[np.floating]) -> Float32Array:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)

@@ -118,7 +118,14 @@ def nearest_chunks(
 
 
 def look_up(
-    search: LiveSearch, splits: Splits, sequences: Int64Array, *, step: int, k: int, advance: Callable[[int], None]
+    search: LiveSearch,
+    splits: Splits,
+    sequences: Int64Array,
+    *,
+    step: int,
+    k: int,
+    advance: Callable[[int], None],
+    query_tokens: int | None = None,
 ) -> WindowTable:
     """Find the neighbours of every window of validation sequences.
 
@@ -129,6 +136,8 @@ def look_up(
         step: s.
         k: neighbours of a window.
         advance: called with the number of finished windows; may raise to stop.
+        query_tokens: the last tokens of a window, or those before it in the sequence, too, that are searched for; None
+            for m.
     """
     chunks, m = splits.valid_chunks, splits.valid_chunks.chunk_length
     length = splits.sequence_chunks * m
@@ -138,7 +147,9 @@ def look_up(
     rows, places = np.nonzero(ends <= len(chunks) * m)
     for first in range(0, len(rows), QUERIES_AT_ONCE):
         part = rows[first : first + QUERIES_AT_ONCE], places[first : first + QUERIES_AT_ONCE]
-        positions = ends[part][:, None] + np.arange(-m, 0)
-        ids[part] = search.nearest(chunks.tokens[positions // m, positions % m].tolist(), k).ids
+        positions = ends[part][:, None] + np.arange(-(query_tokens or m), 0)
+        tokens = chunks.tokens[np.maximum(positions, 0) // m, positions % m]
+        inside = positions >= (sequences * length)[part[0], None]
+        ids[part] = search.nearest([row[own].tolist() for row, own in zip(tokens, inside, strict=True)], k).ids
         advance(len(positions))
     return WindowTable(sequences, ids, step)

@@ -10,8 +10,9 @@ from retroflow.data import SequenceDataset
 from retroflow.data.windows import WindowTable
 from retroflow.errors import CorpusError
 from retroflow.pipeline.prepare import Prepared
-from retroflow.protocols import Int64Array
+from retroflow.protocols import Int64Array, VectorSource
 from retroflow.store.chunk_store import ChunkSource, ChunkStore
+from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.store.neighbour_table import NeighbourTable
 
 
@@ -27,6 +28,7 @@ class Splits:
         sequence_chunks: chunks of a sequence.
         validation_scores: float32 [N_valid, k], higher is better, -inf = none; None if they are not known.
         tokenizer: its folder; None if the tokens do not represent text.
+        validation_embeddings: of `valid_chunks`; None if they were not embedded.
         other_database: what the ids of `validation_neighbours` are rows of, if not of the training split.
     """
 
@@ -37,6 +39,7 @@ class Splits:
     sequence_chunks: int
     validation_scores: NDArray[np.float32] | None = None
     tokenizer: Path | None = None
+    validation_embeddings: VectorSource | None = None
     other_database: ChunkSource | None = None
 
     @property
@@ -84,7 +87,7 @@ def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
             sequence_chunks=sequence_chunks,
             tokenizer=prepared.tokenizer,
         )
-    found = NeighbourTable.open(prepared.valid_neighbours)
+    found, embeddings = NeighbourTable.open(prepared.valid_neighbours), prepared.valid_embeddings
     return Splits(
         train_chunks=train,
         valid_chunks=valid,
@@ -93,4 +96,5 @@ def open_splits(prepared: Prepared, *, sequence_chunks: int) -> Splits:
         sequence_chunks=sequence_chunks,
         validation_scores=found.scores,
         tokenizer=prepared.tokenizer,
+        validation_embeddings=None if embeddings is None else EmbeddingStore.open(embeddings),
     )

@@ -72,14 +72,12 @@ def real_passages(retrieved, mask):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("rerank", [False, True])
 @pytest.mark.parametrize(("stride", "length"), [(3, 46), (4, 45), (7, 41)])  # the last step is shorter in two of them
-def test_it_equals_the_published_protocol_token_by_token(monkeypatch, family, rerank, stride, length):
-    monkeypatch.setattr(prompted, "RAM_RANK_TOKENS", RANK)
+def test_it_equals_the_published_protocol_token_by_token(family, rerank, stride, length):
     windows = 1 + (length - WINDOW) // stride
     texts, retrieved, mask = make_texts(2, length, windows, 3)
     model = make_model(family)
-    found = prompted_losses(model, PLACE, ram(WINDOW, step=stride, first=WINDOW, reranked=rerank))(
-        batch_of(texts, retrieved, mask)
-    )
+    protocol = ram(WINDOW, step=stride, first=WINDOW, candidates=3 if rerank else 1, rank_tokens=RANK)
+    found = prompted_losses(model, PLACE, protocol)(batch_of(texts, retrieved, mask))
     for row, text in enumerate(texts.tolist()):
         wanted = published(
             model,
@@ -98,8 +96,8 @@ def test_it_equals_the_published_protocol_token_by_token(monkeypatch, family, re
         Prompting(passages=1),
         ram(9, step=3),
         Prompting(step=2),
-        ram(16, step=2, reranked=True),
-        ram(30, step=2, reranked=True),
+        ram(16, step=2, candidates=3),
+        ram(30, step=2, candidates=3),
     ],
 )
 def test_nothing_depends_on_what_is_computed_together(monkeypatch, prompting):
@@ -118,7 +116,7 @@ def test_without_passages_it_is_the_model_itself():
     batch.targets[:, 7:9] = -100
     model = make_model()
     plain = token_losses(model, PLACE)(batch.without_retrieval())
-    for prompting in (Prompting(step=2), ram(99, step=2, reranked=True)):
+    for prompting in (Prompting(step=2), ram(99, step=2, candidates=3)):
         assert torch.allclose(prompted_losses(model, PLACE, prompting)(batch), plain, rtol=0, atol=2e-5)
 
 

@@ -1,6 +1,5 @@
 """Stock transformers opens our folders, generates with them in every way, and saves them."""
 
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

@@ -1,0 +1,54 @@
+"""The opponents of reading as rows: on a run's own database, whatever the batch, with options."""
+
+import numpy as np
+import pytest
+
+import retroflow as rf
+from retroflow.comparison.row_options import RowOptions, split_options
+from retroflow.errors import UsageError
+from retroflow.evaluation.modes import MODES
+from tests.cli.conftest import write_recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SMALL = ["rows.ram_stride=5", "rows.ram_candidates=3", "rows.ram_rank=4", "rows.oracle_candidates=3", "rows.knn_k=9"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return rf.fit(rf.load_recipe(write_recipe(tmp_path_factory.mktemp("rows"), "tiny"))).folder
+
+
+def test_every_row_of_a_run_is_measured_and_none_depends_on_the_batch(trained, tmp_path):
+    ways = [["trainer.eval_batch_size=1"], ["trainer.eval_batch_size=3"]]
+    one, three = (rf.compare(trained, *SMALL, *way, rows="all", sequences=4, output=tmp_path / way[0]) for way in ways)
+    assert [row.name for row in one.rows] == list(MODES) and not one.left_out
+    for row, other in zip(one.rows, three.rows, strict=True):
+        assert row.nats == pytest.approx(other.nats, abs=1e-4), row.name
+    rows = {row.name: row for row in one.rows}
+    assert rows["oracle"].nats <= rows["on"].nats + 1e-6
+    assert {rows[name].sequences for name in MODES} == {2, 4}
+    facts = rows["knn_lm"].facts
+    assert "keys" in facts and len(facts["mixtures"]) == 2 and facts["mixtures"][0]["weight"] > 0
+
+
+def test_a_row_of_another_size_is_measured_again_and_no_other(trained, tmp_path):
+    first = rf.compare(trained, *SMALL, rows=["off", "in_context_ram"], sequences=2, output=tmp_path)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "rows").iterdir()}
+    again = rf.compare(
+        trained, *SMALL, "rows.ram_stride=4", rows=["off", "in_context_ram"], sequences=2, output=tmp_path
+    )
+    assert (tmp_path / "rows/off.npz").read_bytes() == files["off.npz"]
+    before, after = (found.measurements.rows["in_context_ram"].token_nats for found in (first, again))
+    assert (before[:, :3] == after[:, :3]).all() and not np.allclose(before, after, atol=1e-3)
+
+
+def test_options_of_rows_are_checked():
+    options, rest = split_options(["rows.ram_window=99", "trainer.device=cpu", "rows.knn_tokens=7"])
+    assert (options.ram_window, options.knn_tokens, rest) == (99, 7, ["trainer.device=cpu"])
+    assert options.of("knn_lm") == {"knn_k": 1024, "knn_tokens": 7} and options.of("on") == {}
+    assert {name.split("_")[0] for name in RowOptions().of("in_context_ram_reranked")} == {"ram"}
+    with pytest.raises(UsageError, match='rows has no option "ram_strid"'):
+        split_options(["rows.ram_strid=4"])
+    with pytest.raises(UsageError, match="rows.ram_stride is 0; allowed: a whole number of at least 1"):
+        split_options(["rows.ram_stride=0"])
