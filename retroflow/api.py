@@ -223,8 +223,7 @@ def compare(
 
     if sequences != "all" and not (str(sequences).isdigit() and int(sequences) > 0):
         raise UsageError(f"sequences='{sequences}': give a whole number above 0, or all.")
-    options, changes = split_options(overrides)
-    words = [*changes, *([] if database is None else [f"database={database}"])]
+    options, words = split_options([*overrides, *([] if database is None else [f"database={database}"])])
     plan = RunPlan.of(
         _folder_of(model),
         words,
