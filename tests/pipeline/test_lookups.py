@@ -40,8 +40,8 @@ def test_windows_that_are_chunks_find_what_the_chunks_have_found(tmp_path, retri
     assert sum(done) == count
 
 
-@pytest.mark.parametrize("step", [1, 5, 16])
-def test_a_query_is_the_chunk_of_tokens_before_the_window_s_end(tmp_path, step):
+@pytest.mark.parametrize(("step", "query"), [(1, None), (5, 7), (16, 40)])
+def test_a_query_is_the_tokens_before_the_window_s_end(tmp_path, step, query):
     _, _, splits = opened(tmp_path)
     asked = []
 
@@ -50,8 +50,8 @@ def test_a_query_is_the_chunk_of_tokens_before_the_window_s_end(tmp_path, step):
             asked.extend(queries)
             return Neighbours(np.arange(len(queries) * k).reshape(-1, k), np.zeros((len(queries), k), np.float32))
 
-    table = look_up(Search(), splits, np.array([1, 3]), step=step, k=2, advance=lambda count: None)
+    table = look_up(Search(), splits, np.array([1, 3]), step=step, k=2, advance=lambda count: None, query_tokens=query)
     text = np.asarray(splits.valid_chunks.tokens).ravel()
-    ends = [first * 64 + end for first in (1, 3) for end in range(16, 65, step)]
-    assert asked == [text[end - 16 : end].tolist() for end in ends]
+    ends = [(first * 64, first * 64 + end) for first in (1, 3) for end in range(16, 65, step)]
+    assert asked == [text[max(start, end - (query or 16)) : end].tolist() for start, end in ends]
     assert table.ids.shape == (2, len(ends) // 2, 2)
