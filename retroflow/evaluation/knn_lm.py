@@ -43,8 +43,8 @@ from retroflow.store.chunk_store import ChunkSource
 
 NEIGHBOURS = 1024
 
-MOST_TOKENS = 1 << 18
-"""Keys by default: 0.3 GB of 576 features, and some minutes of computation on a CPU."""
+MOST_TOKENS = 1 << 17
+"""Keys by default: 0.15 GB of 576 features, and some minutes of computation on a CPU."""
 
 EXACT_KEYS = 1 << 19
 
@@ -292,13 +292,13 @@ def _states(model: Any, placement: Placement, batch: Batch) -> tuple[Tensor, Ten
     """Return nats float [b, n] without retrieval, and the states that kNN-LM compares, float [b, n, d], on the CPU."""
     tokens, targets = batch.tokens.to(placement.device), batch.targets.to(placement.device)
     seen: list[Tensor] = []
-    hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+        hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
             hidden = model.hidden(tokens)
-            nats = token_losses(hidden.flatten(0, 1), model.output_weights(), targets.flatten())
-    finally:
-        hook.remove()
+        finally:
+            hook.remove()
+        nats = token_losses(hidden.flatten(0, 1), model.output_weights(), targets.flatten())
     return nats.view(targets.shape).cpu(), seen[-1].reshape(*tokens.shape, -1).cpu()
 
 

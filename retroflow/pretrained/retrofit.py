@@ -264,7 +264,9 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     def last_feed_forward(self) -> nn.Module:
         """Return the feed-forward layer of the base's last block; of OPT its first linear map."""
-        return self.blocks[-1].get_submodule(family_of(self.base.config, self.options.base).feed_forward)
+        family = family_of(self.base.config, self.options.base)
+        with self._running() as base:
+            return layers_of(base, family)[-1].get_submodule(family.feed_forward)
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
         """Return an empty cache for `extend`.

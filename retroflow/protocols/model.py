@@ -188,7 +188,9 @@ class RetrievalModel(Protocol):
         raise _without_states(self)
 
     def last_feed_forward(self) -> "nn.Module":
-        """Return the feed-forward layer of the last block; kNN-LM compares its inputs, float [b, n, d] or [b * n, d].
+        """Return the feed-forward layer of the last block, as `hidden` runs it; under autocast as it runs there.
+
+        kNN-LM compares its inputs, float [b, n, d] or [b * n, d].
 
         Raises:
             UsageError: the model does not give it.

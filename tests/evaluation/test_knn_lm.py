@@ -22,7 +22,7 @@ from retroflow.evaluation.knn_lm import (
     tune,
 )
 from retroflow.evaluation.measuring import token_losses
-from tests.evaluation.test_prompted import PLACE, make_model
+from tests.evaluation.test_prompted import NARROW, PLACE, make_model
 from tests.pretrained.bases import FAMILIES
 from tests.training.jobs import tiny_config, tiny_splits
 
@@ -129,6 +129,14 @@ def test_of_a_large_database_what_was_found_is_used_first():
     assert len(datastore.values) <= 36
     text = datastore.describe()
     assert f"{len(datastore.values)} of {datastore.database_tokens}" in text and "exactly, k = " in text
+
+
+def test_in_bfloat16_the_copy_that_runs_gives_the_states():
+    model, splits = make_model(), tiny_splits()
+    datastore = build_datastore(model, NARROW, sequences_of(splits), KnnOptions(k=5), excluded=NOBODY)
+    found = knn_losses(model, NARROW, datastore, MIXTURE)(batch_of(splits))[0]
+    exact = knn_losses(model, PLACE, small(model, splits, k=5), MIXTURE)(batch_of(splits))[0]
+    assert (found - exact).abs().mean() < 0.2
 
 
 def test_faiss_answers_above_the_limit(monkeypatch):

@@ -19,7 +19,10 @@ from tests.training.jobs import tiny_config
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 WINDOW, PASSAGE, RANK = 24, 2 * CHUNK, 5
-PLACE = place(TrainerOptions(max_steps=1, batch_size=1, precision="fp32", device="cpu"), ALONE)
+PLACE, NARROW = (
+    place(TrainerOptions(max_steps=1, batch_size=1, precision=precision, device="cpu"), ALONE)
+    for precision in ("fp32", "bf16")
+)
 
 
 def make_model(family="llama"):
