@@ -117,7 +117,7 @@ def origin_in(folder: Path) -> Origin | None:
 
 
 def save(model: Any, folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Write a RetroflowForCausalLM into a folder, which may hold other files.
+    """Write a RetroflowForCausalLM into a folder, which may hold other files, with the tokenizer it was loaded with.
 
     There are no checksums in it: whoever saves a tokenizer beside it would make them wrong.
 
@@ -140,14 +140,23 @@ def save(model: Any, folder: Path, arguments: Mapping[str, Any]) -> None:
         config.dtype = model.dtype
         config.save_pretrained(written)
         model.generation_config.save_pretrained(written)
-        if model.origin is not None:
-            model.origin.write(written)
+        _add_tokenizer(model, folder, written)
         (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
         for path in written.iterdir():
             place = folder / path.name
             if place.is_dir():
                 shutil.rmtree(place)
             path.replace(place)
+
+
+def _add_tokenizer(model: Any, folder: Path, written: Path) -> None:
+    """Copy the tokenizer, unless the folder has one, and the origin, without which retroflow does not generate."""
+    names = ("tokenizer.json", "tokenizer_config.json")
+    if not (folder / names[0]).is_file() and model.folder is not None and (model.folder / names[0]).is_file():
+        for name in names:
+            shutil.copyfile(model.folder / name, written / name)
+    if model.origin is not None and any((place / names[0]).is_file() for place in (folder, written)):
+        model.origin.write(written)
 
 
 def _device(device_map: Any) -> torch.device:

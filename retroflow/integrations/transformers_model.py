@@ -6,6 +6,7 @@ Shapes: b batch, n tokens of a call, m tokens of a chunk, W windows that end wit
 neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour with its continuation, v vocabulary.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack, cast
 
@@ -72,6 +73,8 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: RetroflowConfig, model: RetrievalModel | None = None) -> None:
         super().__init__(config)
         built: Any = transformers_folder.build(config) if model is None else model
+        if isinstance(built, RetrofitModel):
+            built.has_whole_state = True
         self.model = built
         self.folder: Path | None = None
         self.origin: Origin | None = None
@@ -114,9 +117,14 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             InvalidShapeError: tensors that do not fit the model.
         """
         _check_others(others)
-        padding = _left_padding(attention_mask, past_key_values)
         find = self._find(neighbours, neighbours_mask, database)
+        if past_key_values is not None and not isinstance(past_key_values, RetroflowCache):
+            raise UsageError(
+                f"past_key_values: {type(past_key_values).__name__} given; a retroflow model has a cache of its own. "
+                "Leave it out, or give one that this model returned."
+            )
         cache = RetroflowCache() if past_key_values is None and use_cache and labels is None else past_key_values
+        padding = _left_padding(attention_mask, cache)
         if cache is None:
             logits = self._predict(input_ids, padding, find)
         else:
@@ -172,7 +180,9 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             )
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *others, **named)
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = RetroflowCache()
+            cache = model_kwargs["past_key_values"] = RetroflowCache()
+            if generation_config.is_assistant:
+                cache.activate_past_recording()
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -202,8 +212,9 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         model.folder, model.origin = folder, origin
         model.generation_config = transformers_folder.read_generation_config(folder)
         adapter = dict(kwargs.get("adapter_kwargs") or {})
-        if adapter.pop("_adapter_model_path", None) is not None:
-            model.load_adapter(str(pretrained_model_name_or_path), adapter_kwargs=adapter)
+        adapter_folder = adapter.pop("_adapter_model_path", None)
+        if adapter_folder is not None:
+            model.load_adapter(adapter_folder, adapter_kwargs=adapter)
         model.eval()
         return model
 
@@ -219,6 +230,16 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             RetroflowError: it cannot be written.
         """
         transformers_folder.save(self, Path(save_directory), kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as `torch.nn.Module` does, also those of a saved folder, as transformers' trainer resumes.
+
+        Raises:
+            UsageError: the weights of a folder, whose base is another one than this model's.
+        """
+        if not any(name.startswith("model.") for name in state_dict):
+            state_dict = {f"model.{name}": value for name, value in state_dict.items()}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def open_database(self, database: Database | Path | str) -> RetrievalDatabase:
         """Open a database for the `database` argument of `generate`.
@@ -289,7 +310,7 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
 
 def _check_others(others: OtherArguments) -> None:
     for name, value in others.items():
-        if name not in ("return_dict", "num_items_in_batch") and value not in (None, False):
+        if name not in ("return_dict", "num_items_in_batch") and value is not None and value is not False:
             raise UsageError(f"{name}: given to a retroflow model, which does not support it; leave it out.")
 
 

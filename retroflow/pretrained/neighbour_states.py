@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from retroflow.pretrained.base_models import fingerprint
-from retroflow.pretrained.narrow_base import NarrowBase
+from retroflow.pretrained.narrow_base import NarrowBase, has_adapters, version_of
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.state_store import StateStore
 
@@ -76,7 +76,7 @@ class NeighbourStates:
     ) -> None:
         self._layers, self._length, self._sink = tuple(layers), retrieved_length, sink
         self._learned_positions, self._most_bytes = learned_positions, most_bytes
-        self._store, self._opened = store, dict[int, StateStore]()
+        self._store, self._opened = store, dict[tuple[int, int], StateStore]()
         self.narrow = NarrowBase()
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()
         self._num_bytes = 0
@@ -116,24 +116,25 @@ class NeighbourStates:
         """
         device = base.device
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        weights = [weight for weight in base.parameters() if not weight.is_inference()]
+        weights, keeps = list(base.parameters()), not has_adapters(base)
         # The last bits of what runs together depend on the others. In training in full precision on a CPU, where a
         # resumed run ends with the bits of an unbroken one though it begins with nothing kept, each text runs alone.
         exact = device.type == "cpu" and (autocast or base.dtype) != torch.bfloat16 and self._most_bytes > 0
         alone = exact and torch.is_grad_enabled()
-        made_by = (device, base.dtype, autocast, alone, sum(weight._version for weight in weights))  # changed in place
+        made_by = (device, base.dtype, autocast, alone, version_of(weights))
         found: dict[Text, Tensor] = {}
         missing: list[Text] = []
         with self._lock:
             for text in dict.fromkeys(texts):
-                state = self._kept.get((text, made_by))
+                state = self._kept.get((text, made_by)) if keeps else None
                 if state is None:
                     missing.append(text)
                 else:
                     self._kept.move_to_end((text, made_by))
                     found[text] = state
         is_sharded = any(isinstance(weight, DTensor) for weight in weights)
-        store = None if is_sharded or self._store is None else self._open_store(base, made_by[-1])
+        is_stored = keeps and not is_sharded and self._store is not None
+        store = self._open_store(base, made_by[-1]) if is_stored else None
         how = [device.type, str(base.dtype), str(autocast), alone]
         stored = {} if store is None else {text: store.read([text, how]) for text in missing}
         read = {text: state.to(device) for text, state in stored.items() if state is not None}
@@ -152,13 +153,14 @@ class NeighbourStates:
         for batch in batches:
             computed = self._compute(base, batch, autocast)
             found |= computed
-            self._keep({(text, made_by): state for text, state in computed.items()})
+            if keeps:
+                self._keep({(text, made_by): state for text, state in computed.items()})
             if store is not None:
                 for text, state in computed.items():
                     store.write([text, how], state)
         return found
 
-    def _open_store(self, base: PreTrainedModel, version: int) -> StateStore:
+    def _open_store(self, base: PreTrainedModel, version: tuple[int, int]) -> StateStore:
         """Open the store for a base, and again for weights that were changed in place."""
         with self._lock:
             if version not in self._opened:

@@ -44,8 +44,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
     """A base with retrieval, used like a Retro: the same `config`, `forward`, `loss`, `new_cache`, `extend`.
 
     The base is an ordinary transformers model in `base`, whose own calls do not change. All new parts are in
-    `retrieval`. A frozen base (the default) stays in evaluation mode, and the state dict has its fingerprint instead of
-    its weights: loading it into a RETRO-fit of another base is refused.
+    `retrieval`. A frozen base (the default) stays in evaluation mode while no adapter in it is trained. The state dict
+    has its fingerprint instead of its weights: loading it into a RETRO-fit of another base is refused.
 
     Args:
         options: of the recipe.
@@ -53,6 +53,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     Attributes:
         config: the sizes, as a RetroConfig.
+        has_whole_state: whether the state dict has the weights of a frozen base after all, as PEFT and others expect.
 
     Raises:
         UsageError: the options do not fit the base.
@@ -61,7 +62,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def __init__(self, options: RetrofitConfig, base: PreTrainedModel) -> None:
         super().__init__()
         family = family_of(base.config, options.base)
-        self.options, self.base = options, base
+        self.options, self.base, self.has_whole_state = options, base, False
         self.config = reading_config(options, base.config)
         embedded: int = self._embedding().weight.shape[1]
         if embedded != self.config.width:
@@ -71,8 +72,9 @@ class RetrofitModel(nn.Module, RetrievalModel):
             )
         self.max_length = longest_sequence(options, base.config)
         self.context_length = self.max_length or int(base.config.max_position_embeddings)
-        self.retrieval: RetrievalParts | InheritedReader
-        if options.reader == "inherit":
+        self._inherits = options.reader == "inherit"
+        self.retrieval: Any  # PEFT wraps it if it trains it as a whole (modules_to_save)
+        if self._inherits:
             layers = {layer: self.blocks[layer - 1] for layer in self.config.cca_layers}
             self.retrieval = InheritedReader(
                 base,
@@ -145,7 +147,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def blocks_to_recompute(self) -> list[nn.Module]:
         """Layers that activation checkpointing recomputes, as `Retro.blocks_to_recompute`."""
         blocks = self.blocks
-        if isinstance(self.retrieval, RetrievalParts):
+        if not self._inherits:
             del blocks[self.retrieval.first_layer - 1]
             blocks += self.retrieval.encoder.blocks
         return blocks
@@ -156,7 +158,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
         How often its layers run for neighbours differs between ranks, and all ranks must gather equally often.
         """
-        if not isinstance(self.retrieval, RetrievalParts):
+        if self._inherits:
             return []
         return [*self.blocks, *self.retrieval.readers.values(), *self.retrieval.encoder.blocks]
 
@@ -174,17 +176,15 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     @property
     def base_fingerprint(self) -> Tensor:
-        """SHA-256 of the base's weights, uint8 [32]; computed once for a frozen base."""
-        if self.options.unfreeze:
-            return fingerprint(self.base)
-        if self._fingerprint is None:
+        """SHA-256 of the base's weights, uint8 [32]; computed once for a frozen base in our own training."""
+        if self._fingerprint is None or self.options.unfreeze or self.has_whole_state:
             self._fingerprint = fingerprint(self.base)
         return self._fingerprint
 
     def train(self, mode: bool = True) -> "RetrofitModel":
-        """Switch to training mode, except a frozen base, whose dropout stays off."""
+        """Switch to training mode, except a base of which nothing is trained, whose dropout stays off."""
         super().train(mode)
-        if not self.options.unfreeze:
+        if not any(parameter.requires_grad for parameter in self.base.parameters()):
             self.base.eval()
         return self
 
@@ -217,7 +217,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
             state = self._empty_cache(step, padding)
             is_token, arguments = state.is_token(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
         call: Any = self._call(tokens, self._encoding(found, step, is_token), is_token)
-        if isinstance(self.retrieval, InheritedReader):
+        if self._inherits:
             call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
         with self._running() as base:
             return cast(Tensor, base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits)
@@ -241,7 +241,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     def forget(self) -> None:
         """Drop the states of neighbours that were kept."""
-        if isinstance(self.retrieval, InheritedReader):
+        if self._inherits:
             self.retrieval.states.forget()
 
     def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
@@ -250,7 +250,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self._check_room(tokens, 0)
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, self.config.chunk_length)
         call: Any = self._call(tokens, self._encoding(found, self.config.chunk_length))
-        if isinstance(self.retrieval, InheritedReader):
+        if self._inherits:
             call = self.retrieval.of_sequences(self.base, found, step=self.config.chunk_length)
         with self._running() as base:
             hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
@@ -305,7 +305,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """
         found = check_extension(self.config, tokens, cache, retrieved, retrieved_mask)
         self._check_room(tokens, cache.length)
-        if isinstance(self.retrieval, InheritedReader):
+        if self._inherits:
             return self.retrieval.extend(self.base, tokens, cache, found)
         encode = partial(self.retrieval.encoder, embedding=self._embedding())
         return extend_with_cache(tokens, cache, found, encode, self._run_after)
@@ -328,7 +328,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         cache: RetrofitCache | None = None,
     ) -> Call | None:
         """Return the value of the keyword argument for the base; None if retrieval is off."""
-        if encode is None or isinstance(self.retrieval, InheritedReader):
+        if encode is None or self._inherits:
             return None
         token_query = None
         if self.retrieval.smear is not None:
@@ -341,7 +341,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return Call(self.retrieval, encode, token_query)
 
     def _encoding(self, found: Retrieved | None, step: int, is_token: Tensor | None = None) -> Encode | None:
-        if found is None or isinstance(self.retrieval, InheritedReader):
+        if found is None or self._inherits:
             return None
         return partial(self.retrieval.encoder, found, embedding=self._embedding(), step=step, is_token=is_token)
 
@@ -350,9 +350,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
     def _running(self) -> AbstractContextManager[PreTrainedModel]:
         """Yield what runs a text: the base, or its copy in bfloat16."""
-        if isinstance(self.retrieval, RetrievalParts):
-            return nullcontext(self.base)
-        return self.retrieval.states.narrow.running(self.base)
+        return self.retrieval.states.narrow.running(self.base) if self._inherits else nullcontext(self.base)
 
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetrofitCache:
         return RetrofitCache(self.base.config, chunk_length=self.config.chunk_length, step=step, padding=padding)
@@ -372,6 +370,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
 
 def _leave_out_base(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
     assert isinstance(model, RetrofitModel)
+    if model.has_whole_state:
+        return
     for name in [name for name in state if name.startswith(f"{prefix}base.")]:
         del state[name]
     state[prefix + FINGERPRINT] = model.base_fingerprint

@@ -1,11 +1,26 @@
 """Stock transformers opens our folders, generates with them in every way, and saves them."""
 
+import copy
+import importlib.util
+import sys
+
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
+from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.generation import GenerationOptions, generate
 from retroflow.generation.exported import load_exported
+from retroflow.integrations import transformers_registration
+from retroflow.integrations.transformers_cache import RetroflowCache
 from tests.generation.small import HashRetriever
 from tests.integrations.exports import KINDS, TOKENIZER, export, make
 from tests.pretrained.bases import CHUNK, make_batch
@@ -95,3 +110,144 @@ def test_live_retrieval_gives_the_tokens_and_sources_of_our_own_engine(double, k
         assert [(one.end, one.sources) for one in output.past_key_values.lookups[row]] == [
             (one.end, one.sources) for one in answer.retrievals
         ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_can_be_cropped_chosen_from_and_copied_anywhere(double, kind):
+    model, retriever = double[kind], Letters(CHUNK)
+    tokens = make_batch(2, 19)[0]
+    padding = torch.ones_like(tokens)
+    padding[1, :2] = 0
+
+    def wanted(rows, seen):
+        return model(tokens[rows][:, :seen], padding[rows][:, :seen], database=retriever).logits[:, -1]
+
+    def extended(cache, rows, seen, end):
+        given = {"attention_mask": padding[rows][:, :end], "past_key_values": cache, "database": retriever}
+        return model(tokens[rows][:, seen:end], **given).logits[:, -1]
+
+    for records in (False, True):
+        cache, rows = RetroflowCache(), [0, 1]
+        if records:
+            cache.activate_past_recording()
+        extended(cache, rows, 0, 9)
+        extended(cache, rows, 9, 15)
+        kept = copy.deepcopy(cache)
+        for removed in (0, 1, 4, 3, 5):  # within the last call, to a window's end, and beyond it
+            cache.crop(-removed)
+            seen = cache.get_seq_length()
+            torch.testing.assert_close(extended(cache, rows, seen, seen + 1), wanted(rows, seen + 1))
+        cache.batch_repeat_interleave(2)
+        cache.reorder_cache(torch.tensor([3, 0]))
+        rows, seen = [1, 0], cache.get_seq_length()
+        torch.testing.assert_close(extended(cache, rows, seen, 19), wanted(rows, 19))
+        cache.crop(-8)
+        torch.testing.assert_close(extended(cache, rows, 11, 12), wanted(rows, 12))
+        assert [one.end for one in cache.lookups[1]] == [4, 8, 12]
+        torch.testing.assert_close(extended(kept, [0, 1], 15, 16), wanted([0, 1], 16))
+        with pytest.raises(ValueError, match="crop: 3 given; allowed: 0 to -16"):
+            kept.crop(3)
+        with pytest.raises(UsageError, match="a cache of 2 rows given with 1 rows of tokens"):
+            model(tokens[:1], past_key_values=kept)
+        kept.reset()
+        assert kept.get_seq_length() == 0 and kept.batch_size == -1
+
+
+@torch.no_grad()
+def test_what_cannot_be_done_is_said(double, folders):
+    model, (tokens, retrieved, mask) = double["retro"], make_batch()
+    holes = torch.ones_like(tokens)
+    holes[0, 5] = 0
+    right = torch.ones_like(tokens)
+    right[0, 5:] = 0
+    with pytest.raises(UsageError, match="zeros after or between tokens; give padding at the left"):
+        model(tokens, holes)
+    with pytest.raises(UsageError, match="zeros after or between tokens; give padding at the left"):
+        model(tokens, right, use_cache=True)
+    assert torch.equal(model(tokens, right).logits[1], model(tokens).logits[1])  # before the padding nothing changes
+    with pytest.raises(InvalidShapeError, match=r"neighbours: \[2, 2, 2, 8\] given; \[2, 3, k, r\] is needed"):
+        model(tokens, neighbours=retrieved[:, :2])
+    for wrong, message in (
+        ({"neighbours_mask": mask}, "neighbours_mask: given without neighbours"),
+        ({"neighbours": retrieved, "database": Letters(CHUNK)}, "database: given beside neighbours"),
+        ({"past_key_values": DynamicCache()}, "past_key_values: DynamicCache given; a retroflow model has a cache"),
+        ({"output_attentions": True}, "output_attentions: given to a retroflow model, which does not support it"),
+        ({"inputs_embeds": retrieved}, "inputs_embeds: given to a retroflow model"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            model(tokens, **wrong)
+    with pytest.raises(UsageError, match='cache_implementation: "static" given; a retroflow model has a cache of its'):
+        model.generate(tokens, cache_implementation="static")
+    with pytest.raises(ValueError, match="not used by the model: .'neighbour'"):
+        model.generate(tokens, neighbour=retrieved)
+    for wrong, message in (
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantization_config given; a retroflow model takes dtype and device_map",
+        ),
+        ({"device_map": {"a": 0, "b": 1}}, "device_map: .* given; a retroflow model is on one device"),
+        ({"device_map": "nowhere"}, "device_map: 'nowhere' given; allowed"),
+        ({"dtype": "int7"}, "dtype: 'int7' given; allowed"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            AutoModelForCausalLM.from_pretrained(folders["retro"], **wrong)
+    with pytest.raises(
+        UsageError, match="save_pretrained: push_to_hub is not supported by a retroflow model; call the"
+    ):
+        model.save_pretrained("never", push_to_hub=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pipeline_retrieves_and_a_narrower_type_is_kept(folders, kind, tmp_path):
+    writer = pipeline("text-generation", model=str(folders[kind]), dtype="bfloat16")
+    assert writer.model.dtype == torch.bfloat16
+    off = writer(["abc", "abcdefgh"], max_new_tokens=6, batch_size=2, do_sample=False)
+    on = writer(["abc", "abcdefgh"], max_new_tokens=6, batch_size=2, do_sample=False, database=Letters(CHUNK))
+    assert [each[0]["generated_text"][:3] for each in off] == ["abc", "abc"] and off != on
+    writer.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, device_map={"": "cpu"})
+    tokens, retrieved, mask = make_batch()
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again(tokens).logits, writer.model(tokens).logits)
+    given = {"neighbours": retrieved, "neighbours_mask": mask}
+    assert torch.equal(again(tokens, **given).logits, writer.model(tokens, **given).logits)
+
+
+def test_the_trainer_trains_saves_and_resumes(folders, tmp_path):
+    rows = [{"input_ids": row, "labels": row} for row in make_batch(4, 12)[0]]
+
+    def train(steps, **resume):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(folders["retro"])
+        options = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, save_steps=1, per_device_train_batch_size=2, report_to=[],
+            use_cpu=True, disable_tqdm=True, lr_scheduler_type="constant",
+        )  # fmt: skip
+        Trainer(model=model, args=options, train_dataset=rows).train(**resume)
+        return model
+
+    whole = train(2)
+    resumed = train(2, resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2")
+    first = AutoModelForCausalLM.from_pretrained(folders["retro"])
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value) and torch.equal(saved.state_dict()[name], value)
+    assert not torch.equal(first.model.embedding.weight, whole.model.embedding.weight)
+
+
+def test_both_orders_of_import_register(monkeypatch):
+    registered = []
+    monkeypatch.setattr(transformers_registration, "_register", lambda: registered.append(1))
+    transformers_registration.register_when_imported()
+    assert registered == [1]  # transformers is there
+    monkeypatch.setattr(transformers_registration, "_TABLE", "this_module.is_not_there")
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    transformers_registration.register_when_imported()
+    assert registered == [1] and importlib.util.find_spec("that_neither") is None
+    monkeypatch.setattr(transformers_registration, "_TABLE", "antigravity")
+    monkeypatch.setattr("webbrowser.open", lambda _: None)
+    monkeypatch.delitem(sys.modules, "antigravity", raising=False)
+    importlib.import_module("antigravity")
+    assert registered == [1, 1]
