@@ -15,10 +15,21 @@ def export(
     without_base: Annotated[
         bool, typer.Option("--without-base", help="Leave out a RETRO-fit's frozen base; the folder refuses another.")
     ] = False,
+    model_licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="Licence of the weights, for the README. Default: the base's."),
+    ] = None,
+    database_licence: Annotated[
+        str | None, typer.Option("--database-license", metavar="ID", help="Licence of the database's text, likewise.")
+    ] = None,
 ) -> None:
     """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""
     from retroflow.console import say
     from retroflow.generation.export import export as export_run
+    from retroflow.runs.model_card import Licences
 
-    origin = export_run(run_folder, folder, checkpoint=checkpoint, say=say, with_base=not without_base)
+    licences = Licences(model_licence, database_licence)
+    origin = export_run(
+        run_folder, folder, checkpoint=checkpoint, say=say, with_base=not without_base, licences=licences
+    )
     print(f"{folder}: {origin.recipe}, step {origin.step:,}")

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retroflow.corpus.tokenizer import Tokenizer
-from retroflow.errors import DamagedDataError
 from retroflow.model.pretrained import write_checksums
 from retroflow.pipeline.options import NeighbourOptions
-from retroflow.runs.folder import RunFolder
+from retroflow.runs.model_card import CARD_FILE, Licences, write_card
 from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import TrainedModel, load_trained_model
 from retroflow.store.atomic import check_unused, whole_folder, write_file
-from retroflow.store.sealed_json import read_sealed
 from retroflow.version import __version__
 
 GENERATION_FILE = "generation_config.json"
@@ -26,6 +24,7 @@ def export(
     say: Callable[[str], None],
     checkpoint: str | None = None,
     with_base: bool = True,
+    licences: Licences | None = None,
 ) -> Origin:
     """Write a checkpoint of a run as weights, configuration, tokenizer and README.
 
@@ -35,6 +34,7 @@ def export(
         say: called with the reason if the README lacks the losses.
         checkpoint: a step or a path; None for the newest.
         with_base: False leaves out the pretrained base that a model was made on and did not change.
+        licences: that are known, for the README.
 
     Returns:
         The model's origin.
@@ -48,7 +48,7 @@ def export(
     trained = load_trained_model(run_folder, checkpoint=checkpoint)
     origin = origin_of(trained)
     save = trained.model.save_pretrained if with_base else trained.model.save_without_base
-    write_exported(folder, save, trained.tokenizer, origin, card_of(trained, say))
+    write_exported(folder, save, trained.tokenizer, origin, write_card(trained, origin, say, licences))
     return origin
 
 
@@ -73,13 +73,8 @@ def write_exported(folder: Path, save: Callable[[Path], None], tokenizer: Tokeni
         origin.write(partial)
         ending = {"eos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.end_of_text}
         write_file(partial / GENERATION_FILE, (json.dumps(ending, indent=2) + "\n").encode())
-        write_file(partial / "README.md", card.encode())
+        write_file(partial / CARD_FILE, card.encode())
         write_checksums(partial)
-
-
-def card_of(trained: TrainedModel, say: Callable[[str], None]) -> str:
-    """Return the model card of a run's model; `say` gets the reason if it lacks the losses."""
-    return _readme(trained, origin_of(trained), _measured(trained, say))
 
 
 def origin_of(trained: TrainedModel) -> Origin:
@@ -95,62 +90,3 @@ def origin_of(trained: TrainedModel) -> Origin:
         fingerprints=trained.run.fingerprints,
         version=__version__,
     )
-
-
-def _readme(trained: TrainedModel, origin: Origin, measured: str) -> str:
-    """Return the model card: description, training data, usage."""
-    values = trained.run.values
-    parameters = sum(parameter.numel() for parameter in trained.model.parameters())
-    artifacts = "\n".join(f"| {kind} | `{kind}-{print_}` |" for kind, print_ in sorted(origin.fingerprints.items()))
-    return f"""# {origin.recipe}
-
-A retrieval-enhanced language model (`{values["model"]["name"]}`, {parameters:,} parameters), trained for \
-{origin.step:,} steps and exported by retroflow {origin.version}.
-
-| trained with | |
-|---|---|
-| corpus | `{values["corpus"]["name"]}` |
-| embedder | `{values["embedder"]["name"]}` |
-| retriever | `{values["retriever"]["name"]}`, {origin.num_neighbours} neighbours every {origin.retrieval_step} tokens |
-| tokenizer | `{origin.tokenizer[:16]}` |
-{artifacts}
-
-{measured}
-Any database that was prepared with this tokenizer and chunks of {trained.model.config.chunk_length} tokens will do:
-
-```bash
-retroflow prepare --recipe YOUR_RECIPE data.tokenizer=THIS_FOLDER data.chunk_length={trained.model.config.chunk_length}
-retroflow generate THIS_FOLDER --prompt "..." --database artifacts/index-...
-retroflow generate THIS_FOLDER --prompt "..." --no-retrieval
-```
-
-Weights are safetensors; `sha256sum -c SHA256SUMS` checks the folder. What the model says may be false, and may
-repeat its training text or its database word for word.
-"""
-
-
-def _measured(trained: TrainedModel, say: Callable[[str], None]) -> str:
-    """Return the validation losses of the run's report, if it is of the exported step."""
-    try:
-        report = read_sealed(RunFolder(trained.run.folder).report, remedy="The exported README has no losses.")
-        if report["training"]["steps"] != trained.step:
-            return ""
-        rows = "\n".join(
-            f"| {mode} | {loss['loss']:.4f} | {loss['bits_per_byte']:.4f} |"
-            for mode, loss in report["validation"].items()
-        )
-        findings = "\n".join(f"- {finding}" for finding in report["findings"])
-    except DamagedDataError as error:
-        say(str(error))
-        return ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ""
-    return f"""| retrieval | nats/token on validation text | bits/byte |
-|---|--:|--:|
-{rows}
-
-"Off" is this model without retrieved text, not a model trained without it.
-
-{findings}
-
-"""

@@ -10,15 +10,14 @@ from retroflow.devices import NO_CUDA, choose_device
 from retroflow.errors import GenerationError
 from retroflow.generation.arguments import unfit
 from retroflow.generation.database import RetrievalDatabase
-from retroflow.generation.export import card_of, origin_of
+from retroflow.generation.export import origin_of
 from retroflow.generation.exported import load_exported
 from retroflow.generation.language_model import LanguageModel
 from retroflow.model.pretrained import CONFIG_FILE
 from retroflow.runs.description import RUN_FILE, not_a_run, run_meant
+from retroflow.runs.model_card import CARD_FILE, write_card
 from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import load_trained_model
-
-CARD_FILE = "README.md"
 
 
 def open_language_model(
@@ -48,7 +47,8 @@ def open_language_model(
     place = _device(device)
     if (folder / RUN_FILE).is_file():
         trained = load_trained_model(folder, checkpoint=checkpoint)
-        origin, card = origin_of(trained), card_of(trained, say)
+        origin = origin_of(trained)
+        card = write_card(trained, origin, say)
         opened = LanguageModel(trained.model.to(place), trained.tokenizer, origin, None, card)
         return _with_database(opened, database or folder) if retrieval else opened
     _check_exported(folder, checkpoint)
