@@ -198,6 +198,7 @@ def compare(
     model: Run | str | Path,
     *overrides: str,
     database: str | Path | None = None,
+    corpus: str | Path | None = None,
     rows: "Sequence[str] | None" = None,
     sequences: int | str = 100,
     checkpoint: str | int | None = None,
@@ -206,27 +207,33 @@ def compare(
     """Compare a model with everything a user would pick instead, as `retroflow compare` does (docs/compare.md).
 
     Args:
-        model: a run, or its folder.
-        overrides: as in `evaluate`; `rows.KEY=VALUE` changes the size of a row, such as rows.ram_stride=16.
-        database: read in place of the run's own.
+        model: a run or its folder; a folder that `LanguageModel.save` or `retroflow export` wrote; or a pretrained
+            base: a folder, a GGUF file, an installed package or a name on the Hugging Face hub.
+        overrides: of a run as in `evaluate`; else options of the text, the neighbours and the base, such as
+            "corpus.name=jsonl", "neighbours.k=4" and "model.lookups_read=8". `rows.KEY=VALUE` changes the size of a
+            row, such as rows.ram_stride=16.
+        database: read in place of the run's own; other models have none of their own.
+        corpus: for other models than runs, a file of JSON Lines or a folder of text files; instead of corpus options.
         rows: names of rows, such as ["off", "on"]; "all" for all of them; None for the usual ones.
         sequences: of the text to compare, evenly spaced; "all" for all of them.
         checkpoint: as in `load`.
-        output: folder of the comparison; None for one in the run folder.
+        output: folder of the comparison; None for one in the run folder, or in ./comparisons.
 
     Raises:
         RetroflowError: something does not fit, or the model fails the causality probe.
     """
     from retroflow.comparison.compare import compare as compare_plan
+    from retroflow.comparison.plans import plan_for
     from retroflow.comparison.row_options import split_options
-    from retroflow.comparison.run_plan import RunPlan
 
     if sequences != "all" and not (str(sequences).isdigit() and int(sequences) > 0):
         raise UsageError(f"sequences='{sequences}': give a whole number above 0, or all.")
-    options, words = split_options([*overrides, *([] if database is None else [f"database={database}"])])
-    plan = RunPlan.of(
-        _folder_of(model),
+    options, words = split_options(overrides)
+    plan = plan_for(
+        str(_folder_of(model)),
         words,
+        database=None if database is None else str(database),
+        corpus=None if corpus is None else Path(corpus),
         sequences=None if sequences == "all" else int(sequences),
         checkpoint=None if checkpoint is None else str(checkpoint),
     )

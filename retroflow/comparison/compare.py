@@ -3,7 +3,7 @@
     FOLDER/subject.json      what is compared, with the result of the causality probe; sealed
     FOLDER/text.npz          documents, bytes and words of the compared tokens (text_facts.py)
     FOLDER/rows/NAME.npz     what was measured of each row so far, token by token (row_file.py)
-    FOLDER/comparison.json   the table, as it was last printed
+    FOLDER/comparison.json   the table, as it was last printed; comparison.csv has the same columns
 
 The folder is named by a fingerprint of the weights, the text, the neighbours and the sample. A command that is started
 again measures only what is missing, and if nothing is, it opens no model.
@@ -35,9 +35,10 @@ from retroflow.store.atomic import canonical_json
 from retroflow.store.sealed_json import read_sealed, render_sealed, write_json, write_text
 from retroflow.training.lightning_output import quiet_lightning
 
-SUBJECT_FILE, TABLE_FILE = "subject.json", "comparison.json"
+SUBJECT_FILE, TABLE_FILE, CSV_FILE = "subject.json", "comparison.json", "comparison.csv"
 STOPPED = "stopped while comparing; the same command continues where it stopped"
 ALL_ROWS = "all"
+STATED = ("model", "database", "corpus", "probe")
 
 
 def chosen(rows: Sequence[str] | None) -> list[Mode]:
@@ -96,9 +97,10 @@ def compare(
             found = _finished(folder, stored, _possible(modes, stored, given=False)[0], options, seed)
         assert found is not None
         left_out = _possible(modes, stored, given=rows is not None)[1]
-        stated = {key: stored[key] for key in ("model", "database", "probe")}
+        stated: dict[str, Any] = {key: stored[key] for key in STATED if key in stored}
         comparison = Comparison(found, stated, left_out, folder)
         write_json(folder / TABLE_FILE, comparison.to_json())
+        write_text(folder / CSV_FILE, comparison.to_csv())
     return comparison
 
 

@@ -1,11 +1,14 @@
 """A finished comparison: its rows, remarks against wrong conclusions, and how all of it is printed and stored."""
 
-from dataclasses import asdict, dataclass
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +26,9 @@ OVERLAP = (
     "longest run of tokens that a chunk shares with the text that was retrieved for it / chunk length; below 0.125, "
     "fewer than 8 of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)"
 )
+
+
+_COLUMNS = [each.name for each in fields(Row) if each.name != "facts"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,18 @@ class Comparison:
         difference = np.abs(found.nats(one)[places] - found.nats(other)[places])[scored]
         return len(difference) > 0 and float(difference.max()) <= SAME
 
+    def to_csv(self) -> str:
+        """Return the table with all its columns as CSV; an interval takes two columns."""
+        names = [name for name in _COLUMNS if not name.endswith("_interval")]
+        bounds = [name for name in _COLUMNS if name.endswith("_interval")]
+        stream = io.StringIO()
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow([*names, *(f"{name}_{end}" for name in bounds for end in ("low", "high"))])
+        for row in map(asdict, self.rows):
+            ends = [end for name in bounds for end in row[name] or (None, None)]
+            lines.writerow([*(row[name] for name in names), *ends])
+        return stream.getvalue()
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; docs/compare.md describes them."""
         found, judged = self.measurements, self.judged
@@ -165,34 +183,39 @@ class Comparison:
         return Group(*warnings, self._table(), *map(Text, others))
 
     def _table(self) -> Table:
-        tokens = max(row.tokens for row in self.rows)
-        sequences = len(self.measurements.text.sequences)
-        table = Table(title=f"{tokens:,} tokens of {sequences:,} sequences", title_justify="left")
+        text = self.measurements.text
+        tokens, sequences = max(row.tokens for row in self.rows), len(text.sequences)
+        title = f"{tokens:,} tokens of {sequences:,} sequences, each token once"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("row", overflow="fold")
-        headings = ("nats", "bits/byte", "word ppl", "gain (95%)", "recovered (95%)", "ms/token", "passes", "GiB")
-        for heading in headings:
-            table.add_column(heading, justify="right")
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in self.rows:
-            table.add_row(*_cells(row))
+            table.add_row(row.name, *_cells(row))
         return table
 
 
+_HEADINGS = ("nats", "bits/byte", "word ppl", "gain", "95%", "recovered", "ms/token", "passes", "GiB")
+"""Of the columns that the terminal shows; "passes" is computation_per_token."""
+
+
 def _cells(row: Row) -> list[str]:
+    bounds = row.gain_interval
     return [
-        row.name,
         f"{row.nats:.4f}",
         f"{row.bits_per_byte:.4f}",
-        "" if row.word_perplexity is None else f"{row.word_perplexity:,.1f}",
-        _with_interval(row.gain, row.gain_interval, "{:.3f}"),
-        _with_interval(row.recovered, row.recovered_interval, "{:.0%}"),
-        f"{1000 * row.seconds_per_token:.3g}",
+        _short(row.word_perplexity),
+        "" if row.gain is None else f"{row.gain:.3f}",
+        "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}",
+        "" if row.recovered is None else f"{row.recovered:.0%}",
+        _short(1000 * row.seconds_per_token),
         f"{row.computation_per_token:.1f}",
-        "" if row.memory is None else f"{row.memory / (1 << 30):.2f}",
+        "" if row.memory is None else f"{row.memory / (1 << 30):.1f}",
     ]
 
 
-def _with_interval(value: float | None, bounds: tuple[float, float] | None, form: str) -> str:
+def _short(value: float | None) -> str:
+    """Format a number of any size with at most seven characters."""
     if value is None:
         return ""
-    stated = form.format(value)
-    return stated if bounds is None else f"{stated} ({form.format(bounds[0])} to {form.format(bounds[1])})"
+    return f"{value:.3g}" if value < 100 or value >= 1e6 else f"{value:,.0f}"

@@ -116,7 +116,11 @@ def _shuffled(subject: Subject) -> Measured:
     found = subject.found
     if isinstance(found, WindowTable):
         return reading(subject, shuffled_windows(found, seed=subject.seed))
-    return reading(subject, shuffled(found, seed=subject.seed))
+    if subject.looked_up_all:
+        return reading(subject, shuffled(found, seed=subject.seed))
+    table = np.full_like(found, -1)
+    table[subject.chunks] = shuffled(found[subject.chunks], seed=subject.seed)
+    return reading(subject, table)
 
 
 def _random(subject: Subject) -> Measured:
@@ -173,8 +177,7 @@ def _knn_lm(subject: Subject) -> Measured:
     model, placement, splits = subject.model, subject.placement, subject.splits
     options = KnnOptions(subject.options.knn_k, subject.options.knn_tokens, subject.batch_size, subject.seed)
     database = SequenceDataset(splits.database, sequence_chunks=splits.sequence_chunks)
-    chunks = (subject.sequences[:, None] * splits.sequence_chunks + np.arange(splits.sequence_chunks)).ravel()
-    found = np.asarray(splits.validation_neighbours[chunks[chunks < len(splits.valid_chunks)]])
+    found = np.asarray(splits.validation_neighbours[subject.chunks])
 
     def advance(sequences: int) -> None:
         subject.check()

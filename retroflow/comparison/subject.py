@@ -41,6 +41,7 @@ class Subject:
         reads: whether the model reads neighbours.
         check: may raise to stop; to be called now and then in long work.
         options: sizes of rows.
+        looked_up_all: whether all chunks of the text have their neighbours, not only those of the compared sequences.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class Subject:
     reads: bool
     check: Callable[[], None]
     options: RowOptions = field(default_factory=RowOptions)
+    looked_up_all: bool = True
 
     @property
     def gives_states(self) -> bool:
@@ -103,6 +105,13 @@ class Subject:
             )
 
         return found
+
+    @property
+    def chunks(self) -> Int64Array:
+        """The chunks of the compared sequences, int64 [c], ascending."""
+        length = self.splits.sequence_chunks
+        chunks = (self.sequences[:, None] * length + np.arange(length)).ravel()
+        return chunks[chunks < len(self.splits.valid_chunks)]
 
     def batch(self, sequences: Int64Array, table: Table) -> Batch:
         """Return some sequences of the same length with what is read.

@@ -14,12 +14,14 @@ from retroflow.database.snapshot import Snapshot
 from retroflow.database.view import Rows, View
 from retroflow.pipeline.embeddings import chunk_texts
 from retroflow.protocols import Int64Array, Neighbours
-from retroflow.store.chunk_store import ChunkStore, DocumentRecord
+from retroflow.store.chunk_store import ChunkSource, DocumentRecord
 
 CHUNKS_AT_ONCE = 512
 
 
-def neighbours_of(snapshot: Snapshot, split: ChunkStore, tokenizer: Tokenizer, k: int) -> Neighbours:
+def neighbours_of(
+    snapshot: Snapshot, split: ChunkSource, tokenizer: Tokenizer, k: int, rows: Int64Array | None = None
+) -> Neighbours:
     """Find the neighbours of every chunk, none of them from a document with the id of its own.
 
     Args:
@@ -27,20 +29,22 @@ def neighbours_of(snapshot: Snapshot, split: ChunkStore, tokenizer: Tokenizer, k
         split: N chunks, by the same tokenizer and chunk length.
         tokenizer: decodes them.
         k: neighbours of a chunk.
+        rows: of the chunks to look up, ascending; None for all of them.
 
     Returns:
-        Numbers in the snapshot's view, int64 [N, k], and scores.
+        Numbers in the snapshot's view, int64 [N, k], and scores; -1 for chunks that were not looked up.
     """
     own = np.array([-1 if (number := snapshot.view.number(id)) is None else number for id in _ids(split)], np.int64)
     documents = split.document_ids[:] - split.document_ids[0]
     ids = np.full((len(split), k), -1, dtype=np.int64)
     scores = np.full((len(split), k), -np.inf, dtype=np.float32)
-    with progress("find neighbours in the database", len(split), "chunks") as advance:
-        for start in range(0, len(split), CHUNKS_AT_ONCE):
-            rows = slice(start, min(start + CHUNKS_AT_ONCE, len(split)))
-            queries = queries_of(snapshot, chunk_texts(split, tokenizer, rows))
-            ids[rows], scores[rows] = snapshot.search.search(queries, k, own[documents[rows]])
-            advance(rows.stop - rows.start)
+    wanted = np.arange(len(split), dtype=np.int64) if rows is None else rows
+    with progress("find neighbours in the database", len(wanted), "chunks") as advance:
+        for start in range(0, len(wanted), CHUNKS_AT_ONCE):
+            part = wanted[start : start + CHUNKS_AT_ONCE]
+            queries = queries_of(snapshot, chunk_texts(split, tokenizer, part))
+            ids[part], scores[part] = snapshot.search.search(queries, k, own[documents[part]])
+            advance(len(part))
     return Neighbours(ids, scores)
 
 
@@ -50,7 +54,7 @@ class NumberedLike:
     So a sequence of the split is not shown text of its own documents. Other documents have negative numbers.
     """
 
-    def __init__(self, view: View, split: ChunkStore) -> None:
+    def __init__(self, view: View, split: ChunkSource) -> None:
         self.chunk_length, self.vocabulary_size = view.chunk_length, view.vocabulary_size
         self.end_of_text = view.end_of_text
         self._view = view
@@ -87,6 +91,11 @@ class NumberedLike:
 
         return Rows((len(self),), np.dtype(np.int64), read)
 
+    @property
+    def num_documents(self) -> int:
+        """As of the view."""
+        return self._view.num_documents
+
     def document(self, document_id: int) -> DocumentRecord:
         """Look up a document by its number."""
         return self._view.document(int(np.flatnonzero(self._numbers == document_id)[0]))
@@ -96,6 +105,6 @@ class NumberedLike:
         self._view.release()
 
 
-def _ids(split: ChunkStore) -> list[str]:
+def _ids(split: ChunkSource) -> list[str]:
     first = int(split.document_ids[0])
     return [split.document(first + place).id for place in range(split.num_documents)]

@@ -32,8 +32,8 @@ class Splits:
         other_database: what the ids of `validation_neighbours` are rows of, if not of the training split.
     """
 
-    train_chunks: ChunkStore
-    valid_chunks: ChunkStore
+    train_chunks: ChunkSource
+    valid_chunks: ChunkSource
     train_neighbours: Int64Array
     validation_neighbours: Int64Array
     sequence_chunks: int

@@ -52,6 +52,11 @@ class ChunkSource(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def num_documents(self) -> int:
+        """How many documents there are."""
+        ...
+
     def document(self, document_id: int, /) -> DocumentRecord:
         """Look up a document."""
         ...
