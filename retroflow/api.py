@@ -223,7 +223,7 @@ def compare(
         RetroflowError: something does not fit, or the model fails the causality probe.
     """
     from retroflow.comparison.compare import compare as compare_plan
-    from retroflow.comparison.plans import plan_for
+    from retroflow.comparison.model_plan import plan_for
     from retroflow.comparison.row_options import split_options
 
     if sequences != "all" and not (str(sequences).isdigit() and int(sequences) > 0):

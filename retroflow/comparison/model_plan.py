@@ -1,4 +1,4 @@
-"""Compare an exported model, or a pretrained base as it is, on a text with the neighbours of a database.
+"""Find out what is to be compared: a run, or an exported model or pretrained base on a text and a database.
 
 A base reads neighbours with its own attention, as recipes/attach_smollm2.yaml has it; its words can say otherwise.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from retroflow.comparison.subject import Subject, evenly_spaced
+from retroflow.comparison.run_plan import RunPlan
+from retroflow.comparison.subject import Plan, Subject, evenly_spaced
 from retroflow.comparison.text_chunks import TextChunks, cut_text
 from retroflow.components import MODELS, create, create_corpus, recipe_schema
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -34,7 +35,7 @@ from retroflow.pretrained.base_models import find_base
 from retroflow.protocols import Int64Array
 from retroflow.recipe import Recipe, RecipeSchema
 from retroflow.recipe.loading import load_sections
-from retroflow.runs.description import EXPORT_FILE, not_a_run, run_meant
+from retroflow.runs.description import EXPORT_FILE, RUN_FILE, not_a_run, run_meant
 from retroflow.runs.origin import read_origin
 from retroflow.training.evaluate import search_of
 
@@ -42,6 +43,39 @@ LOOKUP_STEP = 16
 """Tokens between two lookups of a base, if a chunk has as many."""
 
 _SECTIONS = ("neighbours", "data", "trainer")
+
+
+def plan_for(
+    model: str,
+    words: Sequence[str],
+    *,
+    database: str | None,
+    corpus: Path | None,
+    sequences: int | None,
+    checkpoint: str | None,
+) -> Plan:
+    """Return the plan of a comparison, checked.
+
+    Args:
+        model: a run folder, an exported folder, or the name of a base.
+        words: overrides of a run's recipe, or options of the text, the neighbours and the base.
+        database: read in place of a run's own; needed by other models.
+        corpus: text for other models than runs, in place of words.
+        sequences: most sequences to compare; None for all.
+        checkpoint: of a run, a step or a path; None for the newest.
+
+    Raises:
+        UsageError: something does not fit.
+        RetroflowError: as `RunPlan.of` and `ModelPlan.of`.
+    """
+    if (Path(model) / RUN_FILE).is_file():
+        if corpus is not None:
+            raise UsageError(f"corpus='{corpus}': a run is compared on its own validation text; leave it out.")
+        named = [] if database is None else [f"database={database}"]
+        return RunPlan.of(Path(model), [*words, *named], sequences=sequences, checkpoint=checkpoint)
+    if checkpoint is not None:
+        raise UsageError(f"checkpoint='{checkpoint}': \"{model}\" is no run and has none; leave it out.")
+    return ModelPlan.of(model, words, database=database, corpus=corpus, sequences=sequences)
 
 
 @dataclass(frozen=True)
@@ -75,6 +109,8 @@ class ModelPlan:
         if not _is_exported(model):
             if Path(model).is_dir() and run_meant(Path(model)) is not None:
                 raise UsageError(not_a_run(Path(model)))
+            if Path(model).is_dir() and not [*Path(model).glob(CONFIG_FILE), *Path(model).glob("*.gguf")]:
+                raise UsageError(f'"{model}": it holds no run, no exported model and no pretrained base; give one.')
             find_base(model, weights=False)
         if database is None:
             raise UsageError(f'database: "{model}" has none of its own; give one that `retroflow db build` made.')
@@ -173,15 +209,15 @@ class ModelPlan:
         rows = (sequences[:, None] * length + np.arange(length)).ravel()
         tokenizer = self.snapshot.identity.tokenizer
         found = neighbours_of(self.snapshot, text, tokenizer, k, rows[rows < len(text)])
+        database = NumberedLike(self.snapshot.view, text)
         return Splits(
-            train_chunks=text,
+            train_chunks=database,
             valid_chunks=text,
-            train_neighbours=np.empty((len(text), 0), dtype=np.int64),
+            train_neighbours=np.empty((len(database), 0), dtype=np.int64),
             validation_neighbours=found.ids,
             sequence_chunks=length,
             validation_scores=found.scores,
             tokenizer=self.snapshot.identity.folder / "tokenizer",
-            other_database=NumberedLike(self.snapshot.view, text),
         )
 
     def _built(self) -> Any:

@@ -21,7 +21,7 @@ def test_mistakes(trained, retroflow, tmp_path):
         ((trained, "--rows", "on", "trainer.retrieval=false"), "--rows on: it cannot be measured"),
         ((trained, "--rows", ","), "rows: none given. Known: off, on"),
         ((trained, "--sequences", "0"), "--sequences 0: give a whole number above 0, or all."),
-        ((tmp_path,), "not a run folder"),
+        ((tmp_path,), "it holds no run, no exported model and no pretrained base"),
         ((trained, "--database", tmp_path), "not a database"),
     ):
         code, out, err = retroflow("compare", *words)

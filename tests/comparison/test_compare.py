@@ -18,16 +18,13 @@ from retroflow.errors import RetroflowError, UsageError
 from retroflow.evaluation.modes import MODES
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
-from tests.cli.conftest import write_recipe
 from tests.pretrained.bases import make_base
 from tests.training.jobs import VOCABULARY, Killed, kill, tiny_job
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return rf.fit(rf.load_recipe(write_recipe(tmp_path_factory.mktemp("compare"), "tiny"))).folder
+ROWS_OF_RUN = ["off", "on", "shuffled", "random"]
 
 
 class Made:
@@ -72,7 +69,7 @@ def test_every_mode_has_a_function_and_every_function_a_mode():
 
 
 def test_a_run_s_rows_are_what_evaluate_measures(trained):
-    found = rf.compare(trained, rows=["off", "on", "shuffled", "random"])
+    found = rf.compare(trained, rows=ROWS_OF_RUN)
     wanted = rf.evaluate(trained).measures
     for row in found.rows:
         assert row.nats == pytest.approx(wanted[row.name].loss, abs=1e-6) and row.tokens == wanted["on"].tokens
@@ -116,14 +113,6 @@ def test_a_killed_comparison_continues_with_the_same_bits(tmp_path, monkeypatch,
     found = nats_of(compare(plan, rows=rows))
     for name in rows:
         assert found[name].tobytes() == whole[name].tobytes()
-
-
-def test_totals_are_those_of_any_batch_size(tmp_path):
-    one, three = (
-        {row.name: row.nats for row in compare(make_plan(tmp_path / str(size), eval_batch_size=size)).rows}
-        for size in (1, 3)
-    )
-    assert one == pytest.approx(three, abs=1e-4) and len(one) == 10
 
 
 def test_a_damaged_row_is_measured_again_and_one_of_something_else_too(tmp_path, caplog):

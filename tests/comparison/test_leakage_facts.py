@@ -8,16 +8,13 @@ import pytest
 import retroflow as rf
 from retroflow.comparison.leakage_facts import NOT_LOOKED_FOR, LeakageFacts
 from retroflow.evaluation import near_duplicates
-from tests.cli.conftest import write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("leakage")
-    run = rf.fit(rf.load_recipe(write_recipe(folder, "tiny"))).folder
-    return rf.compare(run, rows=["off", "on"])
+def compared(trained, tmp_path_factory):
+    return rf.compare(trained, rows=["off", "on"], output=tmp_path_factory.mktemp("leakage") / "kept")
 
 
 def test_the_json_has_curves_leaks_and_near_duplicates(compared):

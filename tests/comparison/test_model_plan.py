@@ -7,6 +7,7 @@ import pytest
 
 import retroflow as rf
 from retroflow.api import build_database
+from retroflow.comparison.model_plan import plan_for
 from retroflow.comparison.run_plan import RunPlan
 from retroflow.comparison.text_chunks import cut_text
 from retroflow.components import create_corpus
@@ -14,22 +15,21 @@ from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.database.documents import corpus_section
 from retroflow.errors import RetroflowError
 from retroflow.pretrained.retrofit_config import RetrofitConfig
-from tests.cli.conftest import write_recipe
 from tests.pretrained.bases import make_base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(trained, tmp_path_factory):
     """A run, its export, a database of its training documents, and its validation documents as a text."""
     folder = tmp_path_factory.mktemp("model")
-    run = rf.fit(rf.load_recipe(write_recipe(folder, "tiny"))).folder
+    run, corpus = trained, trained.parents[2] / "tiny" / "tiny.jsonl"
     rf.load(run).save(folder / "exported")
     build_database(folder / "db", prepared=run)
     splits = RunPlan.of(run, [], sequences=None, checkpoint=None).open(lambda: None).splits
     valid = {splits.valid_chunks.document(int(number)).id for number in np.unique(splits.valid_chunks.document_ids)}
-    lines = (folder / "tiny" / "tiny.jsonl").read_text().splitlines()
+    lines = corpus.read_text().splitlines()
     held_out = [line for line in lines if json.loads(line)["id"] in valid]
     (folder / "text.jsonl").write_text("\n".join(held_out))
     return folder, run, splits
@@ -58,18 +58,16 @@ def test_an_exported_model_has_the_numbers_of_its_run(made, tmp_path, monkeypatc
 
 
 def test_a_base_reads_a_database_and_never_the_text_s_own_document(made, tmp_path, monkeypatch):
-    folder, _, splits = made
+    folder, run, splits = made
     monkeypatch.chdir(tmp_path)
     base = make_base("llama", vocab_size=load_tokenizer(str(splits.tokenizer)).vocabulary_size)
     base.save_pretrained(tmp_path / "base")
     load_tokenizer(str(splits.tokenizer)).save(tmp_path / "base")
     words = ["trainer.precision=fp32", "neighbours.step=4", "model.lookups_read=2", "data.sequence_chunks=4"]
-    corpus, rows = folder / "tiny" / "tiny.jsonl", ["off", "on", "shuffled"]
+    corpus, rows = run.parents[2] / "tiny" / "tiny.jsonl", ["off", "on", "shuffled"]
     found = rf.compare(tmp_path / "base", *words, database=folder / "db", corpus=corpus, rows=rows, sequences=4)
     assert [row.name for row in found.rows] == rows and found.to_json()["text"]["sequences"] == 4
     assert found.rows[1].gain != 0.0
-    from retroflow.comparison.plans import plan_for
-
     plan = plan_for(
         str(tmp_path / "base"), words, database=str(folder / "db"), corpus=corpus, sequences=4, checkpoint=None
     )

@@ -7,16 +7,10 @@ import retroflow as rf
 from retroflow.comparison.row_options import RowOptions, split_options
 from retroflow.errors import UsageError
 from retroflow.evaluation.modes import MODES
-from tests.cli.conftest import write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SMALL = ["rows.ram_stride=5", "rows.ram_candidates=3", "rows.ram_rank=4", "rows.oracle_candidates=3", "rows.knn_k=9"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return rf.fit(rf.load_recipe(write_recipe(tmp_path_factory.mktemp("rows"), "tiny"))).folder
 
 
 def test_every_row_of_a_run_is_measured_and_none_depends_on_the_batch(trained, tmp_path):
