@@ -226,17 +226,9 @@ def compare(
     from retroflow.comparison.model_plan import plan_for
     from retroflow.comparison.row_options import split_options
 
-    if sequences != "all" and not (str(sequences).isdigit() and int(sequences) > 0):
-        raise UsageError(f"sequences='{sequences}': give a whole number above 0, or all.")
     options, words = split_options(overrides)
-    plan = plan_for(
-        str(_folder_of(model)),
-        words,
-        database=None if database is None else str(database),
-        corpus=None if corpus is None else Path(corpus),
-        sequences=None if sequences == "all" else int(sequences),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-    )
+    given = {"database": database, "corpus": corpus, "sequences": sequences, "checkpoint": checkpoint}
+    plan = plan_for(str(_folder_of(model)), words, **{k: None if v is None else str(v) for k, v in given.items()})
     return compare_plan(plan, rows=rows, options=options, output=None if output is None else Path(output))
 
 

@@ -49,10 +49,10 @@ def plan_for(
     model: str,
     words: Sequence[str],
     *,
-    database: str | None,
-    corpus: Path | None,
-    sequences: int | None,
-    checkpoint: str | None,
+    database: str | None = None,
+    corpus: str | None = None,
+    sequences: str | None = None,
+    checkpoint: str | None = None,
 ) -> Plan:
     """Return the plan of a comparison, checked.
 
@@ -61,21 +61,24 @@ def plan_for(
         words: overrides of a run's recipe, or options of the text, the neighbours and the base.
         database: read in place of a run's own; needed by other models.
         corpus: text for other models than runs, in place of words.
-        sequences: most sequences to compare; None for all.
+        sequences: most sequences to compare; None or "all" for all.
         checkpoint: of a run, a step or a path; None for the newest.
 
     Raises:
         UsageError: something does not fit.
         RetroflowError: as `RunPlan.of` and `ModelPlan.of`.
     """
+    most = None if sequences in (None, "all") else int(sequences) if sequences.isdigit() else 0
+    if most == 0:
+        raise UsageError(f"sequences='{sequences}': give a whole number above 0, or all.")
     if (Path(model) / RUN_FILE).is_file():
         if corpus is not None:
             raise UsageError(f"corpus='{corpus}': a run is compared on its own validation text; leave it out.")
         named = [] if database is None else [f"database={database}"]
-        return RunPlan.of(Path(model), [*words, *named], sequences=sequences, checkpoint=checkpoint)
+        return RunPlan.of(Path(model), [*words, *named], sequences=most, checkpoint=checkpoint)
     if checkpoint is not None:
         raise UsageError(f"checkpoint='{checkpoint}': \"{model}\" is no run and has none; leave it out.")
-    return ModelPlan.of(model, words, database=database, corpus=corpus, sequences=sequences)
+    return ModelPlan.of(model, words, database=database, corpus=corpus, sequences=most)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class ModelPlan:
 
     @classmethod
     def of(
-        cls, model: str, words: Sequence[str], *, database: str | None, corpus: Path | None, sequences: int | None
+        cls, model: str, words: Sequence[str], *, database: str | None, corpus: str | None, sequences: int | None
     ) -> "ModelPlan":
         """Check a model, a database, and a corpus that is a path or words such as "corpus.name=text".
 
@@ -126,7 +129,7 @@ class ModelPlan:
         names = _SECTIONS if _is_exported(model) else (*_SECTIONS, "model")
         sections = RecipeSchema(sections={name: schema.sections[name] for name in schema.sections if name in names})
         others = [word for word in words if word not in of_corpus]
-        section = corpus_section(None if corpus is None else str(corpus), None, of_corpus)
+        section = corpus_section(corpus, None, of_corpus)
         found = cls(model, section, load_sections([*given, *others], schema=sections), snapshot, sequences)
         found._check_fits()
         return found

@@ -68,9 +68,7 @@ def test_a_base_reads_a_database_and_never_the_text_s_own_document(made, tmp_pat
     found = rf.compare(tmp_path / "base", *words, database=folder / "db", corpus=corpus, rows=rows, sequences=4)
     assert [row.name for row in found.rows] == rows and found.to_json()["text"]["sequences"] == 4
     assert found.rows[1].gain != 0.0
-    plan = plan_for(
-        str(tmp_path / "base"), words, database=str(folder / "db"), corpus=corpus, sequences=4, checkpoint=None
-    )
+    plan = plan_for(str(tmp_path / "base"), words, database=str(folder / "db"), corpus=str(corpus), sequences="4")
     subject = plan.open(lambda: None)
     text, database = subject.splits.valid_chunks, subject.splits.database
     ids = subject.splits.validation_neighbours
