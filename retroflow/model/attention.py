@@ -13,10 +13,15 @@ from retroflow.model.positions import Positions
 
 
 class KeyValues:
-    """The keys and values of the tokens that one self-attention has seen, in a buffer that doubles when it is full."""
+    """The keys and values of the tokens that one self-attention has seen, in a buffer that doubles when it is full.
 
-    def __init__(self) -> None:
-        self.length = 0
+    Attributes:
+        padding: int64 [b], padding at the left of each row; None without any.
+        length: tokens seen so far, padding counted.
+    """
+
+    def __init__(self, padding: Tensor | None = None) -> None:
+        self.padding, self.length = padding, 0
         self._key = self._value = torch.empty(0)
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +45,16 @@ class KeyValues:
             return
         self._key, self._value = self._key[rows], self._value[rows]
 
+    def join(self, other: "KeyValues", length: int) -> None:
+        """Append the rows of another layer; both get `length` tokens, by padding or by dropping it at the left."""
+        self._key, self._value = (
+            torch.cat(
+                [at_the_right(mine[:, :, : self.length], length), at_the_right(theirs[:, :, : other.length], length)]
+            )
+            for mine, theirs in ((self._key, other._key), (self._value, other._value))
+        )
+        self.length = length
+
     def _grow(self, capacity: int, like: Tensor) -> None:
         old_key, old_value = self._key, self._value
         shape = (*like.shape[:2], capacity, like.shape[3])
@@ -47,6 +62,12 @@ class KeyValues:
         if self.length:
             self._key[:, :, : self.length] = old_key[:, :, : self.length]
             self._value[:, :, : self.length] = old_value[:, :, : self.length]
+
+
+def at_the_right(x: Tensor, length: int) -> Tensor:
+    """Cut or fill float [b, h, t, w] at the left of its tokens, so that there are `length` of them."""
+    added = length - x.shape[2]
+    return F.pad(x, (0, 0, added, 0)) if added > 0 else x[:, :, -added:]
 
 
 class Attend(nn.Module):
@@ -115,8 +136,9 @@ class SelfAttention(nn.Module):
             value = value.contiguous()  # attention keeps it; as a view it would keep the queries and keys beside it
         query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
         first = 0 if cache is None else cache.length
-        query = self.positions.place_queries(query, first)  # [b, h, t, w]
-        key = self.positions.place_keys(key, first)
+        padding = None if cache is None else cache.padding
+        query = self.positions.place_queries(query, first, padding)  # [b, h, t, w]
+        key = self.positions.place_keys(key, first, padding)
         if cache is not None:
             key, value = cache.append(key, value)
         bias = self.positions.bias(query, first, key.shape[2])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from retroflow.model.attention import KeyValues
-from retroflow.model.neighbours import Encode, Encoded, Retrieved
+from retroflow.model.neighbours import Encode, Encoded, Retrieved, joined_windows
 from retroflow.model.windows import num_windows
 
 MASK_AT_ONCE = 1 << 24
@@ -45,13 +45,14 @@ class RetroCache:
     """
 
     def __init__(self, num_layers: int, *, chunk_length: int, step: int, padding: Tensor | None) -> None:
-        self.layers = [KeyValues() for _ in range(num_layers)]
+        self.layers = [KeyValues(padding) for _ in range(num_layers)]
         self.chunk_length, self.step, self.padding = chunk_length, step, padding
         self.length = 0
         self.num_rows: int | None = None
         self.recent: Tensor | None = None
         self.previous: Tensor | None = None
         self.window: Encoded | None = None
+        self._device: torch.device | None = None
 
     def advance(self, tokens: Tensor, encoded: Encoded | None = None) -> None:
         """Count tokens [b, t] as seen, after all layers have stored their state.
@@ -60,7 +61,7 @@ class RetroCache:
             tokens: of the call.
             encoded: the neighbours that the call returned; None without CCA.
         """
-        self.num_rows, self.length = tokens.shape[0], self.length + tokens.shape[1]
+        self.num_rows, self.length, self._device = tokens.shape[0], self.length + tokens.shape[1], tokens.device
         if encoded is not None:
             recent = self.recent_with(encoded.hidden)
             self.recent, self.window = recent[:, -self.chunk_length :], encoded.newest()
@@ -85,7 +86,7 @@ class RetroCache:
         for layer in self.layers:
             layer.select(rows)
         self.num_rows = None if self.num_rows is None else len(rows)
-        self.padding = None if self.padding is None else self.padding[rows]
+        self._set_padding(None if self.padding is None else self.padding[rows])
         self.recent = None if self.recent is None else self.recent[rows]
         self.previous = None if self.previous is None else self.previous[rows]
         self.window = None if self.window is None else self.window.select(rows)
@@ -98,6 +99,43 @@ class RetroCache:
         other = copy.copy(self)
         other.layers = [copy.copy(layer) for layer in self.layers]
         return other
+
+    def join(self, other: Self, length: int) -> None:
+        """Append the rows of another cache, which is used up, when both have just ended a window.
+
+        Both have `length` tokens afterwards: padding is added at the left of their rows, or what all rows have is
+        dropped. The windows stay if the change is a multiple of the step.
+
+        Args:
+            other: of the same model and step, with as many neighbours.
+            length: at least that of the longest row without padding.
+        """
+        assert self.num_rows is not None and other.num_rows is not None
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.join(theirs, length)
+        paddings = [cache._padding_of_all + length - cache.length for cache in (self, other)]
+        self.recent, self.previous = (
+            None if mine is None or theirs is None else torch.cat((mine, theirs))
+            for mine, theirs in ((self.recent, other.recent), (self.previous, other.previous))
+        )
+        self.window = joined_windows((self.window, self.num_rows), (other.window, other.num_rows))
+        self.num_rows, self.length = self.num_rows + other.num_rows, length
+        padding = torch.cat(paddings)
+        self._set_padding(padding if padding.any() else None)
+
+    @property
+    def _padding_of_all(self) -> Tensor:
+        """Padding int64 [b], 0 without any."""
+        return (
+            torch.zeros(self.num_rows or 0, dtype=torch.int64, device=self._device)
+            if self.padding is None
+            else self.padding
+        )
+
+    def _set_padding(self, padding: Tensor | None) -> None:
+        self.padding = padding
+        for layer in self.layers:
+            layer.padding = padding
 
     def is_token(self, start: int, stop: int) -> Tensor | None:
         """Which of the positions start .. stop - 1 hold tokens and not padding: bool [b, stop - start], or None."""

@@ -101,6 +101,25 @@ class Encoded:
         return replace(self, states=self.states[rows], mask=mask, ready=ready)
 
 
+def joined_windows(first: tuple[Encoded | None, int], second: tuple[Encoded | None, int]) -> Encoded | None:
+    """Put the newest windows of two caches below each other.
+
+    Args:
+        first: a window with neighbours, or None, and the number of rows.
+        second: the same of the other cache; its window, if there is one, has as many neighbours.
+    """
+    like = first[0] or second[0]
+    if like is None:
+        return None
+    states, masks = [], []
+    for window, num_rows in (first, second):
+        shape = (num_rows, *like.states.shape[1:])
+        states.append(like.states.new_zeros(shape) if window is None else window.states)
+        there = torch.full(shape[:-1], window is not None, device=like.states.device)
+        masks.append(there if window is None or window.mask is None else window.mask)
+    return replace(like, states=torch.cat(states), mask=torch.cat(masks), ready={})
+
+
 Encode = Callable[[Tensor], Encoded]
 """Encodes the neighbours of a call's windows given float [b, t, d], the activations that the first CCA layer reads with
 (H of Algorithm 1)."""

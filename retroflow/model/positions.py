@@ -28,28 +28,33 @@ class Rotary(nn.Module):
         self.head_width, self.theta = head_width, theta
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def place_queries(self, query: Tensor, first: int = 0) -> Tensor:
-        """Turn query float [..., h, t, w] by the positions first .. first + t - 1."""
-        return self._turned(query, first)
+    def place_queries(self, query: Tensor, first: int = 0, padding: Tensor | None = None) -> Tensor:
+        """Turn query float [..., h, t, w] by the positions first .. first + t - 1, less padding int64 [b]."""
+        return self._turned(query, first, padding)
 
-    def place_keys(self, key: Tensor, first: int = 0) -> Tensor:
-        """Turn key float [..., h, s, w] by the positions first .. first + s - 1."""
-        return self._turned(key, first)
+    def place_keys(self, key: Tensor, first: int = 0, padding: Tensor | None = None) -> Tensor:
+        """Turn key float [..., h, s, w] by the positions first .. first + s - 1, less padding int64 [b]."""
+        return self._turned(key, first, padding)
 
     def bias(self, query: Tensor, first_query: int, num_keys: int) -> Tensor | None:
         """Add nothing to the logits [..., t, s]: the placed vectors' product is all."""
         return None
 
-    def _turned(self, x: Tensor, first: int) -> Tensor:
+    def _turned(self, x: Tensor, first: int, padding: Tensor | None) -> Tensor:
         end = first + x.shape[-2]
         cosine, sine = self._table(end, x)
-        cosine, sine = cosine[first:end], sine[first:end]
+        cosine, sine = cosine[:end], sine[:end]
+        if padding is None:
+            cosine, sine = cosine[first:], sine[first:]
+        else:  # a key that is kept has the same angle however many padding tokens are added before it
+            places = (torch.arange(first, end, device=x.device) - padding[:, None]).clamp(min=0)  # [b, t]
+            cosine, sine = cosine[places], sine[places]
         # Turned as [..., t, h, w], which is how the projections lie in memory: no head is copied together, before or
         # after attention.
-        return self.turn(x.transpose(-3, -2), cosine[:, None], sine[:, None]).transpose(-3, -2)
+        return self.turn(x.transpose(-3, -2), cosine[..., None, :], sine[..., None, :]).transpose(-3, -2)
 
     def turn(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]."""
+        """Turn x float [..., t, h, w] by angles whose cosine and sine are float [(b,) t, 1, w / 2]."""
         return plain_turn(x, cosine, sine)
 
     def _table(self, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +73,7 @@ class Rotary(nn.Module):
 
 
 def plain_turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn x float [..., t, h, w] by angles whose cosine and sine are float [t, 1, w / 2]."""
+    """Turn x float [..., t, h, w] by angles whose cosine and sine are float [(b,) t, 1, w / 2]."""
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
 
@@ -85,11 +90,11 @@ class Relative(nn.Module):
         self.num_heads, self.theta = num_heads, theta
         self.distance = nn.Linear(width, num_heads * head_width, bias=False)
 
-    def place_queries(self, query: Tensor, first: int = 0) -> Tensor:
+    def place_queries(self, query: Tensor, first: int = 0, padding: Tensor | None = None) -> Tensor:
         """Leave queries float [..., h, t, w] as they are."""
         return query
 
-    def place_keys(self, key: Tensor, first: int = 0) -> Tensor:
+    def place_keys(self, key: Tensor, first: int = 0, padding: Tensor | None = None) -> Tensor:
         """Leave keys float [..., h, s, w] as they are."""
         return key
 

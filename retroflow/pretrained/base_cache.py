@@ -6,12 +6,14 @@ Shapes: b batch, t new tokens.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from retroflow.model.attention import at_the_right
 from retroflow.model.cache import RetroCache
 from retroflow.pretrained.joint_attention import WindowNeighbours
 from retroflow.pretrained.neighbour_states import Text
@@ -62,6 +64,33 @@ class RetrofitCache(RetroCache):
         other.past = copy.copy(self.past)
         other.past.layers = [copy.copy(layer) for layer in self.past.layers]
         return other
+
+    def join(self, other: Self, length: int) -> None:
+        """Append the rows of another cache, as `RetroCache.join`."""
+        for mine, theirs in zip(self.past.layers, other.past.layers, strict=True):
+            kept = length
+            if isinstance(mine, DynamicSlidingWindowLayer):
+                mine.cumulative_length, kept = length, min(length, mine.sliding_window - 1)
+            assert isinstance(mine, DynamicLayer) and isinstance(theirs, DynamicLayer)
+            mine.keys, mine.values = (
+                torch.cat([at_the_right(cast(Tensor, each), kept) for each in pair])
+                for pair in ((mine.keys, theirs.keys), (mine.values, theirs.values))
+            )
+        self.lookups, self.reading = self._joined_lookups(other, length), None
+        super().join(other, length)
+
+    def _joined_lookups(self, other: Self, length: int) -> list[Lookup]:
+        """The lookups of both caches, by the position that reads them first, from a common last one on."""
+        rows: dict[int, list[dict[Text, Tensor]]] = {}
+        before = 0
+        for cache in (self, other):
+            num_rows = cache.num_rows or 0
+            for lookup in cache.lookups:
+                start = lookup.start + length - cache.length
+                rows[start] = [*(rows.get(start) or [{}] * before), *lookup.rows]
+            before += num_rows
+            rows = {start: found + [{}] * (before - len(found)) for start, found in rows.items()}
+        return [Lookup(start, rows[start]) for start in sorted(rows)]
 
 
 def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:

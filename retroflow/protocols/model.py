@@ -88,6 +88,18 @@ class GenerationCache(Protocol):
         """Keep the rows int64 [c] of the batch, in this order."""
         ...
 
+    def join(self, other: Self, length: int, /) -> None:
+        """Append the rows of another cache, which is used up, when both have just ended a window.
+
+        Both have `length` tokens afterwards: padding is added at the left of their rows, or what all rows have is
+        dropped, by a multiple of the retrieval step. A server lets requests join those that are running.
+
+        Args:
+            other: of the same model and step, with as many neighbours.
+            length: at least that of the longest row without padding.
+        """
+        ...
+
 
 @runtime_checkable
 class RetrievalModel(Protocol):

@@ -273,6 +273,30 @@ def rows_of_a_cache_can_be_chosen(case: ModelCase) -> None:
     check_same(found, whole[rows, half:], "rows 2 and 0 after cache.select, and forward")
 
 
+def caches_can_be_joined(case: ModelCase) -> None:
+    tokens, m = case.tokens(), case.chunk
+    retrieved, whole = case.retrieved(tokens), logits_of(case.model, tokens, case.retrieved(tokens))
+    n = tokens.shape[1]
+    first, second = case.model.new_cache(), case.model.new_cache()
+    case.model.extend(tokens[:1, : 2 * m], first, retrieved[:1, :2])
+    case.model.extend(tokens[1:2, :m], second, retrieved[1:2, :1])
+    first.join(second, 2 * m)
+    assert first.length == 2 * m, f"cache.length is {first.length} after cache.join(other, {2 * m})"
+    for place in range(m):
+        part = torch.stack((tokens[0, 2 * m + place], tokens[1, m + place]))[:, None]
+        ends = place == m - 1 and 3 * m <= n
+        read = torch.stack((retrieved[0, 2:3], retrieved[1, 1:2])) if ends else None
+        found = case.model.extend(part, first, read)
+        check_same(found[0, 0], whole[0, 2 * m + place], "a row after cache.join, and forward")
+        check_same(found[1, 0], whole[1, m + place], "a joined row after cache.join, and forward")
+    first.select(torch.tensor([1]))
+    other = case.model.new_cache()
+    case.model.extend(tokens[2:, : 2 * m], other, retrieved[2:, :2])
+    first.join(other, 2 * m)  # drops the padding of the row that is left
+    found = case.model.extend(torch.stack((tokens[1, 2 * m], tokens[2, 2 * m]))[:, None], first)
+    check_same(found[:, 0], whole[1:3, 2 * m], "a row without its padding after cache.join, and forward")
+
+
 # How it trains.
 
 

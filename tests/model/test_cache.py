@@ -94,6 +94,33 @@ def test_selected_rows_go_on_as_if_they_had_been_alone(case):
         )
 
 
+@settings_for(60)
+@given(case=cases(rows=2, padded=False), ends=st.tuples(st.integers(0, 2), st.integers(0, 2)), more=st.integers(0, 2))
+def test_rows_that_join_others_go_on_as_if_they_had_been_alone(case, ends, more):
+    """Whatever the lengths of both, and with padding in common that is dropped or added."""
+    m, s = case.chunk_length, case.step
+    lengths = [m + end * s for end in ends]
+    tokens, retrieved, mask = inputs(case.model, rows=2, length=max(lengths) + 2 * m + 1, seed=1, step=s)
+    rows = [
+        Case(case.model, tokens[row : row + 1], retrieved[row : row + 1], mask[row : row + 1], None, s, case.random)
+        for row in (0, 1)
+    ]
+    caches = [case.model.new_cache(retrieval_step=s) for _ in rows]
+    for row, cache, length in zip(rows, caches, lengths, strict=True):
+        row.advance(cache, [length])
+    caches[0].join(caches[1], max(lengths) + more * s)
+    for place in range(2 * m):
+        places = [length + place for length in lengths]
+        part = torch.stack([tokens[row, place] for row, place in enumerate(places)])[:, None]
+        found = (None, None)
+        if caches[0].num_new_windows(1):
+            windows = [num_windows(place, m, s) for place in places]
+            found = (torch.stack([each[row, w : w + 1] for row, w in enumerate(windows)]) for each in (retrieved, mask))
+        logits = case.model.extend(part, caches[0], *found)
+        for row, place in enumerate(places):
+            torch.testing.assert_close(logits[row, 0], rows[row].whole()[0, place], rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_cache_outlives_many_chunks(variant):
     model = make(**VARIANTS[variant])

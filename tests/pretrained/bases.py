@@ -92,3 +92,36 @@ def make_batch(num_rows=2, length=13, num_neighbours=2, *, seed=0, step=CHUNK):
     retrieved = torch.randint(VOCABULARY, (num_rows, windows, num_neighbours, 2 * CHUNK), generator=generator)
     mask = torch.rand(retrieved.shape, generator=generator) < 0.9
     return tokens, retrieved, mask
+
+
+@torch.no_grad()
+def assert_rows_can_join(model, *, step=CHUNK, tolerance=1e-9):
+    """Rows of 10 and of 4 tokens, each alone, then together, with padding that is added and dropped."""
+    tokens, retrieved, mask = make_batch(num_rows=2, length=24, step=step)
+    lengths = [CHUNK + 2 * CHUNK // step * step, CHUNK]
+    wanted = [
+        model(*(each[row : row + 1] for each in (tokens, retrieved, mask)), retrieval_step=step)[0] for row in (0, 1)
+    ]
+    caches = []
+    for row, length in enumerate(lengths):
+        cache = model.new_cache(retrieval_step=step)
+        windows = slice(0, cache.num_new_windows(length))
+        model.extend(
+            tokens[row : row + 1, :length], cache, *(each[row : row + 1, windows] for each in (retrieved, mask))
+        )
+        caches.append(cache)
+    caches[1].join(caches[0], lengths[0] + step)
+    cache = caches[1]
+    for more in range(10):
+        places = [length + more for length in reversed(lengths)]
+        part = torch.stack([tokens[row, place] for row, place in zip((1, 0), places, strict=True)])[:, None]
+        found = (None, None)
+        if cache.num_new_windows(1):
+            windows = [(place + 1 - CHUNK) // step for place in places]
+            found = [
+                torch.stack([each[row, w : w + 1] for row, w in zip((1, 0), windows, strict=True)])
+                for each in (retrieved, mask)
+            ]
+        logits = model.extend(part, cache, *found)
+        for at, (row, place) in enumerate(zip((1, 0), places, strict=True)):
+            torch.testing.assert_close(logits[at, 0], wanted[row][place], rtol=0, atol=tolerance)

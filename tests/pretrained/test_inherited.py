@@ -20,7 +20,7 @@ from retroflow.pretrained.joint_attention import JointReading, WindowNeighbours,
 from retroflow.pretrained.reading_maps import ReadingMaps, linear_maps
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
-from tests.pretrained.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, make_base, make_batch
+from tests.pretrained.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, assert_rows_can_join, make_base, make_batch
 
 TOLERANCE = 1e-11
 LEARNED_POSITIONS = ("gpt2", "gpt_bigcode", "opt")
@@ -347,6 +347,11 @@ def test_a_cache_can_keep_some_rows(kind):
     cache.select(rows)
     kept = model.extend(tokens[rows, 9:], cache, retrieved[rows, 2:], mask[rows, 2:])
     torch.testing.assert_close(kept, wanted[rows], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("step", [1, 2, CHUNK])
+def test_rows_can_join_others(kind, step):
+    assert_rows_can_join(make_model(kind), step=step, tolerance=TOLERANCE)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from tests.pretrained.bases import (
     DEEP,
     FAMILIES,
     VOCABULARY,
+    assert_rows_can_join,
     make_base,
     make_batch,
     make_options,
@@ -217,6 +218,10 @@ def test_a_cache_can_keep_some_rows(family):
     cache.select(rows)
     kept = model.extend(tokens[rows, 9:], cache, retrieved[rows, 2:], mask[rows, 2:])
     torch.testing.assert_close(kept, wanted[rows], rtol=0, atol=TOLERANCE)
+
+
+def test_rows_can_join_others(family):
+    assert_rows_can_join(make_retrofit(family, smear=True), tolerance=TOLERANCE)
 
 
 @torch.no_grad()

@@ -113,6 +113,18 @@ class KeepsAllRows(Retro):
         return cache
 
 
+class KeepsThePadding(Retro):
+    class Cache(RetroCache):
+        def join(self, other, length):
+            super().join(other, length)
+            self._set_padding(None)
+
+    def new_cache(self, **options):
+        cache = super().new_cache(**options)
+        cache.__class__ = self.Cache
+        return cache
+
+
 class StatesNoParameters(Retro):
     def retrieval_parameters(self):
         return set()
@@ -234,6 +246,7 @@ WRONG = [
     (ForgetsNeighbours, "cached_logits_are_those_of_forward"),
     (LosesThePadding, "cached_logits_of_padded_rows_are_those_of_forward"),
     (KeepsAllRows, "rows_of_a_cache_can_be_chosen"),
+    (KeepsThePadding, "caches_can_be_joined"),
     (StatesNoParameters, "a_loss_without_neighbours_reaches_all_but_retrieval_parameters"),
     (RecomputesAnotherValue, "recomputing_blocks_changes_no_gradient"),
     (ForgetsAtSaving, "a_saved_model_is_the_same"),
