@@ -72,13 +72,21 @@ class Tokenizer:
         backend: the library's tokenizer; changed in place.
         end_of_text: content of its end-of-text token; added as the last token if the tokenizer does not have it.
         origin: its source, for people.
+        chat_template: Jinja template that turns messages into a prompt; not part of the fingerprint.
 
     Attributes:
         vocabulary_size: one more than the largest token id.
         end_of_text: id of the end-of-text token.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, end_of_text: str = END_OF_TEXT, origin: str) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        end_of_text: str = END_OF_TEXT,
+        origin: str,
+        chat_template: str | None = None,
+    ) -> None:
         backend.no_truncation()
         backend.no_padding()
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -86,7 +94,7 @@ class Tokenizer:
             backend.add_special_tokens([AddedToken(end_of_text, special=True, normalized=False)])
             vocabulary = backend.get_vocab(with_added_tokens=True)
         backend.encode_special_tokens = True
-        self.origin = origin
+        self.origin, self.chat_template = origin, chat_template
         self.end_of_text_token = end_of_text
         self.end_of_text = vocabulary[end_of_text]
         self.vocabulary_size = max(vocabulary.values()) + 1
@@ -95,7 +103,7 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The library's own pickling loses the setting that special tokens in a text are letters.
-        return _rebuilt, (self._backend.to_str(), self.end_of_text_token, self.origin)
+        return _rebuilt, (self._backend.to_str(), self.end_of_text_token, self.origin, self.chat_template)
 
     def encode(self, text: str) -> Encoded:
         """Encode one text; see `encode_batch`."""
@@ -112,6 +120,17 @@ class Tokenizer:
         segments = [list(split_segments(text)) for text in texts]
         encoded = self._encode_segments(segment for of_text in segments for segment in of_text)
         return [_join([next(encoded) for _ in of_text]) for of_text in segments]
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Names of tokens that no text has, such as the end of text."""
+        return [token.content for token in self._backend.get_added_tokens_decoder().values() if token.special]
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Encode one text in which names of special tokens mean these tokens."""
+        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        copy.encode_special_tokens = False
+        return list(copy.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """Turn tokens back into text, special tokens included; exact for a byte-level tokenizer."""
@@ -135,6 +154,8 @@ class Tokenizer:
             "pad_token": end,
             "padding_side": "left",
         }
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
@@ -171,8 +192,9 @@ class Tokenizer:
         return Encoded(ids, ends - token_bytes[ids], num_bytes)
 
 
-def _rebuilt(content: str, end_of_text: str, origin: str) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(content), end_of_text=end_of_text, origin=origin)
+def _rebuilt(content: str, end_of_text: str, origin: str, chat_template: str | None) -> Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(content)
+    return Tokenizer(backend, end_of_text=end_of_text, origin=origin, chat_template=chat_template)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, train_bytes: int = TRAIN_BYTES) -> Tokenizer:
@@ -236,6 +258,8 @@ def _from_file(file: Path) -> Tokenizer:
         config_file = file.with_name("tokenizer_config.json")
         config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
         eos_token = config.get("eos_token")
+        template_file = file.with_name("chat_template.jinja")
+        template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
     except OSError as error:
         raise UsageError(f"data.tokenizer: {file} cannot be read ({error.strerror}). Make it readable.") from error
     except Exception as error:  # the library raises plain Exception for content it cannot parse
@@ -243,7 +267,8 @@ def _from_file(file: Path) -> Tokenizer:
             f"data.tokenizer: {file} is not a tokenizer of the tokenizers library ({error}). Copy or save it again."
         ) from error
     name = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
-    return Tokenizer(backend, end_of_text=_end_of_text(backend, name), origin=str(file))
+    end_of_text, template = _end_of_text(backend, name), template if isinstance(template, str) else None
+    return Tokenizer(backend, end_of_text=end_of_text, origin=str(file), chat_template=template)
 
 
 def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
@@ -274,7 +299,8 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
         raise UsageError(
             f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has one, or use "train".'
         )
-    return Tokenizer(backend, end_of_text=_end_of_text(backend, loaded.eos_token), origin=place)
+    end_of_text, template = _end_of_text(backend, loaded.eos_token), loaded.chat_template
+    return Tokenizer(backend, end_of_text=end_of_text, origin=place, chat_template=template)
 
 
 def _not_found(name: str, tried: str) -> str:

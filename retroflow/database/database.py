@@ -55,10 +55,11 @@ class Database:
     Attributes:
         folder: of the database.
         snapshot: the version that is open.
+        is_newest: whether it was opened without a version, so that it can be changed.
     """
 
     def __init__(self, folder: Path, snapshot: Snapshot, *, is_newest: bool) -> None:
-        self.folder, self.snapshot, self._is_newest = folder, snapshot, is_newest
+        self.folder, self.snapshot, self.is_newest = folder, snapshot, is_newest
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -150,7 +151,7 @@ class Database:
 
     def refresh(self) -> None:
         """Open the newest version, if a named one is not what was opened."""
-        if self._is_newest:
+        if self.is_newest:
             self.snapshot.close()
             self.snapshot = Snapshot.open(self.folder)
 
@@ -383,7 +384,7 @@ class Database:
 
     @contextmanager
     def _changing(self, verb: str) -> Iterator[Writer]:
-        if not self._is_newest:
+        if not self.is_newest:
             raise UsageError(
                 f'"{self.folder}" is open at version {self.version.number}, and only the newest can be changed; open '
                 "it without @."

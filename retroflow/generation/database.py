@@ -67,6 +67,7 @@ class RetrievalDatabase:
         self.fingerprint, self.name = fingerprint, name or f"index-{fingerprint}"
         self.metric = retriever.capabilities.metric
         self._snapshot: Snapshot | None = None
+        self._living: Database | None = None
         self.chunks, self._tokenizer = chunks, tokenizer
         self._live = LiveSearch(tokenizer, embedder, retriever)
 
@@ -129,8 +130,17 @@ class RetrievalDatabase:
         print_ = database.fingerprint[:FINGERPRINT_DIGITS]
         name = f"{database.folder.name}@{database.version.number} ({print_})"
         opened = cls(snapshot.view, own, identity.embedder, found, fingerprint=print_, name=name)
-        opened._snapshot = snapshot
+        opened._snapshot, opened._living = snapshot, database
         return opened
+
+    def living(self) -> Database | None:
+        """Return the database that this is a version of; None for a prepared index, which cannot be changed."""
+        return self._living
+
+    def close(self) -> None:
+        """Let a writer delete the files of this version."""
+        if self._snapshot is not None:
+            self._snapshot.close()
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -104,11 +104,11 @@ def stream(
         Row(number, prompt, tokens, tokenizer, options.stop)
         for number, (prompt, tokens) in enumerate(encoded(tokenizer, prompts))
     ]
-    _check_lengths(model, rows, options, step)
+    check_lengths(model, rows, options, step)
     return _stream_batches(Decoding(model, tokenizer, retriever, options, step, reading), rows)
 
 
-def _check_lengths(model: RetrievalModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
+def check_lengths(model: RetrievalModel, rows: Sequence[Row], options: GenerationOptions, step: int) -> None:
     """Refuse at once what a model with learned positions would refuse later.
 
     Raises:
@@ -184,7 +184,12 @@ def _stream_batches(decoder: "Decoding", rows: list[Row]) -> Iterator[Piece]:
 
 
 class Decoding:
-    """Decodes batches of rows with one model."""
+    """Decodes batches of rows with one model.
+
+    Attributes:
+        options: of the rows.
+        retriever: is asked at the end of the next window; may be replaced at any time.
+    """
 
     def __init__(
         self,
@@ -197,8 +202,9 @@ class Decoding:
     ) -> None:
         self.options = options
         self._reading = reading
-        self._model, self._tokenizer, self._retriever, self._step = model, tokenizer, retriever, step
-        self._device = _device_of(model)
+        self.retriever = retriever
+        self._model, self._tokenizer, self._step = model, tokenizer, step
+        self.device = _device_of(model)
 
     def stream(self, rows: list[Row]) -> Iterator[Piece]:
         """Decode a batch until all its rows have ended."""
@@ -208,45 +214,33 @@ class Decoding:
             [row.tokens for row in rows],
             [options.seed + row.number for row in rows],
             vocabulary_size=self._tokenizer.vocabulary_size,
-            device=self._device,
+            device=self.device,
         )
         was_training = isinstance(module, torch.nn.Module) and module.training
         if was_training:
             module.eval()  # type: ignore[attr-defined]  # an nn.Module, see above
         try:
-            cache, tokens = self._start(rows)
+            cache, tokens = self.start(rows)
             while True:
-                logits = self._extend(rows, cache, tokens)
+                logits = self.extend(rows, cache, tokens)
                 chosen = sampler.choose(logits).tolist()
                 for row, token in zip(rows, chosen, strict=True):
                     if row.is_running:
-                        yield self._take(row, token)
+                        yield row.advance(token, self.options)
                 running = [place for place, row in enumerate(rows) if row.is_running]
                 if not running:
                     return
                 if 2 * len(running) <= len(rows):  # keeping ended rows costs less than copying the cache for each
                     rows = [rows[place] for place in running]
-                    kept = torch.tensor(running, device=self._device)
+                    kept = torch.tensor(running, device=self.device)
                     cache.select(kept)
                     sampler.select(running)
-                tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=self._device)  # [b, 1]
+                tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=self.device)  # [b, 1]
         finally:
             if was_training:
                 module.train()  # type: ignore[attr-defined]
 
-    def _take(self, row: Row, token: int) -> Piece:
-        text = row.take(token)
-        if self.options.stop_at_end_of_text and token == self._tokenizer.end_of_text:
-            row.end("end_of_text")
-        elif row.met_stop:
-            row.end("stop")
-        elif row.num_new == self.options.max_new_tokens:
-            row.end("length")
-        if row.is_running:
-            return Piece(row.number, text, None)
-        return Piece(row.number, text + row.rest, row.generation())
-
-    def _start(self, rows: list[Row]) -> tuple[Any, Tensor]:
+    def start(self, rows: list[Row]) -> tuple[Any, Tensor]:
         """Return the rows, aligned at the right of int64 [b, t], and their cache."""
         chunk_length = self._model.config.chunk_length
         for row in rows:
@@ -259,24 +253,24 @@ class Decoding:
         padded = [[filler] * (length - len(row.tokens)) + row.tokens for row in rows]
         paddings = [row.padding + row.added_padding for row in rows]
         # Without padding attention needs no mask, which is faster.
-        padding = torch.tensor(paddings, device=self._device) if any(paddings) else None
+        padding = torch.tensor(paddings, device=self.device) if any(paddings) else None
         cache = self._model.new_cache(padding=padding, retrieval_step=self._step)
-        return cache, torch.tensor(padded, device=self._device)
+        return cache, torch.tensor(padded, device=self.device)
 
     @torch.inference_mode()
-    def _extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
+    def extend(self, rows: list[Row], cache: Any, tokens: Tensor) -> Tensor:
         """Process tokens int64 [b, t], with retrieval for every window they complete; return the last logits [b, v]."""
         logits = tokens.new_empty(0)
-        for part in self._read(rows, cache, tokens):
+        for part in self.read(rows, cache, tokens):
             logits = part[:, -1]
         return logits
 
     @torch.inference_mode()
     def losses(self, row: Row) -> tuple[list[float], list[bool]]:
         """Return the nats of each token of a row but the first, and whether each is the likeliest."""
-        cache, tokens = self._start([row])
+        cache, tokens = self.start([row])
         nats, likeliest = list[float](), list[bool]()
-        for logits in self._read([row], cache, tokens):
+        for logits in self.read([row], cache, tokens):
             first = len(nats)
             targets = tokens[0, first + 1 : first + 1 + logits.shape[1]]
             predicted = logits[0, : len(targets)].float()
@@ -294,19 +288,19 @@ class Decoding:
             rows: are processed once, aligned as prompts are.
             continuations: place among the rows, and at least one token.
         """
-        cache, tokens = self._start(rows)
+        cache, tokens = self.start(rows)
         last = tokens.new_empty(0)
-        for logits in self._read(rows, cache, tokens):
+        for logits in self.read(rows, cache, tokens):
             last = logits[:, -1:]
-        chosen = torch.tensor([place for place, _ in continuations], device=self._device)
+        chosen = torch.tensor([place for place, _ in continuations], device=self.device)
         rows = [rows[place].followed_by(continuation) for place, continuation in continuations]
         longest = max(len(continuation) for _, continuation in continuations)
         filler = self._tokenizer.end_of_text
         padded = [[*each, *[filler] * (longest - len(each))] for _, each in continuations]
-        targets = torch.tensor(padded, device=self._device)  # [c, longest]
+        targets = torch.tensor(padded, device=self.device)  # [c, longest]
         cache.select(chosen)
         nats, likeliest, first = list[Tensor](), list[Tensor](), 0
-        for logits in chain([last[chosen]], self._read(rows, cache, targets[:, :-1])):
+        for logits in chain([last[chosen]], self.read(rows, cache, targets[:, :-1])):
             wanted = targets[:, first : first + logits.shape[1]]
             nats.append(F.cross_entropy(logits.float().mT, wanted, reduction="none"))
             likeliest.append(logits.argmax(-1) == wanted)
@@ -315,7 +309,7 @@ class Decoding:
         for row, (of_row, is_likeliest), (_, each) in zip(rows, of_rows, continuations, strict=True):
             yield row, of_row[: len(each)].tolist(), is_likeliest[: len(each)].tolist()
 
-    def _read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
+    def read(self, rows: list[Row], cache: Any, tokens: Tensor) -> Iterator[Tensor]:
         """Process tokens int64 [b, t] in parts, with retrieval for every window; yield logits [b, part, v]."""
         at_once = LOGITS_AT_ONCE // (len(rows) * self._model.config.vocabulary_size)
         at_once = max(1, min(at_once, TOKENS_AT_ONCE))
@@ -333,7 +327,8 @@ class Decoding:
         Returns:
             int64 and bool [b, w, k, r]; None twice if nothing is retrieved.
         """
-        if self._retriever is None:
+        retriever = self.retriever
+        if retriever is None:
             return None, None
         chunk_length, step = self._model.config.chunk_length, self._step
         first = num_windows(length, chunk_length, step)
@@ -342,13 +337,13 @@ class Decoding:
         for window in range(count):
             end = chunk_length + (first + window) * step
             for place, row in enumerate(rows):
-                query = row.window(end, chunk_length) if row.is_running else []
+                query = row.window(end, chunk_length) if row.is_running and row.retrieves else []
                 if query:
                     places.append((place, window, row, end))
                     queries.append(query)
         if not queries:
             return None, None
-        found = retrieve(self._retriever, queries, self.options.num_neighbours, self._model.config.retrieved_length)
+        found = retrieve(retriever, queries, self.options.num_neighbours, self._model.config.retrieved_length)
         shape = (len(rows), count, *found.tokens.shape[1:])
         retrieved = torch.full(shape, self._tokenizer.end_of_text, dtype=torch.int64)
         mask = torch.zeros(shape, dtype=torch.bool)
@@ -357,7 +352,7 @@ class Decoding:
             mask[place, window] = torch.from_numpy(found.mask[number])
             text = self._tokenizer.decode(queries[number])
             row.retrievals.append(Retrieval(row.own_length(end), text, tuple(found.sources[number])))
-        return retrieved.to(self._device), mask.to(self._device)
+        return retrieved.to(self.device), mask.to(self.device)
 
 
 def _device_of(model: RetrievalModel) -> torch.device:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retroflow.corpus.tokenizer import Tokenizer
+from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import Retrieval, Source
 from retroflow.generation.text_stream import TextStream
 
@@ -62,7 +63,8 @@ class Row:
         padding: padding tokens that the row has alone.
         added_padding: padding tokens because of a longer row in the batch.
         retrievals: so far.
-        rest: text that was held back until the row ended.
+        retrieves: whether its windows are looked up.
+        offsets: of each new token, the characters of new text up to its end.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Row:
         self.padding = 0
         self.added_padding = 0
         self.retrievals: list[Retrieval] = []
-        self.rest = ""
+        self.retrieves = True
+        self.offsets: list[int] = []
         self._prompt = prompt
         self._prompt_length = len(self.tokens)
         self._end_of_text = tokenizer.end_of_text
@@ -84,11 +87,6 @@ class Row:
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self._reason is None
-
-    @property
-    def met_stop(self) -> bool:
-        """Whether its new text has reached a stop text."""
-        return self._text.stopped
 
     @property
     def num_new(self) -> int:
@@ -116,21 +114,24 @@ class Row:
         row.tokens, row.retrievals = [*self.tokens, *tokens], list(self.retrievals)
         return row
 
-    def take(self, token: int) -> str:
-        """Append a token; return the text that it makes final."""
+    def advance(self, token: int, options: GenerationOptions) -> Piece:
+        """Append a token; return the text that it makes final, and the whole result if the row has ended."""
         self.tokens.append(token)
-        return "" if token == self._end_of_text else self._text.push(token)
-
-    def end(self, reason: FinishReason) -> None:
-        """Stop here."""
-        self._reason = reason
-        self.rest = self._text.finish()
-
-    def generation(self) -> Generation:
-        """Return the result; the row must have ended."""
-        assert self._reason is not None
+        text = "" if token == self._end_of_text else self._text.push(token)
+        if options.stop_at_end_of_text and token == self._end_of_text:
+            self._reason = "end_of_text"
+        elif self._text.stopped:
+            self._reason = "stop"
+        elif self.num_new == options.max_new_tokens:
+            self._reason = "length"
+        self.offsets.append(self._text.num_characters)
+        if self._reason is None:
+            return Piece(self.number, text, None)
+        text += self._text.finish()
         new = tuple(self.tokens[self._prompt_length :])
-        return Generation(self.number, self._prompt, new, self._text.text, self._reason, tuple(self.retrievals))
+        retrievals = tuple(self.retrievals)
+        generation = Generation(self.number, self._prompt, new, self._text.text, self._reason, retrievals)
+        return Piece(self.number, text, generation)
 
 
 def aligned_length(length: int, chunk_length: int, step: int) -> int:

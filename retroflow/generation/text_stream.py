@@ -36,6 +36,11 @@ class TextStream:
         self._taken = 0
         self._held = ""
 
+    @property
+    def num_characters(self) -> int:
+        """Characters so far, those that are held back included."""
+        return len(self.text) + len(self._held)
+
     def push(self, token: int) -> str:
         """Add a token; return the text that is now final, possibly none."""
         self._tokens.append(token)

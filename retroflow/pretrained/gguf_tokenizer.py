@@ -102,7 +102,8 @@ def gguf_tokenizer(header: GGUFHeader) -> Tokenizer:
             f'model.base: the vocabulary in "{header.path}" cannot be read ({type(error).__name__}: {error}). Download '
             "the file again."
         ) from error
-    return Tokenizer(backend, end_of_text=end_of_text, origin=str(header.path))
+    template = header.metadata.get("tokenizer.chat_template")
+    return Tokenizer(backend, end_of_text=end_of_text, origin=str(header.path), chat_template=template)
 
 
 def _rules_of(header: GGUFHeader, given: dict[str, Any]) -> Rules:

@@ -109,12 +109,14 @@ class RetrievalModel(Protocol):
 
     Attributes:
         max_length: the most tokens that it can read; None for any number.
+        lookups_read: how many of the newest lookups a position reads.
         context_length: tokens that a pretrained base was made for, with which the report compares reading to the same
             neighbours in the base's prompt. Without retrieval the model must be that base. None if there is no base.
         config: what the model was built from, or the same sizes in other words.
     """
 
     max_length: int | None = None
+    lookups_read: int = 1
     context_length: int | None = None
     config: Any
 
