@@ -1,15 +1,13 @@
 """`retroflow generate`: continue prompts with a trained model and live retrieval."""
 
-import functools
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retroflow.cli.flags import Checkpoint, Database, Device, Folder, Retrieval, with_flags
 from retroflow.cli.streams import only_results_on_stdout, result_stream
 from retroflow.errors import UsageError
 
@@ -18,13 +16,7 @@ if TYPE_CHECKING:
 
     from retroflow.generation import Piece
     from retroflow.generation.prompts import PlacedPrompt
-    from retroflow.options.types import Option
 
-Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
-Checkpoint = Annotated[
-    str | None,
-    typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: a step or a file. Default: the newest."),
-]
 Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="Text to continue; may be repeated. -: standard input.")
 ]
@@ -32,70 +24,18 @@ PromptsFile = Annotated[
     str | None,
     typer.Option("--prompts-file", help='One prompt, or one JSON object with "prompt", per line. -: standard input.'),
 ]
-Database = Annotated[
-    Path | None,
-    typer.Option("--database", help="Database, DB@VERSION, index, artifacts or run. Default: the run's own."),
-]
-Retrieval = Annotated[bool, typer.Option(" /--no-retrieval", help="Read no neighbours.", show_default=False)]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 ShowSources = Annotated[
     bool, typer.Option("--show-sources", help="List document, text and score of every retrieved chunk.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per prompt, with sources.")]
 
-
 _FLAGS = {"num_neighbours": "--neighbours", "stop_at_end_of_text": "--stop-at-end-of-text/--ignore-end-of-text"}
-_DEFAULTS = {"num_neighbours": "as trained", "retrieval_step": "as evaluated", "stop": ""}
+_SHOWN = {"num_neighbours": "as trained", "retrieval_step": "as evaluated", "stop": ""}
 """Shown for flags that are not passed on unless they are given."""
 
 
-def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for each field of GenerationOptions, as its source describes it (no torch is loaded).
-
-    Args:
-        command: has the parameter `options`, a mapping.
-    """
-    from retroflow.recipe.signatures import read_block
-
-    fields = read_block("retroflow.generation.options:GenerationOptions", "retroflow").options
-    signature = inspect.signature(command)
-
-    @functools.wraps(command)
-    def _run(**words: Any) -> None:
-        given = {name: words.pop(name) for name in fields}
-        command(**words, options={name: value for name, value in given.items() if value is not None})
-
-    own = list(signature.parameters.values())
-    place = next(number for number, parameter in enumerate(own) if parameter.name == "options")
-    flags = [_flag(name, field) for name, field in fields.items()]
-    _run.__signature__ = signature.replace(parameters=[*own[:place], *flags, *own[place + 1 :]])  # type: ignore[attr-defined]
-    return _run
-
-
-def _flag(name: str, field: "Option") -> inspect.Parameter:
-    from retroflow.options.types import Listed, Scalar, arms_of
-
-    kinds = {"int": int, "float": float, "str": str, "bool": bool}
-    scalar = next(arm for arm in arms_of(field.type) if isinstance(arm, Scalar | Listed))
-    several = isinstance(scalar, Listed)
-    item = scalar.item if isinstance(scalar, Listed) else scalar
-    kind: Any = kinds[item.kind] if isinstance(item, Scalar) else str
-    words = f"{field.description[:1].upper()}{field.description[1:]}"
-    default = None if name in _DEFAULTS else field.default
-    dashed = name.replace("_", "-")
-    option = typer.Option(
-        _FLAGS.get(name, f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"),
-        help=f"{words} May be given several times." if several else words,
-        show_default=_DEFAULTS.get(name) or name not in _DEFAULTS,
-    )
-    annotation = list[kind] | None if several else kind | None if default is None else kind
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
-    )
-
-
 @only_results_on_stdout()
-@_with_flags
+@with_flags("retroflow.generation.options:GenerationOptions", names=_FLAGS, shown=_SHOWN)
 def generate(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     *,
     folder: Folder,

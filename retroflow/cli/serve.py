@@ -1,17 +1,18 @@
 """`retroflow serve`: answer requests with a trained model, in the shapes of OpenAI's API."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from retroflow.cli.generate import Checkpoint, Database, Device, Retrieval
+from retroflow.cli.flags import Checkpoint, Database, Device, Retrieval, with_flags
 from retroflow.errors import MissingExtraError
 
 Model = Annotated[
     str,
-    typer.Argument(help="Run folder, exported folder, or a pretrained base with a database.", show_default=False),
+    typer.Argument(metavar="MODEL", help="Run folder, exported folder, or a pretrained base with a database.", show_default=False),
 ]
 Neighbours = Annotated[
     int | None, typer.Option("--neighbours", min=1, help="Chunks retrieved per window. Default: as trained.")
@@ -21,6 +22,7 @@ Step = Annotated[
 ]
 
 
+@with_flags("retroflow.serving.options:ServerOptions")
 def serve(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     *,
     folder: Model,
@@ -38,12 +40,7 @@ def serve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
         ),
     ] = None,
     without_key: Annotated[bool, typer.Option("--without-key", help="Let other machines ask without a key.")] = False,
-    max_running: Annotated[int, typer.Option("--max-running", min=1, help="Texts computed together.")] = 16,
-    max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Texts that may wait.")] = 128,
-    max_prompt_tokens: Annotated[int, typer.Option("--max-prompt-tokens", min=1, help="Of a prompt.")] = 4096,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Of an answer.")] = 2048,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="Of an answer.")] = 600.0,
-    max_body_bytes: Annotated[int, typer.Option("--max-body-bytes", min=1024, help="Of a request.")] = 4 << 20,
+    options: Mapping[str, Any],
     checkpoint: Checkpoint = None,
     retrieval: Retrieval = True,
     neighbours: Neighbours = None,
@@ -67,20 +64,12 @@ def serve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
         raise MissingExtraError(
             f'serve: needs {error.name}, which is not installed. Install it with: pip install "retroflow[serve]"'
         ) from error
-    limits = ServerOptions(
-        max_running=max_running,
-        max_waiting=max_waiting,
-        max_prompt_tokens=max_prompt_tokens,
-        max_new_tokens=max_new_tokens,
-        max_seconds=max_seconds,
-        max_body_bytes=max_body_bytes,
-    )
     with telling_in_flags([]):
         opened = open_served(folder, database=database, retrieval=retrieval, device=device, checkpoint=checkpoint)
         service = Service(
             opened,
             name=name or opened.origin.recipe,
-            options=limits,
+            options=ServerOptions(**options),
             keys=keys,
             num_neighbours=neighbours,
             retrieval_step=retrieval_step,

@@ -1,8 +1,7 @@
 """The living database: documents are added, removed and replaced, and every change is a version (docs/database.md).
 
 db = rf.Database.build("kb", "docs/*.md", embedder="lexical", retriever="exact")
-db.sync("docs/*.md")
-db.search("how do I ...?")
+db.sync("docs/*.md"); db.search("how do I ...?")
 """
 
 import builtins

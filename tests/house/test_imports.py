@@ -10,6 +10,7 @@ BACKENDS = {"exact", "faiss", "scann", "hnsw", "bm25", "usearch", "hybrid", "rer
 LIGHT = {
     "typer",
     "retroflow.cli.console",
+    "retroflow.cli.flags",
     "retroflow.cli.streams",
     "retroflow.console",
     "retroflow.distributions",

@@ -8,7 +8,13 @@ from retroflow import errors
 from tests.house.tree import library, parse, relative
 
 KINDS = {name for name, kind in vars(errors).items() if isinstance(kind, type)} | {"ArgumentError"}
-SPEAK_OPTIONS = {"retroflow/generation/prompts.py", "retroflow/pipeline/sharing.py", "retroflow/pipeline/stages.py"}
+SPEAK_OPTIONS = {
+    "retroflow/generation/prompts.py",
+    "retroflow/pipeline/sharing.py",
+    "retroflow/pipeline/stages.py",
+    "retroflow/serving/options.py",
+    "retroflow/serving/server.py",
+}
 """They read words of the command line."""
 
 
