@@ -12,7 +12,9 @@ from retroflow.errors import MissingExtraError
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="Run folder, exported folder, or a pretrained base with a database.", show_default=False),
+    typer.Argument(
+        metavar="MODEL", help="Run folder, exported folder, or a pretrained base with a database.", show_default=False
+    ),
 ]
 Neighbours = Annotated[
     int | None, typer.Option("--neighbours", min=1, help="Chunks retrieved per window. Default: as trained.")
