@@ -65,4 +65,5 @@ def nats_without_retrieval(decoding: Decoding, row: Row, num_tokens: int) -> lis
         row: prompt and new tokens.
         num_tokens: how many.
     """
-    return decoding.losses(row.followed_by([]))[-num_tokens:]
+    nats, _ = decoding.losses(row.followed_by([]))
+    return nats[-num_tokens:]
