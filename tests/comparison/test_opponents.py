@@ -1,5 +1,7 @@
 """The opponents of reading as rows: on a run's own database, whatever the batch, with options."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,21 @@ def test_a_row_of_another_size_is_measured_again_and_no_other(trained, tmp_path)
     assert (tmp_path / "rows/off.npz").read_bytes() == files["off.npz"]
     before, after = (found.measurements.rows["in_context_ram"].token_nats for found in (first, again))
     assert (before[:, :3] == after[:, :3]).all() and not np.allclose(before, after, atol=1e-3)
+
+
+def test_keys_of_another_database_leave_out_the_evaluated_documents(trained, tmp_path):
+    folder = trained.parents[2]
+    corpus = next((folder / "tiny").glob("*.jsonl"))  # with the documents that are held out
+    tokenizer = next((folder / "tiny" / "artifacts").glob("chunks-*")) / "tokenizer"
+    database = rf.Database.build(tmp_path / "all", corpus, tokenizer=str(tokenizer), chunk_length=8, retriever="bm25")
+    rows = ["off", "topic_matched", "in_context_ram", "knn_lm"]
+    found = rf.compare(trained, *SMALL, database=database.folder, rows=rows, sequences="all", output=tmp_path / "c")
+    keys = [
+        int(number.replace(",", ""))
+        for number in re.findall(r"^([0-9,]+) of ([0-9,]+) ", found.rows[3].facts["keys"])[0]
+    ]
+    held_out = found.to_json()["text"]["predicted_tokens"]
+    assert 0 <= keys[1] - keys[0] - held_out <= 3  # first tokens of sequences
 
 
 def test_options_of_rows_are_checked():
