@@ -2,7 +2,9 @@
 
 import copy
 import importlib.util
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,8 @@ from retroflow.generation import GenerationOptions, generate
 from retroflow.generation.exported import load_exported
 from retroflow.integrations import transformers_registration
 from retroflow.integrations.transformers_cache import RetroflowCache
+from retroflow.integrations.transformers_model import RetroflowForCausalLM
+from tests.database.small import build, documents_of
 from tests.generation.small import HashRetriever
 from tests.integrations.exports import KINDS, TOKENIZER, export, make
 from tests.pretrained.bases import CHUNK, make_batch
@@ -251,3 +255,19 @@ def test_both_orders_of_import_register(monkeypatch):
     monkeypatch.delitem(sys.modules, "antigravity", raising=False)
     importlib.import_module("antigravity")
     assert registered == [1, 1]
+
+
+def test_the_python_of_the_page_runs(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").symlink_to(folders["encoder"])
+    build(tmp_path / "library", documents_of(1, 2), tokenizer="exported", chunk_length=CHUNK)
+    page = (Path(__file__).parents[2] / "docs" / "hugging-face.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert "['d001', 'd0" in capsys.readouterr().out or "['d002', 'd0" in capsys.readouterr().out
+    output = names["adapted"].generate(**names["inputs"], database=names["database"], max_new_tokens=2)
+    assert output.shape[1] == names["inputs"].input_ids.shape[1] + 2
+    with pytest.raises(UsageError, match="open_database: the model has no tokenizer"):
+        RetroflowForCausalLM(names["model"].config, load_exported(folders["retro"]).model).open_database("library")
