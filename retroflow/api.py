@@ -201,21 +201,21 @@ def compare(
     corpus: str | Path | None = None,
     rows: "Sequence[str] | None" = None,
     sequences: int | str = 100,
+    against: "Sequence[Run | str | Path]" = (),
     checkpoint: str | int | None = None,
     output: str | Path | None = None,
 ) -> "Comparison":
     """Compare a model with everything a user would pick instead, as `retroflow compare` does (docs/compare.md).
 
     Args:
-        model: a run or its folder; a folder that `LanguageModel.save` or `retroflow export` wrote; or a pretrained
-            base: a folder, a GGUF file, an installed package or a name on the Hugging Face hub.
-        overrides: of a run as in `evaluate`; else options of the text, the neighbours and the base, such as
-            "corpus.name=jsonl", "neighbours.k=4" and "model.lookups_read=8". `rows.KEY=VALUE` changes the size of a
-            row, such as rows.ram_stride=16.
-        database: read in place of the run's own; other models have none of their own.
-        corpus: for other models than runs, a file of JSON Lines or a folder of text files; instead of corpus options.
-        rows: names of rows, such as ["off", "on"]; "all" for all of them; None for the usual ones.
-        sequences: of the text to compare, evenly spaced; "all" for all of them.
+        model: a run, an exported folder, or a pretrained base: a folder, a GGUF, a package or a name on the hub.
+        overrides: of a run as in `evaluate`; else such as "corpus.name=jsonl", "neighbours.k=4" or
+            "model.lookups_read=8". "rows.ram_stride=16" changes the size of a row.
+        database: read in place of a run's own; other models have none.
+        corpus: text for other models than runs, a file of JSON Lines or a folder; instead of corpus options.
+        rows: names such as ["off", "on"], or "all"; None for the usual ones.
+        sequences: of the text, evenly spaced; or "all".
+        against: other runs of the same corpus and tokenizer, each of which becomes a row.
         checkpoint: as in `load`.
         output: folder of the comparison; None for one in the run folder, or in ./comparisons.
 
@@ -229,7 +229,8 @@ def compare(
     options, words = split_options(overrides)
     given = {"database": database, "corpus": corpus, "sequences": sequences, "checkpoint": checkpoint}
     plan = plan_for(str(_folder_of(model)), words, **{k: None if v is None else str(v) for k, v in given.items()})
-    return compare_plan(plan, rows=rows, options=options, output=None if output is None else Path(output))
+    others = [_folder_of(run) for run in against]
+    return compare_plan(plan, rows=rows, options=options, against=others, output=output)
 
 
 def load(

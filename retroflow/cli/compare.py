@@ -29,6 +29,10 @@ def compare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
     sequences: Annotated[
         str, typer.Option("--sequences", metavar="N", help="Sequences to compare, evenly spaced, or all.")
     ] = "100",
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="RUN", help="Another run of the same corpus, as a row; may be repeated."),
+    ] = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run. Default: the newest.")
     ] = None,
@@ -52,6 +56,7 @@ def compare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
             corpus=corpus,
             rows=None if rows is None else [name.strip() for name in rows.split(",") if name.strip()],
             sequences=sequences,
+            against=against or [],
             checkpoint=checkpoint,
             output=output,
         )

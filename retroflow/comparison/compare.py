@@ -12,7 +12,7 @@ again measures only what is missing, and if nothing is, it opens no model.
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from filelock import FileLock, Timeout
 from retroflow.comparison.comparison import Comparison
 from retroflow.comparison.leakage_facts import LeakageFacts, leakage_of
 from retroflow.comparison.measuring import measure_rows, sequences_of
+from retroflow.comparison.other_runs import OtherRun, other_runs
 from retroflow.comparison.probe import probe
 from retroflow.comparison.row_file import read_row, row_path
 from retroflow.comparison.row_options import RowOptions
+from retroflow.comparison.rows import ROWS, OpenRow
 from retroflow.comparison.subject import Plan
 from retroflow.comparison.table import Measurements
 from retroflow.comparison.text_facts import TextFacts, facts_of
@@ -68,7 +70,8 @@ def compare(
     *,
     rows: Sequence[str] | None = None,
     options: RowOptions | None = None,
-    output: Path | None = None,
+    against: Sequence[str | Path] = (),
+    output: str | Path | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Measure what is missing, and make the table.
@@ -77,6 +80,7 @@ def compare(
         plan: what is compared.
         rows: as for `chosen`.
         options: sizes of rows; None for the usual ones.
+        against: other runs, which become rows, too.
         output: folder of the comparison; None for one that the plan's fingerprint names.
         seed: of the bootstrap.
 
@@ -85,111 +89,125 @@ def compare(
         RetroflowError: the causality probe failed, a loss is not finite, or the folder cannot be written.
         Preempted, Interrupted: a signal came; the same command continues.
     """
-    modes, options = chosen(rows), options or RowOptions()
-    fingerprint = _fingerprint(plan)
-    folder = output or plan.folder / fingerprint[:16]
-    with _locked(folder):
-        stored = _stored(folder, fingerprint)
-        found = stored and _finished(folder, stored, _possible(modes, stored, given=rows is not None)[0], options, seed)
+    fingerprint = hashlib.sha256(canonical_json(plan.definition)).hexdigest()
+    wanted = _Wanted(
+        plan,
+        chosen(rows),
+        options or RowOptions(),
+        other_runs(plan, against),
+        folder=plan.folder / fingerprint[:16] if output is None else Path(output),
+        fingerprint=fingerprint,
+        by_name=rows is not None,
+    )
+    with _locked(wanted.folder):
+        stored = wanted.stored()
+        found = stored and wanted.finished(stored, seed)
         if stored is None or not found:
             with StopRequests() as requests, quiet_lightning():
-                stored = _measure(plan, options, modes, folder, requests, given=rows is not None)
-            found = _finished(folder, stored, _possible(modes, stored, given=False)[0], options, seed)
+                stored = _measure(wanted, requests)
+            found = wanted.finished(stored, seed)
         assert found is not None
-        left_out = _possible(modes, stored, given=rows is not None)[1]
         stated: dict[str, Any] = {key: stored[key] for key in STATED if key in stored}
-        comparison = Comparison(found, stated, left_out, folder)
-        write_json(folder / TABLE_FILE, comparison.to_json())
-        write_text(folder / CSV_FILE, comparison.to_csv())
+        comparison = Comparison(found, stated, wanted.possible(stored)[1], wanted.folder)
+        write_json(wanted.folder / TABLE_FILE, comparison.to_json())
+        write_text(wanted.folder / CSV_FILE, comparison.to_csv())
     return comparison
 
 
-def _measure(
-    plan: Plan, options: RowOptions, modes: Sequence[Mode], folder: Path, requests: StopRequests, *, given: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be in the table, and where it is kept."""
+
+    plan: Plan
+    modes: list[Mode]
+    options: RowOptions
+    others: dict[str, OtherRun]
+    folder: Path
+    fingerprint: str
+    by_name: bool
+
+    def stored(self) -> dict[str, Any] | None:
+        """Read subject.json; None if there is none, or a damaged one.
+
+        Raises:
+            UsageError: it is of another comparison.
+        """
+        with suppress(FileNotFoundError, DamagedDataError):
+            stored = read_sealed(self.folder / SUBJECT_FILE, remedy="")
+            if stored.get("fingerprint") != self.fingerprint:
+                raise UsageError(
+                    f"output='{self.folder}': it holds a comparison of other weights, text, neighbours or sequences; "
+                    "give another folder."
+                )
+            return stored
+        return None
+
+    def possible(self, stored: dict[str, Any]) -> tuple[list[Mode], dict[str, str]]:
+        """Return the rows that the model can have, and the others with the reason.
+
+        Raises:
+            UsageError: one that cannot be had was chosen by its name.
+        """
+        reasons = {
+            "neighbours": "the model reads no neighbours",
+            "states": "the model does not give its last states",
+            "search": "nothing can be looked up",
+        }
+        left_out = {
+            mode.name: next(reasons[need] for need in mode.needs if not stored["has"][need])
+            for mode in self.modes
+            if not all(stored["has"][need] for need in mode.needs)
+        }
+        if self.by_name and left_out and len(self.modes) < len(MODES):
+            name, why = next(iter(left_out.items()))
+            raise UsageError(f"rows='{name}': it cannot be measured, because {why}. Leave it out.")
+        others = [other.mode for other in self.others.values()]
+        return [*(mode for mode in self.modes if mode.name not in left_out), *others], left_out
+
+    def made_of(self, mode: Mode) -> str:
+        """Return the fingerprint of all that the numbers of a row depend on."""
+        own: Any = self.others[mode.name].made_of if mode.name in self.others else self.options.of(mode.name)
+        values = [self.fingerprint, mode.name, mode.definition, mode.most_sequences, own]
+        return hashlib.sha256(canonical_json(values)).hexdigest()
+
+    def row(self, mode: Mode) -> OpenRow:
+        """Return how a row is measured."""
+        return self.others[mode.name].measured if mode.name in self.others else ROWS[mode.name]
+
+    def finished(self, stored: dict[str, Any], seed: int) -> Measurements | None:
+        """Read the rows; None if anything is missing."""
+        text = TextFacts.read(self.folder)
+        if text is None:
+            return None
+        modes, rows = self.possible(stored)[0], {}
+        for mode in modes:
+            row = read_row(row_path(self.folder, mode.name), self.made_of(mode))
+            if row is None or len(row.sequences) < len(sequences_of(mode, text.sequences, stored["seed"])):
+                return None
+            rows[mode.name] = row
+        return Measurements({mode.name: mode for mode in modes}, rows, text, seed)
+
+
+def _measure(wanted: _Wanted, requests: StopRequests) -> dict[str, Any]:
     """Open the subject, probe it, and measure the rows; returns the content of subject.json."""
-    fingerprint = _fingerprint(plan)
+    plan, folder = wanted.plan, wanted.folder
     with requests.at_once(STOPPED):
-        subject = replace(plan.open(lambda: requests.stop_if_requested(STOPPED)), options=options)
+        subject = replace(plan.open(lambda: requests.stop_if_requested(STOPPED)), options=wanted.options)
         described = plan.stated | {
-            "fingerprint": fingerprint,
+            "fingerprint": wanted.fingerprint,
             "definition": plan.definition,
             "seed": subject.seed,
             "has": {"neighbours": subject.reads, "states": subject.gives_states, "search": subject.search is not None},
         }
-        possible, _ = _possible(modes, described, given=given)
+        possible, _ = wanted.possible(described)
         described["probe"] = probe(subject)
         if TextFacts.read(folder) is None:
             facts_of(subject).write(folder)
         if subject.reads and LeakageFacts.read(folder) is None:
             leakage_of(subject).write(folder)
         write_text(folder / SUBJECT_FILE, render_sealed(described, what=str(folder / SUBJECT_FILE)))
-    measure_rows(subject, possible, folder, lambda mode: _made_of(fingerprint, mode, options))
+    measure_rows(subject, [(mode, wanted.row(mode), wanted.made_of(mode)) for mode in possible], folder)
     return described
-
-
-def _fingerprint(plan: Plan) -> str:
-    return hashlib.sha256(canonical_json(plan.definition)).hexdigest()
-
-
-def _made_of(fingerprint: str, mode: Mode, options: RowOptions) -> str:
-    values = [fingerprint, mode.name, mode.definition, mode.most_sequences, options.of(mode.name)]
-    return hashlib.sha256(canonical_json(values)).hexdigest()
-
-
-def _finished(
-    folder: Path, stored: dict[str, Any], modes: Sequence[Mode], options: RowOptions, seed: int
-) -> Measurements | None:
-    """Read the rows; None if anything is missing."""
-    text = TextFacts.read(folder)
-    if text is None:
-        return None
-    rows = {}
-    for mode in modes:
-        row = read_row(row_path(folder, mode.name), _made_of(stored["fingerprint"], mode, options))
-        if row is None or len(row.sequences) < len(sequences_of(mode, text.sequences, stored["seed"])):
-            return None
-        rows[mode.name] = row
-    return Measurements({mode.name: mode for mode in modes}, rows, text, seed)
-
-
-def _possible(modes: Sequence[Mode], stored: dict[str, Any], *, given: bool) -> tuple[list[Mode], dict[str, str]]:
-    """Return the rows that a model can have, and the others with the reason.
-
-    Raises:
-        UsageError: one that cannot be had was asked for by name.
-    """
-    reasons = {
-        "neighbours": "the model reads no neighbours",
-        "states": "the model does not give its last states",
-        "search": "nothing can be looked up",
-    }
-    left_out = {
-        mode.name: next(reasons[need] for need in mode.needs if not stored["has"][need])
-        for mode in modes
-        if not all(stored["has"][need] for need in mode.needs)
-    }
-    if given and left_out and len(modes) < len(MODES):
-        name, why = next(iter(left_out.items()))
-        raise UsageError(f"rows='{name}': it cannot be measured, because {why}. Leave it out.")
-    return [mode for mode in modes if mode.name not in left_out], left_out
-
-
-def _stored(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Read subject.json; None if there is none, or a damaged one.
-
-    Raises:
-        UsageError: it is of another comparison.
-    """
-    with suppress(FileNotFoundError, DamagedDataError):
-        stored = read_sealed(folder / SUBJECT_FILE, remedy="")
-        if stored.get("fingerprint") != fingerprint:
-            raise UsageError(
-                f"output='{folder}': it holds a comparison of other weights, text, neighbours or sequences; give "
-                "another folder."
-            )
-        return stored
-    return None
 
 
 @contextmanager

@@ -127,8 +127,23 @@ class Comparison:
                     f"{row.name} was measured on {row.sequences:,} of these {compared:,} sequences; its gain is "
                     "against off on the same ones, and its nats are not comparable with other rows."
                 )
+        sentences += [self._of_other(row) for row in self.rows if "training" in row.facts]
         sentences += [f"{name} is left out: {why}." for name, why in self.left_out.items()]
         return sentences
+
+    def _of_other(self, row: Row) -> str:
+        """State what another run was trained on, and how far it is from this one."""
+        training, own = row.facts["training"], self.stated["model"].get("training")
+        trained = f"{row.name} ({row.meaning} on {training['tokens']:,} tokens for {training['seconds']:,.0f} s)"
+        judged = self.judged
+        if judged is None or own is None:
+            return f"{trained} has {row.nats:.4f} nats per token."
+        difference, bounds = self.measurements.difference(judged, row.name)
+        stated = "no interval" if bounds is None else f"95% interval {bounds[0]:.4f} to {bounds[1]:.4f}"
+        return (
+            f"{judged} is {difference:.4f} nats per token below {trained}, {stated}; this run was trained on "
+            f"{own['tokens']:,} tokens for {own['seconds']:,.0f} s."
+        )
 
     def _same(self, one: str, other: str) -> bool:
         found = self.measurements

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from retroflow.comparison.row_file import RowFile, read_row, row_path, write_row
-from retroflow.comparison.rows import ROWS
+from retroflow.comparison.rows import OpenRow
 from retroflow.comparison.subject import Subject, evenly_spaced
 from retroflow.console import progress
 from retroflow.evaluation.measuring import evaluating, refuse_not_finite
@@ -35,39 +35,46 @@ def sequences_of(mode: Mode, sequences: Int64Array, seed: int) -> Int64Array:
     return sequences[evenly_spaced(len(sequences), most, seed)]
 
 
-def measure_rows(subject: Subject, modes: Sequence[Mode], folder: Path, made_of: Callable[[Mode], str]) -> None:
+def measure_rows(subject: Subject, rows: Sequence[tuple[Mode, OpenRow, str]], folder: Path) -> None:
     """Measure what is missing of some rows, and write it.
 
     Args:
         subject: what is compared.
-        modes: the rows.
+        rows: each with the function that opens it, and the fingerprint of all that its numbers depend on.
         folder: of the comparison.
-        made_of: gives the fingerprint of all that a row's numbers depend on.
 
     Raises:
         RetroflowError: a loss is not finite, or a file cannot be written.
     """
-    wanted = {mode.name: sequences_of(mode, subject.sequences, subject.seed) for mode in modes}
-    passes = sum(mode.passes * len(wanted[mode.name]) for mode in modes)
+    wanted = [sequences_of(mode, subject.sequences, subject.seed) for mode, _, _ in rows]
+    passes = sum(mode.passes * len(sequences) for (mode, _, _), sequences in zip(rows, wanted, strict=True))
     with progress("comparing", passes, "passes") as shown, evaluating(subject.model):
-        for mode in modes:
+        for (mode, open_row, made_of), sequences in zip(rows, wanted, strict=True):
 
-            def advance(sequences: int, mode: Mode = mode) -> None:
-                shown(sequences * mode.passes)
+            def advance(count: int, mode: Mode = mode) -> None:
+                shown(count * mode.passes)
 
-            _measure_row(subject, mode, wanted[mode.name], row_path(folder, mode.name), made_of(mode), advance)
+            file = _Place(row_path(folder, mode.name), made_of)
+            _measure_row(subject, open_row, sequences, file, advance)
+
+
+class _Place(NamedTuple):
+    """Where a row is kept, and the fingerprint of what it is made of."""
+
+    path: Path
+    made_of: str
 
 
 def _measure_row(
-    subject: Subject, mode: Mode, wanted: Int64Array, path: Path, made_of: str, advance: Callable[[int], None]
+    subject: Subject, open_row: OpenRow, wanted: Int64Array, file: _Place, advance: Callable[[int], None]
 ) -> None:
     nothing = np.zeros((0, subject.sequence_length), dtype=np.float32)
-    row = read_row(path, made_of) or RowFile(wanted[:0], nothing)
+    row = read_row(*file) or RowFile(wanted[:0], nothing)
     advance(len(row.sequences))
     if len(row.sequences) == len(wanted):
         return
     began = time.perf_counter()
-    measured = ROWS[mode.name](subject)
+    measured = open_row(subject)
     row = replace(row, facts=measured.facts, setup_seconds=row.setup_seconds + time.perf_counter() - began)
     written = time.monotonic()
     try:
@@ -78,16 +85,16 @@ def _measure_row(
             began = time.perf_counter()
             with _using(subject) as use:
                 nats = measured.nats(part)
-            refuse_not_finite(float(nats.sum(dtype=np.float64)), mode.name)
+            refuse_not_finite(float(nats.sum(dtype=np.float64)), file.path.stem)
             row = _with_part(row, part, nats, time.perf_counter() - began, use)
             if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
-                write_row(path, row, made_of)
+                write_row(file.path, row, file.made_of)
                 written = time.monotonic()
             subject.check()
             advance(len(part))
     finally:
         if len(row.sequences):
-            write_row(path, row, made_of)
+            write_row(file.path, row, file.made_of)
 
 
 def _parts(subject: Subject, wanted: Int64Array, together: int) -> Iterator[Int64Array]:

@@ -1,7 +1,7 @@
 """A causality probe of a loaded model on real text: what comes later must change nothing earlier.
 
 A model that sees the token it predicts, or neighbours of a chunk before the chunk has ended, has a loss that means
-nothing. The probe changes tokens, and then neighbours, from a place on, and compares the logits before it.
+nothing. The probe changes the tokens from a place on, and the neighbours of a window, and compares the logits before.
 
 Shapes: n tokens of a sequence, W windows, m tokens of a chunk, s tokens between two lookups, v vocabulary.
 """
@@ -75,8 +75,8 @@ def _with_other_tokens(subject: Subject, batch: Batch, place: int, generator: to
 def _with_other_neighbours(subject: Subject, batch: Batch, window: int, generator: torch.Generator) -> Batch:
     assert batch.retrieved is not None and batch.retrieved_mask is not None
     retrieved, mask = batch.retrieved.clone(), batch.retrieved_mask.clone()
-    retrieved[:, window:] = _others(retrieved[:, window:], subject, generator)
-    mask[:, window:] = True
+    retrieved[:, window] = _others(retrieved[:, window], subject, generator)
+    mask[:, window] = True
     return batch._replace(retrieved=retrieved, retrieved_mask=mask)
 
 

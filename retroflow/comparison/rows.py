@@ -217,7 +217,9 @@ def _knn_lm(subject: Subject) -> Measured:
     return Measured(nats, {"keys": datastore.describe(), "mixtures": [asdict(each) for each in mixtures]})
 
 
-ROWS: dict[str, Callable[[Subject], Measured]] = {
+OpenRow = Callable[[Subject], Measured]
+
+ROWS: dict[str, OpenRow] = {
     "off": _off,
     "on": _on,
     "shuffled": _shuffled,

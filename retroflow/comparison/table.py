@@ -142,16 +142,17 @@ class Measurements:
             facts=row.facts,
         )
 
+    def difference(self, name: str, other: str) -> tuple[float, Interval | None]:
+        """Return by how many nats per token a row is below another one, on the sequences of both, with its interval."""
+        means, drawn = self._resampled([name, other])
+        return means[other] - means[name], None if drawn is None else interval(drawn[other] - drawn[name])
+
     def _gains(self, name: str) -> dict[str, Any]:
         """Return gain, over_random and recovered of a row with their intervals, on the sequences of both rows."""
         found: dict[str, Any] = {}
-        means, drawn = self._resampled([name, "off"])
-        found["gain"] = means["off"] - means[name]
-        found["gain_interval"] = drawn and interval(drawn["off"] - drawn[name])
+        found["gain"], found["gain_interval"] = self.difference(name, "off")
         if "random" in self.rows and name != "random":
-            means, drawn = self._resampled([name, "random"])
-            found["over_random"] = means["random"] - means[name]
-            found["over_random_interval"] = drawn and interval(drawn["random"] - drawn[name])
+            found["over_random"], found["over_random_interval"] = self.difference(name, "random")
         if "in_context" in self.rows and name != "in_context":
             means, drawn = self._resampled([name, "off", "in_context"])
             whole = means["off"] - means["in_context"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from retroflow.comparison.compare import chosen, compare
 from retroflow.comparison.rows import ROWS
 from retroflow.comparison.run_plan import RunPlan
 from retroflow.comparison.subject import Subject
-from retroflow.errors import RetroflowError, UsageError
+from retroflow.errors import Interrupted, RetroflowError, UsageError
 from retroflow.evaluation.modes import MODES
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
@@ -204,3 +205,47 @@ def test_a_second_process_is_kept_out(tmp_path):
     found = compare(plan, rows=["off"])
     with comparing._locked(found.folder), pytest.raises(UsageError, match="another process is comparing here"):
         compare(plan, rows=["off"])
+
+
+def test_another_run_is_a_row_on_the_same_tokens(trained, tmp_path):
+    recipe, words = (
+        trained.parents[2] / "tiny.yaml",
+        [f"trainer.runs_folder={tmp_path / 'runs'}", "trainer.max_steps=2"],
+    )
+    plain = rf.fit(rf.load_recipe(recipe, *words, "trainer.retrieval=false")).folder
+    found = rf.compare(trained, rows=["off", "on"], sequences=6, against=[plain], output=tmp_path / "kept")
+    off, on, other = found.rows
+    assert (other.name, other.tokens, other.sequences) == ("tiny-0001", on.tokens, 6)
+    assert other.facts["training"]["tokens"] == rf.open_run(plain).report["training"]["tokens"]
+    alone = rf.compare(plain, rows=["off"], sequences=6)
+    assert other.nats == pytest.approx(alone.rows[0].nats, abs=1e-6) and other.gain == pytest.approx(
+        off.nats - other.nats
+    )
+    assert "tiny-0001 (another run, trained without retrieval on" in " ".join(found.findings)
+    again = rf.compare(trained, rows=["off", "on"], sequences=6, against=[plain], output=tmp_path / "kept")
+    assert again.rows == found.rows
+    with pytest.raises(UsageError, match="^against='.*': tiny-0001 is named already; leave it out"):
+        rf.compare(trained, against=[plain, plain])
+    elsewhere = rf.fit(rf.load_recipe(recipe, *words, "data.chunk_length=4", "data.sequence_chunks=2")).folder
+    with pytest.raises(UsageError, match="^against='.*': it has another text, tokenizer or chunk length"):
+        rf.compare(trained, against=[elsewhere])
+
+
+def test_a_signal_stops_it_and_the_same_call_continues(tmp_path):
+    whole = nats_of(compare(make_plan(tmp_path / "whole", eval_batch_size=2), rows=["off", "on"]))
+    plan, calls = make_plan(tmp_path / "stopped", eval_batch_size=2), []
+    forward = plan._job.module.model.forward
+
+    def interrupting(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 17:  # 13 of the probe, 3 of off
+            signal.raise_signal(signal.SIGINT)
+        return forward(*arguments, **options)
+
+    plan._job.module.model.forward = interrupting
+    with pytest.raises(Interrupted, match="^stopped while comparing; the same command continues where it stopped"):
+        compare(plan, rows=["off", "on"])
+    assert {file.name for file in plan.folder.rglob("rows/*.npz")} == {"off.npz", "on.npz"}
+    again = nats_of(compare(plan, rows=["off", "on"]))
+    for name, nats in whole.items():
+        assert again[name].tobytes() == nats.tobytes()
