@@ -99,6 +99,7 @@ CORPORA: "Registry[type[Corpus]]" = Registry(
             "retroflow.corpus.datasets:DatasetsCorpus", extra="datasets", requires=("datasets",), check=_HELD_OUT
         ),
         "database": Entry("retroflow.database.corpus:DatabaseCorpus", check=_HELD_OUT),
+        "questions": Entry("retroflow.corpus.question_files:QuestionCorpus", check=_HELD_OUT),
         "python_source": Entry("retroflow.corpus.python_source:PythonSourceCorpus", light=True, check=_HELD_OUT),
     },
     protocol="Corpus",

@@ -25,6 +25,27 @@ class Chunks(NamedTuple):
     num_bytes: NDArray[np.uint32]
 
 
+def chunk_question(prompt: Encoded, answer: Encoded, *, chunk_length: int, end_of_text: int) -> Chunks:
+    """Make two chunks: a question that ends at the end of its chunk, and its answer, which begins the next.
+
+    Args:
+        prompt: the question; of one that is too long the last m tokens are kept.
+        answer: of one that is too long the first m - 1 tokens are kept, so that its end can be predicted.
+        chunk_length: m.
+        end_of_text: token that pads both, the question at the left.
+
+    Returns:
+        Chunks of m and of up to m - 1 tokens. All bytes are those of the answer.
+    """
+    question, kept = prompt.ids[-chunk_length:], answer.ids[: chunk_length - 1]
+    tokens = np.full((2, chunk_length), end_of_text, dtype=np.int32)
+    tokens[0, chunk_length - len(question) :] = question
+    tokens[1, : len(kept)] = kept
+    whole = len(kept) == len(answer.ids)
+    num_bytes = answer.num_bytes if whole else int(answer.byte_starts[len(kept)])
+    return Chunks(tokens, np.array([chunk_length, len(kept)], np.uint16), np.array([0, num_bytes], np.uint32))
+
+
 def chunk_document(encoded: Encoded, *, chunk_length: int, end_of_text: int) -> Chunks:
     """Cut a document into ceil(t / m) chunks.
 

@@ -76,6 +76,11 @@ def _question(values: dict[str, Any], where: str) -> Question:
     return Question(str(found.get("id", where)), text.strip(), tuple(answers))
 
 
+def question_of(prompt: str) -> str:
+    """Return the question of a prompt, whose beginning may be missing."""
+    return prompt.removesuffix(ANSWER).removeprefix("question: ").strip()
+
+
 def split_at_answer(text: str, where: str) -> tuple[str, str]:
     """Return the prompt of a text such as "question: ... answer: Ann", and the answer with its leading space.
 

@@ -24,6 +24,7 @@ class Batch(NamedTuple):
             lookups are more frequent; None without retrieval.
         retrieved_mask: bool of that shape, True where `retrieved` is a real token; None without retrieval.
         num_bytes: int64 [b], UTF-8 bytes of the text in the row's chunks.
+        padding: int64 [b], tokens at the left of each row that are padding; None for none.
         is_random: bool [b, l], True where `retrieved` was drawn and not found; None where nothing is drawn.
     """
 
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     retrieved_mask: Tensor | None
     num_bytes: Tensor
     is_random: Tensor | None = None
+    padding: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
@@ -50,6 +52,7 @@ class Batch(NamedTuple):
             retrieved_mask=None if self.retrieved_mask is None else change(self.retrieved_mask),
             num_bytes=change(self.num_bytes),
             is_random=None if self.is_random is None else change(self.is_random),
+            padding=None if self.padding is None else change(self.padding),
         )
 
     def without_retrieval(self) -> "Batch":

@@ -4,7 +4,8 @@ Shapes: b sequences, s chunks of a sequence, m tokens of a chunk, n = s * m, k n
 split, T chunks of the training split (the retrieval database).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from retroflow.errors import CorpusError
 from retroflow.protocols import Int64Array
 from retroflow.store.array_file import check_mapped
 from retroflow.store.chunk_store import ChunkSource
+
+ReadNeighbours = Callable[[Int64Array, NDArray[np.bool_]], tuple[Int64Array, NDArray[np.bool_]]]
+"""Reads neighbours, as `retroflow.data.retrieved.read_retrieved` does from a database."""
 
 _RANDOM_STREAM = 2
 """Separates the random stream of random neighbours from the others of the recipe's seed."""
@@ -37,6 +41,8 @@ class SequenceDataset(Dataset[Batch]):
             `in_order`; None for batches without retrieval.
         random_share: share of chunks that get random neighbours instead, 0 to 1.
         seed: chooses both, with a sequence's first chunk and nothing else.
+        answers_only: a sequence is a question, padded at the left, and its answer, which alone is predicted.
+        read: reads neighbours, int64 [..., k] where bool [..., k]; None for `read_retrieved` from `database`.
 
     Raises:
         CorpusError: the split is empty.
@@ -52,6 +58,8 @@ class SequenceDataset(Dataset[Batch]):
         neighbours: Int64Array | WindowTable | None = None,
         random_share: float = 0.0,
         seed: int = 0,
+        answers_only: bool = False,
+        read: ReadNeighbours | None = None,
     ) -> None:
         if len(chunks) == 0:
             raise CorpusError("A split of the corpus has no chunks. Use a larger corpus, or hold out another share.")
@@ -62,6 +70,7 @@ class SequenceDataset(Dataset[Batch]):
         self._database = database
         self._neighbours = neighbours
         self._random_share, self._seed = random_share, seed
+        self.answers_only, self._read = answers_only, read
         stores: list[ChunkSource] = [store for store in (chunks, database) if store is not None]
         self._files = [array for store in stores for array in (store.tokens, store.lengths, store.document_ids)]
         self._files += [chunks.num_bytes, *([neighbours] if isinstance(neighbours, np.ndarray) else [])]
@@ -114,6 +123,7 @@ class SequenceDataset(Dataset[Batch]):
             retrieved_mask=None if mask is None else torch.from_numpy(mask),
             num_bytes=torch.from_numpy(self.chunks.num_bytes[rows].sum(axis=1, dtype=np.int64)),
             is_random=torch.from_numpy(is_random) if self._random_share and is_random is not None else None,
+            padding=torch.from_numpy(self._padding(tokens)) if self.answers_only else None,
         )
 
     def _tokens_and_targets(self, rows: Int64Array, following: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -129,6 +139,8 @@ class SequenceDataset(Dataset[Batch]):
         flat_tokens = tokens.reshape(batch, num_chunks * chunk_length)  # [b, n]
         shifted = np.where(predicted, tokens, NOT_PREDICTED).reshape(flat_tokens.shape)
         targets = np.concatenate([shifted[:, 1:], np.where(next_exists, next_tokens, NOT_PREDICTED)[:, None]], axis=1)
+        if self.answers_only:
+            targets[:, : chunk_length - 1] = targets[:, -1] = NOT_PREDICTED
         return flat_tokens, targets
 
     def _retrieved(
@@ -158,4 +170,10 @@ class SequenceDataset(Dataset[Batch]):
             ids[row, is_random[row]] = drawn[is_random[row]]
         neighbour_documents = database.document_ids[np.maximum(ids, 0)]
         own = (neighbour_documents[..., None] == documents[:, None, None, :]).any(axis=-1)
-        return *read_retrieved(database, ids, (ids >= 0) & ~own), is_random
+        read = self._read or partial(read_retrieved, database)
+        return *read(ids, (ids >= 0) & ~own), is_random
+
+    def _padding(self, tokens: Int64Array) -> Int64Array:
+        """Return int64 [b], end-of-text tokens at the left of sequences int64 [b, n]."""
+        is_text = tokens != self.chunks.end_of_text
+        return np.where(is_text.any(axis=1), is_text.argmax(axis=1), 0)

@@ -61,13 +61,14 @@ class StepBatches(Sampler[list[int]]):
         rank: this process, in [0, world_size).
         world_size: number of processes.
         start_step: the first optimizer step, the sampler's whole state.
+        shifts: whether sequences may begin at any chunk; else they begin at every `sequence_chunks`-th.
 
     Raises:
         CorpusError: the split is shorter than one sequence.
         UsageError: `batch_size` is not a multiple of world_size * accumulate.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each decides the order
         self,
         *,
         num_chunks: int,
@@ -78,6 +79,7 @@ class StepBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
+        shifts: bool = True,
     ) -> None:
         if num_chunks < sequence_chunks:
             raise CorpusError(
@@ -93,7 +95,7 @@ class StepBatches(Sampler[list[int]]):
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self.step = start_step
         # Sequences shift by less than their length from epoch to epoch, so that a chunk gets different left contexts.
-        self._num_offsets = sequence_chunks if num_chunks >= 2 * sequence_chunks - 1 else 1
+        self._num_offsets = sequence_chunks if shifts and num_chunks >= 2 * sequence_chunks - 1 else 1
         self.num_sequences = (num_chunks - self._num_offsets + 1) // sequence_chunks
 
     def starts(self, step: int) -> Int64Array:

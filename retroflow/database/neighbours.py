@@ -3,6 +3,7 @@
 Shapes: N chunks of the split, k neighbours.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,23 @@ def neighbours_of(
             queries = queries_of(snapshot, chunk_texts(split, tokenizer, part))
             ids[part], scores[part] = snapshot.search.search(queries, k, own[documents[part]])
             advance(len(part))
+    return Neighbours(ids, scores)
+
+
+def found_for(snapshot: Snapshot, texts: Sequence[str], k: int) -> Neighbours:
+    """Find the chunks of a version that are nearest to texts.
+
+    Returns:
+        Numbers in the snapshot's view, int64 [q, k], -1 where there is none, and scores.
+    """
+    ids = np.full((len(texts), k), -1, dtype=np.int64)
+    scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+    with progress("find passages in the database", len(texts), "texts") as advance:
+        for start in range(0, len(texts), CHUNKS_AT_ONCE):
+            rows = slice(start, min(start + CHUNKS_AT_ONCE, len(texts)))
+            queries = queries_of(snapshot, list(texts[rows]))
+            ids[rows], scores[rows] = snapshot.search.search(queries, k)
+            advance(rows.stop - rows.start)
     return Neighbours(ids, scores)
 
 

@@ -107,7 +107,8 @@ def token_losses(model: Any, placement: Placement, step: int | None = None) -> C
 @torch.no_grad()
 def _losses_of(model: Any, placement: Placement, step: int | None, batch: Batch) -> Tensor:
     with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
-        logits = model(batch.tokens, batch.retrieved, batch.retrieved_mask, retrieval_step=step)  # [b, n, v]
+        retrieved, mask = batch.retrieved, batch.retrieved_mask
+        logits = model(batch.tokens, retrieved, mask, padding=batch.padding, retrieval_step=step)  # [b, n, v]
     flat = F.cross_entropy(
         logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_PREDICTED, reduction="none"
     )
@@ -237,7 +238,7 @@ def sample_of(job: Measurable) -> Int64Array | None:
 
 def prompted_sequences(job: Measurable) -> Int64Array:
     """Return the sequences int64 [s] that are also measured with neighbours in the prompt, evenly spaced; or none."""
-    if not job.options.retrieval or job.module.model.context_length is None:
+    if not job.options.retrieval or job.module.model.context_length is None or job.splits.answers_only:
         return np.empty(0, dtype=np.int64)
     sample = sample_of(job)
     measured = np.arange(len(job.splits.validation())) if sample is None else sample

@@ -224,9 +224,9 @@ def _living(folder: Path) -> Database | None:
     if not (folder / RUN_FILE).is_file():
         return None
     run = read_run(folder)
-    corpus = run.located(run.values["corpus"])
-    is_living = corpus["name"] == "database" and is_database(Path(corpus["path"]))
-    return Database.open(corpus["path"]) if is_living else None
+    corpus, data = run.located(run.values["corpus"]), run.located(run.values["data"])
+    path = corpus["path"] if corpus["name"] == "database" else data.get("passages")
+    return Database.open(path) if path is not None and is_database(Path(path)) else None
 
 
 def _find(folder: Path) -> _Place:

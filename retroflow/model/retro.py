@@ -135,15 +135,7 @@ class Retro(nn.Module, RetrievalModel):
         Raises:
             InvalidShapeError: shapes, dtypes or values that do not fit the configuration.
         """
-        step = checked_step(retrieval_step, self.config.chunk_length)
-        check_tokens(self.config, tokens)
-        check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
-        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        is_token = mask = None
-        if padding is not None:
-            state = self._empty_cache(step, padding)
-            is_token, mask = state.is_token(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
-        hidden, _ = self._run(self._embed(tokens, is_token), self._encoding(found, step, is_token), mask)
+        hidden = self.hidden(tokens, retrieved, retrieved_mask, padding=padding, retrieval_step=retrieval_step)
         return F.linear(hidden, self.output_weights())
 
     def loss(
@@ -152,6 +144,7 @@ class Retro(nn.Module, RetrievalModel):
         targets: Tensor,
         retrieved: Tensor | None = None,
         retrieved_mask: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> Tensor:
         """Sum the loss of each sequence.
 
@@ -160,6 +153,7 @@ class Retro(nn.Module, RetrievalModel):
             targets: int64 [b, n], the token to predict at each position, -100 where none is.
             retrieved: as in `forward`.
             retrieved_mask: as in `forward`.
+            padding: as in `forward`; nothing is predicted there.
 
         Returns:
             float32 [b] (float64 of a float64 model), nats summed over the positions with a target.
@@ -169,17 +163,29 @@ class Retro(nn.Module, RetrievalModel):
         """
         check_tokens(self.config, tokens)
         check_targets(self.config, targets, tokens)
-        hidden = self.hidden(tokens, retrieved, retrieved_mask)
+        hidden = self.hidden(tokens, retrieved, retrieved_mask, padding=padding)
         losses = token_losses(hidden.flatten(0, 1), self.output_weights(), targets.flatten())
         return losses.view(targets.shape).sum(-1)
 
-    def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+        *,
+        padding: Tensor | None = None,
+        retrieval_step: int | None = None,
+    ) -> Tensor:
         """Return the normalised last states, float [b, n, d]; arguments and errors as in `forward`."""
+        step = checked_step(retrieval_step, self.config.chunk_length)
         check_tokens(self.config, tokens)
-        step = self.config.chunk_length
+        check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
         found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
-        hidden, _ = self._run(self._embed(tokens), self._encoding(found, step))
-        return hidden
+        is_token = mask = None
+        if padding is not None:
+            state = self._empty_cache(step, padding)
+            is_token, mask = state.is_token(0, tokens.shape[1]), state.attention_mask(tokens.shape[1])
+        return self._run(self._embed(tokens, is_token), self._encoding(found, step, is_token), mask)[0]
 
     def output_weights(self) -> Tensor:
         """Return the output matrix, float [v, d]."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from retroflow.console import Advance, progress, say
 from retroflow.corpus.checked import CheckedCorpus
-from retroflow.corpus.chunking import Chunks, chunk_document
+from retroflow.corpus.chunking import Chunks, chunk_document, chunk_question
+from retroflow.corpus.questions import split_at_answer
 from retroflow.corpus.tokenizer import TRAIN_BYTES, Tokenizer, grouped, load_tokenizer, train_tokenizer
 from retroflow.errors import CorpusError, DamagedDataError, UsageError
 from retroflow.pipeline.fingerprint import Inputs
@@ -71,7 +72,7 @@ class ChunkStage:
             CorpusError: the corpus changed while it was read.
         """
         for number, documents in enumerate(document_blocks(self._corpus.documents())):
-            make = partial(_chunk_block, documents, self._tokenizer, self._data.chunk_length, is_first=number == 0)
+            make = partial(_chunk_block, documents, self._tokenizer, self._data, is_first=number == 0)
             yield Block(len(documents), make, _hash_of(documents))
         if self.inputs["corpus"] != self._corpus.fingerprint():
             raise CorpusError(
@@ -165,7 +166,7 @@ def document_blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
     return grouped(documents, lambda document: len(document.text), BLOCK_TEXT_BYTES)
 
 
-def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int, *, is_first: bool) -> dict[str, Array]:
+def _chunk_block(block: list[Document], tokenizer: Tokenizer, data: DataOptions, *, is_first: bool) -> dict[str, Array]:
     """The arrays of one piece; document ids count from its first document, and records have lengths, not offsets.
 
     The first piece has one length more, 0, so that the sums of all are where each record begins and the last one ends.
@@ -174,15 +175,15 @@ def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int,
         if len(document.text) >= SAID_CHARACTERS:
             size = f"{len(document.text) / 1e6:,.0f} million characters"
             say(f"{document.source}: tokenising one document of {size}; this shows no progress")
-    encoded = tokenizer.encode_batch([document.text for document in block])
+    cut = _cut_questions(block, tokenizer, data) if data.format == "qa" else _cut_documents(block, tokenizer, data)
     tokens_dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.uint32
-    nothing = Chunks(np.empty((0, chunk_length), np.int32), np.empty(0, np.uint16), np.empty(0, np.uint32))
+    nothing = Chunks(np.empty((0, data.chunk_length), np.int32), np.empty(0, np.uint16), np.empty(0, np.uint32))
     arrays: dict[str, Array] = {}
     for split in SPLITS:
         members = [
-            (document, chunk_document(tokens, chunk_length=chunk_length, end_of_text=tokenizer.end_of_text))
-            for document, tokens in zip(block, encoded, strict=True)
-            if document.split == split and len(tokens.ids)
+            (document, chunks)
+            for document, chunks in zip(block, cut, strict=True)
+            if document.split == split and len(chunks.lengths)
         ]
         records = [json.dumps([document.id, document.title, document.source]).encode() for document, _ in members]
         counts = [len(chunks.lengths) for _, chunks in members]
@@ -196,6 +197,23 @@ def _chunk_block(block: list[Document], tokenizer: Tokenizer, chunk_length: int,
             f"{split}/document_offsets": np.array([0] * is_first + [len(each) for each in records], dtype=np.int64),
         }
     return arrays
+
+
+def _cut_documents(block: list[Document], tokenizer: Tokenizer, data: DataOptions) -> list[Chunks]:
+    encoded = tokenizer.encode_batch([document.text for document in block])
+    m, end_of_text = data.chunk_length, tokenizer.end_of_text
+    return [chunk_document(tokens, chunk_length=m, end_of_text=end_of_text) for tokens in encoded]
+
+
+def _cut_questions(block: list[Document], tokenizer: Tokenizer, data: DataOptions) -> list[Chunks]:
+    parts = [split_at_answer(document.text, document.source) for document in block]
+    prompts = tokenizer.encode_batch([prompt for prompt, _ in parts])
+    answers = tokenizer.encode_batch([answer for _, answer in parts])
+    m, end_of_text = data.chunk_length, tokenizer.end_of_text
+    return [
+        chunk_question(prompt, answer, chunk_length=m, end_of_text=end_of_text)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
 
 
 class _Shift:

@@ -29,12 +29,13 @@ def chunks_inputs(corpus: Mapping[str, object], tokenizer: object, data: DataOpt
         data: the recipe's data section.
     """
     trained = {"train": {"vocabulary_size": data.vocabulary_size, "library": TRAINED_BY}}
-    return {
+    inputs = {
         "version": CHUNKS_VERSION,
         "corpus": dict(corpus),
         "tokenizer": trained if tokenizer is None else {"given": tokenizer},
         "chunk_length": data.chunk_length,
     }
+    return inputs if data.format == "text" else inputs | {"format": data.format}
 
 
 def embeddings_inputs(chunks: str, embedder: Mapping[str, object]) -> Inputs:

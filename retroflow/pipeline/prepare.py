@@ -158,7 +158,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     """
     data = DataOptions(**recipe.section("data"))
     artifacts = Path(os.path.expanduser(data.artifacts_folder))
-    if not recipe.values.get("trainer", {}).get("retrieval", True):
+    data.check_format(retrieval=_retrieves(recipe))
+    if data.format == "qa" or not _retrieves(recipe):  # passages are found in a database
         _make_folder(artifacts)
         with disk_errors(artifacts):
             chunks = _chunks(recipe, data, artifacts, sharing)
@@ -195,6 +196,10 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     return prepared_of(*found.values())
 
 
+def _retrieves(recipe: Recipe) -> bool:
+    return bool(recipe.values.get("trainer", {}).get("retrieval", True))
+
+
 def _make_folder(artifacts: Path) -> None:
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -217,7 +222,7 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
     data = DataOptions(**recipe.section("data"))
     corpus = create_corpus(recipe.section("corpus"))
     names = {"chunks": fingerprint_of(_chunks_inputs(corpus, given_tokenizer(recipe, data), data))}
-    if not recipe.values.get("trainer", {}).get("retrieval", True):
+    if data.format == "qa" or not _retrieves(recipe):
         return names
     retriever, options = RecipeRetriever(recipe.section("retriever")), NeighbourOptions(**recipe.section("neighbours"))
     if retriever.reads_vectors:

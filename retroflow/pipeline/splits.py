@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.data import SequenceDataset
+from retroflow.data.dataset import ReadNeighbours
 from retroflow.data.windows import WindowTable
 from retroflow.errors import CorpusError
 from retroflow.pipeline.prepare import Prepared
@@ -29,7 +30,9 @@ class Splits:
         validation_scores: float32 [N_valid, k], higher is better, -inf = none; None if they are not known.
         tokenizer: its folder; None if the tokens do not represent text.
         validation_embeddings: of `valid_chunks`; None if they were not embedded.
-        other_database: what the ids of `validation_neighbours` are rows of, if not of the training split.
+        other_database: what the ids of neighbours are rows of, if not of the training split.
+        answers_only: sequences are questions with their answers (`SequenceDataset`).
+        read: reads neighbours; None to read them as they are.
     """
 
     train_chunks: ChunkSource
@@ -41,6 +44,8 @@ class Splits:
     tokenizer: Path | None = None
     validation_embeddings: VectorSource | None = None
     other_database: ChunkSource | None = None
+    answers_only: bool = False
+    read: ReadNeighbours | None = None
 
     @property
     def database(self) -> ChunkSource:
@@ -56,12 +61,19 @@ class Splits:
             neighbours=self.train_neighbours if retrieval else None,
             random_share=random_share,
             seed=seed,
+            answers_only=self.answers_only,
+            read=self.read,
         )
 
     def validation(self, neighbours: Int64Array | WindowTable | None = None) -> SequenceDataset:
         """Sequences to be judged on, with whatever neighbours int64 [N_valid, k] are given, or those of windows."""
         return SequenceDataset(
-            self.valid_chunks, sequence_chunks=self.sequence_chunks, database=self.database, neighbours=neighbours
+            self.valid_chunks,
+            sequence_chunks=self.sequence_chunks,
+            database=self.database,
+            neighbours=neighbours,
+            answers_only=self.answers_only,
+            read=self.read,
         )
 
 

@@ -209,10 +209,18 @@ class RetrofitModel(nn.Module, RetrievalModel):
             InvalidShapeError: shapes, dtypes or values that do not fit the configuration.
         """
         step = checked_step(retrieval_step, self.config.chunk_length)
+        _, arguments = self._arguments(tokens, retrieved, retrieved_mask, padding, step)
+        with self._running() as base:
+            return cast(Tensor, base(input_ids=tokens, use_cache=False, **arguments).logits)
+
+    def _arguments(
+        self, tokens: Tensor, retrieved: Tensor | None, mask: Tensor | None, padding: Tensor | None, step: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """Check what `forward` is given; return what the base reads, and its keyword arguments."""
         check_tokens(self.config, tokens)
         self._check_room(tokens, 0)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
-        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, step)
+        found = check_sequence(self.config, tokens, retrieved, mask, step)
         is_token, arguments = None, {}
         if padding is not None:
             state = self._empty_cache(step, padding)
@@ -220,8 +228,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         call: Any = self._call(tokens, self._encoding(found, step, is_token), is_token)
         if self._inherits:
             call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
-        with self._running() as base:
-            return cast(Tensor, base(input_ids=tokens, use_cache=False, **arguments, **{ARGUMENT: call}).logits)
+        return call, arguments | {ARGUMENT: call}
 
     def loss(
         self,
@@ -229,10 +236,11 @@ class RetrofitModel(nn.Module, RetrievalModel):
         targets: Tensor,
         retrieved: Tensor | None = None,
         retrieved_mask: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> Tensor:
         """Sum the loss of each sequence, float [b], in nats; as `RetrievalModel.loss`."""
         check_targets(self.config, targets, tokens)
-        hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask).flatten(0, 1), targets.flatten()
+        hidden, wanted = self.hidden(tokens, retrieved, retrieved_mask, padding).flatten(0, 1), targets.flatten()
         matrix = self.output_weights()
         if not torch.is_grad_enabled():
             is_wanted = wanted != IGNORED  # a prompt needs no logits
@@ -245,16 +253,17 @@ class RetrofitModel(nn.Module, RetrievalModel):
         if self._inherits:
             self.retrieval.states.forget()
 
-    def hidden(self, tokens: Tensor, retrieved: Tensor | None = None, retrieved_mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        retrieved: Tensor | None = None,
+        retrieved_mask: Tensor | None = None,
+        padding: Tensor | None = None,
+    ) -> Tensor:
         """Return the base's last hidden states, float [b, n, d]; arguments and errors as in `forward`."""
-        check_tokens(self.config, tokens)
-        self._check_room(tokens, 0)
-        found = check_sequence(self.config, tokens, retrieved, retrieved_mask, self.config.chunk_length)
-        call: Any = self._call(tokens, self._encoding(found, self.config.chunk_length))
-        if self._inherits:
-            call = self.retrieval.of_sequences(self.base, found, step=self.config.chunk_length)
+        call, arguments = self._arguments(tokens, retrieved, retrieved_mask, padding, self.config.chunk_length)
         with self._running() as base:
-            hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **{ARGUMENT: call}).last_hidden_state
+            hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **arguments).last_hidden_state
         if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
             hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
         return hidden

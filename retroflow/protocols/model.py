@@ -157,6 +157,7 @@ class RetrievalModel(Protocol):
         targets: "Tensor",
         retrieved: "Tensor | None" = None,
         retrieved_mask: "Tensor | None" = None,
+        padding: "Tensor | None" = None,
     ) -> "Tensor":
         """Sum the loss of each sequence.
 
@@ -165,6 +166,7 @@ class RetrievalModel(Protocol):
             targets: int64 [b, n], the token to predict at each position, -100 where none is.
             retrieved: as in `forward`.
             retrieved_mask: as in `forward`.
+            padding: as in `forward`; given where a model is trained on questions, and nothing is predicted there.
 
         Returns:
             float32 [b] (float64 of a float64 model), nats summed over the positions with a target.

@@ -1,4 +1,7 @@
-"""`database: PATH`, which stands for the corpus, embedder, retriever and tokenizer of a database."""
+"""`database: PATH`, which stands for the corpus, embedder, retriever and tokenizer of a database.
+
+With `data.format: qa` the corpus is questions, and the database stands for their passages.
+"""
 
 import importlib
 from collections.abc import Mapping
@@ -11,7 +14,12 @@ from retroflow.recipe.schema import RecipeSchema
 from retroflow.recipe.tree import Node, overlay, plant
 
 KEY = "database"
-_DECIDED = {"corpus": ("name", "path"), "embedder": None, "retriever": None, "data": ("tokenizer", "chunk_length")}
+_DECIDED: dict[str, tuple[str, ...] | None] = {
+    "corpus": ("name", "path"),
+    "embedder": None,
+    "retriever": None,
+    "data": ("tokenizer", "chunk_length"),
+}
 """Keys that the database decides, by section; None for all of it."""
 
 
@@ -36,14 +44,27 @@ def expanded(tree: Node, schema: RecipeSchema, problems: Problems) -> Node:
         return Node(rest, tree.origin)
     module, _, name = schema.database.partition(":")
     try:
-        sections: Mapping[str, Any] = getattr(importlib.import_module(module), name)(node.value)
+        sections: dict[str, Any] = getattr(importlib.import_module(module), name)(node.value)
     except RetroflowError as error:
         problems.add(node.origin, KEY, f'is "{node.value}". {error}', cause=error)
         return Node(rest, tree.origin)
-    for section, keys in _DECIDED.items():
+    decided = _DECIDED
+    if _asks_questions(rest):
+        path = sections["corpus"]["path"]
+        sections = {**sections, "data": {**sections["data"], "passages": path}}
+        del sections["corpus"]
+        decided = {**_DECIDED, "corpus": (), "data": ("tokenizer", "chunk_length", "passages")}
+    for section, keys in decided.items():
         if section in rest and rest[section].is_mapping:
             rest[section] = _left(rest[section], node, section, keys, problems)
     return overlay(plant(sections, node.origin), Node(rest, tree.origin))
+
+
+def _asks_questions(tree: Mapping[str, Node]) -> bool:
+    """Say whether the corpus is questions, whose passages are in the database."""
+    data = tree.get("data")
+    chosen = data.value.get("format") if data is not None and data.is_mapping else None
+    return chosen is not None and chosen.value == "qa"
 
 
 def _left(section: Node, database: Node, name: str, keys: tuple[str, ...] | None, problems: Problems) -> Node:

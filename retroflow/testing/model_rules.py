@@ -99,9 +99,11 @@ def gives_logits_for_every_token(case: ModelCase) -> None:
 def the_loss_is_the_nats_of_the_targets(case: ModelCase) -> None:
     tokens, targets = case.tokens(), case.tokens(seed=2)
     targets[:, ::3] = IGNORED
-    for retrieved in (None, case.retrieved(tokens)):
-        found = case.model.loss(tokens, targets, retrieved).detach()
-        logits = logits_of(case.model, tokens, retrieved)
+    padded = torch.tensor([0, case.chunk, 1][:NUM_ROWS])
+    targets[torch.arange(tokens.shape[1]) < padded[:, None]] = IGNORED
+    for retrieved, padding in ((None, None), (case.retrieved(tokens), None), (case.retrieved(tokens), padded)):
+        found = case.model.loss(tokens, targets, retrieved, None, padding).detach()
+        logits = logits_of(case.model, tokens, retrieved, padding=padding)
         nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
         assert found.shape == (NUM_ROWS,), f"loss() has shape {list(found.shape)}, and not [{NUM_ROWS}]"
         check_same(found, nats.view(targets.shape).sum(1), "loss(), and the cross entropy of forward's logits")

@@ -98,6 +98,7 @@ class RetroData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             start_step=self.trainer.global_step,
+            shifts=not self._dataset.answers_only,
         )
         return DataLoader(
             self._dataset,

@@ -36,6 +36,7 @@ from retroflow.store.sealed_json import read_sealed
 from retroflow.training.final_report import measure_model
 from retroflow.training.job import Job, make_job
 from retroflow.training.lightning_output import quiet_lightning
+from retroflow.training.questions import with_passages
 
 _ALONE = {"trainer.strategy": "auto", "trainer.devices": 1, "trainer.nodes": 1}
 """One process evaluates, however the model was trained."""
@@ -237,6 +238,8 @@ def _retrieving_from(database: OtherDatabase, job: Job, k: int) -> Splits:
         (tokenizer, splits.valid_chunks.chunk_length),
         "retroflow db build DB",
     )
+    if splits.answers_only:
+        return with_passages(splits, database.snapshot, k)
     found = neighbours_of(database.snapshot, splits.valid_chunks, tokenizer, k)
     return replace(
         splits,
@@ -305,7 +308,7 @@ def _is_report(file: Path) -> bool:
 def _prepared_for(described: RunDescription, recipe: Recipe, changed: Mapping[str, Any]) -> Prepared:
     """Open the run's artifacts, or make those of the overrides; the chunks are always the run's."""
     refuse_other_weights(described.folder, described.identity, identity(recipe, described.fingerprints, {}))
-    retrieval = recipe.values["trainer"]["retrieval"]
+    retrieval = recipe.values["trainer"]["retrieval"] and recipe.values["data"]["format"] == "text"
     wanted = list(described.fingerprints) if retrieval else ["chunks"]
     touched = [key for key in changed if key.startswith(_PREPARED_SECTIONS) and key not in _NOT_PREPARED]
     asked = ", ".join(f"{key}={changed[key]}" for key in touched)

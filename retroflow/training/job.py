@@ -25,6 +25,7 @@ from retroflow.runs.resuming import ResumePoint, identity
 from retroflow.runs.schedules import with_schedules
 from retroflow.tracking.background import GuardedTracker
 from retroflow.training.lightning_module import RetroModule
+from retroflow.training.questions import with_passages
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     prepared = prepared or prepare(recipe, report=lambda stage: _report(stage, data["sequence_chunks"]))
     splits = open_splits(prepared, sequence_chunks=data["sequence_chunks"])
     m = splits.train_chunks.chunk_length
-    step = NeighbourOptions(**recipe.section("neighbours")).step_for(m)
+    neighbours = NeighbourOptions(**recipe.section("neighbours"))
+    step = neighbours.step_for(m)
     config = create(
         MODELS,
         recipe.section("model"),
@@ -98,6 +100,10 @@ def make_job(recipe: Recipe, *, ranks: Ranks = ALONE, prepared: Prepared | None 
     )
     module = RetroModule(model=config, optimizer=optimizer, trainer=options, seed=recipe.values["seed"])
     options, seed = replace(options, retrieval=module.retrieves), recipe.values["seed"]
+    if data["format"] == "qa":
+        step, splits = m, replace(splits, answers_only=True)
+        if options.retrieval:
+            splits = with_passages(splits, data["passages"], neighbours.k)
     return Job(
         name=recipe.name,
         seed=seed,

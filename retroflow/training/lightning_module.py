@@ -177,7 +177,7 @@ class RetroModule(pl.LightningModule):
         if self._options.has_teacher and not off:
             nats, taught, targets = self._taught_loss(batch, batch_idx)
         else:
-            nats = self._loss(batch.tokens, targets, batch.retrieved, batch.retrieved_mask).sum()
+            nats = self._loss(batch.tokens, targets, batch.retrieved, batch.retrieved_mask, batch.padding).sum()
         loss = nats / targets.numel() + taught
         if off and self.retrieves and not self._is_sharded:
             loss = loss + self._zero_of_unused()

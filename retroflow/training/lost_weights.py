@@ -50,5 +50,5 @@ def _nats(trainer: pl.Trainer, module: Any, batch: Batch) -> float:
     """Return the summed loss of a batch from the model itself, not from the function compiled for training."""
     batch = batch if module.retrieves else batch.without_retrieval()
     with evaluating(module.model), trainer.precision_plugin.forward_context():
-        losses = module.model.loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask)
+        losses = module.model.loss(batch.tokens, batch.targets, batch.retrieved, batch.retrieved_mask, batch.padding)
     return float(losses.sum())
