@@ -221,10 +221,9 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self._check_room(tokens, 0)
         check_padding(padding, num_rows=tokens.shape[0], length=tokens.shape[1])
         found = check_sequence(self.config, tokens, retrieved, mask, step)
-        is_token, arguments = None, {}
-        if padding is not None:
-            state = self._empty_cache(step, padding)
-            is_token, arguments = state.is_token(0, tokens.shape[1]), padded_arguments(state, tokens.shape[1])
+        state = None if padding is None else self._empty_cache(step, padding)
+        is_token = None if state is None else state.is_token(0, tokens.shape[1])
+        arguments = {} if state is None else padded_arguments(state, tokens.shape[1])
         call: Any = self._call(tokens, self._encoding(found, step, is_token), is_token)
         if self._inherits:
             call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
@@ -331,11 +330,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return output.logits, None if call is None else call.encoded
 
     def _call(
-        self,
-        tokens: Tensor,
-        encode: Encode | None,
-        is_token: Tensor | None = None,
-        cache: RetrofitCache | None = None,
+        self, tokens: Tensor, encode: Encode | None, is_token: Tensor | None = None, cache: RetrofitCache | None = None
     ) -> Call | None:
         """Return the value of the keyword argument for the base; None if retrieval is off."""
         if encode is None or self._inherits:

@@ -16,7 +16,7 @@ from retroflow.database.snapshot import Snapshot, named_version
 from retroflow.generation.database import check_fits
 from retroflow.pipeline.splits import Splits
 from retroflow.protocols import Neighbours
-from retroflow.store.chunk_store import ChunkStore
+from retroflow.store.chunk_store import ChunkSource
 
 
 def with_passages(splits: Splits, database: Path | str | Snapshot, k: int) -> Splits:
@@ -53,7 +53,7 @@ def with_passages(splits: Splits, database: Path | str | Snapshot, k: int) -> Sp
     )
 
 
-def _passages_of(chunks: ChunkStore, tokenizer: Tokenizer, snapshot: Snapshot, k: int) -> Neighbours:
+def _passages_of(chunks: ChunkSource, tokenizer: Tokenizer, snapshot: Snapshot, k: int) -> Neighbours:
     """Find passages for every question of a split; answers, which are the odd chunks, have none."""
     ids = np.full((len(chunks), k), -1, dtype=np.int64)
     scores = np.full(ids.shape, -np.inf, dtype=np.float32)
