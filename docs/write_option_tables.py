@@ -4,7 +4,7 @@ Run `python docs/write_option_tables.py` after a change of an option, its range 
 tests/recipe/test_json_schema.py holds the pages against this script. What a marker names:
 
 - `trainer`: a section of a recipe; `retriever faiss`: a component, nested options with dots
-- `generate`: the flags of `retroflow generate`
+- `generate`, `serve`: the flags of that command
 """
 
 import json
@@ -47,10 +47,13 @@ def rows(
         yield f"`{owner}{name}`", default, option.type.describe(), option.description.removesuffix(".")
 
 
-def flags() -> Iterator[tuple[str, str, str, str]]:
-    """Yield the flags of `retroflow generate`."""
-    application: Any = typer.main.get_command(build_app(["generate"]))
-    command = application.commands["generate"]
+COMMANDS = ("generate", "serve")
+
+
+def flags(name: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the flags of a command."""
+    application: Any = typer.main.get_command(build_app([name]))
+    command = application.commands[name]
     for option in command.params:
         words = [word for word in (*option.opts, *option.secondary_opts) if word.startswith("--")]
         if not words or words == ["--help"]:
@@ -63,9 +66,9 @@ def flags() -> Iterator[tuple[str, str, str, str]]:
 
 def table(named: str) -> str:
     """The table that a marker asks for."""
-    if named == "generate":
+    if named in COMMANDS:
         lines = ["| flag | default | meaning |", "|---|---|---|"]
-        return "\n".join([*lines, *[f"| {name} | {default} | {text} |" for name, default, _, text in flags()], ""])
+        return "\n".join([*lines, *[f"| {name} | {default} | {text} |" for name, default, _, text in flags(named)], ""])
     section, _, component = named.partition(" ")
     part = recipe_schema().sections[section]
     parts: Mapping[str, str] = {}

@@ -1,5 +1,6 @@
 """The thread that owns the model: it takes jobs from a queue, and computes one token of all that run at a time."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -39,7 +40,6 @@ class Worker:
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
-        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="retroflow-serve", daemon=True)
 
     def start(self) -> None:
@@ -85,9 +85,8 @@ class Worker:
                 self._drop()
                 self._admit()
                 self._step()
-        except BaseException as error:
-            self._failure = error
-            raise
+        except BaseException:
+            logging.getLogger("retroflow").exception("serve: the thread that computes has ended")
         finally:
             self._end()
 

@@ -1,0 +1,128 @@
+"""Requests that are computed together: what each gets is what it gets alone; nobody waits for a client that left."""
+
+import random
+import threading
+
+import pytest
+
+from retroflow.database.database import Database
+from retroflow.errors import RetrieverError
+from retroflow.generation import GenerationOptions
+from retroflow.serving.measured import Measured
+from retroflow.serving.running import Event, Job, RunningBatch
+from retroflow.serving.worker import QueueFull, Worker
+from tests.serving.small import CHUNK, open_model, prompt_of
+
+
+class Heard:
+    """Events of one job."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.ended = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if event.is_last:
+            self.ended.set()
+
+    @property
+    def generation(self):
+        assert self.events[-1].error is None, self.events[-1].error
+        return self.events[-1].result.generation
+
+
+def make_job(opened, number: int, heard: Heard, **changes) -> Job:
+    draw = random.Random(number)
+    prompt = prompt_of(number, draw.randint(1, 25))
+    options = {"max_new_tokens": draw.randint(1, 40), "seed": number, "stop_at_end_of_text": False}
+    if draw.random() < 0.6:
+        options |= {"temperature": draw.choice([0.7, 1.2]), "top_p": draw.choice([1.0, 0.9])}
+    options |= changes.pop("options", {})
+    tokens = opened.tokenizer.encode(prompt).ids.tolist()
+    made = GenerationOptions(**options)
+    return Job(prompt, tokens, made, heard, max_new_tokens=made.max_new_tokens, **changes)
+
+
+def alone(opened, job: Job):
+    lm = opened if job.retrieves else opened.with_database(None)
+    names = ("max_new_tokens", "seed", "temperature", "top_p", "stop_at_end_of_text")
+    return lm.generate(job.prompt, **{name: getattr(job.options, name) for name in names})
+
+
+@pytest.mark.parametrize("step", [CHUNK, 3, 1])
+def test_rows_that_join_a_running_batch_get_what_they_get_alone(database_folder, step: int) -> None:
+    """Any arrival, any length, any options, some with retrieval off: tokens, texts and retrievals are the same."""
+    opened = open_model(Database.open(database_folder), step=step, double=True)
+    batch = RunningBatch(opened, GenerationOptions(num_neighbours=2, retrieval_step=step))
+    draw, heard, jobs, together = random.Random(step), [Heard() for _ in range(24)], [], 0
+    for number, each in enumerate(heard):
+        jobs.append(make_job(opened, number, each, retrieves=number % 5 != 0))
+    waiting = list(jobs)
+    while waiting or len(batch):
+        if batch.can_join and waiting and len(batch) < 6:
+            batch.join([waiting.pop(0) for _ in range(min(len(waiting), draw.randint(1, 3)))])
+        batch.step()
+        together = max(together, len(batch))
+    assert together > 3
+    for each, job in zip(heard, jobs, strict=True):
+        assert each.generation == alone(opened, job)
+
+
+def test_a_client_that_leaves_costs_nothing_after_the_step(opened) -> None:
+    steps = []
+    batch = RunningBatch(opened, GenerationOptions(num_neighbours=2))
+    worker = Worker(batch, most_running=4, most_waiting=8, measured=Measured())
+    heard = Heard(), Heard()
+    jobs = [make_job(opened, n, each, options={"max_new_tokens": 60}, streams=True) for n, each in enumerate(heard)]
+    compute = batch.step
+
+    def step() -> None:
+        steps.append([job is jobs[0] for job in batch.jobs])
+        if len(steps) == 5:
+            jobs[0].is_cancelled = True  # while this step is computed
+        compute()
+
+    batch.step = step
+    worker.start()
+    worker.submit(jobs)
+    assert heard[1].ended.wait(60)
+    worker.close()
+    assert [any(each) for each in steps] == [True] * 5 + [False] * (len(steps) - 5) and len(steps) > 50
+    assert not heard[0].ended.is_set() and heard[1].generation == alone(opened, jobs[1])
+
+
+def test_a_request_never_ends_another_and_the_queue_has_an_end(opened) -> None:
+    batch = RunningBatch(opened, GenerationOptions(num_neighbours=2))
+    worker = Worker(batch, most_running=2, most_waiting=6, measured=Measured())
+    heard = [Heard() for _ in range(6)]
+    jobs = [make_job(opened, n, each, options={"max_new_tokens": 30}) for n, each in enumerate(heard)]
+    short = Worker(batch, most_running=2, most_waiting=5, measured=Measured())
+    short._thread = threading.current_thread()  # it lives, and takes nothing from the queue
+    with pytest.raises(QueueFull, match="texts are waiting"):  # none of them: all or nothing
+        short.submit(jobs)
+    short.submit(jobs[:5])
+    worker.start()
+    worker.submit(jobs)
+    for each in heard:
+        assert each.ended.wait(60)
+    worker.close()
+    assert [each.generation for each in heard] == [alone(opened, job) for job in jobs]
+
+
+def test_a_failing_search_fails_those_that_read_and_no_later_ones(opened) -> None:
+    class Broken:
+        def retrieve(self, queries, num_neighbours):
+            raise RetrieverError("the index is gone")
+
+    batch = RunningBatch(opened, GenerationOptions(num_neighbours=2))
+    worker = Worker(batch, most_running=4, most_waiting=8, measured=Measured())
+    worker.start()
+    good, batch.decoding.retriever = batch.decoding.retriever, Broken()
+    first, second = Heard(), Heard()
+    worker.submit([make_job(opened, 1, first)])
+    assert first.ended.wait(60) and "the index is gone" in str(first.events[-1].error)
+    batch.decoding.retriever = good
+    worker.submit([job := make_job(opened, 2, second)])
+    assert second.ended.wait(60) and second.generation == alone(opened, job)
+    worker.close()
