@@ -134,8 +134,15 @@ def _topic_matched(subject: Subject) -> Measured:
     found, chunks = subject.found, subject.splits.valid_chunks
     topics = topics_of(chunks, subject.splits.validation_embeddings, seed=subject.seed)
     if isinstance(found, WindowTable):
-        windows = topic_matched_windows(found, chunks, topics, sequence_chunks=subject.splits.sequence_chunks)
-        return reading(subject, windows)
+        assert subject.search is not None
+        search, k = subject.search(), found.ids.shape[-1]
+
+        def nearest(windows: list[list[int]]) -> Int64Array:
+            subject.check()
+            return search.nearest(windows, k).ids
+
+        length = subject.splits.sequence_chunks
+        return reading(subject, topic_matched_windows(found, chunks, topics, nearest, sequence_chunks=length))
     return reading(subject, topic_matched(found, np.asarray(chunks.document_ids[:]), topics))
 
 

@@ -7,11 +7,13 @@ Documents are vectors: the mean of their chunks' embeddings, or, where nothing w
 their tokens, hashed with signs to 512 features. k-means groups them, with 8 documents of a topic on average. In every
 topic one random cycle gives each document a partner; a document alone in its topic takes the nearest of the nearest
 topic. Chunk p of a document takes what was found for chunk p of its partner, or, if that is what was found for itself,
-too, the next chunk's; so a document never has its own neighbours, unless its partner has no others.
+too, the next chunk's; so a document never has its own neighbours, unless its partner has no others. Where lookups are
+more frequent than chunks, the partner's window at the same place is looked up.
 
 Shapes: D documents, d features, N chunks, m tokens of a chunk, U chunks or windows, k neighbours.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,8 +29,8 @@ LEXICAL_FEATURES = 512
 
 _ITERATIONS = 20
 
-_ROWS = 16_384
-"""Embeddings that are read at once."""
+_ROWS, _WINDOWS = 16_384, 256
+"""Embeddings that are read at once, and windows that are looked up."""
 
 
 @dataclass(frozen=True)
@@ -95,43 +97,63 @@ def topic_matched(found: Int64Array, documents: Int64Array, topics: Topics) -> I
     Returns:
         int64 [N, k]; -1 where there is only one document for which something was found.
     """
-    return _of_partners(np.asarray(found), documents, topics, np.ones(len(documents), dtype=bool))
-
-
-def topic_matched_windows(
-    table: WindowTable, chunks: ChunkSource, topics: Topics, *, sequence_chunks: int
-) -> WindowTable:
-    """Return for every window what was found for one of another document of its topic, among the table's.
-
-    A window is of the document of its last token. Windows that reach into the document before are given to no other.
-    """
-    m, (_, count, k) = chunks.chunk_length, table.ids.shape
-    ends = (table.sequences * sequence_chunks * m)[:, None] + np.arange(m, m + count * table.step, table.step)
-    last = np.minimum(np.stack([ends - m, ends - 1]) // m, len(chunks) - 1)  # [2, S, W], chunks of first and last token
-    of_first, of_last = np.asarray(chunks.document_ids[:])[last].reshape(2, -1)
-    ids = _of_partners(table.ids.reshape(-1, k), of_last, topics, of_first == of_last)
-    return replace(table, ids=ids.reshape(table.ids.shape))
-
-
-def _of_partners(found: Int64Array, documents: Int64Array, topics: Topics, usable: NDArray[np.bool_]) -> Int64Array:
+    found = np.asarray(found)
     matched = np.full_like(found, -1)
     is_found: NDArray[np.bool_] = np.asarray((found >= 0).any(axis=1))
     present = np.unique(documents[is_found])
     rows = np.flatnonzero(np.isin(documents, present))
     order = rows[np.argsort(documents[rows], kind="stable")]
     members = np.split(order, np.searchsorted(documents[order], present[1:]))
-    partners = topics.partners(present)
-    for own, partner in zip(members, partners, strict=True):
+    for own, partner in zip(members, topics.partners(present), strict=True):
         if partner < 0:
             continue
-        theirs = members[partner]
-        donors = theirs[is_found[theirs]]
-        donors = donors[usable[donors]] if usable[donors].any() else donors
+        donors = members[partner][is_found[members[partner]]]
         for place, row in enumerate(own):
             rolled = np.roll(donors, -(place % len(donors)))
             shared = (np.isin(found[rolled], found[row]) & (found[rolled] >= 0)).sum(axis=1)
             matched[row] = found[rolled[shared.argmin()]]
     return matched
+
+
+def topic_matched_windows(
+    table: WindowTable,
+    chunks: ChunkSource,
+    topics: Topics,
+    nearest: Callable[[list[list[int]]], Int64Array],
+    *,
+    sequence_chunks: int,
+) -> WindowTable:
+    """Look up for every window one of the partner of its document: that of the last token.
+
+    The window of the partner ends as many tokens after the beginning of its document, or begins anew where the partner
+    is shorter. Windows of both have m tokens.
+
+    Args:
+        table: what was found, of which sequences and step are taken.
+        chunks: the text.
+        topics: of its documents.
+        nearest: finds the neighbours int64 [q, k] of q windows of tokens.
+        sequence_chunks: chunks of a sequence.
+    """
+    m, ids = chunks.chunk_length, np.full_like(table.ids, -1)
+    documents = np.asarray(chunks.document_ids[:])
+    first, count = np.unique(documents, return_index=True, return_counts=True)[1:]
+    texts = (count - 1) * m + np.asarray(chunks.lengths[:]).astype(np.int64)[
+        first + count - 1
+    ]  # tokens of each document
+    partners = topics.partners(topics.documents)
+    ends = (table.sequences * sequence_chunks * m)[:, None] + np.arange(m, m + ids.shape[1] * table.step, table.step)
+    rows, places = np.nonzero(ends <= len(chunks) * m)
+    own = np.searchsorted(topics.documents, documents[(ends[rows, places] - 1) // m])
+    is_paired = partners[own] >= 0
+    rows, places, own = rows[is_paired], places[is_paired], own[is_paired]
+    partner, after = partners[own], ends[rows, places] - first[own] * m
+    stops = first[partner] * m + m + (after - m) % np.maximum(1, lengths[partner] - m + 1)
+    for start in range(0, len(rows), _WINDOWS):
+        part = slice(start, start + _WINDOWS)
+        positions = stops[part, None] + np.arange(-m, 0)
+        ids[rows[part], places[part]] = nearest(chunks.tokens[positions // m, positions % m].tolist())
+    return replace(table, ids=ids)
 
 
 def _lexical(chunks: ChunkSource, places: Int64Array, count: int) -> NDArray[np.float64]:

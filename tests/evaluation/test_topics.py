@@ -73,21 +73,28 @@ def test_a_lone_topics_document_is_paired_with_its_nearest():
 
 
 @pytest.mark.parametrize("step", [2, 3, 4])
-def test_windows_take_those_of_another_document(step):
-    chunks = chunks_about_topics([13 + number for number in range(16)])
+def test_a_window_looks_up_that_of_its_partner_at_the_same_place(step):
+    chunks = chunks_about_topics([3, *(13 + number for number in range(15))])
+    chunks.tokens[chunks.tokens > 0] = np.arange((chunks.tokens > 0).sum()) + 1  # so that a token tells its place
+    document_of = np.concatenate([[-1], np.repeat(chunks.document_ids, chunks.lengths)])
     sequences = np.arange(0, len(chunks) // 4, 2)
     windows = (16 - 4) // step + 1
-    ids = np.arange(len(sequences) * windows * 2).reshape(len(sequences), windows, 2)
-    table = WindowTable(sequences, ids, step)
-    matched = topic_matched_windows(table, chunks, topics_of(chunks, None, seed=1), sequence_chunks=4)
+    table = WindowTable(sequences, np.zeros((len(sequences), windows, 1), np.int64), step)
+    topics = topics_of(chunks, None, seed=1)
+    asked = []
 
-    def documents_of(row, window):  # of all tokens of a window
-        first = sequences[row] * 16 + window * step
-        return {int(chunks.document_ids[place // 4]) for place in range(first, first + 4)}
+    def nearest(queries):
+        asked.extend(queries)
+        return np.arange(len(asked) - len(queries), len(asked))[:, None]
 
-    for row in range(len(sequences)):
-        for window in range(windows):
-            donor = np.argwhere(ids[..., 0] == matched.ids[row, window, 0])[0]
-            theirs = documents_of(*donor)
-            last = int(chunks.document_ids[(sequences[row] * 16 + window * step + 3) // 4])
-            assert last not in theirs and len(theirs) == 1
+    matched = topic_matched_windows(table, chunks, topics, nearest, sequence_chunks=4)
+    partners = dict(zip(topics.documents, topics.documents[topics.partners(topics.documents)], strict=True))
+    for row, window in np.ndindex(len(sequences), windows):
+        end = sequences[row] * 16 + 4 + window * step
+        own = int(chunks.document_ids[(end - 1) // 4])
+        query = [token for token in asked[matched.ids[row, window, 0]] if token]
+        assert {int(document_of[token]) for token in query} == {partners[own]}
+        after = end - 4 * int(np.argmax(chunks.document_ids == own))
+        theirs = np.flatnonzero(document_of == partners[own])
+        if 4 <= after <= len(theirs):
+            assert query == theirs[after - 4 : after].tolist()
