@@ -138,9 +138,8 @@ def topic_matched_windows(
     m, ids = chunks.chunk_length, np.full_like(table.ids, -1)
     documents = np.asarray(chunks.document_ids[:])
     first, count = np.unique(documents, return_index=True, return_counts=True)[1:]
-    texts = (count - 1) * m + np.asarray(chunks.lengths[:]).astype(np.int64)[
-        first + count - 1
-    ]  # tokens of each document
+    last = np.asarray(chunks.lengths[:]).astype(np.int64)[first + count - 1]
+    lengths = (count - 1) * m + last  # tokens of each document
     partners = topics.partners(topics.documents)
     ends = (table.sequences * sequence_chunks * m)[:, None] + np.arange(m, m + ids.shape[1] * table.step, table.step)
     rows, places = np.nonzero(ends <= len(chunks) * m)
