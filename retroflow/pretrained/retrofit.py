@@ -183,9 +183,9 @@ class RetrofitModel(nn.Module, RetrievalModel):
         return self._fingerprint
 
     def train(self, mode: bool = True) -> "RetrofitModel":
-        """Switch to training mode, except a base of which nothing is trained, whose dropout stays off."""
+        """Switch to training mode, except a frozen base without adapters in training, whose dropout stays off."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.base.parameters()):
+        if not self.options.unfreeze and not any(parameter.requires_grad for parameter in self.base.parameters()):
             self.base.eval()
         return self
 
