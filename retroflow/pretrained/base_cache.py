@@ -1,6 +1,6 @@
 """What a RETRO-fit keeps between calls of generation, and how its base is told of padding.
 
-Shapes: b batch, t new tokens.
+Shapes: b batch, t new tokens, L reading layers, g heads of keys, r tokens of a neighbour, h features of a head.
 """
 
 import copy
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from retroflow.model.attention import at_the_right
 from retroflow.model.cache import RetroCache
-from retroflow.pretrained.joint_attention import WindowNeighbours
 from retroflow.pretrained.neighbour_states import Text
 
 
@@ -34,6 +34,41 @@ class Lookup:
     def select(self, rows: Tensor) -> "Lookup":
         """The rows int64 [c] of the batch."""
         return Lookup(self.start, [self.rows[row] for row in rows.tolist()])
+
+
+@dataclass(frozen=True)
+class WindowNeighbours:
+    """What the rows of a batch read from one window on.
+
+    Attributes:
+        start: the first position that reads it, from 0.
+        rows: for each row the states of its neighbours, float [L, 2, g, up to r, h]; empty where nothing was looked up.
+        joined: place of a reading layer -> its keys and values, kept for windows that several calls read; None keeps
+            nothing.
+    """
+
+    start: int
+    rows: list[list[Tensor]]
+    joined: dict[int, tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each row reads."""
+        return [sum(state.shape[3] for state in states) for states in self.rows]
+
+    def keys_and_values(self, place: int) -> tuple[Tensor, Tensor]:
+        """Of the reading layer at this place, float [b, g, longest, h] each; shorter rows end in zeros."""
+        if self.joined is not None and place in self.joined:
+            return self.joined[place]
+        nothing = next(state for states in self.rows for state in states)[place, :, :, :0]
+        longest, joined = max(self.lengths), []
+        for states, length in zip(self.rows, self.lengths, strict=True):
+            row = torch.cat([nothing, *(state[place] for state in states)], dim=2)  # [2, g, tokens, h]
+            joined.append(F.pad(row, (0, 0, 0, longest - length)) if length < longest else row)
+        keys, values = torch.stack(joined, dim=1) if len(joined) > 1 else joined[0][:, None]
+        if self.joined is not None:
+            self.joined[place] = keys, values
+        return keys, values
 
 
 class RetrofitCache(RetroCache):

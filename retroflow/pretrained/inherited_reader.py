@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
-from retroflow.pretrained.base_cache import Lookup, RetrofitCache, padded_arguments
-from retroflow.pretrained.joint_attention import NAME, JointReading, WindowNeighbours
+from retroflow.pretrained.base_cache import Lookup, RetrofitCache, WindowNeighbours, padded_arguments
+from retroflow.pretrained.joint_attention import NAME, JointReading
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.neighbour_states import NeighbourStates, Text
 from retroflow.pretrained.reading_maps import ReadingMaps

@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from retroflow.pretrained.base_cache import WindowNeighbours
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.neighbour_states import Capture
 from retroflow.pretrained.reading_maps import ReadingMaps, linear_maps
@@ -35,47 +36,15 @@ NAME = "retroflow_joint"
 _READING: ContextVar["JointReading | None"] = ContextVar("reading", default=None)
 """What the layer that runs reads."""
 
+EXACT = (torch.float32, torch.float64)
+"""Precisions in which a single token attends by plain products; logits in less would be rounded."""
+
 OWN_KEYS_AT_ONCE = {"cpu": 0}
 """Type of device -> bytes of own keys that may be copied so that several windows attend in one call; 128 MiB elsewhere.
 
 A CPU does the least work where each window attends alone, to the own keys before its end. A GPU would wait for the many
 small kernels to start.
 """
-
-
-@dataclass(frozen=True)
-class WindowNeighbours:
-    """What the rows of a batch read from one window on.
-
-    Attributes:
-        start: the first position that reads it, from 0.
-        rows: for each row the states of its neighbours, float [L, 2, g, up to r, h]; empty where nothing was looked up.
-        joined: place of a reading layer -> its keys and values, kept for windows that several calls read; None keeps
-            nothing.
-    """
-
-    start: int
-    rows: list[list[Tensor]]
-    joined: dict[int, tuple[Tensor, Tensor]] | None = None
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens that each row reads."""
-        return [sum(state.shape[3] for state in states) for states in self.rows]
-
-    def keys_and_values(self, place: int) -> tuple[Tensor, Tensor]:
-        """Of the reading layer at this place, float [b, g, longest, h] each; shorter rows end in zeros."""
-        if self.joined is not None and place in self.joined:
-            return self.joined[place]
-        nothing = next(state for states in self.rows for state in states)[place, :, :, :0]
-        longest, joined = max(self.lengths), []
-        for states, length in zip(self.rows, self.lengths, strict=True):
-            row = torch.cat([nothing, *(state[place] for state in states)], dim=2)  # [2, g, tokens, h]
-            joined.append(F.pad(row, (0, 0, 0, longest - length)) if length < longest else row)
-        keys, values = torch.stack(joined, dim=1)
-        if self.joined is not None:
-            self.joined[place] = keys, values
-        return keys, values
 
 
 @dataclass(frozen=True)
@@ -156,15 +125,18 @@ def attend_jointly(
         shared = query.shape[1] // key.shape[1]
         added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, reading.offset)
         theirs = None if window is None else window.keys_and_values(reading.layers[layer])
-        if theirs is None or maps is None or not maps.widens:
-            if theirs is not None:
-                keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
-            attended = _attend(asking, keys, values, added, dropout, scaling)
-        else:
-            question = None if reading.question is None else _apart(reading.question[:, :, part], count)
-            scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        question = None if reading.question is None else _apart(reading.question[:, :, part], count)
+        if theirs is None:
+            attended = _attend(asking, keys, values, added, dropout, scale)
+        elif part.stop - part.start == 1 and query.dtype in EXACT and not dropout:
+            attended = _attend_apart(asking, question, (keys, values), theirs, added, scale, maps)
+        elif maps is not None and maps.widens:
             asking, keys, values = maps.side_by_side(asking, question, (keys, values), theirs, scale)
             attended = maps.together(_attend(asking, keys, values, added, dropout, scale))
+        else:
+            keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
+            attended = _attend(asking, keys, values, added, dropout, scale)
         outputs.append(attended.unflatten(0, (num_rows, count)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2)
 
@@ -372,6 +344,39 @@ def _attend(
     query = query.reshape(num_rows, key.shape[1], -1, width)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     return attended.reshape(num_rows, num_heads, length, width)
+
+
+def _attend_apart(
+    query: Tensor,
+    question: Tensor | None,
+    own: tuple[Tensor, Tensor],
+    theirs: tuple[Tensor, Tensor],
+    added: Tensor | None,
+    scaling: float,
+    maps: ReadingMaps | None,
+) -> Tensor:
+    """Attend with plain products, which copy no keys, and need no widened heads; returns float [b, a, 1, h].
+
+    Args:
+        query: float [b, a, 1, h].
+        question: float [b, a, 1, h], as in `JointReading`.
+        own: keys and values, float [b, g, s, h] each.
+        theirs: keys and values of neighbours, float [b, g, j, h] each.
+        added: float, of `_added`.
+        scaling: of the logits.
+        maps: of the layer; None where nothing is trained.
+    """
+    asking = query if maps is None else maps.asking(query, question)
+    shape = (len(query), own[0].shape[1], -1, query.shape[3])
+    asked = ((query, own[0]), (asking, theirs[0]))
+    logits = [scaling * (each.reshape(shape) @ keys.transpose(-1, -2)) for each, keys in asked]
+    if maps is not None and maps.offset is not None:
+        logits[1] = logits[1] + maps.offset.view(shape[1], -1, 1).to(query.dtype)
+    joined = torch.cat(logits, dim=-1)
+    weights = (joined if added is None else joined + added).softmax(dim=-1)
+    parts = weights.split([own[0].shape[2], theirs[0].shape[2]], dim=-1)
+    mine, answers = ((each @ pair[1]).reshape(query.shape) for each, pair in zip(parts, (own, theirs), strict=True))
+    return mine + (answers if maps is None else maps.answering(answers))
 
 
 AttentionInterface.register(NAME, _attention_function)

@@ -98,6 +98,11 @@ class ReadingMaps(nn.Module):
         """
         return None if self.query is None else self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
+    def asking(self, query: Tensor, question: Tensor | None) -> Tensor:
+        """Make the queries float [b, a, t, h] that ask neighbours; arguments as in `side_by_side`."""
+        asking = query if question is None else query + question
+        return asking if self.factor is None else asking * self.factor[:, None, None].to(query.dtype)
+
     def side_by_side(
         self,
         query: Tensor,
@@ -121,9 +126,7 @@ class ReadingMaps(nn.Module):
             Queries float [b, a, t, w], keys and values float [b, g, s + j, w] each, w = 2h + 8.
         """
         width = query.shape[-1]
-        asking = query if question is None else query + question
-        if self.factor is not None:
-            asking = asking * self.factor[:, None, None].to(query.dtype)
+        asking = self.asking(query, question)
         last = query.new_zeros(_MARGIN)
         last[0] = 1.0
         offsets = query.new_zeros(self.num_heads) if self.offset is None else self.offset.to(query.dtype) / scaling
@@ -146,10 +149,14 @@ class ReadingMaps(nn.Module):
         """
         width = (sums.shape[-1] - _MARGIN) // 2
         own, answers, _ = sums.split((width, width, _MARGIN), dim=-1)
-        if self.answer is not None:
-            mapped = self.answer(answers.transpose(1, 2).flatten(2))
-            answers = answers + mapped.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return own + answers
+        return own + self.answering(answers)
+
+    def answering(self, answers: Tensor) -> Tensor:
+        """Map what neighbours answer, float [b, a, t, h]."""
+        if self.answer is None:
+            return answers
+        mapped: Tensor = self.answer(answers.transpose(1, 2).flatten(2))
+        return answers + mapped.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def make_maps(options: RetrofitConfig, config: RetroConfig, blocks: Mapping[int, nn.Module]) -> list[ReadingMaps]:

@@ -83,8 +83,13 @@ def test_a_retrofit_is_refused_on_another_base(tmp_path, base_folder):
 @pytest.mark.parametrize("options", [{}, {"retrieval_step": 3}, {"align": False}])
 def test_a_base_that_reads_by_itself_generates_what_it_computes(family, options):
     prompts = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11, 12]]
-    config = RetrofitConfig(vocabulary_size=60, chunk_length=4, base="a base in memory", reader="inherit")
-    model = RetrofitModel(config, make_base(family, dtype=torch.float64)).eval()
+    config = RetrofitConfig(
+        vocabulary_size=60, chunk_length=4, base="a base in memory", reader="inherit", trained=("layers",)
+    )
+    model = RetrofitModel(config, make_base(family, dtype=torch.float64)).double().eval()
+    torch.manual_seed(1)
+    for parameter in model.retrieval.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     case = Case(model, prompts, HashRetriever(4), GenerationOptions(**SAMPLED, **options))
     together = generate(model, TOKENIZER, prompts, retriever=case.retriever, options=case.options)
     for number, generation in enumerate(together):

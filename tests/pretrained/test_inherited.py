@@ -14,9 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.pretrained import joint_attention, neighbour_states
+from retroflow.pretrained.base_cache import WindowNeighbours
 from retroflow.pretrained.base_models import fingerprint
 from retroflow.pretrained.inherited_reader import sink_of
-from retroflow.pretrained.joint_attention import JointReading, WindowNeighbours, attend_jointly
+from retroflow.pretrained.joint_attention import JointReading, attend_jointly
 from retroflow.pretrained.reading_maps import ReadingMaps, linear_maps
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
@@ -156,7 +157,7 @@ def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, offset, tr
     torch.manual_seed(0)
     groups, length, width = 2, 9, 6
     query, key, value = (torch.randn(2, n, length, width).double() for n in (heads, groups, groups))
-    starts = (3, 6)
+    starts = (3, 8)  # the last part is a single token
     rows = [
         [[torch.randn(1, 2, groups, size, width).double() for size in sizes] for sizes in of_window]
         for of_window in ([(5, 5), (2,)], [(3, 4, 1), ()])

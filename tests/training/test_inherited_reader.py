@@ -26,7 +26,7 @@ def base(tmp_path):
     return tmp_path / "base"
 
 
-def make_job(tmp_path, base, *, trained=("scale", "query", "answer"), **trainer):
+def make_job(tmp_path, base, *, trained=("scale", "query", "answer", "layers"), **trainer):
     config = RetrofitConfig(
         base=str(base), vocabulary_size=VOCABULARY, chunk_length=4, reader="inherit", trained=trained
     )
@@ -78,7 +78,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base):
 
 
 def test_a_run_trains_generates_and_is_exported_like_any_other(attached, tmp_path):
-    changes = ["model.trained=[scale, query, answer]", "model.rank=4", "trainer.max_steps=4", "trainer.batch_size=2"]
+    changes = ["model.trained=[scale, query, answer, layers]", "model.rank=4", "trainer.max_steps=4", "trainer.batch_size=2"]
     untrained = rf.fit(rf.load_recipe(attached))
     changes += ["optimizer.learning_rate=0.02", "trainer.retrieval_dropout=0", "trainer.trained_opponents=true"]
     run = rf.fit(rf.load_recipe(attached, *changes))
