@@ -78,7 +78,12 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, base):
 
 
 def test_a_run_trains_generates_and_is_exported_like_any_other(attached, tmp_path):
-    changes = ["model.trained=[scale, query, answer, layers]", "model.rank=4", "trainer.max_steps=4", "trainer.batch_size=2"]
+    changes = [
+        "model.trained=[scale, query, answer, layers]",
+        "model.rank=4",
+        "trainer.max_steps=4",
+        "trainer.batch_size=2",
+    ]
     untrained = rf.fit(rf.load_recipe(attached))
     changes += ["optimizer.learning_rate=0.02", "trainer.retrieval_dropout=0", "trainer.trained_opponents=true"]
     run = rf.fit(rf.load_recipe(attached, *changes))
