@@ -144,6 +144,7 @@ def prompted_losses(
         m = model.config.chunk_length
         nats = torch.zeros(batch.tokens.shape, dtype=torch.float32)
         prompts = list(_prompts(batch, m, prompting, _room(prompting, model.context_length)))
+        prompts.sort(key=lambda prompt: (prompt.start, prompt.row))  # those of like length together: less padding
         for some in _by_size(prompts):
             of_prompts = _nats(model, placement, [prompt.inputs for prompt in some], [each.targets for each in some])
             for choice in _likeliest(some, of_prompts):
