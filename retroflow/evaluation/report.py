@@ -9,18 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from retroflow.evaluation.leakage import OverlapBucket, overlap_statement
+from retroflow.evaluation.modes import MODES as DECLARED
 from retroflow.evaluation.opponents import Opponents
 from retroflow.evaluation.perplexity import Measure
 
 SMALL_GAIN = 0.01
 """Gains below this share are called small; two seeds of a small run differ by about as much."""
 
-MODES = {
-    "on": "neighbours as found",
-    "shuffled": "those of another chunk",
-    "random": "random database chunks",
-    "off": "same weights, none",
-}
+MODES = {name: DECLARED[name].neighbours for name in ("on", "shuffled", "random", "off")}
 """Where the retrieved text comes from in each row of the table, in the table's order."""
 
 OPPONENTS = {
