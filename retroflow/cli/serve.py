@@ -13,7 +13,7 @@ from retroflow.errors import MissingExtraError
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="Run folder, exported folder, or a pretrained base with a database.", show_default=False
+        metavar="MODEL", help="Run folder, exported folder, or with a database a pretrained base.", show_default=False
     ),
 ]
 Neighbours = Annotated[

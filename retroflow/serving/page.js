@@ -105,7 +105,8 @@ function show(answer, sources) {
   });
   at("answer").replaceChildren(...rows);
   const count = sources.length;
-  say("message", count ? `read ${count} chunk${count === 1 ? "" : "s"}` : "read no chunks");
+  const gain = sources.some((each) => typeof each.influence === "number") ? "; nats: what the text gained over retrieval off" : "";
+  say("message", count ? `read ${count} chunk${count === 1 ? "" : "s"}${gain}` : "read no chunks");
 }
 
 function described(source) {

@@ -8,9 +8,13 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.database.database import Database
+from retroflow.errors import GenerationError
 from retroflow.serving import server
 from retroflow.serving.conversation import Conversation
+from retroflow.serving.opening import open_served
 from retroflow.serving.service import Service
+from tests.database.small import build, documents_of
+from tests.pretrained.bases import make_base
 from tests.serving.small import open_model, prompt_of
 
 
@@ -97,3 +101,21 @@ def test_chat_keeps_the_conversation_in_the_template(database_folder) -> None:
     assert out.getvalue() == "".join(f"{answer}\n" for answer in answers)
     conversation.run(["/new"], out)
     assert conversation._messages == []
+
+
+def test_a_pretrained_base_is_served_with_a_database(database_folder, tmp_path) -> None:
+    """It reads as recipes/attach_smollm2.yaml says; the database must have its tokenizer."""
+    tokenizer = Database.open(database_folder).snapshot.tokenizer
+    base = make_base("llama", vocab_size=tokenizer.vocabulary_size, max_position_embeddings=512)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save(tmp_path / "base")
+    wanted = {"retrieval": True, "device": "cpu", "checkpoint": None}
+    opened = open_served(str(tmp_path / "base"), database=database_folder, **wanted)
+    assert opened.origin.recipe == "base" and opened.model.lookups_read == 16
+    generation = opened.generate(prompt_of(1), max_new_tokens=4, retrieval_step=8)
+    assert generation.sources and len(generation.tokens) == 4
+    other = build(tmp_path / "other", documents_of(1, 2, 3), vocabulary_size=290)
+    with pytest.raises(GenerationError, match="was made with another tokenizer"):
+        open_served(str(tmp_path / "base"), database=other.folder, **wanted)
+    with pytest.raises(GenerationError, match="is a pretrained base, which is served with a database"):
+        open_served(str(tmp_path / "base"), database=None, **wanted)
