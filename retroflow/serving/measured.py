@@ -38,10 +38,10 @@ class Measured:
         self._requests.labels(path, str(status)).inc()
         self._request_seconds.labels(path).observe(seconds)
 
-    def idle(self, waiting: int) -> None:
-        """Say that nothing runs."""
+    def idle(self) -> None:
+        """Say that nothing runs or waits."""
         self._running.set(0)
-        self._waiting.set(waiting)
+        self._waiting.set(0)
 
     def text(self) -> bytes:
         """Return all numbers."""

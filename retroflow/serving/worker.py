@@ -93,6 +93,8 @@ class Worker:
     def _is_wanted(self) -> bool:
         """Wait for work; return False at the end."""
         with self._changed:
+            if not self._waiting and not len(self.batch):
+                self._measured.idle()
             self._changed.wait_for(lambda: self._waiting or len(self.batch) or self._is_closing)
             return not self._is_closing
 

@@ -194,6 +194,25 @@ def test_saved_and_loaded_it_is_the_same(trained: Tokenizer, tmp_path: Path) -> 
     assert loaded.origin == str(tmp_path / "tokenizer.json")
 
 
+def test_a_chat_template_is_kept_and_is_no_part_of_the_fingerprint(trained: Tokenizer, tmp_path: Path) -> None:
+    template = "{{ messages[0].content }}<|endoftext|>"
+    for folder in (tmp_path / "config", tmp_path / "file"):
+        folder.mkdir()
+        trained.save(folder)
+    config = json.loads((tmp_path / "config" / "tokenizer_config.json").read_text())
+    (tmp_path / "config" / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    (tmp_path / "file" / "chat_template.jinja").write_text(template)
+    for folder in (tmp_path / "config", tmp_path / "file"):
+        loaded = load_tokenizer(str(folder))
+        assert loaded.chat_template == pickle.loads(pickle.dumps(loaded)).chat_template == template
+        assert loaded.fingerprint() == trained.fingerprint() and trained.chat_template is None
+        (folder / "again").mkdir()
+        loaded.save(folder / "again")
+        assert load_tokenizer(str(folder / "again")).chat_template == template
+        assert loaded.encode_with_specials("a<|endoftext|>") == [*loaded.encode("a").ids, loaded.end_of_text]
+    assert "<|endoftext|>" in trained.special_tokens
+
+
 def test_copies_and_pickles_keep_special_tokens_apart_from_text(trained: Tokenizer) -> None:
     for same in (copy.deepcopy(trained), pickle.loads(pickle.dumps(trained))):
         assert same.fingerprint() == trained.fingerprint()
