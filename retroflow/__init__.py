@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from retroflow.integrations.evaluating import evaluate_tasks
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
+    from retroflow.pictures.inspected import inspect
+    from retroflow.pictures.report import report_page
     from retroflow.protocols import (
         Capabilities,
         Corpus,
@@ -59,6 +61,8 @@ _HOMES = {
     "load": "retroflow.api",
     "retriever": "retroflow.api",
     "score": "retroflow.api",
+    "report_page": "retroflow.pictures.report",
+    "inspect": "retroflow.pictures.inspected",
     "embedder": "retroflow.api",
     "Run": "retroflow.api",
     "LanguageModel": "retroflow.generation.language_model",
@@ -97,10 +101,12 @@ __all__ = [
     "evaluate",
     "evaluate_tasks",
     "fit",
+    "inspect",
     "load",
     "load_recipe",
     "open_run",
     "prepare",
+    "report_page",
     "retriever",
     "score",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retroflow.protocols import Int64Array
+from retroflow.protocols import Float32Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class WindowTable:
         sequences: int64 [S], ascending.
         ids: int64 [S, W, k], rows of the database, -1 = none. A shorter sequence has them for its first windows.
         step: s.
+        scores: float32 [S, W, k] of the retriever, -inf = none; None if they are not known.
     """
 
     sequences: Int64Array
     ids: Int64Array
     step: int
+    scores: Float32Array | None = None
 
     def of(self, sequences: Int64Array, num_tokens: int, chunk_length: int) -> Int64Array:
         """Return int64 [b, W, k] for sequences [b] of so many tokens.

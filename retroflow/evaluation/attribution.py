@@ -39,7 +39,7 @@ def at_random(shape: tuple[int, int], *, database_chunks: int, seed: int) -> Int
 def shuffled_windows(table: WindowTable, *, seed: int) -> WindowTable:
     """Return for every sequence the neighbours of another one, window by window; see `shuffled`."""
     rows = shuffled(np.arange(len(table.sequences))[:, None], seed=seed)[:, 0]
-    return replace(table, ids=np.where(rows[:, None, None] < 0, -1, table.ids[rows]))
+    return replace(table, ids=np.where(rows[:, None, None] < 0, -1, table.ids[rows]), scores=None)
 
 
 def random_windows(table: WindowTable, *, database_chunks: int, seed: int) -> WindowTable:
@@ -54,7 +54,7 @@ def random_windows(table: WindowTable, *, database_chunks: int, seed: int) -> Wi
         _, places = np.unique(found, return_inverse=True)
         drawn = generator.integers(database_chunks, size=places.max(initial=0) + 1, dtype=np.int64)
         ids[row] = np.where(found < 0, -1, drawn[places.reshape(found.shape)])
-    return replace(table, ids=ids)
+    return replace(table, ids=ids, scores=None)
 
 
 def share_without_neighbours(neighbours: Int64Array) -> float:

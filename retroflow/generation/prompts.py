@@ -26,25 +26,29 @@ class PlacedPrompt:
     where: str
 
 
-def prompts_of_words(words: Sequence[str]) -> list[PlacedPrompt]:
+def prompts_of_words(words: Sequence[str], name: str = "--prompt") -> list[PlacedPrompt]:
     """Turn the texts of --prompt into prompts; "-" is all of standard input.
 
     One line end at the end of standard input is removed, because `echo` adds it.
+
+    Args:
+        words: the texts.
+        name: what errors call them.
 
     Raises:
         GenerationError: standard input is used twice, is empty, or is not UTF-8 text.
     """
     if words.count(STDIN) > 1:
-        raise GenerationError(f"--prompt {STDIN}: given {words.count(STDIN)} times; standard input can be read once.")
+        raise GenerationError(f"{name} {STDIN}: given {words.count(STDIN)} times; standard input can be read once.")
     many = len(words) > 1
     prompts = []
     for number, word in enumerate(words, start=1):
-        where = f"--prompt (number {number})" if many else "--prompt"
+        where = f"{name} (number {number})" if many else name
         if word == STDIN:
-            where = f"--prompt {STDIN}"
+            where = f"{name} {STDIN}"
             word = _decoded(_read_stdin(where), where).removesuffix("\n").removesuffix("\r")
             if not word:
-                raise GenerationError(f"{where}: standard input holds no text; pipe the prompt into this command.")
+                raise GenerationError(f"{where}: standard input holds no text; pipe the text into this command.")
         prompts.append(PlacedPrompt(word, where))
     return prompts
 
@@ -100,6 +104,7 @@ def telling_in_flags(prompts: Sequence[PlacedPrompt]) -> Iterator[None]:
 _FLAGS = {
     "num_neighbours": "--neighbours",
     "retrieval": "--no-retrieval",
+    "text": "TEXT",
     "stop_at_end_of_text": "--ignore-end-of-text",
 }
 

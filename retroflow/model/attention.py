@@ -107,6 +107,21 @@ class Attend(nn.Module):
             bias = bias.masked_fill(~mask, float("-inf"))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=scale)
 
+    def weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Return the weights float32 [b, h, t, s] with which `forward` mixes values; arguments as there."""
+        with torch.autocast(query.device.type, enabled=False):
+            logits = query.float() @ key.float().mT
+        logits = (logits if bias is None else logits + bias) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return (logits if mask is None else logits.masked_fill(~mask, float("-inf"))).softmax(-1)
+
 
 class SelfAttention(nn.Module):
     """Attention of a sequence to itself, causal or in both directions."""

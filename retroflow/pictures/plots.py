@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 _GREY = "#5A5A5A"
 
-_TITLES = {
+TITLES = {
     "k": ("Loss and the number of neighbours", "neighbours per chunk, k", "log"),
     "size": ("Loss and the size of the database", "share of the database (%)", "log"),
     "retriever": ("Loss and the retriever", "retriever, with its recall against exact search", "names"),
@@ -137,7 +137,7 @@ def plot_curve(curve: Mapping[str, Any], file: Path) -> None:
     Raises:
         RetroflowError: as `draw`.
     """
-    title, x_label, scale = _TITLES[curve["over"]]
+    title, x_label, scale = TITLES[curve["over"]]
     points = curve["points"]
     names = [_name(point) for point in points] if scale == "names" else []
     places = list(range(len(points))) if names else [100 * p["x"] if "%" in x_label else p["x"] for p in points]

@@ -143,6 +143,7 @@ def look_up(
     length = splits.sequence_chunks * m
     ends = (sequences * length)[:, None] + np.arange(m, length + 1, step)  # [S, W]
     ids = np.full((*ends.shape, k), -1, dtype=np.int64)
+    scores = np.full(ids.shape, -np.inf, dtype=np.float32)
     # A shorter last sequence has fewer windows.
     rows, places = np.nonzero(ends <= len(chunks) * m)
     for first in range(0, len(rows), QUERIES_AT_ONCE):
@@ -150,6 +151,7 @@ def look_up(
         positions = ends[part][:, None] + np.arange(-(query_tokens or m), 0)
         tokens = chunks.tokens[np.maximum(positions, 0) // m, positions % m]
         inside = positions >= (sequences * length)[part[0], None]
-        ids[part] = search.nearest([row[own].tolist() for row, own in zip(tokens, inside, strict=True)], k).ids
+        queries = [row[own].tolist() for row, own in zip(tokens, inside, strict=True)]
+        ids[part], scores[part] = search.nearest(queries, k)
         advance(len(positions))
-    return WindowTable(sequences, ids, step)
+    return WindowTable(sequences, ids, step, scores)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
 from retroflow.pretrained.base_cache import Lookup, RetrofitCache, WindowNeighbours, padded_arguments
-from retroflow.pretrained.joint_attention import NAME, JointReading
+from retroflow.pretrained.joint_attention import NAME, JointReading, Watch
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.neighbour_states import NeighbourStates, Text
 from retroflow.pretrained.reading_maps import ReadingMaps
@@ -42,6 +42,10 @@ class InheritedReader(nn.Module):
         options: of the recipe.
         learned_positions: whether the base has learned positions and not rotary ones.
         maps: the trained maps of each of the layers; none where nothing is trained.
+
+    Attributes:
+        lookups_read: how many of the newest lookups a position reads.
+        watch: as in `JointReading`, for all calls.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class InheritedReader(nn.Module):
         self.maps = nn.ModuleDict({str(layer): each for layer, each in zip(layers, maps, strict=bool(maps))})
         self._layers = {layer: place for place, layer in enumerate(layers)}
         self._chunk_length = options.chunk_length
-        self._lookups_read, self._offset = options.lookups_read, options.neighbour_offset
+        self.watch: Watch | None = None
+        self.lookups_read, self._offset = options.lookups_read, options.neighbour_offset
         self.states = NeighbourStates(
             layers,
             retrieved_length=2 * options.chunk_length,
@@ -71,6 +76,11 @@ class InheritedReader(nn.Module):
             for module in base.modules():
                 if hasattr(module, "layer_idx"):
                     module.register_forward_pre_hook(_scale_as_from_0, with_kwargs=True)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that read."""
+        return len(self._layers)
 
     def of_sequences(
         self, base: PreTrainedModel, found: Retrieved | None, *, step: int, padding: Tensor | None = None
@@ -113,7 +123,7 @@ class InheritedReader(nn.Module):
         if windows:  # the next calls read the newest one again
             windows[-1] = replace(windows[-1], joined=windows[-1].joined or {})
             cache.reading = windows[-1]
-        cache.lookups = [*cache.lookups, *new][-self._lookups_read :]
+        cache.lookups = [*cache.lookups, *new][-self.lookups_read :]
         return self._reading(windows, cache.length) if any(map(any, (window.rows for window in windows))) else None
 
     def extend(self, base: PreTrainedModel, tokens: Tensor, cache: RetrofitCache, found: Retrieved | None) -> Tensor:
@@ -140,7 +150,7 @@ class InheritedReader(nn.Module):
 
     def _reading(self, windows: list[WindowNeighbours], first: int) -> JointReading:
         maps = {int(layer): cast(ReadingMaps, each) for layer, each in self.maps.items()}
-        return JointReading(self._layers, windows, first, maps, offset=self._offset)
+        return JointReading(self._layers, windows, first, maps, offset=self._offset, watch=self.watch)
 
     def _lookups(
         self, base: PreTrainedModel, found: Retrieved, ends: list[int], padding: Tensor | None
@@ -157,7 +167,7 @@ class InheritedReader(nn.Module):
         """Say what is read from the newest of the lookups before on, and from each new one on."""
         lookups, windows = [*before, *new], []
         for number in range(max(0, len(before) - 1), len(lookups)):
-            read = lookups[max(0, number + 1 - self._lookups_read) : number + 1]
+            read = lookups[max(0, number + 1 - self.lookups_read) : number + 1]
             rows = zip(*(lookup.rows for lookup in read), strict=True)
             unions = [dict(item for found in row for item in found.items()) for row in rows]
             windows.append(WindowNeighbours(read[-1].start, [list(union.values()) for union in unions]))

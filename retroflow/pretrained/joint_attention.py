@@ -39,6 +39,9 @@ _READING: ContextVar["JointReading | None"] = ContextVar("reading", default=None
 EXACT = (torch.float32, torch.float64)
 """Precisions in which a single token attends by plain products; logits in less would be rounded."""
 
+Watch = Callable[[slice, int, Tensor, Tensor, Tensor | None, float], None]
+"""Gets a part of a call's tokens, the number of own keys, and queries, keys, mask and scaling, as `_attend` does."""
+
 OWN_KEYS_AT_ONCE = {"cpu": 0}
 """Type of device -> bytes of own keys that may be copied so that several windows attend in one call; 128 MiB elsewhere.
 
@@ -58,6 +61,7 @@ class JointReading:
         maps: number of a reading layer -> its trained maps; empty where nothing is trained.
         question: float [b, a, t, h], what the maps add to the queries of a layer; None outside layers.
         offset: added to the logits of neighbours.
+        watch: is shown what attends to what; None shows nobody.
     """
 
     layers: dict[int, int]
@@ -66,6 +70,7 @@ class JointReading:
     maps: Mapping[int, ReadingMaps] = field(default_factory=dict)
     question: Tensor | None = None
     offset: float = 0.0
+    watch: Watch | None = None
     _made: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -111,7 +116,7 @@ def attend_jointly(
         float [b, a, t, h].
     """
     num_rows, length, before = query.shape[0], query.shape[2], key.shape[2] - query.shape[2]
-    at_once = max(1, OWN_KEYS_AT_ONCE.get(query.device.type, 1 << 27) // key.nbytes)
+    at_once = max(1, OWN_KEYS_AT_ONCE.get(query.device.type, 1 << 27) // key.nbytes) if reading.watch is None else 1
     maps, outputs = reading.maps.get(layer), []
     for part, window in reading.once(_segments, reading.windows, reading.first, length, at_once):
         num_own = before + part.stop
@@ -129,14 +134,19 @@ def attend_jointly(
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
         if theirs is None:
             attended = _attend(asking, keys, values, added, dropout, scale)
-        elif part.stop - part.start == 1 and query.dtype in EXACT and not dropout:
+        elif part.stop - part.start == 1 and query.dtype in EXACT and not dropout and reading.watch is None:
             attended = _attend_apart(asking, question, (keys, values), theirs, added, scale, maps)
-        elif maps is not None and maps.widens:
-            asking, keys, values = maps.side_by_side(asking, question, (keys, values), theirs, scale)
-            attended = maps.together(_attend(asking, keys, values, added, dropout, scale))
         else:
-            keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
+            widening = maps if maps is not None and maps.widens else None
+            if widening is not None:
+                asking, keys, values = widening.side_by_side(asking, question, (keys, values), theirs, scale)
+            else:
+                keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
             attended = _attend(asking, keys, values, added, dropout, scale)
+            if reading.watch is not None:
+                reading.watch(part, num_own, asking, keys, added, scale)
+            if widening is not None:
+                attended = widening.together(attended)
         outputs.append(attended.unflatten(0, (num_rows, count)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2)
 

@@ -103,40 +103,6 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class OpenedRun:
-    """A run's model with its data, ready to be measured.
-
-    Attributes:
-        job: its module has the checkpoint's weights, on the CPU.
-        record: how the model was trained.
-        checkpoint: source of the weights.
-        changed: dotted keys in which it differs from the training's recipe.
-    """
-
-    job: Job
-    record: TrainingSummary
-    checkpoint: Path
-    changed: dict[str, Any]
-
-
-def open_trained(run_folder: Path, overrides: Sequence[str] = (), *, checkpoint: str | None = None) -> OpenedRun:
-    """Open a checkpoint of a run with its data, as `evaluate` measures it.
-
-    Args:
-        run_folder: as in `evaluate`.
-        overrides: as in `evaluate`.
-        checkpoint: as in `evaluate`.
-
-    Raises:
-        UsageError: as `evaluate`.
-        DamagedDataError: as `evaluate`.
-    """
-    with quiet_lightning():
-        found = run_to_measure(run_folder, overrides, checkpoint=checkpoint)
-        return OpenedRun(found.job(), found.record, found.checkpoint, found.changed)
-
-
-@dataclass(frozen=True)
 class RunToMeasure:
     """A checkpoint of a run, with overrides; nothing large is read yet.
 

@@ -1,0 +1,217 @@
+"""`retroflow report`: everything that was measured of a run, and an inspector of some of its chunks, as one page.
+
+Shapes: W windows, k neighbours, l chunks of a sequence.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retroflow.console import progress
+from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
+from retroflow.data.windows import WindowTable
+from retroflow.evaluation.measuring import evaluating
+from retroflow.evaluation.stored_report import read_report
+from retroflow.pictures.measured import (
+    curves_of,
+    facts_of,
+    newest_comparison,
+    overlap_rows,
+    read_values,
+    tables_of,
+    verdict_of,
+)
+from retroflow.pictures.page import write_page
+from retroflow.pictures.reading import Lookups, Reading, copied, entry, read
+from retroflow.pictures.token_classes import CLASSES, COPIED, LEAST_RUN, Breakdown, position_names
+from retroflow.pipeline.lookups import look_up
+from retroflow.protocols import Int64Array
+from retroflow.runs.description import read_run
+from retroflow.runs.folder import RunFolder, check_new_file
+from retroflow.store.sealed_json import read_sealed
+from retroflow.training.evaluate import run_to_measure
+from retroflow.training.job import Job
+from retroflow.training.lightning_output import quiet_lightning
+from retroflow.version import __version__
+
+
+def report_page(
+    run: str | PathLike[str],
+    output: str | Path,
+    *,
+    chunks: int = 40,
+    sequences: int = 16,
+    checkpoint: str | int | None = None,
+) -> dict[str, Any]:
+    """Write a page with a run's results, curves, and an inspector of its neighbours (docs/report.md).
+
+    Args:
+        run: a run with a report, or its folder.
+        output: new file.
+        chunks: how many the inspector shows; 0 opens no model.
+        sequences: validation sequences that are read for the inspector and the breakdowns, evenly spaced.
+        checkpoint: a step or a path, for the inspector; None for the newest.
+
+    Returns:
+        The page's data, as it is in the file, and its size in `bytes`.
+
+    Raises:
+        UsageError: not a run, a run without a report, or the file exists.
+        RetroflowError: the run cannot be opened here, or the file cannot be written.
+    """
+    folder, file = Path(run), Path(output)
+    check_new_file(file)
+    data = stored_data(folder)
+    if chunks:
+        wanted = None if checkpoint is None else str(checkpoint)
+        data |= _read_sequences(folder, chunks, sequences, wanted, data["breakdowns"])
+    return data | {"bytes": write_page(data, file)}
+
+
+def stored_data(run_folder: Path) -> dict[str, Any]:
+    """Return what the run's files hold, in the form of the page.
+
+    Raises:
+        UsageError: not a run, or it has no report.
+        DamagedDataError: a file was changed.
+    """
+    report, run = read_report(run_folder), read_run(run_folder)
+    folder = RunFolder(run_folder)
+    found = newest_comparison(run_folder)
+    comparison = None if found is None else read_values(found, "compare_version")
+    tables = tables_of(report, comparison)
+    overlap = report.values["by_overlap"] if comparison is None else comparison["overlap"]["buckets"]
+    verdict = verdict_of(tables[0], report.values, comparison)
+    said = {verdict["overlap"], *verdict["warnings"]}
+    findings = [*(comparison or {}).get("findings", []), *report.findings]
+    described = read_sealed(folder.description, remedy="Restore it.")
+    breakdowns = []
+    if overlap:
+        note = "longest run of tokens that a chunk shares with its retrieved text, as a share of the chunk"
+        breakdowns.append({"name": "overlap", "title": "By overlap", "note": f"{note}", "rows": overlap_rows(overlap)})
+    return {
+        "page_version": 1,
+        "kind": "report",
+        "title": f"{run.name} {run_folder.resolve().name}",
+        "made": {"retroflow": __version__, "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},
+        "verdict": verdict,
+        "findings": [finding for finding in dict.fromkeys(findings) if finding not in said],
+        "tables": tables,
+        "breakdowns": breakdowns,
+        "curves": curves_of(run_folder),
+        "inspector": None,
+        "facts": facts_of(run, report, described, folder.report),
+        "definitions": report.values["definitions"] | (comparison or {}).get("definitions", {}),
+        "report": report.values,
+        "comparison": comparison,
+    }
+
+
+def _read_sequences(
+    run_folder: Path, chunks: int, sequences: int, checkpoint: str | None, breakdowns: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Read a sample of sequences: the inspector's entries, and breakdowns after those that there are."""
+    with quiet_lightning():
+        job = run_to_measure(run_folder, checkpoint=checkpoint).job()
+    if job.splits.tokenizer is None:
+        return {}
+    model, tokenizer = job.module.model.to(job.placement.device), load_tokenizer(str(job.splits.tokenizer))
+    m = job.splits.valid_chunks.chunk_length
+    count = len(job.splits.validation())
+    wanted = np.unique(np.linspace(0, count - 1, min(sequences, count)).astype(np.int64))
+    breakdown, entries, averaged, is_cross = Breakdown(), list[dict[str, Any]](), "", False
+    with evaluating(model), progress("reading", len(wanted), "sequences") as advance:
+        for sequence, reading in _readings(job, model, tokenizer, wanted):
+            if reading.lookups is not None:
+                _break_down(breakdown, reading, m)
+            averaged, is_cross = reading.attention.averaged or averaged, reading.attention.adds_up_to_one or is_cross
+            for chunk in range(1, len(reading.tokens) // m):
+                found = entry(reading, chunk, m, tokenizer)
+                if found["tokens"]:
+                    entries.append(_placed(found, job, int(sequence)))
+            advance(1)
+    about = f"{len(wanted):,} of {count:,} validation sequences, evenly spaced, read when this page was made"
+    inspector = {
+        "about": about,
+        "chunk_length": m,
+        "least_run": LEAST_RUN,
+        "averaged": averaged,
+        "adds_up_to_one": is_cross,
+        "retrieval": job.options.retrieval,
+        "of": len(entries),
+        "entries": _chosen(entries, chunks, job.seed),
+    }
+    found_breakdowns = _breakdowns(breakdown, m, about) if job.options.retrieval else []
+    return {"inspector": inspector, "breakdowns": [*breakdowns, *found_breakdowns]}
+
+
+def _readings(job: Job, model: Any, tokenizer: Tokenizer, wanted: Int64Array) -> Iterator[tuple[int, Reading]]:
+    splits, m = job.splits, job.splits.valid_chunks.chunk_length
+
+    def document(row: int) -> Any:
+        return splits.database.document(int(splits.database.document_ids[row]))
+
+    table: Int64Array | WindowTable | None = splits.validation_neighbours if job.options.retrieval else None
+    if table is not None and job.step is not None and job.search is not None:
+        k = splits.validation_neighbours.shape[1]
+        table = look_up(job.search(), splits, wanted, step=job.step, k=k, advance=lambda count: None)
+    batches = splits.validation(table).in_order(1, wanted)
+    for place, (sequence, batch) in enumerate(zip(wanted.tolist(), batches, strict=True)):
+        lookups = None
+        rows = slice(sequence * splits.sequence_chunks, sequence * splits.sequence_chunks + batch.tokens.shape[1] // m)
+        if isinstance(table, WindowTable):
+            scores = None if table.scores is None else table.scores[place]
+            lookups = Lookups(table.ids[place], scores, table.step, document)
+        elif table is not None:
+            scores = None if splits.validation_scores is None else np.asarray(splits.validation_scores[rows])
+            lookups = Lookups(np.asarray(table[rows]), scores, m, document)
+        yield sequence, read(model, job.placement, tokenizer, batch, lookups)
+
+
+def _placed(found: dict[str, Any], job: Job, sequence: int) -> dict[str, Any]:
+    """Add where a chunk is."""
+    row = sequence * job.splits.sequence_chunks + found["chunk"]
+    chunks = job.splits.valid_chunks
+    record = chunks.document(int(chunks.document_ids[row]))
+    place = {"document": record.id, "title": record.title, "source": record.source, "sequence": sequence, "row": row}
+    return place | found
+
+
+def _chosen(entries: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Choose the chunks with the highest gain, those with the lowest, and random ones, a third each."""
+    by_gain = sorted(entries, key=lambda one: -float(one["gain"]))
+    third = min(count, len(entries)) // 3
+    best, worst = by_gain[:third], by_gain[len(by_gain) - third :]
+    others = by_gain[third : len(by_gain) - third]
+    rest = min(count, len(entries)) - 2 * third
+    drawn = np.sort(np.random.default_rng([seed, len(entries)]).permutation(len(others))[:rest])
+    named = {"best": best, "random": [others[place] for place in drawn], "worst": worst}
+    return [{"why": why} | one for why, of_why in named.items() for one in of_why]
+
+
+def _break_down(breakdown: Breakdown, reading: Reading, m: int) -> None:
+    """Add the tokens of a sequence that can have read something: those after its first chunk."""
+    shown = np.flatnonzero(reading.predicted)
+    shown = shown[shown >= m]
+    on, off, is_copied = reading.on[shown], reading.off[shown], copied(reading, m)
+    breakdown.add("class", [reading.classes[position] for position in shown], on, off)
+    breakdown.add("copied", ["shared" if is_copied[position] else "not shared" for position in shown], on, off)
+    names = position_names(m)
+    breakdown.add("position", [names[position % m] for position in shown], on, off)
+
+
+def _breakdowns(breakdown: Breakdown, m: int, about: str) -> list[dict[str, Any]]:
+    first = "without the first chunk of each, which reads nothing"
+    kinds = (
+        ("copied", "By what can be copied", COPIED, f"runs of at least {LEAST_RUN} tokens; "),
+        ("class", "By kind of token", CLASSES, ""),
+        ("position", "By position in the chunk", dict.fromkeys(position_names(m), ""), f"of {m} tokens; "),
+    )
+    return [
+        {"name": name, "title": title, "note": f"{note}{about}, {first}", "rows": breakdown.to_json(name, meanings)}
+        for name, title, meanings, note in kinds
+    ]
