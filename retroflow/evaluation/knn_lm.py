@@ -9,13 +9,13 @@ the squared Euclidean distance to the same state at the evaluated position. Sour
 (arXiv:1911.00172), section 2, and section 5 for the state; the distance, its temperature and k = 1024 as in
 neulab/knn-transformers.
 
-Tokens of documents that occur in the evaluated text are no values. Weight and temperature are those with the lowest
+Tokens of documents that occur in the evaluated text are left out. Weight and temperature are those with the lowest
 loss on tokens of their own: the evaluated documents are divided in two, and each half is mixed as is best for the other
 (`halves`).
 
 The search is exact, by matrix products, up to `EXACT_KEYS` keys, and by faiss's inverted lists above. Of a database
 with more tokens than `most_tokens` the sequences are used in which most neighbours of the evaluated text were found,
-and then others at random: kNN-LM is an opponent, and this is the best that it can make of so many tokens.
+and then others at random: a part chosen at random would be a weaker opponent.
 
 Shapes: b sequences, n tokens of a sequence, t predicted tokens, d features, K keys, k neighbours, v vocabulary.
 """

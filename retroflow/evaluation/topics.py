@@ -1,7 +1,7 @@
 """Neighbours that fit the topic and not the text: those of another document of the same topic.
 
-Random neighbours show only that a model ignores what does not belong to its text. Whoever gains from what was found for
-another document of the same topic gains from the topic, its words and its style, and not from the very passage.
+Random neighbours only show that a model ignores unrelated text. What another document's neighbours gain comes from the
+topic, its words and its style, and not from the passage that was found.
 
 Documents are vectors: the mean of their chunks' embeddings, or, where nothing was embedded (BM25), tf-idf weights of
 their tokens, hashed with signs to 512 features. k-means groups them, with 8 documents of a topic on average. In every
