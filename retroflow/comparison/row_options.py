@@ -20,6 +20,16 @@ from retroflow.recipe.yaml_text import parse_scalar
 
 PREFIX = "rows."
 
+_BEGINNINGS = {
+    "in_context": "in_context_",
+    "in_context_first": "in_context_",
+    "in_context_ram": "ram_",
+    "in_context_ram_reranked": "ram_",
+    "oracle": "oracle_",
+    "knn_lm": "knn_",
+}
+"""By row, how the names of its options begin."""
+
 
 @checked_options("rows")
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,7 @@ class RowOptions:
     """Options of rows; the beginning of a name says of which.
 
     Attributes:
+        in_context_stride: tokens between two lookups for a prompt; null for a chunk's.
         ram_window: tokens of a window, the last of which is only predicted; null for a sequence.
         ram_stride: tokens between two lookups.
         ram_query: tokens of a query; Ram et al. use 32 for BM25 and 64 for dense retrievers.
@@ -38,6 +49,7 @@ class RowOptions:
         knn_tokens: most keys.
     """
 
+    in_context_stride: Annotated[int, Ge(1)] | None = None
     ram_window: Annotated[int, Ge(2)] | None = None
     ram_stride: Annotated[int, Ge(1)] = RAM_STEP
     ram_query: Annotated[int, Ge(1)] = RAM_QUERY_TOKENS
@@ -49,9 +61,9 @@ class RowOptions:
     knn_tokens: Annotated[int, Ge(1)] = MOST_TOKENS
 
     def of(self, row: str) -> dict[str, Any]:
-        """Return the options of a row, JSON values."""
-        begin = {"in_context_ram": "ram_", "in_context_ram_reranked": "ram_", "oracle": "oracle_", "knn_lm": "knn_"}
-        return {name: value for name, value in asdict(self).items() if row in begin and name.startswith(begin[row])}
+        """Return the options of a row that are not null, JSON values."""
+        begin, given = _BEGINNINGS.get(row), asdict(self).items()
+        return {name: value for name, value in given if begin and name.startswith(begin) and value is not None}
 
 
 def split_options(words: Sequence[str]) -> tuple[RowOptions, list[str]]:

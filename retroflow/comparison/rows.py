@@ -165,6 +165,13 @@ def _oracle(subject: Subject) -> Measured:
     return Measured(nats, {"candidates": max(k, options.oracle_candidates)})
 
 
+def _in_context(subject: Subject, *, passages: int | None) -> Measured:
+    stride, look_up = subject.options.in_context_stride, None
+    if stride is not None and subject.search is not None:
+        look_up = subject.looking_up(step=stride, k=subject.splits.validation_neighbours.shape[1])
+    return prompted(subject, Prompting(passages=passages, step=None if look_up is None else stride), look_up)
+
+
 def _in_context_ram(subject: Subject, *, reranked: bool) -> Measured:
     options = subject.options
     protocol = ram(
@@ -235,8 +242,8 @@ ROWS: dict[str, OpenRow] = {
     "neighbour_only": partial(_half, change=neighbour_only),
     "continuation_only": partial(_half, change=continuation_only),
     "oracle": _oracle,
-    "in_context_first": partial(prompted, prompting=Prompting(passages=1)),
-    "in_context": partial(prompted, prompting=Prompting()),
+    "in_context_first": partial(_in_context, passages=1),
+    "in_context": partial(_in_context, passages=None),
     "in_context_ram": partial(_in_context_ram, reranked=False),
     "in_context_ram_reranked": partial(_in_context_ram, reranked=True),
     "knn_lm": _knn_lm,

@@ -39,6 +39,16 @@ def test_a_row_of_another_size_is_measured_again_and_no_other(trained, tmp_path)
     assert (before[:, :3] == after[:, :3]).all() and not np.allclose(before, after, atol=1e-3)
 
 
+def test_prompts_may_be_as_frequent_as_wanted(trained, tmp_path):
+    rows = ["off", "in_context"]
+    chunks = rf.compare(trained, rows=rows, sequences=2, output=tmp_path)
+    same = rf.compare(trained, "rows.in_context_stride=8", rows=rows, sequences=2, output=tmp_path)
+    assert same.rows[1].nats == pytest.approx(chunks.rows[1].nats, abs=1e-5)  # a chunk has 8 tokens
+    often = rf.compare(trained, "rows.in_context_stride=3", rows=rows, sequences=2, output=tmp_path)
+    assert often.rows[1].computation_per_token > 1.5 * same.rows[1].computation_per_token
+    assert abs(often.rows[1].nats - same.rows[1].nats) > 1e-4
+
+
 def test_keys_of_another_database_leave_out_the_evaluated_documents(trained, tmp_path):
     folder = trained.parents[2]
     corpus = next((folder / "tiny").glob("*.jsonl"))  # with the documents that are held out
