@@ -24,11 +24,27 @@ def check_model(recipe: Recipe, options: TrainerOptions, placement: Placement) -
             f'trainer.compile: true given; a model "{section["name"]}" can be compiled in one process alone, and '
             f"{placement.strategy} compiles block by block. Leave trainer.compile out."
         )
+    if data.get("format") == "qa":
+        _check_questions(options)
     if options.has_teacher:
         _check_teacher(section["name"], options, placement, has_frozen_base=config.has_frozen_base)
     if options.trained_opponents:
         _check_opponents(section["name"], options, placement, has_frozen_base=config.has_frozen_base)
     config.check(sequence_length=data["sequence_chunks"] * data["chunk_length"])
+
+
+def _check_questions(options: TrainerOptions) -> None:
+    """Refuse teachers and opponents of questions: both read prompts, and questions are padded."""
+    given = {
+        "distil": options.distil > 0,
+        "random_target": options.random_target == "base",
+        "trained_opponents": options.trained_opponents,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"trainer.{name} is given, and data.format is qa, which has no such prompts. Leave it out."
+            )
 
 
 def _check_teacher(name: str, options: TrainerOptions, placement: Placement, *, has_frozen_base: bool) -> None:

@@ -152,6 +152,11 @@ def test_what_does_not_fit_is_refused(run, tmp_path):
     recipe = run.folder.parents[2] / "asked.yaml"
     for words, error, message in (
         (["data.sequence_chunks=4"], UsageError, "data.sequence_chunks is 4; with data.format qa a sequence is"),
+        (
+            ["trainer.random_target=base", "trainer.random_neighbours=0.1"],
+            UsageError,
+            "trainer.random_target is given, and",
+        ),
         (["data.passages=x"], UsageError, "data.passages is given beside database"),
         (
             ["database=null", "retriever.name=exact", "embedder.name=lexical"],
