@@ -14,7 +14,7 @@ from retroflow.errors import UsageError
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.opening import open_language_model
 from retroflow.generation.options import GenerationOptions
-from retroflow.runs.description import RUN_FILE
+from retroflow.runs.description import RUN_FILE, read_run
 from retroflow.tasks.results import OFF, ON
 from retroflow.tasks.running import TASKS, results_folder, run_task, write_result
 
@@ -26,6 +26,9 @@ WORDS = {
     "batch_size": "examples computed together",
 }
 """Overrides that a task takes."""
+
+HARNESS = "lm_eval:"
+"""Before a name of the harness that is also one of ours: lm_eval:nq_open."""
 
 
 class Result(Protocol):
@@ -74,7 +77,8 @@ def evaluate_tasks(
 
     Args:
         model: a run, its folder, or that of an exported model.
-        tasks: "lambada", "nq_open", "xquad", "qa"; other names are those of lm-evaluation-harness, or its files.
+        tasks: "lambada", "nq_open", "xquad", "qa"; other names are those of lm-evaluation-harness, or its files;
+            "lm_eval:nq_open" is the harness' task of that name.
         overrides: "database=DB", "neighbours.k=20", "neighbours.step=16", "trainer.device=cpu", "batch_size=4".
         task_data: folder of the files of our tasks; None for the one that the environment names.
         limit: examples of each task: drawn at random by ours, the first by the harness; None for all of them.
@@ -88,10 +92,10 @@ def evaluate_tasks(
     """
     folder, values = Path(model), _parsed(overrides)
     ours = [name for name in tasks if name in TASKS]
-    theirs = [name for name in tasks if name not in TASKS]
+    theirs = [name.removeprefix(HARNESS) for name in tasks if name not in TASKS]
     if theirs:
         require("lm_eval", extra="lm-eval", purpose=f"tasks: {', '.join(theirs)}: not ours ({', '.join(TASKS)})")
-    retrieves = "database" in values or (folder / RUN_FILE).is_file()
+    retrieves = "database" in values or _has_database(folder)
     opened = open_language_model(
         folder,
         database=values.get("database"),
@@ -118,6 +122,11 @@ def evaluate_tasks(
         for result in _of_harness(opened, theirs, limit, options):
             keep(result.task, result)
     return runs
+
+
+def _has_database(folder: Path) -> bool:
+    """Say whether a model has a database of its own: runs have one, unless they were trained without retrieval."""
+    return (folder / RUN_FILE).is_file() and bool(read_run(folder).values["trainer"]["retrieval"])
 
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:

@@ -52,6 +52,16 @@ def test_an_exported_model_is_measured_without_a_database(trained, data, retrofl
     assert set(json.loads(out)["groups"]["all"]["ways"]) == {"off"} and json.loads(out)["file"] is None
 
 
+def test_a_run_without_retrieval_is_measured_without_it(trained, data, retroflow, tmp_path):
+    recipe = trained.parents[2] / "tiny.yaml"
+    words = ("trainer.retrieval=false", "trainer.max_steps=1", f"trainer.runs_folder={tmp_path}")
+    assert retroflow("fit", "--recipe", recipe, *words)[0] == 0
+    words = ("--tasks", "lambada", "--task-data", data, "--limit", 3, "--json")
+    code, out, err = retroflow("evaluate", tmp_path / "tiny" / "0001", *words)
+    assert code == 0, err
+    assert set(json.loads(out)["groups"]["all"]["ways"]) == {"off"}
+
+
 def test_a_mistake_is_one_line(trained, data, retroflow, tmp_path, monkeypatch):
     monkeypatch.delenv("RETROFLOW_TASK_DATA", raising=False)
     task = ("--tasks", "xquad")
@@ -69,5 +79,5 @@ def test_a_mistake_is_one_line(trained, data, retroflow, tmp_path, monkeypatch):
 
 def test_tasks_of_others_need_their_library(trained, retroflow, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    code, _, err = retroflow("evaluate", trained, "--tasks", "hellaswag")
+    code, _, err = retroflow("evaluate", trained, "--tasks", "lm_eval:nq_open")
     assert code == 4 and 'pip install "retroflow[lm-eval]"' in err
