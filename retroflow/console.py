@@ -10,11 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 FIRST_SECONDS = 1.0
 LINE_SECONDS = 5.0
 
 Advance = Callable[[int], None]
+
+_BARS: ContextVar["Progress | None"] = ContextVar("bars", default=None)
+"""The bars that are shown, for those inside them."""
 
 
 class _Stderr(logging.Handler):
@@ -71,6 +78,29 @@ def progress(description: str, total: int | None, unit: str) -> Iterator[Advance
 
 @contextmanager
 def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """Show a bar; one inside another is a line below it."""
+    outer = _BARS.get()
+    bars = outer or _bars()
+    of = "" if total is None else f"/{total:,}"
+    task = bars.add_task(description, total=total, unit=unit, of=of, visible=False)
+    token, started = _BARS.set(bars), time.monotonic()
+
+    def advance(count: int) -> None:
+        bars.advance(task, count)
+        if time.monotonic() - started > FIRST_SECONDS:
+            bars.update(task, visible=True)
+            bars.start()
+
+    try:
+        yield advance
+    finally:
+        _BARS.reset(token)
+        bars.remove_task(task)
+        if outer is None and bars.live.is_started:
+            bars.stop()
+
+
+def _bars() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -85,32 +115,17 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed or 0:,.0f} {unit}/s", style="progress.data.speed")
+            return Text(f"{task.speed or 0:,.0f} {task.fields['unit']}/s", style="progress.data.speed")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}" + (f"/{total:,}" if total is not None else "")),
+        TextColumn("{task.completed:,.0f}{task.fields[of]}"),
         Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(description, total=total)
-    started, shown = time.monotonic(), False
-
-    def advance(count: int) -> None:
-        nonlocal shown
-        bar.advance(task, count)
-        if not shown and time.monotonic() - started > FIRST_SECONDS:
-            shown = True
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            bar.stop()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class _Lines:

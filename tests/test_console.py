@@ -39,6 +39,19 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch) -> None:
     assert output.out == "" and "work" in output.err
 
 
+def test_a_bar_inside_another_is_a_line_below_it(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(module, "FIRST_SECONDS", -1.0)
+    with progress("outer", 10, "passes") as advance:
+        advance(4)
+        with progress("inner", None, "keys") as inner:
+            inner(3)
+            assert [task.description for task in module._BARS.get().tasks] == ["outer", "inner"]
+        advance(6)
+        assert [task.description for task in module._BARS.get().tasks] == ["outer"]
+    assert module._BARS.get() is None and "outer" in capsys.readouterr().err
+
+
 def test_say_writes_to_stderr(capsys) -> None:
     say("a line")
     assert capsys.readouterr() == ("", "a line\n")

@@ -46,6 +46,7 @@ def compare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
     from rich.console import Console
 
     from retroflow import api
+    from retroflow.console import say
     from retroflow.store.sealed_json import strict_json
 
     with only_results_on_stdout():
@@ -61,6 +62,8 @@ def compare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
             output=output,
         )
     if as_json:
+        for sentence in found.warnings:
+            say(f"WARNING: {sentence}")
         print_result(strict_json(found.to_json(), what="the comparison"))
         return
     with writing_results():

@@ -195,13 +195,13 @@ class Comparison:
         """Return warnings, table and remarks, for rich."""
         warnings = [Text(f"WARNING: {sentence}", style="bold red") for sentence in self.warnings]
         others = [sentence for sentence in self.findings if sentence not in self.warnings]
-        return Group(*warnings, self._table(), *map(Text, others))
+        return Group(*warnings, self._table(), Text(""), *map(Text, others))
 
     def _table(self) -> Table:
         text = self.measurements.text
         tokens, sequences = max(row.tokens for row in self.rows), len(text.sequences)
         title = f"{tokens:,} tokens of {sequences:,} sequences, each token once"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
         table.add_column("row", overflow="fold")
         for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -210,7 +210,7 @@ class Comparison:
         return table
 
 
-_HEADINGS = ("nats", "bits/byte", "word ppl", "gain", "95%", "recovered", "ms/token", "passes", "GiB")
+_HEADINGS = ("nats", "bits/byte", "word ppl", "gain", "95%", "recovered", "ms/token", "passes")
 """Of the columns that the terminal shows; "passes" is computation_per_token."""
 
 
@@ -225,7 +225,6 @@ def _cells(row: Row) -> list[str]:
         "" if row.recovered is None else f"{row.recovered:.0%}",
         _short(1000 * row.seconds_per_token),
         f"{row.computation_per_token:.1f}",
-        "" if row.memory is None else f"{row.memory / (1 << 30):.1f}",
     ]
 
 

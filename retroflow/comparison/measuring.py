@@ -46,16 +46,23 @@ def measure_rows(subject: Subject, rows: Sequence[tuple[Mode, OpenRow, str]], fo
     Raises:
         RetroflowError: a loss is not finite, or a file cannot be written.
     """
+    files = [_Place(row_path(folder, mode.name), made_of) for mode, _, made_of in rows]
     wanted = [sequences_of(mode, subject.sequences, subject.seed) for mode, _, _ in rows]
-    passes = sum(mode.passes * len(sequences) for (mode, _, _), sequences in zip(rows, wanted, strict=True))
+    found = [read_row(*file) or _nothing(subject) for file in files]
+    missing = [len(sequences) - len(row.sequences) for sequences, row in zip(wanted, found, strict=True)]
+    passes = sum(mode.passes * count for (mode, _, _), count in zip(rows, missing, strict=True))
     with progress("comparing", passes, "passes") as shown, evaluating(subject.model):
-        for (mode, open_row, made_of), sequences in zip(rows, wanted, strict=True):
+        for (mode, open_row, _), sequences, row, file in zip(rows, wanted, found, files, strict=True):
 
             def advance(count: int, mode: Mode = mode) -> None:
                 shown(count * mode.passes)
 
-            file = _Place(row_path(folder, mode.name), made_of)
-            _measure_row(subject, open_row, sequences, file, advance)
+            if len(row.sequences) < len(sequences):
+                _measure_row(subject, open_row, (sequences, row), file, advance)
+
+
+def _nothing(subject: Subject) -> RowFile:
+    return RowFile(subject.sequences[:0], np.zeros((0, subject.sequence_length), dtype=np.float32))
 
 
 class _Place(NamedTuple):
@@ -66,13 +73,14 @@ class _Place(NamedTuple):
 
 
 def _measure_row(
-    subject: Subject, open_row: OpenRow, wanted: Int64Array, file: _Place, advance: Callable[[int], None]
+    subject: Subject,
+    open_row: OpenRow,
+    begun: tuple[Int64Array, RowFile],
+    file: _Place,
+    advance: Callable[[int], None],
 ) -> None:
-    nothing = np.zeros((0, subject.sequence_length), dtype=np.float32)
-    row = read_row(*file) or RowFile(wanted[:0], nothing)
-    advance(len(row.sequences))
-    if len(row.sequences) == len(wanted):
-        return
+    """Measure what is missing of a row; `begun` are its sequences and what there is."""
+    wanted, row = begun
     began = time.perf_counter()
     measured = open_row(subject)
     row = replace(row, facts=measured.facts, setup_seconds=row.setup_seconds + time.perf_counter() - began)
