@@ -6,6 +6,7 @@ Shapes: t tokens, v vocabulary.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retroflow.generation.decoding import Decoding
@@ -57,6 +58,7 @@ def prompt_scores(decoding: Decoding, row: Row, num_top: int) -> list[TokenScore
     return scores
 
 
+@torch.inference_mode()
 def nats_without_retrieval(decoding: Decoding, row: Row, num_tokens: int) -> list[float]:
     """Return the nats of the last tokens of a row, given all before them and no neighbours.
 
@@ -65,5 +67,12 @@ def nats_without_retrieval(decoding: Decoding, row: Row, num_tokens: int) -> lis
         row: prompt and new tokens.
         num_tokens: how many.
     """
-    nats, _ = decoding.losses(row.followed_by([]))
-    return nats[-num_tokens:]
+    read = row.followed_by([])
+    cache, tokens = decoding.start([read])
+    first, done, nats = tokens.shape[1] - num_tokens, 0, list[float]()
+    for logits in decoding.read([read], cache, tokens):
+        done += logits.shape[1]
+        wanted = tokens[0, max(first, done - logits.shape[1] + 1) : done + 1]  # what these logits predict
+        predicting = logits[0, logits.shape[1] - len(wanted) - (done == tokens.shape[1]) :][: len(wanted)]
+        nats += F.cross_entropy(predicting.float(), wanted, reduction="none").tolist()
+    return nats

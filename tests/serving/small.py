@@ -1,6 +1,11 @@
 """A small random model with a database that lives, and a server of it in this process."""
 
+import asyncio
 import dataclasses
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,10 +43,26 @@ def open_model(database: Database | None, tokenizer=None, *, step=CHUNK, double=
     tokenizer = tokenizer or database.snapshot.tokenizer
     model = small_model(tokenizer, **changes)
     model = model.double() if double else model
-    origin = Origin("small", 0, 2, step, 4 * CHUNK, tokenizer.fingerprint(), {}, "test")
+    origin = Origin("small", 0, 2, step, 16 * CHUNK, tokenizer.fingerprint(), {}, "test")
     reader = None if database is None else RetrievalDatabase.of(database, tokenizer=tokenizer, chunk_length=CHUNK)
     return LanguageModel(model, tokenizer, origin, reader)
 
 
 def prompt_of(seed: int, words: int = 6) -> str:
     return text_of(1000 + seed, words)
+
+
+@contextmanager
+def listening(service) -> Iterator[str]:
+    """A server on a free port of this machine; its address."""
+    import uvicorn
+
+    from retroflow.serving.app import make_app
+
+    with socket.create_server(("127.0.0.1", 0)) as socket_:
+        server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[socket_])))
+        thread.start()
+        yield f"http://127.0.0.1:{socket_.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(30)

@@ -1,19 +1,17 @@
 """Clients that people have, against a server on a port of this machine: openai's, 64 at once, and lm-eval's."""
 
 import asyncio
-import socket
 import threading
 
 import pytest
 
+from retroflow.errors import RetrieverError
 from retroflow.serving.options import ServerOptions
 from retroflow.serving.service import Service
-from tests.serving.small import prompt_of
+from tests.serving.small import listening, open_model, prompt_of
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
-
-from retroflow.serving.app import make_app  # noqa: E402
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}<|endoftext|>{% endfor %}"
@@ -25,14 +23,8 @@ TEMPLATE = (
 def url(opened):
     opened.tokenizer.chat_template = TEMPLATE
     service = Service(opened, name="small", options=ServerOptions(max_running=8, max_waiting=128))
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
-    listening.close()
+    with listening(service) as address:
+        yield address
     opened.tokenizer.chat_template = None
 
 
@@ -117,25 +109,44 @@ def test_64_clients_at_once_get_their_own_texts_and_sources(url, opened) -> None
         assert sources
 
 
-def test_a_stream_that_is_closed_ends_its_job(url, client) -> None:
+def test_clients_that_go_away_end_their_jobs(url, client) -> None:
+    """With a stream and without: the number of generated tokens stops growing long before the end."""
     import urllib.request
 
-    def running():
+    def generated():
         text = urllib.request.urlopen(f"{url}/metrics", timeout=30).read().decode()
-        return next(line for line in text.splitlines() if line.startswith("retroflow_generated_tokens_total"))
+        line = next(line for line in text.splitlines() if line.startswith("retroflow_generated_tokens_total"))
+        return float(line.split()[1])
 
+    start = generated()
     stream = client.completions.create(model="small", prompt=prompt_of(5), max_tokens=2000, temperature=0, stream=True)
     next(iter(stream))
     stream.close()
-    before = None
-    for _ in range(200):
-        now = running()
-        if now == before:
-            break
-        before = now
-        threading.Event().wait(0.1)
-    assert float(now.split()[1]) < 2000
+    with pytest.raises(openai.APITimeoutError):
+        client.completions.create(model="small", prompt=prompt_of(5), max_tokens=2000, temperature=0, timeout=0.3)
+    before, now = -1.0, generated()
+    while now != before:
+        threading.Event().wait(0.5)
+        before, now = now, generated()
+    assert now - start < 3500
     assert client.completions.create(model="small", prompt="a", max_tokens=1).usage.completion_tokens == 1
+
+
+def test_an_error_in_a_stream_reaches_the_client(opened) -> None:
+    class Broken:
+        def retrieve(self, queries, num_neighbours):
+            if asked:
+                raise RetrieverError("the index is gone")
+            asked.append(queries)
+            return opened.database.retrieve(queries, num_neighbours)
+
+    asked = []
+    service = Service(opened, name="small")
+    service.worker.batch.decoding.retriever = Broken()
+    with listening(service) as address, openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+        stream = client.completions.create(model="small", prompt="abc", max_tokens=40, temperature=0, stream=True)
+        with pytest.raises(openai.APIError, match="the index is gone"):
+            list(stream)
 
 
 def test_lm_eval_scores_over_http_what_the_model_scores(url, opened, tmp_path) -> None:
@@ -149,8 +160,16 @@ def test_lm_eval_scores_over_http_what_the_model_scores(url, opened, tmp_path) -
         num_concurrent=1, max_retries=1, batch_size=2,
     )  # fmt: skip
     pairs = [(prompt_of(number, 8 + number), " " + prompt_of(50 + number, 2)) for number in range(5)]
-    found = model.loglikelihood([Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)])
-    for (context, text), (loglikelihood, is_greedy) in zip(pairs, found, strict=True):
+    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    for (context, text), (loglikelihood, is_greedy) in zip(pairs, model.loglikelihood(asked), strict=True):
         num_context = len(opened.tokenizer.encode(context).ids)
         nats = opened.score(context + text).nats[num_context - 1 :]
         assert loglikelihood == pytest.approx(-sum(nats), rel=1e-6) and is_greedy is False
+    from retroflow.integrations.lm_eval import RetroflowLM
+
+    off = open_model(None, opened.tokenizer, double=True)  # without retrieval no window depends on where a context ends
+    with listening(Service(off, name="small")) as address:
+        model.base_url = f"{address}/v1/completions"
+        found = model.loglikelihood(asked)
+    for one, other in zip(found, RetroflowLM(off).loglikelihood(asked), strict=True):
+        assert one[0] == pytest.approx(other[0], rel=1e-6) and one[1] == other[1]

@@ -1,20 +1,16 @@
 """The page in a real browser: the answer as it is written, sources beside it, search; and nothing in a document runs."""
 
-import asyncio
 import shutil
-import socket
-import threading
 from pathlib import Path
 
 import pytest
 
 from retroflow.database.database import Database
-from retroflow.serving.app import make_app
 from retroflow.serving.options import Keys
 from retroflow.serving.service import Service
-from tests.serving.small import READ_KEY, open_model, prompt_of
+from tests.serving.small import READ_KEY, listening, open_model, prompt_of
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -31,14 +27,8 @@ def url(tmp_path_factory, database_folder):
     shutil.copytree(database_folder, folder)
     database = Database.open(folder)
     database.add([{"id": "evil", "text": HOSTILE * 3, "title": HOSTILE, "source": "javascript:window.ran=1"}])
-    service = Service(open_model(database), name="small", keys=Keys(READ_KEY))
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
+    with listening(Service(open_model(database), name="small", keys=Keys(READ_KEY))) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
