@@ -307,6 +307,8 @@ def _mask(
         own = (keys <= keys[num_own - length :, None])[None, None]
     else:
         own = own[:, :, part, :num_own]
+        # Padding sees nothing, and a softmax over nothing is no number, which weights of 0 would spread.
+        own = own | ~own.any(dim=3, keepdim=True)
     if len(own) == 1 and len(lengths) == num_rows and len(set(lengths)) == 1:
         num_rows, lengths = 1, lengths[:1]
     own = _apart(own.expand(num_rows, -1, -1, -1), len(lengths) // num_rows)

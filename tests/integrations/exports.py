@@ -17,8 +17,8 @@ def make(kind):
     """A model in float32, whose parts all carry a visible signal."""
     if kind == "retro":
         return make_model(double=False, vocabulary_size=TOKENIZER.vocabulary_size, smear=True).eval()
-    base = make_base("llama", vocab_size=TOKENIZER.vocabulary_size + 3)
-    changes = {"smear": True} if kind == "encoder" else INHERIT
+    base = make_base("mistral" if kind == "sliding" else "llama", vocab_size=TOKENIZER.vocabulary_size + 3)
+    changes = INHERIT if kind == "inherit" else {"smear": True}
     return make_retrofit(base=base, dtype=torch.float32, vocabulary_size=TOKENIZER.vocabulary_size, **changes)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import random
 import re
 import sys
 from pathlib import Path
@@ -45,8 +46,10 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def double(folders):
-    return {kind: AutoModelForCausalLM.from_pretrained(folder, dtype="float64") for kind, folder in folders.items()}
+def double(folders, tmp_path_factory):
+    sliding = export(make("sliding"), tmp_path_factory.mktemp("exports") / "sliding")  # a window of 9 tokens
+    named = folders | {"sliding": sliding}
+    return {kind: AutoModelForCausalLM.from_pretrained(folder, dtype="float64") for kind, folder in named.items()}
 
 
 @torch.no_grad()
@@ -71,33 +74,50 @@ def test_the_auto_classes_open_an_export_and_save_it_to_the_bit(folders, kind, t
     assert torch.equal(load_exported(tmp_path / "saved").model(tokens), wanted[0])
 
 
-MODES = {
-    "greedy": {},
-    "sampled": {"do_sample": True, "top_k": 20},
-    "beams": {"num_beams": 3},
-    "prompt lookup": {"prompt_lookup_num_tokens": 3},
-}
+MODES = (
+    {},
+    {"do_sample": True, "top_k": 20},
+    {"num_beams": 3, "num_return_sequences": 2},
+    {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2},
+)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_generation_with_a_cache_is_generation_without(double, kind, mode):
-    model, options = double[kind], MODES[mode]
-    uncached = {name: value for name, value in options.items() if "lookup" not in name} | {"use_cache": False}
-    tokens, retrieved, mask = make_batch(1 if mode == "prompt lookup" else 2)
-    tokens[:, 7:13] = tokens[:, 1:7]  # something to look up
-    padded = torch.ones_like(tokens)
-    padded[0, :3] = 0
-    read = [{}, {"neighbours": retrieved, "neighbours_mask": mask}, {"database": Letters(CHUNK)}]
-    for reading in read:
-        results = []
-        for way in (options, uncached):
-            torch.manual_seed(0)
-            results.append(
-                model.generate(tokens, attention_mask=padded, max_new_tokens=14, eos_token_id=None, **reading, **way)
-            )
-        assert torch.equal(*results)
+def check_a_random_case(models, seed):
+    """Model, mode, retrieval step, ragged prompts and what they read, all drawn from one seed."""
+    draw = random.Random(seed)
+    model, options = models[draw.choice(sorted(models))], draw.choice(MODES)
+    looks_up = "prompt_lookup_num_tokens" in options
+    step = model.config.retrieval_step = draw.choice([1, CHUNK - 1, CHUNK])
+    length = draw.randint(1, 20)
+    tokens, retrieved, mask = make_batch(1 if looks_up else draw.randint(1, 3), length, seed=seed, step=step)
+    tokens[:, length // 2 :] = tokens[:, : length - length // 2].clone()  # something to look up
+    padding = torch.ones_like(tokens)
+    for row in padding:
+        row[: draw.randint(0, length - 1)] = 0
+    given = {"neighbours": retrieved, "neighbours_mask": mask}
+    reading = draw.choice([{}, given, {"database": Letters(CHUNK)}])
+    reading |= {"attention_mask": padding, "max_new_tokens": draw.randint(1, 20), "eos_token_id": None}
+    answers = []
+    for way in (options, {"use_cache": False} if looks_up else options | {"use_cache": False}):
+        torch.manual_seed(seed)
+        scored = {"output_logits": True, "return_dict_in_generate": True}
+        answers.append(model.generate(tokens, **reading, **way, **scored))
+    model.config.retrieval_step = None
+    assert not any(each.isnan().any() for answer in answers for each in answer.logits)
+    assert torch.equal(*(answer.sequences for answer in answers))
+
+
+@pytest.mark.parametrize("first", range(0, 30, 10))
+def test_generation_with_a_cache_is_generation_without(double, first):
+    for seed in range(first, first + 10):
+        check_a_random_case(double, seed)
+
+
+@pytest.mark.slow
+def test_a_thousand_cases_are_generated_alike(double):
+    for seed in range(1000, 2000):
+        check_a_random_case(double, seed)
 
 
 @torch.no_grad()

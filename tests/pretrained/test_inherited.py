@@ -399,7 +399,10 @@ def test_padding_changes_no_other_position(kind):
     model = make_model(kind)
     padded = model(tokens, padding=torch.tensor([0, 6]))
     torch.testing.assert_close(padded[1:, 6:], model(tokens[1:, 6:]), rtol=0, atol=TOLERANCE)
-    assert model(tokens, retrieved, mask, padding=torch.tensor([0, 6])).isfinite().all()
+    for step in (1, CHUNK):  # step 1: segments of one token
+        _, retrieved, mask = make_batch(step=step)
+        read = model(tokens, retrieved, mask, padding=torch.tensor([0, 6]), retrieval_step=step)
+        assert read.isfinite().all()
 
 
 def test_loss_is_that_of_the_logits(kind):
