@@ -22,6 +22,9 @@ def report(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="To inspect. Default: the newest.")
     ] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="FOLDER", help="For the table and curves as PNG and SVG.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the page's data, too, as one JSON object.")] = False,
 ) -> None:
     """Write a page with a run's results, curves, and an inspector of its neighbours; docs/report.md."""
@@ -30,6 +33,6 @@ def report(
     from retroflow.store.sealed_json import strict_json
 
     with only_results_on_stdout(), telling_in_flags([]):
-        data = report_page(run_folder, output, chunks=chunks, sequences=sequences, checkpoint=checkpoint)
+        data = report_page(run_folder, output, chunks=chunks, sequences=sequences, checkpoint=checkpoint, plots=plots)
     size = f"{output} ({data['bytes'] / 1e6:,.1f} MB)"
     print_result(strict_json({"page": str(output), **data}, what="the page") if as_json else size)

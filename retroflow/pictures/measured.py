@@ -168,16 +168,19 @@ def overlap_rows(overlap: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def curves_of(run_folder: Path) -> list[dict[str, Any]]:
     """Return every curve that `retroflow curve` has written into the run folder, then that of the training."""
+    training = training_curve(run_folder)
+    return [*map(_curve, stored_curves(run_folder)), *([training] if training else [])]
+
+
+def stored_curves(run_folder: Path) -> list[dict[str, Any]]:
+    """Return the content of the files of `retroflow curve`; a damaged one is left out, which is said."""
     found = []
     for path in sorted(run_folder.glob(CURVE_FILES)):
         try:
-            curve = read_values(path, "curve_version")
+            found.append(read_values(path, "curve_version"))
         except DamagedDataError as error:
-            say(f"{error} The page leaves this curve out.")
-            continue
-        found.append(_curve(curve))
-    training = _training_curve(run_folder)
-    return [*found, *([training] if training else [])]
+            say(f"{error} It is left out.")
+    return found
 
 
 def _curve(curve: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +223,8 @@ def _series(name: str, points: Sequence[tuple[str, Any, Mapping[str, Any]]], key
     return {"name": name, "points": there}
 
 
-def _training_curve(run_folder: Path) -> dict[str, Any] | None:
+def training_curve(run_folder: Path) -> dict[str, Any] | None:
+    """Return the losses in metrics.jsonl as a curve; None if there are none."""
     series = []
     lines = read_metrics(run_folder)
     for name, (meaning, _) in CURVES.items():

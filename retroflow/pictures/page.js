@@ -218,7 +218,7 @@ function panelOf(curve, panel, first) {
     if (!isNamed) group.append(make("path", { class: "curve", d: one.points.map((point, place) => `${place ? "L" : "M"}${x(point)} ${y(point.y)}`).join("") }));
     for (const point of one.points) {
       if (point.interval) group.append(make("line", { class: "error", x1: x(point), x2: x(point), y1: y(point.interval[0]), y2: y(point.interval[1]) }));
-      if (one.points.length <= 60) group.append(make("circle", { class: "point", cx: x(point), cy: y(point.y), r: 4 }, make("title", {}, `${one.name}, ${point.label}: ${fixed(point.y)}`)));
+      if (one.points.length <= 25) group.append(make("circle", { class: "point", cx: x(point), cy: y(point.y), r: 4 }, make("title", {}, `${one.name}, ${point.label}: ${fixed(point.y)}`)));
     }
     picture.append(group);
   });

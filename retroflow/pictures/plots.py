@@ -156,6 +156,24 @@ def plot_curve(curve: Mapping[str, Any], file: Path) -> None:
     draw(panels, file, title=title, x_label=x_label, x_scale=scale, names=names, note=curve.get("note", ""))
 
 
+def plot_gains(table: Mapping[str, Any], file: Path) -> None:
+    """Draw a table of losses: how far each row is below retrieval off, with its interval.
+
+    Args:
+        table: of `retroflow.pictures.measured.tables_of`.
+        file: the picture; its ending decides the format.
+
+    Raises:
+        RetroflowError: as `draw`.
+    """
+    rows = [row for row in table["rows"] if row["gain"] is not None]
+    points = list(enumerate(rows))
+    names = [row["name"].replace("_", "\n") for row in rows]
+    zero = Line("off", [-0.5, len(rows) - 0.5], [0.0, 0.0], colour=None, style=":", marker="")
+    panels = [Panel([_line("gain", points, "gain", 0, style=""), zero], "nats per token below off")]
+    draw(panels, file, title=table["title"], x_label="", x_scale="names", names=names, note=table["note"])
+
+
 def _line(
     label: str, points: Sequence[tuple[float, Mapping[str, Any]]], key: str, colour: int | None, **looks: str
 ) -> Line:

@@ -3,8 +3,9 @@
 Shapes: W windows, k neighbours, l chunks of a sequence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,27 @@ import numpy as np
 from retroflow.console import progress
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.windows import WindowTable
+from retroflow.errors import RetroflowError
 from retroflow.evaluation.measuring import evaluating
 from retroflow.evaluation.stored_report import read_report
+from retroflow.pictures.loss_plot import plot_losses
 from retroflow.pictures.measured import (
     curves_of,
     facts_of,
     newest_comparison,
     overlap_rows,
     read_values,
+    stored_curves,
     tables_of,
+    training_curve,
     verdict_of,
 )
 from retroflow.pictures.page import write_page
+from retroflow.pictures.plots import check_plot, plot_curve, plot_gains
 from retroflow.pictures.reading import Lookups, Reading, copied, entry, read
-from retroflow.pictures.token_classes import CLASSES, COPIED, LEAST_RUN, Breakdown, position_names
+from retroflow.pictures.token_classes import CLASSES, COPIED, LEAST_RUN, Breakdown, classes_of, pieces, position_names
 from retroflow.pipeline.lookups import look_up
-from retroflow.protocols import Int64Array
+from retroflow.protocols import Float32Array, Int64Array
 from retroflow.runs.description import read_run
 from retroflow.runs.folder import RunFolder, check_new_file
 from retroflow.store.sealed_json import read_sealed
@@ -46,6 +52,7 @@ def report_page(
     chunks: int = 40,
     sequences: int = 16,
     checkpoint: str | int | None = None,
+    plots: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write a page with a run's results, curves, and an inspector of its neighbours (docs/report.md).
 
@@ -55,21 +62,44 @@ def report_page(
         chunks: how many the inspector shows; 0 opens no model.
         sequences: validation sequences that are read for the inspector and the breakdowns, evenly spaced.
         checkpoint: a step or a path, for the inspector; None for the newest.
+        plots: folder for the table and the curves as PNG and SVG; None writes none.
 
     Returns:
         The page's data, as it is in the file, and its size in `bytes`.
 
     Raises:
         UsageError: not a run, a run without a report, or the file exists.
-        RetroflowError: the run cannot be opened here, or the file cannot be written.
+        RetroflowError: the run cannot be opened here, or a file cannot be written.
+        MissingExtraError: plots are wanted, and matplotlib is not installed.
     """
     folder, file = Path(run), Path(output)
     check_new_file(file)
     data = stored_data(folder)
+    if plots is not None:
+        _write_plots(folder, data["tables"][0], Path(plots))
     if chunks:
         wanted = None if checkpoint is None else str(checkpoint)
         data |= _read_sequences(folder, chunks, sequences, wanted, data["breakdowns"])
     return data | {"bytes": write_page(data, file)}
+
+
+def _write_plots(run_folder: Path, table: dict[str, Any], folder: Path) -> None:
+    """Write gains.png, curve-NAME.png and training.png, and the same as SVG."""
+    drawings: dict[str, Callable[[Path], None]] = {}
+    if any(row["gain"] is not None for row in table["rows"]):
+        drawings["gains"] = partial(plot_gains, table)
+    drawings |= {f"curve-{curve['over']}": partial(plot_curve, curve) for curve in stored_curves(run_folder)}
+    if training_curve(run_folder):
+        drawings["training"] = partial(plot_losses, [run_folder])
+    files = {folder / f"{name}{ending}": draw for name, draw in drawings.items() for ending in (".png", ".svg")}
+    for file in files:
+        check_plot(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetroflowError(f"plots='{folder}': cannot be made ({error.strerror}); give another folder.") from error
+    for file, draw in files.items():
+        draw(file)
 
 
 def stored_data(run_folder: Path) -> dict[str, Any]:
@@ -124,10 +154,12 @@ def _read_sequences(
     count = len(job.splits.validation())
     wanted = np.unique(np.linspace(0, count - 1, min(sequences, count)).astype(np.int64))
     breakdown, entries, averaged, is_cross = Breakdown(), list[dict[str, Any]](), "", False
+    compared = newest_comparison(run_folder)
+    num_compared = 0 if compared is None else _break_down_rows(breakdown, compared.parent, job, tokenizer)
     with evaluating(model), progress("reading", len(wanted), "sequences") as advance:
         for sequence, reading in _readings(job, model, tokenizer, wanted):
             if reading.lookups is not None:
-                _break_down(breakdown, reading, m)
+                _break_down(breakdown, reading, m, only_copied=num_compared > 0)
             averaged, is_cross = reading.attention.averaged or averaged, reading.attention.adds_up_to_one or is_cross
             for chunk in range(1, len(reading.tokens) // m):
                 found = entry(reading, chunk, m, tokenizer)
@@ -145,7 +177,8 @@ def _read_sequences(
         "of": len(entries),
         "entries": _chosen(entries, chunks, job.seed),
     }
-    found_breakdowns = _breakdowns(breakdown, m, about) if job.options.retrieval else []
+    of_rows = f"the {num_compared:,} sequences of the comparison" if num_compared else about
+    found_breakdowns = _breakdowns(breakdown, m, about, of_rows) if job.options.retrieval else []
     return {"inspector": inspector, "breakdowns": [*breakdowns, *found_breakdowns]}
 
 
@@ -193,25 +226,51 @@ def _chosen(entries: list[dict[str, Any]], count: int, seed: int) -> list[dict[s
     return [{"why": why} | one for why, of_why in named.items() for one in of_why]
 
 
-def _break_down(breakdown: Breakdown, reading: Reading, m: int) -> None:
+def _break_down(breakdown: Breakdown, reading: Reading, m: int, *, only_copied: bool) -> None:
     """Add the tokens of a sequence that can have read something: those after its first chunk."""
     shown = np.flatnonzero(reading.predicted)
     shown = shown[shown >= m]
     on, off, is_copied = reading.on[shown], reading.off[shown], copied(reading, m)
-    breakdown.add("class", [reading.classes[position] for position in shown], on, off)
     breakdown.add("copied", ["shared" if is_copied[position] else "not shared" for position in shown], on, off)
+    if not only_copied:
+        _add_tokens(breakdown, reading.classes, shown, (on, off), m)
+
+
+def _break_down_rows(breakdown: Breakdown, folder: Path, job: Job, tokenizer: Tokenizer) -> int:
+    """Add the tokens that `retroflow compare` has measured; returns the number of sequences, 0 without such rows."""
+    try:
+        rows = [np.load(folder / "rows" / f"{name}.npz", allow_pickle=False) for name in ("on", "off")]
+        numbers, *places = np.intersect1d(*(row["sequences"] for row in rows), return_indices=True)
+        nats = [row["token_nats"][place] for row, place in zip(rows, places, strict=True)]
+    except (OSError, ValueError, KeyError):
+        return 0
+    m = job.splits.valid_chunks.chunk_length
+    batches = job.splits.validation(None).in_order(1, numbers)
+    for place, batch in enumerate(batches):
+        tokens = batch.tokens[0].tolist()
+        classes = classes_of(pieces(tokenizer, tokens), tokens, tokenizer.end_of_text)
+        shown = np.flatnonzero(np.append(False, batch.targets[0, :-1].numpy() >= 0))
+        shown = shown[shown >= m]
+        _add_tokens(breakdown, classes, shown, (nats[0][place, shown - 1], nats[1][place, shown - 1]), m)
+    return len(numbers)
+
+
+def _add_tokens(
+    breakdown: Breakdown, classes: Sequence[str], shown: Int64Array, nats: tuple[Float32Array, Float32Array], m: int
+) -> None:
     names = position_names(m)
-    breakdown.add("position", [names[position % m] for position in shown], on, off)
+    breakdown.add("class", [classes[position] for position in shown], *nats)
+    breakdown.add("position", [names[position % m] for position in shown], *nats)
 
 
-def _breakdowns(breakdown: Breakdown, m: int, about: str) -> list[dict[str, Any]]:
+def _breakdowns(breakdown: Breakdown, m: int, about: str, of_rows: str) -> list[dict[str, Any]]:
     first = "without the first chunk of each, which reads nothing"
     kinds = (
-        ("copied", "By what can be copied", COPIED, f"runs of at least {LEAST_RUN} tokens; "),
-        ("class", "By kind of token", CLASSES, ""),
-        ("position", "By position in the chunk", dict.fromkeys(position_names(m), ""), f"of {m} tokens; "),
+        ("copied", "By what can be copied", COPIED, f"runs of at least {LEAST_RUN} tokens; {about}"),
+        ("class", "By kind of token", CLASSES, of_rows),
+        ("position", "By position in the chunk", dict.fromkeys(position_names(m), ""), f"of {m} tokens; {of_rows}"),
     )
     return [
-        {"name": name, "title": title, "note": f"{note}{about}, {first}", "rows": breakdown.to_json(name, meanings)}
+        {"name": name, "title": title, "note": f"{note}, {first}", "rows": breakdown.to_json(name, meanings)}
         for name, title, meanings, note in kinds
     ]

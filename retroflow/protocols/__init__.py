@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TextSource,
         VectorSource,
     )
-    from retroflow.protocols.tracker import MakeExamples, NeighbourExample, Summary, TrackedRun, Tracker
+    from retroflow.protocols.tracker import MakeExamples, NeighbourExample, ReportTable, Summary, TrackedRun, Tracker
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -55,6 +55,7 @@ __all__ = [
     "QueriedBy",
     "Queries",
     "RemovesKeys",
+    "ReportTable",
     "RetrievalModel",
     "Retriever",
     "ScoresKeys",
@@ -69,7 +70,7 @@ __all__ = [
 _FILES = {
     "corpus": ("Corpus", "Counts", "Document", "EmbeddedCorpus", "Split"),
     "model": ("GenerationCache", "ModelConfig", "RetrievalModel"),
-    "tracker": ("MakeExamples", "NeighbourExample", "Summary", "TrackedRun", "Tracker"),
+    "tracker": ("MakeExamples", "NeighbourExample", "ReportTable", "Summary", "TrackedRun", "Tracker"),
 }
 
 

@@ -54,6 +54,21 @@ class NeighbourExample:
     continuation_text: str | None = None
 
 
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of the report at the end of a run.
+
+    Attributes:
+        name: "losses", "opponents" or "overlap".
+        columns: their names.
+        rows: a value for each column; None where there is none.
+    """
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[float | str | None]]
+
+
 MakeExamples = Callable[[int, bool], Sequence[NeighbourExample]]
 """(maximum number of rows, whether they may contain text) -> examples."""
 
@@ -84,6 +99,10 @@ class Tracker(Protocol):
 
     def show_neighbours(self, examples: Sequence[NeighbourExample], step: int) -> None:
         """Show neighbours of validation chunks; called when a run begins and when it was evaluated."""
+        return
+
+    def show_report(self, tables: Sequence[ReportTable], step: int) -> None:
+        """Show the tables of the report; called when a run was evaluated."""
         return
 
     def finish(self, summary: Summary) -> None:

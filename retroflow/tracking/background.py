@@ -2,12 +2,12 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from retroflow.console import say
-from retroflow.protocols import MakeExamples, Summary, TrackedRun, Tracker
+from retroflow.protocols import MakeExamples, ReportTable, Summary, TrackedRun, Tracker
 
 _WAITING_CALLS = 1000
 """Calls that may wait for a slow tracker; further ones are dropped."""
@@ -77,6 +77,10 @@ class GuardedTracker:
             say(f"the table of neighbours cannot be made ({error}); the run continues without it")
             return
         self._later(self._tracker.show_neighbours, examples, step)
+
+    def show_report(self, tables: Sequence[ReportTable], step: int) -> None:
+        """Show the tables of the report; returns at once."""
+        self._later(self._tracker.show_report, tables, step)
 
     def finish(self, summary: Summary) -> None:
         """Log the final values and close; returns when that is done or the time limit is over."""

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 
 from retroflow.console import say
 from retroflow.options import checked_options
-from retroflow.protocols import NeighbourExample, Summary, TrackedRun, Tracker
+from retroflow.protocols import NeighbourExample, ReportTable, Summary, TrackedRun, Tracker
 from retroflow.store.sealed_json import write_json
 
 _ID_FILE = "wandb.json"
@@ -170,6 +170,12 @@ class WandbTracker(Tracker):
         columns = [*NEIGHBOUR_COLUMNS, *(TEXT_COLUMNS if self.log_text else ())]
         rows = [[_cell(getattr(example, column)) for column in columns] for example in examples[: self.table_rows]]
         self._log({"validation/neighbours": wandb.Table(columns=columns, data=rows)}, step)
+
+    def show_report(self, tables: Sequence[ReportTable], step: int) -> None:
+        """Log the tables of the report."""
+        for table in tables if self._run is not None else ():
+            rows = [list(row) for row in table.rows]
+            self._log({f"report/{table.name}": wandb.Table(columns=list(table.columns), data=rows)}, step)
 
     def finish(self, summary: Summary) -> None:
         """Log the report's main numbers and the path of the last checkpoint, and close."""

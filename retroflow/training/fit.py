@@ -46,7 +46,15 @@ from retroflow.training.lightning_output import only_rank_zero_prints, quiet_lig
 from retroflow.training.neighbour_rows import neighbour_examples
 from retroflow.training.progress import TrainingProgress
 from retroflow.training.strategies import make_strategy
-from retroflow.training.summary import describe, final_summary, plan_of, summarise, throughput_of, tracked_run
+from retroflow.training.summary import (
+    describe,
+    final_summary,
+    plan_of,
+    report_tables,
+    summarise,
+    throughput_of,
+    tracked_run,
+)
 
 LOCK_SECONDS = 10.0
 """Seconds to wait for the run lock when resuming; processes of a killed run may hold it briefly."""
@@ -206,6 +214,7 @@ def _evaluate(
         show(result)
     if job.options.retrieval:
         job.tracker.show_neighbours(neighbour_examples(job.splits, report), record.steps)
+    job.tracker.show_report(report_tables(report), record.steps)
     job.tracker.finish(final_summary(report, start.run))
     return result
 

@@ -1,6 +1,7 @@
 """The summary before training, and the description of a run and its machine."""
 
 import platform
+from dataclasses import astuple
 from typing import Any
 
 import lightning
@@ -11,7 +12,7 @@ from retroflow.model.config import RetroConfig
 from retroflow.planning.costs import training_flops
 from retroflow.planning.plan import Plan
 from retroflow.planning.throughput import Throughput, peak_flops_of
-from retroflow.protocols import Summary, TrackedRun
+from retroflow.protocols import ReportTable, Summary, TrackedRun
 from retroflow.runs.checkpoint_files import checkpoint_step, checksum_path, list_checkpoints
 from retroflow.runs.folder import RunFolder, write_description
 from retroflow.runs.resuming import ResumePoint
@@ -85,6 +86,25 @@ def final_summary(report: Report, run: RunFolder) -> Summary:
         if checksum_path(path).exists():
             values["checkpoint/sha256"] = checksum_path(path).read_text(encoding="utf-8").split()[0]
     return values
+
+
+def report_tables(report: Report) -> list[ReportTable]:
+    """Return the report's tables for a tracker; gains are in nats per token below off, where the overlap is known."""
+    values: dict[str, Any] = report.to_json()
+    shows_gains = report.overlap_statement is not None
+    tables = []
+    for name, found in (("losses", values), ("opponents", values.get("opponents"))):
+        if found is not None:
+            off = found["validation"]["off"]["loss"]
+            rows = [
+                (mode, measure["loss"], measure["bits_per_byte"], off - measure["loss"] if shows_gains else None)
+                for mode, measure in found["validation"].items()
+            ]
+            tables.append(ReportTable(name, ("retrieval", "nats_per_token", "bits_per_byte", "gain"), rows))
+    if report.overlap:
+        columns = ("at_least", "below", "chunks", "tokens", "loss_on", "loss_off")
+        tables.append(ReportTable("overlap", columns, [astuple(bucket) for bucket in report.overlap]))
+    return tables
 
 
 def throughput_of(job: Job) -> Throughput:

@@ -20,6 +20,16 @@ def test_the_page_of_a_run_and_its_data(attacked, tmp_path, retroflow) -> None: 
     assert [table["name"] for table in found["tables"]] == ["comparison", "validation"]
 
 
+def test_plots_are_drawn_beside_the_page(attacked, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ("report", str(attacked), "--output", str(tmp_path / "page.html"), "--chunks", "0")
+    assert command([*words, "--plots", str(tmp_path / "plots")]) == 0
+    names = {f"{name}.{ending}" for name in ("gains", "curve-retriever", "training") for ending in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == names
+    svg = (tmp_path / "plots" / "gains.svg").read_text()
+    assert "shuffled" in svg and "onerror" not in svg
+
+
 def test_inspecting_a_text_gives_the_losses_of_score(attacked, tmp_path, retroflow) -> None:  # noqa: F811
     lm = rf.load(attacked)
     code, out, _ = retroflow("inspect", attacked, TEXT, "--json")

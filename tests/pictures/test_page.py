@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from retroflow.cli.main import run as command
@@ -72,6 +73,12 @@ def test_it_says_what_the_files_say(page_file, values, attacked, show) -> None:
     assert page.locator("#verdict .alarm").count() == len(values["verdict"]["warnings"]) > 0
     for breakdown in values["breakdowns"]:
         assert page.locator(f"#table-{breakdown['name']} tbody tr").count() == len(breakdown["rows"]) > 0
+    of_rows = next(breakdown for breakdown in values["breakdowns"] if breakdown["name"] == "position")
+    with np.load(next(attacked.glob("comparisons/*/rows/on.npz"))) as row:
+        nats = row["token_nats"][:, 7:]  # position 7 of chunks of 8 predicts the first token of the second chunk
+    assert "the 4 sequences of the comparison" in of_rows["note"]
+    summed = sum(one["on"] * one["tokens"] for one in of_rows["rows"])
+    assert summed == pytest.approx(nats[:, :-1].sum(), rel=1e-4)
     for label, text in values["facts"]:
         assert label in page.locator("#facts").text_content() and text in page.locator("#facts").text_content()
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from retroflow.protocols import NeighbourExample, TrackedRun
+from retroflow.protocols import NeighbourExample, ReportTable, TrackedRun
 from retroflow.runs.resuming import LAST
 from retroflow.training import fit as fit_module
 from retroflow.training.fit import fit
@@ -152,6 +152,16 @@ def test_the_table_of_neighbours_is_capped_and_has_text_only_if_allowed(tmp_path
     assert (SECRET.encode() in everything) == log_text
 
 
+def test_the_tables_of_the_report_are_logged(tmp_path, tracker):
+    mirror = tracker()
+    mirror.start(tracked(tmp_path))
+    mirror.show_report([ReportTable("losses", ("retrieval", "gain"), [("on", 0.5), ("off", None)])], 7)
+    mirror.finish({})
+    (run,) = offline_runs(tmp_path)
+    (table,) = run.tables
+    assert (table["columns"], table["data"]) == (["retrieval", "gain"], [["on", 0.5], ["off", None]])
+
+
 def test_the_checkpoint_is_referred_to_and_not_copied(tmp_path, tracker):
     checkpoint = tmp_path / "step-00000012.ckpt"
     checkpoint.write_bytes(SECRET.encode())
@@ -202,7 +212,7 @@ def test_a_run_stopped_and_resumed_reads_back_as_its_own_metrics(tmp_path, track
     # What the second process trained no more it has told again, in case the first had not written it.
     assert runs[1].rows("train/loss") == runs[0].rows("train/loss")
     # Before training the table has no losses; after the judgement it has.
-    before, after = runs[0].tables[0], runs[1].tables[0]
+    before, after = (table for run in runs for table in run.tables if "chunk" in table["columns"])
     column = before["columns"].index("loss_on")
     assert {row[column] for row in before["data"]} == {None}
     assert None not in {row[column] for row in after["data"]}
