@@ -6,7 +6,6 @@ Shapes: t tokens, v vocabulary.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from retroflow.generation.decoding import Decoding
@@ -37,6 +36,12 @@ def score_of(log_probabilities: Tensor, token: int, num_top: int) -> TokenScore:
         values, ids = log_probabilities.topk(min(num_top, len(log_probabilities)))
         top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return TokenScore(token, float(log_probabilities[token]), top)
+
+
+def nats_of(logits: Tensor, tokens: Tensor) -> list[float]:
+    """Return the nats of tokens int64 [t] by logits float [t, v]; no probability of another token is computed."""
+    logits = logits.float()
+    return list((logits.logsumexp(-1) - logits.gather(-1, tokens[:, None])[:, 0]).tolist())
 
 
 @torch.inference_mode()
@@ -74,5 +79,5 @@ def nats_without_retrieval(decoding: Decoding, row: Row, num_tokens: int) -> lis
         done += logits.shape[1]
         wanted = tokens[0, max(first, done - logits.shape[1] + 1) : done + 1]  # what these logits predict
         predicting = logits[0, logits.shape[1] - len(wanted) - (done == tokens.shape[1]) :][: len(wanted)]
-        nats += F.cross_entropy(predicting.float(), wanted, reduction="none").tolist()
+        nats += nats_of(predicting, wanted)
     return nats

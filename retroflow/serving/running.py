@@ -19,7 +19,7 @@ from retroflow.generation.decoding import Decoding
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.rows import Row, aligned_length
 from retroflow.generation.sampling import Sampler
-from retroflow.serving.likelihood import TokenScore, nats_without_retrieval, prompt_scores, score_of
+from retroflow.serving.likelihood import TokenScore, nats_of, nats_without_retrieval, prompt_scores, score_of
 
 
 @dataclass(frozen=True)
@@ -239,25 +239,48 @@ class RunningBatch:
 
     def _choose(self, running: Sequence[_Running], logits: Tensor) -> list[bool]:
         """Choose the next token of every job; return which of them go on."""
-        needs_nats = [each.job.measures_influence or each.job.num_logprobs is not None for each in running]
-        log_probabilities = logits.float().log_softmax(-1) if any(needs_nats) else None
+        tokens = self._chosen(running, logits)
+        log_probabilities, nats = None, [0.0] * len(tokens)
+        if any(each.job.num_logprobs is not None for each in running):
+            log_probabilities = logits.float().log_softmax(-1)
+        elif any(each.job.measures_influence for each in running):
+            ids = torch.tensor([0 if isinstance(each, Exception) else each for each in tokens], device=logits.device)
+            nats = nats_of(logits, ids)
         return [
             self._advance(
-                each, logits[place : place + 1], None if log_probabilities is None else log_probabilities[place]
+                each, tokens[place], nats[place], None if log_probabilities is None else log_probabilities[place]
             )
             for place, each in enumerate(running)
         ]
 
-    def _advance(self, running: _Running, logits: Tensor, log_probabilities: Tensor | None) -> bool:
+    def _chosen(self, running: Sequence[_Running], logits: Tensor) -> list[int | Exception]:
+        """Choose a token of every job, or say why there is none; all at once where none is drawn."""
+        options = [each.job.options for each in running]
+        if all(each.temperature == 0 and each.repetition_penalty == 1 for each in options):
+            most, ids = logits[:, : self._tokenizer.vocabulary_size].max(-1)
+            if most.isfinite().all():
+                return list(ids.tolist())
+        tokens: list[int | Exception] = []
+        for place, each in enumerate(running):
+            try:
+                tokens.append(int(each.sampler.choose(logits[place : place + 1])))
+            except Exception as error:
+                tokens.append(error)
+        return tokens
+
+    def _advance(
+        self, running: _Running, token: int | Exception, nats: float, log_probabilities: Tensor | None
+    ) -> bool:
         job = running.job
         try:
-            token = int(running.sampler.choose(logits))
+            if isinstance(token, Exception):
+                raise token
             piece = running.row.advance(token, job.options)
             scores: tuple[TokenScore, ...] = ()
             if log_probabilities is not None:
                 scored = score_of(log_probabilities, token, job.num_logprobs or 0)
-                running.nats.append(-scored.logprob)
-                scores = (scored,) if job.num_logprobs is not None else ()
+                nats, scores = -scored.logprob, (scored,) if job.num_logprobs is not None else ()
+            running.nats.append(nats)
             if piece.generation is None:
                 self._tell_piece(running, piece.text, scores)
                 return True
