@@ -41,7 +41,7 @@ def serve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
             "--write-key-file", help="File with the key that may change the database. Or: RETROFLOW_WRITE_KEY."
         ),
     ] = None,
-    without_key: Annotated[bool, typer.Option("--without-key", help="Let other machines ask without a key.")] = False,
+    without_key: Annotated[bool, typer.Option("--without-key", help="Let other machines in without a key.")] = False,
     options: Mapping[str, Any],
     checkpoint: Checkpoint = None,
     retrieval: Retrieval = True,

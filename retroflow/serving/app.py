@@ -103,7 +103,7 @@ def _guarded(
 
 
 def _check_origin(request: Request, hosts: Sequence[str] | None) -> None:
-    """Refuse requests that a page of another site makes a browser send."""
+    """Refuse requests that pages of other sites make a browser send."""
     host = request.headers.get("host", "")
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     if hosts is not None and name not in hosts:
@@ -119,7 +119,7 @@ def _check_key(service: Service, request: Request, key: str) -> None:
         if service.keys.write is None:
             raise Refused(403, "this server changes no database; start it with --write-key-file.", "permission_error")
         if given and service.keys.may_read(given):
-            raise Refused(403, "this key may ask and not change the database.", "permission_error")
+            raise Refused(403, "this key may read and not change the database.", "permission_error")
         raise Refused(401, "the key that may change the database is missing or wrong.", "authentication_error")
     if key == "read" and not service.keys.may_read(given):
         raise Refused(401, 'the key is missing or wrong; send "Authorization: Bearer KEY".', "authentication_error")

@@ -1,4 +1,4 @@
-"""What a server allows, and who may ask it."""
+"""What a server allows, and who may use it."""
 
 import hmac
 import ipaddress
@@ -43,10 +43,10 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class Keys:
-    """Who may ask.
+    """Who may use a server.
 
     Attributes:
-        read: for all but the page and /health; None lets everybody ask.
+        read: for all but the page and /health; None lets everybody in.
         write: for changes of the database; None refuses them all.
     """
 
@@ -54,7 +54,7 @@ class Keys:
     write: str | None = None
 
     def may_read(self, authorization: str) -> bool:
-        """Whether an Authorization header allows to ask."""
+        """Whether an Authorization header allows to read."""
         return self.read is None or _is(authorization, self.read) or self.may_write(authorization)
 
     def may_write(self, authorization: str) -> bool:

@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Event:
-    """What a job tells.
+    """What a job reports.
 
     Attributes:
         text: that is new and final.
@@ -69,13 +69,13 @@ class Job:
         prompt: its text.
         tokens: its tokens.
         options: of this job alone; k, step and align are those of the server.
-        tell: called with events, in the thread of the worker.
+        report: called with events, in the thread of the worker.
         max_new_tokens: 0 only scores the prompt.
         retrieves: False switches retrieval off.
         num_logprobs: the most likely tokens that are reported with each token; None for no scores at all.
         scores_prompt: report the prompt's tokens, too.
         measures_influence: score the new tokens without retrieval at the end.
-        streams: tell every token; otherwise only the end.
+        streams: report every token; otherwise only the end.
         deadline: moment of `time.monotonic` at which the job fails.
         is_cancelled: set by the client's side; the job ends within one step.
     """
@@ -83,7 +83,7 @@ class Job:
     prompt: str
     tokens: list[int]
     options: GenerationOptions
-    tell: Callable[[Event], None]
+    report: Callable[[Event], None]
     max_new_tokens: int = 16
     retrieves: bool = True
     num_logprobs: int | None = None
@@ -164,7 +164,7 @@ class RunningBatch:
                 self._join(together)
             except Exception as error:
                 for job in together:
-                    job.tell(Event(error=error))
+                    job.report(Event(error=error))
 
     def step(self) -> None:
         """Compute one token of every job."""
@@ -176,14 +176,14 @@ class RunningBatch:
         self._keep(self._choose(self._running, logits))
 
     def leave(self, jobs: Sequence[Job]) -> None:
-        """Stop jobs; nothing more is told."""
+        """Stop jobs; nothing more is reported."""
         self._keep([each.job not in jobs for each in self._running])
 
     def fail(self, error: Exception) -> None:
         """Stop all jobs with an error."""
         failed, self._running, self._cache = self._running, [], None
         for each in failed:
-            each.job.tell(Event(error=error))
+            each.job.report(Event(error=error))
 
     def _join(self, jobs: list[Job]) -> None:
         new = [self._begun(job) for job in jobs]
@@ -224,21 +224,21 @@ class RunningBatch:
         if job.scores_prompt:
             retriever = self.decoding.retriever if job.retrieves else None
             scores = prompt_scores(self._unaligned(retriever), row, job.num_logprobs or 0)
-            self._tell_scores(running, scores)
+            self._report_scores(running, scores)
         return running
 
-    def _tell_scores(self, running: _Running, scores: list[TokenScore]) -> None:
+    def _report_scores(self, running: _Running, scores: list[TokenScore]) -> None:
         if running.job.streams:
-            running.job.tell(Event(scores=tuple(scores)))
+            running.job.report(Event(scores=tuple(scores)))
         else:
             running.scores += scores
 
     def _end_scored(self, running: _Running) -> bool:
-        running.job.tell(Event(scores=tuple(running.scores), result=Result(None)))
+        running.job.report(Event(scores=tuple(running.scores), result=Result(None)))
         return False
 
     def _choose(self, running: Sequence[_Running], logits: Tensor) -> list[bool]:
-        """Choose the next token of every job; return which of them go on."""
+        """Choose the next token of every job; return which of them continue."""
         tokens = self._chosen(running, logits)
         log_probabilities, nats = None, [0.0] * len(tokens)
         if any(each.job.num_logprobs is not None for each in running):
@@ -282,22 +282,22 @@ class RunningBatch:
                 nats, scores = -scored.logprob, (scored,) if job.num_logprobs is not None else ()
             running.nats.append(nats)
             if piece.generation is None:
-                self._tell_piece(running, piece.text, scores)
+                self._report_piece(running, piece.text, scores)
                 return True
             result = self._result(running, piece.generation)
             running.scores += scores
             text = piece.text if job.streams else running.text + piece.text
-            job.tell(Event(text, tuple(running.scores), result))
+            job.report(Event(text, tuple(running.scores), result))
         except Exception as error:
-            job.tell(Event(error=error))
+            job.report(Event(error=error))
         return False
 
-    def _tell_piece(self, running: _Running, text: str, scores: tuple[TokenScore, ...]) -> None:
+    def _report_piece(self, running: _Running, text: str, scores: tuple[TokenScore, ...]) -> None:
         if not running.job.streams:
             running.text += text
             running.scores += scores
         elif text or scores:
-            running.job.tell(Event(text, scores))
+            running.job.report(Event(text, scores))
 
     def _result(self, running: _Running, generation: Generation) -> Result:
         nats_off = None

@@ -19,7 +19,7 @@ def serve(service: Service, *, host: str = "127.0.0.1", port: int = 8000, withou
         service: with the model.
         host: address to listen at.
         port: 0 for any that is free.
-        without_key: let other machines ask without a key.
+        without_key: let other machines in without a key.
 
     Raises:
         UsageError: the host is not loopback and there is no key, or the address cannot be used.

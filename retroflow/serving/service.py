@@ -50,7 +50,7 @@ class Service:
         opened: the model; its database is replaced by each newer version.
         name: of the model.
         options: limits.
-        keys: who may ask.
+        keys: who may use it.
         num_neighbours: chunks to retrieve for a window; None for as many as in training.
         retrieval_step: tokens between two retrievals; None for those of the run's evaluation.
     """
@@ -103,7 +103,7 @@ class Service:
                     prompt=text,
                     tokens=tokens,
                     options=options,
-                    tell=events.teller(index),
+                    report=events.reporter(index),
                     max_new_tokens=max_new,
                     retrieves=sampling.retrieves,
                     num_logprobs=wanted.num_logprobs,
@@ -166,14 +166,14 @@ class Events:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
-    def teller(self, index: int) -> Callable[[Event], None]:
-        """Return what a job tells its events."""
+    def reporter(self, index: int) -> Callable[[Event], None]:
+        """Return the function that a job reports its events to."""
 
-        def tell(event: Event) -> None:
+        def report(event: Event) -> None:
             with suppress(RuntimeError):  # the server has ended
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
 
-        return tell
+        return report
 
     async def of(self, jobs: Sequence[Job], max_seconds: float) -> AsyncIterator[tuple[int, Event]]:
         """Yield events until all jobs have ended; jobs that have not when this ends are cancelled.

@@ -109,7 +109,7 @@ class Worker:
         self.batch.leave(ended)
         for job in ended:
             if not job.is_cancelled:
-                job.tell(Event(error=TimeIsUp("the time limit of the server is reached; ask for fewer tokens.")))
+                job.report(Event(error=TimeIsUp("the time limit of the server is reached; ask for fewer tokens.")))
 
     def _admit(self) -> None:
         """Let waiting jobs join, if a window has just ended; those that came meanwhile join, too."""
@@ -141,5 +141,5 @@ class Worker:
             waiting, self._waiting = list(self._waiting), deque()
         error = WorkerDied("the model's thread has ended; restart the server.")
         for job in waiting:
-            job.tell(Event(error=error))
+            job.report(Event(error=error))
         self.batch.fail(error)

@@ -49,7 +49,7 @@ def seconds(service: Service, count: int, seed: int, words: argparse.Namespace) 
     """Wall-clock and CPU seconds of `count` requests that arrive together."""
     ended = threading.Semaphore(0)
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         assert event.error is None, event.error
         if event.is_last:
             ended.release()
@@ -60,7 +60,7 @@ def seconds(service: Service, count: int, seed: int, words: argparse.Namespace) 
         tokens = service.opened.tokenizer.encode(text).ids.tolist()[:PROMPT_TOKENS]
         options = GenerationOptions(max_new_tokens=words.tokens, stop_at_end_of_text=False)
         wanted = {"retrieves": not words.off, "measures_influence": not words.no_influence}
-        jobs.append(Job(text, tokens, options, tell, max_new_tokens=words.tokens, **wanted))
+        jobs.append(Job(text, tokens, options, report, max_new_tokens=words.tokens, **wanted))
     wall, cpu = time.perf_counter(), time.process_time()
     service.worker.submit(jobs)
     for _ in jobs:

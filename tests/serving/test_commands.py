@@ -76,6 +76,13 @@ def test_serve_refuses_in_one_line(command, exported, database_folder, monkeypat
         assert (code, out, len(lines)) == (2, "", 1) and expected in lines[0]
 
 
+def test_serve_without_its_extra_says_what_to_install(command, exported, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "retroflow.serving.server")
+    code, _, err = command("serve", exported)
+    assert code == 4 and 'serve: needs uvicorn, which is not installed. Install it with: pip install "retroflow[' in err
+
+
 def test_chat_continues_lines_shows_sources_and_obeys(command, exported, database_folder, monkeypatch) -> None:
     lines = [prompt_of(1), "/off", prompt_of(1), "/what", "", "/on", "/quit", prompt_of(2)]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
