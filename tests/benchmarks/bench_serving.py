@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_serving.py            # a Retro of the size of recipes/retro_small.yaml, random weights
     python tests/benchmarks/bench_serving.py RUN        # any run or exported folder with a database of its own
 
-Measured 2026-11-27 on two busy cores (load 18), medians of 5 interleaved pairs, 128 new tokens after 60, retro_small's
-size: 8 requests give 4.2 times the tokens per second of one (4.4 per second of CPU; single pairs 2.3 to 4.7). A base
+Measured 2026-11-27 on two busy cores (load 8), medians of 9 interleaved pairs, 128 new tokens after 60, retro_small's
+size: 8 requests give 4.4 times the tokens per second of one, and 4.8 without influence (4.4 and 4.8 per second of CPU). A base
 that reads by its own attention gains less, because each request's neighbours run through it: SmolLM2 in bfloat16, one
 thread, 24 new tokens, 2 pairs: 1.6 per second of CPU with retrieval, 3.2 without.
 """
