@@ -55,7 +55,7 @@ def main() -> None:
         rf.report_page(run, folder / "report.html", chunks=12, sequences=8)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1200, "height": 860})
+            page = browser.new_page(viewport={"width": 1080, "height": 760})
             page.goto((folder / "report.html").as_uri())
             page.locator("#inspector").evaluate("element => element.scrollIntoView({behavior: 'instant'})")
             page.locator("#tokens .token").nth(6).hover()

@@ -86,6 +86,9 @@ def _inspected(
     of_text = {"document": "", "title": "", "source": ""}
     on, off = (float(nats[1:].mean()) for nats in (reading.on, reading.off))
     database = "none" if opened.database is None else opened.database.name
+    short = ""
+    if opened.database is not None and lookups is None:
+        short = f" It is shorter than a chunk of {m} tokens, so nothing was looked up."
     return {
         "page_version": 1,
         "kind": "inspect",
@@ -97,7 +100,7 @@ def _inspected(
         "breakdowns": [],
         "curves": [],
         "inspector": {
-            "about": f"{len(tokens):,} tokens: " + _compared(on, off, retrieves=lookups is not None),
+            "about": f"{len(tokens):,} tokens: {_compared(on, off, retrieves=lookups is not None)}{short}",
             "chunk_length": m,
             "least_run": LEAST_RUN,
             "averaged": reading.attention.averaged,

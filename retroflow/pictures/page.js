@@ -40,7 +40,10 @@ function shown(text, breaks = false) {
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const fixed = (value, digits = 4) => (isNumber(value) ? value.toFixed(digits) : "");
-const signed = (value, digits = 3) => (isNumber(value) ? (value > 0 ? "+" : "") + value.toFixed(digits) : "");
+function signed(value, digits = 3) {
+  const text = isNumber(value) ? value.toFixed(digits) : "";
+  return text === "" ? "" : Number(text) === 0 ? text.replace("-", "") : (value > 0 ? "+" : "") + text;
+}
 const percent = (value, digits = 1) => (isNumber(value) ? (100 * value).toFixed(digits) + "%" : "");
 const whole = (value) => (isNumber(value) ? value.toLocaleString("en-US") : "");
 

@@ -45,6 +45,8 @@ def test_inspecting_a_text_gives_the_losses_of_score(attacked, tmp_path, retrofl
     page = tmp_path / "page.html"
     assert rf.inspect(lm, TEXT, output=page)["bytes"] == page.stat().st_size
     assert rf.inspect(rf.open_run(attacked), TEXT)["loss"] == pytest.approx(found["loss"])
+    short = rf.inspect(lm, "keeps its")["inspector"]
+    assert not short["retrieval"] and "shorter than a chunk of 8 tokens" in short["about"]
 
 
 def test_an_inspected_text_is_shown(attacked, tmp_path, show) -> None:

@@ -84,7 +84,7 @@ def test_it_says_what_the_files_say(page_file, values, attacked, show) -> None:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}" if value > 0 else f"{value:.3f}"
+    return f"{value:+.3f}" if round(value, 3) else "0.000"
 
 
 def test_every_measured_curve_is_drawn_with_its_numbers(page_file, show) -> None:
