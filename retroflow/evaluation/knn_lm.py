@@ -14,8 +14,8 @@ loss on tokens of their own: the evaluated documents are divided in two, and eac
 (`halves`).
 
 The search is exact, by matrix products, up to `EXACT_KEYS` keys, and by faiss's inverted lists above. Of a database
-with more tokens than `most_tokens` the sequences are used in which most neighbours of the evaluated text were found,
-and then others at random: a part chosen at random would be a weaker opponent.
+with more tokens than `most_tokens` sequences are drawn at random. Those in which neighbours of the evaluated text were
+found would be a choice that has seen what is predicted.
 
 Shapes: b sequences, n tokens of a sequence, t predicted tokens, d features, K keys, k neighbours, v vocabulary.
 """
@@ -65,7 +65,7 @@ class KnnOptions:
         k: neighbours of a token.
         most_tokens: the most keys; whole sequences are used, at least one.
         batch_size: sequences that are computed together.
-        seed: of the sequences that are used beside those with neighbours.
+        seed: of the sequences that are used of a larger database.
     """
 
     k: int = NEIGHBOURS
@@ -168,14 +168,11 @@ def documents_of(splits: Splits, sequences: Int64Array) -> Int64Array:
     return found
 
 
-def sequences_to_use(database: SequenceDataset, options: KnnOptions, found: Int64Array | None) -> Int64Array:
-    """Return the sequences of a database whose tokens become keys, ascending; see `build_datastore`."""
-    count, chunks = len(database), database.sequence_chunks
-    order = np.random.default_rng([options.seed, count]).permutation(count)
-    if found is not None:
-        times = np.bincount(found[found >= 0] // chunks, minlength=count)
-        order = order[np.argsort(-times[order], kind="stable")]
-    return np.sort(order[: max(1, options.most_tokens // (chunks * database.chunks.chunk_length))])
+def sequences_to_use(database: SequenceDataset, options: KnnOptions) -> Int64Array:
+    """Return the sequences of a database whose tokens become keys, ascending."""
+    order = np.random.default_rng([options.seed, len(database)]).permutation(len(database))
+    most = options.most_tokens // (database.sequence_chunks * database.chunks.chunk_length)
+    return np.sort(order[: max(1, most)])
 
 
 def build_datastore(
@@ -185,7 +182,6 @@ def build_datastore(
     options: KnnOptions,
     *,
     excluded: Int64Array,
-    found: Int64Array | None = None,
     advance: Callable[[int], None] = lambda sequences: None,
 ) -> Datastore:
     """Compute the keys of a database.
@@ -196,13 +192,12 @@ def build_datastore(
         database: its sequences.
         options: how many keys and neighbours.
         excluded: int64, documents whose tokens are no values.
-        found: int64, any shape, neighbours of the evaluated chunks (-1 = none), which say what is used first.
         advance: called with the number of finished sequences; may raise to stop.
 
     Raises:
         UsageError: the model does not give its states, or nothing of the database may be used.
     """
-    chunks, sequences = database.chunks, sequences_to_use(database, options, found)
+    chunks, sequences = database.chunks, sequences_to_use(database, options)
     keys, values, first = [], [], 0
     for batch in database.in_order(options.batch_size, sequences):
         rows = sequences[first : first + len(batch.tokens), None] * database.sequence_chunks
