@@ -191,20 +191,18 @@ def _knn_lm(subject: Subject) -> Measured:
     model, placement, splits = subject.model, subject.placement, subject.splits
     options = KnnOptions(subject.options.knn_k, subject.options.knn_tokens, subject.batch_size, subject.seed)
     database = SequenceDataset(splits.database, sequence_chunks=splits.sequence_chunks)
-    found = np.asarray(splits.validation_neighbours[subject.chunks])
 
     def advance(sequences: int) -> None:
         subject.check()
         shown(sequences)
 
-    with progress("keys of kNN-LM", len(sequences_to_use(database, options, found)), "sequences") as shown:
+    with progress("keys of kNN-LM", len(sequences_to_use(database, options)), "sequences") as shown:
         datastore = build_datastore(
             model,
             placement,
             database,
             options,
             excluded=documents_of(splits, subject.sequences),
-            found=found,
             advance=advance,
         )
     half = halves(splits, subject.sequences, seed=subject.seed)

@@ -92,6 +92,7 @@ _DECLARED = (
         "1,024 tokens of the database for each token",
         passes=2,
         needs=("states",),
+        definition=2,
     ),
 )
 

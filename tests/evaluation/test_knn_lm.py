@@ -120,11 +120,12 @@ def test_values_are_no_tokens_of_the_evaluated_documents():
         )
 
 
-def test_of_a_large_database_what_was_found_is_used_first():
-    splits = tiny_splits()
-    sequences, options = sequences_of(splits), KnnOptions(most_tokens=3 * 12)
-    used = sequences_to_use(sequences, options, np.array([[6, 7], [-1, 20], [-1, -1]]))
-    assert len(used) == 3 and {2, 6} <= set(used.tolist())
+def test_of_a_large_database_sequences_are_drawn():
+    sequences = sequences_of(tiny_splits())
+    options = KnnOptions(most_tokens=3 * 12)
+    used = [sequences_to_use(sequences, replace(options, seed=seed)).tolist() for seed in (0, 0, 1)]
+    assert used[0] == used[1] != used[2] and len(set(used[0])) == 3
+    assert len(sequences_to_use(sequences, KnnOptions())) == len(sequences)
     datastore = build_datastore(make_model(), PLACE, sequences, options, excluded=NOBODY)
     assert len(datastore.values) <= 36
     text = datastore.describe()
