@@ -19,7 +19,6 @@ from retroflow.version import __version__
 
 if TYPE_CHECKING:
     from retroflow.api import (
-        Run,
         compare,
         embedder,
         evaluate,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from retroflow.integrations.evaluating import evaluate_tasks
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
+    from retroflow.pictures.curves import curve, training_curves
     from retroflow.pictures.inspected import inspect
     from retroflow.pictures.report import report_page
     from retroflow.protocols import (
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Retriever,
         Tracker,
     )
+    from retroflow.runs.run import Run
 
 _HOMES = {
     "load_recipe": "retroflow.api",
@@ -58,13 +59,15 @@ _HOMES = {
     "evaluate": "retroflow.api",
     "compare": "retroflow.api",
     "evaluate_tasks": "retroflow.integrations.evaluating",
+    "curve": "retroflow.pictures.curves",
+    "training_curves": "retroflow.pictures.curves",
     "load": "retroflow.api",
     "retriever": "retroflow.api",
     "score": "retroflow.api",
     "report_page": "retroflow.pictures.report",
     "inspect": "retroflow.pictures.inspected",
     "embedder": "retroflow.api",
-    "Run": "retroflow.api",
+    "Run": "retroflow.runs.run",
     "LanguageModel": "retroflow.generation.language_model",
     "Database": "retroflow.database.database",
     "Retro": "retroflow.model.retro",
@@ -97,6 +100,7 @@ __all__ = [
     "Tracker",
     "__version__",
     "compare",
+    "curve",
     "embedder",
     "evaluate",
     "evaluate_tasks",
@@ -109,6 +113,7 @@ __all__ = [
     "report_page",
     "retriever",
     "score",
+    "training_curves",
 ]
 
 register_when_imported()

@@ -3,11 +3,11 @@
 Libraries are imported inside the functions, so that `import retroflow` stays fast.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retroflow.errors import RankEnded, UsageError
+from retroflow.runs.run import Run, folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,50 +25,6 @@ if TYPE_CHECKING:
     from retroflow.retrieval.checked import CheckedRetriever
     from retroflow.training.evaluate import Evaluation
     from retroflow.training.fit import FitResult
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run on disk.
-
-    Attributes:
-        folder: the run folder (docs/training.md lists its files).
-    """
-
-    folder: Path
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps of the newest checkpoint, 0 if there is none."""
-        from retroflow.runs.checkpoint_files import checkpoint_step, list_checkpoints
-        from retroflow.runs.folder import RunFolder
-
-        checkpoints = list_checkpoints(RunFolder(self.folder).checkpoints)
-        return max((checkpoint_step(path) for path in checkpoints), default=0)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether training has ended and the run was evaluated."""
-        from retroflow.runs.folder import RunFolder
-
-        return RunFolder(self.folder).is_finished
-
-    @property
-    def report(self) -> dict[str, Any] | None:
-        """The content of report.json: losses with retrieval on, off, shuffled and random; None before there is one."""
-        from retroflow.runs.folder import RunFolder
-
-        return RunFolder(self.folder).stored_report() or None
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl: what was measured at each logged step."""
-        from retroflow.runs.metrics import read_metrics
-
-        return read_metrics(self.folder)
 
 
 def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":
@@ -180,7 +136,7 @@ def evaluate(
     from retroflow.training.evaluate import evaluate as evaluate_run
 
     found = evaluate_run(
-        _folder_of(run),
+        folder_of(run),
         overrides,
         checkpoint=None if checkpoint is None else str(checkpoint),
         output=None if output is None else Path(output),
@@ -228,8 +184,8 @@ def compare(
 
     options, words = split_options(overrides)
     given = {"database": database, "corpus": corpus, "sequences": sequences, "checkpoint": checkpoint}
-    plan = plan_for(str(_folder_of(model)), words, **{k: None if v is None else str(v) for k, v in given.items()})
-    others = [_folder_of(run) for run in against]
+    plan = plan_for(str(folder_of(model)), words, **{k: None if v is None else str(v) for k, v in given.items()})
+    others = [folder_of(run) for run in against]
     return compare_plan(plan, rows=rows, options=options, against=others, output=output)
 
 
@@ -258,7 +214,7 @@ def load(
 
     wanted = None if checkpoint is None else str(checkpoint)
     return open_language_model(
-        _folder_of(model), database=database, retrieval=retrieval, device=device, checkpoint=wanted
+        folder_of(model), database=database, retrieval=retrieval, device=device, checkpoint=wanted
     )
 
 
@@ -300,7 +256,7 @@ def score(
         check_new_file(Path(output))
     read = read_passages(Path(passages))
     wanted = None if checkpoint is None else str(checkpoint)
-    opened, by_name = open_with_databases(_folder_of(model), databases, device=device, checkpoint=wanted)
+    opened, by_name = open_with_databases(folder_of(model), databases, device=device, checkpoint=wanted)
     k = opened.origin.num_neighbours if num_neighbours is None else num_neighbours
     with progress("scoring", len(read), "passages") as advance:
         found = score_passages(opened, by_name, read, num_neighbours=k, retrieval_step=retrieval_step, advance=advance)
@@ -312,7 +268,7 @@ def score(
         tokens=found.tokens,
         bytes=found.bytes,
         measured={
-            "model": str(_folder_of(model)),
+            "model": str(folder_of(model)),
             "step": opened.origin.step,
             "passages": str(passages),
             "num_neighbours": k,
@@ -392,9 +348,3 @@ def _check_recipe(recipe: object) -> None:
 
     if not isinstance(recipe, Recipe):
         raise UsageError(f"recipe: {type(recipe).__name__} given; a Recipe is needed, as load_recipe returns it.")
-
-
-def _folder_of(run: Run | str | Path) -> Path:
-    if not isinstance(run, Run | str | Path):
-        raise UsageError(f"run: {type(run).__name__} given; a Run or the path of a run folder is needed.")
-    return run.folder if isinstance(run, Run) else Path(run)

@@ -99,7 +99,7 @@ def compare(
         fingerprint=fingerprint,
         by_name=rows is not None,
     )
-    with _locked(wanted.folder):
+    with locked(wanted.folder):
         stored = wanted.stored()
         found = stored and wanted.finished(stored, seed)
         if stored is None or not found:
@@ -211,8 +211,8 @@ def _measure(wanted: _Wanted, requests: StopRequests) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes out of it.
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder of a comparison, and keep other processes out of it.
 
     Raises:
         UsageError: another process has it.

@@ -12,7 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from retroflow.errors import RetroflowError
 from retroflow.store.sealed_json import write_json, write_text
+
+CURVES_FOLDER = "curves"
 
 DEFINITIONS = {
     "x": "place on the axis, in its unit",
@@ -41,6 +44,7 @@ class Curve:
         text: what it was measured on, JSON values.
         overlap_statement: how much of a gain overlap explains; None if that is not known, and then no gain is shown.
         notes: what else limits the numbers.
+        folder: where its files are.
         measure: unit of the losses.
         more: JSON values of this kind of curve alone.
         date: when it was measured.
@@ -52,6 +56,7 @@ class Curve:
     model: Mapping[str, Any]
     text: Mapping[str, Any]
     overlap_statement: str | None
+    folder: Path
     notes: Sequence[str] = ()
     measure: str = "nats per token"
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -95,16 +100,23 @@ class Curve:
         writer.writerows(lines)
         return text.getvalue()
 
-    def write(self, folder: Path) -> Path:
-        """Write NAME.json and NAME.csv into a folder, whole or not at all; returns the former.
+    @property
+    def file(self) -> Path:
+        """Its JSON file; the others have the same name and another ending."""
+        return self.folder / f"{self.over}.json"
+
+    def write(self) -> None:
+        """Write NAME.json and NAME.csv, each whole or not at all.
 
         Raises:
             RetroflowError: a file cannot be written.
         """
-        file = folder / f"{self.over}.json"
-        write_text(file.with_suffix(".csv"), self.to_csv())
-        write_json(file, self.to_json())
-        return file
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RetroflowError(f"output='{self.folder}': cannot be made ({error.strerror}).") from error
+        write_text(self.file.with_suffix(".csv"), self.to_csv())
+        write_json(self.file, self.to_json())
 
     def render(self) -> Group:
         """Return a table and its limits, for rich."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from retroflow.comparison.run_plan import RunPlan
-from retroflow.comparison.subject import Plan, Subject, evenly_spaced
+from retroflow.comparison.subject import Embedded, Plan, Subject, evenly_spaced, vectors_of, without_vectors
 from retroflow.comparison.text_chunks import TextChunks, cut_text
 from retroflow.components import MODELS, create, create_corpus, recipe_schema
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -206,7 +206,17 @@ class ModelPlan:
             reads=model.config.retrieves,
             check=check,
             looked_up_all=False,
+            vectors=vectors_of(self.snapshot),
         )
+
+    @property
+    def retriever(self) -> dict[str, Any]:
+        """As in `Plan`."""
+        return dict(self.snapshot.identity.sections["retriever"])
+
+    def embedded(self) -> Embedded:
+        """As in `Plan`: a database has the vectors that its own retriever needs, and no others."""
+        raise UsageError(without_vectors(self.snapshot))
 
     def _splits(self, text: TextChunks, sequences: Int64Array, k: int, length: int) -> Splits:
         rows = (sequences[:, None] * length + np.arange(length)).ravel()

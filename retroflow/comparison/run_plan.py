@@ -3,19 +3,24 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retroflow.comparison.subject import Subject, evenly_spaced
+from retroflow.comparison.subject import Embedded, Subject, evenly_spaced, vectors_of, without_vectors
 from retroflow.distributed.ranks import ALONE
+from retroflow.errors import UsageError
+from retroflow.pipeline.lookups import open_search
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import Placement, place
+from retroflow.protocols import VectorSource
 from retroflow.runs.checkpoint_files import checksum_path
 from retroflow.store.atomic import canonical_json
+from retroflow.store.embedding_store import EmbeddingStore
 from retroflow.training.evaluate import RunToMeasure, run_to_measure
+from retroflow.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -107,4 +112,35 @@ class RunPlan:
             search=job.search,
             reads=job.options.retrieval,
             check=check,
+            vectors=self._vectors(job),
         )
+
+    @property
+    def retriever(self) -> dict[str, Any]:
+        """As in `Plan`."""
+        database = self.opened.database
+        if database is not None:
+            return dict(database.snapshot.identity.sections["retriever"])
+        return dict(self.opened.recipe.section("retriever"))
+
+    def embedded(self) -> Embedded:
+        """As in `Plan`; the pipeline makes and keeps them.
+
+        Raises:
+            UsageError: the run reads another database.
+            RetroflowError: as `prepare`.
+        """
+        if self.opened.database is not None:
+            raise UsageError(without_vectors(self.opened.database.snapshot))
+        words = [*self.opened.recipe.overrides(), "retriever.name=exact"]
+        checkpoint = str(self.opened.checkpoint)
+        recipe, prepared = run_to_measure(self.opened.run.path, words, checkpoint=checkpoint).prepared()
+        search = open_search(recipe, prepared)
+        assert search.embedder is not None and prepared.train_embeddings is not None
+        return Embedded(search.embedder, EmbeddingStore.open(prepared.train_embeddings))
+
+    def _vectors(self, job: Job) -> Callable[[], VectorSource] | None:
+        if self.opened.database is not None:
+            return vectors_of(self.opened.database.snapshot)
+        folder = None if job.prepared is None else job.prepared.train_embeddings
+        return None if folder is None else partial(EmbeddingStore.open, folder)

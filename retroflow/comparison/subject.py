@@ -5,7 +5,7 @@ Shapes: N chunks of the text, l chunks of a sequence, m tokens of a chunk, n = l
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +15,13 @@ from retroflow.comparison.row_options import RowOptions
 from retroflow.console import progress
 from retroflow.data import Batch
 from retroflow.data.windows import WindowTable
+from retroflow.database.snapshot import Snapshot
+from retroflow.embedding.checked import CheckedEmbedder
 from retroflow.errors import UsageError
 from retroflow.pipeline.lookups import LiveSearch, look_up
 from retroflow.pipeline.splits import Splits
 from retroflow.planning.placement import Placement
-from retroflow.protocols import Int64Array
+from retroflow.protocols import Int64Array, VectorSource
 
 Table = Int64Array | WindowTable | None
 """What is read: neighbours int64 [N, k] of the chunks, those of windows, or nothing."""
@@ -42,6 +44,7 @@ class Subject:
         check: may raise to stop; to be called now and then in long work.
         options: sizes of rows.
         looked_up_all: whether all chunks of the text have their neighbours, not only those of the compared sequences.
+        vectors: opens the vectors of the database's chunks; None if it has none.
     """
 
     model: Any
@@ -56,6 +59,7 @@ class Subject:
     check: Callable[[], None]
     options: RowOptions = field(default_factory=RowOptions)
     looked_up_all: bool = True
+    vectors: Callable[[], VectorSource] | None = None
 
     @property
     def gives_states(self) -> bool:
@@ -125,6 +129,33 @@ class Subject:
         return self.splits.validation(table).assemble(starts, length)
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """A database with vectors.
+
+    Attributes:
+        embedder: that made them.
+        vectors: [T, D], of T chunks.
+    """
+
+    embedder: CheckedEmbedder
+    vectors: VectorSource
+
+
+def vectors_of(snapshot: Snapshot) -> Callable[[], VectorSource] | None:
+    """Return a function that opens the vectors of a version of a database; None if it has none."""
+    dimension = snapshot.identity.dimension
+    return None if dimension is None else partial(snapshot.view.embeddings, dimension)
+
+
+def without_vectors(snapshot: Snapshot) -> str:
+    """Return the complaint about a database without vectors."""
+    return (
+        f'"{snapshot.folder}": it has no vectors, which this retriever or its recall needs; build it with a retriever '
+        "that reads vectors, such as retriever.name=exact."
+    )
+
+
 class Plan(Protocol):
     """A comparison that was checked, of which nothing large is read yet."""
 
@@ -141,6 +172,19 @@ class Plan(Protocol):
     @property
     def folder(self) -> Path:
         """The folder in which comparisons are kept."""
+        ...
+
+    @property
+    def retriever(self) -> dict[str, Any]:
+        """The section of the database's retriever: its name and options."""
+        ...
+
+    def embedded(self) -> Embedded:
+        """Open or make vectors of the database, where its retriever needs none.
+
+        Raises:
+            UsageError: that is not possible.
+        """
         ...
 
     def open(self, check: Callable[[], None]) -> Subject:

@@ -111,6 +111,11 @@ class Measurements:
         whole[np.searchsorted(self.text.sequences, row.sequences)] = row.token_nats
         return whole
 
+    def interval_of(self, name: str) -> Interval | None:
+        """Return the interval of a row's nats per token; None for a single document."""
+        _, drawn = self._resampled([name])
+        return None if drawn is None else interval(drawn[name])
+
     def table(self) -> list[Row]:
         """Return the rows with their numbers."""
         return [self._row(mode) for mode in self.modes.values()]

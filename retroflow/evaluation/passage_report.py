@@ -124,6 +124,10 @@ class PassageReport:
                     f"{name}: with {way} the loss of the texts is {abs(found['value']):.3f} nats per token {lower} "
                     f"than with {first} ({stated} of the difference)" + ("." if clear else ", which may be chance.")
                 )
+        sentences.append(
+            "What the passages share with the databases was not measured: a lower loss can be copied text. `retroflow "
+            "compare` measures it for a whole text."
+        )
         if values[ALL]["documents"] < FEW_DOCUMENTS:
             sentences.append(f"These are few documents ({values[ALL]['documents']}), and intervals too narrow.")
         return sentences

@@ -16,6 +16,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 _GREY = "#5A5A5A"
 
+_NOTE_WIDTH, _LONG_LABEL = 110, 40
+"""Characters of a line below the picture; labels in a legend that have a line of their own."""
+
 TITLES = {
     "k": ("Loss and the number of neighbours", "neighbours per chunk, k", "log"),
     "size": ("Loss and the size of the database", "share of the database (%)", "log"),
@@ -92,7 +95,10 @@ def draw(
     check_plot(file)
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
-    figure = Figure(figsize=(8, 2.2 + 2.8 * len(panels)), layout="constrained")
+    below = textwrap.wrap(note, _NOTE_WIDTH)
+    of_legends = sum(-(-len(panel.lines) // _legend_columns(panel)) for panel in panels)
+    height = 1.6 + 2.6 * len(panels) + 0.22 * len(names and names[0].split("\n")) + 0.2 * (len(below) + of_legends)
+    figure = Figure(figsize=(8, height), layout="constrained")
     heights = [2, *[1.2] * (len(panels) - 1)]
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, panel in zip(rows, panels, strict=True):
@@ -102,12 +108,14 @@ def draw(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(panel.lines) > 1:
-            axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0)
+            axes.legend(
+                frameon=False, ncols=_legend_columns(panel), loc="lower left", bbox_to_anchor=(0.0, 1.0), borderpad=0.0
+            )
     _scale(rows[-1], x_scale, sorted({x for panel in panels for line in panel.lines for x in line.x}), names)
     rows[-1].set_xlabel(x_label)
     figure.suptitle(title, x=0.02, ha="left", fontsize="x-large")
-    if note:
-        figure.supxlabel(textwrap.fill(note, 110), x=0.02, ha="left", fontsize="small", color=_GREY)
+    if below:
+        figure.supxlabel("\n".join(below), x=0.02, ha="left", fontsize="small", color=_GREY)
     try:
         figure.savefig(file, dpi=150)
     except OSError as error:
@@ -194,6 +202,10 @@ def _line(
 def _name(point: Mapping[str, Any]) -> str:
     recall = point.get("recall")
     return str(point["label"]) + ("" if recall is None else f"\n{recall:.3f}")
+
+
+def _legend_columns(panel: Panel) -> int:
+    return 2 if max(len(line.label) for line in panel.lines) < _LONG_LABEL else 1
 
 
 def _draw_line(axes: Any, line: Line) -> None:

@@ -127,15 +127,24 @@ class RunToMeasure:
         """The run's folder."""
         return RunFolder(self.described.folder)
 
-    def job(self) -> Job:
-        """Open or make the data, and build the model with the checkpoint's weights.
+    def prepared(self) -> tuple[Recipe, Prepared]:
+        """Open or make the artifacts; returns the recipe with paths that exist here, too.
 
         Raises:
             RetroflowError: as `evaluate`.
         """
         own_changes = {key: value for key, value in self.changed.items() if key != "database"}
         prepared = _prepared_for(self.described, self.recipe, own_changes)
-        job = make_job(_located(self.described, self.recipe), prepared=prepared, keeps_run=False)
+        return _located(self.described, self.recipe), prepared
+
+    def job(self) -> Job:
+        """Open or make the data, and build the model with the checkpoint's weights.
+
+        Raises:
+            RetroflowError: as `evaluate`.
+        """
+        recipe, prepared = self.prepared()
+        job = make_job(recipe, prepared=prepared, keeps_run=False)
         if self.database is not None:
             splits = _retrieving_from(self.database, job, self.recipe.values["neighbours"]["k"])
             job = replace(job, splits=splits, search=partial(search_of, self.database.snapshot))

@@ -62,6 +62,7 @@ def test_every_command_is_listed_and_has_a_sentence() -> None:
         "prepare",
         "evaluate",
         "compare",
+        "curve",
         "recipe",
         "generate",
         "score",

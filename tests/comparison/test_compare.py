@@ -203,7 +203,7 @@ def test_the_bars_of_an_interval_are_those_of_a_plain_bootstrap(tmp_path):
 def test_a_second_process_is_kept_out(tmp_path):
     plan = make_plan(tmp_path)
     found = compare(plan, rows=["off"])
-    with comparing._locked(found.folder), pytest.raises(UsageError, match="another process is comparing here"):
+    with comparing.locked(found.folder), pytest.raises(UsageError, match="another process is comparing here"):
         compare(plan, rows=["off"])
 
 

@@ -36,6 +36,16 @@ def test_what_differs_is_shown_and_what_was_measured(tmp_path):
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["recipe"] == {"neighbours.k": [1, 2]}
 
 
+def test_gains_stand_beside_their_overlap_or_not_at_all(tmp_path):
+    first, second = make_run(tmp_path / "a", k=1, loss=2.0), make_run(tmp_path / "b", k=2, loss=1.5)
+    assert "gain over off" not in compare(first, second).validation
+    stated = RunFolder(second).stored_report() | {"overlap_statement": "Overlap: 90.0% of 10 chunks."}
+    write_report(second / "report.json", {key: value for key, value in stated.items() if key != "sha256"})
+    found = compare(first, second)
+    assert found.validation["gain over off"] == (None, 0.0)
+    assert found.notes == (f"{second}: Overlap: 90.0% of 10 chunks.",)
+
+
 def test_equal_runs_differ_in_nothing(tmp_path):
     found = compare(run := make_run(tmp_path / "a", k=1, loss=2.0), run)
     assert found.lines()[1:4] == [

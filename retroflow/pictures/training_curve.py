@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.comparison.curve_file import Curve
+from retroflow.comparison.curve_file import CURVES_FOLDER, Curve
 from retroflow.errors import UsageError
 from retroflow.runs.folder import RunFolder
 from retroflow.runs.metrics import read_metrics
@@ -102,15 +102,18 @@ def read_training(folder: Path) -> TrainedRun:
     )
 
 
-def training_curves(folders: Sequence[Path]) -> list[Curve]:
-    """Return the losses of runs over tokens, and over seconds.
+def training_curves(folders: Sequence[Path], output: Path | None = None) -> list[Curve]:
+    """Write the losses of runs over tokens, and over seconds.
 
     Args:
         folders: of the runs.
+        output: folder for the curves; None for one in the first run's.
 
     Raises:
         UsageError: one is no run, or their losses were measured on different text.
     """
+    if not folders:
+        raise UsageError("over='training': no runs given; give the folders of runs, with retrieval and without.")
     runs = [read_training(folder) for folder in folders]
     for run in runs[1:]:
         if different := [key for key in run.text if run.text[key] != runs[0].text[key]]:
@@ -118,10 +121,13 @@ def training_curves(folders: Sequence[Path]) -> list[Curve]:
                 f'"{run.folder}" and "{runs[0].folder}" have different {", ".join(different)}: their losses are of '
                 "different text. Give runs on the same chunks with the same validation."
             )
-    return [_curve(runs, unit) for unit in ("tokens", "seconds")]
+    curves = [_curve(runs, unit, output or runs[0].folder / CURVES_FOLDER) for unit in ("tokens", "seconds")]
+    for made in curves:
+        made.write()
+    return curves
 
 
-def _curve(runs: Sequence[TrainedRun], unit: str) -> Curve:
+def _curve(runs: Sequence[TrainedRun], unit: str, folder: Path) -> Curve:
     points = [
         {
             "x": float(place),
@@ -136,17 +142,18 @@ def _curve(runs: Sequence[TrainedRun], unit: str) -> Curve:
     with_retrieval = [run for run in runs if run.retrieval]
     without = [run for run in runs if not run.retrieval]
     equal = [_at_equal(one, other, unit) for one, other in itertools.product(with_retrieval, without)]
-    stated = [run.overlap_statement for run in with_retrieval]
     known = [f"{run.folder}: {run.overlap_statement}" for run in with_retrieval if run.overlap_statement]
+    is_known = bool(known) and len(known) == len(with_retrieval)
     return Curve(
         over=f"training_{unit}",
         unit=unit,
         points=points,
         model={"runs": [str(run.folder) for run in runs]},
         text=runs[0].text,
-        overlap_statement=" ".join(known) if known and len(known) == len(stated) else None,
-        notes=[_sentence(found, unit) for found in equal if known and len(known) == len(stated)],
-        more={"equal": equal if known and len(known) == len(stated) else []},
+        overlap_statement=" ".join(known) if is_known else None,
+        folder=folder,
+        notes=[_sentence(found, unit) for found in equal if is_known],
+        more={"equal": equal if is_known else []},
     )
 
 
