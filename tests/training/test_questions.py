@@ -16,7 +16,7 @@ from retroflow.data.batch import NOT_PREDICTED
 from retroflow.database.database import Database
 from retroflow.errors import CorpusError, UsageError
 from retroflow.testing.tiny_corpus import tiny_texts
-from retroflow.training.evaluate import open_trained
+from retroflow.training.evaluate import run_to_measure
 
 RECIPE = """recipe_version: 1
 database: {database}
@@ -55,7 +55,7 @@ def run(tmp_path_factory, facts):
 
 @pytest.fixture(scope="module")
 def job(run):
-    return open_trained(run.folder).job
+    return run_to_measure(run.folder).job()
 
 
 def encoded(count):
