@@ -7,10 +7,15 @@ import pytest
 
 from retroflow.database.database import Database
 from retroflow.errors import RetrieverError
-from retroflow.generation import GenerationOptions
+from retroflow.generation import GenerationOptions, generate
+from retroflow.generation.language_model import LanguageModel
+from retroflow.runs.origin import Origin
 from retroflow.serving.measured import Measured
 from retroflow.serving.running import Event, Job, RunningBatch
 from retroflow.serving.worker import QueueFull, Worker
+from tests.generation.small import HashRetriever, LetterTokenizer
+from tests.pretrained.bases import make_retrofit
+from tests.pretrained.test_inherited import make_model
 from tests.serving.small import CHUNK, open_model, prompt_of
 
 
@@ -67,6 +72,32 @@ def test_rows_that_join_a_running_batch_get_what_they_get_alone(database_folder,
     assert together > 3
     for each, job in zip(heard, jobs, strict=True):
         assert each.generation == alone(opened, job)
+
+
+@pytest.mark.parametrize(("family", "reader"), [("gpt2", "encoder"), ("gpt2", "inherit"), ("mistral", "inherit")])
+@pytest.mark.filterwarnings("ignore")
+def test_pretrained_bases_share_batches_too(family: str, reader: str) -> None:
+    """Learned positions, of which padding may not take too many; sliding windows; lookups that last."""
+    model = make_retrofit(family, smear=True) if reader == "encoder" else make_model(family, lookups_read=3)
+    retriever, tokenizer, draw = HashRetriever(model.config.chunk_length), LetterTokenizer(), random.Random(1)
+    opened = LanguageModel(model, tokenizer, Origin(family, 0, 2, 2, 16, "", {}, ""), retriever)
+    batch, waiting, heard, sizes = RunningBatch(opened, GenerationOptions(retrieval_step=2)), [], [], []
+    for _ in range(14):
+        prompt = "".join(draw.choices("abcdefgh", k=draw.randint(1, 24)))
+        made = GenerationOptions(max_new_tokens=draw.randint(3, 30), retrieval_step=2, stop_at_end_of_text=False)
+        heard.append(Heard())
+        tokens = tokenizer.encode(prompt).ids.tolist()
+        waiting.append(Job(prompt, tokens, made, heard[-1], max_new_tokens=made.max_new_tokens))
+    jobs = list(waiting)
+    while waiting or len(batch):
+        if batch.can_join and waiting and len(batch) < 4 and batch.has_room(waiting[0]):
+            batch.join([waiting.pop(0)])
+        batch.step()
+        sizes.append(len(batch))
+    assert max(sizes) > 2
+    for each, job in zip(heard, jobs, strict=True):
+        (alone_,) = generate(model, tokenizer, [job.prompt], retriever=retriever, options=job.options)
+        assert each.generation == alone_
 
 
 def test_a_client_that_leaves_costs_nothing_after_the_step(opened) -> None:
