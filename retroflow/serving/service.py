@@ -181,16 +181,16 @@ class Events:
         Raises:
             Exception: the error of a job.
         """
-        left = set(range(len(jobs)))
+        left, end = set(range(len(jobs))), self._loop.time() + max_seconds + _GRACE_SECONDS
         try:
-            async with asyncio.timeout(max_seconds + _GRACE_SECONDS):
-                while left:
-                    index, event = await self._queue.get()
-                    if event.error is not None:
-                        raise event.error
-                    if event.result is not None:
-                        left.discard(index)
-                    yield index, event
+            while left:
+                # A timeout around the loop would cancel the task that entered it; another one may be reading now.
+                index, event = await asyncio.wait_for(self._queue.get(), end - self._loop.time())
+                if event.error is not None:
+                    raise event.error
+                if event.result is not None:
+                    left.discard(index)
+                yield index, event
         except TimeoutError as error:
             raise TimeIsUp("the time limit of the server is reached; ask for fewer tokens.") from error
         finally:
