@@ -472,7 +472,8 @@ function inspector() {
     current.list.replaceWith(fresh);
     current.list = fresh;
     count.textContent = `${entries.length} of ${found.entries.length} chunks`;
-    if (entries.length) open(entries[0], elements[0]);
+    const first = Math.max(0, entries.findIndex((entry) => entry.neighbours.length)); // a text's first chunk reads none
+    if (entries.length) open(entries[first], elements[first]);
   };
   const current = { list };
   const about = isReport

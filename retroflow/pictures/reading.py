@@ -173,7 +173,8 @@ def entry(reading: Reading, chunk: int, m: int, tokenizer: Tokenizer) -> dict[st
     mass = {place: sum(float(of[place].sum()) for of in weights.values() if place in of) for place in places}
     kept = sorted(places, key=lambda place: -mass[place])[:MOST_NEIGHBOURS]
     numbers = {place: number for number, place in enumerate(kept)}
-    gain = float((reading.off[shown] - reading.on[shown]).mean()) if shown else 0.0
+    judged = [position for position in shown if reading.predicted[position]]
+    on, off = (float(nats[judged].mean()) if judged else 0.0 for nats in (reading.on, reading.off))
     return {
         "chunk": chunk,
         "before": reading.texts[before],
@@ -181,9 +182,9 @@ def entry(reading: Reading, chunk: int, m: int, tokenizer: Tokenizer) -> dict[st
         "classes": [reading.classes[position] for position in shown],
         "on": [_rounded(reading.on[position]) if reading.predicted[position] else None for position in shown],
         "off": [_rounded(reading.off[position]) if reading.predicted[position] else None for position in shown],
-        "gain": gain,
-        "loss_on": float(reading.on[shown].mean()) if shown else 0.0,
-        "loss_off": float(reading.off[shown].mean()) if shown else 0.0,
+        "gain": off - on,
+        "loss_on": on,
+        "loss_off": off,
         "neighbours": [_neighbour(reading, place, (before.start, first, stop), tokenizer) for place in kept],
         "left_out": len(places) - len(kept),
         "attention": [_sparse(weights[position], numbers, reading) for position in shown],
