@@ -23,11 +23,14 @@ class Measured:
         )
 
     def step(self, running: int, waiting: int, seconds: float) -> None:
-        """Count one token of every running text."""
+        """Record the time of one token of every running text."""
         self._running.set(running)
         self._waiting.set(waiting)
-        self._tokens.inc(running)
         self._step_seconds.observe(seconds)
+
+    def tokens(self, count: int) -> None:
+        """Count tokens that are about to be generated."""
+        self._tokens.inc(count)
 
     def prompt(self, tokens: int) -> None:
         """Count a prompt."""

@@ -124,12 +124,14 @@ class Worker:
                         break
             if not new:
                 return
+            self._measured.tokens(sum(job.max_new_tokens > 0 for job in new))
             self.batch.join(new)
 
     def _step(self) -> None:
         num_jobs, start = len(self.batch), time.perf_counter()
         if not num_jobs:
             return
+        self._measured.tokens(num_jobs)
         try:
             self.batch.step()
         except Exception as error:  # of the retriever or the model: it may be any

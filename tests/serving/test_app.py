@@ -19,6 +19,11 @@ def frames_of(response):
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
+def generated(client):
+    lines = client.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("retroflow_generated_tokens_total"))
+
+
 def test_completions_are_what_the_model_generates(client, opened) -> None:
     prompts = [prompt_of(1), prompt_of(2, 20), opened.tokenizer.encode(prompt_of(3)).ids.tolist()]
     answer = complete(client, prompt=prompts, seed=5, n=2, temperature=0.8, top_p=0.9, stop=["q"], max_tokens=24)
@@ -100,5 +105,7 @@ def test_models_health_and_metrics(client) -> None:
     assert model["id"] == "small" and model["retroflow"]["database"]["version"] == 1
     assert client.get("/v1/models/small").json() == model and client.get("/v1/models/other").status_code == 404
     assert client.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
-    complete(client, prompt="a")
+    before = generated(client)
+    assert complete(client, prompt="a", max_tokens=7)["usage"]["completion_tokens"] == 7
+    assert generated(client) == before + 7
     assert 'retroflow_requests_total{path="/v1/completions",status="200"}' in client.get("/metrics").text
