@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -184,13 +185,16 @@ def _summary(results: dict[str, Any]) -> list[str]:
 
 def _section(experiment: Experiment, result: dict[str, Any]) -> list[str]:
     text = result["text"]
-    lines = [
-        f"## {experiment.title}",
-        "",
+    stated = (
         f"{experiment.model}. Text: {experiment.text}. {text['predicted_tokens']:,} tokens of {text['sequences']:,} of "
         f"{text['of']:,} sequences, {text['documents']:,} documents. {result['date']}, {result['hardware']}, "
         + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-        + f", seed {result['seed']}.",
+        + f", seed {result['seed']}."
+    )
+    lines = [
+        f"## {experiment.title}",
+        "",
+        *textwrap.wrap(stated, 119),
         "",
         "```",
         *result["commands"],
@@ -205,8 +209,11 @@ def _section(experiment: Experiment, result: dict[str, Any]) -> list[str]:
             f"| {_value(row, 'recovered', '.0%')} | {row['computation_per_token']:.1f} "
             f"| {1000 * row['seconds_per_token']:.1f} |"
         )
-    remarks = [f"- {sentence}" for sentence in dict.fromkeys([*result["warnings"], *result["findings"]])]
-    return [*lines, "", *remarks, ""]
+    remarks = dict.fromkeys([*result["warnings"], *result["findings"]])
+    wrapped = [
+        line for each in remarks for line in textwrap.wrap(each, 119, initial_indent="- ", subsequent_indent="  ")
+    ]
+    return [*lines, "", *wrapped, ""]
 
 
 def _value(row: dict[str, Any], name: str, form: str) -> str:
