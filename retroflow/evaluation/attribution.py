@@ -13,7 +13,7 @@ from retroflow.data.windows import WindowTable
 from retroflow.protocols import Int64Array
 
 
-def shuffled(neighbours: Int64Array, *, seed: int) -> Int64Array:
+def shuffled(neighbours: Int64Array, *, seed: int, questions: bool = False) -> Int64Array:
     """Return for every chunk the neighbours of another chunk of the split, never its own.
 
     The rows follow one random cycle through all chunks. In a split of one chunk there is no other: -1.
@@ -21,14 +21,19 @@ def shuffled(neighbours: Int64Array, *, seed: int) -> Int64Array:
     Args:
         neighbours: int64 [N, k].
         seed: chooses the cycle.
+        questions: whether every second chunk is an answer, which has no neighbours to give and keeps none.
     """
-    count = len(neighbours)
+    mixed = np.array(neighbours)
+    own = mixed[:: 2 if questions else 1]  # a view
+    count = len(own)
     if count == 1:
-        return np.full_like(np.asarray(neighbours), -1)
+        own[:] = -1
+        return mixed
     cycle = np.random.default_rng([seed, count]).permutation(count)
     donors = np.empty(count, dtype=np.int64)
     donors[cycle] = np.roll(cycle, 1)
-    return np.asarray(neighbours)[donors]
+    own[:] = own[donors]
+    return mixed
 
 
 def at_random(shape: tuple[int, int], *, database_chunks: int, seed: int) -> Int64Array:

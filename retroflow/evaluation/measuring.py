@@ -203,7 +203,8 @@ def measure_report(
 def _tables(job: Measurable, found: Int64Array | WindowTable) -> dict[str, Int64Array | WindowTable | None]:
     """What is read in each way of retrieving."""
     if not isinstance(found, WindowTable):
-        return {"on": found, "shuffled": shuffled(found, seed=job.seed), "random": random_neighbours(job)}
+        others = shuffled(found, seed=job.seed, questions=job.splits.answers_only)
+        return {"on": found, "shuffled": others, "random": random_neighbours(job)}
     random = random_windows(found, database_chunks=len(job.splits.database), seed=job.seed)
     return {"on": found, "shuffled": shuffled_windows(found, seed=job.seed), "random": random}
 
