@@ -12,7 +12,7 @@ import numpy as np
 from retroflow.console import progress
 from retroflow.corpus.questions import LINES as QUESTION_LINES
 from retroflow.corpus.questions import read_questions
-from retroflow.errors import UsageError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import LiveRetriever
@@ -148,11 +148,16 @@ def write_result(result: Mapping[str, Any], predictions: Sequence[Mapping[str, A
     Raises:
         RetroflowError: they cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(canonical_json(dict(result["measured"]))).hexdigest()[:8]
     file = folder / f"{result['task']}-{digest}.json"
     lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in predictions)
-    write_file(file.with_suffix(".jsonl"), lines.encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(file.with_suffix(".jsonl"), lines.encode())
+    except OSError as error:
+        raise RetroflowError(
+            f"output='{folder}': cannot be written ({error.strerror}); give another folder for the results."
+        ) from error
     write_report(file, result)
     return file
 
