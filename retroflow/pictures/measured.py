@@ -52,13 +52,15 @@ def tables_of(report: StoredReport, comparison: Mapping[str, Any] | None) -> lis
     """Return the tables of losses, the comparison's first."""
     found = []
     if comparison is not None:
-        text = comparison["text"]
+        text, model = comparison["text"], comparison["model"]
+        overrides = "".join(f", {key}={value}" for key, value in model.get("overrides", {}).items())
+        measured = f"{model.get('checkpoint')}{overrides}"
         note = f"{text['predicted_tokens']:,} tokens of {text['sequences']:,} of {text['of']:,} sequences, "
         found.append(
             {
                 "name": "comparison",
                 "title": "Compared on the same text",
-                "note": note + f"{text['documents']:,} documents; every token once",
+                "note": f"{note}{text['documents']:,} documents; every token once; {measured}",
                 "rows": comparison["rows"],
             }
         )

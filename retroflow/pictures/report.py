@@ -114,8 +114,10 @@ def stored_data(run_folder: Path) -> dict[str, Any]:
     found = newest_comparison(run_folder)
     comparison = None if found is None else read_values(found, "compare_version")
     tables = tables_of(report, comparison)
-    overlap = report.values["by_overlap"] if comparison is None else comparison["overlap"]["buckets"]
-    verdict = verdict_of(tables[0], report.values, comparison)
+    # A comparison without the rows on and off says nothing of what retrieval is worth.
+    judged = comparison if comparison and {"on", "off"} <= {row["name"] for row in comparison["rows"]} else None
+    overlap = report.values["by_overlap"] if judged is None else judged["overlap"]["buckets"]
+    verdict = verdict_of(tables[0 if judged is comparison else 1], report.values, judged)
     said = {verdict["overlap"], *verdict["warnings"]}
     findings = [*(comparison or {}).get("findings", []), *report.findings]
     described = read_sealed(folder.description, remedy="Restore it.")
@@ -245,6 +247,8 @@ def _break_down_rows(breakdown: Breakdown, folder: Path, job: Job, tokenizer: To
     except (OSError, ValueError, KeyError):
         return 0
     m = job.splits.valid_chunks.chunk_length
+    if nats[0].shape[1:] != (job.splits.sequence_chunks * m,):  # compared with other data.sequence_chunks
+        return 0
     batches = job.splits.validation(None).in_order(1, numbers)
     for place, batch in enumerate(batches):
         tokens = batch.tokens[0].tolist()

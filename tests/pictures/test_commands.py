@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 import retroflow as rf
 from retroflow.cli.main import run as command
+from retroflow.pictures.report import stored_data
 from tests.cli.conftest import retroflow, write_recipe  # noqa: F401  # a fixture
 
 TEXT = "number 3 keeps its notes in the same words as all others do, and more than once in one line"
@@ -18,6 +20,18 @@ def test_the_page_of_a_run_and_its_data(attacked, tmp_path, retroflow) -> None: 
     assert code == 0 and found["page"] == str(tmp_path / "page.html") and found["inspector"] is None
     assert found["bytes"] == (tmp_path / "page.html").stat().st_size < 5_000_000
     assert [table["name"] for table in found["tables"]] == ["comparison", "validation"]
+
+
+def test_a_comparison_without_on_does_not_hide_the_report_s_verdict(attacked, tmp_path) -> None:
+    run = tmp_path / "0001"
+    shutil.copytree(attacked, run)
+    (file,) = run.glob("comparisons/*/comparison.json")
+    values = json.loads(file.read_text())
+    values["rows"] = [row for row in values["rows"] if row["name"] != "on"]
+    file.write_text(json.dumps(values))
+    data = stored_data(run)
+    assert data["verdict"]["sentence"].startswith("Retrieval ")
+    assert data["tables"][0]["name"] == "comparison" and "step" in data["tables"][0]["note"]
 
 
 def test_plots_are_drawn_beside_the_page(attacked, tmp_path) -> None:
