@@ -150,7 +150,7 @@ class _Wanted:
         """
         reasons = {
             "neighbours": "the model reads no neighbours",
-            "states": "the model does not give its last states",
+            "states": "the model does not give its last states, or its text is questions (data.format=qa)",
             "search": "nothing can be looked up",
         }
         left_out = {
@@ -177,7 +177,7 @@ class _Wanted:
     def finished(self, stored: dict[str, Any], seed: int) -> Measurements | None:
         """Read the rows; None if anything is missing."""
         text = TextFacts.read(self.folder)
-        if text is None:
+        if text is None or LeakageFacts.read(self.folder) is None:
             return None
         modes, rows = self.possible(stored)[0], {}
         for mode in modes:
@@ -197,13 +197,18 @@ def _measure(wanted: _Wanted, requests: StopRequests) -> dict[str, Any]:
             "fingerprint": wanted.fingerprint,
             "definition": plan.definition,
             "seed": subject.seed,
-            "has": {"neighbours": subject.reads, "states": subject.gives_states, "search": subject.search is not None},
+            "has": {
+                "neighbours": subject.reads,
+                # Prompts and keys would take a question's padding for text.
+                "states": subject.gives_states and not subject.splits.answers_only,
+                "search": subject.search is not None,
+            },
         }
         possible, _ = wanted.possible(described)
         described["probe"] = probe(subject)
         if TextFacts.read(folder) is None:
             facts_of(subject).write(folder)
-        if subject.reads and LeakageFacts.read(folder) is None:
+        if LeakageFacts.read(folder) is None:
             leakage_of(subject).write(folder)
         write_text(folder / SUBJECT_FILE, render_sealed(described, what=str(folder / SUBJECT_FILE)))
     measure_rows(subject, [(mode, wanted.row(mode), wanted.made_of(mode)) for mode in possible], folder)

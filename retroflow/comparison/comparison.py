@@ -23,7 +23,8 @@ SAME = 1e-6
 """Nats by which no token may differ for two rows to be called the same."""
 
 OVERLAP = (
-    "longest run of tokens that a chunk shares with the text that was retrieved for it / chunk length; below 0.125, "
+    "longest run of tokens that a chunk shares with the text that was retrieved for it (of a model that reads nothing: "
+    "with any text of the database) / chunk length; below 0.125, "
     "fewer than 8 of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)"
 )
 
@@ -60,7 +61,10 @@ class Comparison:
 
     @cached_property
     def overlap(self) -> list[OverlapBucket]:
-        """Losses by overlap without retrieval and of the row that is judged: on, or else the first; empty without."""
+        """Losses by overlap without retrieval and of the row that is judged: on, or else the first; empty without.
+
+        Overlap is with what was retrieved; of a model that reads nothing, with any text of the database.
+        """
         found, judged = self.measurements, self.judged
         if judged is None:
             return []
@@ -70,12 +74,16 @@ class Comparison:
             nats, tokens = found.by_chunk(name)
             nats, tokens = nats[places].ravel(), tokens[places].ravel()
             measures.append(Measure(float(nats.sum()), int(tokens.sum()), 0, 0.0, nats, tokens))
-        return by_overlap(found.text.overlaps[places].ravel(), *measures)
+        overlaps = found.text.overlaps
+        if not found.text.is_retrieved and self.leakage is not None:
+            overlaps = self.leakage.overlaps["database"]
+        return by_overlap(overlaps[places].ravel(), *measures)
 
     @property
     def overlap_statement(self) -> str | None:
         """How much of the gain overlap can explain; None if there is no gain."""
-        return overlap_statement(self.overlap, None if self.leakage is None else self.leakage.statement)
+        others = "what was retrieved" if self.measurements.text.is_retrieved else "any text of the database"
+        return overlap_statement(self.overlap, None if self.leakage is None else self.leakage.statement, others=others)
 
     @cached_property
     def leakage(self) -> LeakageFacts | None:

@@ -168,6 +168,8 @@ def _step_points(words: Sequence[str], section: Mapping[str, Any], m: int) -> li
 
         return table
 
+    if words == AXES["step"].default:
+        words = [str(m // parts) for parts in (1, 2, 4) if m % parts == 0]
     steps = sorted({_whole(word, "step") for word in words}, reverse=True)
     for step in steps:
         if m % step:
@@ -195,7 +197,7 @@ AXES = {
     "k": Axis("neighbours", ("1", "2", "4", "8", "16", "40"), _k_points),
     "size": Axis("share of the documents", ("1%", "10%", "100%"), _size_points),
     "retriever": Axis("retriever", ("exact", "faiss", "scann", "hnsw", "bm25", RANDOM), _retriever_points),
-    "step": Axis("tokens", ("64", "32", "16"), _step_points),
+    "step": Axis("tokens", ("m", "m/2", "m/4"), _step_points),
 }
 """What a curve of one model can be over, beside alpha."""
 
@@ -312,8 +314,6 @@ def _gain_without_overlap(name: str, measured: Measurements, comparison: Compari
 
 def _over_alpha(comparison: Comparison) -> Curve:
     overlap = comparison.to_json()["overlap"]
-    if "alpha" not in overlap:
-        raise UsageError("over='alpha': the overlap was not measured, because the model reads no neighbours.")
     losses = (overlap["bits_per_byte"][mode] for mode in ("on", "off"))
     points = [
         {

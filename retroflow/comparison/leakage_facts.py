@@ -36,7 +36,7 @@ NOT_LOOKED_FOR = 'Near-duplicate documents were not looked for, which needs: pip
 _NEAREST = f"nearest_{NEAREST}"
 
 DEFINITIONS = {
-    "neighbours": "overlap with the neighbours that were read, and their continuations",
+    "neighbours": "overlap with the neighbours that were found for the whole chunk, and their continuations",
     _NEAREST: f"overlap with the {NEAREST} nearest chunks of the database, and their continuations",
     "database": "overlap with any text of the database; runs of an eighth of a chunk and more, also across its ends",
     "training": "the same with the training split, if that is not the database",
@@ -100,7 +100,8 @@ class LeakageFacts:
         is_text = np.arange(found.text.bytes.shape[1]) < found.text.chunks[places, None]
         nats = {name: _nats_of_chunks(found, key)[places][is_text] for name, key in (("on", row), ("off", "off"))}
         num_bytes = found.text.bytes[places][is_text]
-        overlaps = {"neighbours": found.text.overlaps} | self.overlaps
+        retrieved = {"neighbours": found.text.overlaps} if found.text.is_retrieved else {}
+        overlaps = retrieved | self.overlaps
         of_kind = {}
         for kind, whole in overlaps.items():
             own = whole[places][is_text]
@@ -109,7 +110,7 @@ class LeakageFacts:
                 "chunks": [int((own <= alpha).sum()) for alpha in ALPHAS],
                 "bits_per_byte": {name: bits_per_byte_up_to(own, of_mode, num_bytes) for name, of_mode in nats.items()},
             }
-        main = _NEAREST if _NEAREST in of_kind else "neighbours"
+        main = _NEAREST if _NEAREST in of_kind else next(iter(of_kind))
         return {
             "threshold": THRESHOLD,
             "definitions": DEFINITIONS,
@@ -149,11 +150,7 @@ def _nats_of_chunks(found: Measurements, row: str) -> NDArray[np.float64]:
 
 
 def leakage_of(subject: Subject) -> LeakageFacts:
-    """Look for leakage in the compared sequences.
-
-    Args:
-        subject: its model reads neighbours.
-    """
+    """Look for leakage in the compared sequences."""
     chunks, length = subject.splits.valid_chunks, subject.splits.sequence_chunks
     places = subject.sequences[:, None] * length + np.arange(length)  # [S, l]
     exists = places < len(chunks)

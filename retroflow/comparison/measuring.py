@@ -86,9 +86,8 @@ def _measure_row(
     row = replace(row, facts=measured.facts, setup_seconds=row.setup_seconds + time.perf_counter() - began)
     written = time.monotonic()
     try:
-        for part in _parts(subject, wanted, measured.together or subject.batch_size):
-            if part[0] in row.sequences:
-                continue
+        missing = wanted[~np.isin(wanted, row.sequences)]
+        for part in _parts(subject, missing, measured.together or subject.batch_size):
             subject.model.forget()  # or the numbers would depend on what was measured before
             began = time.perf_counter()
             with _using(subject) as use:

@@ -63,8 +63,13 @@ class OtherSearches:
 
     @cached_property
     def own(self) -> LiveSearch:
-        """The search that the model uses."""
-        assert self._subject.search is not None
+        """The search that the model uses.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self._subject.search is None:
+            raise UsageError("nothing can be looked up: the run has no index of its own; name one with database='DB'.")
         return self._subject.search()
 
     @cached_property

@@ -62,7 +62,8 @@ def _log_probabilities(subject: Subject, batch: Batch, step: int | None) -> Tens
     placement = subject.placement
     batch = batch.to(placement.device)
     with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
-        logits: Tensor = subject.model(batch.tokens, batch.retrieved, batch.retrieved_mask, retrieval_step=step)
+        retrieved, mask = batch.retrieved, batch.retrieved_mask
+        logits: Tensor = subject.model(batch.tokens, retrieved, mask, padding=batch.padding, retrieval_step=step)
     return logits[0].float().log_softmax(-1).cpu()  # [n, v]
 
 

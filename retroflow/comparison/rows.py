@@ -24,6 +24,7 @@ from retroflow.console import progress
 from retroflow.data import Batch, SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.data.windows import WindowTable
+from retroflow.errors import UsageError
 from retroflow.evaluation.attribution import (
     at_random,
     continuation_only,
@@ -117,7 +118,7 @@ def _shuffled(subject: Subject) -> Measured:
     if isinstance(found, WindowTable):
         return reading(subject, shuffled_windows(found, seed=subject.seed))
     if subject.looked_up_all:
-        return reading(subject, shuffled(found, seed=subject.seed))
+        return reading(subject, shuffled(found, seed=subject.seed, questions=subject.splits.answers_only))
     table = np.full_like(found, -1)
     table[subject.chunks] = shuffled(found[subject.chunks], seed=subject.seed)
     return reading(subject, table)
@@ -168,14 +169,17 @@ def _oracle(subject: Subject) -> Measured:
 def _in_context(subject: Subject, *, passages: int | None) -> Measured:
     stride, look_up = subject.options.in_context_stride, None
     if stride is not None and subject.search is not None:
+        _check_stride("rows.in_context_stride", stride, subject.sequence_length)
         look_up = subject.looking_up(step=stride, k=subject.splits.validation_neighbours.shape[1])
     return prompted(subject, Prompting(passages=passages, step=None if look_up is None else stride), look_up)
 
 
 def _in_context_ram(subject: Subject, *, reranked: bool) -> Measured:
     options = subject.options
+    window = options.ram_window or subject.sequence_length
+    _check_stride("rows.ram_stride", options.ram_stride, window - 1)
     protocol = ram(
-        options.ram_window or subject.sequence_length,
+        window,
         step=options.ram_stride,
         passage_tokens=options.ram_passage,
         candidates=options.ram_candidates if reranked else 1,
@@ -185,6 +189,11 @@ def _in_context_ram(subject: Subject, *, reranked: bool) -> Measured:
         step=options.ram_stride, k=max(RAM_CANDIDATES, options.ram_candidates), query_tokens=options.ram_query
     )
     return prompted(subject, protocol, look_up)
+
+
+def _check_stride(name: str, stride: int, most: int) -> None:
+    if stride > most:
+        raise UsageError(f"{name}={stride}: one prompt predicts so many tokens, and has room for {most}; give fewer.")
 
 
 def _knn_lm(subject: Subject) -> Measured:

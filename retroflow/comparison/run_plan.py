@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from retroflow.comparison.subject import Embedded, Subject, evenly_spaced, vectors_of, without_vectors
+from retroflow.database.snapshot import Snapshot, named_version
 from retroflow.distributed.ranks import ALONE
 from retroflow.errors import UsageError
 from retroflow.pipeline.lookups import open_search
@@ -65,6 +66,7 @@ class RunPlan:
             "checkpoint": self._digest,
             "identity": hashlib.sha256(canonical_json(identity)).hexdigest(),
             "changed": {key: str(value) for key, value in changed.items() if not key.startswith("trainer.")},
+            "passages": self._passages,
             "retrieval": self.opened.recipe.values["trainer"]["retrieval"],
             "device": self.placement.accelerator,
             "precision": self.placement.precision,
@@ -90,6 +92,14 @@ class RunPlan:
             "database": {"name": changed.get("database", own), "neighbours": self.opened.recipe.values["neighbours"]},
         }
 
+    @cached_property
+    def _passages(self) -> str | None:
+        """Fingerprint of the version in which a run with data.format=qa finds passages; None if it reads none there."""
+        named = self.opened.described.located(self.opened.recipe.section("data")).get("passages")
+        if named is None or self.opened.database is not None:
+            return None
+        return Snapshot.open(*named_version(named)).version.fingerprint
+
     @property
     def _digest(self) -> str:
         return checksum_path(self.opened.checkpoint).read_text(encoding="utf-8").split()[0]
@@ -109,7 +119,7 @@ class RunPlan:
             seed=job.seed,
             batch_size=job.options.eval_batch_size,
             step=job.step if job.options.retrieval else None,
-            search=job.search,
+            search=job.search if self._has_index(job) else None,
             reads=job.options.retrieval,
             check=check,
             vectors=self._vectors(job),
@@ -138,6 +148,10 @@ class RunPlan:
         search = open_search(recipe, prepared)
         assert search.embedder is not None and prepared.train_embeddings is not None
         return Embedded(search.embedder, EmbeddingStore.open(prepared.train_embeddings))
+
+    def _has_index(self, job: Job) -> bool:
+        """Whether anything can be looked up: a run without retrieval has no index, nor has one with data.format=qa."""
+        return self.opened.database is not None or job.prepared is None or job.prepared.index is not None
 
     def _vectors(self, job: Job) -> Callable[[], VectorSource] | None:
         if self.opened.database is not None:

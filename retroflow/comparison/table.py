@@ -25,7 +25,8 @@ COLUMNS = {
     "gain_interval": "95 % of 2,000 bootstrap resamples of documents, paired with off; null for a single document",
     "recovered": "gain / gain of in_context on the same tokens; null if that is not above 0",
     "recovered_interval": "likewise; null if in_context's gain is not above 0 in every resample",
-    "seconds_per_token": "duration of the measurement / tokens predicted in it; nothing is kept from other rows",
+    "seconds_per_token": "duration of the measurement / tokens predicted in it; with the lookups of oracle, of Ram et "
+    "al. and of in_context_stride, without those of other rows, which were made before",
     "computation_per_token": "tokens that went through the model, its neighbour encoder included / tokens predicted",
     "memory": "largest number of bytes in use while the row was measured: resident memory of the whole process on a "
     "CPU, memory of tensors on a GPU; null where the system does not tell",

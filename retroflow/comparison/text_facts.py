@@ -34,7 +34,8 @@ class TextFacts:
         documents: int64 [S, n], document of the token that each position predicts; -1 where nothing is predicted.
         bytes: int64 [S, l], UTF-8 bytes of each chunk's text.
         words: int64 [S, l], words that begin in each chunk, separated by white space; -1 if there is no text.
-        overlaps: float64 [S, l], longest run of tokens that a chunk shares with what was retrieved for it / m.
+        overlaps: float64 [S, l], longest run of tokens that a chunk shares with what was retrieved for it / m; NaN if
+            the model reads nothing.
         of: sequences of the text.
     """
 
@@ -45,6 +46,11 @@ class TextFacts:
     words: Int64Array
     overlaps: NDArray[np.float64]
     of: int
+
+    @property
+    def is_retrieved(self) -> bool:
+        """Whether overlaps with retrieved text are known: the model reads neighbours."""
+        return not bool(np.isnan(self.overlaps).any())
 
     @property
     def chunk_length(self) -> int:
@@ -84,7 +90,7 @@ def facts_of(subject: Subject) -> TextFacts:
         documents=_documents(subject),
         bytes=np.where(exists, chunks.num_bytes[inside], 0).astype(np.int64),
         words=np.where(exists, _words(subject, inside), 0),
-        overlaps=np.where(exists, overlaps_with(subject), 0.0),
+        overlaps=overlaps_with(subject) if subject.reads else np.full(rows.shape, np.nan),
         of=len(subject.splits.validation()),
     )
 
@@ -126,8 +132,6 @@ def overlaps_with(subject: Subject) -> NDArray[np.float64]:
     """Return each chunk's overlap with the text that was retrieved for it, as a share of its length, float64 [S, l]."""
     chunks, length = subject.splits.valid_chunks, subject.splits.sequence_chunks
     found = np.zeros((len(subject.sequences), length))
-    if not subject.reads:
-        return found
     for place in range(len(subject.sequences)):
         one = subject.sequences[place : place + 1]
         batch = subject.batch(one, subject.splits.validation_neighbours)

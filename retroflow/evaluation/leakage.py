@@ -145,13 +145,19 @@ def bits_per_byte_up_to(
     return curve
 
 
-def overlap_statement(buckets: Sequence[OverlapBucket], near_duplicates: Mapping[str, Any] | None = None) -> str | None:
+def overlap_statement(
+    buckets: Sequence[OverlapBucket],
+    near_duplicates: Mapping[str, Any] | None = None,
+    *,
+    others: str = "what was retrieved",
+) -> str | None:
     """State in words how much of a gain overlap can explain; wherever a gain is printed, this stands beside it.
 
     Args:
         buckets: of the measured chunks.
         near_duplicates: as `NearDuplicates.to_json` (retroflow/evaluation/near_duplicates.py); None if they were not
             looked for.
+        others: the text that the chunks were compared with.
 
     Returns:
         None if the overlap was not measured: then no gain may be printed.
@@ -163,8 +169,8 @@ def overlap_statement(buckets: Sequence[OverlapBucket], near_duplicates: Mapping
     rest = [bucket for bucket in buckets if bucket.at_least >= THRESHOLD]
     share = sum(bucket.chunks for bucket in clean) / chunks
     sentence = (
-        f"Overlap: {share:.1%} of {chunks:,} chunks share less than {THRESHOLD:.1%} of a chunk in a row with what was "
-        f"retrieved; the gain is {_gain_of(clean)} on them and {_gain_of(rest)} on the others."
+        f"Overlap: {share:.1%} of {chunks:,} chunks share less than {THRESHOLD:.1%} of a chunk in a row with "
+        f"{others}; the gain is {_gain_of(clean)} on them and {_gain_of(rest)} on the others."
     )
     if near_duplicates is None:
         return f"{sentence} Near-duplicate documents were not looked for (`retroflow compare` does)."

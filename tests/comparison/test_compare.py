@@ -116,6 +116,32 @@ def test_a_killed_comparison_continues_with_the_same_bits(tmp_path, monkeypatch,
         assert found[name].tobytes() == whole[name].tobytes()
 
 
+def test_a_killed_comparison_continues_in_other_batches(tmp_path, monkeypatch):
+    plan, before = make_plan(tmp_path, eval_batch_size=2), measuring.write_row
+    monkeypatch.setattr(measuring, "SECONDS_BETWEEN_WRITES", 0.0)
+
+    def kill_after_the_first(*arguments):
+        before(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(measuring, "write_row", kill_after_the_first)
+    with pytest.raises(Killed):
+        compare(plan, rows=["off"])
+    monkeypatch.setattr(measuring, "write_row", before)
+    plan._job = replace(plan._job, options=replace(plan._job.options, eval_batch_size=3))
+    found = compare(plan, rows=["off"]).measurements
+    assert sorted(found.rows["off"].sequences) == found.text.sequences.tolist()
+
+
+def test_leakage_that_is_lost_is_looked_for_again(tmp_path):
+    plan = make_plan(tmp_path)
+    first = compare(plan, rows=["off", "on"])
+    (first.folder / "leakage.npz").unlink()
+    again = compare(plan, rows=["off", "on"])
+    assert plan.opened == 2 and again.overlap_statement == first.overlap_statement
+    assert nats_of(again)["on"].tobytes() == nats_of(first)["on"].tobytes()
+
+
 def test_a_damaged_row_is_measured_again_and_one_of_something_else_too(tmp_path, caplog):
     plan = make_plan(tmp_path)
     first = compare(plan, rows=["off", "on"])
@@ -139,6 +165,7 @@ def test_rows_that_do_not_exist_or_cannot_be_had(trained, tmp_path):
         rf.compare(trained, off, rows=["on"])
     found = rf.compare(trained, off, sequences=4)
     assert [row.name for row in found.rows] == ["off", "knn_lm"] and "in_context" in found.left_out
+    assert "of a chunk in a row with any text of the database; the gain is" in found.overlap_statement
     plan = RunPlan.of(trained, [], sequences=5, checkpoint=None)
     compare(plan, rows=["off"], output=tmp_path / "kept")
     with pytest.raises(UsageError, match="it holds a comparison of other weights, text, neighbours or sequences"):
@@ -222,6 +249,9 @@ def test_another_run_is_a_row_on_the_same_tokens(trained, tmp_path):
         off.nats - other.nats
     )
     assert "tiny-0001 (another run, trained without retrieval on" in " ".join(found.findings)
+    without = rf.compare(plain, rows="all", sequences=2)
+    assert [row.name for row in without.rows] == ["off", "knn_lm"]
+    assert without.left_out["in_context_ram"] == "nothing can be looked up"
     again = rf.compare(trained, rows=["off", "on"], sequences=6, against=[plain], output=tmp_path / "kept")
     assert again.rows == found.rows
     with pytest.raises(UsageError, match="^against='.*': tiny-0001 is named already; leave it out"):

@@ -94,7 +94,8 @@ def test_retrievers_have_their_recall(run):
 
 
 def test_lookups_more_often_are_those_of_the_recipe_s_step(run):
-    found = rf.curve(run, over="step", values=[8, 4], sequences=6)
+    found = rf.curve(run, over="step", sequences=6)
+    assert [point["x"] for point in found.points] == [8, 4, 2]  # a chunk has 8 tokens
     wanted = rf.compare(run, "neighbours.step=4", rows=["off", "on"], sequences=6).rows[1].nats
     assert by_label(found)["4"]["on"] == pytest.approx(wanted, abs=1e-6)
     assert by_label(found)["8"]["on"] == rf.compare(run, rows=["off", "on"], sequences=6).rows[1].nats

@@ -49,6 +49,12 @@ def test_prompts_may_be_as_frequent_as_wanted(trained, tmp_path):
     assert abs(often.rows[1].nats - same.rows[1].nats) > 1e-4
 
 
+def test_a_stride_that_no_prompt_has_room_for_is_refused(trained, tmp_path):
+    for word, row in (("rows.ram_stride=99", "in_context_ram"), ("rows.in_context_stride=99", "in_context")):
+        with pytest.raises(UsageError, match=f"^{word}: one prompt predicts so many tokens, and has room for "):
+            rf.compare(trained, word, rows=[row], sequences=1, output=tmp_path)
+
+
 def test_keys_of_another_database_leave_out_the_evaluated_documents(trained, tmp_path):
     folder = trained.parents[2]
     corpus = next((folder / "tiny").glob("*.jsonl"))  # with the documents that are held out

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 
 import retroflow as rf
+from retroflow.comparison.run_plan import RunPlan
 from retroflow.corpus.chunking import chunk_question
 from retroflow.corpus.questions import Question
 from retroflow.corpus.tokenizer import Encoded
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.database.database import Database
 from retroflow.errors import CorpusError, UsageError
+from retroflow.evaluation.attribution import shuffled
 from retroflow.testing.tiny_corpus import tiny_texts
 from retroflow.training.evaluate import run_to_measure
 
@@ -146,6 +148,21 @@ def test_evaluate_measures_the_run_as_fit_did_and_with_another_database(run, tmp
     changed = rf.evaluate(run, f"database={tmp_path / 'other'}", output=tmp_path / "other.json").to_json()
     assert changed["validation"]["on"]["loss"] != pytest.approx(run.report["validation"]["on"]["loss"])
     assert changed["validation"]["off"]["loss"] == pytest.approx(run.report["validation"]["off"]["loss"])
+
+
+def test_compare_reads_the_passages_and_leaves_out_what_would_read_padding(run, tmp_path):
+    found = rf.compare(run, sequences="all", output=tmp_path)
+    names = [row.name for row in found.rows]
+    assert names[:4] == ["off", "on", "shuffled", "random"] and "neighbour_only" in names
+    for row in found.rows[:4]:
+        assert row.nats == pytest.approx(run.report["validation"][row.name]["loss"], abs=1e-5)
+    table = run_to_measure(run.folder).job().splits.validation_neighbours
+    assert (shuffled(table, seed=0, questions=True)[::2] >= 0).any(axis=1).all() and len(table) > 4
+    assert set(found.left_out) == {"in_context_first", "in_context", "knn_lm"}
+    version = rf.Database.open(run.folder.parents[2] / "db").version
+    assert RunPlan.of(run.folder, [], sequences=None, checkpoint=None).definition["passages"] == version.fingerprint
+    with pytest.raises(UsageError, match="^nothing can be looked up: the run has no index of its own"):
+        rf.curve(run, over="k", values=[3], output=tmp_path)
 
 
 def test_what_does_not_fit_is_refused(run, tmp_path):
