@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,6 +27,7 @@ from retroflow.serving.service import Events, Service, Wanted
 from retroflow.serving.wanted import chat_wanted, completion_wanted
 
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
+Read = TypeVar("Read")
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -162,30 +163,33 @@ async def _answer(service: Service, request: Request, prompts: list[Prompt], wan
     stream = events.of(jobs, service.options.max_seconds)
     if not wanted.sampling.stream:
         return JsonResponse(await _whole(request, answer, stream))
-    first = await anext(stream)  # an error before any text is a status
+    first = await _unless_left(request, anext(stream))  # an error before any text is a status
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(_frames(answer, first, stream), media_type="text/event-stream", headers=headers)
 
 
 async def _whole(request: Request, answer: Answer, stream: AsyncIterator[tuple[int, Event]]) -> dict[str, Any]:
-    """Wait for all choices; a client that goes away cancels them."""
+    """Wait for all choices."""
 
     async def read() -> None:
         async for index, event in stream:
             answer.add(answer.choices[index], event)
 
-    reading, leaving = asyncio.ensure_future(read()), asyncio.ensure_future(_left(request))
+    await _unless_left(request, read())
+    return await run_in_threadpool(answer.whole)
+
+
+async def _unless_left(request: Request, reading: Awaitable[Read]) -> Read:
+    """Wait for events of a stream; a client that goes away ends the stream, which cancels its jobs."""
+    tasks = asyncio.ensure_future(reading), asyncio.ensure_future(_left(request))
     try:
-        await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
             raise ClientDisconnect
-        reading.result()
-        return await run_in_threadpool(answer.whole)
+        return tasks[0].result()
     finally:
-        for task in (reading, leaving):
+        for task in tasks:
             task.cancel()
-        for choice in answer.choices:
-            choice.job.is_cancelled = True
 
 
 async def _left(request: Request) -> None:

@@ -66,13 +66,16 @@ class LiveDatabase:
         return self._change(lambda database: database.remove(list(ids)))
 
     def follow(self) -> None:
-        """Read the newest version, if another process has made one."""
+        """Read the newest version, if another process has made one; wait for no change of this process."""
         if self._living is None or not self._living.is_newest:
             return
-        if current_of(self._living.folder).version != self._living.version.number:
-            with self._lock:
+        is_behind = current_of(self._living.folder).version != self._living.version.number
+        if is_behind and self._lock.acquire(blocking=False):  # whoever has it reads the newest version at its end
+            try:
                 self._living.refresh()
                 self._read_newest()
+            finally:
+                self._lock.release()
 
     def _change(self, change: Callable[[Database], Change]) -> Change:
         if self._living is None:

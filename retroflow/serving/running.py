@@ -186,7 +186,7 @@ class RunningBatch:
             each.job.report(Event(error=error))
 
     def _join(self, jobs: list[Job]) -> None:
-        new = [self._begun(job) for job in jobs]
+        new = [self._begun(job) for job in jobs if not job.is_cancelled]
         new = [each for each in new if each.job.max_new_tokens or self._end_scored(each)]
         if not new:
             return

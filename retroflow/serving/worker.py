@@ -59,11 +59,6 @@ class Worker:
         """Whether jobs are computed."""
         return self._thread.is_alive() and not self._is_closing
 
-    @property
-    def most_jobs(self) -> int:
-        """Jobs that one request may have."""
-        return self._most_waiting
-
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs, all of them or none.
 
@@ -126,6 +121,7 @@ class Worker:
                 return
             self._measured.tokens(sum(job.max_new_tokens > 0 for job in new))
             self.batch.join(new)
+            self._drop()  # prompts take long, and clients leave meanwhile
 
     def _step(self) -> None:
         num_jobs, start = len(self.batch), time.perf_counter()

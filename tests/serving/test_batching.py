@@ -123,6 +123,22 @@ def test_a_client_that_leaves_costs_nothing_after_the_step(opened) -> None:
     assert not heard[0].ended.is_set() and heard[1].generation == alone(opened, jobs[1])
 
 
+def test_a_prompt_is_not_scored_for_a_client_that_left_meanwhile(opened) -> None:
+    worker = Worker(
+        RunningBatch(opened, GenerationOptions(num_neighbours=2)), most_running=1, most_waiting=8, measured=Measured()
+    )
+    heard = [Heard() for _ in range(3)]
+    jobs = [make_job(opened, number, each, scores_prompt=True) for number, each in enumerate(heard)]
+    for job in jobs:
+        job.max_new_tokens = 0
+    jobs[0].report = lambda event: setattr(jobs[1], "is_cancelled", True)
+    worker.start()
+    worker.submit(jobs)
+    assert heard[2].ended.wait(60)
+    worker.close()
+    assert heard[2].events[-1].scores and not heard[1].events
+
+
 def test_a_request_never_ends_another_and_the_queue_has_an_end(opened) -> None:
     batch = RunningBatch(opened, GenerationOptions(num_neighbours=2))
     worker = Worker(batch, most_running=2, most_waiting=6, measured=Measured())

@@ -132,6 +132,25 @@ def test_clients_that_go_away_end_their_jobs(url, client) -> None:
     assert client.completions.create(model="small", prompt="a", max_tokens=1).usage.completion_tokens == 1
 
 
+def test_a_client_that_leaves_before_the_first_text_of_a_stream_is_noticed(opened) -> None:
+    service, joined, release = Service(opened, name="small"), [], threading.Event()
+    join = service.worker.batch.join
+    service.worker.batch.join = lambda jobs: (joined.extend(jobs), release.wait(60), join(jobs))
+    with (
+        listening(service) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.APITimeoutError):
+            client.completions.create(model="small", prompt="abc", stream=True, timeout=1)
+        for _ in range(600):
+            if joined and joined[0].is_cancelled:
+                break
+            release.wait(0.05)
+        left = bool(joined) and joined[0].is_cancelled
+        release.set()
+    assert left
+
+
 def test_an_error_in_a_stream_reaches_the_client(opened) -> None:
     class Broken:
         def retrieve(self, queries, num_neighbours):

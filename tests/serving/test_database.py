@@ -92,6 +92,16 @@ def test_a_change_by_another_process_is_followed(folder, client) -> None:
     assert found["results"][0]["document"] == "elsewhere" and found["database"]["version"] == 2
 
 
+def test_requests_wait_for_no_change(folder, service, client) -> None:
+    def version():
+        return client.get("/v1/models").json()["data"][0]["retroflow"]["database"]["version"]
+
+    Database.open(folder).add([{"id": "elsewhere", "text": text_of(77)}])
+    with service.live._lock:  # as a change has it that still joins segments
+        assert version() == 1
+    assert version() == 2
+
+
 def test_a_server_without_a_database_generates_and_says_so(folder) -> None:
     tokenizer = Database.open(folder).snapshot.tokenizer
     service = Service(open_model(None, tokenizer), name="small", keys=Keys(None, WRITE_KEY))
