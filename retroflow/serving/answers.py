@@ -1,4 +1,4 @@
-"""Answers in the shapes of OpenAI: completions, chat completions, their streams, and errors.
+"""Answers in the shapes of OpenAI: completions, chat completions, and their streams.
 
 A stream is frames of JSON. The last frame before [DONE] always has the sources, even if there are none.
 """
@@ -218,8 +218,3 @@ class Answer:
 def frame(values: dict[str, Any]) -> bytes:
     """Return one frame of a stream of server-sent events."""
     return b"data: " + json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode() + b"\n\n"
-
-
-def error_body(text: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """Return an error in the shape of OpenAI."""
-    return {"error": {"message": text, "type": kind, "param": param, "code": code}}

@@ -256,8 +256,10 @@ def check_text(text: str, name: str) -> None:
     Raises:
         BadRequest: there is one.
     """
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise BadRequest(f"{name} holds half of a surrogate pair, which is not text; send UTF-8.", name)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"{name} holds half of a surrogate pair, which is not text; send UTF-8.", name) from error
 
 
 def _are_tokens(value: Any) -> bool:
@@ -276,5 +278,8 @@ def _shown(value: Any) -> str:
     """Return the beginning of a value as JSON, which has no letters beyond ASCII."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = json.dumps(value, ensure_ascii=True)
+    try:
+        text = json.dumps(value, ensure_ascii=True)
+    except RecursionError:  # it could just be read
+        return "nested too deeply"
     return text if len(text) <= 60 else text[:60] + "..."

@@ -6,7 +6,7 @@ from typing import Any
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.serving.bodies import BadRequest
 
-_ANSWER = "A"
+_ANSWER = "Retroflow answers."
 
 
 def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:

@@ -19,7 +19,10 @@ class Measured:
             "retroflow_step_seconds", "Time of one token of all running texts.", registry=registry
         )
         self._request_seconds = Histogram(
-            "retroflow_request_seconds", "Time from a request to the end of its answer.", ["path"], registry=registry
+            "retroflow_request_seconds",
+            "Time to an answer, or to the first text of a stream.",
+            ["path"],
+            registry=registry,
         )
 
     def step(self, running: int, waiting: int, seconds: float) -> None:

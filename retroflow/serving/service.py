@@ -19,7 +19,7 @@ from retroflow.serving.options import Keys, ServerOptions
 from retroflow.serving.running import Event, Job, RunningBatch
 from retroflow.serving.worker import TimeIsUp, Worker
 
-_SEEDS = 1 << 31
+_SEEDS = 1 << 63
 _GRACE_SECONDS = 10.0
 """How much longer than the limit a request waits for the worker, which looks at the time once per step."""
 

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from retroflow.database.database import Database
 from retroflow.errors import UsageError
 from retroflow.serving.app import make_app
+from retroflow.serving.bodies import BadRequest, Body
 from retroflow.serving.options import Keys, ServerOptions, check_host, read_key
 from retroflow.serving.service import Service
 from tests.serving.small import READ_KEY, WRITE_KEY, open_model, prompt_of
@@ -58,6 +59,12 @@ def test_what_is_wrong_is_refused_with_a_reason(client, path, body, status, word
     error = answer.json()["error"]
     assert (answer.status_code, set(error)) == (status, {"message", "type", "param", "code"})
     assert words in error["message"]
+
+
+def test_a_value_that_can_just_be_read_is_refused_in_words() -> None:
+    for depth in range(1, 1200):  # somewhere in between it can be read and not be written
+        with pytest.raises(BadRequest):
+            Body(b'{"seed": ' + b"[" * depth + b"]" * depth + b"}").whole_number("seed", 0, least=0, most=1)
 
 
 def test_fields_of_others_that_change_nothing_are_taken(client) -> None:
