@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from retroflow.options.types import Option
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, or one that `retroflow export` wrote.", show_default=False)]
+Served = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Run folder, exported folder, or with a database a pretrained base.", show_default=False
+    ),
+]
 Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run: a step or a file. Default: the newest."),

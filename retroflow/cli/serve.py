@@ -7,15 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from retroflow.cli.flags import Checkpoint, Database, Device, Retrieval, with_flags
+from retroflow.cli.flags import Checkpoint, Database, Device, Retrieval, Served, with_flags
 from retroflow.errors import MissingExtraError
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="Run folder, exported folder, or with a database a pretrained base.", show_default=False
-    ),
-]
 Neighbours = Annotated[
     int | None, typer.Option("--neighbours", min=1, help="Chunks retrieved per window. Default: as trained.")
 ]
@@ -27,7 +21,7 @@ Step = Annotated[
 @with_flags("retroflow.serving.options:ServerOptions")
 def serve(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     *,
-    folder: Model,
+    folder: Served,
     database: Database = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,

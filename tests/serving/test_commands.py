@@ -110,7 +110,7 @@ def test_chat_keeps_the_conversation_in_the_template(database_folder) -> None:
     assert conversation._messages == []
 
 
-def test_a_pretrained_base_is_served_with_a_database(database_folder, tmp_path) -> None:
+def test_a_pretrained_base_is_served_with_a_database(command, database_folder, tmp_path, monkeypatch) -> None:
     """It reads as recipes/attach_smollm2.yaml says; the database must have its tokenizer."""
     tokenizer = Database.open(database_folder).snapshot.tokenizer
     base = make_base("llama", vocab_size=tokenizer.vocabulary_size, max_position_embeddings=512)
@@ -121,6 +121,9 @@ def test_a_pretrained_base_is_served_with_a_database(database_folder, tmp_path) 
     assert opened.origin.recipe == "base" and opened.model.lookups_read == 16
     generation = opened.generate(prompt_of(1), max_new_tokens=4, retrieval_step=8)
     assert generation.sources and len(generation.tokens) == 4
+    monkeypatch.setattr(sys, "stdin", io.StringIO(prompt_of(1)))
+    code, out, err = command("chat", tmp_path / "base", "--database", database_folder, "--max-new-tokens", 4)
+    assert (code, out) == (0, f"{generation.text}\n") and "sources of prompt 1" in err
     other = build(tmp_path / "other", documents_of(1, 2, 3), vocabulary_size=290)
     with pytest.raises(GenerationError, match="was made with another tokenizer"):
         open_served(str(tmp_path / "base"), database=other.folder, **wanted)
