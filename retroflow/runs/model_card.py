@@ -58,7 +58,8 @@ def write_card(
         "tags": ["retro", "retrieval"],
     }
     if base:
-        data |= {"base_model": _name_of(base), "base_model_relation": "adapter"}
+        relation = "finetune" if trained.run.values["model"].get("unfreeze") else "adapter"
+        data |= {"base_model": _name_of(base), "base_model_relation": relation}
     metadata = ModelCardData(**data).to_yaml()
     rows = _rows(trained, origin, licences, of_base)
     facts = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -60,6 +60,7 @@ def test_base_database_and_licences(card, tmp_path):
     (base / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
     metadata, text = card(base=str(base), unfreeze=True)
     assert metadata["license"] == "mit" and "| licence of the base | mit |" in text
+    assert metadata["base_model_relation"] == "finetune"
     assert "all of its weights were trained" in text and "| licence of the database | not known" in text
     metadata, text = card(base="org/name", licences=Licences("apache-2.0", "cc-by-4.0"))
     assert metadata["base_model"] == "org/name" and metadata["license"] == "apache-2.0"
