@@ -181,7 +181,8 @@ def _gain(trained: TrainedModel, report: dict[str, Any]) -> str:
     stated = "; no interval was measured (`retroflow compare` does)"
     if interval is not None:
         stated = f"; 95 % interval of {of}: {interval[0]:.4f} to {interval[1]:.4f}"
-    return f"With retrieval the loss is {off - on:.4f} nats per token lower{stated}.\n\n"
+    direction = "lower" if on <= off else "higher"
+    return f"With retrieval the loss is {abs(off - on):.4f} nats per token {direction}{stated}.\n\n"
 
 
 def _interval(trained: TrainedModel, report: dict[str, Any]) -> tuple[tuple[float, float] | None, str]:

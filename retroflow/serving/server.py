@@ -11,6 +11,9 @@ from retroflow.serving.app import make_app
 from retroflow.serving.options import LOOPBACK_NAMES, check_host, is_loopback
 from retroflow.serving.service import Service
 
+MOST_CONNECTIONS = 512
+"""Open at one time; each may hold a body of a few MiB for a while. One more is answered with 503."""
+
 
 def serve(service: Service, *, host: str = "127.0.0.1", port: int = 8000, without_key: bool = False) -> None:
     """Answer requests until an interrupt or a signal to end; those that run are finished within ten seconds.
@@ -43,5 +46,6 @@ def serve(service: Service, *, host: str = "127.0.0.1", port: int = 8000, withou
             server_header=False,
             timeout_graceful_shutdown=10,
             h11_max_incomplete_event_size=64 << 10,
+            limit_concurrency=MOST_CONNECTIONS,
         )
         asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
