@@ -77,6 +77,9 @@ def test_losses_stand_beside_their_overlap_and_interval(card, tmp_path):
     assert "the loss is 0.2500 nats per token lower; no interval was measured (`retroflow compare` does)." in text
     assert text.count("Overlap: 12.0% of 9 chunks.") == 1 and "- A sample was measured." in text
 
+    hurts = {mode: {"loss": loss, "bits_per_byte": 1.0} for mode, loss in (("on", 2.75), ("off", 2.5))}
+    assert "the loss is 0.2500 nats per token higher;" in card(REPORT | {"validation": hurts})[1]
+
     compared = {"model": {"checkpoint": "step-00000006.ckpt"}, "rows": [ON], "text": {"documents": 4}}
     (tmp_path / "comparisons" / "a").mkdir(parents=True)
     (tmp_path / "comparisons" / "a" / "comparison.json").write_text(json.dumps(compared))
