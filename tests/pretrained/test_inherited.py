@@ -804,3 +804,16 @@ def test_maps_are_saved_without_their_base_and_refuse_another(tmp_path):
     base.save_pretrained(tmp_path / "base")
     with pytest.raises(UsageError, match=r"has other weights.*Give the base they were trained on"):
         RetrofitModel.from_pretrained(tmp_path / "maps")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_reads_as_a_cpu_does_and_is_the_base_without_retrieval(every_family):
+    base = make_base(every_family, dtype=torch.float64)
+    model = make_model(f"{every_family}, trained", base=base)
+    tokens, retrieved, mask = make_batch()
+    expected = model(tokens, retrieved, mask)
+    tokens, retrieved, mask = (each.cuda() for each in (tokens, retrieved, mask))
+    model.cuda()
+    assert torch.equal(model(tokens), base(input_ids=tokens).logits)
+    torch.testing.assert_close(model(tokens, retrieved, mask).cpu(), expected, rtol=0, atol=1e-9)
