@@ -42,6 +42,14 @@ STOPPED = "stopped while comparing; the same command continues where it stopped"
 ALL_ROWS = "all"
 STATED = ("model", "database", "corpus", "probe")
 
+DEFINITION = 2
+"""To be raised when the same plan would get other numbers in text.npz, leakage.npz, or all rows that read."""
+
+
+def fingerprint_of(plan: Plan) -> str:
+    """Return the SHA-256 of all that numbers of a plan depend on, but for the rows."""
+    return hashlib.sha256(canonical_json([DEFINITION, plan.definition])).hexdigest()
+
 
 def chosen(rows: Sequence[str] | None) -> list[Mode]:
     """Return the modes of some rows, in the table's order.
@@ -89,7 +97,7 @@ def compare(
         RetroflowError: the causality probe failed, a loss is not finite, or the folder cannot be written.
         Preempted, Interrupted: a signal came; the same command continues.
     """
-    fingerprint = hashlib.sha256(canonical_json(plan.definition)).hexdigest()
+    fingerprint = fingerprint_of(plan)
     wanted = _Wanted(
         plan,
         chosen(rows),

@@ -23,9 +23,9 @@ SAME = 1e-6
 """Nats by which no token may differ for two rows to be called the same."""
 
 OVERLAP = (
-    "longest run of tokens that a chunk shares with the text that was retrieved for it (of a model that reads nothing: "
-    "with any text of the database) / chunk length; below 0.125, "
-    "fewer than 8 of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)"
+    "longest run of tokens that a chunk shares with the text that was retrieved for it (with frequent lookups: that "
+    "its tokens read; of a model that reads nothing: with any text of the database) / chunk length; below 0.125, fewer "
+    "than 8 of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)"
 )
 
 

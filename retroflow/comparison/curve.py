@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from retroflow.comparison.compare import STOPPED, compare, locked
+from retroflow.comparison.compare import STOPPED, compare, fingerprint_of, locked
 from retroflow.comparison.comparison import Comparison
 from retroflow.comparison.curve_file import CURVES_FOLDER, Curve
 from retroflow.comparison.measuring import measure_rows
@@ -242,7 +242,7 @@ def _measured(plan: Plan, over: str, values: Sequence[str], comparison: Comparis
     axis, text = AXES[over], comparison.measurements.text
     points = {point.name: point for point in axis.points(values or axis.default, plan.retriever, text.chunk_length)}
     modes = [_mode(point) for point in points.values()]
-    fingerprint = hashlib.sha256(canonical_json(plan.definition)).hexdigest()
+    fingerprint = fingerprint_of(plan)
 
     def made_of(mode: Mode) -> str:
         return hashlib.sha256(canonical_json([fingerprint, mode.name, plan.retriever])).hexdigest()

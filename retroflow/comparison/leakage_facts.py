@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from retroflow.console import progress, say
 from retroflow.evaluation.leakage import ALPHAS, NEAREST, THRESHOLD, bits_per_byte_up_to
 from retroflow.evaluation.near_duplicates import NearDuplicates, similar_documents
 from retroflow.evaluation.shared_runs import least_leak, longest_runs_anywhere
-from retroflow.pipeline.lookups import nearest_chunks
+from retroflow.pipeline.lookups import nearest_chunks, own_documents
 from retroflow.protocols import Int64Array
 from retroflow.store.chunk_store import ChunkSource
 
@@ -36,9 +36,11 @@ NOT_LOOKED_FOR = 'Near-duplicate documents were not looked for, which needs: pip
 _NEAREST = f"nearest_{NEAREST}"
 
 DEFINITIONS = {
-    "neighbours": "overlap with the neighbours that were found for the whole chunk, and their continuations",
+    "neighbours": "overlap with the neighbours that were found for the chunk, and their continuations; with lookups "
+    "more often than once a chunk, with those that its tokens read",
     _NEAREST: f"overlap with the {NEAREST} nearest chunks of the database, and their continuations",
-    "database": "overlap with any text of the database; runs of an eighth of a chunk and more, also across its ends",
+    "database": "overlap with any text of the database but the sequence's own documents; runs of an eighth of a chunk "
+    "and more, also across its ends",
     "training": "the same with the training split, if that is not the database",
     "alpha": "bits_per_byte and chunks are of the chunks whose overlap is alpha or less; the token after a sequence "
     "counts with its last chunk, so that those of 1 are the table's",
@@ -160,10 +162,13 @@ def leakage_of(subject: Subject) -> LeakageFacts:
     sources: dict[str, ChunkSource] = {"database": subject.splits.database}
     if subject.splits.other_database is not None:
         sources["training"] = subject.splits.train_chunks
+    excluded = own_documents(subject.splits, rows // length)  # what is never read
     for name, source in sources.items():
         whole = np.zeros(places.shape)
         with _watched(subject, f"looking for runs in the {name}", len(source), "chunks") as advance:
-            runs = longest_runs_anywhere(chunks, rows, source, least=least_leak(chunks.chunk_length), advance=advance)
+            runs = longest_runs_anywhere(
+                chunks, rows, source, least=least_leak(chunks.chunk_length), excluded=excluded, advance=advance
+            )
         whole[exists] = runs / chunks.chunk_length
         overlaps[name] = whole
     numbers = np.unique(chunks.document_ids[rows]).tolist()
@@ -180,9 +185,8 @@ def _nearest(subject: Subject, rows: Int64Array) -> NDArray[np.float64] | None:
             return None
         search, ids = subject.search(), np.full((len(splits.valid_chunks), NEAREST), -1, dtype=np.int64)
         with _watched(subject, f"searching the {NEAREST} nearest chunks", len(rows), "chunks") as advance:
-            ids[rows] = nearest_chunks(search, splits.valid_chunks, rows, NEAREST, advance=advance)
-    wider = replace(subject, splits=replace(splits, validation_neighbours=ids[:, :NEAREST]))
-    return overlaps_with(wider)
+            ids[rows] = nearest_chunks(search, splits, rows, NEAREST, advance=advance)
+    return overlaps_with(subject, ids[:, :NEAREST])
 
 
 def _near_duplicates(subject: Subject, rows: Int64Array, sources: dict[str, ChunkSource]) -> dict[str, Any] | None:

@@ -126,7 +126,7 @@ class OtherSearches:
         ids = np.full((len(splits.valid_chunks), k), -1, dtype=np.int64)
         rows = self._compared
         with progress("looking up chunks", len(rows), "chunks") as shown:
-            ids[rows] = nearest_chunks(search, splits.valid_chunks, rows, k, advance=self._advance(shown))
+            ids[rows] = nearest_chunks(search, splits, rows, k, advance=self._advance(shown))
         return ids
 
     def recall(self, search: LiveSearch | None, k: int) -> float:
@@ -140,7 +140,7 @@ class OtherSearches:
             drawn = np.random.default_rng([self._subject.seed, k])
             found = drawn.integers(self._count, size=(len(rows), k))
         else:
-            found = nearest_chunks(search, self._subject.splits.valid_chunks, rows, k, advance=lambda chunks: None)
+            found = nearest_chunks(search, self._subject.splits, rows, k, advance=lambda chunks: None, own_too=True)
         hits = 0
         for query, ids, worst in zip(queries, found, farthest, strict=True):
             vectors = _part(self.embedded.vectors, ids[ids >= 0]).astype(np.float32)

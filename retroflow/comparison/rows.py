@@ -48,6 +48,7 @@ from retroflow.evaluation.measuring import token_losses
 from retroflow.evaluation.oracle import oracle_losses
 from retroflow.evaluation.prompted import RAM_CANDIDATES, Prompting, prompted_losses, ram
 from retroflow.evaluation.topics import topic_matched, topic_matched_windows, topics_of
+from retroflow.pipeline.lookups import OtherDocuments
 from retroflow.protocols import Int64Array
 
 
@@ -138,9 +139,9 @@ def _topic_matched(subject: Subject) -> Measured:
         assert subject.search is not None
         search, k = subject.search(), found.ids.shape[-1]
 
-        def nearest(windows: list[list[int]]) -> Int64Array:
+        def nearest(windows: list[list[int]], excluded: Int64Array) -> Int64Array:
             subject.check()
-            return search.nearest(windows, k).ids
+            return search.nearest(windows, k, OtherDocuments(subject.splits.database, excluded)).ids
 
         length = subject.splits.sequence_chunks
         return reading(subject, topic_matched_windows(found, chunks, topics, nearest, sequence_chunks=length))

@@ -16,7 +16,8 @@ from retroflow.comparison.row_file import write_numbers
 from retroflow.comparison.subject import Subject
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.data.batch import NOT_PREDICTED
-from retroflow.evaluation.leakage import longest_common_runs
+from retroflow.data.windows import WindowTable
+from retroflow.evaluation.leakage import overlaps_of
 from retroflow.pipeline.embeddings import chunk_texts
 from retroflow.protocols import Int64Array
 
@@ -34,8 +35,8 @@ class TextFacts:
         documents: int64 [S, n], document of the token that each position predicts; -1 where nothing is predicted.
         bytes: int64 [S, l], UTF-8 bytes of each chunk's text.
         words: int64 [S, l], words that begin in each chunk, separated by white space; -1 if there is no text.
-        overlaps: float64 [S, l], longest run of tokens that a chunk shares with what was retrieved for it / m; NaN if
-            the model reads nothing.
+        overlaps: float64 [S, l], longest run of tokens that a chunk shares with what was retrieved for it, or, with
+            frequent lookups, with what its tokens read / m; NaN if the model reads nothing.
         of: sequences of the text.
     """
 
@@ -90,7 +91,7 @@ def facts_of(subject: Subject) -> TextFacts:
         documents=_documents(subject),
         bytes=np.where(exists, chunks.num_bytes[inside], 0).astype(np.int64),
         words=np.where(exists, _words(subject, inside), 0),
-        overlaps=overlaps_with(subject) if subject.reads else np.full(rows.shape, np.nan),
+        overlaps=overlaps_with(subject, subject.found) if subject.reads else np.full(rows.shape, np.nan),
         of=len(subject.splits.validation()),
     )
 
@@ -128,21 +129,10 @@ def _words(subject: Subject, rows: Int64Array) -> Int64Array:
     return np.array([count(row) for row in rows.ravel().tolist()], dtype=np.int64).reshape(rows.shape)
 
 
-def overlaps_with(subject: Subject) -> NDArray[np.float64]:
-    """Return each chunk's overlap with the text that was retrieved for it, as a share of its length, float64 [S, l]."""
-    chunks, length = subject.splits.valid_chunks, subject.splits.sequence_chunks
+def overlaps_with(subject: Subject, table: Int64Array | WindowTable) -> NDArray[np.float64]:
+    """Return each chunk's overlap with the text that a table holds for it (`overlaps_of`), float64 [S, l]."""
+    length, lookups_read = subject.splits.sequence_chunks, subject.model.lookups_read
     found = np.zeros((len(subject.sequences), length))
-    for place in range(len(subject.sequences)):
-        one = subject.sequences[place : place + 1]
-        batch = subject.batch(one, subject.splits.validation_neighbours)
-        assert batch.retrieved is not None and batch.retrieved_mask is not None
-        tokens = batch.tokens.view(-1, chunks.chunk_length).numpy()
-        rows = int(one[0]) * length + np.arange(len(tokens))
-        runs = longest_common_runs(
-            tokens,
-            chunks.lengths[rows].astype(np.int64),
-            batch.retrieved[0].numpy(),
-            batch.retrieved_mask[0].numpy(),
-        )
-        found[place, : len(tokens)] = runs / chunks.chunk_length
+    exists = subject.sequences[:, None] * length + np.arange(length) < len(subject.splits.valid_chunks)
+    found[exists] = overlaps_of(subject.splits, table, subject.sequences, lookups_read=lookups_read)
     return found

@@ -35,6 +35,7 @@ from retroflow.data import Batch, SequenceDataset
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.errors import UsageError
 from retroflow.model.loss import token_losses
+from retroflow.pipeline.lookups import own_documents
 from retroflow.pipeline.splits import Splits
 from retroflow.planning.placement import Placement
 from retroflow.protocols import Int64Array
@@ -163,9 +164,7 @@ def half_of_positions(half: NDArray[np.bool_], starts: Int64Array, length: int, 
 
 def documents_of(splits: Splits, sequences: Int64Array) -> Int64Array:
     """Return the documents of sequences of the validation split, ascending, with those of their last targets."""
-    chunks = sequences[:, None] * splits.sequence_chunks + np.arange(splits.sequence_chunks + 1)
-    found: Int64Array = np.unique(splits.valid_chunks.document_ids[chunks[chunks < len(splits.valid_chunks)]])
-    return found
+    return np.unique(own_documents(splits, sequences))
 
 
 def sequences_to_use(database: SequenceDataset, options: KnnOptions) -> Int64Array:

@@ -6,19 +6,21 @@ r(C) <= alpha. Source: Borgeaud et al. 2022, section 2.6.
 
 The paper calls fewer than 8 of 64 tokens (section 4.4) "no local leakage": a chunk leaks from r(C) = 12.5 % on.
 
-Shapes: N chunks, m tokens of a chunk, k neighbours, r = 2m retrieved tokens.
+Shapes: N chunks, m tokens of a chunk, k neighbours, r = 2m retrieved tokens; b sequences of l chunks and W windows.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retroflow.data.windows import WindowTable
 from retroflow.evaluation.perplexity import Measure
+from retroflow.pipeline.splits import Splits
 from retroflow.protocols import Int64Array
 
 THRESHOLD = 0.125
@@ -32,6 +34,8 @@ ALPHAS = tuple(eighths / 8 for eighths in range(1, 9))
 
 NEAREST = 10
 """Nearest chunks that the paper compares a chunk with."""
+
+_SEQUENCES_AT_ONCE = 16
 
 _CELLS_AT_ONCE = 1 << 16
 """Compared tokens whose runs stay in the processor's cache."""
@@ -117,10 +121,50 @@ def by_overlap(overlaps: NDArray[np.float64], on: Measure, off: Measure) -> list
     return buckets
 
 
-def overlaps_of(parts: Iterable[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]) -> NDArray[np.float64]:
-    """Return the overlap r(C) float64 [N] of chunks, from batches of arguments for `longest_common_runs`."""
-    found = [longest_common_runs(*part) / part[0].shape[1] for part in parts]
-    return np.concatenate(found) if found else np.zeros(0)
+def overlaps_of(
+    splits: Splits, table: Int64Array | WindowTable, sequences: Int64Array, *, lookups_read: int = 1
+) -> NDArray[np.float64]:
+    """Return the overlap r(C) float64 [c] of the chunks of validation sequences, in order.
+
+    With neighbours of chunks, each chunk is compared with those that were found for it (the paper's definition); with
+    those of windows, with what its tokens read.
+
+    Args:
+        splits: the data.
+        table: neighbours, as of `Splits.validation`.
+        sequences: int64 [S], ascending.
+        lookups_read: how many of the newest lookups a token reads.
+    """
+    dataset, m, found, done = splits.validation(table), splits.valid_chunks.chunk_length, [np.zeros(0)], 0
+    for batch in dataset.in_order(_SEQUENCES_AT_ONCE, sequences):
+        assert batch.retrieved is not None and batch.retrieved_mask is not None
+        tokens = batch.tokens.view(len(batch.tokens), -1, m).numpy()  # [b, l, m]
+        retrieved, real = batch.retrieved.numpy(), batch.retrieved_mask.numpy()  # [b, W, k, r]
+        num_rows, num_chunks = tokens.shape[:2]
+        if isinstance(table, WindowTable):
+            windows = windows_of_chunks(num_chunks, m, table.step, lookups_read)  # [l, V]
+            retrieved, real = retrieved[:, windows], real[:, windows] & (windows >= 0)[..., None, None]
+        starts = sequences[done : done + num_rows] * splits.sequence_chunks
+        lengths = dataset.chunks.lengths[starts[:, None] + np.arange(num_chunks)].astype(np.int64)
+        shape = (num_rows * num_chunks, -1, retrieved.shape[-1])
+        runs = longest_common_runs(
+            tokens.reshape(-1, m), lengths.ravel(), retrieved.reshape(shape), real.reshape(shape)
+        )
+        found.append(runs / m)
+        done += num_rows
+    return np.concatenate(found)
+
+
+def windows_of_chunks(num_chunks: int, m: int, step: int, lookups_read: int) -> Int64Array:
+    """Return the windows that the tokens of each chunk read while they are predicted, int64 [l, V]; -1 = none.
+
+    Window w ends with token m + w * step; a token reads the newest ones that ended before it.
+    """
+    starts = np.arange(num_chunks) * m
+    last = (starts - 1) // step  # that of the chunk's last token
+    first = (starts - m) // step - (lookups_read - 1)
+    windows = first[:, None] + np.arange(int((last - first).max(initial=0)) + 1)
+    return np.where((windows >= 0) & (windows <= last[:, None]), windows, -1)
 
 
 def bits_per_byte_up_to(

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from retroflow.data import Batch, SequenceDataset
+from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.data.windows import WindowTable
 from retroflow.distributed.ranks import Ranks
@@ -38,9 +37,6 @@ from retroflow.protocols import Int64Array
 
 _LOGITS_AT_ONCE = 1 << 26
 """Logits in memory at one time during evaluation, 256 MB in float32."""
-
-_OVERLAP_SEQUENCES = 64
-"""Sequences whose overlap is computed together."""
 
 
 class Measurable(Protocol):
@@ -165,9 +161,10 @@ def measure_report(
     """
     model, splits, options = job.module.model, job.splits, job.options
     found = splits.validation_neighbours
+    read = found if windows is None else windows
     tables: dict[str, Int64Array | WindowTable | None] = {"off": None}
     if options.retrieval:
-        tables |= _tables(job, found if windows is None else windows)
+        tables |= _tables(job, read)
     sample = sample_of(job)
     starts = None if sample is None else sample * splits.sequence_chunks
     measures, opponents = {}, None
@@ -189,7 +186,8 @@ def measure_report(
     if not options.retrieval:
         return Report(measures=measures, training=training, sample=stated)
     chunks = _chunks_of(splits, sample)
-    overlaps = overlaps_of(_overlap_parts(splits.validation(found), sample))
+    sequences = np.arange(len(splits.validation())) if sample is None else sample
+    overlaps = overlaps_of(splits, read, sequences, lookups_read=model.lookups_read)
     return Report(
         measures=measures,
         without_neighbours=share_without_neighbours(found[chunks]),
@@ -266,20 +264,3 @@ def sequences_to_measure(job: Measurable) -> int:
     count = len(job.splits.validation()) if sample is None else len(sample)
     modes = 4 if job.options.retrieval else 1
     return count * modes + len(prompted_sequences(job)) * len(promptings(1))
-
-
-def _overlap_parts(
-    dataset: SequenceDataset, sequences: Int64Array | None
-) -> Iterator[tuple[Int64Array, Int64Array, Int64Array, NDArray[np.bool_]]]:
-    """Yield the sequences' chunks in order, with their text lengths and retrieved text."""
-    wanted = np.arange(len(dataset), dtype=np.int64) if sequences is None else sequences
-    done = 0
-    for batch in dataset.in_order(_OVERLAP_SEQUENCES, sequences):
-        assert batch.retrieved is not None and batch.retrieved_mask is not None
-        num_rows = len(batch.tokens)
-        starts = wanted[done : done + num_rows] * dataset.sequence_chunks
-        done += num_rows
-        tokens = batch.tokens.view(-1, dataset.chunks.chunk_length).numpy()  # [b * l, m]
-        rows = starts[:, None] + np.arange(len(tokens) // num_rows)
-        lengths = dataset.chunks.lengths[rows.ravel()].astype(np.int64)
-        yield tokens, lengths, batch.retrieved.flatten(0, 1).numpy(), batch.retrieved_mask.flatten(0, 1).numpy()

@@ -47,7 +47,8 @@ DEFINITIONS = {
     "gain_over_random_minus_in_context_trained": "(random - on) - (in_context_trained_random - in_context_trained) of "
     "the losses in opponents",
     "intervals": "95 % of bootstrap resamples of documents, paired, in nats per token; of recovered a share",
-    "overlap": "longest run of tokens a chunk shares with its retrieved text / chunk length",
+    "overlap": "longest run of tokens a chunk shares with its retrieved text (with frequent lookups: with what its "
+    "tokens read) / chunk length",
     "by_overlap": "chunks whose overlap is at_least and not below, or 1 in the last bucket; below 0.125, fewer than 8 "
     "of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)",
     **MODES,

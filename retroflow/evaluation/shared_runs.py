@@ -35,20 +35,21 @@ def longest_runs_anywhere(
     database: ChunkSource,
     *,
     least: int,
+    excluded: Int64Array | None = None,
     advance: Callable[[int], None] = lambda chunks: None,
 ) -> Int64Array:
     """Return the longest run of tokens that each chunk shares with a document of the database.
 
     A run may cross chunks on both sides: it counts for every evaluated chunk in which at least one of its tokens
     lies, with up to `least` - 1 tokens before the chunk and after it. So a copied passage is found wherever it begins.
-    Documents of the database with the number of an evaluated one are left out: they are other versions of it, which
-    its chunks are never shown.
 
     Args:
         chunks: the evaluated split.
         rows: int64 [c], its chunks to look at.
         database: by the same tokenizer.
         least: shorter runs are not looked for.
+        excluded: int64 [c, e], documents of the database that a chunk is never shown; None for that with the number of
+            its own document, another version of it.
         advance: called with the number of finished chunks of the database.
 
     Returns:
@@ -63,19 +64,38 @@ def longest_runs_anywhere(
     queries = queries.part(np.argsort(queries.hashes))
     seen = np.zeros(1 << _FILTER_BITS, dtype=bool)
     seen[_key(queries.hashes)] = True
-    own_documents = np.unique(np.asarray(chunks.document_ids[rows]))
-    for tokens, left, num_chunks in _documents_text(database, own_documents):
+    excluded = np.asarray(chunks.document_ids[rows])[:, None] if excluded is None else excluded
+    rows_without = _places_by_value(excluded)
+    for tokens, left, documents, num_chunks in _documents_text(database):
         found = _Windows(hashed(tokens), left, np.arange(len(tokens))).first(least)
         found = found.part(np.flatnonzero(seen[_key(found.hashes)]))
-        own = queries.part(_places_of(np.unique(found.hashes), queries.hashes))
-        own, found = _shared(own, found)
-        while len(own.places):
-            np.maximum.at(longest, owner[own.places], own.length)
-            if own.length >= m:
-                break
-            own, found = _shared(own.longer(), found.longer())
+        of_found = documents[found.places]
+        is_excluded = np.isin(of_found, list(rows_without))
+        of_others = found.part(~is_excluded)
+        _lengthen(longest, owner, queries.of(of_others), of_others)
+        for document in np.unique(of_found[is_excluded]).tolist():
+            of_document = found.part(of_found == document)
+            own = queries.of(of_document)
+            own = own.part(~np.isin(owner[own.places], rows_without[document]))
+            _lengthen(longest, owner, own, of_document)
         advance(num_chunks)
     return np.minimum(longest, m)
+
+
+def _places_by_value(values: Int64Array) -> dict[int, Int64Array]:
+    """Return for each value in [c, e] the rows that have it."""
+    rows, flat = np.repeat(np.arange(len(values)), values.shape[1]), values.ravel()
+    order = np.argsort(flat, kind="stable")
+    distinct, first = np.unique(flat[order], return_index=True)
+    return dict(zip(distinct.tolist(), np.split(rows[order], first[1:]), strict=True)) if len(flat) else {}
+
+
+def _lengthen(longest: Int64Array, owner: Int64Array, own: "_Windows", found: "_Windows") -> None:
+    """Enter the longest runs that windows share with those of a database, from the windows' length on, into [c]."""
+    own, found = _shared(own, found)
+    while len(own.places):
+        np.maximum.at(longest, owner[own.places], own.length)
+        own, found = _shared(own.longer(), found.longer())
 
 
 class _Windows:
@@ -98,6 +118,10 @@ class _Windows:
 
     def part(self, which: NDArray[np.int64] | NDArray[np.bool_]) -> "_Windows":
         return _Windows(self._values, self._left, self.places[which], self.hashes[which], self.length)
+
+    def of(self, other: "_Windows") -> "_Windows":
+        """Return the windows, ascending by hash, that another text has, too."""
+        return self.part(_places_of(np.unique(other.hashes), self.hashes))
 
     def longer(self) -> "_Windows":
         """Return the windows with one token more, without those that the text is too short for."""
@@ -181,9 +205,9 @@ def _left(real: NDArray[np.bool_]) -> Int64Array:
 
 
 def _documents_text(
-    database: ChunkSource, excluded: Int64Array
-) -> Iterator[tuple[NDArray[np.integer], Int64Array, int]]:
-    """Yield the tokens of the database [T] in parts, what is left of each document, and the number of chunks.
+    database: ChunkSource,
+) -> Iterator[tuple[NDArray[np.integer], Int64Array, Int64Array, int]]:
+    """Yield the tokens of the database [T] in parts, what is left of each document, the documents, and the chunks.
 
     A part has one chunk of the next, so that no run is cut off at its end.
     """
@@ -191,13 +215,11 @@ def _documents_text(
         stop = min(start + CHUNKS_AT_ONCE, len(database))
         rows = np.arange(start, min(stop + 1, len(database)))
         lengths = database.lengths[rows].astype(np.int64)
-        of_rows = np.asarray(database.document_ids[rows])
-        lengths[np.isin(of_rows, excluded)] = 0
         tokens = np.asarray(database.tokens[rows])[np.arange(database.chunk_length) < lengths[:, None]]
-        documents = np.repeat(of_rows, lengths)
+        documents = np.repeat(np.asarray(database.document_ids[rows]), lengths)
         is_last = np.ones(len(tokens), dtype=bool)
         is_last[:-1] = documents[1:] != documents[:-1]
         last = np.flatnonzero(is_last)
         left = last[np.searchsorted(last, np.arange(len(tokens)))] + 1 - np.arange(len(tokens))
-        yield tokens, left, stop - start
+        yield tokens, left, documents, stop - start
         database.release()

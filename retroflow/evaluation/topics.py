@@ -119,7 +119,7 @@ def topic_matched_windows(
     table: WindowTable,
     chunks: ChunkSource,
     topics: Topics,
-    nearest: Callable[[list[list[int]]], Int64Array],
+    nearest: Callable[[list[list[int]], Int64Array], Int64Array],
     *,
     sequence_chunks: int,
 ) -> WindowTable:
@@ -132,7 +132,7 @@ def topic_matched_windows(
         table: what was found, of which sequences and step are taken.
         chunks: the text.
         topics: of its documents.
-        nearest: finds the neighbours int64 [q, k] of q windows of tokens.
+        nearest: finds the neighbours int64 [q, k] of q windows of tokens, outside documents [q, e].
         sequence_chunks: chunks of a sequence.
     """
     m, ids = chunks.chunk_length, np.full_like(table.ids, -1)
@@ -147,11 +147,13 @@ def topic_matched_windows(
     is_paired = partners[own] >= 0
     rows, places, own = rows[is_paired], places[is_paired], own[is_paired]
     partner, after = partners[own], ends[rows, places] - first[own] * m
+    near = np.minimum(table.sequences[rows, None] * sequence_chunks + np.arange(sequence_chunks + 1), len(chunks) - 1)
+    excluded = np.column_stack([documents[near], topics.documents[partner]])  # the sequence's, and the partner
     stops = first[partner] * m + m + (after - m) % np.maximum(1, lengths[partner] - m + 1)
     for start in range(0, len(rows), _WINDOWS):
         part = slice(start, start + _WINDOWS)
         positions = stops[part, None] + np.arange(-m, 0)
-        ids[rows[part], places[part]] = nearest(chunks.tokens[positions // m, positions % m].tolist())
+        ids[rows[part], places[part]] = nearest(chunks.tokens[positions // m, positions % m].tolist(), excluded[part])
     return replace(table, ids=ids)
 
 

@@ -14,6 +14,7 @@ from retroflow.components import create_corpus
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.database.documents import corpus_section
 from retroflow.errors import RetroflowError
+from retroflow.pipeline.lookups import own_documents
 from retroflow.pretrained.retrofit_config import RetrofitConfig
 from tests.pretrained.bases import make_base
 
@@ -78,6 +79,11 @@ def test_a_base_reads_a_database_and_never_the_text_s_own_document(made, tmp_pat
         own = text.document(int(text.document_ids[row])).id
         found_in = {database.document(int(database.document_ids[one])).id for one in ids[row] if one >= 0}
         assert own not in found_in
+    for row, sequence in enumerate(subject.sequences):  # frequent lookups search further, too
+        own = {text.document(int(number)).id for number in own_documents(subject.splits, np.array([sequence]))[0]}
+        ids = subject.found.ids[row, : (min(4, len(text) - 4 * sequence) - 1) * 2 + 1]
+        read = {database.document(int(database.document_ids[one])).id for one in ids.ravel()}
+        assert (ids >= 0).all() and read.isdisjoint(own)
     assert isinstance(subject.model.options, RetrofitConfig) and subject.step == 4
 
 

@@ -1,9 +1,13 @@
 """Overlap equals a literal search for the longest common run."""
 
 import numpy as np
+import pytest
 
+from retroflow.data.retrieved import read_retrieved
+from retroflow.data.windows import WindowTable
 from retroflow.evaluation.leakage import by_overlap, longest_common_runs, overlaps_of
 from retroflow.evaluation.perplexity import Measure
+from tests.training.jobs import tiny_splits
 
 
 def literal(tokens, length, retrieved, real):
@@ -31,8 +35,31 @@ def test_a_copied_chunk_overlaps_wholly_and_nothing_retrieved_not_at_all():
     tokens = np.arange(8)[None]
     retrieved = np.concatenate([np.full(5, 99), np.arange(8), np.full(3, 99)])[None, None]
     real = np.ones_like(retrieved, dtype=bool)
-    full = np.array([8])
-    assert overlaps_of([(tokens, full, retrieved, real), (tokens, full, retrieved, ~real)]).tolist() == [1.0, 0.0]
+    assert longest_common_runs(tokens, np.array([8]), retrieved, real).tolist() == [8]
+    assert longest_common_runs(tokens, np.array([8]), retrieved, ~real).tolist() == [0]
+
+
+@pytest.mark.parametrize(("step", "lookups_read"), [(4, 1), (2, 1), (2, 2), (1, 3)])
+def test_with_frequent_lookups_a_chunk_is_compared_with_what_its_tokens_read(step, lookups_read):
+    splits, m, length = tiny_splits(), 4, 3
+    sequences = np.array([0, 2, 4])  # the last one is shorter
+    generator = np.random.default_rng(step)
+    ids = generator.integers(len(splits.train_chunks), size=(3, (length - 1) * m // step + 1, 2))
+    table = WindowTable(sequences, ids, step)
+    found, number = overlaps_of(splits, table, sequences, lookups_read=lookups_read), 0
+    for row, sequence in enumerate(sequences):
+        rows = range(sequence * length, min((sequence + 1) * length, len(splits.valid_chunks)))
+        for chunk, in_split in enumerate(rows):
+            read = set()
+            for known in range(chunk * m, (chunk + 1) * m):  # tokens before the predicted one
+                newest = (known - m) // step
+                read |= {window for window in range(newest - lookups_read + 1, newest + 1) if window >= 0}
+            passages = ids[row, sorted(read)].reshape(-1)
+            text, real = read_retrieved(splits.train_chunks, passages, passages >= 0)
+            tokens, count = splits.valid_chunks.tokens[in_split], int(splits.valid_chunks.lengths[in_split])
+            assert found[number] == literal(tokens, count, text, real) / m
+            number += 1
+    assert number == len(found) and len(set(found.tolist())) > 1
 
 
 def make_measure(chunk_nats, tokens):

@@ -71,6 +71,11 @@ def test_another_version_of_the_same_document_is_no_near_duplicate(corpora):
     pytest.importorskip("datasketch")
     valid, _ = corpora
     assert similar_documents(valid, None, valid) == (6, [])
+    write(valid, 6, text_of(valid, 7)[:700])  # but a copy of another evaluated one is
+    assert {(pair.document, pair.other) for pair in similar_documents(valid, None, valid)[1]} == {
+        ("6", "7"),
+        ("7", "6"),
+    }
 
 
 def test_a_missing_library_is_named(corpora, monkeypatch):

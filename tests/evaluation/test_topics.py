@@ -81,10 +81,11 @@ def test_a_window_looks_up_that_of_its_partner_at_the_same_place(step):
     windows = (16 - 4) // step + 1
     table = WindowTable(sequences, np.zeros((len(sequences), windows, 1), np.int64), step)
     topics = topics_of(chunks, None, seed=1)
-    asked = []
+    asked, excluded = [], []
 
-    def nearest(queries):
+    def nearest(queries, documents):
         asked.extend(queries)
+        excluded.extend(documents.tolist())
         return np.arange(len(asked) - len(queries), len(asked))[:, None]
 
     matched = topic_matched_windows(table, chunks, topics, nearest, sequence_chunks=4)
@@ -94,6 +95,8 @@ def test_a_window_looks_up_that_of_its_partner_at_the_same_place(step):
         own = int(chunks.document_ids[(end - 1) // 4])
         query = [token for token in asked[matched.ids[row, window, 0]] if token]
         assert {int(document_of[token]) for token in query} == {partners[own]}
+        shown = chunks.document_ids[sequences[row] * 4 : sequences[row] * 4 + 5].tolist()
+        assert set(excluded[matched.ids[row, window, 0]]) == {partners[own], *shown}
         after = end - 4 * int(np.argmax(chunks.document_ids == own))
         theirs = np.flatnonzero(document_of == partners[own])
         if 4 <= after <= len(theirs):

@@ -1,10 +1,12 @@
 """Windows are looked up with the tokens before their end, those of a chunk like the chunk in the prepared table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from retroflow.components import recipe_schema
-from retroflow.pipeline.lookups import look_up, open_search
+from retroflow.pipeline.lookups import look_up, nearest_chunks, open_search, own_documents
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.splits import open_splits
 from retroflow.protocols import Neighbours
@@ -46,7 +48,7 @@ def test_a_query_is_the_tokens_before_the_window_s_end(tmp_path, step, query):
     asked = []
 
     class Search:
-        def nearest(self, queries, k):
+        def nearest(self, queries, k, others):
             asked.extend(queries)
             return Neighbours(np.arange(len(queries) * k).reshape(-1, k), np.zeros((len(queries), k), np.float32))
 
@@ -55,3 +57,28 @@ def test_a_query_is_the_tokens_before_the_window_s_end(tmp_path, step, query):
     ends = [(first * 64, first * 64 + end) for first in (1, 3) for end in range(16, 65, step)]
     assert asked == [text[max(start, end - (query or 16)) : end].tolist() for start, end in ends]
     assert table.ids.shape == (2, len(ends) // 2, 2)
+
+
+@pytest.mark.parametrize("retriever", ["exact", "bm25"])
+def test_text_and_database_with_the_same_documents_still_find_k_neighbours_of_others(tmp_path, retriever):
+    recipe, prepared, splits = opened(tmp_path, retriever)
+    search = open_search(recipe, prepared)
+    splits = replace(splits, valid_chunks=splits.train_chunks)  # every document is in the database, too
+    documents, count = np.asarray(splits.train_chunks.document_ids[:]), len(splits.train_chunks)
+    sequences = np.arange(0, count // 4, 3)
+    table = look_up(search, splits, sequences, step=8, k=3, advance=lambda windows: None)
+    text = np.asarray(splits.train_chunks.tokens).ravel()
+    for row, window in np.ndindex(table.ids.shape[:2]):
+        first = int(sequences[row]) * 4
+        own = documents[first : first + 5]
+        end = first * 16 + 16 + window * 8
+        ranked = search.nearest([text[end - 16 : end].tolist()], count).ids[0]
+        allowed = [id for id in ranked.tolist() if id >= 0 and documents[id] not in own]
+        assert len(allowed) >= 3 or retriever == "bm25"  # which finds only what shares a word
+        assert table.ids[row, window].tolist() == [*allowed, -1, -1, -1][:3]
+    chunks = np.arange(0, count // 4 * 4, 7)
+    found = nearest_chunks(search, splits, chunks, count, advance=lambda chunks: None)
+    for chunk, ids in zip(chunks, found, strict=True):
+        allowed = np.flatnonzero(~np.isin(documents, own_documents(splits, np.array([chunk // 4]))))
+        assert set(ids[ids >= 0]) <= set(allowed)
+        assert retriever == "bm25" or len(allowed) == (ids >= 0).sum()
