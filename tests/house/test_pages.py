@@ -10,6 +10,7 @@ from tests.house.tree import ROOT
 GUIDES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 GUIDES = [path for path in GUIDES if path.name != "log.md"]  # history stays as it was written
 pages = pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+OTHERS = sorted([*(ROOT / "docs").glob("*/*.md"), *(ROOT / "plugins").glob("*/README.md"), ROOT / "docs" / "log.md"])
 
 
 def prose(text: str) -> str:
@@ -33,7 +34,7 @@ def test_sentences_are_short(path) -> None:
     assert sum(lengths) / max(1, len(lengths)) < 18
 
 
-@pages
+@pytest.mark.parametrize("path", [*GUIDES, *OTHERS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path) -> None:
     for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")):
         page = path.parent / target if target else path
