@@ -28,8 +28,9 @@ def curve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
         typer.Option("--corpus", metavar="PATH", help="Text, if MODEL is no run: JSON Lines, or a folder of text."),
     ] = None,
     sequences: Annotated[
-        str, typer.Option("--sequences", metavar="N", help="Sequences to measure, evenly spaced, or all.")
-    ] = "100",
+        str | None,
+        typer.Option("--sequences", metavar="N", help="Sequences to measure, evenly spaced, or all. Default: 100."),
+    ] = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="STEP|PATH", help="Of a run. Default: the newest.")
     ] = None,
@@ -44,6 +45,11 @@ def curve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
 
     runs, overrides = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if over == "training":
+        given = {"--values": values, "--database": database, "--corpus": corpus, "--checkpoint": checkpoint}
+        given |= {"--sequences": sequences}
+        unused = [*(name for name, value in given.items() if value is not None), *overrides]
+        if unused:
+            raise UsageError(f"--over training reads what the runs logged; leave out {', '.join(unused)}.")
         with only_results_on_stdout():
             made = curves.training_curves(*runs, output=output)
     else:
@@ -57,7 +63,7 @@ def curve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
                 values=[] if values is None else [word.strip() for word in values.split(",") if word.strip()],
                 database=database,
                 corpus=corpus,
-                sequences=sequences,
+                sequences=sequences or "100",
                 checkpoint=checkpoint,
                 output=output,
             )

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retroflow.comparison.leakage_facts import LeakageFacts
+from retroflow.comparison.rows import SHARE_READ, TOPICS
 from retroflow.comparison.table import COLUMNS, Measurements, Row
 from retroflow.evaluation.leakage import OverlapBucket, by_overlap, overlap_statement
 from retroflow.evaluation.opponents import FEW_DOCUMENTS
@@ -28,6 +29,10 @@ OVERLAP = (
     "than 8 of 64 tokens, is no local leakage (Borgeaud et al. 2022, 4.4)"
 )
 
+_NOTHING_READ = {
+    "shuffled": "there is no other chunk, or with frequent lookups no other sequence, to take neighbours from",
+    "topic_matched": "there is no other document to take neighbours from",
+}
 
 _COLUMNS = [each.name for each in fields(Row) if each.name != "facts"]
 
@@ -103,7 +108,11 @@ class Comparison:
             sentences.append(
                 f"Retrieval is switched off inside this model: on equals off on every token, to {SAME:g} nats.{same}"
             )
-        if on.over_random is not None and (on.over_random <= 0 or (on.over_random_interval or (1.0,))[0] <= 0):
+        if on.over_random is None:
+            sentences.append(
+                "Not checked: whether found neighbours are better than random ones. Measure the row random, too."
+            )
+        elif on.over_random <= 0 or (on.over_random_interval or (1.0,))[0] <= 0:
             bounds = on.over_random_interval
             stated = "no interval" if bounds is None else f"95% interval {bounds[0]:.4f} to {bounds[1]:.4f}"
             sentences.append(
@@ -135,8 +144,28 @@ class Comparison:
                     f"{row.name} was measured on {row.sequences:,} of these {compared:,} sequences; its gain is "
                     "against off on the same ones, and its nats are not comparable with other rows."
                 )
+        sentences += self._of_reading()
         sentences += [self._of_other(row) for row in self.rows if "training" in row.facts]
         sentences += [f"{name} is left out: {why}." for name, why in self.left_out.items()]
+        return sentences
+
+    def _of_reading(self) -> list[str]:
+        """State which rows had less to read than on, or nothing."""
+        shares = {row.name: row.facts[SHARE_READ] for row in self.rows if SHARE_READ in row.facts}
+        sentences = []
+        for name, share in shares.items():
+            if share == 0:
+                why = _NOTHING_READ.get(name, "nothing was found outside the sequences' own documents")
+                sentences.append(f"{name} read nothing, so its numbers are those of off: {why}.")
+            elif share < 0.9 * shares.get("on", 0.0):
+                sentences.append(
+                    f"{name} had text to read at {share:.1%} of its lookups only, on at {shares['on']:.1%}."
+                )
+        for row in self.rows:
+            if row.facts.get(TOPICS) == 1 and shares.get(row.name):
+                sentences.append(
+                    f"{row.name}: there are too few documents for topics, so it reads any other document's."
+                )
         return sentences
 
     def _of_other(self, row: Row) -> str:
@@ -214,7 +243,7 @@ class Comparison:
         for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.rows:
-            table.add_row(row.name, *_cells(row))
+            table.add_row(row.name if row.facts.get(SHARE_READ) != 0 else f"{row.name} (read nothing)", *_cells(row))
         return table
 
 

@@ -221,7 +221,8 @@ def curve(plan: Plan, over: str, values: Sequence[str] = (), *, output: Path | N
         raise UsageError("values: a curve over alpha has those of the paper, an eighth to all of a chunk.")
     if plan.definition.get("retrieval") is False:
         raise UsageError(f"over='{over}': the model reads no neighbours, so there is nothing to vary.")
-    comparison = compare(plan, rows=["off", "on"], seed=seed)
+    # random is measured for the warning that found neighbours are no better.
+    comparison = compare(plan, rows=["off", "on", "random"], seed=seed)
     made = _over_alpha(comparison) if over == ALPHA else _measured(plan, over, values, comparison, seed)
     made = replace(made, folder=output or plan.folder.parent / CURVES_FOLDER)
     made.write()

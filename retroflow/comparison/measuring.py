@@ -82,8 +82,10 @@ def _measure_row(
     """Measure what is missing of a row; `begun` are its sequences and what there is."""
     wanted, row = begun
     began = time.perf_counter()
-    measured = open_row(subject)
-    row = replace(row, facts=measured.facts, setup_seconds=row.setup_seconds + time.perf_counter() - began)
+    with _using(subject) as use:
+        measured = open_row(subject)
+    seconds = row.setup_seconds + time.perf_counter() - began
+    row = replace(row, facts=measured.facts, setup_seconds=seconds, setup_forwards=use["forwards"])
     written = time.monotonic()
     try:
         missing = wanted[~np.isin(wanted, row.sequences)]

@@ -34,7 +34,8 @@ class RowFile:
         token_nats: float32 [s, n].
         seconds: that measuring took.
         setup_seconds: before the first sequence, over all starts.
-        forwards: tokens that went through the model.
+        setup_forwards: tokens that went through the model before the first sequence, in the last start.
+        forwards: the same while the sequences were measured.
         memory: largest number of bytes in use; None if it is not known.
         facts: of `rows.Measured`.
     """
@@ -43,6 +44,7 @@ class RowFile:
     token_nats: NDArray[np.float32]
     seconds: float = 0.0
     setup_seconds: float = 0.0
+    setup_forwards: int = 0
     forwards: int = 0
     memory: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class RowFile:
     @property
     def _about(self) -> dict[str, Any]:
         values = asdict(self)
-        return {key: values[key] for key in ("setup_seconds", "forwards", "memory", "facts")}
+        return {key: values[key] for key in ("setup_seconds", "setup_forwards", "forwards", "memory", "facts")}
 
     @property
     def _digest(self) -> str:

@@ -10,7 +10,7 @@ Shapes: b sequences of one length, n tokens of a sequence, m tokens of a chunk, 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -47,9 +47,15 @@ from retroflow.evaluation.knn_lm import (
 from retroflow.evaluation.measuring import token_losses
 from retroflow.evaluation.oracle import oracle_losses
 from retroflow.evaluation.prompted import RAM_CANDIDATES, Prompting, prompted_losses, ram
-from retroflow.evaluation.topics import topic_matched, topic_matched_windows, topics_of
+from retroflow.evaluation.topics import number_of_topics, topic_matched, topic_matched_windows, topics_of
 from retroflow.pipeline.lookups import OtherDocuments
 from retroflow.protocols import Int64Array
+
+SHARE_READ = "share_read"
+"""Fact about a row that reads neighbours: the share of its lookups that have text to read."""
+
+TOPICS = "topics"
+"""Fact about topic_matched: the number of topics."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,17 @@ def reading(subject: Subject, table: Table, change: Callable[[Batch], Batch] = l
         found: NDArray[np.float32] = losses(change(subject.batch(sequences, table))).float().cpu().numpy()
         return found
 
-    return Measured(nats)
+    return Measured(nats, {} if table is None else {SHARE_READ: _share_read(subject, table, change)})
+
+
+def _share_read(subject: Subject, table: Table, change: Callable[[Batch], Batch]) -> float:
+    """Return the share of the lookups that have text to read, 0 to 1."""
+    read = []
+    for sequence in subject.sequences:
+        mask = change(subject.batch(sequence[None], table)).retrieved_mask
+        assert mask is not None
+        read.append(mask.flatten(2).any(dim=-1).flatten())
+    return float(torch.cat(read).float().mean())
 
 
 def prompted(
@@ -143,9 +159,13 @@ def _topic_matched(subject: Subject) -> Measured:
             subject.check()
             return search.nearest(windows, k, OtherDocuments(subject.splits.database, excluded)).ids
 
-        length = subject.splits.sequence_chunks
-        return reading(subject, topic_matched_windows(found, chunks, topics, nearest, sequence_chunks=length))
-    return reading(subject, topic_matched(found, np.asarray(chunks.document_ids[:]), topics))
+        length, count = subject.splits.sequence_chunks, len(topics.documents)
+        table: Table = topic_matched_windows(found, chunks, topics, nearest, sequence_chunks=length)
+    else:
+        documents = np.asarray(chunks.document_ids[:])
+        table, count = topic_matched(found, documents, topics), len(np.unique(documents[(found >= 0).any(axis=1)]))
+    measured = reading(subject, table)
+    return replace(measured, facts=measured.facts | {TOPICS: number_of_topics(count)})
 
 
 def _half(subject: Subject, *, change: Callable[[Batch], Batch]) -> Measured:
@@ -179,6 +199,12 @@ def _in_context_ram(subject: Subject, *, reranked: bool) -> Measured:
     options = subject.options
     window = options.ram_window or subject.sequence_length
     _check_stride("rows.ram_stride", options.ram_stride, window - 1)
+    least = max(subject.splits.valid_chunks.chunk_length, options.ram_rank + 1 if reranked else 0) + options.ram_stride
+    if options.ram_window is not None and window < least:
+        raise UsageError(
+            f"rows.ram_window={window}: the last {least - 1} tokens of a window are text, so it has no room for a "
+            f"passage; give {least} or more."
+        )
     protocol = ram(
         window,
         step=options.ram_stride,

@@ -26,8 +26,10 @@ COLUMNS = {
     "recovered": "gain / gain of in_context on the same tokens; null if that is not above 0",
     "recovered_interval": "likewise; null if in_context's gain is not above 0 in every resample",
     "seconds_per_token": "duration of the measurement / tokens predicted in it; with the lookups of oracle, of Ram et "
-    "al. and of in_context_stride, without those of other rows, which were made before",
-    "computation_per_token": "tokens that went through the model, its neighbour encoder included / tokens predicted",
+    "al. and of in_context_stride, without those of other rows, which were made before, and the keys of knn_lm: "
+    "setup_seconds",
+    "computation_per_token": "tokens that went through the model, its neighbour encoder included, / tokens predicted; "
+    "with those of the keys of knn_lm and of its tuning",
     "memory": "largest number of bytes in use while the row was measured: resident memory of the whole process on a "
     "CPU, memory of tensors on a GPU; null where the system does not tell",
     "sequences": "that the row was measured on",
@@ -140,7 +142,7 @@ class Measurements:
             over_random=gains.get("over_random"),
             over_random_interval=gains.get("over_random_interval"),
             seconds_per_token=row.seconds / max(1, tokens),
-            computation_per_token=row.forwards / max(1, tokens),
+            computation_per_token=(row.setup_forwards + row.forwards) / max(1, tokens),
             memory=row.memory,
             sequences=len(places),
             tokens=tokens,

@@ -67,6 +67,11 @@ class Topics:
         return partners
 
 
+def number_of_topics(documents: int) -> int:
+    """Return into how many topics so many documents are grouped."""
+    return min(max(1, round(documents / DOCUMENTS_OF_A_TOPIC)), MOST_TOPICS)
+
+
 def topics_of(chunks: ChunkSource, embeddings: VectorSource | None, *, seed: int) -> Topics:
     """Return the documents of a split as vectors.
 
@@ -174,7 +179,7 @@ def _lexical(chunks: ChunkSource, places: Int64Array, count: int) -> NDArray[np.
 
 def _clusters(vectors: Float32Array, generator: np.random.Generator) -> tuple[Int64Array, Float32Array]:
     """Group vectors [D, d] of length 1 by k-means with cosine; returns int64 [D], and the centres [C, d]."""
-    count = min(max(1, round(len(vectors) / DOCUMENTS_OF_A_TOPIC)), MOST_TOPICS)
+    count = number_of_topics(len(vectors))
     centres = vectors[generator.choice(len(vectors), count, replace=False)]
     nearest = np.zeros(len(vectors), dtype=np.int64)
     for _ in range(_ITERATIONS):

@@ -21,7 +21,7 @@ from retroflow.generation.retrieved import LiveRetriever
 from retroflow.protocols import Int64Array
 from retroflow.tasks.answers import exact_match, f1, is_in
 from retroflow.tasks.results import OFF, ON, Metric, TaskResult
-from retroflow.tasks.retrievers import GivenPassages, drawn
+from retroflow.tasks.retrievers import GivenPassages, RandomChunks
 
 ANSWER_TOKENS = 32
 """An answer is cut after so many tokens."""
@@ -33,7 +33,7 @@ RECALL_AT = (1, 5, 20)
 def predict_answers(
     opened: LanguageModel,
     questions: Sequence[Question],
-    ways: Mapping[str, LiveRetriever | None],
+    ways: Mapping[str, RetrievalDatabase | RandomChunks | None],
     options: GenerationOptions,
     advance: Callable[[int], None],
 ) -> TaskResult:
@@ -42,7 +42,7 @@ def predict_answers(
     Args:
         opened: the model, with its database.
         questions: to answer.
-        ways: names of the ways; what they retrieve is replaced by passages.
+        ways: by name, where passages are found; None for no passages.
         options: num_neighbours is the number of passages.
         advance: called after each answer; may raise to stop.
     """
@@ -51,7 +51,7 @@ def predict_answers(
     if opened.database is not None:
         queries = [opened.tokenizer.encode(question.text).ids.tolist() for question in questions]
         most = max(*RECALL_AT, options.num_neighbours)
-        found = {way: _find(way, opened.database, queries, most) for way in ways if way != OFF}
+        found = {way: source.nearest(queries, most).ids for way, source in ways.items() if source is not None}
     passages = None if opened.database is None else Passages(opened.database.chunks, opened.tokenizer)
     answers = {}
     for way in ways:
@@ -80,11 +80,6 @@ def predict_answers(
     measured = {"retrieval_step": opened.model.config.chunk_length}
     result = TaskResult("", _metrics(predictions, ways), predictions, len(questions), measured=measured)
     return result if passages is None else _with_recall(result, passages, found[ON], options.num_neighbours)
-
-
-def _find(way: str, database: RetrievalDatabase, queries: Sequence[Sequence[int]], k: int) -> Int64Array:
-    """Return int64 [questions, k] rows of the database, -1 where there is none."""
-    return (database.nearest(queries, k) if way == ON else drawn(len(database), queries, k, seed=0)).ids
 
 
 def _given(passages: Passages, windows: Sequence[tuple[int, ...]], ids: Int64Array, filler: int) -> GivenPassages:

@@ -26,7 +26,11 @@ class RandomChunks:
 
     def retrieve(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Retrieved:
         """Draw chunks; see `LiveRetriever.retrieve`."""
-        return self._database.read(drawn(len(self._database), queries, num_neighbours, seed=self._seed))
+        return self._database.read(self.nearest(queries, num_neighbours))
+
+    def nearest(self, queries: Sequence[Sequence[int]], num_neighbours: int) -> Neighbours:
+        """Draw the chunks that `retrieve` reads, as `RetrievalDatabase.nearest` finds them."""
+        return drawn(len(self._database), queries, num_neighbours, seed=self._seed)
 
 
 def drawn(size: int, queries: Sequence[Sequence[int]], k: int, *, seed: int) -> Neighbours:

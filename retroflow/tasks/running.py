@@ -13,9 +13,9 @@ from retroflow.console import progress
 from retroflow.corpus.questions import LINES as QUESTION_LINES
 from retroflow.corpus.questions import read_questions
 from retroflow.errors import RetroflowError, UsageError
+from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.options import GenerationOptions
-from retroflow.generation.retrieved import LiveRetriever
 from retroflow.runs.description import RUN_FILE
 from retroflow.runs.folder import write_report
 from retroflow.store.atomic import canonical_json, write_file
@@ -120,7 +120,7 @@ def run_task(
     if limit is not None and limit < len(examples):
         places = np.random.default_rng([seed, _SAMPLE_STREAM]).choice(len(examples), size=limit, replace=False)
         drawn = [examples[place] for place in np.sort(places)]
-    ways: dict[str, LiveRetriever | None] = {OFF: None}
+    ways: dict[str, RetrievalDatabase | RandomChunks | None] = {OFF: None}
     if (database := opened.database) is not None:
         ways |= {ON: database, RANDOM: RandomChunks(database, seed=seed)}
     with progress(name, len(ways) * len(drawn), "examples") as advance:

@@ -26,7 +26,14 @@ def test_a_curve_is_printed_and_written(retroflow, trained, tmp_path) -> None:
             ("runs/a", "runs/b", "--over", "k"),
             "error: --over k: 2 models given; give one. Runs go with --over train",
         ),
-        (("k=v", "--over", "training"), "error: --over training: no runs given; give"),
+        (
+            ("runs/a", "k=v", "--over", "training", "--values", "1", "--database", "db", "--corpus", "c"),
+            "error: --over training reads what the runs logged; leave out --values, --database, --corpus, k=v.",
+        ),
+        (
+            ("runs/a", "--over", "training", "--sequences", "100", "--checkpoint", "3"),
+            "error: --over training reads what the runs logged; leave out --checkpoint, --sequences.",
+        ),
     ],
 )
 def test_wrong_words_are_refused_in_flags(retroflow, words, message) -> None:

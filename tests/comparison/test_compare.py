@@ -1,5 +1,6 @@
 """A comparison has evaluate's numbers, is measured once, and continues where it was killed, bit for bit."""
 
+import io
 import json
 import shutil
 import signal
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import retroflow as rf
 from retroflow.comparison import compare as comparing
@@ -59,6 +61,12 @@ def make_plan(folder, *, family="llama", sequences=None, **trainer):
     options = RetrofitConfig(vocabulary_size=VOCABULARY, chunk_length=4, base="in memory", reader="inherit")
     job.module.model = RetrofitModel(options, make_base(family)).eval()
     return Made(job, folder, sequences)
+
+
+def printed(comparison):
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(comparison.render())
+    return stream.getvalue()
 
 
 def nats_of(comparison):
@@ -210,6 +218,36 @@ def test_a_model_whose_retrieval_is_switched_off_inside_is_called_out(tmp_path):
     assert found.warnings[0].startswith("Retrieval is switched off inside this model: on equals off on every token")
     assert "So do random." in found.warnings[0] and "no better than random" in found.warnings[1]
     assert found.to_json()["findings"][:2] == found.warnings
+
+
+def test_without_random_it_is_said_that_the_check_is_missing(tmp_path):
+    plan = make_plan(tmp_path)
+    missing = "Not checked: whether found neighbours are better than random ones."
+    assert compare(plan, rows=["off", "on"]).warnings[-1].startswith(missing)
+    assert missing not in " ".join(compare(plan, rows=["off", "on", "random"]).findings)
+    assert missing not in " ".join(compare(plan, rows=["off", "shuffled"]).findings)
+
+
+def test_rows_that_read_nothing_say_so(tmp_path):
+    plan = make_plan(tmp_path)
+    one = plan._job.splits.valid_chunks
+    one = replace(one, document_ids=np.full_like(one.document_ids, one.document_ids[0]))
+    plan._job = replace(plan._job, splits=replace(plan._job.splits, valid_chunks=one))
+    found = compare(plan, rows=["off", "on", "shuffled", "topic_matched"])
+    said = " ".join(found.to_json()["findings"])
+    assert "topic_matched read nothing, so its numbers are those of off: there is no other document to take" in said
+    assert "shuffled read nothing" not in said and "topic_matched (read nothing)" in printed(found)
+    shares = [row.facts.get("share_read") for row in found.rows]
+    assert shares[0] is None and 0 < shares[1] <= 1 and shares[3] == 0
+    assert found.rows[3].nats == pytest.approx(found.rows[0].nats, abs=1e-6)
+    few = compare(make_plan(tmp_path / "few"), rows=["off", "on", "topic_matched"])
+    assert "topic_matched: there are too few documents for topics, so it reads any other document's." in few.findings
+
+
+def test_a_single_sequence_has_no_other_to_take_windows_from(trained):
+    found = rf.compare(trained, "neighbours.step=4", rows=["off", "on", "shuffled"], sequences=1)
+    assert found.rows[2].facts["share_read"] == 0 and found.rows[1].facts["share_read"] > 0.5
+    assert "shuffled read nothing, so its numbers are those of off: there is no other chunk" in " ".join(found.findings)
 
 
 def test_the_bars_of_an_interval_are_those_of_a_plain_bootstrap(tmp_path):

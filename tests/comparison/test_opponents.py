@@ -25,7 +25,9 @@ def test_every_row_of_a_run_is_measured_and_none_depends_on_the_batch(trained, t
     assert rows["oracle"].nats <= rows["on"].nats + 1e-6
     assert {rows[name].sequences for name in MODES} == {2, 4}
     facts = rows["knn_lm"].facts
-    assert "keys" in facts and len(facts["mixtures"]) == 2 and facts["mixtures"][0]["weight"] > 0
+    keys = int(facts["keys"].split(" ")[0].replace(",", ""))
+    assert len(facts["mixtures"]) == 2 and facts["mixtures"][0]["weight"] > 0
+    assert rows["knn_lm"].computation_per_token * rows["knn_lm"].tokens > keys + rows["off"].tokens
 
 
 def test_a_row_of_another_size_is_measured_again_and_no_other(trained, tmp_path):
@@ -53,6 +55,16 @@ def test_a_stride_that_no_prompt_has_room_for_is_refused(trained, tmp_path):
     for word, row in (("rows.ram_stride=99", "in_context_ram"), ("rows.in_context_stride=99", "in_context")):
         with pytest.raises(UsageError, match=f"^{word}: one prompt predicts so many tokens, and has room for "):
             rf.compare(trained, word, rows=[row], sequences=1, output=tmp_path)
+
+
+def test_a_window_without_room_for_a_passage_is_refused(trained, tmp_path):
+    options, rows = ["rows.ram_rank=9", "rows.ram_stride=4"], ["off", "in_context_ram"]  # a chunk has 8 tokens
+    with pytest.raises(UsageError, match="^rows.ram_window=11: the last 11 tokens of a window are text, so it has no "):
+        rf.compare(trained, *options, "rows.ram_window=11", rows=rows, sequences=1, output=tmp_path)
+    with pytest.raises(UsageError, match="no room for a passage; give 14 or more"):
+        rf.compare(trained, *options, "rows.ram_window=13", rows=["in_context_ram_reranked"], sequences=1)
+    found = rf.compare(trained, *options, "rows.ram_window=12", rows=rows, sequences=1, output=tmp_path)
+    assert abs(found.rows[0].nats - found.rows[1].nats) > 1e-5
 
 
 def test_keys_of_another_database_leave_out_the_evaluated_documents(trained, tmp_path):

@@ -91,11 +91,14 @@ def test_random_chunks_depend_on_the_window_and_the_seed_alone(opened):
 def test_answers_recall_and_the_split_by_what_was_read(opened):
     ways = {OFF: None, ON: opened.database, RANDOM: RandomChunks(opened.database)}
     finished = []
+    drawn_again = {OFF: None, RANDOM: RandomChunks(opened.database, seed=1), ON: opened.database}
+    other = predict_answers(opened, QUESTIONS, drawn_again, GenerationOptions(num_neighbours=2), lambda count: None)
     result = predict_answers(opened, QUESTIONS, ways, GenerationOptions(num_neighbours=2), finished.append)
     assert len(finished) == 6
     first, second = result.predictions
     assert set(first["ways"]) == {OFF, ON, RANDOM} and first["ways"][OFF]["passages"] == []
     assert len(first["ways"][ON]["passages"]) == 2
+    assert first["ways"][RANDOM]["passages"] != other.predictions[0]["ways"][RANDOM]["passages"]  # of another seed
     found = opened.database.nearest([opened.tokenizer.encode(QUESTIONS[0].text).ids.tolist()], 20).ids[0]
     assert first["ways"][ON]["passages"] == found[:2].tolist()
     passages = Passages(opened.database.chunks, opened.tokenizer)
