@@ -386,7 +386,8 @@ function detail(entry) {
   if (data.inspector.retrieval) view.append(chooser);
   view.append(legend);
   if (before.length) view.append(make("div", { class: "before" }, make("small", {}, "the chunk before, part of what was looked up"), make("div", { class: "text" }, before)));
-  view.append(list, readout, make("h3", {}, heading));
+  // The box sticks to the bottom of the window, and its parent keeps it off everything but the tokens.
+  view.append(make("div", {}, list, readout), make("h3", {}, heading));
   const notes = [];
   if (marked.size || markedBefore.size) notes.push(`Underlined: runs of at least ${data.inspector.least_run} tokens that the text shares with a neighbour; point at one in a neighbour to see it in the text.`);
   if (data.inspector.averaged && entry.neighbours.length) {

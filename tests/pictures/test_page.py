@@ -171,6 +171,25 @@ def test_it_fits_a_phone(page_file, show, width) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.parametrize("width", [360, 820, 1400])
+def test_the_box_with_a_token_s_numbers_covers_no_title(page_file, show, width) -> None:
+    page, _ = show(page_file, width=width)
+    page.locator("#tokens .token").first.hover()
+    covered = """() => {
+        const found = [], box = document.getElementById("readout");
+        for (let top = 0; top < document.documentElement.scrollHeight; top += 25) {
+            scrollTo({ top, behavior: "instant" });
+            const own = box.getBoundingClientRect();
+            for (const other of document.querySelectorAll("#detail :is(h3, p, label)")) {
+                const its = other.getBoundingClientRect();
+                if (its.bottom > own.top + 1 && its.top < own.bottom - 1) found.push(other.textContent);
+            }
+        }
+        return found;
+    }"""
+    assert page.evaluate(covered) == []
+
+
 def test_light_and_dark(page_file, show) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     page, _ = show(page_file, scheme="dark")
