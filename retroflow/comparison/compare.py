@@ -26,6 +26,7 @@ from retroflow.comparison.probe import probe
 from retroflow.comparison.row_file import read_row, row_path
 from retroflow.comparison.row_options import RowOptions
 from retroflow.comparison.rows import ROWS, OpenRow
+from retroflow.comparison.run_plan import RunPlan
 from retroflow.comparison.subject import Plan
 from retroflow.comparison.table import Measurements
 from retroflow.comparison.text_facts import TextFacts, facts_of
@@ -81,6 +82,7 @@ def compare(
     against: Sequence[str | Path] = (),
     output: str | Path | None = None,
     seed: int = 0,
+    publish: bool = True,
 ) -> Comparison:
     """Measure what is missing, and make the table.
 
@@ -91,6 +93,7 @@ def compare(
         against: other runs, which become rows, too.
         output: folder of the comparison; None for one that the plan's fingerprint names.
         seed: of the bootstrap.
+        publish: whether the table is written, and shown in a run's tracker if anything was measured for it.
 
     Raises:
         UsageError: a row is unknown or impossible for this model; the folder holds another comparison or is in use.
@@ -110,6 +113,7 @@ def compare(
     with locked(wanted.folder):
         stored = wanted.stored()
         found = stored and wanted.finished(stored, seed)
+        is_new = stored is None or not found
         if stored is None or not found:
             with StopRequests() as requests, quiet_lightning():
                 stored = _measure(wanted, requests)
@@ -117,8 +121,11 @@ def compare(
         assert found is not None
         stated: dict[str, Any] = {key: stored[key] for key in STATED if key in stored}
         comparison = Comparison(found, stated, wanted.possible(stored)[1], wanted.folder)
-        write_json(wanted.folder / TABLE_FILE, comparison.to_json())
-        write_text(wanted.folder / CSV_FILE, comparison.to_csv())
+        if publish:
+            write_json(wanted.folder / TABLE_FILE, comparison.to_json())
+            write_text(wanted.folder / CSV_FILE, comparison.to_csv())
+    if publish and is_new and isinstance(plan, RunPlan):
+        plan.mirror(comparison.to_table())
     return comparison
 
 

@@ -19,6 +19,7 @@ from retroflow.comparison.table import COLUMNS, Measurements, Row
 from retroflow.evaluation.leakage import OverlapBucket, by_overlap, overlap_statement
 from retroflow.evaluation.opponents import FEW_DOCUMENTS
 from retroflow.evaluation.perplexity import Measure
+from retroflow.protocols import ReportTable
 
 SAME = 1e-6
 """Nats by which no token may differ for two rows to be called the same."""
@@ -189,16 +190,21 @@ class Comparison:
         difference = np.abs(found.nats(one)[places] - found.nats(other)[places])[scored]
         return len(difference) > 0 and float(difference.max()) <= SAME
 
-    def to_csv(self) -> str:
-        """Return the table with all its columns as CSV; an interval takes two columns."""
+    def to_table(self) -> ReportTable:
+        """Return the table with all its columns; an interval takes two columns."""
         names = [name for name in _COLUMNS if not name.endswith("_interval")]
         bounds = [name for name in _COLUMNS if name.endswith("_interval")]
-        stream = io.StringIO()
-        lines = csv.writer(stream, lineterminator="\n")
-        lines.writerow([*names, *(f"{name}_{end}" for name in bounds for end in ("low", "high"))])
+        lines = []
         for row in map(asdict, self.rows):
             ends = [end for name in bounds for end in row[name] or (None, None)]
-            lines.writerow([*(row[name] for name in names), *ends])
+            lines.append([*(row[name] for name in names), *ends])
+        columns = [*names, *(f"{name}_{end}" for name in bounds for end in ("low", "high"))]
+        return ReportTable("comparison", columns, lines)
+
+    def to_csv(self) -> str:
+        """Return `to_table` as CSV."""
+        stream, table = io.StringIO(), self.to_table()
+        csv.writer(stream, lineterminator="\n").writerows([table.columns, *table.rows])
         return stream.getvalue()
 
     def to_json(self) -> dict[str, Any]:

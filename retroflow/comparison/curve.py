@@ -222,7 +222,7 @@ def curve(plan: Plan, over: str, values: Sequence[str] = (), *, output: Path | N
     if plan.definition.get("retrieval") is False:
         raise UsageError(f"over='{over}': the model reads no neighbours, so there is nothing to vary.")
     # random is measured for the warning that found neighbours are no better.
-    comparison = compare(plan, rows=["off", "on", "random"], seed=seed)
+    comparison = compare(plan, rows=["off", "on", "random"], seed=seed, publish=False)
     made = _over_alpha(comparison) if over == ALPHA else _measured(plan, over, values, comparison, seed)
     made = replace(made, folder=output or plan.folder.parent / CURVES_FOLDER)
     made.write()

@@ -129,12 +129,17 @@ class OtherSearches:
             ids[rows] = nearest_chunks(search, splits, rows, k, advance=self._advance(shown))
         return ids
 
-    def recall(self, search: LiveSearch | None, k: int) -> float:
+    def recall(self, search: LiveSearch | None, k: int) -> float | None:
         """Return the share of the k nearest chunks that a search finds; None draws chunks at random.
 
         Nearest is by squared distance of the vectors. An answer counts if it is as near as the k-th nearest chunk, so
-        an equal copy is as good.
+        an equal copy is as good. The recall is None, which is said, if the database has no vectors.
         """
+        try:
+            _ = self.embedded
+        except UsageError as error:
+            say(f"the recall is not known: {error}")
+            return None
         rows, queries, farthest = self._judged(k)
         if search is None:
             drawn = np.random.default_rng([self._subject.seed, k])

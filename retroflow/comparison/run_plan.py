@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 
 from retroflow.comparison.subject import Embedded, Subject, evenly_spaced, vectors_of, without_vectors
+from retroflow.components import TRACKERS, create
 from retroflow.database.snapshot import Snapshot, named_version
 from retroflow.distributed.ranks import ALONE
 from retroflow.errors import UsageError
 from retroflow.pipeline.lookups import open_search
 from retroflow.planning.options import TrainerOptions
 from retroflow.planning.placement import Placement, place
-from retroflow.protocols import VectorSource
+from retroflow.protocols import ReportTable, VectorSource
 from retroflow.runs.checkpoint_files import checksum_path
 from retroflow.store.atomic import canonical_json
 from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.tracking.background import GuardedTracker
 from retroflow.training.evaluate import RunToMeasure, run_to_measure
 from retroflow.training.job import Job
+from retroflow.training.summary import tracked
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,13 @@ class RunPlan:
         if database is not None:
             return dict(database.snapshot.identity.sections["retriever"])
         return dict(self.opened.recipe.section("retriever"))
+
+    def mirror(self, table: ReportTable) -> None:
+        """Show a table in the run's tracker, as its report was shown; what fails there is said and stops nothing."""
+        tracker = GuardedTracker(create(TRACKERS, self.opened.recipe.section("tracker")))
+        tracker.start(tracked(self.opened.run.path, self.opened.described.identity, {}))
+        tracker.show_report([table], self.opened.record.steps)
+        tracker.finish({})
 
     def embedded(self) -> Embedded:
         """As in `Plan`; the pipeline makes and keeps them.

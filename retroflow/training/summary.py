@@ -1,7 +1,9 @@
 """The summary before training, and the description of a run and its machine."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -66,14 +68,25 @@ def describe(job: Job, start: ResumePoint) -> None:
 
 def tracked_run(job: Job, start: ResumePoint) -> TrackedRun:
     """Return the run as its tracker sees it."""
-    values = job.identity["values"]
+    return tracked(start.run.path, job.identity, _machine(job))
+
+
+def tracked(folder: Path, identity: Mapping[str, Any], machine: Mapping[str, Any]) -> TrackedRun:
+    """Return a run as its tracker sees it.
+
+    Args:
+        folder: of the run.
+        identity: its "values" and "fingerprints".
+        machine: what it runs on, JSON values.
+    """
+    values = identity["values"]
     retriever, k = values["retriever"]["name"], values["neighbours"]["k"]
-    recipe_name = start.run.path.absolute().parent.name  # the recipe of `--resume RUN` is the run's recipe.yaml
+    recipe_name = folder.absolute().parent.name  # the recipe of `--resume RUN` is the run's recipe.yaml
     return TrackedRun(
-        folder=start.run.path,
-        name=f"{recipe_name}-{retriever}-k{k}-{start.run.path.name}",
+        folder=folder,
+        name=f"{recipe_name}-{retriever}-k{k}-{folder.name}",
         group=recipe_name,
-        description={"recipe": values, "fingerprints": job.identity["fingerprints"]} | _machine(job),
+        description={"recipe": values, "fingerprints": identity["fingerprints"], **machine},
     )
 
 

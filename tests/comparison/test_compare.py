@@ -1,5 +1,6 @@
 """A comparison has evaluate's numbers, is measured once, and continues where it was killed, bit for bit."""
 
+import csv
 import io
 import json
 import shutil
@@ -263,6 +264,26 @@ def test_the_bars_of_an_interval_are_those_of_a_plain_bootstrap(tmp_path):
     assert on.gain == pytest.approx(lost.sum() / tokens.sum())
     width = wanted[1] - wanted[0]
     assert on.gain_interval == pytest.approx(wanted, abs=0.1 * width)
+
+
+def test_the_run_s_tracker_gets_the_table_once(trained, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    offline_runs = pytest.importorskip("tests.training.wandb_files").offline_runs
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = shutil.copytree(trained, tmp_path / "tiny" / "0001")
+    words = [f"data.artifacts_folder={trained.parents[2] / 'tiny' / 'artifacts'}", "tracker.name=wandb"]
+    found = rf.compare(run, *words, rows=["off", "on"], sequences=4)
+    assert rf.compare(run, *words, rows=["off", "on"], sequences=4).rows == found.rows  # measures nothing
+    rf.curve(run, *words, over="alpha", sequences=4)  # measures random, and leaves the table as it is
+    (mirror,) = offline_runs(run)
+    assert mirror.run.display_name == "tiny-exact-k2-0001"
+    assert [row["trainer/global_step"] for row in mirror.history if any("report/comparison" in key for key in row)] == [
+        6
+    ]
+    (table,) = mirror.tables
+    lines = list(csv.DictReader((found.folder / "comparison.csv").read_text().splitlines()))
+    assert table["columns"] == list(lines[0]) and [row[0] for row in table["data"]] == ["off", "on"]
+    assert [str("" if cell is None else cell) for cell in table["data"][1]] == list(lines[1].values())
 
 
 def test_a_second_process_is_kept_out(tmp_path):

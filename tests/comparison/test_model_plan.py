@@ -13,7 +13,7 @@ from retroflow.comparison.text_chunks import cut_text
 from retroflow.components import create_corpus
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.database.documents import corpus_section
-from retroflow.errors import RetroflowError
+from retroflow.errors import RetroflowError, UsageError
 from retroflow.pipeline.lookups import own_documents
 from retroflow.pretrained.retrofit_config import RetrofitConfig
 from tests.pretrained.bases import make_base
@@ -85,6 +85,27 @@ def test_a_base_reads_a_database_and_never_the_text_s_own_document(made, tmp_pat
         read = {database.document(int(database.document_ids[one])).id for one in ids.ravel()}
         assert (ids >= 0).all() and read.isdisjoint(own)
     assert isinstance(subject.model.options, RetrofitConfig) and subject.step == 4
+
+
+def test_curves_of_an_exported_model(made, tmp_path, monkeypatch):
+    for library in ("bm25s", "faiss", "hnswlib", "scann"):
+        pytest.importorskip(library)
+    folder, _, splits = made
+    monkeypatch.chdir(tmp_path)
+    given = {"corpus": folder / "text.jsonl", "sequences": 4}
+    found = rf.curve(folder / "exported", over="retriever", database=folder / "db", **given)
+    recall = {point["label"]: point["recall"] for point in found.points}
+    assert list(recall) == ["exact", "faiss", "scann", "hnsw", "bm25", "random"] and recall["exact"] == 1.0
+    assert all(recall[name] > 0.8 for name in ("faiss", "scann", "hnsw")) and recall["random"] < 0.1
+    for over, count in (("k", 6), ("size", 3), ("step", 3), ("alpha", 8)):
+        assert len(rf.curve(folder / "exported", over=over, database=folder / "db", **given).points) == count
+    assert {file.stem for file in (tmp_path / "curves").glob("*.json")} == {"retriever", "k", "size", "step", "alpha"}
+    corpus, tokenizer = made[1].parents[2] / "tiny" / "tiny.jsonl", str(splits.tokenizer)
+    texts = rf.Database.build(tmp_path / "texts", corpus, tokenizer=tokenizer, chunk_length=8, retriever="bm25")
+    found = rf.curve(folder / "exported", over="retriever", values=["bm25", "random"], database=texts.folder, **given)
+    assert [point["recall"] for point in found.points] == [None, None]  # without vectors it is not known
+    with pytest.raises(UsageError, match="it has no vectors, which this retriever or its recall needs"):
+        rf.curve(folder / "exported", over="retriever", values=["exact"], database=texts.folder, **given)
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(made, tmp_path):
