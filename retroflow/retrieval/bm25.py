@@ -5,27 +5,47 @@ as a sparse matrix, so that a search only adds them up. A word is a run of lette
 case. A chunk that shares no word with the query is no neighbour.
 
 Everything particular to bm25s ends here: equal scores in any order, keys without a score among the best, progress bars,
-and numba or scipy where they are installed, which round differently.
+numba or scipy where they are installed, which round differently, and jax, which takes most of a GPU's memory.
 
 Shapes: q queries, N keys, w words of all keys, k neighbours.
 """
 
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import bm25s
 import numpy as np
 from annotated_types import Ge, Le
-from bm25s.tokenization import Tokenized
 from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.options import checked_options
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries, TextSource
+
+
+@contextmanager
+def _without_jax() -> Iterator[None]:
+    """Hide jax from an import. bm25s runs it once if it can, and jax then reserves three quarters of a GPU's memory."""
+    hidden = {name: sys.modules.get(name) for name in ("jax", "jax.lax")}
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name, module in hidden.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+with _without_jax():
+    import bm25s
+    from bm25s.tokenization import Tokenized
 
 READ_TEXTS = 4_096
 WORD = re.compile(r"\w+")

@@ -816,4 +816,5 @@ def test_a_gpu_reads_as_a_cpu_does_and_is_the_base_without_retrieval(every_famil
     tokens, retrieved, mask = (each.cuda() for each in (tokens, retrieved, mask))
     model.cuda()
     assert torch.equal(model(tokens), base(input_ids=tokens).logits)
-    torch.testing.assert_close(model(tokens, retrieved, mask).cpu(), expected, rtol=0, atol=1e-9)
+    # Some families compute their rotary angles in float32.
+    torch.testing.assert_close(model(tokens, retrieved, mask).cpu(), expected, rtol=0, atol=1e-6)

@@ -1,6 +1,9 @@
 """BM25 against its formula written as a loop, and where the library would go its own ways."""
 
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -107,3 +110,16 @@ def test_given_keys_are_scored_as_a_search_scores_them() -> None:
     scores = retriever.score(queries, np.array([[3, -1], [0, 2], [1, 1]]))
     assert scores.dtype == np.float32 and np.isneginf(scores[0, 1])
     assert scores[0, 0] > 0 and scores[1, 0] == 0 < scores[1, 1] and (scores[2] == 0).all()
+
+
+def test_jax_is_not_run(tmp_path):
+    # bm25s runs jax where it is installed, which reserves three quarters of a GPU's memory.
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("print('run')")
+    (tmp_path / "jax" / "lax.py").write_text("top_k = print")
+    code = "import retroflow.retrieval.bm25, jax; print(jax.__file__)"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["run", str(tmp_path / "jax" / "__init__.py")]
