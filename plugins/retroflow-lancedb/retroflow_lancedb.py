@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -164,7 +165,7 @@ class LanceRetriever:
         numbers = answer["query_index"].to_numpy() if len(queries) > 1 else np.zeros(len(keys), np.int64)
         order = np.lexsort((keys, -scores, numbers))
         edges = np.searchsorted(numbers[order], np.arange(len(queries) + 1))
-        for first, stop in zip(edges[:-1], edges[1:], strict=True):
+        for first, stop in pairwise(edges):
             yield keys[order[first:stop]], scores[order[first:stop]]
 
     def save(self, folder: Path) -> None:

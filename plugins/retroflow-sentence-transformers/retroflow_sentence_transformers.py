@@ -50,7 +50,7 @@ class SentenceTransformersEmbedder:
         UsageError: the model is nowhere, or is none, or needs code of its own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of a recipe, one a key
         self,
         *,
         model: Annotated[str, MinLen(1)] = "sentence-transformers/all-MiniLM-L6-v2",
