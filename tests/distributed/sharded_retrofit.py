@@ -6,10 +6,33 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from retroflow.distributed.ranks import ALONE, Ranks
 from retroflow.distributed.sharding import build_sharded
 from retroflow.distributed.tied_weights import shared_names
+from retroflow.evaluation.measuring import estimate
 from retroflow.pretrained.base_models import fingerprint, load_base
 from tests.pretrained.bases import make_batch, make_options
+from tests.training.jobs import tiny_job
+
+
+def compare_and_estimate(rank, mesh, bases, folder):
+    """Both of what two ranks are started for."""
+    compare(rank, mesh, bases)
+    estimate_together(rank, folder)
+
+
+def estimate_together(rank, folder):
+    """The losses of a validation estimate do not depend on how many ranks and batches it is divided into."""
+    found = []
+    # 4 full sequences: 1, 2 and 4 batches, of which a rank has 0 to 2, and a shorter one.
+    for size, batches in ((4, 1), (2, 2), (1, 4), (3, 2)):
+        job = tiny_job(folder, eval_batch_size=size, validation_batches=batches)
+        job.module.configure_model()
+        job.module.eval()
+        found += [estimate(job, Ranks(rank, 2, rank, 2)), estimate(job, ALONE)]
+    for values in found[1:]:
+        assert values.keys() == found[0].keys()
+        assert all(abs(values[name] - found[0][name]) < 1e-6 for name in values), found
 
 
 def compare(rank, mesh, bases):

@@ -15,7 +15,7 @@ from retroflow.testing.tiny_corpus import write_tiny_corpus
 from retroflow.training.fit import fit as fit_here
 from tests.distributed.in_two import in_two
 from tests.distributed.runs import RECIPE, TWO, fit, metrics, newest, prepare_in
-from tests.distributed.sharded_retrofit import compare
+from tests.distributed.sharded_retrofit import compare_and_estimate
 from tests.pretrained.bases import FAMILIES, make_base
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
@@ -34,14 +34,14 @@ SLOW = pytest.mark.slow
         pytest.param([*FAMILIES, "qwen2_tied"], id="all", marks=SLOW),
     ],
 )
-def test_a_retrofit_is_cut_between_two_ranks(tmp_path, families):
+def test_a_retrofit_is_cut_between_two_ranks_and_their_estimate_is_one_process_s(tmp_path, families):
     bases = []
     for family in families:
         tied = {"tie_word_embeddings": True} if family.endswith("_tied") else {}
         make_base(family.removesuffix("_tied"), **tied).save_pretrained(tmp_path / family)
         bases += [(str(tmp_path / family), unfreeze) for unfreeze in (False, True)]
     (tmp_path / "ranks").mkdir()
-    in_two(compare, bases, folder=tmp_path / "ranks")
+    in_two(compare_and_estimate, bases, tmp_path, folder=tmp_path / "ranks")
 
 
 @pytest.fixture(scope="module")
