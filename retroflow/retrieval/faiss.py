@@ -17,7 +17,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class FaissRetriever:
         self._build = build or FaissBuild()
         self._search = self._effort = search or FaissSearch()
         self._index: Any = None
+        self._kind: Any = None  # the same index as what it is; it does not own it
+        self._is_lists = False
+        self._parameters: dict[int, Any] = {}  # by k
         self._gpu_index: Any = None
         self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
         self._filling = threading.Lock()
@@ -125,16 +128,19 @@ class FaissRetriever:
         vectors = queries.vectors
         index = self._searchable()
         with _threads(self._search.num_threads):
-            if index is self._index and _is_plain_lists(index):
+            if self._is_lists and index is self._kind and not self._reads_little(len(vectors)):
                 starts = range(0, len(vectors), QUERY_ROWS)
                 parts = [self._search_lists(vectors[at : at + QUERY_ROWS], k) for at in starts]
                 distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             else:
-                parameters = _parameters(index, self._effort, k, self._selector)
-                distances, ids = index.search(vectors, k, params=parameters)
-        scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else distances
-        scores[ids < 0] = -np.inf
-        return Neighbours(ids, scores)
+                if k not in self._parameters:
+                    self._parameters[k] = _parameters(index, self._effort, k, self._selector)
+                distances, ids = index.search(vectors, k, params=self._parameters[k])
+        if self._build.metric == "l2":
+            np.minimum(np.negative(distances, out=distances), 0.0, out=distances)
+        if ids[:, -1].min() < 0:  # what is missing is at the end of a row
+            distances[ids < 0] = -np.inf
+        return Neighbours(ids, distances)
 
     def save(self, folder: Path) -> None:
         """Write index.faiss, and faiss.json with the factory string and why it was chosen."""
@@ -197,13 +203,15 @@ class FaissRetriever:
 
     def _use(self, index: Any, mapped: MappedFile | None, removed: Int64Array) -> None:
         """Replace the index, with the map of its lists and the ids that are passed over."""
-        self._index, self._mapped = index, mapped
+        self._index, self._mapped, self._is_lists = index, mapped, _is_plain_lists(index)
+        self._kind = faiss.downcast_index(index)
         self._gpu_index = self._unwritten = self._list_bytes = None
         self._bytes_since_release = 0
         self._pass_over(removed)
 
     def _pass_over(self, removed: Int64Array) -> None:
         self._removed, self._selector, self._effort = removed, None, self._search
+        self._parameters = {}
         if len(removed):
             count = self._index.ntotal if self._unwritten is None else len(self._unwritten[1])
             self._effort = self._search.times(count / max(1, count - len(removed)))
@@ -217,20 +225,26 @@ class FaissRetriever:
             if self._unwritten is not None:
                 _add(self._index, self._unwritten[0])
                 self._unwritten = None
-        return faiss.downcast_index(self._index)
+        return self._kind
 
     def _searchable(self) -> Any:
         self._filled()
         with self._filling:
             if self.capabilities.device != "cuda" or self._selector is not None:  # which a GPU does not have
-                return self._index
+                return self._kind
             if self._gpu_index is None:
                 self._gpu_index = _on_gpu(self._index, required=self._search.device == "cuda")
             return self._gpu_index
 
+    def _reads_little(self, num_queries: int) -> bool:
+        """Return whether the lists of these queries are few bytes, so that faiss may read them query by query."""
+        nprobe, lists = self._effort.nprobe, self._kind.nlist
+        bytes_per_list = self._kind.ntotal * (self._kind.code_size + ID_BYTES) / lists
+        return num_queries == 1 or num_queries * min(nprobe, lists) * bytes_per_list <= GROUP_BYTES
+
     def _search_lists(self, queries: Float32Array, k: int) -> tuple[Float32Array, Int64Array]:
         """Return distances and ids [q, k]; reads the lists in order, a range of them for all queries."""
-        index: Any = faiss.downcast_index(self._index)
+        index: Any = self._kind
         if self._list_bytes is None:
             sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)], np.int64)
             self._list_bytes = sizes * (index.code_size + ID_BYTES)
@@ -311,6 +325,7 @@ def _read(path: Path, *, map_lists: bool) -> tuple[Any, MappedFile | None]:
     lists: Any = _native.downcast_InvertedLists(plain.invlists)
     if not isinstance(lists, _native.OnDiskInvertedLists):
         return index, None
+    lists.prefetch_nthread = 0  # or every search starts up to 32 threads
     return index, MappedFile(path, int(lists.ptr), lists.totsize)
 
 
@@ -369,13 +384,17 @@ def _on_gpu(index: Any, *, required: bool) -> Any:
     return copied
 
 
-@contextmanager
-def _threads(wanted: int) -> Iterator[None]:
+def _threads(wanted: int) -> AbstractContextManager[None]:
     """Run with this number of OpenMP threads: 0 = unchanged, but 1 on macOS."""
     wanted = wanted or (1 if sys.platform == "darwin" else 0)
-    if not wanted:
-        yield
-        return
+    return _set_threads(wanted) if wanted else _UNCHANGED
+
+
+_UNCHANGED = nullcontext()
+
+
+@contextmanager
+def _set_threads(wanted: int) -> Iterator[None]:
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(min(wanted, os.cpu_count() or wanted))
     try:

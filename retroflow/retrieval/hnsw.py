@@ -112,19 +112,20 @@ class HnswRetriever:
         if self._index is None:
             raise RetrieverError("hnsw: build() or load() comes before search().")
         available = min(k, self._index.get_current_count() - self._num_removed)
-        ids = np.full((len(vectors), k), -1, np.int64)
-        distances = np.full((len(vectors), k), np.inf, np.float32)
         try:
             # The library itself searches with max(ef, k), so nothing is set on the index, which all threads use.
-            ids[:, :available], distances[:, :available] = self._index.knn_query(
-                vectors, k=available, num_threads=self._search.num_threads
-            )
+            found, distances = self._index.knn_query(vectors, k=available, num_threads=self._search.num_threads)
+            ids = found.view(np.int64)
         except RuntimeError:  # if one row reaches fewer than k vertices, the library fails for the whole batch
+            ids, distances = _padded(len(vectors), k)
             for row in range(len(vectors)):
-                found = self._reachable(vectors[row : row + 1], available)
-                ids[row, : len(found[0])], distances[row, : len(found[0])] = found
-        scores = np.minimum(-distances, 0.0) if self._build.metric == "l2" else 1.0 - distances
-        return Neighbours(ids, scores)
+                labels, nearest = self._reachable(vectors[row : row + 1], available)
+                ids[row, : len(labels)], distances[row, : len(labels)] = labels, nearest
+        if ids.shape[1] < k:
+            few, near = ids, distances
+            ids, distances = _padded(len(vectors), k)
+            ids[:, :available], distances[:, :available] = few, near
+        return Neighbours(ids, -distances if self._build.metric == "l2" else 1.0 - distances)
 
     def save(self, folder: Path) -> None:
         """Write index.hnsw, and hnsw.json with the width, metric and count that the library does not store."""
@@ -184,3 +185,8 @@ class HnswRetriever:
 
     def _space(self) -> str:
         return "l2" if self._build.metric == "l2" else "ip"
+
+
+def _padded(rows: int, k: int) -> tuple[Int64Array, Float32Array]:
+    """Return labels and distances [rows, k] of nothing found."""
+    return np.full((rows, k), -1, np.int64), np.full((rows, k), np.inf, np.float32)

@@ -6,12 +6,11 @@ only those are made: embeddings and texts are computed at their first use.
 Shapes: q queries, N keys, D embedding width.
 """
 
-import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,10 +106,9 @@ class Declared:
     def __init__(self, name: str, queried_by: QueriedBy, vectors: Any, texts: Any) -> None:
         self._name, self._queried_by = name, queried_by
         self._vectors, self._texts = vectors, texts
-        counts = {len(each) for each in (vectors, texts) if each is not None}
-        if len(counts) > 1:
+        self._count = len(texts if vectors is None else vectors)
+        if texts is not None and len(texts) != self._count:
             raise InvalidVectorsError(f"{name}: {len(vectors)} vectors and {len(texts)} texts; give as many of each.")
-        self._count = counts.pop()
 
     def __len__(self) -> int:
         return self._count
@@ -118,20 +116,18 @@ class Declared:
     @property
     def vectors(self) -> Any:
         """As in `KeySource` or `Queries`."""
-        return self._part("vectors", self._vectors)
+        return self._vectors if self._vectors is not None else self._missing("vectors")
 
     @property
     def texts(self) -> Any:
         """As in `KeySource` or `Queries`."""
-        return self._part("texts", self._texts)
+        return self._texts if self._texts is not None else self._missing("texts")
 
-    def _part(self, part: str, value: Any) -> Any:
-        if value is None:
-            raise RetrieverError(
-                f'it reads {self._name}.{part}, and its capabilities declare queried_by="{self._queried_by}"; declare '
-                f'"{part}" or "both".'
-            )
-        return value
+    def _missing(self, part: str) -> NoReturn:
+        raise RetrieverError(
+            f'it reads {self._name}.{part}, and its capabilities declare queried_by="{self._queried_by}"; declare '
+            f'"{part}" or "both".'
+        )
 
 
 def checked_keys(keys: object, capabilities: Capabilities) -> Declared:
@@ -153,8 +149,9 @@ def checked_queries(queries: object, capabilities: Capabilities, dimension: int 
         InvalidVectorsError: no vectors where they are declared, of a wrong rank, dtype or width, or not finite.
         InvalidTextsError: no texts where they are declared, or one that is not a str.
     """
-    vectors = None
-    if capabilities.reads_vectors:
+    vectors = texts = None
+    queried_by = capabilities.queried_by
+    if queried_by != "texts":
         vectors = np.ascontiguousarray(checked_vectors(_part_of(queries, "vectors"), "queries"), dtype=np.float32)
         if vectors.shape[1] != dimension:
             raise InvalidVectorsError(
@@ -162,16 +159,16 @@ def checked_queries(queries: object, capabilities: Capabilities, dimension: int 
                 "embed queries with the embedder that made the index."
             )
         check_finite(vectors, "queries", 0)
-    texts = checked_texts(_texts_of(queries, "queries"), "queries") if capabilities.reads_texts else None
-    return Declared("queries", capabilities.queried_by, vectors, texts)
+    if queried_by != "vectors":
+        texts = checked_texts(_texts_of(queries, "queries"), "queries")
+    return Declared("queries", queried_by, vectors, texts)
 
 
 def _part_of(value: object, part: str) -> Any:
     """Return the vectors or texts of keys or queries; a value without that attribute is returned itself."""
-    # Looked up without reading it, since reading computes it.
-    if inspect.getattr_static(value, part, value) is value:
-        return value
-    return getattr(value, part)
+    # Looked for in the class and the instance's own attributes: hasattr(value, part) would compute it.
+    has_part = hasattr(type(value), part) or part in getattr(value, "__dict__", ())
+    return getattr(value, part) if has_part else value
 
 
 def _texts_of(value: object, name: str) -> Any:
@@ -222,6 +219,8 @@ def checked_k(k: SupportsIndex) -> int:
     Raises:
         InvalidVectorsError: it is no integer, or less than 1.
     """
+    if type(k) is int and k > 0:
+        return k
     try:
         if isinstance(k, bool | np.bool_):
             raise TypeError

@@ -110,10 +110,12 @@ class ScannRetriever:
             knobs["leaves_to_search"] = self._search.leaves_to_search
             knobs["pre_reorder_num_neighbors"] = max(self._search.reorder, k)
         found, distances = self._searcher.search_batched(vectors, final_num_neighbors=k, **knobs)
-        ids, scores = found.astype(np.int64), np.array(distances, dtype=np.float32)
-        scores = np.minimum(-scores, 0.0) if self._build.metric == "l2" else scores
-        missing = ~np.isfinite(scores)  # with id 0, a valid id
-        ids[missing], scores[missing] = -1, -np.inf
+        ids, scores = found.astype(np.int64), distances.astype(np.float32)
+        if self._build.metric == "l2":
+            np.minimum(np.negative(scores, out=scores), 0.0, out=scores)
+        if not math.isfinite(scores[:, -1].sum()):  # missing ones, at the end of a row, are NaN with id 0, a valid id
+            missing = ~np.isfinite(scores)
+            ids[missing], scores[missing] = -1, -np.inf
         return Neighbours(ids, scores)
 
     def save(self, folder: Path) -> None:

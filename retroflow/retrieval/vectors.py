@@ -16,6 +16,11 @@ from retroflow.protocols import VectorSource
 # finite for every D below 8e7.
 LARGEST_MAGNITUDE = 1.0e15
 
+_FLOAT32 = np.dtype(np.float32)
+
+_ONE_THREAD = 10_000
+"""Numbers up to which OpenBLAS computes a dot product on the calling thread (interface/dot.c)."""
+
 _TENSOR_DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 
 Scalars = NDArray[np.floating[Any]]
@@ -90,6 +95,8 @@ def _is_tensor(value: object) -> bool:
 
 def checked_vectors(value: Any, name: str) -> Scalars:
     """Return value as an array [rows, D] of float16 or float32, or say what is wrong with it."""
+    if type(value) is np.ndarray and value.dtype is _FLOAT32 and value.ndim == 2:
+        return value
     if _is_tensor(value):
         if str(value.dtype) not in _TENSOR_DTYPES:
             raise InvalidVectorsError(_wrong_dtype(name, str(value.dtype)))
@@ -108,9 +115,16 @@ def checked_vectors(value: Any, name: str) -> Scalars:
 
 
 def check_finite(block: Scalars, name: str, first_row: int) -> None:
-    """Refuse NaN, infinity and magnitudes whose squares overflow; one pass each for minimum and maximum."""
+    """Refuse NaN, infinity and magnitudes whose squares overflow; one pass each for minimum and maximum.
+
+    A small block passes at once if the sum of its squares is small enough, which takes a third of the time.
+    """
     if block.size == 0:
         return
+    if block.size <= _ONE_THREAD and block.dtype is _FLOAT32:
+        flat = block.ravel()
+        if flat.dot(flat) <= LARGEST_MAGNITUDE**2:  # False for NaN too
+            return
     largest = max(-float(block.min()), float(block.max()))
     if largest <= LARGEST_MAGNITUDE:  # False for NaN too
         return

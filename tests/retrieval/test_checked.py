@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,10 @@ BROKEN = {
     "padding belongs at the end": answer([[4, -1, 2]], [[-0.5, -INF, -1.0]]),
     "scores increase": answer([[4, 2, -1]], [[-1.0, -0.5, -INF]]),
     "id 4 occurs twice": answer([[4, 4, -1]], [[-0.5, -0.5, -INF]]),
+    "NaN or infinite beside a": answer([[4, 2, 1]], [[-0.5, float("nan"), -1.0]]),
+    "scores increase along": answer([[4, 2, 1]], [[-0.5, -1.0, -0.9]]),
+    "id 4 occurs twice in": answer([[4, 2, 4]], [[-0.5, -0.6, -0.7]]),
+    "id 10 is outside": answer([[4, 2, 10]], [[-0.5, -0.6, -0.7]]),
 }
 del BROKEN["not float16"]
 
@@ -124,6 +129,33 @@ def test_a_good_answer_passes_untouched() -> None:
 def test_a_broken_answer_names_its_owner_and_the_rule(fault: str) -> None:
     with pytest.raises(RetrieverError, match=rf"scripted \(acme 1\.0\): search\(\) broke the .*{fault}"):
         built(Scripted(BROKEN[fault])).search(np.zeros((1, 3)), 3)
+
+
+def calls_of(search: Callable[[], object]) -> int:
+    """Count calls of Python functions and of C functions."""
+    search()
+    counts = {"call": 0, "c_call": 0}
+
+    def count(frame: object, event: str, argument: object) -> None:
+        if event in counts:
+            counts[event] += 1
+
+    sys.setprofile(count)
+    try:
+        search()
+    finally:
+        sys.setprofile(None)
+    return sum(counts.values())
+
+
+def test_the_checks_of_a_search_are_few_calls_however_many_queries() -> None:
+    """60 calls are about 5 microseconds: tests/benchmarks/bench_wrapper.py measures them."""
+    counts = {}
+    for rows in (1, 64, 512):
+        found = answer([range(10)] * rows, [-np.arange(10.0)] * rows)
+        checked, queries = built(Scripted(found), count=20), np.zeros((rows, 3), np.float32)
+        counts[rows] = calls_of(lambda checked=checked, queries=queries: checked.search(queries, 10))
+    assert counts[1] <= 60 and counts[64] == counts[512] <= 90, counts
 
 
 def test_an_exception_of_a_backend_names_its_owner() -> None:

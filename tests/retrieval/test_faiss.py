@@ -61,7 +61,7 @@ def test_search_options_are_per_call_and_not_state_of_the_index() -> None:
     narrow = made("IVF64,Flat", nprobe=1)
     narrow.build(Keys(VECTORS))
     wide = made("IVF64,Flat", nprobe=64)
-    wide._index = narrow._index
+    wide._use(narrow._index, None, np.empty(0, np.int64))
     before = recall(narrow.search(Keys(QUERIES), 5).ids)
     assert recall(wide.search(Keys(QUERIES), 5).ids) == 1.0 > before
     assert recall(narrow.search(Keys(QUERIES), 5).ids) == before
