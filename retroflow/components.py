@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from retroflow.distributions import missing_requirements
-from retroflow.errors import ComponentError, RetroflowError
+from retroflow.errors import ComponentError, RetroflowError, UsageError
 from retroflow.options import bind
 from retroflow.recipe.schema import RecipeSchema, Section, Slot
 from retroflow.recipe.signatures import read_block
@@ -216,6 +216,43 @@ def create_embedder(options: Mapping[str, Any]) -> "CheckedEmbedder":
 
     name = options["name"]
     return CheckedEmbedder(create(EMBEDDERS, options), name=name, entry=EMBEDDERS.entry(name))
+
+
+def retriever_words(text: str) -> list[str]:
+    """Split "a,b:KEY=X,Y,c" at the commas before a retriever's name: a factory string of faiss has commas, too."""
+    words: list[str] = []
+    for part in text.split(","):
+        if words and ":" in words[-1] and part.partition(":")[0].strip() not in RETRIEVERS.names():
+            words[-1] += f",{part}"
+        elif part.strip():
+            words.append(part.strip())
+    return words
+
+
+def retriever_section(word: str, argument: str) -> dict[str, Any]:
+    """Return the section that a word describes: a name, or with options "faiss:build.factory=HNSW32:search.nprobe=4".
+
+    Args:
+        word: the word.
+        argument: the name of the argument that has it, for messages.
+
+    Returns:
+        Name and all options.
+
+    Raises:
+        UsageError: there is no such retriever.
+        RecipeError: there is no such option, or it cannot have the value.
+    """
+    from retroflow.options.fitting import suggest
+    from retroflow.recipe.loading import load_options
+
+    name, *options = word.split(":")
+    if name not in RETRIEVERS.names():
+        raise UsageError(
+            f"{argument}='{word}': there is no such retriever.{suggest(name, RETRIEVERS.names())} Known: "
+            f"{', '.join(RETRIEVERS.names())}. Options follow as in faiss:search.nprobe=4."
+        )
+    return {"name": name, **load_options(recipe_schema().slots["retriever"], name, options)}
 
 
 def create_retriever(options: Mapping[str, Any]) -> "CheckedRetriever":

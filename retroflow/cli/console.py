@@ -29,7 +29,7 @@ _REMEDIES = {
 _REMEDIES[errno.EPERM] = _REMEDIES[errno.EACCES]
 
 _ARGUMENT = re.compile(
-    r"(?<![\w.])(ignore_memory|allow_mass_removal|dry_run|resume|checkpoint|output|retrieval|rows|over|values|sequences|database|corpus|against)=(?:'([^']+)'|(True|False|STEP|\d+))"
+    r"(?<![\w.])(ignore_memory|allow_mass_removal|dry_run|resume|checkpoint|output|retrieval|rows|over|values|sequences|database|corpus|against|retriever|vectors|random|queries|dataset|memory_limit)=(?:'([^']+)'|(True|False|STEP|\d+))"
 )
 """Arguments of the Python API that are options of a command of the same name."""
 

@@ -19,7 +19,19 @@ from retroflow.version import __version__
 # Every command, in the order `--help` lists them. The function in module retroflow.cli.X is called X.
 RECIPE_COMMANDS = ("fit", "prepare", "evaluate", "compare")
 GROUPS = ("db", "recipe", "runs", "components")
-OTHER_COMMANDS = ("curve", "generate", "score", "report", "inspect", "serve", "chat", "export", "clean", "doctor")
+OTHER_COMMANDS = (
+    "curve",
+    "bench",
+    "generate",
+    "score",
+    "report",
+    "inspect",
+    "serve",
+    "chat",
+    "export",
+    "clean",
+    "doctor",
+)
 
 # The override parser handles dashes: it knows that `--trainer.max_steps 5` means trainer.max_steps=5.
 OVERRIDES_FOLLOW = {"ignore_unknown_options": True}

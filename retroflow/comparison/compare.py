@@ -232,7 +232,7 @@ def _measure(wanted: _Wanted, requests: StopRequests) -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder of a comparison, and keep other processes out of it.
+    """Make a folder of measurements, and keep other processes out of it.
 
     Raises:
         UsageError: another process has it.
@@ -243,7 +243,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise UsageError(f"{folder}: another process is comparing here; wait for it.") from error
+        raise UsageError(f"{folder}: another process is at work here; wait for it.") from error
     except OSError as error:
         raise RetroflowError(
             f"{folder}: cannot be written ({error.strerror}); give another folder with output='FOLDER'."

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.comparison.row_file import write_numbers
 from retroflow.comparison.subject import Subject
 from retroflow.comparison.table import Measurements
 from retroflow.comparison.text_facts import overlaps_with
@@ -29,6 +28,7 @@ from retroflow.evaluation.shared_runs import least_leak, longest_runs_anywhere
 from retroflow.pipeline.lookups import nearest_chunks, own_documents
 from retroflow.protocols import Int64Array
 from retroflow.store.chunk_store import ChunkSource
+from retroflow.store.sealed_arrays import write_numbers
 
 LEAKAGE_FILE = "leakage.npz"
 NOT_LOOKED_FOR = 'Near-duplicate documents were not looked for, which needs: pip install "retroflow[eval]".'

@@ -21,12 +21,11 @@ from retroflow.comparison.subject import Subject, evenly_spaced
 from retroflow.console import progress
 from retroflow.evaluation.measuring import evaluating, refuse_not_finite
 from retroflow.evaluation.modes import Mode
+from retroflow.planning.machine_memory import peak_memory, reset_peak
 from retroflow.protocols import Int64Array
 
 SECONDS_BETWEEN_WRITES = 5.0
 """A killed command loses no more than this, and the batch that it was at."""
-
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def sequences_of(mode: Mode, sequences: Int64Array, seed: int) -> Int64Array:
@@ -143,26 +142,10 @@ def _using(subject: Subject) -> Iterator[dict[str, Any]]:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(subject.placement.device)
     else:
-        _reset_peak()
+        reset_peak()
     hook = register_module_forward_pre_hook(count)
     try:
         yield use
     finally:
         hook.remove()
-        use["memory"] = torch.cuda.max_memory_allocated(subject.placement.device) if on_gpu else _peak()
-
-
-def _reset_peak() -> None:
-    try:
-        _RESET.write_text("5")  # the kernel's peak of resident memory starts again
-    except OSError:
-        return
-
-
-def _peak() -> int | None:
-    """Return the largest resident memory of this process in bytes since the reset; None if the system does not tell."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
-    except (OSError, ValueError):
-        return None
+        use["memory"] = torch.cuda.max_memory_allocated(subject.placement.device) if on_gpu else peak_memory()

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retroflow.comparison.row_file import write_numbers
 from retroflow.comparison.subject import Subject
 from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.data.batch import NOT_PREDICTED
@@ -20,6 +19,7 @@ from retroflow.data.windows import WindowTable
 from retroflow.evaluation.leakage import overlaps_of
 from retroflow.pipeline.embeddings import chunk_texts
 from retroflow.protocols import Int64Array
+from retroflow.store.sealed_arrays import write_numbers
 
 TEXT_FILE = "text.npz"
 _CHUNKS_AT_ONCE = 1024

@@ -60,10 +60,12 @@ class Panel:
     Attributes:
         lines: what is drawn.
         y_label: quantity and unit.
+        y_scale: of matplotlib.
     """
 
     lines: Sequence[Line]
     y_label: str
+    y_scale: str = "linear"
 
 
 def draw(
@@ -83,7 +85,7 @@ def draw(
         file: the picture; its ending decides the format.
         title: of the whole picture.
         x_label: quantity and unit.
-        x_scale: "linear", "log" (ticks are at the points), or "names".
+        x_scale: "linear", "log" (ticks are at the points), "logit" (x between 0 and 1), or "names".
         names: of the points 0, 1, ..., for "names".
         note: small text below.
 
@@ -105,6 +107,7 @@ def draw(
         for line in panel.lines:
             _draw_line(axes, line)
         axes.set_ylabel(panel.y_label)
+        axes.set_yscale(panel.y_scale)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(panel.lines) > 1:
@@ -162,6 +165,34 @@ def plot_curve(curve: Mapping[str, Any], file: Path) -> None:
         zero = Line("no gain", [min(gain.x), max(gain.x)], [0.0, 0.0], colour=None, style=":", marker="")
         panels.append(Panel([gain, zero], f"gain ({curve.get('measure', 'nats per token')})"))
     draw(panels, file, title=title, x_label=x_label, x_scale=scale, names=names, note=curve.get("note", ""))
+
+
+def plot_recall(bench: Mapping[str, Any], file: Path) -> None:
+    """Draw queries per second against recall of `retroflow bench`: single queries, and below them a batch.
+
+    Args:
+        bench: the content of bench.json (docs/bench.md).
+        file: the picture; its ending decides the format.
+
+    Raises:
+        RetroflowError: as `draw`.
+    """
+    k, queries = bench["k"], bench["data"]["queries"]
+    least = 0.5 / (k * queries)  # a recall of 0 or 1 has no place on the axis
+    panels = []
+    for key, label in (("queries_per_second", "queries/s, one by one"), ("batch_queries_per_second", "in one batch")):
+        lines = []
+        for number, index in enumerate(bench["retrievers"]):
+            settings = sorted(index["settings"], key=lambda setting: setting["recall"])
+            recall = [min(max(setting["recall"], least), 1 - least) for setting in settings]
+            lines.append(Line(index["retriever"], recall, [setting[key] for setting in settings], colour=number))
+        panels.append(Panel(lines, label, "log"))
+    data, machine = bench["data"], bench["machine"]
+    note = (
+        f"{bench['date']}. {data['described']}. {machine['cpu']}, {machine['threads']} of {machine['cores']} cores. "
+        f"All {k * queries:,} neighbours found is drawn as half a miss."
+    )
+    draw(panels, file, title="Recall and speed", x_label=f"recall@{k}", x_scale="logit", note=note)
 
 
 def plot_gains(table: Mapping[str, Any], file: Path) -> None:
@@ -224,6 +255,8 @@ def _scale(axes: Any, scale: str, places: Sequence[float], names: Sequence[str])
     if scale == "names":
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
+    elif scale == "logit":
+        axes.set_xscale("logit", one_half="1/2")
     elif scale == "log" and places and places[0] > 0:
         axes.set_xscale("log")
         if len(places) <= 12:

@@ -66,7 +66,7 @@ class IndexStage:
             # Native code may crash or hang: the last line on the screen then names it.
             say(f"building the index with {retriever.owner}, {len(keys):,} chunks")
             with _naming_a_full_disk(partial):
-                _build(folder, keys, self._new())
+                build_and_save(folder, keys, self._new())
                 release_free_memory()
                 written = self._new()
                 _read_back(written, folder)
@@ -90,8 +90,8 @@ class IndexStage:
         return Manifest(self.kind, self.inputs, self.parents, self._info, self._files, self._options)
 
 
-def _build(folder: Path, keys: Keys, retriever: CheckedRetriever) -> None:
-    """Build and save; a separate function, so that this index leaves the memory before the next is loaded."""
+def build_and_save(folder: Path, keys: Keys, retriever: CheckedRetriever) -> None:
+    """Build an index and save it, with progress; its memory is free when this returns."""
     with progress("build the index", None, "chunks") as advance:
         watched = [None if each is None else _Watched(each, advance) for each in (keys.vectors, keys.texts)]
         retriever.build(Keys(*watched))

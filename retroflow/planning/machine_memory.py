@@ -12,6 +12,7 @@ from retroflow.planning.placement import Placement
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def machine_memory(placement: Placement) -> MachineMemory | None:
     """Return the memory of each process of a training; None if there is no such device or it is unknown."""
     if placement.accelerator == "cuda":
         return _gpu(placement)
-    found = _ram()
+    found = main_memory()
     if found is None:
         return None
     total, free = found
@@ -53,7 +54,7 @@ def _gpu(placement: Placement) -> MachineMemory | None:
     return MachineMemory(total, free, what)
 
 
-def _ram() -> tuple[int, int] | None:
+def main_memory() -> tuple[int, int] | None:
     """Return the bytes of memory that this process can have, and the free ones; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -89,15 +90,36 @@ def _limits_above(root: Path, name: str, limit: str, usage: str, cache: str) -> 
 
 
 def _value_of(path: Path, key: str) -> int:
-    """Return a number from a file of lines "key number", 0 if it is missing."""
+    """Return a number from a file of lines "key number ...", 0 if it is missing."""
     with suppress(OSError, ValueError):
         for line in path.read_text().splitlines():
-            name, _, value = line.partition(" ")
+            name, *values = line.split()
             if name == key:
-                return int(value)
+                return int(values[0])
     return 0
 
 
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reset_peak() -> None:
+    """Let the kernel's peak of this process's resident memory start again, where it can."""
+    with suppress(OSError):
+        _RESET.write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Return the largest resident memory of this process in bytes since the reset; None if the system does not tell."""
+    return _own_bytes("VmHWM")
+
+
+def resident_memory() -> int | None:
+    """Return the resident memory of this process in bytes; None if the system does not tell."""
+    return _own_bytes("VmRSS")
+
+
+def _own_bytes(key: str) -> int | None:
+    found = _value_of(_STATUS, f"{key}:")
+    return found * 1024 or None

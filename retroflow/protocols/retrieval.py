@@ -7,10 +7,10 @@ entry-point groups `retroflow.retrievers` and `retroflow.embedders` (docs/writin
 Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,25 @@ class Capabilities:
     def reads_texts(self) -> bool:
         """Whether keys and queries have to be decoded to text."""
         return self.queried_by != "vectors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOutline:
+    """What an index over N vectors will be, by formula, before it is built.
+
+    Attributes:
+        kind: in the words of the library, such as "HNSW, 16 links".
+        building: most bytes of memory while it is built and saved, without the vectors' own source.
+        searching: bytes of memory that a loaded index takes.
+        disk: bytes of its files.
+        settings: options of `search` that trade recall for speed, the fastest first; one of {} if there are none.
+    """
+
+    kind: str
+    building: int
+    searching: int
+    disk: int
+    settings: Sequence[Mapping[str, Any]] = ({},)
 
 
 @runtime_checkable
@@ -150,7 +169,8 @@ class Retriever(Protocol):
     searches an empty index or with zero queries, and it checks the answer.
 
     One whose options do not fit every number or width of vectors is a `ChecksVectors`, too; one that can be changed
-    after `build` an `AddsKeys`, a `RemovesKeys` or both; one that scores given keys a `ScoresKeys`.
+    after `build` an `AddsKeys`, a `RemovesKeys` or both; one that scores given keys a `ScoresKeys`; one that knows its
+    memory and its settings an `OutlinesIndex`.
     """
 
     capabilities: Capabilities
@@ -190,6 +210,15 @@ class ChecksVectors(Protocol):
 
         `prepare` calls it before it makes anything, when the count is None, and again before it embeds.
         """
+        ...
+
+
+@runtime_checkable
+class OutlinesIndex(Protocol):
+    """A retriever that knows its memory and its settings before it builds; `retroflow bench` asks it."""
+
+    def outline(self, count: int, dimension: int) -> IndexOutline:
+        """Describe the index over `count` vectors of width `dimension`; builds nothing."""
         ...
 
 

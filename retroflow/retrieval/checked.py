@@ -8,11 +8,8 @@ retriever, built-in or plugin. It refuses bad input before native code sees it, 
 Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
-import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -22,12 +19,9 @@ from numpy.typing import NDArray
 from retroflow.errors import (
     DamagedDataError,
     InvalidVectorsError,
-    MissingExtraError,
     RetrieverError,
     RetroflowError,
-    UsageError,
     is_out_of_memory,
-    words_of,
 )
 from retroflow.protocols import (
     PROTOCOL_VERSION,
@@ -35,12 +29,15 @@ from retroflow.protocols import (
     Capabilities,
     ChecksVectors,
     Float32Array,
+    IndexOutline,
     Int64Array,
     Neighbours,
+    OutlinesIndex,
     RemovesKeys,
     Retriever,
     ScoresKeys,
 )
+from retroflow.retrieval.blame import blaming, described, is_state_of_the_disk
 from retroflow.retrieval.keys import checked_ids, checked_k, checked_keys, checked_queries
 from retroflow.retrieval.promises import all_padding, check_declaration, fault_of_answer
 from retroflow.retrieval.saved_index import (
@@ -53,11 +50,6 @@ from retroflow.retrieval.saved_index import (
     read_description,
     without,
 )
-
-_STATE_OF_THE_DISK = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
-)
-"""Errors that are not a bug; they remain OSErrors, so that a caller who knows the folder adds the remedy."""
 
 
 class CheckedRetriever:
@@ -72,7 +64,7 @@ class CheckedRetriever:
 
     def __init__(self, retriever: Retriever, *, owner: str) -> None:
         self.owner = owner
-        with self._blame("capabilities"):
+        with blaming(self.owner, "capabilities"):
             check_declaration(retriever, owner)
         self.dimension: int | None = None
         self.next_id: int | None = None
@@ -105,8 +97,19 @@ class CheckedRetriever:
             RetroflowError: as the backend's `check_vectors`, if it is a `ChecksVectors`.
         """
         if isinstance(self._retriever, ChecksVectors):
-            with self._blame("check_vectors()"):
+            with blaming(self.owner, "check_vectors()"):
                 self._retriever.check_vectors(count, dimension)
+
+    def outline(self, count: int, dimension: int) -> IndexOutline | None:
+        """Return what the index over N vectors of width D will be; None if the retriever is no `OutlinesIndex`.
+
+        Raises:
+            RetrieverError: the retriever failed.
+        """
+        if not isinstance(self._retriever, OutlinesIndex):
+            return None
+        with blaming(self.owner, "outline()"):
+            return self._retriever.outline(count, dimension)
 
     def build(self, keys: object) -> None:
         """Build the index over N keys; N may be 0.
@@ -131,7 +134,7 @@ class CheckedRetriever:
             if dimension is not None:
                 self.check_vectors(count, dimension)
             width = "" if dimension is None else f" of width {dimension:,}"
-            with self._blame("build()", f"building the index of {count:,} {self._unit}{width}"):
+            with blaming(self.owner, "build()", f"building the index of {count:,} {self._unit}{width}"):
                 self._retriever.build(checked)
         self._use(dimension, count)
 
@@ -161,7 +164,7 @@ class CheckedRetriever:
         elif count:
             self._check_process()
             self._use(None, None)
-            with self._blame("add()", f"adding {count:,} {self._unit} to the index"):
+            with blaming(self.owner, "add()", f"adding {count:,} {self._unit} to the index"):
                 retriever.add(checked)
             self._use(dimension, next_id + count, None if live is None else np.append(live, np.ones(count, bool)))
 
@@ -184,7 +187,7 @@ class CheckedRetriever:
         if len(checked):
             self._check_process()
             self._use(None, None)
-            with self._blame("remove()"):
+            with blaming(self.owner, "remove()"):
                 retriever.remove(checked)
             live[checked] = False
             self._use(dimension, next_id, live)
@@ -217,7 +220,7 @@ class CheckedRetriever:
             answer = self._retriever.search(checked, k)
         except BaseException:
             doing = f"searching {len(self):,} {self._unit} with {count:,} queries for {k:,} each"
-            with self._blame("search()", doing):  # entered only now: it takes a microsecond
+            with blaming(self.owner, "search()", doing):  # entered only now: it takes a microsecond
                 raise
         return self._checked_answer(answer, (count, k))
 
@@ -239,7 +242,7 @@ class CheckedRetriever:
             raise RetrieverError(f"{self.owner} cannot score given keys.")
         checked = checked_queries(queries, self.capabilities, self.dimension)
         self._check_process()
-        with self._blame("score()", f"scoring {ids.shape[-1]:,} {self._unit} for {len(checked):,} queries"):
+        with blaming(self.owner, "score()", f"scoring {ids.shape[-1]:,} {self._unit} for {len(checked):,} queries"):
             return self._retriever.score(checked, ids)
 
     def save(self, folder: Path) -> None:
@@ -259,7 +262,7 @@ class CheckedRetriever:
         backend_folder.mkdir()
         if next_id:
             self._check_process()
-            with self._blame("save()", f"saving the index of {len(self):,} {self._unit}"):
+            with blaming(self.owner, "save()", f"saving the index of {len(self):,} {self._unit}"):
                 self._retriever.save(backend_folder)
         if fault := fault_of_files(folder):
             raise RetrieverError(
@@ -320,7 +323,7 @@ class CheckedRetriever:
 
     def fingerprint(self) -> dict[str, object]:
         """Return the retriever's additions to the fingerprint of its index, as JSON values."""
-        with self._blame("fingerprint()"):
+        with blaming(self.owner, "fingerprint()"):
             values: object = self._retriever.fingerprint()
         if not isinstance(values, dict):
             raise RetrieverError(
@@ -334,17 +337,17 @@ class CheckedRetriever:
         return plain
 
     def _load_backend(self, folder: Path, *, written_by: str) -> None:
-        with self._blame("load()", f'reading the index in "{folder}"'):
+        with blaming(self.owner, "load()", f'reading the index in "{folder}"'):
             try:
                 self._retriever.load(folder)
             except (RetroflowError, ImportError):
                 raise
             except Exception as error:
-                if is_out_of_memory(error) or _is_state_of_the_disk(error):
+                if is_out_of_memory(error) or is_state_of_the_disk(error):
                     raise
                 raise DamagedDataError(
                     f'{self.owner} cannot read the index in "{folder}" (written by {written_by}): '
-                    f"{_described(error)}. Delete the artifact and run `retroflow prepare` again."
+                    f"{described(error)}. Delete the artifact and run `retroflow prepare` again."
                 ) from error
 
     def _check_process(self) -> None:
@@ -355,36 +358,6 @@ class CheckedRetriever:
             f"{os.getpid()}, where the library may hang; call load() in the child, or start it by spawn."
         )
 
-    @contextmanager
-    def _blame(self, call: str, doing: str = "") -> Iterator[None]:
-        """Name the owner in any error of a backend.
-
-        Args:
-            call: the called method, such as "build()".
-            doing: the same in words, for errors because of memory.
-        """
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise
-        except RetroflowError as error:
-            known = type(error) in (UsageError, RetrieverError, MissingExtraError, RetroflowError)
-            if not known or self.owner.partition(" ")[0] in str(error):
-                raise
-            raise type(error)(f"{self.owner}: {error}") from error
-        except BaseException as error:
-            if is_out_of_memory(error):
-                raise RetrieverError(
-                    f"{self.owner}: out of memory while {doing or f'calling {call}'} ({_described(error)}). Use a "
-                    "machine with more, or a retriever or options that need less: docs/retrievers.md."
-                ) from error
-            if isinstance(error, OSError) and error.errno is None:  # of a library's writer
-                raise OSError(f"{self.owner}: {call} failed: {error}") from error
-            if isinstance(error, OSError) and _is_state_of_the_disk(error):
-                raise OSError(error.errno, f"{error.strerror}, in {call} of {self.owner}", error.filename) from error
-            ended = "" if isinstance(error, Exception) else "it tried to end the process, "
-            raise RetrieverError(f"{self.owner}: {call} failed: {ended}{_described(error)}") from error
-
     def _checked_answer(self, answer: object, shape: tuple[int, int]) -> Neighbours:
         fault = fault_of_answer(answer, shape, self.next_id or 0, self._live)
         if fault is not None or not isinstance(answer, tuple):
@@ -393,11 +366,3 @@ class CheckedRetriever:
                 "of the recipe; please report it to its authors (docs/writing-a-retriever.md has the rules)."
             )
         return answer if isinstance(answer, Neighbours) else Neighbours(*answer)
-
-
-def _is_state_of_the_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _STATE_OF_THE_DISK
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")

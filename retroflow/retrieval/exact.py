@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from retroflow.devices import choose_device
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.options import checked_options
-from retroflow.protocols import Capabilities, Int64Array, KeySource, Neighbours, Queries, VectorSource
+from retroflow.protocols import Capabilities, IndexOutline, Int64Array, KeySource, Neighbours, Queries, VectorSource
 from retroflow.store.array_file import ArraySpec, ArrayWriter, release_pages
 
 FILE, REMOVED_FILE = "vectors.npy", "removed.npy"
@@ -79,6 +79,13 @@ class ExactRetriever:
             erases=True,
             device=self._device,
         )
+
+    def outline(self, count: int, dimension: int) -> IndexOutline:
+        """As in `OutlinesIndex`: nothing is built, and vectors are read in blocks."""
+        rows, queries = min(self._search.block_rows, count), self._search.query_rows
+        block = rows * dimension * 6  # as float16 and as float32
+        searching = block + rows * queries * 8  # products, and what topk copies of them
+        return IndexOutline(kind="no index", building=block, searching=searching, disk=count * dimension * 2)
 
     def build(self, keys: KeySource) -> None:
         """Keep a reference to vectors [N, D]; read each block once, so that bad values are found now."""

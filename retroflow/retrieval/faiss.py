@@ -12,12 +12,9 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
 import json
-import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,8 +28,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
-from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries, VectorSource
-from retroflow.retrieval.faiss_choices import auto_factory, sample_size, training_sample
+from retroflow.protocols import (
+    Capabilities,
+    Float32Array,
+    IndexOutline,
+    Int64Array,
+    KeySource,
+    Neighbours,
+    Queries,
+    VectorSource,
+)
+from retroflow.retrieval.faiss_choices import EF_SWEEP, NPROBE_SWEEP, auto_factory, sample_size, training_sample
+from retroflow.retrieval.faiss_library import (
+    allocation_limit,
+    bytes_per_vector,
+    empty_index,
+    is_plain_lists,
+    on_gpu,
+    read_index,
+    search_parameters,
+    search_preassigned,
+    threads,
+    wants_gpu,
+)
 from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch, searches_a_selection
 from retroflow.retrieval.inverted_lists import ID_BYTES, MappedFile, groups_of_lists, lists_of, write_lists
 
@@ -72,19 +90,38 @@ class FaissRetriever:
             fork_safe=False,
             add="NSG" not in self._build.factory,
             remove=searches_a_selection(self._build.factory),
-            device="cuda" if _wants_gpu(self._search.device, "retriever.search.device") else "cpu",
+            device="cuda" if wants_gpu(self._search.device, "retriever.search.device") else "cpu",
         )
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
         """Refuse a factory string with which faiss cannot index N vectors of width D; N is None if unknown."""
         if self._build.factory == "auto":
             return
-        lists = faiss.try_extract_index_ivf(_empty_index(self._build.factory, dimension, self._build))
+        lists = faiss.try_extract_index_ivf(empty_index(self._build.factory, dimension, self._build))
         if count is not None and lists is not None and lists.nlist > count:
             raise UsageError(
                 f'retriever.build.factory is "{self._build.factory}", which has {lists.nlist} lists, more than the '
                 f'{count} vectors. Use fewer lists, or "auto", which chooses by the number of vectors.'
             )
+
+    def outline(self, count: int, dimension: int) -> IndexOutline:
+        """As in `OutlinesIndex`; plain inverted lists are on disk but for a sample and 4 bytes a vector."""
+        given = self._build.factory, "given"
+        factory, reason = auto_factory(count, dimension) if given[0] == "auto" else given
+        index = empty_index(factory, dimension, self._build)
+        found = faiss.try_extract_index_ivf(index)
+        lists, is_lists = 0 if found is None else found.nlist, is_plain_lists(index)
+        whole = count * bytes_per_vector(index) + 4 * lists * dimension
+        kept = 4 * lists * dimension + 2 * MAPPED_BYTES if is_lists else whole
+        sample = 0
+        if not index.is_trained:
+            sample = min(count, self._build.train_sample or sample_size(lists, dimension, on_disk=is_lists))
+        settings = [{"nprobe": value} for value in NPROBE_SWEEP if value <= lists]
+        if isinstance(faiss.downcast_index(index), faiss.IndexHNSW):
+            settings = [{"ef_search": value} for value in EF_SWEEP]
+        building = kept + 12 * sample * dimension + 4 * count  # a sample, its copy in faiss, and its residuals
+        kind = f"{factory} ({reason})"
+        return IndexOutline(kind=kind, building=building, searching=kept, disk=whole, settings=settings or [{}])
 
     def build(self, keys: KeySource) -> None:
         """Train on a sample of vectors [N, D], then add them block by block.
@@ -96,12 +133,12 @@ class FaissRetriever:
         count, dimension = vectors.shape
         given = self._build.factory, "given by the recipe"
         factory, reason = auto_factory(count, dimension) if given[0] == "auto" else given
-        index = _empty_index(factory, dimension, self._build)
-        with _threads(self._search.num_threads):
+        index = empty_index(factory, dimension, self._build)
+        with threads(self._search.num_threads):
             if not index.is_trained:
                 self._train(index, factory, vectors)
             self._use(index, None, np.empty(0, np.int64))
-            if _is_plain_lists(index):
+            if is_plain_lists(index):
                 self._unwritten = vectors, lists_of(lambda block: index.quantizer.search(block, 1)[1], vectors)
             else:
                 _add(index, vectors)
@@ -115,7 +152,7 @@ class FaissRetriever:
             index.invlists.copy_subset_to(lists, 0, 0, index.ntotal)
             index.replace_invlists(lists, True)
             lists.this.disown()
-        with _threads(self._search.num_threads):
+        with threads(self._search.num_threads):
             _add(index, keys.vectors)
         self._use(self._index, None, self._removed)
 
@@ -127,14 +164,14 @@ class FaissRetriever:
         """Search queries float32 [q, D]; several threads may search at once."""
         vectors = queries.vectors
         index = self._searchable()
-        with _threads(self._search.num_threads):
+        with threads(self._search.num_threads):
             if self._is_lists and index is self._kind and not self._reads_little(len(vectors)):
                 starts = range(0, len(vectors), QUERY_ROWS)
                 parts = [self._search_lists(vectors[at : at + QUERY_ROWS], k) for at in starts]
                 distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             else:
                 if k not in self._parameters:
-                    self._parameters[k] = _parameters(index, self._effort, k, self._selector)
+                    self._parameters[k] = search_parameters(index, self._effort, k, self._selector)
                 distances, ids = index.search(vectors, k, params=self._parameters[k])
         if self._build.metric == "l2":
             np.minimum(np.negative(distances, out=distances), 0.0, out=distances)
@@ -163,8 +200,8 @@ class FaissRetriever:
         """Read index.faiss, mapping inverted lists; a file that is not one raises DamagedDataError."""
         path = folder / FILE
         try:
-            with _allocation_limit(path.stat().st_size):
-                index, mapped = _read(path, map_lists=self.capabilities.device == "cpu")
+            with allocation_limit(path.stat().st_size):
+                index, mapped = read_index(path, map_lists=self.capabilities.device == "cpu")
             removed = np.load(folder / REMOVED_FILE, allow_pickle=False)
             self.explanation = str(json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))["explanation"])
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
@@ -190,9 +227,9 @@ class FaissRetriever:
             is_scalar = isinstance(inverted, faiss.IndexIVFScalarQuantizer)
             if is_scalar and inverted.sq.qtype == _native.ScalarQuantizer.QT_fp16:
                 inverted.by_residual = False  # float16 vectors, as in an embedding store, are then kept exactly
-            if _wants_gpu(self._build.device, "retriever.build.device"):
+            if wants_gpu(self._build.device, "retriever.build.device"):
                 inverted.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inverted.d))
-        wanted = self._build.train_sample or sample_size(lists, vectors.shape[1], on_disk=_is_plain_lists(index))
+        wanted = self._build.train_sample or sample_size(lists, vectors.shape[1], on_disk=is_plain_lists(index))
         try:
             index.train(training_sample(vectors, wanted))
         except RuntimeError as error:
@@ -203,7 +240,7 @@ class FaissRetriever:
 
     def _use(self, index: Any, mapped: MappedFile | None, removed: Int64Array) -> None:
         """Replace the index, with the map of its lists and the ids that are passed over."""
-        self._index, self._mapped, self._is_lists = index, mapped, _is_plain_lists(index)
+        self._index, self._mapped, self._is_lists = index, mapped, is_plain_lists(index)
         self._kind = faiss.downcast_index(index)
         self._gpu_index = self._unwritten = self._list_bytes = None
         self._bytes_since_release = 0
@@ -233,7 +270,7 @@ class FaissRetriever:
             if self.capabilities.device != "cuda" or self._selector is not None:  # which a GPU does not have
                 return self._kind
             if self._gpu_index is None:
-                self._gpu_index = _on_gpu(self._index, required=self._search.device == "cuda")
+                self._gpu_index = on_gpu(self._index, required=self._search.device == "cuda")
             return self._gpu_index
 
     def _reads_little(self, num_queries: int) -> bool:
@@ -250,7 +287,7 @@ class FaissRetriever:
             self._list_bytes = sizes * (index.code_size + ID_BYTES)
         nprobe = min(self._effort.nprobe, index.nlist)
         coarse, probed = index.quantizer.search(
-            queries, nprobe, params=_parameters(index.quantizer, self._effort, nprobe)
+            queries, nprobe, params=search_parameters(index.quantizer, self._effort, nprobe)
         )  # [q, p] each
         best = _native.ResultHeap(len(queries), k, keep_max=self._build.metric != "l2")
         for first, stop, num_bytes in groups_of_lists(probed, self._list_bytes, GROUP_BYTES):
@@ -258,7 +295,7 @@ class FaissRetriever:
             rows = np.flatnonzero(here.any(axis=1))
             lists = np.where(here[rows], probed[rows], -1)
             parameters = _native.SearchParametersIVF(nprobe=nprobe, sel=self._selector)
-            best.add_result_subset(rows, *_search_preassigned(index, queries[rows], k, lists, coarse[rows], parameters))
+            best.add_result_subset(rows, *search_preassigned(index, queries[rows], k, lists, coarse[rows], parameters))
             self._after_reading(num_bytes)
         best.finalize()
         return best.D, best.I
@@ -269,24 +306,6 @@ class FaissRetriever:
         if self._mapped is not None and self._bytes_since_release >= MAPPED_BYTES:
             self._mapped.release()
             self._bytes_since_release = 0
-
-
-def _empty_index(factory: str, dimension: int, build: FaissBuild) -> Any:
-    metric = faiss.METRIC_L2 if build.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    try:
-        return faiss.index_factory(dimension, factory, metric)
-    except RuntimeError as error:
-        reason = str(error).partition(".cpp:")[2].partition(": ")[2] or error
-        raise UsageError(
-            f'retriever.build.factory is "{factory}"; faiss makes no such index for vectors of width {dimension}: '
-            f'{reason}. Use "auto", or see https://github.com/facebookresearch/faiss/wiki/The-index-factory.'
-        ) from error
-
-
-def _is_plain_lists(index: Any) -> bool:
-    """Return whether an index is only inverted lists of contiguous codes."""
-    kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
-    return type(faiss.downcast_index(index)) in kinds
 
 
 def _add(index: Any, vectors: VectorSource) -> None:
@@ -312,103 +331,3 @@ def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray
         return codes
 
     write_lists(path, header, sizes, list_of, vectors, encode)
-
-
-def _read(path: Path, *, map_lists: bool) -> tuple[Any, MappedFile | None]:
-    """Read an index; plain inverted lists are mapped."""
-    with path.open("rb") as file:
-        is_lists = file.read(4) in (b"IwFl", b"IwSq", b"IwPQ")
-    if not (map_lists and is_lists):
-        return faiss.read_index(str(path)), None
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-    plain: Any = faiss.downcast_index(index)
-    lists: Any = _native.downcast_InvertedLists(plain.invlists)
-    if not isinstance(lists, _native.OnDiskInvertedLists):
-        return index, None
-    lists.prefetch_nthread = 0  # or every search starts up to 32 threads
-    return index, MappedFile(path, int(lists.ptr), lists.totsize)
-
-
-def _search_preassigned(
-    index: Any, queries: Float32Array, k: int, lists: Int64Array, coarse: Float32Array, parameters: Any
-) -> tuple[Float32Array, Int64Array]:
-    """Search queries [q, D] in given lists [q, p] (-1: none), at these distances from the lists' centroids."""
-    queries, lists, coarse = np.ascontiguousarray(queries), np.ascontiguousarray(lists), np.ascontiguousarray(coarse)
-    distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    pointers = [_native.swig_ptr(array) for array in (lists, coarse, distances, ids)]
-    index.search_preassigned_c(len(queries), _native.swig_ptr(queries), k, *pointers, False, parameters)
-    return distances, ids
-
-
-def _parameters(index: Any, search: FaissSearch, k: int, selector: Any = None) -> Any:
-    """Return search options as faiss's per-call parameters; options set on the index would affect all threads."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return _native.SearchParametersPreTransform(index_params=_parameters(index.index, search, k, selector))
-    if isinstance(index, faiss.IndexRefine):
-        factor = max(1.0, search.refine_candidates / k)
-        inner = _parameters(index.base_index, search, max(k, search.refine_candidates), selector)
-        return _native.IndexRefineSearchParameters(k_factor=factor, base_index_params=inner)
-    if isinstance(index, faiss.IndexIVF):
-        nprobe = min(search.nprobe, index.nlist)
-        coarse = _parameters(index.quantizer, search, nprobe)
-        return _native.SearchParametersIVF(nprobe=nprobe, quantizer_params=coarse, sel=selector)
-    if isinstance(index, faiss.IndexHNSW):
-        return _native.SearchParametersHNSW(efSearch=max(search.ef_search, k), sel=selector)
-    return None if selector is None else _native.SearchParameters(sel=selector)
-
-
-def _wants_gpu(device: str, key: str) -> bool:
-    """Return whether to use a GPU; the library is asked, since faiss-cpu and faiss-gpu have the same module name."""
-    found = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
-    if device == "cuda" and not found:
-        raise UsageError(
-            f'{key} is "cuda", but this faiss has no GPU: install "retroflow[faiss-gpu]" in place of faiss-cpu on a '
-            'machine with a CUDA device, or use "auto".'
-        )
-    return bool(found) and device != "cpu"
-
-
-def _on_gpu(index: Any, *, required: bool) -> Any:
-    """Copy an index to the first GPU; kinds without a GPU version stay on the CPU unless "cuda" is given."""
-    try:
-        resources = faiss.StandardGpuResources()
-        copied = _native.index_cpu_to_gpu(resources, 0, index)
-        copied.retroflow_resources = resources  # must outlive the index
-    except RuntimeError as error:
-        if required:
-            raise UsageError(
-                f'retriever.search.device is "cuda", but this index cannot be copied there: {error}'
-            ) from error
-        return index
-    return copied
-
-
-def _threads(wanted: int) -> AbstractContextManager[None]:
-    """Run with this number of OpenMP threads: 0 = unchanged, but 1 on macOS."""
-    wanted = wanted or (1 if sys.platform == "darwin" else 0)
-    return _set_threads(wanted) if wanted else _UNCHANGED
-
-
-_UNCHANGED = nullcontext()
-
-
-@contextmanager
-def _set_threads(wanted: int) -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(min(wanted, os.cpu_count() or wanted))
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-@contextmanager
-def _allocation_limit(file_bytes: int) -> Iterator[None]:
-    """Limit allocations while reading to the size of the file, so that a damaged length does not need terabytes."""
-    before = faiss.get_deserialization_vector_byte_limit()
-    faiss.set_deserialization_vector_byte_limit(max(file_bytes, 2**20))
-    try:
-        yield
-    finally:
-        faiss.set_deserialization_vector_byte_limit(before)

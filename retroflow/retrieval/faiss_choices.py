@@ -11,6 +11,9 @@ from retroflow.protocols import Float32Array, VectorSource
 
 READ_ROWS = 4_096
 LARGEST_SAMPLE_BYTES = 2**30
+NPROBE_SWEEP, EF_SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256), (10, 16, 32, 64, 128, 256, 512)
+"""Values of `search.nprobe` and `search.ef_search` that `retroflow bench` measures."""
+
 LISTS_SAMPLE_BYTES = 24 << 20  # of an index whose lists are on disk
 
 

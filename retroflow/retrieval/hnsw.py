@@ -19,11 +19,25 @@ from annotated_types import Ge, Le
 
 from retroflow.errors import DamagedDataError, RetrieverError
 from retroflow.options import Seed, checked_options
-from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries
+from retroflow.protocols import (
+    Capabilities,
+    Float32Array,
+    IndexOutline,
+    Int64Array,
+    KeySource,
+    Neighbours,
+    Queries,
+)
 
 FILE = "index.hnsw"
 DESCRIPTION_FILE = "hnsw.json"
 ADD_ROWS = 16_384
+
+SWEEP = (10, 16, 32, 64, 128, 256, 512)
+"""Values of `search.ef` that `retroflow bench` measures."""
+
+_VERTEX_BYTES = 130
+"""Of a vector beside its numbers and links: label, lock, visited marks, hash table (hnswlib 0.8, hnswalg.h)."""
 
 
 @checked_options("retriever.build")
@@ -76,6 +90,14 @@ class HnswRetriever:
             add=True,
             remove=True,
         )
+
+    def outline(self, count: int, dimension: int) -> IndexOutline:
+        """As in `OutlinesIndex`: level 0 has 2 links per vertex of 4 bytes, levels above about a quarter more."""
+        stored = 4 * dimension + 9 * self._build.links
+        memory = count * (stored + _VERTEX_BYTES) + ADD_ROWS * 6 * dimension
+        settings = [{"ef": ef} for ef in SWEEP if ef <= 10 * count]
+        kind = f"HNSW graph, {self._build.links} links"
+        return IndexOutline(kind=kind, building=memory, searching=memory, disk=count * stored, settings=settings)
 
     def build(self, keys: KeySource) -> None:
         """Insert vectors [N, D] block by block."""

@@ -20,12 +20,15 @@ from annotated_types import Ge, Le
 
 from retroflow.errors import DamagedDataError, RetrieverError, UsageError
 from retroflow.options import checked_options
-from retroflow.protocols import Capabilities, Float32Array, KeySource, Neighbours, Queries
+from retroflow.protocols import Capabilities, Float32Array, IndexOutline, KeySource, Neighbours, Queries
 
 FOLDER = "searcher"
 DESCRIPTION_FILE = "scann.json"
 COPY_ROWS = 65_536
 LARGEST_COUNT = 2**32 - 1
+
+SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Values of `search.leaves_to_search` that `retroflow bench` measures."""
 
 
 @checked_options("retriever.build")
@@ -89,6 +92,23 @@ class ScannRetriever:
                 f"retriever.build.train_sample is {self._build.train_sample}, fewer than the {leaves} leaves of the "
                 f"tree over {count} vectors; raise it, or lower retriever.build.num_leaves."
             )
+
+    def outline(self, count: int, dimension: int) -> IndexOutline:
+        """As in `OutlinesIndex`: the vectors as float32, once more while building, and codes of half a byte a block."""
+        plain = 4 * count * dimension
+        if not self._wants_tree(count):
+            return IndexOutline(kind="brute force", building=2 * plain, searching=plain, disk=plain)
+        leaves = self._leaves(count)
+        codes = count * (-(-dimension // self._build.dimensions_per_block) // 2 + 8)
+        sample = 4 * min(count, self._build.train_sample) * dimension
+        settings = [{"leaves_to_search": value} for value in SWEEP if value <= leaves]
+        return IndexOutline(
+            kind=f"tree of {leaves} leaves, hashing",
+            building=2 * plain + 2 * codes + sample,
+            searching=plain + 2 * codes,
+            disk=plain + codes,
+            settings=settings,
+        )
 
     def build(self, keys: KeySource) -> None:
         """Copy vectors [N, D] into memory as float32 (4 N D bytes; the library reads no other way) and build."""

@@ -289,7 +289,7 @@ def test_the_run_s_tracker_gets_the_table_once(trained, tmp_path, monkeypatch):
 def test_a_second_process_is_kept_out(tmp_path):
     plan = make_plan(tmp_path)
     found = compare(plan, rows=["off"])
-    with comparing.locked(found.folder), pytest.raises(UsageError, match="another process is comparing here"):
+    with comparing.locked(found.folder), pytest.raises(UsageError, match="another process is at work here"):
         compare(plan, rows=["off"])
 
 

@@ -151,7 +151,7 @@ def test_the_training_sample_is_spread_over_the_source_and_read_in_blocks() -> N
 
 def test_threads_are_set_for_the_call_and_put_back() -> None:
     before = faiss.omp_get_max_threads()
-    with ours._threads(1):
+    with ours.threads(1):
         assert faiss.omp_get_max_threads() == 1
     assert faiss.omp_get_max_threads() == before
 

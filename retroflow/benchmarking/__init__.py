@@ -1,0 +1,1 @@
+"""`retroflow bench`: retrievers on vectors, judged by recall, speed, memory, and by the loss of a model."""

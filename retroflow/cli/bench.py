@@ -1,0 +1,64 @@
+"""`retroflow bench`: recall against speed, build time, memory and disk of retrievers."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from retroflow.cli.flags import with_flags
+from retroflow.cli.streams import only_results_on_stdout, print_result, result_stream, writing_results
+
+WIDTH = 120
+"""Columns of the tables in a file or a pipe."""
+
+
+@with_flags("retroflow.benchmarking.options:BenchOptions")
+def bench(
+    *,
+    retriever: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retriever",
+            metavar="A,B",
+            help="Names, with options as in hnsw:build.links=32:search.ef=64, or auto. May be repeated.",
+        ),
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", metavar="DB", help="Vectors of a database, DB@7, artifacts or a run.")
+    ] = None,
+    vectors: Annotated[
+        str | None, typer.Option("--vectors", metavar="FILE", help="Vectors of a .npy file, float16 or float32.")
+    ] = None,
+    random: Annotated[
+        str | None, typer.Option("--random", metavar="N,D", help="Draw N clustered vectors of width D.")
+    ] = None,
+    options: Mapping[str, Any],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Only say which index fits the vectors and the memory, and why.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure retrievers on the same vectors: recall, speed, memory, disk; docs/bench.md."""
+    from rich.console import Console
+
+    from retroflow.benchmarking.front import bench as measure
+    from retroflow.benchmarking.front import explain as choose
+    from retroflow.benchmarking.options import BenchOptions
+    from retroflow.components import retriever_words
+    from retroflow.store.sealed_json import strict_json
+
+    chosen = BenchOptions(**options)
+    with only_results_on_stdout():
+        if explain:
+            found: Any = choose(database=database, vectors=vectors, random=random, options=chosen)
+        else:
+            words = [word for text in retriever or [] for word in retriever_words(text)]
+            found = measure(words, database=database, vectors=vectors, random=random, options=chosen)
+    if as_json:
+        print_result(strict_json(found.to_json(), what="the benchmark"))
+        return
+    with writing_results():
+        stream = result_stream()
+        Console(file=stream, width=None if stream.isatty() else WIDTH).print(found.render())
+    if not explain:
+        print_result(f"benchmark: {found.folder}")
