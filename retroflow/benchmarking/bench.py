@@ -6,6 +6,7 @@
     FOLDER/indexes/             the index that is being measured; deleted afterwards
     FOLDER/results, FOLDER/data for ann-benchmarks (ann_files.py)
     FOLDER/bench.json, .csv, .md, .png, .svg
+    FOLDER/retriever.json, .csv, loss.png, .svg  with a model (losses.py)
 
 The folder is named by a fingerprint of the vectors and queries. A command that is started again measures only what is
 missing, as `retroflow curve` does.
@@ -32,13 +33,14 @@ from retroflow.benchmarking.ann_files import Answers, check_h5py, write_answers,
 from retroflow.benchmarking.choice import Choice, choose_index
 from retroflow.benchmarking.data import BenchData, Source
 from retroflow.benchmarking.entries import Entry, check_memory, entries_of
+from retroflow.benchmarking.losses import Judge
 from retroflow.benchmarking.measuring import ROUNDS, recall_of
 from retroflow.benchmarking.options import BenchOptions
 from retroflow.benchmarking.results import Bench
 from retroflow.comparison.compare import locked
 from retroflow.console import say
 from retroflow.errors import DamagedDataError, MissingExtraError, UsageError
-from retroflow.pictures.plots import plot_recall
+from retroflow.pictures.plots import plot_losses, plot_recall
 from retroflow.planning.machine_memory import main_memory
 from retroflow.protocols import Float32Array
 from retroflow.store.atomic import canonical_json
@@ -62,13 +64,14 @@ def choice_for(source: Source, options: BenchOptions) -> Choice:
     return choose_index(count, dimension, options.memory)
 
 
-def measure(words: Sequence[str], source: Source, options: BenchOptions) -> Bench:
+def measure(words: Sequence[str], source: Source, options: BenchOptions, judge: Judge | None = None) -> Bench:
     """Measure what is missing, and write the files.
 
     Args:
         words: of retrievers, "auto" for what `choice_for` chooses; the usual ones if there are none.
         source: of the vectors.
         options: how to measure.
+        judge: a model whose loss is measured with each setting, too.
 
     Raises:
         UsageError: a retriever is unknown or unfit, or its index would not fit into memory or on the disk.
@@ -101,7 +104,8 @@ def measure(words: Sequence[str], source: Source, options: BenchOptions) -> Benc
             "command": _command(),
             "date": time.strftime("%Y-%m-%d"),
         }
-        made = Bench(values, folder)
+        losses = None if judge is None else judge.losses(entries, folder)
+        made = Bench(values, folder, losses)
         made.write()
         _draw(made)
     return made
@@ -269,5 +273,7 @@ def _draw(made: Bench) -> None:
     try:
         for ending in (".png", ".svg"):
             plot_recall(made.to_json(), made.folder / f"bench{ending}")
+            if made.losses is not None:
+                plot_losses(made.losses.to_json(), made.folder / f"loss{ending}")
     except MissingExtraError as error:
         say(f"no picture: {error}")

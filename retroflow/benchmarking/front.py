@@ -6,8 +6,10 @@ from pathlib import Path
 from retroflow.benchmarking.bench import FOLDER, choice_for, measure
 from retroflow.benchmarking.choice import Choice
 from retroflow.benchmarking.data import Source
+from retroflow.benchmarking.losses import Judge
 from retroflow.benchmarking.options import BenchOptions, parse_shape
 from retroflow.benchmarking.results import Bench
+from retroflow.errors import UsageError
 
 
 def bench(
@@ -16,6 +18,9 @@ def bench(
     database: str | Path | None = None,
     vectors: str | Path | None = None,
     random: str | tuple[int, int] | None = None,
+    model: str | Path | None = None,
+    corpus: str | Path | None = None,
+    sequences: int | str = 100,
     options: BenchOptions | None = None,
 ) -> Bench:
     """Measure retrievers on the same vectors, as `retroflow bench` does (docs/bench.md).
@@ -26,6 +31,9 @@ def bench(
         database: a database, `DB@VERSION`, artifacts of `prepare`, or a run.
         vectors: a .npy file, float16 or float32 [rows, D].
         random: N and D of vectors to draw.
+        model: whose loss is measured with each setting, too; a run's own vectors are searched if no others are given.
+        corpus: text for a model that is no run, as in `compare`.
+        sequences: of the model's text, as in `compare`.
         options: how to measure.
 
     Raises:
@@ -33,7 +41,16 @@ def bench(
         RetroflowError: a library is not installed, a retriever failed, or a file cannot be written.
     """
     options = options or BenchOptions()
-    return measure(retrievers, _source(database, vectors, random, options), options)
+    judge = None
+    if model is not None:
+        if vectors is not None or random is not None:
+            raise UsageError(
+                f"model='{model}': its loss needs the texts of what is found; give its database in place of vectors."
+            )
+        named = None if database is None else str(database)
+        judge = Judge(str(model), named, None if corpus is None else str(corpus), str(sequences))
+        database = model if database is None else database
+    return measure(retrievers, _source(database, vectors, random, options), options, judge)
 
 
 def explain(

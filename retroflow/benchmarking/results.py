@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from retroflow.comparison.curve_file import Curve
 from retroflow.planning.memory_estimate import size_text
 from retroflow.store.disk import disk_size
 from retroflow.store.sealed_json import write_json, write_text
@@ -39,14 +40,17 @@ class Bench:
     Attributes:
         values: JSON values, as in bench.json (docs/bench.md).
         folder: of its files.
+        losses: of a model at each setting; None if there is no model.
     """
 
     values: Mapping[str, Any]
     folder: Path
+    losses: Curve | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; docs/bench.md describes them."""
-        return {"bench_version": 1, **self.values, "definitions": DEFINITIONS}
+        losses = None if self.losses is None else self.losses.to_json()
+        return {"bench_version": 1, **self.values, "losses": losses, "definitions": DEFINITIONS}
 
     def to_csv(self) -> str:
         """Return a line for each setting."""
@@ -86,6 +90,8 @@ class Bench:
         ]
         lines += _markdown(_INDEX_COLUMNS, self._index_rows())
         lines += ["", "## Searches", "", *_markdown(_COLUMNS, self._rows()), "", "![Recall and speed](bench.svg)", ""]
+        if self.losses is not None:
+            lines += ["## Losses", "", *self._loss_lines(self.losses), ""]
         lines += [f"- {name}: {meaning}." for name, meaning in DEFINITIONS.items()]
         return "\n".join(lines) + "\n"
 
@@ -104,7 +110,22 @@ class Bench:
         data = self.values["data"]
         indexes = _table(f"{data['described']}; k = {self.values['k']}", _INDEX_COLUMNS, self._index_rows())
         searches = _table("", _COLUMNS, self._rows())
-        return Group(indexes, searches, Text(f"Load of the machine: {self._loads()}."))
+        losses = "" if self.losses is None else self.losses.render()
+        return Group(indexes, searches, Text(f"Load of the machine: {self._loads()}."), losses)
+
+    def _loss_lines(self, losses: Curve) -> Iterator[str]:
+        """Yield a table of losses and recalls in Markdown, and its limits."""
+
+        def rows() -> Iterator[tuple[str, ...]]:
+            for point in losses.shown_points:
+                gain = point.get("gain")
+                interval = point.get("gain_interval")
+                spread = "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
+                shown = "" if gain is None else f"{gain:.4f}{spread}"
+                yield str(point["label"]), f"{point['recall']:.4f}", f"{point['on']:.4f}", shown
+
+        yield from _markdown(("retriever", "recall", losses.measure, "gain over off (95 %)"), rows())
+        yield from ("", losses.note, "", "![Loss and recall](loss.svg)")
 
     def _index_rows(self) -> Iterator[tuple[str, ...]]:
         for index in self.values["retrievers"]:

@@ -13,7 +13,7 @@ WIDTH = 120
 
 
 @with_flags("retroflow.benchmarking.options:BenchOptions")
-def bench(
+def bench(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     *,
     retriever: Annotated[
         list[str] | None,
@@ -32,6 +32,13 @@ def bench(
     random: Annotated[
         str | None, typer.Option("--random", metavar="N,D", help="Draw N clustered vectors of width D.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="RUN", help="Measure its loss with each setting, too.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", metavar="PATH", help="Text, if the model is no run, as for compare.")
+    ] = None,
+    sequences: Annotated[str, typer.Option("--sequences", metavar="N", help="Of the model's text, or all.")] = "100",
     options: Mapping[str, Any],
     explain: Annotated[
         bool, typer.Option("--explain", help="Only say which index fits the vectors and the memory, and why.")
@@ -53,7 +60,8 @@ def bench(
             found: Any = choose(database=database, vectors=vectors, random=random, options=chosen)
         else:
             words = [word for text in retriever or [] for word in retriever_words(text)]
-            found = measure(words, database=database, vectors=vectors, random=random, options=chosen)
+            judged: dict[str, Any] = {"model": model, "corpus": corpus, "sequences": sequences}
+            found = measure(words, database=database, vectors=vectors, random=random, **judged, options=chosen)
     if as_json:
         print_result(strict_json(found.to_json(), what="the benchmark"))
         return

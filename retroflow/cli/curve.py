@@ -40,6 +40,7 @@ def curve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve as one JSON object.")] = False,
 ) -> None:
     """Measure the loss against k, database size, retriever, lookups, overlap or training; docs/curves.md."""
+    from retroflow.components import retriever_words
     from retroflow.errors import UsageError
     from retroflow.pictures import curves
 
@@ -60,7 +61,7 @@ def curve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
                 runs[0],
                 *overrides,
                 over=over,
-                values=[] if values is None else [word.strip() for word in values.split(",") if word.strip()],
+                values=[] if values is None else retriever_words(values),
                 database=database,
                 corpus=corpus,
                 sequences=sequences or "100",

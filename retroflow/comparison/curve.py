@@ -23,7 +23,7 @@ from retroflow.comparison.row_file import RowFile, read_row, row_path
 from retroflow.comparison.rows import Measured, OpenRow, reading
 from retroflow.comparison.subject import Plan, Subject, Table
 from retroflow.comparison.table import Measurements
-from retroflow.components import RETRIEVERS, create_retriever
+from retroflow.components import create_retriever, retriever_section
 from retroflow.console import say
 from retroflow.data.windows import WindowTable
 from retroflow.distributed.stop_signals import StopRequests
@@ -121,25 +121,24 @@ def _size_points(words: Sequence[str], section: Mapping[str, Any], m: int) -> li
 
 
 def _retriever_points(words: Sequence[str], section: Mapping[str, Any], m: int) -> list[Point]:
-    def read(name: str) -> Read:
-        options = section if name == section["name"] else {"name": name}
-
+    def read(word: str, options: Mapping[str, Any]) -> Read:
         def table(subject: Subject, searches: OtherSearches) -> tuple[Table, dict[str, Any]]:
             k, found = subject.splits.validation_neighbours.shape[1], subject.found
-            if name == RANDOM:
+            if word == RANDOM:
                 return _at_random(found, subject), {"recall": searches.recall(None, k)}
-            search = searches.own if name == section["name"] else searches.by(options)
+            search = searches.own if word == section["name"] else searches.by(options)
             return searches.find(search, k), {"recall": searches.recall(search, k)}
 
         return table
 
-    names = list(dict.fromkeys(words))
-    for name in names:
-        if name != RANDOM and name not in RETRIEVERS.names():
-            raise UsageError(f"values='{name}': there is no such retriever. Known: {', '.join(RETRIEVERS.names())}.")
+    chosen = list(dict.fromkeys(words))
+    sections = {word: {} if word == RANDOM else retriever_section(word, "values") for word in chosen}
     if words == AXES["retriever"].default:
-        names = [name for name in names if name == RANDOM or _is_installed(name)]
-    return [Point(place, name, ["retriever", name], read(name)) for place, name in enumerate(names)]
+        chosen = [word for word in chosen if word == RANDOM or _is_installed(word)]
+    return [
+        Point(place, word, ["retriever", word.replace("/", "-")], read(word, sections[word]))
+        for place, word in enumerate(chosen)
+    ]
 
 
 def _at_random(found: Table, subject: Subject) -> Table:

@@ -6,9 +6,11 @@ again, but where the database has no vectors and a retriever needs them.
 Shapes: T chunks of the database, c chunks that are looked up, k neighbours, D embedding width.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,7 @@ class OtherSearches:
 
     def __init__(self, subject: Subject, embed: Callable[[], Embedded]) -> None:
         self._subject, self._embed = subject, embed
+        self._built: tuple[Mapping[str, Any], tempfile.TemporaryDirectory[str]] | None = None
         self._distances: dict[int, tuple[Int64Array, Float32Array, Float32Array]] = {}
 
     @cached_property
@@ -90,12 +93,25 @@ class OtherSearches:
             RetroflowError: it is not installed, or cannot be built of so few.
         """
         retriever = create_retriever(section)
-        reads = retriever.capabilities
-        embedded = self.embedded if reads.reads_vectors else None
-        say(f"building {retriever.owner} over {len(self._subject.splits.database if rows is None else rows):,} chunks")
-        retriever.build(Keys(None if embedded is None else _part(embedded.vectors, rows), self._texts(rows)))
+        embedded = self.embedded if retriever.capabilities.reads_vectors else None
+        made_of = {key: value for key, value in section.items() if key != "search"}
+        if rows is None and self._built is not None and self._built[0] == made_of:
+            retriever.load(Path(self._built[1].name) / "index")  # another search of the same index
+        else:
+            count = len(self._subject.splits.database if rows is None else rows)
+            say(f"building {retriever.owner} over {count:,} chunks")
+            retriever.build(Keys(None if embedded is None else _part(embedded.vectors, rows), self._texts(rows)))
+            self._keep(retriever, made_of if rows is None else None)
         searched: Searched = retriever if rows is None else PartOfRows(retriever, rows)
         return LiveSearch(self.own.tokenizer, None if embedded is None else embedded.embedder, searched)
+
+    def _keep(self, retriever: CheckedRetriever, made_of: Mapping[str, Any] | None) -> None:
+        """Keep an index for a search with other options; that of a part of the database is not needed again."""
+        self._built = None
+        if made_of is not None:
+            folder = tempfile.TemporaryDirectory(prefix="retroflow-index-")
+            retriever.save(Path(folder.name) / "index")
+            self._built = made_of, folder
 
     def of_documents(self, section: Mapping[str, Any], share: float) -> tuple[LiveSearch, dict[str, Any]]:
         """Build a retriever over a share of the documents; a smaller share has documents of every larger one.

@@ -195,6 +195,27 @@ def plot_recall(bench: Mapping[str, Any], file: Path) -> None:
     draw(panels, file, title="Recall and speed", x_label=f"recall@{k}", x_scale="logit", note=note)
 
 
+def plot_losses(curve: Mapping[str, Any], file: Path) -> None:
+    """Draw the loss of a model against the recall of its retriever, of `retroflow bench --model`.
+
+    Args:
+        curve: over retrievers, as `retroflow curve` writes it; labels are names with options.
+        file: the picture; its ending decides the format.
+
+    Raises:
+        RetroflowError: as `draw`.
+    """
+    lines = []
+    for number, name in enumerate(dict.fromkeys(point["label"].partition(":search.")[0] for point in curve["points"])):
+        own = [point for point in curve["points"] if point["label"].partition(":search.")[0] == name]
+        places = [(point["recall"], point) for point in sorted(own, key=lambda point: point["recall"])]
+        lines.append(_line(name, places, "on", number))
+    off = curve["points"][0]["off"]
+    lines.append(Line("without retrieval", [0.0, 1.0], [off, off], colour=None, style="--", marker=""))
+    panels = [Panel(lines, f"loss ({curve['measure']})")]
+    draw(panels, file, title="Loss and recall", x_label="recall against exact search", note=curve["note"])
+
+
 def plot_gains(table: Mapping[str, Any], file: Path) -> None:
     """Draw a table of losses: how far each row is below retrieval off, with its interval.
 
@@ -256,7 +277,9 @@ def _scale(axes: Any, scale: str, places: Sequence[float], names: Sequence[str])
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
     elif scale == "logit":
-        axes.set_xscale("logit", one_half="1/2")
+        axes.set_xscale("logit")
+        axes.xaxis.set_major_formatter(lambda place, _: f"{place:.6g}")  # 0.99 and not 1 - 10^-2
+        axes.minorticks_off()
     elif scale == "log" and places and places[0] > 0:
         axes.set_xscale("log")
         if len(places) <= 12:

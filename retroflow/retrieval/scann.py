@@ -106,7 +106,7 @@ class ScannRetriever:
             kind=f"tree of {leaves} leaves, hashing",
             building=2 * plain + 2 * codes + sample,
             searching=plain + 2 * codes,
-            disk=plain + codes,
+            disk=plain + codes + 4 * leaves * dimension,
             settings=settings,
         )
 

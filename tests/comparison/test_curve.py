@@ -115,7 +115,7 @@ def test_words_that_are_no_point_are_refused(run):
         ("k", ["0"], "values='0': k must be a whole number from 1 on."),
         ("size", ["120%"], "values='120%': give a share of the database above 0% and up to 100%."),
         ("step", ["3"], "values='3': lookups are so many tokens apart that a chunk of 8 is a multiple."),
-        ("retriever", ["fais"], "values='fais': there is no such retriever. Known: "),
+        ("retriever", ["fais"], "values='fais': there is no such retriever. Did you mean"),
         ("alpha", ["0.5"], "values: a curve over alpha has those of the paper"),
     ):
         with pytest.raises(UsageError, match=f"^{message}"):
