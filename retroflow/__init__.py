@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         retriever,
         score,
     )
+    from retroflow.benchmarking.front import bench
     from retroflow.database.database import Database
     from retroflow.generation.language_model import LanguageModel
     from retroflow.integrations.evaluating import evaluate_tasks
@@ -60,6 +61,7 @@ _HOMES = {
     "compare": "retroflow.api",
     "evaluate_tasks": "retroflow.integrations.evaluating",
     "curve": "retroflow.pictures.curves",
+    "bench": "retroflow.benchmarking.front",
     "training_curves": "retroflow.pictures.curves",
     "load": "retroflow.api",
     "retriever": "retroflow.api",
@@ -99,6 +101,7 @@ __all__ = [
     "Run",
     "Tracker",
     "__version__",
+    "bench",
     "compare",
     "curve",
     "embedder",

@@ -122,7 +122,7 @@ def test_ann_benchmarks_reads_the_same_numbers(tmp_path) -> None:
         theirs = read_like_ann_benchmarks(found.folder, "mine-16", 5, batch=batch)
         assert sorted(theirs) == ["exact()", "hnsw:links=4:search.ef=10(ef=10)", "hnsw:search.ef=10(ef=10)"]
         for index in found.values["retrievers"]:
-            name = f"{index['retriever'].replace('build.', '')}(" 
+            name = f"{index['retriever'].replace('build.', '')}("
             recall, rate = next(values for label, values in theirs.items() if label.startswith(name))
             assert rate == pytest.approx(index["settings"][0][key], rel=1e-4)
             # They count what is up to 0.001 farther than the k-th neighbour, too.
@@ -155,7 +155,9 @@ def test_one_in_a_process_of_its_own_measures_the_same_and_passes_its_error_on(t
 def test_a_process_that_is_killed_is_named(monkeypatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(worker.sys, "executable", "/bin/false")
-    with pytest.raises(RetrieverError, match="^building x: the process ended with code 1. Measured settings are kept.$"):
+    with pytest.raises(
+        RetrieverError, match="^building x: the process ended with code 1. Measured settings are kept.$"
+    ):
         worker.run({}, threads=1, doing="building x")
 
 
@@ -164,7 +166,10 @@ def test_a_process_that_is_killed_is_named(monkeypatch) -> None:
     [
         (["hnws"], "retriever='hnws': there is no such retriever. Did you mean"),
         (["hnsw:build.linkz=4"], "build.linkz is not a known key"),
-        (["bm25"], "retriever='bm25': it reads texts, and recall here is of vectors; `retroflow curve --over retriever`"),
+        (
+            ["bm25"],
+            "retriever='bm25': it reads texts, and recall here is of vectors; `retroflow curve --over retriever`",
+        ),
         (["exact:build.metric=inner_product"], "its metric is inner_product; distances are measured by l2 here."),
         (["faiss:build.factory=IVF4096,Flat"], "which has 4096 lists, more than the 2000 vectors."),
     ],
@@ -202,7 +207,13 @@ def test_the_index_that_is_chosen_depends_on_count_and_memory() -> None:
         pytest.importorskip(extra)
     chosen = {
         (count, memory): choose_index(count, 384, memory << 20).chosen
-        for count, memory in ((5_000, 1 << 10), (50_000, 1 << 10), (50_000, 115), (5_000_000, 1 << 15), (5_000_000, 1_500))
+        for count, memory in (
+            (5_000, 1 << 10),
+            (50_000, 1 << 10),
+            (50_000, 115),
+            (5_000_000, 1 << 15),
+            (5_000_000, 1_500),
+        )
     }
     assert list(chosen.values()) == ["exact", "hnsw", "faiss", "faiss", "faiss:build.factory=IVF16384,SQfp16"]
     found = explain(random=(50_000, 384), options=BenchOptions(memory_limit="1GiB")).to_json()
