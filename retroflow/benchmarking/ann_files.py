@@ -2,10 +2,10 @@
 
     results/DATASET/K/ALGORITHM[-batch]/ARGUMENTS.hdf5
         attributes algo, name, dataset, distance, count, batch_mode, run_count, build_time (s), index_size (kB),
-        best_search_time (s per query), candidates, expect_extra; times [n] (s), neighbors int32 [n, k] (-1: none),
+        best_search_time (s per query), candidates, expect_extra; times [n] (s), `neighbors` int32 [n, k] (-1: none),
         distances float32 [n, k] (infinite: none)
     data/DATASET.hdf5
-        attributes type, distance, dimension, point_type; test [q, D], neighbors and distances [q, k] of brute force
+        attributes type, distance, dimension, point_type; test [q, D], `neighbors` and distances [q, k] of brute force
 
 Source: ann_benchmarks/results.py and datasets.py of github.com/erikbern/ann-benchmarks, commit f402b2c. Its plot.py and
 data_export.py read these. `train`, which only its run.py reads, is left out: it would be a copy of the vectors.
