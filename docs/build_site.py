@@ -30,7 +30,7 @@ API = {
     "run": (
         "Recipes and runs",
         "Prepare, train and measure, as the commands do.",
-        "retroflow: load_recipe prepare fit open_run evaluate compare curve training_curves evaluate_tasks score "
+        "retroflow: load_recipe prepare fit open_run evaluate compare curve bench training_curves evaluate_tasks score "
         "report_page inspect Run",
     ),
     "use": (
@@ -43,8 +43,8 @@ API = {
         "Protocols",
         "What a retriever, an embedder, a corpus source, a model and a tracker are.",
         "retroflow: Retriever Embedder Corpus RetrievalModel ModelConfig Tracker Neighbours Capabilities Document; "
-        "retroflow.protocols: Queries KeySource AddsKeys RemovesKeys ScoresKeys ChecksVectors TextSource Counts "
-        "GenerationCache TrackedRun",
+        "retroflow.protocols: Queries KeySource AddsKeys RemovesKeys ScoresKeys ChecksVectors OutlinesIndex "
+        "IndexOutline TextSource Counts GenerationCache TrackedRun",
     ),
     "contracts": (
         "Contracts",

@@ -10,7 +10,9 @@ EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools", 
 EMPTY_ENDINGS = ("Manager", "Handler", "Helper", "Processor", "Wrapper")
 AMERICAN = "neigh" + "bor"
 # Names in other people's interfaces, which we cannot spell: scann's and scikit-learn's arguments, URLs and titles.
-FOREIGN = re.compile(rf"num_{AMERICAN}s|nb?_{AMERICAN}s|Nearest{AMERICAN.title()}|sklearn\.{AMERICAN}s|[\"`]{AMERICAN}s[\"`]|https?://\S+")
+FOREIGN = re.compile(
+    rf"num_{AMERICAN}s|nb?_{AMERICAN}s|Nearest{AMERICAN.title()}|sklearn\.{AMERICAN}s|[\"`]{AMERICAN}s[\"`]|https?://\S+"
+)
 ABSOLUTE = re.compile(r"(?<![\w.~}/-])/(?:home|root|Users|work|workspace|mnt|scratch|tmp|data)/[\w.]")
 
 
