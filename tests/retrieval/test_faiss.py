@@ -158,7 +158,7 @@ def test_threads_are_set_for_the_call_and_put_back() -> None:
 
 def test_reading_sets_the_allocation_limit_and_puts_it_back(tmp_path: Path) -> None:
     before = faiss.get_deserialization_vector_byte_limit()
-    with ours._allocation_limit(5_000_000):
+    with ours.allocation_limit(5_000_000):
         assert faiss.get_deserialization_vector_byte_limit() == 5_000_000
     assert faiss.get_deserialization_vector_byte_limit() == before
 
