@@ -116,7 +116,7 @@ def sources() -> Iterable[tuple[Path, str]]:
         yield path, path.relative_to(ROOT / "docs").as_posix()
     for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         yield path, f"notebooks/{path.stem}.md"
-    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+    for path in [*sorted((ROOT / "recipes").glob("*.yaml")), *sorted((ROOT / "plugins").glob("*/*.yaml"))]:
         yield path, f"recipes/{path.stem}.md"
     for path in sorted((ROOT / "plugins").glob("*/README.md")):
         yield path, f"plugins/{path.parent.name}.md"
@@ -131,19 +131,20 @@ def recipe_page(path: Path) -> str:
     prose, commands, fields = [], [], {}
     for line in (line.removeprefix("#").removeprefix(" ") for line in head.splitlines()):
         if field := re.match(r"([A-Z][a-z]+)  +(.*)", line):
-            name = field[1]
-            fields[name] = field[2]
+            key = field[1]
+            fields[key] = field[2]
         elif fields and line.startswith("    "):
-            fields[name] += " " + line.strip()
+            fields[key] += " " + line.strip()
         elif line.startswith("  "):
             commands.append(line.strip())
         else:
             prose.append(line)
-    commands = commands or [f"retroflow fit --recipe recipes/{path.name}"]
+    name = path.relative_to(ROOT).as_posix()
+    commands = commands or [f"retroflow fit --recipe {name}"]
     described = "\n".join(prose).strip()
-    facts = "\n".join(f"- **{name}**: {_linked(value)}" for name, value in fields.items())
+    facts = "\n".join(f"- **{key}**: {_linked(value)}" for key, value in fields.items())
     parts = [f"# {path.stem}", _linked(described), _fenced("bash", "\n".join(commands)), facts]
-    return "\n\n".join([*parts, f"## recipes/{path.name}", _fenced("yaml", rest.strip())]) + "\n"
+    return "\n\n".join([*parts, f"## {name}", _fenced("yaml", rest.strip())]) + "\n"
 
 
 def _linked(text: str) -> str:

@@ -216,7 +216,7 @@ def _section(experiment: Experiment, result: dict[str, Any]) -> list[str]:
         "",
         *textwrap.wrap(stated, 119),
         "",
-        "```",
+        '```bash title="checked, not run: takes minutes"',
         *result["commands"],
         "```",
         "",

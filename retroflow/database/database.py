@@ -92,7 +92,7 @@ class Database:
         Args:
             folder: new or empty.
             documents: a path, or documents; a mapping has "text", "id", and perhaps "title" and "source".
-            embedder, retriever: a name, or a mapping of it and options, as in a recipe.
+            embedder: a name, or a mapping of it and options, as in a recipe; `retriever` likewise.
             tokenizer: "train" for one that is learned from the documents; a folder or a name for another.
             chunk_length: tokens of a chunk.
             vocabulary_size: of a tokenizer that is learned.
@@ -198,7 +198,7 @@ class Database:
         """Make the database hold exactly these documents; those whose text is the same are not embedded again.
 
         Args:
-            documents, options: as of `add`.
+            documents: as of `add`, and so are `options`.
             allow_mass_removal: go on if more than half of the documents would be removed.
             dry_run: only count.
 

@@ -184,7 +184,9 @@ class RetrievalModel(Protocol):
         `retroflow compare` needs them for losses of long prompts and for kNN-LM. The default refuses.
 
         Args:
-            tokens, retrieved, retrieved_mask: as in `forward`.
+            tokens: as in `forward`.
+            retrieved: as in `forward`.
+            retrieved_mask: as in `forward`.
 
         Returns:
             float [b, n, d].

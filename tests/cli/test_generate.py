@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -232,43 +231,6 @@ def test_nothing_waits_for_lightning_and_no_terminal_s_encoding_matters(trained:
     result = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, env=environment, timeout=120)
     assert result.returncode == 0, result.stderr
     result.stdout.decode()
-
-
-def in_a_folder_of_its_own(trained: Path, exported: Path, other_index: Path, folder: Path) -> None:
-    """Put what the page names where the page has it."""
-    (folder / "runs" / "retro_small").mkdir(parents=True)
-    (folder / "runs" / "retro_small" / "0001").symlink_to(trained)
-    (folder / "artifacts").symlink_to(other_index.parent)
-    (folder / "prompts.jsonl").write_text('{"prompt": "Notes"}\n{"prompt": "keeps"}\n')
-    (folder / "draft.txt").write_text("Notes, part")
-    (folder / "other.yaml").symlink_to(trained.parents[2] / "other.yaml")
-
-
-def test_the_commands_and_the_python_of_the_page_run(
-    retroflow, trained, exported, other_index, tmp_path, monkeypatch, capfd
-) -> None:
-    """docs/generation.md, on a smaller model."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
-    in_a_folder_of_its_own(trained, exported, other_index, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) == 9 and all(command.startswith("retroflow ") for command in commands)
-    smaller = {
-        "0123456789abcdef": other_index.name.removeprefix("index-"),
-        "data.chunk_length=64": "data.chunk_length=8",
-    }
-    for command in commands:
-        for there, here in smaller.items():
-            command = command.replace(there, here)
-        command, _, stdin = command.partition(" < ")
-        if stdin:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(stdin).read_bytes())))
-        code, out, err = retroflow(*shlex.split(command)[1:])
-        assert code == 0 and out, (command, err)
-    (python,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    exec(python.replace("0123456789abcdef", smaller["0123456789abcdef"]), {})
-    assert "notes/" in capfd.readouterr().out
 
 
 def test_every_option_is_on_the_page_and_no_other() -> None:

@@ -28,14 +28,14 @@ trainer: {{max_steps: 6, batch_size: 2, device: cpu, precision: fp32, checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def write_base(folder: Path, text: str) -> Path:
+def write_base(folder: Path, text: str, *, num_positions: int = 64) -> Path:
     folder.mkdir()
     tokenizer = train_tokenizer([text], 300)
     tokenizer.save(folder)
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=tokenizer.vocabulary_size + 4, n_embd=16, n_layer=3, n_head=2, n_positions=64, **ends
+        vocab_size=tokenizer.vocabulary_size + 4, n_embd=16, n_layer=3, n_head=2, n_positions=num_positions, **ends
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder

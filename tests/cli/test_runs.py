@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -93,22 +91,3 @@ def test_losses_are_drawn_or_the_extra_is_named(retroflow, place: Path) -> None:
     else:
         assert (code, out, err) == (0, "losses.png\n", "")
         assert (place / "losses.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_commands_of_the_pages_run(retroflow, place: Path) -> None:
-    """docs/runs.md and the clean-up of docs/artifacts.md, on a smaller model."""
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    (place / "runs" / "tiny").rename(place / "runs" / "retro_small")
-    commands = [
-        line
-        for page in ("runs.md", "artifacts.md")
-        for block in re.findall(
-            r"^```bash\n(.*?)^```", (docs / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-        )
-        for line in block.splitlines()
-        if line.startswith(("retroflow runs", "retroflow clean")) and "--recipe" not in line
-    ]
-    assert len(commands) == 5
-    for command in commands:
-        code, out, err = retroflow(*shlex.split(command)[1:])
-        assert (code == 0 and out) or (" plot " in command and "retroflow[plot]" in err), (command, err)

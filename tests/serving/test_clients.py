@@ -1,6 +1,7 @@
 """Clients that people have, against a server on a port of this machine: openai's, 64 at once, and lm-eval's."""
 
 import asyncio
+import re
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from retroflow.errors import RetrieverError
 from retroflow.serving.options import ServerOptions
 from retroflow.serving.service import Service
+from tests.house.tree import ROOT
 from tests.serving.small import listening, open_model, prompt_of
 
 pytest.importorskip("uvicorn")
@@ -50,6 +52,14 @@ def test_openai_reads_completions_models_and_errors(client, opened) -> None:
         client.completions.create(model="small", prompt="a", temperature=-1)
     with pytest.raises(openai.NotFoundError, match='this server has "small"'):
         client.completions.create(model="gpt", prompt="a")
+
+
+def test_the_python_of_the_page_runs(url, capsys) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    block = block.replace("http://127.0.0.1:8000", url).replace('"retro_small"', '"small"')
+    exec(block.replace("def forward(self, x):", prompt_of(1)), {})
+    assert re.search(r"^\d+ \d+ \S+ -?\d\.\d+", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_openai_reads_messages_their_annotations_and_their_stream(client, opened) -> None:
