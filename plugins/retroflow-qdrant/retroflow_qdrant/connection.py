@@ -38,7 +38,7 @@ class Connection:
 
     def __init__(self, url: str, *, timeout: int, retries: int) -> None:
         self.is_embedded = url == EMBEDDED
-        self.url = url if self.is_embedded else _checked_url(url)
+        self.url = url if self.is_embedded else _with_port(_checked_url(url))
         self._key = None if self.is_embedded else _api_key()
         self._timeout, self._retries = timeout, retries
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class Connection:
         if self.is_embedded:
             return True
         try:
-            httpx.get(self.url, timeout=2.0)
+            httpx.get(f"{self.url.rstrip('/')}/", timeout=2.0)
         except httpx.HTTPError:
             return False
         return True
@@ -101,12 +101,7 @@ class Connection:
     def _new_client(self) -> QdrantClient:
         if self.is_embedded:
             return QdrantClient(EMBEDDED)
-        address = urlsplit(self.url)
-        # The client's own default is port 6333 whatever the scheme; the port that a scheme has is what people mean.
-        port = address.port or (443 if address.scheme == "https" else 6333)
-        return QdrantClient(
-            url=self.url, port=port, api_key=self._key, timeout=self._timeout, check_compatibility=False
-        )
+        return QdrantClient(url=self.url, api_key=self._key, timeout=self._timeout, check_compatibility=False)
 
     def _while(self, doing: str) -> str:
         return f"qdrant: {doing} at {self.url} failed"
@@ -156,6 +151,14 @@ def _checked_url(of_recipe: str) -> str:
             f'"http://localhost:6333", or "{EMBEDDED}" for the library\'s embedded mode.'
         )
     return url
+
+
+def _with_port(url: str) -> str:
+    """Return an address with its port: Qdrant's own, or 443 for https, behind which is a proxy or a cloud."""
+    address = urlsplit(url)
+    if address.port is not None:
+        return url
+    return address._replace(netloc=f"{address.netloc}:{443 if address.scheme == 'https' else 6333}").geturl()
 
 
 def _api_key() -> str | None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from retroflow_qdrant import retriever as module
+from retroflow_qdrant.connection import Connection
 from retroflow_qdrant.retriever import QdrantRetriever, QdrantSearch
 
 from retroflow.errors import UsageError
@@ -23,6 +24,20 @@ class TestQdrantRetriever(RetrieverContract):
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match=f'retriever.url is "{url[:4]}.*allowed: "http://HOST:PORT"'):
         QdrantRetriever(url=url)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("http://host", "http://host:6333"),
+        ("https://host/prefix", "https://host:443/prefix"),
+        ("http://[::1]:7000", "http://[::1]:7000"),
+    ],
+)
+def test_the_port_of_an_address(given: str, used: str) -> None:
+    server = Connection(given, timeout=1, retries=0)
+    assert server.url == used
+    assert server._client()._client.rest_uri == used  # type: ignore[attr-defined]
 
 
 def test_a_password_in_the_address_is_refused_and_not_shown() -> None:

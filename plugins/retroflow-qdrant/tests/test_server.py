@@ -24,7 +24,7 @@ from retroflow.testing import RetrieverContract
 from retroflow.testing.retriever_rules import changes, instances, storage
 
 VECTORS = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-QUICK = QdrantSearch(timeout=2, retries=1)
+QUICK = QdrantSearch(timeout=30, retries=1)
 
 
 def start(port: int = 0, log: Path | None = None, **environment: str) -> tuple["subprocess.Popen[str]", str]:
