@@ -39,7 +39,7 @@ class Opponents:
         of: sequences of the validation split.
         documents: number of documents that the compared chunks belong to.
         intervals: 95 % intervals of differences in nats per token, and of `recovered`; None where one has no bounds.
-        trained: of each opponent that was trained "weights", "steps" and "seconds".
+        trained: of each opponent that was trained "weights", "steps", "seconds" and "cpu_seconds".
     """
 
     measures: dict[str, Measure]
@@ -83,10 +83,12 @@ class Opponents:
             return []
         on, at_random, *others = (self.measures[mode].loss for mode in ("on", "random", *TRAINED))
         without, prompted, prompted_at_random = others
+        steps = [int(self.trained[mode]["steps"]) for mode in TRAINED[:2]]
         return [
-            f"With as many weights trained for as long, the base alone has {without:.4f} and in-context retrieval "
-            f"{prompted:.4f} nats per token; reading has {on:.4f}. Found neighbours gain {at_random - on:.4f} over "
-            f"random ones where they are read, and {prompted_at_random - prompted:.4f} in that prompt."
+            f"With as many weights trained for as long, the base alone has {without:.4f} ({steps[0]:,} steps) and "
+            f"in-context retrieval {prompted:.4f} nats per token ({steps[1]:,} steps); reading has {on:.4f}. Found "
+            f"neighbours gain {at_random - on:.4f} over random ones where they are read, and "
+            f"{prompted_at_random - prompted:.4f} in that prompt."
         ]
 
 

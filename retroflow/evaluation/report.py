@@ -41,7 +41,7 @@ DEFINITIONS = {
     "in_context_ram": "base alone, after Ram et al. 2023: the best neighbour with its continuation, up to 256 tokens, "
     "over the start of a window of a sequence's length; query and stride are a chunk",
     "base_trained": "base with low-rank maps (LoRA) on its linear ones, at least as many weights as learned to read, "
-    "trained for as many seconds",
+    "trained for as many seconds, on a CPU of the process (cpu_seconds)",
     "in_context_trained": "in_context of such a base, trained with passages in its prompt; _random: random ones",
     "recovered_trained": "(base_trained - on) / (base_trained - in_context_trained) of the losses in opponents",
     "gain_over_random_minus_in_context_trained": "(random - on) - (in_context_trained_random - in_context_trained) of "

@@ -3,7 +3,7 @@
 Part of what training gains is the style of the text, which any weights learn. Here low-rank maps on the base learn it
 (retroflow/pretrained/low_rank.py), at least as many weights as reading has, from the run's own sequences in their
 order, with the run's own optimizer, until they have trained as many seconds as the run. The learning rate follows these
-seconds.
+seconds. On a CPU they are those that the process has computed for, so that other work there takes nothing from anyone.
 
     base_trained          the loss of the whole sequence, without retrieval
     in_context_trained    [passages for chunk u] [the sequence's tokens up to chunk u + 1], and the loss of chunk u + 1
@@ -61,7 +61,7 @@ def add_trained(
     Args:
         job: its module's model is on the placement's device.
         found: the opponents that were not trained.
-        seconds: of the run's training.
+        seconds: of the run's training; on a CPU those of its process, summed over threads.
         num_weights: that the run trained.
         stop: called between steps and chunks; may raise to stop.
 
@@ -89,7 +89,12 @@ def add_trained(
 def _train(
     model: Any, job: Measurable, name: str, nats: Nats, seconds: float, stop: Callable[[], None]
 ) -> dict[str, float]:
-    """Train the maps of a model's base, changed in place; returns how many there are, the steps and the seconds."""
+    """Train the maps of a model's base, changed in place.
+
+    Returns:
+        "weights" (of the maps), "steps", "seconds" and "cpu_seconds".
+    """
+    clock = time.process_time if job.placement.device.type == "cpu" else time.perf_counter
     options: OptimizerOptions = job.module.optimizer_options
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -100,7 +105,8 @@ def _train(
         weight_decay=options.weight_decay,
         fused=True,
     )
-    splits, step, passed, began = job.splits, 0, 0.0, time.perf_counter()
+    clocks = time.perf_counter(), time.process_time()
+    splits, step, passed, began = job.splits, 0, 0.0, clock()
     sequences = splits.training(retrieval=True)
     batches = StepBatches(
         num_chunks=len(splits.train_chunks),
@@ -128,9 +134,11 @@ def _train(
             optimizer.zero_grad()
             refuse_not_finite(float(loss.detach()), name)
             stop()
-            step, before, passed = step + 1, passed, time.perf_counter() - began
+            step, before, passed = step + 1, passed, clock() - began
             show(min(round(passed), round(seconds)) - round(before))
-    return {"weights": sum(weight.numel() for weight in weights), "steps": step, "seconds": round(passed, 3)}
+    wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+    count = sum(weight.numel() for weight in weights)
+    return {"weights": count, "steps": step, "seconds": round(wall, 3), "cpu_seconds": round(cpu, 3)}
 
 
 def _nats_alone(model: Any, batch: Batch, step: int) -> Tensor:

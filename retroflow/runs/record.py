@@ -20,6 +20,7 @@ class TrainingSummary:
         max_steps: optimizer steps of the recipe.
         tokens: predicted tokens seen.
         seconds: of training, without preparation and evaluation.
+        cpu_seconds: that the first process spent on it, summed over its threads.
         stopped_by_time: whether `trainer.max_seconds` ended training before `max_steps`.
         retrieval: whether the model was trained with retrieved text.
         num_parameters: of the model.
@@ -34,6 +35,7 @@ class TrainingSummary:
     max_steps: int
     tokens: int
     seconds: float
+    cpu_seconds: float
     stopped_by_time: bool
     retrieval: bool
     num_parameters: int
@@ -70,7 +72,9 @@ def facts_of(options: TrainerOptions, placement: Placement, outline: ModelOutlin
     }
 
 
-def record_from(identity: Mapping[str, Any], *, steps: int, tokens: int, seconds: float) -> TrainingSummary:
+def record_from(
+    identity: Mapping[str, Any], *, steps: int, tokens: int, seconds: float, cpu_seconds: float
+) -> TrainingSummary:
     """Combine the facts of an identity with the progress of training."""
     facts = dict(identity["training"])
     max_steps, max_seconds = facts["max_steps"], facts.pop("max_seconds")
@@ -79,6 +83,7 @@ def record_from(identity: Mapping[str, Any], *, steps: int, tokens: int, seconds
         steps=steps,
         tokens=tokens,
         seconds=round(seconds, 3),
+        cpu_seconds=round(cpu_seconds, 3),
         stopped_by_time=steps < max_steps and 0 < max_seconds <= seconds,
         schedules=list(identity.get("schedules", [])),
     )
@@ -98,6 +103,7 @@ def record_in(path: Path, head: Mapping[str, Any], *, steps: int) -> TrainingSum
     try:
         state = head["callbacks"]["StepEnd"]
         tokens, seconds = state["tokens"], state["seconds"]
-        return record_from(head["retroflow"], steps=steps, tokens=tokens, seconds=seconds)
+        cpu_seconds = state.get("cpu_seconds", seconds)
+        return record_from(head["retroflow"], steps=steps, tokens=tokens, seconds=seconds, cpu_seconds=cpu_seconds)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(f"{path}: it does not contain how it was trained ({error!r}); train again.") from error

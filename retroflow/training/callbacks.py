@@ -95,11 +95,13 @@ class StepEnd(pl.Callback):
         checkpoint["retroflow"] = self._identity
 
     def state_dict(self) -> dict[str, Any]:
-        return self._metrics.state_dict() | {"seconds": self._stopping.seconds}
+        stopping = self._stopping
+        return self._metrics.state_dict() | {"seconds": stopping.seconds, "cpu_seconds": stopping.cpu_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._metrics.load_state_dict(state_dict)
         self._stopping.seconds = state_dict["seconds"]
+        self._stopping.cpu_seconds = state_dict.get("cpu_seconds", state_dict["seconds"])
 
 
 class Metrics:
@@ -211,21 +213,24 @@ class Stopping:
 
     Attributes:
         seconds: of training until the end of the last step, including those before the last resumption.
+        cpu_seconds: that this process spent on it, summed over its threads.
     """
 
     def __init__(self, requests: StopRequests, max_seconds: float, ranks: Ranks) -> None:
         self._requests, self._max_seconds, self._ranks = requests, max_seconds, ranks
-        self.seconds = 0.0
-        self._clock = time.perf_counter()
+        self.seconds = self.cpu_seconds = 0.0
+        self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
 
     def start(self) -> None:
         """Replace Lightning's signal handlers, and start the clock."""
         self._requests.install()
         self._clock = time.perf_counter() - self.seconds
+        self._cpu_clock = time.process_time() - self.cpu_seconds
 
     def is_wanted(self) -> bool:
         """Return whether any rank got a signal or is over its time; called on all ranks."""
         self.seconds = time.perf_counter() - self._clock
+        self.cpu_seconds = time.process_time() - self._cpu_clock
         is_over = 0 < self._max_seconds <= self.seconds
         wishes = self._ranks.gather([self._requests.signal_number or 0, is_over])
         if signals := [int(number) for number, _ in wishes if number]:

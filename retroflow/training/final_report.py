@@ -40,7 +40,8 @@ def load_trained(job: Job, start: ResumePoint, *, as_it_is: bool = False) -> Tra
         return None
     record = record_in(start.checkpoint, read_head(start.checkpoint), steps=start.step)
     # The job decides whether there is more to do: `trainer.max_seconds` may have changed.
-    now = record_from(job.identity, steps=start.step, tokens=record.tokens, seconds=record.seconds)
+    progress = {"steps": start.step, "tokens": record.tokens}
+    now = record_from(job.identity, **progress, seconds=record.seconds, cpu_seconds=record.cpu_seconds)
     if not (as_it_is or now.is_finished):
         return None
     job.module.configure_model()
@@ -120,7 +121,8 @@ def measure_model(
         opponents = add_trained(
             job,
             report.opponents,
-            seconds=record.seconds,
+            # On a CPU that other work shares, a second of the clock may be any part of one of work.
+            seconds=record.cpu_seconds if job.placement.accelerator == "cpu" else record.seconds,
             num_weights=record.num_trained_parameters,
             stop=lambda: requests.stop_if_requested(f"stopped while training opponents; {remedy}, which begins anew"),
         )

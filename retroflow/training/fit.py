@@ -259,7 +259,13 @@ def train(job: Job, start: ResumePoint, requests: StopRequests, ranks: Ranks = A
         progress.stop()
         if log is not None:
             log.close()
-    return record_from(job.identity, steps=trainer.global_step, tokens=metrics.tokens, seconds=stopping.seconds)
+    return record_from(
+        job.identity,
+        steps=trainer.global_step,
+        tokens=metrics.tokens,
+        seconds=stopping.seconds,
+        cpu_seconds=stopping.cpu_seconds,
+    )
 
 
 def make_trainer(job: Job, start: ResumePoint, callbacks: list[pl.Callback], ranks: Ranks = ALONE) -> pl.Trainer:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -12,13 +13,14 @@ import pytest
 from rich.console import Console
 
 import retroflow as rf
+from retroflow import console
 from retroflow.comparison import compare as comparing
 from retroflow.comparison import measuring
 from retroflow.comparison.compare import chosen, compare
 from retroflow.comparison.rows import ROWS
 from retroflow.comparison.run_plan import RunPlan
 from retroflow.comparison.subject import Subject
-from retroflow.errors import Interrupted, RetroflowError, UsageError
+from retroflow.errors import Interrupted, Preempted, RetroflowError, UsageError
 from retroflow.evaluation.modes import MODES
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
@@ -320,7 +322,9 @@ def test_another_run_is_a_row_on_the_same_tokens(trained, tmp_path):
         rf.compare(trained, against=[elsewhere])
 
 
-def test_a_signal_stops_it_and_the_same_call_continues(tmp_path):
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)])
+def test_a_signal_stops_it_and_the_same_call_continues(tmp_path, capfd, monkeypatch, number, error):
+    monkeypatch.setattr(console, "FIRST_SECONDS", 0.0)
     whole = nats_of(compare(make_plan(tmp_path / "whole", eval_batch_size=2), rows=["off", "on"]))
     plan, calls = make_plan(tmp_path / "stopped", eval_batch_size=2), []
     forward = plan._job.module.model.forward
@@ -328,13 +332,14 @@ def test_a_signal_stops_it_and_the_same_call_continues(tmp_path):
     def interrupting(*arguments, **options):
         calls.append(1)
         if len(calls) == 17:  # 13 of the probe, 3 of off
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return forward(*arguments, **options)
 
     plan._job.module.model.forward = interrupting
-    with pytest.raises(Interrupted, match="^stopped while comparing; the same command continues where it stopped"):
+    with pytest.raises(error, match="^stopped while comparing; the same command continues where it stopped"):
         compare(plan, rows=["off", "on"])
     assert {file.name for file in plan.folder.rglob("rows/*.npz")} == {"off.npz", "on.npz"}
+    assert re.search(r"^comparing: .* passes, .* left$", capfd.readouterr().err, re.MULTILINE)
     again = nats_of(compare(plan, rows=["off", "on"]))
     for name, nats in whole.items():
         assert again[name].tobytes() == nats.tobytes()

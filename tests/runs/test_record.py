@@ -17,7 +17,7 @@ from tests.training.jobs import tiny_job
 def checkpoint_of(job, folder, step, *, seconds=8.0, identity=None):
     job.module.configure_model()
     path = checkpoint_path(folder, step)
-    states = {"StepEnd": {"tokens": 70, "seconds": seconds}}
+    states = {"StepEnd": {"tokens": 70, "seconds": seconds, "cpu_seconds": 2 * seconds}}
     content = {"callbacks": states, "retroflow": identity or job.identity, "state_dict": job.module.state_dict()}
     write_checkpoint(content, path)
     return path, content
@@ -35,7 +35,7 @@ def test_the_facts_are_those_of_the_training_and_not_of_whoever_judges(tmp_path)
         4,
         70,
     )
-    assert record.is_finished and not record.stopped_by_time
+    assert record.is_finished and not record.stopped_by_time and record.cpu_seconds == 16.0
 
 
 def test_whether_there_is_more_to_train_is_for_the_job_to_say(tmp_path):
@@ -52,7 +52,7 @@ def test_whether_there_is_more_to_train_is_for_the_job_to_say(tmp_path):
 )
 def test_time_ends_a_training_only_where_it_was_limited(tmp_path, seconds, max_seconds, by_time):
     job = tiny_job(tmp_path, max_steps=4, max_seconds=max_seconds)
-    record = record_from(job.identity, steps=3, tokens=1, seconds=seconds)
+    record = record_from(job.identity, steps=3, tokens=1, seconds=seconds, cpu_seconds=1.0)
     assert record.stopped_by_time == record.is_finished == by_time
     assert not replace(record, steps=4, stopped_by_time=False).stopped_by_time
 
