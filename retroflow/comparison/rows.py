@@ -96,6 +96,7 @@ def _share_read(subject: Subject, table: Table, change: Callable[[Batch], Batch]
     """Return the share of the lookups that have text to read, 0 to 1."""
     read = []
     for sequence in subject.sequences:
+        subject.check()
         mask = change(subject.batch(sequence[None], table)).retrieved_mask
         assert mask is not None
         read.append(mask.flatten(2).any(dim=-1).flatten())
