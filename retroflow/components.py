@@ -218,11 +218,12 @@ def create_embedder(options: Mapping[str, Any]) -> "CheckedEmbedder":
     return CheckedEmbedder(create(EMBEDDERS, options), name=name, entry=EMBEDDERS.entry(name))
 
 
-def retriever_words(text: str) -> list[str]:
-    """Split "a,b:KEY=X,Y,c" at the commas before a retriever's name: a factory string of faiss has commas, too."""
+def retriever_words(text: str, *others: str) -> list[str]:
+    """Split "a,b:KEY=X,Y,c" at the commas before a retriever's name, or another's: faiss's options have commas, too."""
     words: list[str] = []
+    names = {*RETRIEVERS.names(), *others}
     for part in text.split(","):
-        if words and ":" in words[-1] and part.partition(":")[0].strip() not in RETRIEVERS.names():
+        if words and ":" in words[-1] and part.partition(":")[0].strip() not in names:
             words[-1] += f",{part}"
         elif part.strip():
             words.append(part.strip())

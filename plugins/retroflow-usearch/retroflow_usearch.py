@@ -16,10 +16,13 @@ from annotated_types import Ge
 from usearch.index import Index
 
 from retroflow.errors import DamagedDataError, RetrieverError
-from retroflow.protocols import Capabilities, Int64Array, KeySource, Neighbours, Queries
+from retroflow.protocols import Capabilities, IndexOutline, Int64Array, KeySource, Neighbours, Queries
 
 FILE, NEXT_ID_FILE = "index.usearch", "next_id.txt"
 ADD_ROWS = 16_384
+
+SWEEP = (10, 16, 32, 64, 128, 256, 512)
+"""Values of `search.expansion_search` that `retroflow bench` measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,18 @@ class UsearchRetriever:
             fork_safe=True,
             add=True,
             remove=True,
+        )
+
+    def outline(self, count: int, dimension: int) -> IndexOutline:
+        """As in `OutlinesIndex`: level 0 has 2 links per vertex of 5 bytes, levels above about a fifth more."""
+        value_bytes = {"f32": 4, "f16": 2, "bf16": 2}[self._build.dtype]
+        stored = count * (value_bytes * dimension + 12 * self._build.connectivity + 16)
+        return IndexOutline(
+            kind=f"HNSW graph, {self._build.connectivity} links",
+            building=stored + ADD_ROWS * 4 * dimension,
+            searching=stored,
+            disk=stored,
+            settings=[{"expansion_search": value} for value in SWEEP],
         )
 
     def build(self, keys: KeySource) -> None:

@@ -86,7 +86,7 @@ def measure(words: Sequence[str], source: Source, options: BenchOptions, judge: 
     with locked(folder):
         measuring = _Measuring(data, source, options, folder, name)
         truth = measuring.truth()
-        found = [measuring.measured(entry, truth) for entry in entries]
+        found = [measuring.measured(entry, entries[place + 1 :], truth) for place, entry in enumerate(entries)]
         shutil.rmtree(folder / "indexes", ignore_errors=True)
         values = {
             "data": {
@@ -145,9 +145,15 @@ class _Measuring:
         distances: Float32Array = found[0]["distances"]
         return distances
 
-    def measured(self, entry: Entry, truth: Float32Array) -> dict[str, Any]:
-        """Return the JSON values of a retriever; measures what is missing of it."""
-        own = self._digest([entry.section["name"], entry.section.get("build"), entry.fingerprint])
+    def measured(self, entry: Entry, later: Sequence[Entry], truth: Float32Array) -> dict[str, Any]:
+        """Return the JSON values of a retriever; measures what is missing of it.
+
+        Args:
+            entry: the retriever.
+            later: others, which may search the same index.
+            truth: distances [q, k] of the true neighbours.
+        """
+        own = self._digest(entry.index)
         built_file, index = self.folder / "builds" / f"{own[:16]}.json", self.folder / "indexes" / own[:16]
         settings = [self._setting(entry, search, own) for search in entry.settings]
         missing = [one for one in settings if read_arrays(Path(one["file"]), one["made_of"]) is None]
@@ -156,7 +162,8 @@ class _Measuring:
             built = self._build(entry, built_file, index) if built is None or not index.is_dir() else built
             job = {"task": "search", "index": str(index.absolute()), "settings": missing, "k": self.options.k}
             self._run({**job, "seconds": self.options.seconds}, f"searching with {entry.label}")
-            shutil.rmtree(index, ignore_errors=True)
+            if all(other.index != entry.index for other in later):
+                shutil.rmtree(index, ignore_errors=True)
         rows = [self._row(entry, one, truth, built) for one in settings]
         loads = [*built["load"], *(load for row in rows for load in row["load"])]
         return {

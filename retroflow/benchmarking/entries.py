@@ -35,6 +35,11 @@ class Entry:
     outline: IndexOutline | None
     fingerprint: Mapping[str, Any]
 
+    @property
+    def index(self) -> list[Any]:
+        """What decides on the index, JSON values."""
+        return [{key: value for key, value in self.section.items() if key != "search"}, self.fingerprint]
+
     def with_search(self, search: Mapping[str, Any]) -> dict[str, Any]:
         """Return the section with other options of `search`."""
         return {**self.section, "search": {**self.section.get("search", {}), **search}}

@@ -61,7 +61,7 @@ def curve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
                 runs[0],
                 *overrides,
                 over=over,
-                values=[] if values is None else retriever_words(values),
+                values=[] if values is None else retriever_words(values, "random"),
                 database=database,
                 corpus=corpus,
                 sequences=sequences or "100",

@@ -3,7 +3,7 @@
 import importlib.util
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def plot_recall(bench: Mapping[str, Any], file: Path) -> None:
 
 
 def plot_losses(curve: Mapping[str, Any], file: Path) -> None:
-    """Draw the loss of a model against the recall of its retriever, of `retroflow bench --model`.
+    """Draw the loss of a model against the recall of its retriever, of `retroflow bench --model`; and the gain below.
 
     Args:
         curve: over retrievers, as `retroflow curve` writes it; labels are names with options.
@@ -205,14 +205,20 @@ def plot_losses(curve: Mapping[str, Any], file: Path) -> None:
     Raises:
         RetroflowError: as `draw`.
     """
-    lines = []
-    for number, name in enumerate(dict.fromkeys(point["label"].partition(":search.")[0] for point in curve["points"])):
-        own = [point for point in curve["points"] if point["label"].partition(":search.")[0] == name]
-        places = [(point["recall"], point) for point in sorted(own, key=lambda point: point["recall"])]
-        lines.append(_line(name, places, "on", number))
-    off = curve["points"][0]["off"]
-    lines.append(Line("without retrieval", [0.0, 1.0], [off, off], colour=None, style="--", marker=""))
-    panels = [Panel(lines, f"loss ({curve['measure']})")]
+    points = [point for point in curve["points"] if point.get("recall") is not None]
+    names = list(dict.fromkeys(point["label"].partition(":search.")[0] for point in points))
+    panels = []
+    for key, label in (("on", "loss"), ("gain", "gain over no retrieval")):
+        lines = []
+        for number, name in enumerate(names):
+            own = [point for point in points if point["label"].partition(":search.")[0] == name]
+            places = [(point["recall"], point) for point in sorted(own, key=lambda point: point["recall"])]
+            line = _line(name, places, key, number)
+            lines += [replace(line, intervals=line.intervals if key == "gain" else ())] if line.x else []
+        off = curve["points"][0]["off"] if key == "on" else 0.0
+        lines.append(Line("without retrieval", [0.0, 1.0], [off, off], colour=None, style="--", marker=""))
+        if len(lines) > 1:  # no gain is shown where the overlap is not known
+            panels.append(Panel(lines, f"{label} ({curve['measure']})"))
     draw(panels, file, title="Loss and recall", x_label="recall against exact search", note=curve["note"])
 
 
