@@ -12,6 +12,7 @@ from retroflow.runs.run import Run, folder_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from retroflow.clusters.options import Shares
     from retroflow.comparison.comparison import Comparison
     from retroflow.database.database import Database
     from retroflow.evaluation.passage_report import PassageReport
@@ -44,7 +45,11 @@ def load_recipe(recipe: str | Path, *overrides: str) -> "Recipe":
 
 
 def prepare(
-    recipe: "Recipe", *, report: "Callable[[Stage], None] | None" = None, sharing: "Sharing | None" = None
+    recipe: "Recipe",
+    *,
+    report: "Callable[[Stage], None] | None" = None,
+    sharing: "Sharing | None" = None,
+    shares: "Shares | None" = None,
 ) -> "Prepared":
     """Make a recipe's chunks, embeddings, index and neighbours, or re-use those that are there.
 
@@ -52,6 +57,7 @@ def prepare(
         recipe: a checked recipe.
         report: called with every stage as it is finished or found; None logs a line for each.
         sharing: which shard this process makes (docs/preparing.md); None makes everything.
+        shares: makes all shards as jobs of a cluster, and merges them; None makes them here.
 
     Raises:
         RetroflowError: the recipe, the corpus or a component does not work.
@@ -61,6 +67,10 @@ def prepare(
     from retroflow.pipeline.prepare import say_stage
     from retroflow.pipeline.sharing import ALONE
 
+    if shares is not None:
+        from retroflow.clusters.preparing import prepare_on
+
+        return prepare_on(recipe, shares, report=report or say_stage)
     return prepare_artifacts(recipe, report=report or say_stage, sharing=sharing or ALONE)
 
 

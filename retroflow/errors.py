@@ -116,6 +116,12 @@ class Unfinished(RetroflowError):
     exit_code = 75
 
 
+class StepDone(Unfinished):
+    """With `--step`: a shard has made its blocks of one stage, as it was asked to, and a merge comes next."""
+
+    exit_code = 0
+
+
 class Interrupted(RetroflowError):
     """Stopped from the keyboard after writing a checkpoint; the same command with --resume continues."""
 

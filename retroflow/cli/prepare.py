@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retroflow.cli.streams import only_results_on_stdout, print_result
-from retroflow.errors import Interrupted
+from retroflow.errors import Interrupted, StepDone
 
 if TYPE_CHECKING:
+    from retroflow.clusters.options import Shares
     from retroflow.pipeline.prepare import Stage
     from retroflow.pipeline.sharing import Sharing
     from retroflow.recipe import Recipe
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _KEPT = "finished work is kept, and the same command continues from there."
 
 
-def prepare(
+def prepare(  # noqa: PLR0913  # a command's parameters are its options (docs/decisions/0042)
     recipe: Annotated[Path, typer.Option("--recipe", help="Recipe file (YAML).")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides, such as retriever.name=scann neighbours.k=4.")
@@ -32,35 +33,55 @@ def prepare(
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", help="How long a shard waits while no other progresses.")
     ] = 600.0,
+    step: Annotated[
+        bool, typer.Option("--step", help="With --shard or --merge: one stage only, for your own scheduler.")
+    ] = False,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="slurm|ray|local", help="Run all shards as jobs, and merge them.")
+    ] = None,
+    shares: Annotated[int | None, typer.Option("--shares", metavar="N", help="With --on: number of shards.")] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", help="With --on: how often a failed job is submitted again. Default: 2.")
+    ] = None,
+    on_option: Annotated[
+        list[str] | None,
+        typer.Option("--on-option", metavar="KEY=VALUE", help="With --on: what a job needs; docs/preparing.md."),
+    ] = None,
 ) -> None:
     """Make chunks, embeddings, index and neighbours, or reuse existing ones; docs/preparing.md."""
     from retroflow.distributed.stop_signals import StopRequests, preempted_while_starting
 
     with preempted_while_starting():
         from retroflow import api
+        from retroflow.clusters.options import shares_of_flags
         from retroflow.pipeline.sharing import Shard, Sharing
 
-        sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait)
+        sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait, step)
+        divided = shares_of_flags(on, shares, retries, on_option or [], alone=sharing == Sharing())
         loaded = api.load_recipe(recipe, *(overrides or []))
     with StopRequests() as requests, requests.at_once(f"stopped; {_KEPT}"):
         try:
-            _prepare(loaded, sharing, as_json=as_json)
+            _prepare(loaded, sharing, divided, as_json=as_json)
+        except StepDone as done:
+            print_result(str(done))
         except KeyboardInterrupt:
             if requests.signal_number == signal.SIGINT:
                 raise Interrupted(f"interrupted; {_KEPT}") from None
             raise
 
 
-def _prepare(loaded: "Recipe", sharing: "Sharing", *, as_json: bool) -> None:
+def _prepare(loaded: "Recipe", sharing: "Sharing", shares: "Shares | None", *, as_json: bool) -> None:
     with only_results_on_stdout():
         from retroflow import api
         from retroflow.pipeline.prepare import describe
 
+        def show(stage: "Stage") -> None:
+            if not as_json:
+                print_result(describe(stage))
+
+        prepared = api.prepare(loaded, report=show, sharing=sharing, shares=shares)
         if as_json:
-            prepared = api.prepare(loaded, sharing=sharing)
             print_result(json.dumps({"stages": [_as_json(stage) for stage in prepared.stages]}, indent=2))
-        else:
-            api.prepare(loaded, report=lambda stage: print_result(describe(stage)), sharing=sharing)
 
 
 def _as_json(stage: "Stage") -> dict[str, object]:

@@ -134,8 +134,12 @@ def find_prepared(recipe: Recipe) -> Prepared:
 
 def prepare_command(recipe: Recipe) -> str:
     """Return the command line that prepares a recipe, with the overrides that it was loaded with."""
-    words = ["retroflow", "prepare", "--recipe", str(recipe.path), *recipe.overrides()]
-    return " ".join(shlex.quote(word) for word in words)
+    return shlex.join(["retroflow", *prepare_words(recipe)])
+
+
+def prepare_words(recipe: Recipe) -> list[str]:
+    """Return the words of that command line, after "retroflow"."""
+    return ["prepare", "--recipe", str(recipe.path), *recipe.overrides()]
 
 
 def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, sharing: Sharing = ALONE) -> Prepared:

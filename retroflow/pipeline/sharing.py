@@ -78,18 +78,24 @@ class Sharing:
         shard: which of every stage's blocks it makes; None for all of them.
         merge: make no block, only join what shards have made.
         wait: seconds that a shard waits without any new block before it stops.
+        step: go one step only. A shard makes its blocks of one stage and stops; a merge joins what is complete, makes
+            what is not divided, begins the next stage and stops. So nobody waits for anybody, and whoever starts the
+            processes says when: a merge, all shards, a merge, all shards ... until a merge finds everything made.
         command: if not empty, this process must make nothing; the command that does, for the error message.
     """
 
     shard: Shard | None = None
     merge: bool = False
     wait: float = DEFAULT_WAIT
+    step: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:
         """Check the combination."""
         if self.merge and self.shard is not None:
             raise UsageError("--merge and --shard are given, but a merge makes no shard; leave one of them out.")
+        if self.step and not self.merge and self.shard is None:
+            raise UsageError("--step is given, and neither --shard nor --merge, which it is for; add one of them.")
         if not 0 <= self.wait < float("inf"):
             raise UsageError(f"--wait is {self.wait}; allowed: 0 or more seconds. 0 never waits.")
 

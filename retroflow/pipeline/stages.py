@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retroflow.console import progress, say
-from retroflow.errors import Unfinished
+from retroflow.errors import StepDone, Unfinished
 from retroflow.pipeline.sharing import Shard, Sharing
 from retroflow.store.array_file import Array
 from retroflow.store.artifact import building, commit, finished_manifest, locked
@@ -103,14 +103,17 @@ def make_artifact(stage: Stage, folder: Path, sharing: Sharing) -> bool:
     Raises:
         Unfinished: blocks of others are missing, and none came for `sharing.wait` seconds; or it is a merge, and
             blocks are missing.
+        StepDone: it is a shard that goes one step only, and its blocks are made.
     """
     if folder.exists():
         return False
     sources = None
-    if stage.doing and sharing.merge and not has_shards(folder):
+    if stage.doing and sharing.merge and not sharing.step and not has_shards(folder):
         raise _refuse_to_merge(stage.kind, set(), [], 0)
     if stage.doing and sharing.shard is not None:
         sources = _make_shard(stage, folder, sharing, sharing.shard)
+    elif sharing.shard is not None and sharing.step:
+        raise StepDone(f"{folder.name}: it is not divided; --merge --step makes it.")
     with building(folder, say) as partial:
         if partial is None:
             return False
@@ -138,6 +141,8 @@ def _begin(stage: Stage, folder: Path, partial: Path) -> Pieces:
 def _finish(stage: Stage, folder: Path, partial: Path, sources: list[str] | None, sharing: Sharing) -> Manifest:
     """Join all pieces; `sources` are those of a shard that found every piece there."""
     pieces = _begin(stage, folder, partial)
+    if stage.doing and sharing.step and not pieces.present():
+        raise Unfinished(f"{folder.name}: ready for its shards (--shard i/n --step).")
     if sources is None or any(pieces.find(*each) is None for each in enumerate(sources)):
         sources = _make_blocks(stage, pieces, None, merge=sharing.merge)
     return stage.join(partial, pieces, sources)
@@ -182,6 +187,8 @@ def _make_shard(stage: Stage, folder: Path, sharing: Sharing, shard: Shard) -> l
         if folder.exists():  # another has joined all, and discarded the pieces
             return None
         raise
+    if sharing.step and not folder.exists():
+        raise StepDone(f"{folder.name}: the blocks of shard {shard} are made; after all shards comes --merge --step.")
     _wait(stage.kind, folder, pieces, len(sources), sharing, shard)
     return sources
 

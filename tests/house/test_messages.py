@@ -9,6 +9,10 @@ from tests.house.tree import library, parse, relative
 
 KINDS = {name for name, kind in vars(errors).items() if isinstance(kind, type)} | {"ArgumentError"}
 SPEAK_OPTIONS = {
+    "retroflow/clusters/options.py",
+    "retroflow/clusters/preparing.py",
+    "retroflow/clusters/ray.py",
+    "retroflow/clusters/slurm.py",
     "retroflow/generation/prompts.py",
     "retroflow/pipeline/sharing.py",
     "retroflow/pipeline/stages.py",

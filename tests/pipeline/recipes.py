@@ -37,3 +37,10 @@ def small_recipe(folder: Path, **sections: Any) -> Recipe:
     for name, section in sections.items():
         values[name] = section if "name" in section else values[name] | section
     return Recipe(values, {}, folder / "small.yaml")
+
+
+def recipe_file(folder: Path) -> Path:
+    """A file of `small_recipe`, for the command line."""
+    file = folder / "small.yaml"
+    file.write_text("recipe_version: 1\nmodel: {name: retro}\n" + small_recipe(folder).to_yaml())
+    return file
