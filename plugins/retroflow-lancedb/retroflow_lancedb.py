@@ -90,7 +90,7 @@ class LanceRetriever:
             remove=True,
         )
         self._table: Any = None
-        self._folder, self._is_own, self._is_changed = Path(), False, False
+        self._folder, self._is_own, self._is_changed, self._is_indexed = Path(), False, False, False
         self._next_id, self._dimension = 0, 0
         self._remove_own: Callable[[], object] = list
 
@@ -105,7 +105,7 @@ class LanceRetriever:
             kind = "ivf_flat" if len(keys) >= FEWEST_INDEXED else "none"
         if kind != "none":
             self._table.create_index("vector", config=self._index(kind))
-        self._is_changed = True
+        self._is_changed, self._is_indexed = True, kind != "none"
 
     def _index(self, kind: str) -> Any:
         options: dict[str, Any] = {
@@ -136,7 +136,7 @@ class LanceRetriever:
         vectors = queries.vectors
         ids = np.full((len(vectors), k), -1, np.int64)
         scores = np.full((len(vectors), k), -np.inf, np.float32)
-        is_exact = self._search.exact or not self._table.list_indices()
+        is_exact = self._search.exact or not self._is_indexed
         limit = k + 1 if is_exact else k  # one more tells whether others are as near as the last
         rows = max(1, min(QUERY_ROWS, ANSWER_ROWS // limit))
         for start in range(0, len(vectors), rows):
@@ -186,12 +186,12 @@ class LanceRetriever:
             next_id = int((folder / NEXT_ID_FILE).read_text(encoding="utf-8"))
             # By a path, connect() would make the folder, and an index may be where nothing can be written.
             table = lancedb.connect(f"file-object-store://{quote(folder.absolute().as_posix())}").open_table(TABLE)
-            dimension = table.schema.field("vector").type.list_size
+            dimension, is_indexed = table.schema.field("vector").type.list_size, bool(table.list_indices())
         except Exception as error:  # Lance raises OSError, ValueError, RuntimeError and FileNotFoundError
             raise DamagedDataError(f'lancedb: "{folder}" holds no readable table: {error}') from error
         self._remove_own()
         self._table, self._folder, self._is_own, self._is_changed = table, folder, False, False
-        self._next_id, self._dimension = next_id, dimension
+        self._next_id, self._dimension, self._is_indexed = next_id, dimension, is_indexed
 
     def fingerprint(self) -> dict[str, object]:
         """The library's version (major.minor); retroflow adds the options."""

@@ -26,7 +26,7 @@ FILE_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]
 OTHER_BACKENDS = ["onnx/*", "openvino/*"]
 # Characters of a text that are used per token: tokenising 100 MB for some hundred tokens would take a minute.
 CHARACTERS_PER_TOKEN = 64
-LONGEST = 8_192  # tokens, of a model that states no length
+LONGEST = 2**17  # tokens, of a model that states no length
 
 
 class SentenceTransformersEmbedder:
@@ -100,7 +100,7 @@ class SentenceTransformersEmbedder:
             return np.zeros((0, self.dimension), np.float32)
         with self._lock:
             model = self._loaded()
-            most = CHARACTERS_PER_TOKEN * (model.max_seq_length or LONGEST)
+            most = CHARACTERS_PER_TOKEN * int(min(model.max_seq_length or LONGEST, LONGEST))
             # Lone surrogates have no UTF-8, which the tokenizer needs.
             clean = [text[:most].encode("utf-8", "replace").decode("utf-8") for text in texts]
             vectors = model.encode(
@@ -149,7 +149,13 @@ class SentenceTransformersEmbedder:
                         raise UsageError(
                             f"embedder.max_length is {self._max_length}; the model reads 3 to {own} tokens."
                         )
-                    model.max_seq_length = self._max_length
+                    try:
+                        model.max_seq_length = self._max_length
+                    except AttributeError as error:
+                        raise UsageError(
+                            f"embedder.max_length is {self._max_length}; {self._folder.name} reads a text of any "
+                            "length as a whole. Leave max_length out."
+                        ) from error
                 self._model = model
             return self._model
 

@@ -78,8 +78,8 @@ class Connection:
                 raise self._no_qdrant(doing) from error
         tries = "1 try" if not self._retries else f"{self._retries + 1} tries"
         raise RetrieverError(
-            f"{self._while(doing)}: {fault} ({tries}). Start the server, or set retriever.url; "
-            "retriever.search.timeout and .retries say how long to wait for it."
+            f"{self._while(doing)}: {fault} ({tries}). Start the server, or set retriever.url, or {URL_VARIABLE} if it "
+            "has moved; retriever.search.timeout and .retries say how long to wait for it."
         )
 
     def is_reachable(self) -> bool:
@@ -128,7 +128,7 @@ def missing(collection: str, url: str) -> DamagedDataError:
     """Return the error for a collection that a saved index names and the server has not."""
     return DamagedDataError(
         f'qdrant: the index needs the collection "{collection}", which is not at {url}. It was deleted, or this is '
-        f"another server than the one that it was built on. {REBUILD}, or set retriever.url."
+        f"another server than the one that it was built on. {REBUILD}, or set {URL_VARIABLE} to its address."
     )
 
 

@@ -13,6 +13,8 @@ from retroflow.testing import RetrieverContract
 
 
 class TestQdrantRetriever(RetrieverContract):
+    seconds = 600.0  # the embedded mode is Python
+
     def make_retriever(self) -> Retriever:
         return QdrantRetriever(url=":memory:")
 

@@ -45,6 +45,7 @@ class TestQdrantServer(RetrieverContract):
 
     rule_modules = RetrieverContract.rule_modules if "QDRANT_TEST_URL" in os.environ else (storage, instances, changes)
     num_vectors = 500
+    seconds = 600.0  # the stand-in is Python, too
 
     @classmethod
     def setup_class(cls) -> None:

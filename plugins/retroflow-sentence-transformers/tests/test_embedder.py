@@ -12,8 +12,9 @@ import pytest
 from retroflow_sentence_transformers import SentenceTransformersEmbedder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, StaticEmbedding
 from tiny_model import save_tiny_model
+from tokenizers import Tokenizer, models
 
 from retroflow.embedding.bert import BertEmbedder
 from retroflow.errors import DamagedDataError, UsageError
@@ -154,3 +155,14 @@ def test_code_of_a_model_is_never_run(folder: Path, tmp_path: Path) -> None:
 def test_a_length_above_the_models_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="embedder.max_length is 65; the model reads 3 to 64 tokens"):
         new(folder, max_length=65).embed(TEXTS)
+
+
+def test_a_model_without_a_limit_of_length(tmp_path: Path) -> None:
+    words = models.WordLevel({"[UNK]": 0, "chunks": 1, "database": 2}, unk_token="[UNK]")
+    static = StaticEmbedding(Tokenizer(words), embedding_dim=8)
+    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
+    embedder = new(tmp_path / "static")
+    assert embedder.dimension == 8
+    assert np.isfinite(embedder.embed(["database", "", "x" * 1000])).all()
+    with pytest.raises(UsageError, match="embedder.max_length is 9; static reads a text of any"):
+        new(tmp_path / "static", max_length=9).embed(TEXTS)
