@@ -39,6 +39,7 @@ from retroflow.benchmarking.options import BenchOptions
 from retroflow.benchmarking.results import Bench
 from retroflow.comparison.compare import locked
 from retroflow.console import say
+from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import DamagedDataError, MissingExtraError, UsageError
 from retroflow.pictures.plots import plot_losses, plot_recall
 from retroflow.planning.machine_memory import main_memory
@@ -50,6 +51,7 @@ from retroflow.store.sealed_json import read_sealed, render_sealed, write_text
 
 FOLDER = "benchmarks"
 AUTO = "auto"
+STOPPED = "stopped while measuring; the same command continues where it stopped"
 
 _LIBRARIES = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "hnswlib", "scann", "usearch")
 
@@ -76,6 +78,7 @@ def measure(words: Sequence[str], source: Source, options: BenchOptions, judge: 
     Raises:
         UsageError: a retriever is unknown or unfit, or its index would not fit into memory or on the disk.
         RetroflowError: a library is not installed, a retriever failed, or a file cannot be written.
+        Preempted, Interrupted: a signal came; the same command continues.
     """
     if source.random is not None:  # before anything is drawn
         _check(words, source.random, options)
@@ -85,8 +88,9 @@ def measure(words: Sequence[str], source: Source, options: BenchOptions, judge: 
     folder = Path(options.output or Path(FOLDER) / f"{data.name}-{data.fingerprint[:8]}")
     with locked(folder):
         measuring = _Measuring(data, source, options, folder, name)
-        truth = measuring.truth()
-        found = [measuring.measured(entry, entries[place + 1 :], truth) for place, entry in enumerate(entries)]
+        with StopRequests() as requests, requests.at_once(STOPPED):
+            truth = measuring.truth()
+            found = [measuring.measured(entry, entries[place + 1 :], truth) for place, entry in enumerate(entries)]
         shutil.rmtree(folder / "indexes", ignore_errors=True)
         values = {
             "data": {

@@ -101,12 +101,14 @@ def _measured(
     load_seconds = time.perf_counter() - started
     retriever.search(queries[:WARM_UP_QUERIES], k)
     single_ids, times = _one_by_one(retriever, queries, k, seconds)
+    used = [resident_memory()]
     batch_ids, batch_seconds = _together(retriever, queries, k, seconds)
-    after = resident_memory()
+    used.append(resident_memory())
+    most = max((size for size in used if size is not None), default=None)
     about = {
         "load_seconds": load_seconds,
         "batch_seconds": batch_seconds,
-        "memory": None if before is None or after is None else after - before,
+        "memory": None if before is None or most is None else most - before,
         "load": [load, _load()],
     }
     return {"single_ids": single_ids, "times": times, "batch_ids": batch_ids}, about

@@ -22,7 +22,8 @@ DEFINITIONS = {
     "p50": "milliseconds of a single query in that round; p90 and p99 alike",
     "queries": "single queries that were timed",
     "batch_queries_per_second": "of all queries in one call, the fastest round",
-    "memory": "bytes of resident memory of the process after loading and searching, less before",
+    "memory": "bytes of resident memory of the process after single queries or after a batch, whichever is more, less "
+    "before loading; mapped pages that were read count",
     "build_memory": "largest number of bytes of resident memory while building and saving, less before",
     "build_peak": "largest number of bytes of resident memory of the whole process then",
     "disk": "bytes of the index's files",

@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,7 @@ def main(file: Path) -> None:
     """Do the job of a file and write the answer."""
     job = json.loads(file.read_text())
     end_with_parent(job["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the keyboard; the parent gets it, too, and ends this process
     if job["threads"] < available_cores() and hasattr(os, "sched_setaffinity"):
         # Some libraries take as many threads as there are cores, whatever OpenMP was told.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-job["threads"] :])

@@ -188,8 +188,11 @@ def plot_recall(bench: Mapping[str, Any], file: Path) -> None:
             lines.append(Line(index["retriever"], recall, [setting[key] for setting in settings], colour=number))
         panels.append(Panel(lines, label, "log"))
     data, machine = bench["data"], bench["machine"]
+    loads = [load for index in bench["retrievers"] for load in index["load"] if load is not None]
+    busy = f", load {min(loads):.1f} to {max(loads):.1f}" if loads else ""
+    cores = f"{machine['threads']} of {machine['cores']} cores{busy}"
     note = (
-        f"{bench['date']}. {data['described']}. {machine['cpu']}, {machine['threads']} of {machine['cores']} cores. "
+        f"{bench['date']}. {data['described']}. {machine['cpu']}, {cores}. "
         f"All {k * queries:,} neighbours found is drawn as half a miss."
     )
     draw(panels, file, title="Recall and speed", x_label=f"recall@{k}", x_scale="logit", note=note)

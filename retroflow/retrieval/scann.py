@@ -31,7 +31,8 @@ SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Values of `search.leaves_to_search` that `retroflow bench` measures."""
 
 _TRAINING_BYTES = 512 << 20
-"""More than the vectors need while the tree and the codes are trained; measured at 20,000 x 384."""
+"""While the tree and the codes are trained; with it the formula gives 5.7 GiB at 1,000,000 x 384, as was measured
+(docs/benchmarks/2026-11-27-retrievers.md), and 0.65 at 20,000, where 0.55 were."""
 
 
 @checked_options("retriever.build")
@@ -97,7 +98,7 @@ class ScannRetriever:
             )
 
     def outline(self, count: int, dimension: int) -> IndexOutline:
-        """As in `OutlinesIndex`: the vectors as float32, once more while building, and codes of half a byte a block."""
+        """As in `OutlinesIndex`: the vectors as float32, three times while building; half a byte a block as codes."""
         plain = 4 * count * dimension
         if not self._wants_tree(count):
             return IndexOutline(kind="brute force", building=2 * plain, searching=plain, disk=plain)
@@ -107,7 +108,7 @@ class ScannRetriever:
         settings = [{"leaves_to_search": value} for value in SWEEP if value <= leaves]
         return IndexOutline(
             kind=f"tree of {leaves} leaves, hashing",
-            building=2 * plain + 2 * codes + sample + _TRAINING_BYTES,
+            building=3 * plain + 2 * codes + 2 * sample + _TRAINING_BYTES,
             searching=plain + 2 * codes,
             disk=plain + codes + 4 * leaves * dimension,
             settings=settings,

@@ -1,7 +1,9 @@
 """A benchmark: numbers that are true, measured once, and in files that others read."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from retroflow.benchmarking.front import bench, explain
 from retroflow.benchmarking.measuring import recall_of
 from retroflow.benchmarking.options import BenchOptions, parse_bytes
 from retroflow.components import create_retriever
-from retroflow.errors import MissingExtraError, RetrieverError, UsageError
+from retroflow.errors import MissingExtraError, Preempted, RetrieverError, UsageError
 from tests.training.jobs import Killed
 
 SHAPE = (2_000, 16)
@@ -82,6 +84,12 @@ def test_what_was_measured_is_not_measured_again_and_a_killed_command_continues(
     assert in_this_process == [] and again.to_json()["retrievers"] == first.to_json()["retrievers"]
     bench(["exact"], random=SHAPE, options=options(tmp_path / "b", k=6))
     assert in_this_process == ["searching the true neighbours", "building exact", "searching with exact"]
+
+
+def test_a_signal_ends_it_with_the_code_of_a_run_that_continues(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "run", lambda job, **rest: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted, match="^stopped while measuring; the same command continues where it stopped$"):
+        bench(["exact"], random=(200, 8), options=options(tmp_path / "b"))
 
 
 def read_like_ann_benchmarks(folder: Path, dataset: str, count: int, *, batch: bool):
