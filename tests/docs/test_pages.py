@@ -1,6 +1,7 @@
 """The commands and the Python of each page run, in a folder with something small under each name that the pages use.
 
-`fit` runs as `fit --dry-run`, since other tests train; what measures a model measures two sequences. What is not run,
+`fit` runs as `fit --dry-run` and `bench` as `bench --explain`, since other tests train and measure; what measures a
+model measures two sequences. What is not run,
 and how it is checked: tests/house/test_blocks.py.
 """
 

@@ -199,6 +199,8 @@ class Shell:
             return [re.sub(r"max_steps=\d+", "max_steps=6", word) for word in words]
         if command == "fit":
             return [*(word for word in words if word not in {"--resume", "--dry-run"}), "--dry-run"]
+        if command == "bench":  # which starts a process for each retriever
+            return [*(word for word in words if word != "--explain"), "--explain"]
         if command == "generate" and "--max-new-tokens" not in words:
             return [*words, "--max-new-tokens", MAX_NEW_TOKENS]
         options = OPTIONS.get(command, []) if "training" not in words else []  # which measures nothing
