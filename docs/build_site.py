@@ -44,7 +44,7 @@ API = {
         "What a retriever, an embedder, a corpus source, a model and a tracker are.",
         "retroflow: Retriever Embedder Corpus RetrievalModel ModelConfig Tracker Neighbours Capabilities Document; "
         "retroflow.protocols: Queries KeySource AddsKeys RemovesKeys ScoresKeys ChecksVectors OutlinesIndex "
-        "IndexOutline TextSource Counts GenerationCache TrackedRun",
+        "BuildsInShards IndexOutline TextSource Counts GenerationCache TrackedRun",
     ),
     "contracts": (
         "Contracts",

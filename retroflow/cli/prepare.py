@@ -24,6 +24,9 @@ def prepare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides, such as retriever.name=scann neighbours.k=4.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make nothing; measure rates here, and print hours and disk.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     shard: Annotated[
         str | None,
@@ -59,6 +62,9 @@ def prepare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
         sharing = Sharing(None if shard is None else Shard.parse(shard), merge, wait, step)
         divided = shares_of_flags(on, shares, retries, on_option or [], alone=sharing == Sharing())
         loaded = api.load_recipe(recipe, *(overrides or []))
+    if dry_run:
+        _plan(loaded, as_json=as_json)
+        return
     with StopRequests() as requests, requests.at_once(f"stopped; {_KEPT}"):
         try:
             _prepare(loaded, sharing, divided, as_json=as_json)
@@ -68,6 +74,14 @@ def prepare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
             if requests.signal_number == signal.SIGINT:
                 raise Interrupted(f"interrupted; {_KEPT}") from None
             raise
+
+
+def _plan(loaded: "Recipe", *, as_json: bool) -> None:
+    with only_results_on_stdout():
+        from retroflow.planning.preparation import plan_preparation
+
+        plan = plan_preparation(loaded)
+        print_result(json.dumps(plan.to_json(), indent=2) if as_json else "\n".join(plan.lines()))
 
 
 def _prepare(loaded: "Recipe", sharing: "Sharing", shares: "Shares | None", *, as_json: bool) -> None:

@@ -228,18 +228,37 @@ def _new_bytes(
     searches_texts = "embeddings" in found.not_needed
     if chunks is None or (found.dimension is None and not searches_texts and {"embeddings", "index"} & set(missing)):
         return None
-    total, train = sum(chunks.values()), chunks["train"]
-    width = found.dimension or 0
-    m = recipe.section("data")["chunk_length"]
-    token_bytes = 2 if (vocabulary or 0) <= 1 << 16 else 4
-    sizes = {
-        "chunks": total * (m * token_bytes + 2 + 4 + 8),
-        "embeddings": total * width * 2,
+    sizes = stage_bytes(
+        sum(chunks.values()),
+        chunks["train"],
+        chunk_length=recipe.section("data")["chunk_length"],
+        width=None if searches_texts else found.dimension,
+        vocabulary=vocabulary or 0,
+        k=recipe.section("neighbours")["k"],
+    )
+    return sum(sizes[kind] for kind in missing)
+
+
+def stage_bytes(
+    total: int, train: int, *, chunk_length: int, width: int | None, vocabulary: int, k: int
+) -> dict[str, int]:
+    """Return the disk space of every kind of artifact.
+
+    Args:
+        total, train: chunks of both splits, and those that are searched.
+        chunk_length: m.
+        width: of the embeddings; None if the retriever reads texts.
+        vocabulary: entries of the tokenizer.
+        k: neighbours of a chunk.
+    """
+    token_bytes = 2 if vocabulary <= 1 << 16 else 4
+    return {
+        "chunks": total * (chunk_length * token_bytes + 2 + 4 + 8),
+        "embeddings": total * (width or 0) * 2,
         # Exact and graph indexes keep every vector, quantised ones less; of texts, 8 bytes a different word.
-        "index": train * (8 * m if searches_texts else width * 4 + 64),
-        "neighbours": total * recipe.section("neighbours")["k"] * (8 + 4),
+        "index": train * (8 * chunk_length if width is None else width * 4 + 64),
+        "neighbours": total * k * (8 + 4),
     }
-    return int(sum(sizes[kind] for kind in missing))
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retroflow.protocols.retrieval import (
         PROTOCOL_VERSION,
         AddsKeys,
+        BuildsInShards,
         Capabilities,
         ChecksVectors,
         Embedder,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROTOCOL_VERSION",
     "AddsKeys",
+    "BuildsInShards",
     "Capabilities",
     "ChecksVectors",
     "Corpus",

@@ -7,7 +7,7 @@ entry-point groups `retroflow.retrievers` and `retroflow.embedders` (docs/writin
 Shapes: q queries, N keys, D embedding width, k neighbours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -86,6 +86,8 @@ class IndexOutline:
         searching: bytes of memory that a loaded index takes.
         disk: bytes of its files.
         settings: options of `search` that trade recall for speed, the fastest first; one of {} if there are none.
+        compared: vectors that a query is compared with at the options of search, centroids among them; 0: unknown.
+        compared_to_add: vectors that a key is compared with when it is added; 0: unknown, or none.
     """
 
     kind: str
@@ -93,6 +95,8 @@ class IndexOutline:
     searching: int
     disk: int
     settings: Sequence[Mapping[str, Any]] = ({},)
+    compared: float = 0
+    compared_to_add: float = 0
 
 
 @runtime_checkable
@@ -170,7 +174,7 @@ class Retriever(Protocol):
 
     One whose options do not fit every number or width of vectors is a `ChecksVectors`, too; one that can be changed
     after `build` an `AddsKeys`, a `RemovesKeys` or both; one that scores given keys a `ScoresKeys`; one that knows its
-    memory and its settings an `OutlinesIndex`.
+    memory and its settings an `OutlinesIndex`; one whose index many processes can fill a `BuildsInShards`.
     """
 
     capabilities: Capabilities
@@ -219,6 +223,40 @@ class OutlinesIndex(Protocol):
 
     def outline(self, count: int, dimension: int) -> IndexOutline:
         """Describe the index over `count` vectors of width `dimension`; builds nothing."""
+        ...
+
+
+@runtime_checkable
+class BuildsInShards(Protocol):
+    """A retriever whose index is trained once, filled by any number of processes, and merged on disk.
+
+    The files are those of `build` over all keys. A shard is some keys that follow each other; all but the last have as
+    many as `retroflow.pipeline.index.ROWS_PER_SHARD`.
+    """
+
+    def divides(self, count: int, dimension: int) -> bool:
+        """Return whether the index over `count` vectors of width `dimension` can be built so; builds nothing."""
+        ...
+
+    def train(self, keys: KeySource, folder: Path) -> None:
+        """Learn from all keys what filling needs, and write it into an existing, empty folder."""
+        ...
+
+    def open_trained(self, folder: Path) -> None:
+        """Read what `train` wrote, ready for `fill` and `merge`."""
+        ...
+
+    def fill(self, keys: KeySource) -> dict[str, NDArray[Any]]:
+        """Return what the index holds of the keys of a shard, as arrays with a row for each key."""
+        ...
+
+    def merge(self, shards: Callable[[], Iterable[Mapping[str, NDArray[Any]]]]) -> None:
+        """Make the index of all shards, so that `save` writes it; `search` comes after `load`.
+
+        Args:
+            shards: gives what `fill` returned, in the order of the keys; may be called several times. One shard is in
+                memory at a time, until `save` has written them.
+        """
         ...
 
 

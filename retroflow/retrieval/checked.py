@@ -26,6 +26,7 @@ from retroflow.errors import (
 from retroflow.protocols import (
     PROTOCOL_VERSION,
     AddsKeys,
+    BuildsInShards,
     Capabilities,
     ChecksVectors,
     Float32Array,
@@ -38,6 +39,7 @@ from retroflow.protocols import (
     ScoresKeys,
 )
 from retroflow.retrieval.blame import blaming, described, is_state_of_the_disk
+from retroflow.retrieval.index_shards import Filled, IndexShards
 from retroflow.retrieval.keys import checked_ids, checked_k, checked_keys, checked_queries
 from retroflow.retrieval.promises import all_padding, check_declaration, fault_of_answer
 from retroflow.retrieval.saved_index import (
@@ -110,6 +112,26 @@ class CheckedRetriever:
             return None
         with blaming(self.owner, "outline()"):
             return self._retriever.outline(count, dimension)
+
+    def in_shards(self, count: int, dimension: int | None) -> IndexShards | None:
+        """Return the build of the index over N keys in shards; None if one process must build it."""
+        backend = self._retriever
+        if dimension is None or not isinstance(backend, BuildsInShards):
+            return None
+        with blaming(self.owner, "divides()"):
+            divides = backend.divides(count, dimension)
+        return IndexShards(backend, self.owner, self.capabilities) if divides else None
+
+    def merge(self, shards: IndexShards, filled: Filled, count: int, dimension: int) -> None:
+        """Make the index of filled shards over N keys, in place of `build`; `save` follows.
+
+        Raises:
+            RetrieverError, OSError: as `build`.
+        """
+        self._use(None, None)
+        with blaming(self.owner, "merge()", f"merging the index of {count:,} {self._unit}"):
+            shards.backend.merge(filled)
+        self._use(dimension, count)
 
     def build(self, keys: object) -> None:
         """Build the index over N keys; N may be 0.

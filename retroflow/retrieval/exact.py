@@ -85,7 +85,8 @@ class ExactRetriever:
         rows, queries = min(self._search.block_rows, count), self._search.query_rows
         block = rows * dimension * 6  # as float16 and as float32
         searching = block + rows * queries * 8  # products, and what topk copies of them
-        return IndexOutline(kind="no index", building=block, searching=searching, disk=count * dimension * 2)
+        disk = count * dimension * 2
+        return IndexOutline(kind="no index", building=block, searching=searching, disk=disk, compared=count)
 
     def build(self, keys: KeySource) -> None:
         """Keep a reference to vectors [N, D]; read each block once, so that bad values are found now."""

@@ -15,7 +15,8 @@ import json
 import shutil
 import sys
 import threading
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from retroflow.retrieval.faiss_choices import EF_SWEEP, NPROBE_SWEEP, auto_facto
 from retroflow.retrieval.faiss_library import (
     allocation_limit,
     bytes_per_vector,
+    comparisons,
     empty_index,
     is_plain_lists,
     on_gpu,
@@ -52,7 +54,7 @@ from retroflow.retrieval.faiss_library import (
     wants_gpu,
 )
 from retroflow.retrieval.faiss_options import FaissBuild, FaissSearch, searches_a_selection
-from retroflow.retrieval.inverted_lists import ID_BYTES, MappedFile, groups_of_lists, lists_of, write_lists
+from retroflow.retrieval.inverted_lists import ID_BYTES, Codes, MappedFile, groups_of_lists, lists_of, write_lists
 
 FILE, DESCRIPTION_FILE, REMOVED_FILE = "index.faiss", "faiss.json", "removed.npy"
 ADD_ROWS, QUERY_ROWS = 4_096, 1_024
@@ -74,7 +76,7 @@ class FaissRetriever:
         self._is_lists = False
         self._parameters: dict[int, Any] = {}  # by k
         self._gpu_index: Any = None
-        self._unwritten: tuple[VectorSource, NDArray[np.int32]] | None = None  # vectors and the list of each
+        self._unwritten: _Unwritten | None = None
         self._filling = threading.Lock()
         self._list_bytes: Int64Array | None = None
         self._mapped: MappedFile | None = None
@@ -106,8 +108,7 @@ class FaissRetriever:
 
     def outline(self, count: int, dimension: int) -> IndexOutline:
         """As in `OutlinesIndex`; plain inverted lists are on disk but for a sample and 4 bytes a vector."""
-        given = self._build.factory, "given"
-        factory, reason = auto_factory(count, dimension) if given[0] == "auto" else given
+        factory, reason = self._factory(count, dimension)
         index = empty_index(factory, dimension, self._build)
         found = faiss.try_extract_index_ivf(index)
         lists, is_lists = 0 if found is None else found.nlist, is_plain_lists(index)
@@ -120,8 +121,16 @@ class FaissRetriever:
         if isinstance(faiss.downcast_index(index), faiss.IndexHNSW):
             settings = [{"ef_search": value} for value in EF_SWEEP]
         building = kept + 12 * sample * dimension + 4 * count  # a sample, its copy in faiss, and its residuals
-        kind = f"{factory} ({reason})"
-        return IndexOutline(kind=kind, building=building, searching=kept, disk=whole, settings=settings or [{}])
+        compared, to_add = comparisons(index, count, self._search)
+        return IndexOutline(
+            kind=f"{factory} ({reason})",
+            building=building,
+            searching=kept,
+            disk=whole,
+            settings=settings or [{}],
+            compared=compared,
+            compared_to_add=to_add,
+        )
 
     def build(self, keys: KeySource) -> None:
         """Train on a sample of vectors [N, D], then add them block by block.
@@ -130,19 +139,37 @@ class FaissRetriever:
         change before.
         """
         vectors = keys.vectors
-        count, dimension = vectors.shape
-        given = self._build.factory, "given by the recipe"
-        factory, reason = auto_factory(count, dimension) if given[0] == "auto" else given
-        index = empty_index(factory, dimension, self._build)
+        self._start(vectors)
         with threads(self._search.num_threads):
-            if not index.is_trained:
-                self._train(index, factory, vectors)
-            self._use(index, None, np.empty(0, np.int64))
-            if is_plain_lists(index):
-                self._unwritten = vectors, lists_of(lambda block: index.quantizer.search(block, 1)[1], vectors)
+            if self._is_lists:
+                lists = self._lists_of(vectors)
+                self._unwritten = _Unwritten(lists, lambda: self._codes(vectors, lists), vectors)
             else:
-                _add(index, vectors)
-        self.explanation = f"{factory}: {reason}"
+                _add(self._index, vectors)
+
+    def divides(self, count: int, dimension: int) -> bool:
+        """As in `BuildsInShards`: plain inverted lists; other kinds have no merge with the same bytes."""
+        return is_plain_lists(empty_index(self._factory(count, dimension)[0], dimension, self._build))
+
+    def train(self, keys: KeySource, folder: Path) -> None:
+        """As in `BuildsInShards`: writes the index without vectors."""
+        self._start(keys.vectors)
+        self.save(folder)
+
+    def open_trained(self, folder: Path) -> None:
+        """As in `BuildsInShards`."""
+        self._read(folder, map_lists=False)
+
+    def fill(self, keys: KeySource) -> dict[str, NDArray[Any]]:
+        """As in `BuildsInShards`: the list int32 [s] and the code uint8 [s, code bytes] of each vector."""
+        with threads(self._search.num_threads):
+            lists = self._lists_of(keys.vectors)
+            return {"lists": lists, "codes": np.concatenate(list(self._codes(keys.vectors, lists)))}
+
+    def merge(self, shards: Callable[[], Iterable[Mapping[str, NDArray[Any]]]]) -> None:
+        """As in `BuildsInShards`; 4 bytes a vector are in memory."""
+        lists = np.concatenate([shard["lists"] for shard in shards()])
+        self._unwritten = _Unwritten(lists, lambda: (shard["codes"] for shard in shards()))
 
     def add(self, keys: KeySource) -> None:
         """Add vectors [M, D] without training anew; see `AddsKeys`."""
@@ -184,7 +211,7 @@ class FaissRetriever:
         if self._index is None:
             raise RetrieverError("faiss: build() or load() comes before save().")
         if self._unwritten is not None:
-            _write_lists(folder / FILE, self._index, *self._unwritten)
+            _write_lists(folder / FILE, self._kind, self._unwritten)
         elif self._mapped is not None:
             shutil.copyfile(self._mapped.path, folder / FILE)
         else:
@@ -198,10 +225,13 @@ class FaissRetriever:
 
     def load(self, folder: Path) -> None:
         """Read index.faiss, mapping inverted lists; a file that is not one raises DamagedDataError."""
+        self._read(folder, map_lists=self.capabilities.device == "cpu")
+
+    def _read(self, folder: Path, *, map_lists: bool) -> None:
         path = folder / FILE
         try:
             with allocation_limit(path.stat().st_size):
-                index, mapped = read_index(path, map_lists=self.capabilities.device == "cpu")
+                index, mapped = read_index(path, map_lists=map_lists)
             removed = np.load(folder / REMOVED_FILE, allow_pickle=False)
             self.explanation = str(json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))["explanation"])
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
@@ -215,6 +245,33 @@ class FaissRetriever:
             rule["sample_rule"] = SAMPLE_RULE_VERSION
         version = ".".join(faiss.__version__.split(".")[:2])
         return {"backend": "faiss", "version": version, "build": asdict(self._build), **rule}
+
+    def _factory(self, count: int, dimension: int) -> tuple[str, str]:
+        """Return the factory string for N vectors of width D, and why."""
+        given = self._build.factory, "given by the recipe"
+        return auto_factory(count, dimension) if given[0] == "auto" else given
+
+    def _start(self, vectors: VectorSource) -> None:
+        """Make an index without vectors, trained on a sample of these."""
+        factory, reason = self._factory(*vectors.shape)
+        index = empty_index(factory, vectors.shape[1], self._build)
+        with threads(self._search.num_threads):
+            if not index.is_trained:
+                self._train(index, factory, vectors)
+        self._use(index, None, np.empty(0, np.int64))
+        self.explanation = f"{factory}: {reason}"
+
+    def _lists_of(self, vectors: VectorSource) -> NDArray[np.int32]:
+        return lists_of(lambda block: self._kind.quantizer.search(block, 1)[1], vectors)
+
+    def _codes(self, vectors: VectorSource, list_of: NDArray[np.int32]) -> Iterator[NDArray[np.uint8]]:
+        """Encode vectors [N, D], whose lists are known."""
+        for start in range(0, len(vectors), ADD_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32)
+            lists = list_of[start : start + ADD_ROWS].astype(np.int64)
+            codes = np.empty((len(block), self._kind.code_size), np.uint8)
+            self._kind.encode_vectors(len(block), *map(_native.swig_ptr, (block, lists, codes)))
+            yield codes
 
     def _train(self, index: Any, factory: str, vectors: VectorSource) -> None:
         found = faiss.try_extract_index_ivf(index)
@@ -250,7 +307,7 @@ class FaissRetriever:
         self._removed, self._selector, self._effort = removed, None, self._search
         self._parameters = {}
         if len(removed):
-            count = self._index.ntotal if self._unwritten is None else len(self._unwritten[1])
+            count = self._index.ntotal if self._unwritten is None else len(self._unwritten.list_of)
             self._effort = self._search.times(count / max(1, count - len(removed)))
             self._selector = _native.IDSelectorNot(_native.IDSelectorBatch(removed))
 
@@ -260,7 +317,9 @@ class FaissRetriever:
             raise RetrieverError("faiss: build() or load() comes before search().")
         with self._filling:
             if self._unwritten is not None:
-                _add(self._index, self._unwritten[0])
+                if self._unwritten.vectors is None:
+                    raise RetrieverError("faiss: after merge() come save() and load(), before search().")
+                _add(self._index, self._unwritten.vectors)
                 self._unwritten = None
         return self._kind
 
@@ -313,21 +372,26 @@ def _add(index: Any, vectors: VectorSource) -> None:
         index.add(np.ascontiguousarray(vectors[start : start + ADD_ROWS], dtype=np.float32))
 
 
-def _write_lists(path: Path, empty: Any, vectors: VectorSource, list_of: NDArray[np.int32]) -> None:
+@dataclass(frozen=True)
+class _Unwritten:
+    """Vectors that an index of plain lists does not hold yet.
+
+    Attributes:
+        list_of: int32 [N], the list of each.
+        codes: gives their codes, in blocks uint8 [s, code bytes].
+        vectors: themselves; None if others have encoded them.
+    """
+
+    list_of: NDArray[np.int32]
+    codes: Callable[[], Codes]
+    vectors: VectorSource | None = None
+
+
+def _write_lists(path: Path, index: Any, unwritten: _Unwritten) -> None:
     """Write the file that faiss would write after adding vectors, without all of them in memory."""
-    index: Any = faiss.downcast_index(empty)
-    index.ntotal = len(vectors)
+    index.ntotal = len(unwritten.list_of)
     try:
         header = bytes(faiss.serialize_index(index).data)
     finally:
         index.ntotal = 0
-    sizes = np.bincount(list_of, minlength=index.nlist)
-
-    def encode(block: Float32Array, lists: NDArray[np.int32]) -> NDArray[np.uint8]:
-        codes = np.empty((len(block), index.code_size), np.uint8)
-        numbers = lists.astype(np.int64)
-        pointer = _native.swig_ptr
-        index.encode_vectors(len(block), pointer(block), pointer(numbers), pointer(codes))
-        return codes
-
-    write_lists(path, header, sizes, list_of, vectors, encode)
+    write_lists(path, header, index.nlist, unwritten.list_of, unwritten.codes())

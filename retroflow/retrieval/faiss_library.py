@@ -3,10 +3,12 @@
 Shapes: q queries, D embedding width, k neighbours, p lists probed by a query.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,29 @@ def bytes_per_vector(index: Any) -> int:
         links = int(graph.nb_neighbors(0))  # those above level 0 are about a tenth more
         return bytes_per_vector(index.storage) + 4 * links * 11 // 10 + ID_BYTES
     return int(index.sa_code_size())
+
+
+def comparisons(index: Any, count: int, search: FaissSearch) -> tuple[float, float]:
+    """Return the vectors that a query, and a vector to be added, is compared with in an index of N vectors."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        compared, to_add = comparisons(index.base_index, count, search)
+        return compared + search.refine_candidates, to_add
+    if isinstance(index, faiss.IndexPreTransform | faiss.IndexIDMap):
+        return comparisons(index.index, count, search)
+    if isinstance(index, faiss.IndexIVF):
+        nprobe = min(search.nprobe, index.nlist)
+        graph_effort = {"search": max(search.ef_search, nprobe), "add": 16}  # 16: faiss's own for a quantizer
+        centroids = {
+            doing: comparisons(index.quantizer, index.nlist, replace(search, ef_search=effort))[0]
+            for doing, effort in graph_effort.items()
+        }
+        return centroids["search"] + nprobe * count / index.nlist, centroids["add"]
+    if isinstance(index, faiss.IndexHNSW):
+        graph: Any = index.hnsw
+        links, levels = int(graph.nb_neighbors(0)) // 2, math.log2(max(2, count))
+        return links * (search.ef_search + levels), links * (int(graph.efConstruction) + levels)
+    return count, 0
 
 
 def read_index(path: Path, *, map_lists: bool) -> tuple[Any, MappedFile | None]:

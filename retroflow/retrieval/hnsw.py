@@ -8,6 +8,7 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -97,7 +98,16 @@ class HnswRetriever:
         memory = count * (stored + _VERTEX_BYTES) + ADD_ROWS * 6 * dimension
         settings = [{"ef": ef} for ef in SWEEP if ef <= 10 * count]
         kind = f"HNSW graph, {self._build.links} links"
-        return IndexOutline(kind=kind, building=memory, searching=memory, disk=count * stored, settings=settings)
+        levels = math.log2(max(2, count))
+        return IndexOutline(
+            kind=kind,
+            building=memory,
+            searching=memory,
+            disk=count * stored,
+            settings=settings,
+            compared=self._build.links * (self._search.ef + levels),
+            compared_to_add=self._build.links * (self._build.ef_construction + levels),
+        )
 
     def build(self, keys: KeySource) -> None:
         """Insert vectors [N, D] block by block."""

@@ -8,7 +8,7 @@ Shapes: N vectors, D embedding width, q queries, p lists probed by a query, k ne
 import ctypes
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from retroflow.store.array_file import allocate, write_at
 
 ID_BYTES = 8
 READ_ROWS = 4_096
-WRITE_BYTES = 2 << 20  # of codes, read and written at a time
+WRITE_BYTES, PAGE_BYTES = 2 << 20, 4 << 10  # of codes, read and written at a time: in all, and for every list
 
-Encode = Callable[[Float32Array, NDArray[np.int32]], NDArray[np.uint8]]
+Codes = Iterable[NDArray[np.uint8]]
 
 
 def lists_of(nearest: Callable[[Float32Array], Int64Array], vectors: VectorSource) -> NDArray[np.int32]:
@@ -56,46 +56,59 @@ def filled_header(empty: bytes, sizes: Int64Array, code_bytes: int) -> bytes:
     return empty.removesuffix(ending) + start + b"full" + np.array([len(sizes), *sizes], "<u8").tobytes()
 
 
-def write_lists(
-    path: Path, empty: bytes, sizes: Int64Array, list_of: NDArray[np.int32], vectors: VectorSource, encode: Encode
-) -> None:
-    """Write an index file whose lists hold vectors [N, D], reading them once and in order.
+def write_lists(path: Path, empty: bytes, num_lists: int, list_of: NDArray[np.int32], codes: Codes) -> None:
+    """Write an index file whose lists hold N vectors, reading their codes once and in order.
+
+    Memory: a page for every list, or 2 MiB if that is more; so a list is written in runs of about a page.
 
     Args:
         path: the file to write.
         empty: the file that faiss writes for empty lists.
-        sizes: int64 [lists], number of vectors in each list.
+        num_lists: number of lists.
         list_of: int32 [N], the list of each vector; the entries of a list are in the order of their ids.
-        vectors: to encode.
-        encode: turns vectors float32 [s, D] and their lists [s] into codes uint8 [s, code bytes].
+        codes: uint8 [s, code bytes], in the order of the vectors; at least one.
 
     Raises:
         RetrieverError: as `filled_header`.
         OSError: there is no space for the whole file; raised before any list is written.
     """
-    code_bytes = encode(np.asarray(vectors[0:1], np.float32), list_of[:1]).shape[1]
-    header = filled_header(empty, sizes, code_bytes)
-    starts = len(header) + (code_bytes + ID_BYTES) * (np.cumsum(sizes) - sizes)  # [lists], bytes
-    filled = np.zeros(len(sizes), np.int64)
-    step = max(1, WRITE_BYTES // code_bytes)
+    sizes = np.bincount(list_of, minlength=num_lists)
+    filled, first = np.zeros(num_lists, np.int64), 0
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        allocate(descriptor, len(header) + (code_bytes + ID_BYTES) * len(list_of))
-        write_at(descriptor, header, 0)
-        for first in range(0, len(list_of), step):
-            lists = list_of[first : first + step]
-            codes = encode(np.ascontiguousarray(vectors[first : first + step], dtype=np.float32), lists)
+        for block in _gathered(codes, max(WRITE_BYTES, PAGE_BYTES * num_lists)):
+            code_bytes = block.shape[1]
+            if not first:
+                header = filled_header(empty, sizes, code_bytes)
+                starts = len(header) + (code_bytes + ID_BYTES) * (np.cumsum(sizes) - sizes)  # [lists], bytes
+                allocate(descriptor, len(header) + (code_bytes + ID_BYTES) * len(list_of))
+                write_at(descriptor, header, 0)
+            lists = list_of[first : first + len(block)]
             order = np.argsort(lists, kind="stable")
-            codes, ids = codes[order], (order + first).astype("<i8")
+            block, ids = block[order], (order + first).astype("<i8")
             present, at, counts = np.unique(lists[order], return_index=True, return_counts=True)
             for number, row, count in zip(present.tolist(), at.tolist(), counts.tolist(), strict=True):
                 before, start = int(filled[number]), int(starts[number])
-                write_at(descriptor, codes[row : row + count].data.cast("B"), start + before * code_bytes)
+                write_at(descriptor, block[row : row + count].data.cast("B"), start + before * code_bytes)
                 ids_start = start + int(sizes[number]) * code_bytes
                 write_at(descriptor, ids[row : row + count].data.cast("B"), ids_start + before * ID_BYTES)
             filled[present] += counts
+            first += len(order)
     finally:
         os.close(descriptor)
+
+
+def _gathered(codes: Codes, budget: int) -> Iterator[NDArray[np.uint8]]:
+    """Join blocks of codes until they have about `budget` bytes."""
+    blocks, num_bytes = list[NDArray[np.uint8]](), 0
+    for block in codes:
+        blocks.append(block)
+        num_bytes += block.nbytes
+        if num_bytes >= budget:
+            yield np.concatenate(blocks)
+            blocks, num_bytes = [], 0
+    if blocks:
+        yield np.concatenate(blocks)
 
 
 def groups_of_lists(probed: Int64Array, list_bytes: Int64Array, budget: int) -> Iterator[tuple[int, int, int]]:

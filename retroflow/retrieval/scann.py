@@ -101,7 +101,7 @@ class ScannRetriever:
         """As in `OutlinesIndex`: the vectors as float32, three times while building; half a byte a block as codes."""
         plain = 4 * count * dimension
         if not self._wants_tree(count):
-            return IndexOutline(kind="brute force", building=2 * plain, searching=plain, disk=plain)
+            return IndexOutline(kind="brute force", building=2 * plain, searching=plain, disk=plain, compared=count)
         leaves = self._leaves(count)
         codes = count * (-(-dimension // self._build.dimensions_per_block) // 2 + 8)
         sample = 4 * min(count, self._build.train_sample) * dimension
@@ -112,6 +112,8 @@ class ScannRetriever:
             searching=plain + 2 * codes,
             disk=plain + codes + 4 * leaves * dimension,
             settings=settings,
+            compared=leaves + min(leaves, self._search.leaves_to_search) * count / leaves,
+            compared_to_add=leaves,
         )
 
     def build(self, keys: KeySource) -> None:

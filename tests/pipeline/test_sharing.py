@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from retroflow.cli.main import run
+from retroflow.components import create_retriever
 from retroflow.embedding.lexical import LexicalEmbedder
 from retroflow.errors import Unfinished, UsageError
-from retroflow.pipeline import chunks, embeddings, neighbours
+from retroflow.pipeline import chunks, embeddings, index, neighbours
 from retroflow.pipeline.prepare import prepare
 from retroflow.pipeline.sharing import Shard, Sharing
 from retroflow.recipe import Recipe
+from retroflow.retrieval.faiss import FaissRetriever
+from retroflow.store.embedding_store import EmbeddingStore
+from retroflow.store.hashing import describe_tree
 from retroflow.store.pieces import Pieces
 from tests.pipeline.kill_and_resume import digest
 from tests.pipeline.read_back import check_corpus_file, check_rows_against_texts
@@ -72,6 +76,36 @@ def test_rounds_of_shares_end_with_the_bytes_of_an_unshared_run(
     assert done == set(range(1, count + 1))
     assert digest(tmp_path / "shared") == expected
     assert [path.name for path in (tmp_path / "shared").glob("*.pieces")] == []
+
+
+def test_an_index_that_can_be_divided_is_filled_in_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(index, "ROWS_PER_SHARD", 150)
+    trained: list[Path] = []
+    train = FaissRetriever.train
+    monkeypatch.setattr(
+        FaissRetriever, "train", lambda self, *given: (trained.append(given[1]), train(self, *given))[1]
+    )
+    lists = {"name": "faiss", "build": {"factory": "IVF8,SQfp16"}}
+    recipes = [
+        small_recipe(tmp_path, retriever=lists, data={"artifacts_folder": str(tmp_path / name)})
+        for name in ("alone", "shared")
+    ]
+    made = prepare(recipes[0], report=lambda stage: None)
+    check_rows_against_texts(made)
+    retriever = create_retriever(recipes[0].section("retriever"))
+    retriever.build(EmbeddingStore.open(made.train_embeddings))
+    retriever.save(tmp_path / "built")
+    assert describe_tree(made.index, "") == describe_tree(tmp_path / "built", "")
+    for _ in range(4):
+        for number in (3, 1, 2):
+            share(recipes[1], number, 3)
+    assert attempt(recipes[1], MERGE)
+    assert digest(tmp_path / "shared") == digest(tmp_path / "alone")
+    assert len(trained) == 2  # once in each folder of artifacts
+    said = capsys.readouterr().err
+    assert "training the index with faiss" in said and "merging the index with faiss" in said
 
 
 def test_every_block_is_made_once_and_by_its_own_share(

@@ -16,6 +16,7 @@ from retroflow.testing.clustered import clustered_vectors
 
 faiss = pytest.importorskip("faiss")
 ours = pytest.importorskip("retroflow.retrieval.faiss")
+search_parameters = pytest.importorskip("retroflow.retrieval.faiss_library").search_parameters
 
 STATUS = Path("/proc/self/status")
 VECTORS = clustered_vectors(2_000, 32)
@@ -75,7 +76,7 @@ def test_the_file_and_the_answers_are_those_of_faiss(
     opened.load(tmp_path)
     assert opened._mapped is not None
     found = opened.search(Keys(QUERIES), 5)
-    parameters = ours._parameters(retriever._index, ours.FaissSearch(nprobe=8), 5)
+    parameters = search_parameters(retriever._index, ours.FaissSearch(nprobe=8), 5)
     distances, ids = retriever._index.search(QUERIES, 5, params=parameters)
     assert np.array_equal(found.ids, ids)
     assert np.allclose(found.scores, -distances if metric == "l2" else distances, atol=1e-6)
