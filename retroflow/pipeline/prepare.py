@@ -162,8 +162,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     """
     data = DataOptions(**recipe.section("data"))
     artifacts = Path(os.path.expanduser(data.artifacts_folder))
-    data.check_format(retrieval=_retrieves(recipe))
-    if data.format == "qa" or not _retrieves(recipe):  # passages are found in a database
+    data.check_format(retrieval=retrieves(recipe))
+    if data.format == "qa" or not retrieves(recipe):  # passages are found in a database
         _make_folder(artifacts)
         with disk_errors(artifacts):
             chunks = _chunks(recipe, data, artifacts, sharing)
@@ -200,7 +200,8 @@ def prepare(recipe: Recipe, *, report: Callable[[Stage], None] = say_stage, shar
     return prepared_of(*found.values())
 
 
-def _retrieves(recipe: Recipe) -> bool:
+def retrieves(recipe: Recipe) -> bool:
+    """Return whether a recipe trains with retrieval, so that it needs more than chunks."""
     return bool(recipe.values.get("trainer", {}).get("retrieval", True))
 
 
@@ -226,7 +227,7 @@ def expected_fingerprints(recipe: Recipe) -> dict[str, str]:
     data = DataOptions(**recipe.section("data"))
     corpus = create_corpus(recipe.section("corpus"))
     names = {"chunks": fingerprint_of(_chunks_inputs(corpus, given_tokenizer(recipe, data), data))}
-    if data.format == "qa" or not _retrieves(recipe):
+    if data.format == "qa" or not retrieves(recipe):
         return names
     retriever, options = RecipeRetriever(recipe.section("retriever")), NeighbourOptions(**recipe.section("neighbours"))
     if retriever.reads_vectors:

@@ -19,6 +19,7 @@ from retroflow.errors import CorpusError, RetroflowError
 from retroflow.pipeline.given_tokenizer import given_tokenizer
 from retroflow.pipeline.no_downloads import no_downloads
 from retroflow.pipeline.options import DataOptions
+from retroflow.pipeline.prepare import retrieves
 from retroflow.pipeline.preview import Preview, preview, stage_bytes
 from retroflow.pipeline.recipe_retriever import RecipeRetriever
 from retroflow.protocols import IndexOutline
@@ -146,14 +147,18 @@ def plan_preparation(recipe: Recipe) -> PreparationPlan:
     """
     data = DataOptions(**recipe.section("data"))
     retriever, notes = RecipeRetriever(recipe.section("retriever")), list[str]()
+    needs_index = retrieves(recipe) and data.format == "text"
     with no_downloads():
-        found = preview(recipe)
+        found = preview(recipe, retrieval=needs_index)
         chunk_rate, texts = _cut(recipe, data)
-        embedder = create_embedder(recipe.section("embedder")) if retriever.reads_vectors else None
+        reads_vectors = needs_index and retriever.reads_vectors
+        embedder = create_embedder(recipe.section("embedder")) if reads_vectors else None
         embed_rate = 0.0 if embedder is None else _embed(embedder, texts)
     rates = Rates(chunk_rate, embed_rate)
     k, width = recipe.section("neighbours")["k"], None if embedder is None else embedder.dimension
-    if width is None or "chunks" in retriever.built_over:
+    if not needs_index:
+        notes.append("the recipe needs chunks only")
+    elif width is None or "chunks" in retriever.built_over:
         notes.append(f"index and neighbours are not measured: {retriever.owner} reads texts")
     else:
         try:
@@ -168,6 +173,8 @@ def plan_preparation(recipe: Recipe) -> PreparationPlan:
         if outline is not None:
             disk["index"] = outline.disk
         hours = _all_hours(count, rates, outline, has_embeddings=width is not None)
+        if not needs_index:
+            hours, disk = {"chunks": hours["chunks"]}, {"chunks": disk["chunks"]}
         kind, memory = ("", None) if outline is None else (outline.kind.partition(" (")[0], outline.building)
         estimates.append(Estimate(count, hours, disk, kind, memory))
     return PreparationPlan(found, rates, tuple(estimates), tuple(notes))

@@ -9,6 +9,7 @@ from retroflow.cli.main import run
 from retroflow.planning import preparation
 from retroflow.planning.preparation import Rates, _all_hours, plan_preparation
 from retroflow.protocols import IndexOutline
+from retroflow.recipe import Recipe
 from tests.pipeline.recipes import recipe_file, small_recipe
 
 
@@ -82,3 +83,11 @@ def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.Capture
     assert [one["chunks"] for one in values["estimates"]] == [10**6, 10**9]
     assert set(values["chunks_per_second"]) == set(preparation.STAGES)
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_without_retrieval_chunks_are_all(tmp_path: Path) -> None:
+    plan = plan_preparation(Recipe(small_recipe(tmp_path).values | {"trainer": {"retrieval": False}}, {}, tmp_path))
+    assert plan.preview.missing == ("chunks",) and plan.rates.embeddings == plan.rates.index == 0
+    for estimate in plan.estimates:
+        assert list(estimate.hours) == list(estimate.disk) == ["chunks"]
+    assert "the recipe needs chunks only" in plan.notes
