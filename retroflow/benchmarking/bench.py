@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def choice_for(source: Source, options: BenchOptions) -> Choice:
     Raises:
         UsageError: the vectors cannot be read.
     """
-    count, dimension = source.random or source.open().keys.shape
+    # One query, so that a few vectors are enough.
+    count, dimension = source.random or replace(source, queries=1).open().keys.shape
     return choose_index(count, dimension, options.memory)
 
 

@@ -210,7 +210,7 @@ def test_sizes_and_shapes_are_read_and_others_refused() -> None:
         bench(["exact"], random=SHAPE, model="m")
 
 
-def test_the_index_that_is_chosen_depends_on_count_and_memory() -> None:
+def test_the_index_that_is_chosen_depends_on_count_and_memory(tmp_path) -> None:
     for extra in ("hnswlib", "faiss"):
         pytest.importorskip(extra)
     chosen = {
@@ -224,6 +224,8 @@ def test_the_index_that_is_chosen_depends_on_count_and_memory() -> None:
         )
     }
     assert list(chosen.values()) == ["exact", "hnsw", "faiss", "faiss", "faiss:build.factory=IVF16384,SQfp16"]
+    np.save(tmp_path / "few.npy", np.zeros((9, 4), np.float32))
+    assert explain(vectors=tmp_path / "few.npy").chosen == "exact"
     found = explain(random=(50_000, 384), options=BenchOptions(memory_limit="1GiB")).to_json()
     assert found["chosen"] == "hnsw" and {"word", "kind", "building", "fits", "why"} <= set(found["options"][0])
 
