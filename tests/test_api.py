@@ -16,7 +16,7 @@ from tests.house.tree import ROOT
 
 NAMES = [
     "Capabilities", "Corpus", "Database", "Document", "Embedder", "LanguageModel", "ModelConfig", "Neighbours",
-    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "bench", "compare", "curve", "embedder", "evaluate", "evaluate_tasks", "fit", "inspect",
+    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "bench", "compare", "curve", "embedder", "evaluate", "evaluate_tasks", "fit", "inspect", "retroflow_generate",
     "load", "load_recipe", "open_run", "prepare", "report_page", "retriever", "score", "training_curves",
 ]  # fmt: skip
 

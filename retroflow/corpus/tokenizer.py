@@ -18,6 +18,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from retroflow.corpus.chat_templates import chat_template_beside, with_beginning
 from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.hub import from_cache_or_hub
@@ -99,6 +100,7 @@ class Tokenizer:
         self.end_of_text = vocabulary[end_of_text]
         self.vocabulary_size = max(vocabulary.values()) + 1
         self._backend = backend
+        self._with_specials: tokenizers.Tokenizer | None = None
         self._token_bytes = _token_bytes(backend, self.vocabulary_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -128,9 +130,10 @@ class Tokenizer:
 
     def encode_with_specials(self, text: str) -> list[int]:
         """Encode one text in which names of special tokens mean these tokens."""
-        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        copy.encode_special_tokens = False
-        return list(copy.encode(text, add_special_tokens=False).ids)
+        if self._with_specials is None:
+            self._with_specials = tokenizers.Tokenizer.from_str(self._backend.to_str())
+            self._with_specials.encode_special_tokens = False
+        return list(self._with_specials.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """Turn tokens back into text, special tokens included; exact for a byte-level tokenizer."""
@@ -258,8 +261,7 @@ def _from_file(file: Path) -> Tokenizer:
         config_file = file.with_name("tokenizer_config.json")
         config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
         eos_token = config.get("eos_token")
-        template_file = file.with_name("chat_template.jinja")
-        template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
+        template = chat_template_beside(file, config)
     except OSError as error:
         raise UsageError(f"data.tokenizer: {file} cannot be read ({error.strerror}). Make it readable.") from error
     except Exception as error:  # the library raises plain Exception for content it cannot parse
@@ -267,8 +269,7 @@ def _from_file(file: Path) -> Tokenizer:
             f"data.tokenizer: {file} is not a tokenizer of the tokenizers library ({error}). Copy or save it again."
         ) from error
     name = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
-    end_of_text, template = _end_of_text(backend, name), template if isinstance(template, str) else None
-    return Tokenizer(backend, end_of_text=end_of_text, origin=str(file), chat_template=template)
+    return Tokenizer(backend, end_of_text=_end_of_text(backend, name), origin=str(file), chat_template=template)
 
 
 def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
@@ -299,7 +300,8 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
         raise UsageError(
             f'data.tokenizer: "{name}" has no fast version (tokenizer.json). Name one that has one, or use "train".'
         )
-    end_of_text, template = _end_of_text(backend, loaded.eos_token), loaded.chat_template
+    end_of_text = _end_of_text(backend, loaded.eos_token)
+    template = with_beginning(loaded.chat_template, loaded.bos_token)
     return Tokenizer(backend, end_of_text=end_of_text, origin=place, chat_template=template)
 
 

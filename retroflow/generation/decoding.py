@@ -189,6 +189,7 @@ class Decoding:
     Attributes:
         options: of the rows.
         retriever: is asked at the end of the next window; may be replaced at any time.
+        narrow: whether the model computes in bfloat16, by autocast; logits are then of that type.
     """
 
     def __init__(
@@ -202,9 +203,9 @@ class Decoding:
     ) -> None:
         self.options = options
         self._reading = reading
-        self.retriever = retriever
+        self.retriever, self.narrow = retriever, False
         self._model, self._tokenizer, self._step = model, tokenizer, step
-        self.device = _device_of(model)
+        self.device = device_of(model)
 
     def stream(self, rows: list[Row]) -> Iterator[Piece]:
         """Decode a batch until all its rows have ended."""
@@ -268,15 +269,21 @@ class Decoding:
     @torch.inference_mode()
     def losses(self, row: Row) -> tuple[list[float], list[bool]]:
         """Return the nats of each token of a row but the first, and whether each is the likeliest."""
-        cache, tokens = self.start([row])
         nats, likeliest = list[float](), list[bool]()
-        for logits in self.read([row], cache, tokens):
-            first = len(nats)
-            targets = tokens[0, first + 1 : first + 1 + logits.shape[1]]
-            predicted = logits[0, : len(targets)].float()
-            nats += F.cross_entropy(predicted, targets, reduction="none").tolist()
-            likeliest += (predicted.argmax(-1) == targets).tolist()
+        for logits, targets in self.predicted(row):
+            nats += F.cross_entropy(logits, targets, reduction="none").tolist()
+            likeliest += (logits.argmax(-1) == targets).tolist()
         return nats, likeliest
+
+    @torch.inference_mode()
+    def predicted(self, row: Row) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield logits float [t, v] and the tokens int64 [t] that they predict, those of a row without its first."""
+        cache, tokens = self.start([row])
+        first = 1
+        for logits in self.read([row], cache, tokens):
+            targets = tokens[0, first : first + logits.shape[1]]
+            first += logits.shape[1]
+            yield logits[0, : len(targets)].float(), targets
 
     @torch.inference_mode()
     def losses_after(
@@ -319,7 +326,9 @@ class Decoding:
                 self._reading(first, tokens.shape[1])
             part = tokens[:, first : first + at_once]
             retrieved, mask = self._retrieve(rows, cache.length, part.shape[1])
-            yield self._model.extend(part, cache, retrieved, mask)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
+                logits = self._model.extend(part, cache, retrieved, mask)
+            yield logits
 
     def _retrieve(self, rows: list[Row], length: int, num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
         """Look up the windows completed by `num_tokens` tokens after the first `length`, for unfinished rows.
@@ -355,7 +364,8 @@ class Decoding:
         return retrieved.to(self.device), mask.to(self.device)
 
 
-def _device_of(model: RetrievalModel) -> torch.device:
+def device_of(model: RetrievalModel) -> torch.device:
+    """Where a model is; the CPU if it has no weights."""
     if isinstance(model, torch.nn.Module):
         return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return torch.device("cpu")

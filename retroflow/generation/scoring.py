@@ -153,6 +153,34 @@ def score_after(
     return [scores[place] for place in range(len(pairs))]
 
 
+def score_within(
+    model: RetrievalModel,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    retriever: LiveRetriever | None,
+    options: GenerationOptions,
+    advance: Callable[[int], None] = lambda pairs: None,
+) -> list[Score]:
+    """Score continuations as parts of whole texts, as `score` without a context and the server's `echo` do.
+
+    No window depends on where a context ends: the first one is the text's first chunk. Without retrieval the nats are
+    those of `score_after`, which takes less time.
+
+    Arguments and result are those of `score_after`; retrievals are those of the whole text.
+    """
+    step = options.step_for(model.config.chunk_length)
+    decoding = Decoding(model, tokenizer, retriever, replace(options, align=False), step, None)
+    scores = []
+    for context, own in pairs:
+        row = Row(0, "", [*context, *own], tokenizer, ())
+        nats, likeliest = decoding.losses(row)
+        size, first = len(tokenizer.decode(list(own)).encode()), -len(own)
+        scores.append(Score(tuple(own), tuple(nats[first:]), size, tuple(row.retrievals), tuple(likeliest[first:])))
+        advance(1)
+    return scores
+
+
 def _batches(
     longest: Mapping[tuple[int, ...], int], options: GenerationOptions, m: int, most: int | None
 ) -> Iterator[list[tuple[int, ...]]]:

@@ -3,8 +3,10 @@
     retroflow evaluate RUN --tasks hellaswag,arc_easy
     lm_eval.simple_evaluate("retroflow", {"model": "runs/x/0001"}, tasks=["hellaswag"])  # after importing this module
 
-The harness scores continuations of contexts. As in `LanguageModel.score`, a window ends where a context ends, so that
-neighbours are looked up there and read from the continuation's first token on.
+The harness scores continuations of contexts. Each is scored as a part of the whole text, whose first window is its
+first chunk: that is what a server can do, which does not learn where a context ends, so both give equal numbers. With
+lookups="context" a window ends where a context ends, as in `LanguageModel.score`, and neighbours are read from the
+continuation's first token on. `retroflow evaluate --tasks` does that.
 """
 
 import json
@@ -27,7 +29,7 @@ from retroflow.generation.decoding import generate
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.opening import open_language_model
 from retroflow.generation.options import GenerationOptions
-from retroflow.generation.scoring import score_after
+from retroflow.generation.scoring import score_after, score_within
 
 AUTO_BATCH = 8
 """Contexts computed together where the harness leaves the choice to the model."""
@@ -46,6 +48,7 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         checkpoint: of a run, a step or a path; None for the newest.
         num_neighbours: chunks to retrieve for a window; None for as many as in training.
         retrieval_step: tokens between two retrievals; None for those of the run's evaluation.
+        lookups: "text" to look up as the server does, "context" to look up where each context ends, too.
         max_gen_toks: new tokens where a task names no limit.
         batch_size: contexts computed together; "auto" for 8.
         max_batch_size: not used; the harness passes it to every model.
@@ -64,6 +67,7 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         checkpoint: str | None = None,
         num_neighbours: int | None = None,
         retrieval_step: int | None = None,
+        lookups: str = "text",
         max_gen_toks: int = 256,
         batch_size: int | str = AUTO_BATCH,
         max_batch_size: int | None = None,
@@ -76,7 +80,10 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             model = open_language_model(
                 Path(model), database=database, retrieval=retrieval, device=place, checkpoint=wanted
             )
-        self.opened, self.max_gen_toks = model, max_gen_toks
+        if lookups not in ("text", "context"):
+            raise unfit("lookups", f'is "{lookups}"; allowed: "text" or "context".')
+        self.opened, self.max_gen_toks = model, _num_tokens(max_gen_toks)
+        self._score = score_within if lookups == "text" and model.database is not None else score_after
         self._options = GenerationOptions(
             num_neighbours=model.origin.num_neighbours if num_neighbours is None else num_neighbours,
             retrieval_step=model.origin.retrieval_step if retrieval_step is None else retrieval_step,
@@ -148,7 +155,7 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         opened, every = self.opened, [pair for pairs in requests for pair in pairs]
         with progress("score", len(every), unit) as advance:
             scores = iter(
-                score_after(
+                self._score(
                     opened.model,
                     opened.tokenizer,
                     every,
@@ -171,7 +178,7 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         values = normalize_gen_kwargs(given, self.max_gen_toks)
         draws = float(values.get("temperature") or 0.0) > 0
         return GenerationOptions(
-            max_new_tokens=int(values["max_gen_toks"]),
+            max_new_tokens=_num_tokens(values["max_gen_toks"]),
             temperature=float(values["temperature"]) if draws else 0.0,
             top_k=int(values.get("top_k") or 0) if draws else 0,
             top_p=float(values.get("top_p") or 1.0) if draws else 1.0,
@@ -180,6 +187,13 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             retrieval_step=self._options.retrieval_step,
             batch_size=self._options.batch_size,
         )
+
+
+def _num_tokens(given: Any) -> int:
+    """Check the harness' word for the number of new tokens."""
+    if not str(given).isdecimal() or int(given) < 1:
+        raise unfit("max_gen_toks", f"is {given!r}; allowed: a whole number of at least 1.")
+    return int(given)
 
 
 def run_harness(
@@ -221,6 +235,7 @@ def run_harness(
             opened,
             num_neighbours=options.num_neighbours,
             retrieval_step=options.retrieval_step,
+            lookups="context",
             batch_size=options.batch_size,
         )
         found[way] = json.loads(json.dumps(chosen(model), default=handle_non_serializable))

@@ -99,6 +99,11 @@ def load(folder: Path, config: RetroflowConfig, arguments: Mapping[str, Any]) ->
             f"from_pretrained: {', '.join(unknown)} given; a retroflow model takes dtype and device_map, and the "
             "arguments of the hub. Leave it out."
         )
+    attention = config._attn_implementation
+    if attention not in (None, "sdpa"):
+        raise UsageError(
+            f'attn_implementation: "{attention}" given; a retroflow model attends in its own way. Leave it out.'
+        )
     device = _device(arguments.get("device_map"))
     dtype = _dtype(arguments.get("dtype") or arguments.get("torch_dtype") or "auto", config)
     return cast(nn.Module, load_model(folder).to(device=device, dtype=dtype))

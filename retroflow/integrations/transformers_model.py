@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypedDict, Unpack, cast
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.generation.utils import GENERATION_MODES_MAPPING
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from retroflow.corpus.tokenizer import load_tokenizer
@@ -69,6 +70,7 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
     config_class: ClassVar[type[RetroflowConfig]] = RetroflowConfig
     base_model_prefix: ClassVar[str] = "model"
     main_input_name: ClassVar[str] = "input_ids"
+    _supports_sdpa: ClassVar[bool] = True
 
     def __init__(self, config: RetroflowConfig, model: RetrievalModel | None = None) -> None:
         super().__init__(config)
@@ -306,6 +308,32 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         if database is not None:
             raise UsageError("database: given beside neighbours; give one of them.")
         return GivenNeighbours(neighbours, mask)
+
+
+def retroflow_generate(
+    model: RetroflowForCausalLM,
+    input_ids: Tensor,
+    *,
+    generation_config: GenerationConfig,
+    database: LiveRetriever | None = None,
+    **given: Any,
+) -> Any:
+    """Generate with retrieval, as `generate(..., custom_generate=retroflow_generate, database=database)` asks for.
+
+    `generate(..., database=database)` does the same.
+
+    Args:
+        model: any of ours.
+        input_ids: int64 [b, n].
+        generation_config: what decides between sampling, beams and prompt lookup.
+        database: as in `RetroflowForCausalLM.forward`; None for retrieval off.
+        given: what `generate` hands to its own kinds of decoding.
+
+    Returns:
+        What `generate` does.
+    """
+    decode = getattr(model, GENERATION_MODES_MAPPING[generation_config.get_generation_mode()])
+    return decode(input_ids, generation_config=generation_config, database=database, **given)
 
 
 def _check_others(others: OtherArguments) -> None:

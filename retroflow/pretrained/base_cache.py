@@ -5,11 +5,10 @@ Shapes: b batch, t new tokens, L reading layers, g heads of keys, r tokens of a 
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -17,6 +16,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from retroflow.model.attention import at_the_right
 from retroflow.model.cache import RetroCache
 from retroflow.pretrained.neighbour_states import Text
+
+_ROOM = 64
+"""Own keys that are appended before what is joined is copied again."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,21 @@ class Lookup:
         return Lookup(self.start, [self.rows[row] for row in rows.tolist()])
 
 
+@dataclass
+class Joined:
+    """Keys and values that several calls read, side by side: those of neighbours, then own ones, then room.
+
+    Attributes:
+        past: whose own ones they are; None before there are any.
+        buffers: place of a reading layer -> float [2, b, g, longest + own + room, h].
+        num_own: place -> own ones in its buffer.
+    """
+
+    past: DynamicCache | None = None
+    buffers: dict[int, Tensor] = field(default_factory=dict)
+    num_own: dict[int, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class WindowNeighbours:
     """What the rows of a batch read from one window on.
@@ -43,13 +60,12 @@ class WindowNeighbours:
     Attributes:
         start: the first position that reads it, from 0.
         rows: for each row the states of its neighbours, float [L, 2, g, up to r, h]; empty where nothing was looked up.
-        joined: place of a reading layer -> its keys and values, kept for windows that several calls read; None keeps
-            nothing.
+        joined: what is kept for windows that several calls read; None keeps nothing.
     """
 
     start: int
     rows: list[list[Tensor]]
-    joined: dict[int, tuple[Tensor, Tensor]] | None = None
+    joined: Joined | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -58,17 +74,51 @@ class WindowNeighbours:
 
     def keys_and_values(self, place: int) -> tuple[Tensor, Tensor]:
         """Of the reading layer at this place, float [b, g, longest, h] each; shorter rows end in zeros."""
-        if self.joined is not None and place in self.joined:
-            return self.joined[place]
-        nothing = next(state for states in self.rows for state in states)[place, :, :, :0]
-        longest, joined = max(self.lengths), []
-        for states, length in zip(self.rows, self.lengths, strict=True):
-            row = torch.cat([nothing, *(state[place] for state in states)], dim=2)  # [2, g, tokens, h]
-            joined.append(F.pad(row, (0, 0, 0, longest - length)) if length < longest else row)
-        keys, values = torch.stack(joined, dim=1) if len(joined) > 1 else joined[0][:, None]
-        if self.joined is not None:
-            self.joined[place] = keys, values
+        buffer = None if self.joined is None else self.joined.buffers.get(place)
+        if buffer is None:
+            buffer = self._side_by_side(place, 0)
+            if self.joined is not None:
+                self.joined.buffers[place] = buffer
+        keys, values = buffer[:, :, :, : max(self.lengths)]
         return keys, values
+
+    def before_own(self, place: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the reading layer at this place, with own keys and values behind them; only new ones are copied.
+
+        Args:
+            place: of a window that keeps what is joined.
+            keys: float [b, g, s, h], own ones; all but the last are those of the call before, or that call had several.
+            values: likewise.
+
+        Returns:
+            float [b, g, longest + s, h] each.
+        """
+        assert self.joined is not None
+        longest, count = max(self.lengths), keys.shape[2]
+        buffer = self.joined.buffers.get(place)
+        if buffer is None or buffer.shape[3] < longest + count:
+            buffer = self._side_by_side(place, count + _ROOM)
+            self.joined.buffers[place] = buffer
+            self.joined.num_own[place] = 0
+        first = count - 1 if self.joined.num_own.get(place) == count - 1 else 0
+        for part, own in zip(buffer, (keys, values), strict=True):
+            part[:, :, longest + first : longest + count] = own[:, :, first:]
+        self.joined.num_own[place] = count
+        joined_keys, joined_values = buffer[:, :, :, : longest + count]
+        return joined_keys, joined_values
+
+    def _side_by_side(self, place: int, room: int) -> Tensor:
+        """Copy the neighbours of each row: float [2, b, g, longest + room, h]."""
+        some = next(state for states in self.rows for state in states)
+        with torch.inference_mode(False):  # later calls write into it, in inference mode or not
+            shape = (2, len(self.rows), some.shape[2], max(self.lengths) + room, some.shape[4])
+            buffer = torch.zeros(shape, dtype=some.dtype, device=some.device)
+        for row, states in enumerate(self.rows):
+            end = 0
+            for state in states:
+                start, end = end, end + state.shape[3]
+                buffer[:, row, :, start:end] = state[place]
+        return buffer
 
 
 class RetrofitCache(RetroCache):

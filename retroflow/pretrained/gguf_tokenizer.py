@@ -17,6 +17,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers.pre_tokenizers import PreTokenizer
 
+from retroflow.corpus.chat_templates import with_beginning
 from retroflow.corpus.tokenizer import KNOWN_END_OF_TEXT, Tokenizer
 from retroflow.errors import DamagedDataError, UsageError
 from retroflow.pretrained.gguf_file import GGUFHeader
@@ -102,7 +103,10 @@ def gguf_tokenizer(header: GGUFHeader) -> Tokenizer:
             f'model.base: the vocabulary in "{header.path}" cannot be read ({type(error).__name__}: {error}). Download '
             "the file again."
         ) from error
-    template = header.metadata.get("tokenizer.chat_template")
+    beginning = given.get("bos_token_id")
+    template = with_beginning(
+        header.metadata.get("tokenizer.chat_template"), None if beginning is None else given["tokens"][int(beginning)]
+    )
     return Tokenizer(backend, end_of_text=end_of_text, origin=str(header.path), chat_template=template)
 
 

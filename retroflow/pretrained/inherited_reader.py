@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
-from retroflow.pretrained.base_cache import Lookup, RetrofitCache, WindowNeighbours, padded_arguments
+from retroflow.pretrained.base_cache import Joined, Lookup, RetrofitCache, WindowNeighbours, padded_arguments
 from retroflow.pretrained.joint_attention import NAME, JointReading, Watch
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.neighbour_states import NeighbourStates, Text
@@ -121,8 +121,10 @@ class InheritedReader(nn.Module):
         if cache.reading is not None:
             windows[0] = cache.reading
         if windows:  # the next calls read the newest one again
-            windows[-1] = replace(windows[-1], joined=windows[-1].joined or {})
-            cache.reading = windows[-1]
+            joined = windows[-1].joined or Joined()
+            if num_tokens > 1 or joined.past is not cache.past:
+                joined.past, joined.num_own = cache.past, {}
+            cache.reading = windows[-1] = replace(windows[-1], joined=joined)
         cache.lookups = [*cache.lookups, *new][-self.lookups_read :]
         return self._reading(windows, cache.length) if any(map(any, (window.rows for window in windows))) else None
 
@@ -180,6 +182,8 @@ class InheritedReader(nn.Module):
         width: int = base.config.hidden_size  # of keys at most: heads may share them
         bytes_of_token = 2 * len(self._layers) * width * torch.finfo(base.dtype).bits // 8
         windows = STATES_AT_ONCE // max(1, found.tokens[:, 0].numel() * bytes_of_token)
+        if windows >= found.tokens.shape[1]:
+            return _TOKENS_AT_ONCE
         return min(_TOKENS_AT_ONCE, max(1, windows) * step)
 
 

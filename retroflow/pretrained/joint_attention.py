@@ -37,7 +37,10 @@ _READING: ContextVar["JointReading | None"] = ContextVar("reading", default=None
 """What the layer that runs reads."""
 
 EXACT = (torch.float32, torch.float64)
-"""Precisions in which a single token attends by plain products; logits in less would be rounded."""
+"""Precisions in which a single token of trained maps, or of a layer that forgets old keys, attends by plain products.
+
+Logits in less would be rounded.
+"""
 
 Watch = Callable[[slice, int, Tensor, Tensor, Tensor | None, float], None]
 """Gets a part of a call's tokens, the number of own keys, and queries, keys, mask and scaling, as `_attend` does."""
@@ -129,19 +132,25 @@ def attend_jointly(
         counts = (num_own, 0 if window is None else max(window.lengths))
         shared = query.shape[1] // key.shape[1]
         added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, reading.offset)
-        theirs = None if window is None else window.keys_and_values(reading.layers[layer])
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
-        if theirs is None:
+        widening = maps if maps is not None and maps.widens else None
+        is_single = length == 1 and not dropout and reading.watch is None
+        if window is None:
             attended = _attend(asking, keys, values, added, dropout, scale)
-        elif part.stop - part.start == 1 and query.dtype in EXACT and not dropout and reading.watch is None:
+        elif is_single and widening is None and window.joined is not None and before == reading.first:
+            pair = window.before_own(reading.layers[layer], keys, values)
+            swapped = None if added is None else reading.once(torch.roll, added, counts[1], -1)
+            attended = _attend(asking, *pair, swapped, dropout, scale)
+        elif is_single and query.dtype in EXACT:
+            theirs = window.keys_and_values(reading.layers[layer])
             attended = _attend_apart(asking, question, (keys, values), theirs, added, scale, maps)
         else:
-            widening = maps if maps is not None and maps.widens else None
+            theirs = window.keys_and_values(reading.layers[layer])
             if widening is not None:
                 asking, keys, values = widening.side_by_side(asking, question, (keys, values), theirs, scale)
             else:
-                keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), theirs, strict=True))
+                keys, values = (torch.cat(both, dim=2) for both in zip((keys, values), theirs, strict=True))
             attended = _attend(asking, keys, values, added, dropout, scale)
             if reading.watch is not None:
                 reading.watch(part, num_own, asking, keys, added, scale)

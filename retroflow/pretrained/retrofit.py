@@ -76,7 +76,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         self.retrieval: Any  # PEFT wraps it if it trains it as a whole (modules_to_save)
         if self._inherits:
             layers = {layer: self.blocks[layer - 1] for layer in self.config.cca_layers}
-            self.lookups_read = options.lookups_read
+            self.lookups_read, self.keeps_narrow_copy = options.lookups_read, not options.unfreeze
             self.retrieval = InheritedReader(
                 base,
                 self.config.cca_layers,

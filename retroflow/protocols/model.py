@@ -112,10 +112,13 @@ class RetrievalModel(Protocol):
         lookups_read: how many of the newest lookups a position reads.
         context_length: tokens that a pretrained base was made for, with which the report compares reading to the same
             neighbours in the base's prompt. Without retrieval the model must be that base. None if there is no base.
+        keeps_narrow_copy: whether it computes with a bfloat16 copy of its weights under autocast, so that no call has
+            to convert them.
         config: what the model was built from, or the same sizes in other words.
     """
 
     max_length: int | None = None
+    keeps_narrow_copy: bool = False
     lookups_read: int = 1
     context_length: int | None = None
     config: Any

@@ -150,7 +150,7 @@ async def _chat(service: Service, request: Request) -> Response:
     body = await _body(service, request)
     messages, wanted = chat_wanted(body, service.name, service.options)
     tokenizer = service.opened.tokenizer
-    tokens = await run_in_threadpool(chat_tokens, tokenizer, messages)
+    tokens = await run_in_threadpool(chat_tokens, tokenizer, messages, most=service.options.max_prompt_tokens)
     return await _answer(service, request, [tokens], replace(wanted, stop=end_of_turn(tokenizer)))
 
 

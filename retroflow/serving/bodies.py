@@ -6,11 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.errors import UsageError
 
 MOST_LOGPROBS = 20
 MOST_STOPS = 16
 MOST_CHOICES = 64
+
+TOO_LONG = "context_length_exceeded"
+"""Code of a prompt with too many tokens."""
+
+_MOST_LETTERS = 8
+"""Of a token in ordinary text, generously; a text that has longer ones is encoded as a whole."""
+
+_MARGIN = 64
+"""Tokens by which cutting a text may change their number."""
 
 _IGNORED = {
     "frequency_penalty": (0, None),
@@ -260,6 +270,17 @@ def check_text(text: str, name: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadRequest(f"{name} holds half of a surrogate pair, which is not text; send UTF-8.", name) from error
+
+
+def check_length(tokenizer: Tokenizer, text: str, most: int, name: str) -> None:
+    """Refuse a text by its beginning if that alone has too many tokens; the whole would take long to encode.
+
+    Raises:
+        BadRequest: it has.
+    """
+    beginning = text[: most * _MOST_LETTERS]
+    if len(beginning) < len(text) and len(tokenizer.encode(beginning).ids) > most + _MARGIN:
+        raise BadRequest(f"{name}: more than the {most} tokens that this server takes.", name, TOO_LONG)
 
 
 def _are_tokens(value: Any) -> bool:

@@ -4,13 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retroflow.corpus.tokenizer import Tokenizer
-from retroflow.serving.bodies import BadRequest
+from retroflow.serving.bodies import BadRequest, check_length
 
 _ANSWER = "Retroflow answers."
 
 
-def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, most: int | None = None) -> list[int]:
     """Render messages, up to where the model answers.
+
+    Args:
+        tokenizer: with a template.
+        messages: of role and content.
+        most: tokens that are allowed; None for any number.
 
     Raises:
         BadRequest: the tokenizer has no template, the template refuses the messages, or a message spells a control
@@ -22,7 +27,10 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
         if control is not None:
             where = f"messages[{number}].content"
             raise BadRequest(f"{where} spells {control}, a control token of the model; leave it out.", where)
-    return tokenizer.encode_with_specials(_rendered(tokenizer, messages, add_generation_prompt=True))
+    text = _rendered(tokenizer, messages, add_generation_prompt=True)
+    if most is not None:
+        check_length(tokenizer, text, most, "messages")
+    return tokenizer.encode_with_specials(text)
 
 
 def end_of_turn(tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -39,7 +47,6 @@ def _check_template(tokenizer: Tokenizer) -> None:
 
 
 def _rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-    from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     conversation: list[list[dict[str, Any]]] = [[dict(message) for message in messages]]
@@ -49,9 +56,10 @@ def _rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, ad
             chat_template=tokenizer.chat_template,
             add_generation_prompt=add_generation_prompt,
             eos_token=tokenizer.end_of_text_token,
-            bos_token="",
+            bos_token="",  # the template has its own
         )
-    except TemplateError as error:
-        raise BadRequest(f"the chat template refuses these messages ({error}).", "messages") from error
+    except Exception as error:  # jinja's, and whatever the template's own code raises
+        reason = f"{type(error).__name__}: {error}"
+        raise BadRequest(f"the chat template of this model refuses the messages ({reason}).", "messages") from error
     text = rendered[0] if isinstance(rendered, tuple | list) else rendered
     return str(text[0] if isinstance(text, list) else text)

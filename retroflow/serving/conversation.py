@@ -11,7 +11,8 @@ from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.session import describe_sources
 from retroflow.serving.chat import chat_tokens, end_of_turn
 
-COMMANDS = "/off and /on switch retrieval, /new forgets what was said, /quit ends"
+COMMANDS = ("/off", "/on", "/new", "/quit")
+MEANINGS = "/off and /on switch retrieval, /new forgets what was said, /quit ends; // begins a line with /"
 
 
 class Conversation:
@@ -35,15 +36,16 @@ class Conversation:
     def run(self, lines: Iterable[str], out: TextIO) -> None:
         """Answer lines until /quit or their end; answers go to `out`, everything else to stderr."""
         what = "answers messages" if self._is_chat else "has no chat template and continues each line"
-        say(f"{self._opened.origin.recipe} {what}; {COMMANDS}")
+        say(f"{self._opened.origin.recipe} {what}; {MEANINGS}")
         for line in lines:
-            if line.strip() == "/quit":
+            word = line.split()[0] if line.strip() else ""
+            if word == "/quit":
                 return
-            if line.startswith("/"):
-                self._obey(line.strip())
-            elif line.strip():
+            if word in COMMANDS:
+                self._obey(word)
+            elif word:
                 try:
-                    self._answer(line, out)
+                    self._answer(line[1:] if line.startswith("//") else line, out)
                 except UsageError as error:  # the line cannot be answered; another one can
                     say(str(error))
                 except KeyboardInterrupt:
@@ -52,14 +54,12 @@ class Conversation:
     def _obey(self, word: str) -> None:
         if word == "/new":
             self._messages = []
-        elif word in ("/on", "/off"):
-            self._retrieves = word == "/on"
-            if self._retrieves and self._opened.database is None:
-                say("there is no database; start with --database")
-            else:
-                say("retrieval is on" if self._retrieves else "retrieval is off")
+            return
+        self._retrieves = word == "/on"
+        if self._retrieves and self._opened.database is None:
+            say("there is no database; start with --database")
         else:
-            say(f"{word} is no command: {COMMANDS}")
+            say("retrieval is on" if self._retrieves else "retrieval is off")
 
     def _answer(self, line: str, out: TextIO) -> None:
         prompt: Prompt = line

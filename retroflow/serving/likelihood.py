@@ -3,7 +3,9 @@
 Shapes: t tokens, v vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -53,31 +55,29 @@ def prompt_scores(decoding: Decoding, row: Row, num_top: int) -> list[TokenScore
         row: with the prompt; it is not changed.
         num_top: most likely tokens to report at each place.
     """
-    read = row.followed_by([])
-    cache, tokens = decoding.start([read])
     scores = [TokenScore(row.tokens[0], 0.0, is_first=True)]
-    for logits in decoding.read([read], cache, tokens):
-        for each in logits[0].float().log_softmax(-1):
-            if len(scores) < len(row.tokens):
-                scores.append(score_of(each, row.tokens[len(scores)], num_top))
+    for logits, targets in decoding.predicted(row.followed_by([])):
+        scores += map(score_of, logits.log_softmax(-1), targets.tolist(), repeat(num_top))
     return scores
 
 
 @torch.inference_mode()
-def nats_without_retrieval(decoding: Decoding, row: Row, num_tokens: int) -> list[float]:
-    """Return the nats of the last tokens of a row, given all before them and no neighbours.
+def nats_without_retrieval(decoding: Decoding, rows: Sequence[Row], counts: Sequence[int]) -> list[list[float]]:
+    """Return for each row the nats of its last tokens, given all before them and no neighbours.
 
     Args:
         decoding: without retriever and alignment.
-        row: prompt and new tokens.
-        num_tokens: how many.
+        rows: prompt and new tokens; processed together.
+        counts: how many tokens of each, fewer than it has.
     """
-    read = row.followed_by([])
-    cache, tokens = decoding.start([read])
-    first, done, nats = tokens.shape[1] - num_tokens, 0, list[float]()
-    for logits in decoding.read([read], cache, tokens):
-        done += logits.shape[1]
-        wanted = tokens[0, max(first, done - logits.shape[1] + 1) : done + 1]  # what these logits predict
-        predicting = logits[0, logits.shape[1] - len(wanted) - (done == tokens.shape[1]) :][: len(wanted)]
-        nats += nats_of(predicting, wanted)
-    return nats
+    read = [row.followed_by([]) for row in rows]
+    cache, tokens = decoding.start(read)
+    first, done, parts = tokens.shape[1] - max(counts), 0, list[Tensor]()
+    for logits in decoding.read(read, cache, tokens):
+        begin, done = done, done + logits.shape[1]
+        wanted = tokens[:, max(first, begin + 1) : done + 1]  # [b, t], what these logits predict
+        predicting = logits[:, max(first - 1, begin) - begin :][:, : wanted.shape[1]]
+        nats = nats_of(predicting.flatten(0, 1), wanted.flatten())
+        parts.append(torch.tensor(nats).view(len(rows), -1))
+    ended = torch.cat(parts, dim=1)  # [b, longest]
+    return [list(row[len(row) - count :].tolist()) for row, count in zip(ended, counts, strict=True)]

@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
@@ -29,6 +29,8 @@ class ServerOptions:
         max_prompts: of one request.
         max_seconds: from a request to the end of its answer; then it fails (504).
         max_documents: that one request may add or remove.
+        precision: of generated text, fp32 or bf16; auto: bf16 for a pretrained base that reads by its own attention
+            where the hardware is faster with it. Scores of a prompt are always in fp32.
     """
 
     max_running: Annotated[int, Ge(1)] = 16
@@ -39,6 +41,7 @@ class ServerOptions:
     max_prompts: Annotated[int, Ge(1)] = 64
     max_seconds: Annotated[float, Gt(0)] = 600.0
     max_documents: Annotated[int, Ge(1)] = 1000
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ does not depend on the others.
 Shapes: b rows, t tokens of a call, v vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +94,7 @@ class Job:
     is_cancelled: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     job: Job
     row: Row
@@ -102,6 +102,7 @@ class _Running:
     text: str = ""
     scores: list[TokenScore] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
+    generation: Generation | None = None
 
 
 class RunningBatch:
@@ -110,13 +111,16 @@ class RunningBatch:
     Args:
         opened: the model and its database.
         options: of the server: num_neighbours and retrieval_step.
+        narrow: generate in bfloat16; prompts are scored in the precision of the weights all the same, as
+            `LanguageModel.score` does.
     """
 
-    def __init__(self, opened: LanguageModel, options: GenerationOptions) -> None:
+    def __init__(self, opened: LanguageModel, options: GenerationOptions, *, narrow: bool = False) -> None:
         self._model, self._tokenizer = opened.model, opened.tokenizer
         self._chunk_length: int = opened.model.config.chunk_length
         self._step = options.step_for(self._chunk_length)
         self.decoding = Decoding(opened.model, opened.tokenizer, opened.database, options, self._step, None)
+        self._narrow = self.decoding.narrow = narrow
         self._running: list[_Running] = []
         self._cache: Any = None
 
@@ -246,12 +250,14 @@ class RunningBatch:
         elif any(each.job.measures_influence for each in running):
             ids = torch.tensor([0 if isinstance(each, Exception) else each for each in tokens], device=logits.device)
             nats = nats_of(logits, ids)
-        return [
+        continuing = [
             self._advance(
                 each, tokens[place], nats[place], None if log_probabilities is None else log_probabilities[place]
             )
             for place, each in enumerate(running)
         ]
+        self._end({each: each.generation for each in running if each.generation is not None})
+        return continuing
 
     def _chosen(self, running: Sequence[_Running], logits: Tensor) -> list[int | Exception]:
         """Choose a token of every job, or say why there is none; all at once where none is drawn."""
@@ -281,33 +287,39 @@ class RunningBatch:
                 scored = score_of(log_probabilities, token, job.num_logprobs or 0)
                 nats, scores = -scored.logprob, (scored,) if job.num_logprobs is not None else ()
             running.nats.append(nats)
-            if piece.generation is None:
-                self._report_piece(running, piece.text, scores)
-                return True
-            result = self._result(running, piece.generation)
-            running.scores += scores
-            text = piece.text if job.streams else running.text + piece.text
-            job.report(Event(text, tuple(running.scores), result))
+            running.generation = piece.generation
+            if piece.generation is not None or not job.streams:
+                running.text += piece.text
+                running.scores += scores
+            elif piece.text or scores:
+                job.report(Event(piece.text, scores))
+            return piece.generation is None
         except Exception as error:
             job.report(Event(error=error))
         return False
 
-    def _report_piece(self, running: _Running, text: str, scores: tuple[TokenScore, ...]) -> None:
-        if not running.job.streams:
-            running.text += text
-            running.scores += scores
-        elif text or scores:
-            running.job.report(Event(text, scores))
+    def _end(self, ended: Mapping[_Running, Generation]) -> None:
+        """Report the end of jobs, after their tokens have been scored without retrieval, all together."""
+        measured = {each: len(new.tokens) for each, new in ended.items() if each.job.measures_influence and new.sources}
+        nats_off: dict[_Running, list[float]] = {}
+        if measured:
+            rows = [each.row for each in measured]
+            try:
+                scored = nats_without_retrieval(self._unaligned(None, self._narrow), rows, list(measured.values()))
+                nats_off = dict(zip(measured, scored, strict=True))
+            except Exception as error:
+                for each in measured:
+                    each.job.report(Event(error=error))
+                ended = {each: new for each, new in ended.items() if each not in measured}
+        for each, generation in ended.items():
+            result = Result(generation, each.row.offsets, each.nats, nats_off.get(each))
+            each.job.report(Event(each.text, tuple(each.scores), result))
 
-    def _result(self, running: _Running, generation: Generation) -> Result:
-        nats_off = None
-        if running.job.measures_influence and generation.sources:
-            nats_off = nats_without_retrieval(self._unaligned(None), running.row, len(generation.tokens))
-        return Result(generation, running.row.offsets, running.nats, nats_off)
-
-    def _unaligned(self, retriever: Any) -> Decoding:
+    def _unaligned(self, retriever: Any, narrow: bool = False) -> Decoding:
         options = GenerationOptions(num_neighbours=self.decoding.options.num_neighbours, align=False)
-        return Decoding(self._model, self._tokenizer, retriever, options, self._step, None)
+        decoding = Decoding(self._model, self._tokenizer, retriever, options, self._step, None)
+        decoding.narrow = narrow
+        return decoding
 
     def _keep(self, kept: Sequence[bool]) -> None:
         if all(kept):

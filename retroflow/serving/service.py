@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from retroflow.devices import bf16_pays
 from retroflow.generation import GenerationOptions
-from retroflow.generation.decoding import check_lengths, encoded
+from retroflow.generation.decoding import check_lengths, device_of, encoded
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.rows import Row
 from retroflow.serving.answers import Answer, Choice
-from retroflow.serving.bodies import BadRequest, Prompt, Sampling
+from retroflow.serving.bodies import TOO_LONG, BadRequest, Prompt, Sampling, check_length
 from retroflow.serving.live import LiveDatabase
 from retroflow.serving.measured import Measured
 from retroflow.serving.options import Keys, ServerOptions
@@ -74,7 +75,9 @@ class Service:
         )
         self._chunk_length: int = opened.model.config.chunk_length
         self._step = self._retrieval.step_for(self._chunk_length)
-        batch = RunningBatch(opened, self._retrieval)
+        precision = self.options.precision
+        automatic = precision == "auto" and opened.model.keeps_narrow_copy and bf16_pays(device_of(opened.model).type)
+        batch = RunningBatch(opened, self._retrieval, narrow=automatic or precision == "bf16")
         self.measured = Measured()
         self.worker = Worker(
             batch, most_running=self.options.max_running, most_waiting=self.options.max_waiting, measured=self.measured
@@ -93,6 +96,8 @@ class Service:
             most = self.options.max_waiting
             raise BadRequest(f"{len(prompts)} prompts with n {n} are more than the {most} texts that may wait.", "n")
         for number, prompt in enumerate(prompts):
+            if isinstance(prompt, str):
+                check_length(self.opened.tokenizer, prompt, self.options.max_prompt_tokens, "prompt")
             ((text, tokens),) = encoded(self.opened.tokenizer, [prompt])
             self.measured.prompt(len(tokens))
             max_new = self._max_new_tokens(tokens, sampling)
@@ -127,9 +132,7 @@ class Service:
     def _max_new_tokens(self, tokens: list[int], sampling: Sampling) -> int:
         most = self.options.max_prompt_tokens
         if len(tokens) > most:
-            raise BadRequest(
-                f"prompt has {len(tokens)} tokens; this server takes up to {most}.", "prompt", "context_length_exceeded"
-            )
+            raise BadRequest(f"prompt has {len(tokens)} tokens; this server takes up to {most}.", "prompt", TOO_LONG)
         if sampling.max_tokens is not None:
             return sampling.max_tokens
         positions: int | None = self.opened.model.max_length

@@ -4,14 +4,18 @@ A source was read, which does not mean that the text agrees with it. It is repor
 everything, and those of OpenAI and Perplexity, which their clients show.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from retroflow.generation import Source
 from retroflow.serving.running import Result
 
 SNIPPET_CHARACTERS = 300
+
+_ADDRESS = re.compile(r"(https?|file)://[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,21 @@ def as_annotations(found: Sequence[ReadSource]) -> list[dict[str, Any]]:
             "url_citation": {
                 "start_index": each.start,
                 "end_index": each.end,
-                "url": each.source.source or each.source.document,
+                "url": link_to(each.source),
                 "title": each.source.title or each.source.document,
             },
         }
         for each in found
     ]
+
+
+def link_to(source: Source) -> str:
+    """Return where a document is, as a client may put it into a link.
+
+    What is no address of the web or of a file becomes a path: a document cannot name an address that runs a script.
+    """
+    where = source.source or source.document
+    return where if _ADDRESS.fullmatch(where) else quote(where, safe="/?#&=+,;@~!$'()*%")
 
 
 def as_search_results(found: Sequence[ReadSource]) -> list[dict[str, Any]]:
@@ -115,7 +128,7 @@ def as_search_results(found: Sequence[ReadSource]) -> list[dict[str, Any]]:
     return [
         {
             "title": source.title or source.document,
-            "url": source.source or source.document,
+            "url": link_to(source),
             "snippet": source.text[:SNIPPET_CHARACTERS],
             "date": None,
         }

@@ -107,8 +107,12 @@ class Worker:
                 job.report(Event(error=TimeIsUp("the time limit of the server is reached; ask for fewer tokens.")))
 
     def _admit(self) -> None:
-        """Let waiting jobs join, if a window has just ended; those that came meanwhile join, too."""
-        while self.batch.can_join:
+        """Let waiting jobs join, if a window has just ended; those that came meanwhile join, too.
+
+        What runs waits for as many prompts as can run at most, however many end at once because they are only scored.
+        """
+        num_admitted = 0
+        while self.batch.can_join and num_admitted < self._most_running:
             with self._changed:
                 new: list[Job] = []
                 while self._waiting and len(self.batch) + len(new) < self._most_running:
@@ -119,6 +123,7 @@ class Worker:
                         break
             if not new:
                 return
+            num_admitted += len(new)
             self._measured.tokens(sum(job.max_new_tokens > 0 for job in new))
             self.batch.join(new)
             self._drop()  # prompts take long, and clients leave meanwhile

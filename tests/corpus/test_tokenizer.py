@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 import tokenizers
@@ -210,6 +211,10 @@ def test_a_chat_template_is_kept_and_is_no_part_of_the_fingerprint(trained: Toke
         loaded.save(folder / "again")
         assert load_tokenizer(str(folder / "again")).chat_template == template
         assert loaded.encode_with_specials("a<|endoftext|>") == [*loaded.encode("a").ids, loaded.end_of_text]
+    said = config | {"chat_template": "{{ bos_token }}x", "bos_token": {"content": "<|endoftext|>"}}
+    (tmp_path / "config" / "tokenizer_config.json").write_text(json.dumps(said))
+    knowing = load_tokenizer(str(tmp_path / "config")).chat_template
+    assert jinja2.Template(knowing).render(bos_token="") == "<|endoftext|>x"
     assert "<|endoftext|>" in trained.special_tokens
 
 

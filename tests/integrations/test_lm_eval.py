@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from retroflow.corpus.tokenizer import train_tokenizer
 from retroflow.errors import GenerationError
 from retroflow.generation import GenerationOptions
 from retroflow.generation.language_model import LanguageModel
-from retroflow.generation.scoring import score_after
+from retroflow.generation.scoring import score_within
 from retroflow.runs.origin import Origin
 from retroflow.testing.tiny_corpus import tiny_texts
 from tests.generation.small import HashRetriever
@@ -89,7 +90,7 @@ PAIRS = [(FACTS[1], "\n" + FACTS[2]), (TEXTS[1][:5], " lamps"), ("", TEXTS[2][:3
 
 
 def test_log_likelihoods_are_the_scores_of_the_model_in_the_order_of_the_requests(on):
-    lm = RetroflowLM(on, batch_size=2)
+    lm = RetroflowLM(on, batch_size=2, lookups="context")
     found = lm.loglikelihood(requests("loglikelihood", *PAIRS))
     for (context, text), (nats, greedy) in zip(PAIRS, found, strict=True):
         if context:
@@ -97,6 +98,30 @@ def test_log_likelihoods_are_the_scores_of_the_model_in_the_order_of_the_request
             assert nats == pytest.approx(-sum(alone.nats), abs=1e-5) and greedy == all(alone.likeliest)
     turned = lm.loglikelihood(requests("loglikelihood", *PAIRS[::-1]))
     assert [nats for nats, _ in turned[::-1]] == pytest.approx([nats for nats, _ in found], abs=1e-5)
+
+
+def test_by_default_windows_are_those_of_the_text_wherever_a_context_ends(on):
+    lm = RetroflowLM(on)
+    found = lm.loglikelihood(requests("loglikelihood", *PAIRS))
+    for (context, text), (nats, greedy) in zip(PAIRS, found, strict=True):
+        if context:
+            count = len(on.split_tokens(context, text)[1])
+            whole = on.score(context + text)
+            assert nats == pytest.approx(-sum(whole.nats[-count:]), abs=1e-6)
+            assert greedy == all(whole.likeliest[-count:])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"max_gen_toks": 0}, "max_gen_toks: is 0; allowed: a whole number of at least 1"),
+        ({"max_gen_toks": "many"}, "max_gen_toks: is 'many'; allowed"),
+        ({"lookups": "chunk"}, 'lookups: is "chunk"; allowed: "text" or "context"'),
+    ],
+)
+def test_words_that_are_wrong_are_named_as_the_harness_names_them(on, words, message):
+    with pytest.raises(GenerationError, match=re.escape(message)):
+        RetroflowLM(on, **words)
 
 
 def test_a_text_without_context_is_read_after_the_end_of_another(on):
@@ -138,7 +163,7 @@ def test_what_is_too_long_is_cut_from_the_left_or_into_windows(on):
     assert len(lm.tok_encode(LONG)) > on.longest_input == 61 == len(context) + len(own) - 1
     assert context == lm.tok_encode(LONG)[-len(context) :]
     found = lm.loglikelihood(requests("loglikelihood", (LONG, " lamps"), ("a", LONG)))
-    (cut,) = score_after(
+    (cut,) = score_within(
         on.model, on.tokenizer, [(context, own)], retriever=on.database, options=GenerationOptions(retrieval_step=4)
     )
     assert found[0][0] == pytest.approx(-sum(cut.nats), abs=1e-5)

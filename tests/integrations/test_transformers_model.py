@@ -19,6 +19,7 @@ from transformers import (
     pipeline,
 )
 
+import retroflow
 from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.generation import GenerationOptions, generate
 from retroflow.generation.exported import load_exported
@@ -137,6 +138,20 @@ def test_live_retrieval_gives_the_tokens_and_sources_of_our_own_engine(double, k
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}, {"prompt_lookup_num_tokens": 2}])
+def test_retroflow_generate_is_generate_with_a_database(double, how):
+    model, database = double["encoder"], Letters(CHUNK)
+    tokens = torch.randint(0, 256, (1 if "prompt_lookup_num_tokens" in how else 2, 9), generator=torch.manual_seed(0))
+    arguments = {"database": database, "max_new_tokens": 8, "eos_token_id": None, "return_dict_in_generate": True} | how
+    found = []
+    for route in ({}, {"custom_generate": retroflow.retroflow_generate}):
+        torch.manual_seed(1)
+        found.append(model.generate(tokens, **arguments, **route))
+    assert torch.equal(*(each.sequences for each in found)) and found[1].past_key_values.lookups[0]
+    plain = model.generate(tokens, custom_generate=retroflow.retroflow_generate, max_new_tokens=4, **how)
+    assert plain.shape[1] <= 13
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cache_can_be_cropped_chosen_from_and_copied_anywhere(double, kind):
     model, retriever = double[kind], Letters(CHUNK)

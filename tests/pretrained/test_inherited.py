@@ -350,6 +350,23 @@ def test_a_cache_can_keep_some_rows(kind):
     torch.testing.assert_close(kept, wanted[rows], rtol=0, atol=TOLERANCE)
 
 
+@torch.no_grad()
+def test_a_cache_and_its_snapshot_continue_apart(kind):
+    """Both write their own keys behind neighbours that they share."""
+    tokens, retrieved, mask = make_batch()
+    model, begun = make_model(kind), CHUNK + 1
+    cache = model.new_cache()
+    model.extend(tokens[:, :begun], cache, retrieved[:, :1], mask[:, :1])
+    model.extend(tokens[:, begun : begun + 1], cache)
+    other = torch.cat((tokens[:, : begun + 1], tokens[:, :1], tokens[:, begun + 1 :]), dim=1)
+    pairs = [(tokens, cache), (other, cache.snapshot())]
+    for place in range(begun + 1, 2 * CHUNK - 1):
+        for text, own in pairs:
+            found = model.extend(text[:, place : place + 1], own)[:, 0]
+            wanted = model(text[:, : place + 1], retrieved[:, :1], mask[:, :1])[:, -1]
+            torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("step", [1, 2, CHUNK])
 def test_rows_can_join_others(kind, step):
     assert_rows_can_join(make_model(kind), step=step, tolerance=TOLERANCE)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from retroflow.generation import Source
+from retroflow.serving.sources import ReadSource, as_annotations, as_own, as_search_results, link_to
 from tests.serving.small import prompt_of
 
 
@@ -98,6 +100,21 @@ def test_sources_say_what_was_read_where_and_what_it_was_worth(client, opened) -
     off = complete(client, prompt=prompt, retroflow={"retrieval": False})
     assert off["choices"][0]["text"] == opened.with_database(None).generate(prompt, max_new_tokens=20).text
     assert (off["retroflow"]["sources"], off["search_results"], off["choices"][0]["annotations"]) == ([], [], [])
+
+
+def test_no_document_names_an_address_that_runs_a_script() -> None:
+    def link(where: str) -> str:
+        return link_to(Source("d", "", where, "", 0.0, 0))
+
+    for where in ("https://docs.test/a?b=c#d", "HTTP://docs.test", "file:///a/b.md", "docs/a b.md"[:6]):
+        assert link(where) == where
+    for where in ("javascript:alert(1)", " jAvAscript:alert(1)", "java\nscript:x", "data:text/html,x", "vbscript:x"):
+        assert ":" not in link(where) and "\n" not in link(where)
+    assert ":" not in link("https://a\njavascript:x") and link("docs/ü b.md") == "docs/%C3%BC%20b.md"
+    source = Source("javascript:alert(1)", "", "", "", 0.0, 0)
+    found = [ReadSource(0, 1, source, None)]
+    urls = [as_annotations(found)[0]["url_citation"]["url"], as_search_results(found)[0]["url"]]
+    assert urls == ["javascript%3Aalert(1)"] * 2 and as_own(found, 0)[0]["document"] == source.document
 
 
 def test_models_health_and_metrics(client) -> None:

@@ -4,14 +4,19 @@ import random
 import threading
 
 import pytest
+import torch
 
 from retroflow.database.database import Database
 from retroflow.errors import RetrieverError
 from retroflow.generation import GenerationOptions, generate
+from retroflow.generation.decoding import Decoding
 from retroflow.generation.language_model import LanguageModel
+from retroflow.generation.rows import Row
 from retroflow.runs.origin import Origin
 from retroflow.serving.measured import Measured
+from retroflow.serving.options import ServerOptions
 from retroflow.serving.running import Event, Job, RunningBatch
+from retroflow.serving.service import Service
 from retroflow.serving.worker import QueueFull, Worker
 from tests.generation.small import HashRetriever, LetterTokenizer
 from tests.pretrained.bases import make_retrofit
@@ -100,6 +105,35 @@ def test_pretrained_bases_share_batches_too(family: str, reader: str) -> None:
         assert each.generation == alone_
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_generates_in_bfloat16_where_that_is_faster_and_scores_prompts_in_float32(monkeypatch) -> None:
+    def narrow(model, precision: str) -> bool:
+        opened = LanguageModel(model, tokenizer, Origin("", 0, 2, 2, 16, "", {}, ""), None)
+        service = Service(opened, name="", options=ServerOptions(precision=precision))
+        return service.worker.batch.decoding.narrow
+
+    base, encoder = make_model("llama", dtype=torch.float32), make_retrofit("llama")
+    retriever, tokenizer = HashRetriever(base.config.chunk_length), LetterTokenizer()
+    for pays in (True, False):
+        monkeypatch.setattr("retroflow.serving.service.bf16_pays", lambda device, pays=pays: pays)
+        found = [narrow(model, precision) for model in (base, encoder) for precision in ("auto", "fp32", "bf16")]
+        assert found == [pays, False, True, False, False, True]
+    opened, heard = LanguageModel(base, tokenizer, Origin("", 0, 2, 2, 16, "", {}, ""), retriever), Heard()
+    batch, dtypes, choose = RunningBatch(opened, GenerationOptions(), narrow=True), set(), RunningBatch._choose
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_choose", lambda new, logits: dtypes.add(logits.dtype) or choose(batch, new, logits))
+        batch.join([make_job(opened, 1, heard, scores_prompt=True, num_logprobs=0)])
+        while len(batch):
+            batch.step()
+    result, scores = heard.events[-1].result, heard.events[-1].scores
+    assert dtypes == {torch.bfloat16} and result.nats_off is not None
+    prompt = scores[: len(scores) - len(result.nats)]
+    text = tokenizer.decode([score.token for score in prompt])
+    exact = Decoding(base, tokenizer, retriever, GenerationOptions(align=False), base.config.chunk_length, None)
+    wanted, _ = exact.losses(Row(0, text, [score.token for score in prompt], tokenizer, ()))
+    assert [-score.logprob for score in prompt[1:]] == pytest.approx(wanted, abs=1e-5)
+
+
 def test_a_client_that_leaves_costs_nothing_after_the_step(opened) -> None:
     steps = []
     batch = RunningBatch(opened, GenerationOptions(num_neighbours=2))
@@ -137,6 +171,31 @@ def test_a_prompt_is_not_scored_for_a_client_that_left_meanwhile(opened) -> None
     assert heard[2].ended.wait(60)
     worker.close()
     assert heard[2].events[-1].scores and not heard[1].events
+
+
+def test_what_is_only_scored_holds_up_what_runs_for_a_bounded_time(opened) -> None:
+    """As many prompts as can run come between two tokens, though each ends at once and another one waits already."""
+    batch = RunningBatch(opened, GenerationOptions(num_neighbours=2))
+    worker, order = Worker(batch, most_running=3, most_waiting=40, measured=Measured()), []
+
+    class Scored(Heard):
+        def __call__(self, event: Event) -> None:
+            order.append("scored")
+            super().__call__(event)
+
+    compute, heard = batch.step, Heard()
+    batch.step = lambda: (order.append("token"), compute())
+    scored = [make_job(opened, number, Scored(), scores_prompt=True) for number in range(20)]
+    for job in scored:
+        job.max_new_tokens = 0
+    worker._thread = threading.current_thread()  # it lives, and takes nothing from the queue yet
+    worker.submit([make_job(opened, 50, heard, options={"max_new_tokens": 60, "temperature": 0.0}), *scored])
+    worker._thread = threading.Thread(target=worker._run, daemon=True)
+    worker.start()
+    assert heard.ended.wait(60)
+    worker.close()
+    runs = "".join(each[0] for each in order).split("t")
+    assert max(map(len, runs)) <= 3 and sum(map(len, runs)) == 20
 
 
 def test_a_request_never_ends_another_and_the_queue_has_an_end(opened) -> None:

@@ -196,6 +196,11 @@ def test_lm_eval_scores_over_http_what_the_model_scores(url, opened, tmp_path) -
         assert loglikelihood == pytest.approx(-sum(nats), rel=1e-6) and is_greedy is False
     from retroflow.integrations.lm_eval import RetroflowLM
 
+    for one, other in zip(model.loglikelihood(asked), RetroflowLM(opened).loglikelihood(asked), strict=True):
+        assert one[0] == pytest.approx(other[0], abs=1e-6) and one[1] == other[1]
+    texts = [Instance("loglikelihood_rolling", {}, (prompt_of(number, 20),), number) for number in range(3)]
+    inside = RetroflowLM(opened).loglikelihood_rolling(texts)
+    assert model.loglikelihood_rolling(texts) == pytest.approx(inside, abs=1e-6)
     off = open_model(None, opened.tokenizer, double=True)  # without retrieval no window depends on where a context ends
     with listening(Service(off, name="small")) as address:
         model.base_url = f"{address}/v1/completions"

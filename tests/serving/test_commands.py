@@ -84,14 +84,15 @@ def test_serve_without_its_extra_says_what_to_install(command, exported, monkeyp
 
 
 def test_chat_continues_lines_shows_sources_and_obeys(command, exported, database_folder, monkeypatch) -> None:
-    lines = [prompt_of(1), "/off", prompt_of(1), "/what", "", "/on", "/quit", prompt_of(2)]
+    lines = [prompt_of(1), "/off", "/" + prompt_of(1), "//" + prompt_of(1), "", "/on", "/quit", prompt_of(2)]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     code, out, err = command("chat", exported, "--database", database_folder, "--max-new-tokens", 9)
     opened = open_model(Database.open(database_folder))
     on = opened.generate(prompt_of(1), max_new_tokens=9).text
     off = opened.with_database(None).generate(prompt_of(1), max_new_tokens=9).text
-    assert code == 0 and out == f"{on}\n{off}\n"
-    assert err.count("sources of prompt 1") == 1 and "retrieval is off\n" in err and "/what is no command" in err
+    path = opened.with_database(None).generate("/" + prompt_of(1), max_new_tokens=9).text
+    assert code == 0 and out == f"{on}\n{off}\n{path}\n{path}\n"
+    assert err.count("sources of prompt 1") == 1 and "retrieval is off\n" in err
     assert "has no chat template and continues each line" in err
 
 

@@ -28,6 +28,7 @@ WRONG = [
     ("/v1/completions", {"prompt": [[1, 10**9]]}, 400, "token 1000000000 given; the vocabulary has"),
     ("/v1/completions", b'{"prompt": "\\ud800"}', 400, "half of a surrogate pair"),
     ("/v1/completions", {"prompt": "ab " * 300}, 400, "this server takes up to 200"),
+    ("/v1/completions", {"prompt": "ab " * 3000}, 400, "more than the 200 tokens"),
     ("/v1/completions", {"prompt": ["a"] * 65}, 400, "prompt is a list of 65"),
     ("/v1/completions", GOOD | {"max_tokens": 65}, 400, "max_tokens is 65; allowed: a whole number from 0 to 64"),
     ("/v1/completions", GOOD | {"max_tokens": 0}, 400, "with echo only"),
@@ -61,10 +62,34 @@ def test_what_is_wrong_is_refused_with_a_reason(client, path, body, status, word
     assert words in error["message"]
 
 
+def test_a_long_prompt_is_refused_by_its_beginning(client, service, monkeypatch) -> None:
+    encoded, encode = [], type(service.opened.tokenizer).encode
+    monkeypatch.setattr(
+        type(service.opened.tokenizer), "encode", lambda self, text: encoded.append(len(text)) or encode(self, text)
+    )
+    answer = client.post("/v1/completions", json={"prompt": "ab " * 6000})
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
+    assert "more than the 200 tokens" in answer.json()["error"]["message"] and encoded == [1600]
+
+
 def test_a_value_that_can_just_be_read_is_refused_in_words() -> None:
     for depth in range(1, 1200):  # somewhere in between it can be read and not be written
         with pytest.raises(BadRequest):
             Body(b'{"seed": ' + b"[" * depth + b"]" * depth + b"}").whole_number("seed", 0, least=0, most=1)
+
+
+def test_a_template_that_fails_is_refused_whatever_it_raises(client, service, monkeypatch) -> None:
+    for template, words in [
+        ("{{ raise_exception('no system') }}", "TemplateError: no system"),
+        ("{{ messages[0].content + 1 }}", "TypeError: can only concatenate str"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{% for", "TemplateSyntaxError"),
+    ]:
+        monkeypatch.setattr(service.opened.tokenizer, "chat_template", template)
+        answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "a"}]})
+        message = answer.json()["error"]["message"]
+        assert answer.status_code == 400 and "the chat template of this model refuses the messages" in message
+        assert words in message
 
 
 def test_fields_of_others_that_change_nothing_are_taken(client) -> None:
