@@ -69,10 +69,10 @@ def _with_flags(
 
 
 def _flag(name: str, field: "Option", flag: str | None, shown: str | None) -> inspect.Parameter:
-    from retroflow.options.types import Listed, Scalar, arms_of
+    from retroflow.options.types import Choice, Listed, Scalar, arms_of
 
     kinds = {"int": int, "float": float, "str": str, "bool": bool}
-    scalar = next(arm for arm in arms_of(field.type) if isinstance(arm, Scalar | Listed))
+    scalar = next(arm for arm in arms_of(field.type) if isinstance(arm, Choice | Listed | Scalar))
     several = isinstance(scalar, Listed)
     item = scalar.item if isinstance(scalar, Listed) else scalar
     kind: Any = kinds[item.kind] if isinstance(item, Scalar) else str

@@ -115,7 +115,7 @@ class Worker:
         while self.batch.can_join and num_admitted < self._most_running:
             with self._changed:
                 new: list[Job] = []
-                while self._waiting and len(self.batch) + len(new) < self._most_running:
+                while self._waiting and max(len(self.batch), num_admitted) + len(new) < self._most_running:
                     if not self.batch.has_room(self._waiting[0]):
                         break
                     new.append(self._waiting.popleft())
@@ -142,6 +142,7 @@ class Worker:
     def _end(self) -> None:
         with self._changed:
             waiting, self._waiting = list(self._waiting), deque()
+            self._is_closing = True  # known before anyone hears of it
         error = WorkerDied("the model's thread has ended; restart the server.")
         for job in waiting:
             job.report(Event(error=error))

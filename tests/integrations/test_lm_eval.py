@@ -114,9 +114,9 @@ def test_by_default_windows_are_those_of_the_text_wherever_a_context_ends(on):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"max_gen_toks": 0}, "max_gen_toks: is 0; allowed: a whole number of at least 1"),
-        ({"max_gen_toks": "many"}, "max_gen_toks: is 'many'; allowed"),
-        ({"lookups": "chunk"}, 'lookups: is "chunk"; allowed: "text" or "context"'),
+        ({"max_gen_toks": 0}, "max_gen_toks is 0; allowed: a whole number of at least 1"),
+        ({"max_gen_toks": "many"}, "max_gen_toks is 'many'; allowed"),
+        ({"lookups": "chunk"}, 'lookups is "chunk"; allowed: "text" or "context"'),
     ],
 )
 def test_words_that_are_wrong_are_named_as_the_harness_names_them(on, words, message):

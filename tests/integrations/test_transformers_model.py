@@ -228,6 +228,7 @@ def test_what_cannot_be_done_is_said(double, folders):
         ({"device_map": {"a": 0, "b": 1}}, "device_map: .* given; a retroflow model is on one device"),
         ({"device_map": "nowhere"}, "device_map: 'nowhere' given; allowed"),
         ({"dtype": "int7"}, "dtype: 'int7' given; allowed"),
+        ({"attn_implementation": "eager"}, 'attn_implementation: "eager" given; a retroflow model attends'),
     ):
         with pytest.raises(UsageError, match=message):
             AutoModelForCausalLM.from_pretrained(folders["retro"], **wrong)

@@ -189,7 +189,7 @@ def test_what_is_only_scored_holds_up_what_runs_for_a_bounded_time(opened) -> No
     for job in scored:
         job.max_new_tokens = 0
     worker._thread = threading.current_thread()  # it lives, and takes nothing from the queue yet
-    worker.submit([make_job(opened, 50, heard, options={"max_new_tokens": 60, "temperature": 0.0}), *scored])
+    worker.submit([make_job(opened, 50, heard, options={"max_new_tokens": 60}), *scored])
     worker._thread = threading.Thread(target=worker._run, daemon=True)
     worker.start()
     assert heard.ended.wait(60)

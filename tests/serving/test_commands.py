@@ -50,13 +50,15 @@ def test_serve_opens_what_flags_say(command, exported, database_folder, tmp_path
         1,
         "--write-key-file",
         tmp_path / "write",
+        "--precision",
+        "bf16",
     )
     code, _, err = command("serve", exported, "--database", database_folder, "--name", "mine", *words)
     ((service, where),) = served
     assert code == 0 and where == {"host": "127.0.0.1", "port": 0, "without_key": False}, err
     assert (service.name, service.options.max_running, service.options.max_seconds) == ("mine", 3, 7.0)
     assert (service.keys.read, service.keys.write) == ("from-environment", "of-a-file")
-    assert service.worker.batch.decoding.options.num_neighbours == 1
+    assert service.worker.batch.decoding.options.num_neighbours == 1 and service.worker.batch.decoding.narrow
 
 
 def test_serve_refuses_in_one_line(command, exported, database_folder, monkeypatch) -> None:
@@ -70,6 +72,10 @@ def test_serve_refuses_in_one_line(command, exported, database_folder, monkeypat
             "--port 8000: cannot be used",
         ),
         ((exported, "--database", database_folder, "--retrieval-step", 99), "--retrieval-step is 99; allowed"),
+        (
+            (exported, "--database", database_folder, "--precision", "int8"),
+            'precision is "int8" (text); allowed: "auto"',
+        ),
     ]:
         code, out, err = command("serve", *words)
         lines = [line for line in err.splitlines() if not line.startswith("database ")]
@@ -84,7 +90,17 @@ def test_serve_without_its_extra_says_what_to_install(command, exported, monkeyp
 
 
 def test_chat_continues_lines_shows_sources_and_obeys(command, exported, database_folder, monkeypatch) -> None:
-    lines = [prompt_of(1), "/off", "/" + prompt_of(1), "//" + prompt_of(1), "", "/on", "/quit", prompt_of(2)]
+    lines = [
+        prompt_of(1),
+        "/off",
+        prompt_of(1),
+        "/" + prompt_of(1),
+        "//" + prompt_of(1),
+        "",
+        "/on",
+        "/quit",
+        prompt_of(2),
+    ]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     code, out, err = command("chat", exported, "--database", database_folder, "--max-new-tokens", 9)
     opened = open_model(Database.open(database_folder))
