@@ -16,8 +16,8 @@ from tests.house.tree import ROOT
 
 NAMES = [
     "Capabilities", "Corpus", "Database", "Document", "Embedder", "LanguageModel", "ModelConfig", "Neighbours",
-    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "bench", "compare", "curve", "embedder", "evaluate", "evaluate_tasks", "fit", "inspect", "retroflow_generate",
-    "load", "load_recipe", "open_run", "prepare", "report_page", "retriever", "score", "training_curves",
+    "RetrievalModel", "Retriever", "Retro", "RetroConfig", "Run", "Tracker", "__version__", "bench", "compare", "curve", "embedder", "evaluate", "evaluate_tasks", "fit", "inspect",
+    "load", "load_recipe", "open_run", "prepare", "report_page", "retriever", "retroflow_generate", "score", "training_curves",
 ]  # fmt: skip
 
 
