@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from retroflow.database.database import Database
     from retroflow.generation.language_model import LanguageModel
     from retroflow.integrations.evaluating import evaluate_tasks
-    from retroflow.integrations.transformers_model import retroflow_generate
+    from retroflow.integrations.transformers_generate import retroflow_generate
     from retroflow.model.config import RetroConfig
     from retroflow.model.retro import Retro
     from retroflow.pictures.curves import curve, training_curves
@@ -61,7 +61,7 @@ _HOMES = {
     "evaluate": "retroflow.api",
     "compare": "retroflow.api",
     "evaluate_tasks": "retroflow.integrations.evaluating",
-    "retroflow_generate": "retroflow.integrations.transformers_model",
+    "retroflow_generate": "retroflow.integrations.transformers_generate",
     "curve": "retroflow.pictures.curves",
     "bench": "retroflow.benchmarking.front",
     "training_curves": "retroflow.pictures.curves",

@@ -40,6 +40,7 @@ class LoadArguments(TypedDict, total=False):
     torch_dtype: torch.dtype | str | None
     device_map: Any
     adapter_kwargs: dict[str, Any] | None
+    output_loading_info: bool
     cache_dir: str | None
     force_download: bool
     local_files_only: bool

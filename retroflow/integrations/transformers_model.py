@@ -13,7 +13,6 @@ from typing import Any, ClassVar, TypedDict, Unpack, cast
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.generation.utils import GENERATION_MODES_MAPPING
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from retroflow.corpus.tokenizer import load_tokenizer
@@ -191,14 +190,15 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         return False
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Unpack[LoadArguments]
-    ) -> "RetroflowForCausalLM":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Unpack[LoadArguments]) -> Any:
         """Open what `retroflow export` or `save_pretrained` wrote; in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: a folder, or a name on the hub.
             kwargs: see `LoadArguments`. dtype "auto", the default, is the type that the model was saved in.
+
+        Returns:
+            The model; with output_loading_info also what is missing, which is nothing: another file is refused.
 
         Raises:
             UsageError: no model folder, or an argument that is not supported.
@@ -218,7 +218,10 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         if adapter_folder is not None:
             model.load_adapter(adapter_folder, adapter_kwargs=adapter)
         model.eval()
-        return model
+        if not kwargs.get("output_loading_info"):
+            return model
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors")
+        return model, {kind: set[str]() for kind in kinds}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Unpack[SaveArguments]) -> None:
         """Write the model into a folder that `from_pretrained` and `retroflow` open; other files in it stay.
@@ -276,6 +279,39 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             return self.model.base.get_input_embeddings()
         return self.model.embedding if isinstance(self.model, Retro) else super().get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of tokens, of as many as before."""
+        if isinstance(self.model, RetrofitModel):
+            self.model.base.set_input_embeddings(value)
+        elif isinstance(self.model, Retro):
+            self.model.embedding = cast(nn.Embedding, value)
+        else:
+            super().set_input_embeddings(value)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *others: Any, **named: Any) -> nn.Embedding:
+        """Return the embeddings; other sizes are refused, because neighbours come in the tokens of the database.
+
+        Raises:
+            UsageError: another number of tokens.
+        """
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise UsageError(
+                f"resize_token_embeddings: {new_num_tokens} given; a retroflow model keeps its "
+                f"{self.config.vocab_size} tokens, those of its database. Train one with another tokenizer instead."
+            )
+        return cast(nn.Embedding, self.get_input_embeddings())
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *others: Any, **named: Any) -> None:
+        """Refuse another attention.
+
+        Raises:
+            UsageError: not "sdpa".
+        """
+        if attn_implementation != "sdpa":
+            raise UsageError(
+                f"set_attn_implementation: {attn_implementation!r} given; a retroflow model attends in its own way."
+            )
+
     def get_output_embeddings(self) -> nn.Module | None:
         """Return the map to logits; None where it is the embeddings'."""
         if isinstance(self.model, RetrofitModel):
@@ -308,32 +344,6 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         if database is not None:
             raise UsageError("database: given beside neighbours; give one of them.")
         return GivenNeighbours(neighbours, mask)
-
-
-def retroflow_generate(
-    model: RetroflowForCausalLM,
-    input_ids: Tensor,
-    *,
-    generation_config: GenerationConfig,
-    database: LiveRetriever | None = None,
-    **given: Any,
-) -> Any:
-    """Generate with retrieval, as `generate(..., custom_generate=retroflow_generate, database=database)` asks for.
-
-    `generate(..., database=database)` does the same.
-
-    Args:
-        model: any of ours.
-        input_ids: int64 [b, n].
-        generation_config: what decides between sampling, beams and prompt lookup.
-        database: as in `RetroflowForCausalLM.forward`; None for retrieval off.
-        given: what `generate` hands to its own kinds of decoding.
-
-    Returns:
-        What `generate` does.
-    """
-    decode = getattr(model, GENERATION_MODES_MAPPING[generation_config.get_generation_mode()])
-    return decode(input_ids, generation_config=generation_config, database=database, **given)
 
 
 def _check_others(others: OtherArguments) -> None:

@@ -138,6 +138,15 @@ def test_live_retrieval_gives_the_tokens_and_sources_of_our_own_engine(double, k
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_can_be_replaced_and_loading_tells_what_was_missing(folders, kind):
+    model, info = AutoModelForCausalLM.from_pretrained(folders[kind], output_loading_info=True)
+    assert not any(info.values()) and model.resize_token_embeddings() is model.get_input_embeddings()
+    other = copy.deepcopy(model.get_input_embeddings())
+    model.set_input_embeddings(other)
+    assert model.get_input_embeddings() is other
+
+
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}, {"prompt_lookup_num_tokens": 2}])
 def test_retroflow_generate_is_generate_with_a_database(double, how):
     model, database = double["encoder"], Letters(CHUNK)
@@ -216,6 +225,12 @@ def test_what_cannot_be_done_is_said(double, folders):
     ):
         with pytest.raises(UsageError, match=message):
             model(tokens, **wrong)
+    for act, message in (
+        (lambda: model.set_attn_implementation("eager"), "set_attn_implementation: 'eager' given; a retroflow model"),
+        (lambda: model.resize_token_embeddings(9), "resize_token_embeddings: 9 given; a retroflow model keeps its 257"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            act()
     with pytest.raises(UsageError, match='cache_implementation: "static" given; a retroflow model has a cache of its'):
         model.generate(tokens, cache_implementation="static")
     with pytest.raises(ValueError, match="not used by the model: .'neighbour'"):
