@@ -36,7 +36,7 @@ API = {
     "use": (
         "Models and databases",
         "Open a trained model, generate and score text, change what it reads, search on its own.",
-        "retroflow: load LanguageModel Database retriever embedder; "
+        "retroflow: load LanguageModel Database retriever embedder retroflow_generate; "
         "retroflow.generation: GenerationOptions Generation Piece Source RetrievalDatabase generate stream",
     ),
     "protocols": (

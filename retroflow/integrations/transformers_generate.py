@@ -1,22 +1,21 @@
 """The `custom_generate` of transformers, for those who name the loop that retrieves."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
-from retroflow.generation.retrieved import LiveRetriever
-from retroflow.integrations.transformers_model import RetroflowForCausalLM
+from retroflow.integrations.transformers_model import GenerationArguments, RetroflowForCausalLM
 
 
 def retroflow_generate(
     model: RetroflowForCausalLM,
     input_ids: Tensor,
-    *,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
-    database: LiveRetriever | None = None,
-    **given: Any,
+    **inputs: Unpack[GenerationArguments],
 ) -> Any:
     """Generate with retrieval, as `generate(..., custom_generate=retroflow_generate, database=database)` asks for.
 
@@ -25,12 +24,18 @@ def retroflow_generate(
     Args:
         model: any of ours.
         input_ids: int64 [b, n].
+        logits_processor, stopping_criteria: as `generate` makes them.
         generation_config: what decides between sampling, beams and prompt lookup.
-        database: as in `RetroflowForCausalLM.forward`; None for retrieval off.
-        given: what `generate` hands to its own kinds of decoding.
+        inputs: of `RetroflowForCausalLM.forward`, the database among them.
 
     Returns:
         What `generate` does.
     """
     decode = getattr(model, GENERATION_MODES_MAPPING[generation_config.get_generation_mode()])
-    return decode(input_ids, generation_config=generation_config, database=database, **given)
+    return decode(
+        input_ids,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+        **inputs,
+    )

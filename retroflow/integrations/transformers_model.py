@@ -288,7 +288,9 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         else:
             super().set_input_embeddings(value)
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *others: Any, **named: Any) -> nn.Embedding:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """Return the embeddings; other sizes are refused, because neighbours come in the tokens of the database.
 
         Raises:
@@ -301,7 +303,9 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             )
         return cast(nn.Embedding, self.get_input_embeddings())
 
-    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *others: Any, **named: Any) -> None:
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
         """Refuse another attention.
 
         Raises:

@@ -37,10 +37,7 @@ _READING: ContextVar["JointReading | None"] = ContextVar("reading", default=None
 """What the layer that runs reads."""
 
 EXACT = (torch.float32, torch.float64)
-"""Precisions in which a single token of trained maps, or of a layer that forgets old keys, attends by plain products.
-
-Logits in less would be rounded.
-"""
+"""Precisions in which a single token may attend by plain products; logits in less would be rounded."""
 
 Watch = Callable[[slice, int, Tensor, Tensor, Tensor | None, float], None]
 """Gets a part of a call's tokens, the number of own keys, and queries, keys, mask and scaling, as `_attend` does."""
@@ -109,30 +106,25 @@ def attend_jointly(
         reading: what the tokens read.
         layer: number of the reading layer, from 1.
         query: float [b, a, t, h], positions in it.
-        key: float [b, g, s, h], positions in it; the last t are of these tokens.
-        value: float [b, g, s, h].
+        key, value: float [b, g, s, h], positions in the key; the last t are of these tokens.
         own_mask: bool [b or 1, 1, t, s], True where an own key is seen; None for plain causality.
-        dropout: of attention, in training.
-        scaling: of the logits; None for 1 / sqrt(h).
+        dropout, scaling: of attention and of its logits; None for 1 / sqrt(h).
 
     Returns:
         float [b, a, t, h].
     """
     num_rows, length, before = query.shape[0], query.shape[2], key.shape[2] - query.shape[2]
     at_once = max(1, OWN_KEYS_AT_ONCE.get(query.device.type, 1 << 27) // key.nbytes) if reading.watch is None else 1
-    maps, outputs = reading.maps.get(layer), []
+    maps, outputs, scale = reading.maps.get(layer), [], query.shape[3] ** -0.5 if scaling is None else scaling
     for part, window in reading.once(_segments, reading.windows, reading.first, length, at_once):
         num_own = before + part.stop
         count = 1 if window is None else len(window.rows) // num_rows
-        asking, keys, values = query[:, :, part], key[:, :, :num_own], value[:, :, :num_own]
+        asking, keys, values = _apart(query[:, :, part], count), key[:, :, :num_own], value[:, :, :num_own]
         mask = reading.once(_mask, own_mask, part, num_own, window, num_rows, query.device)
         if count > 1:
-            asking = _apart(asking, count)
             keys, values = keys.repeat_interleave(count, dim=0), values.repeat_interleave(count, dim=0)
-        counts = (num_own, 0 if window is None else max(window.lengths))
-        shared = query.shape[1] // key.shape[1]
+        counts, shared = (num_own, 0 if window is None else max(window.lengths)), query.shape[1] // key.shape[1]
         added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, reading.offset)
-        scale = query.shape[3] ** -0.5 if scaling is None else scaling
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
         widening = maps if maps is not None and maps.widens else None
         is_single = length == 1 and not dropout and reading.watch is None
@@ -154,8 +146,7 @@ def attend_jointly(
             attended = _attend(asking, keys, values, added, dropout, scale)
             if reading.watch is not None:
                 reading.watch(part, num_own, asking, keys, added, scale)
-            if widening is not None:
-                attended = widening.together(attended)
+            attended = attended if widening is None else widening.together(attended)
         outputs.append(attended.unflatten(0, (num_rows, count)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2)
 
