@@ -40,10 +40,10 @@ def score_of(log_probabilities: Tensor, token: int, num_top: int) -> TokenScore:
     return TokenScore(token, float(log_probabilities[token]), top)
 
 
-def nats_of(logits: Tensor, tokens: Tensor) -> list[float]:
-    """Return the nats of tokens int64 [t] by logits float [t, v]; no probability of another token is computed."""
+def nats_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the nats of tokens int64 [..., t] by logits float [..., t, v], without the probability of any other."""
     logits = logits.float()
-    return list((logits.logsumexp(-1) - logits.gather(-1, tokens[:, None])[:, 0]).tolist())
+    return logits.logsumexp(-1) - logits.gather(-1, tokens[..., None])[..., 0]
 
 
 @torch.inference_mode()
@@ -77,7 +77,6 @@ def nats_without_retrieval(decoding: Decoding, rows: Sequence[Row], counts: Sequ
         begin, done = done, done + logits.shape[1]
         wanted = tokens[:, max(first, begin + 1) : done + 1]  # [b, t], what these logits predict
         predicting = logits[:, max(first - 1, begin) - begin :][:, : wanted.shape[1]]
-        nats = nats_of(predicting.flatten(0, 1), wanted.flatten())
-        parts.append(torch.tensor(nats).view(len(rows), -1))
+        parts.append(nats_of(predicting, wanted))
     ended = torch.cat(parts, dim=1)  # [b, longest]
     return [list(row[len(row) - count :].tolist()) for row, count in zip(ended, counts, strict=True)]

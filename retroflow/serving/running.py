@@ -249,7 +249,7 @@ class RunningBatch:
             log_probabilities = logits.float().log_softmax(-1)
         elif any(each.job.measures_influence for each in running):
             ids = torch.tensor([0 if isinstance(each, Exception) else each for each in tokens], device=logits.device)
-            nats = nats_of(logits, ids)
+            nats = nats_of(logits, ids).tolist()
         continuing = [
             self._advance(
                 each, tokens[place], nats[place], None if log_probabilities is None else log_probabilities[place]
