@@ -87,6 +87,10 @@ DENSE = (*FEW, "retriever.name=faiss")
 POWERSHELL = jsonl("powershell_docs/new.train", "powershell_docs/new.valid")
 PEPS = jsonl("peps/new.train", "peps/new.valid")
 SOURCE = "corpus={name: python_source, packages: [transformers], include: 'models/[a-c]*/*.py', group_by: 2}"
+SHORT = (
+    *("trainer.max_steps=100", "trainer.max_seconds=240", "trainer.trained_opponents=true"),
+    *("trainer.final_sequences=8", "trainer.in_context_sequences=8"),
+)
 ON_OFF = "off,on,random"
 ALL = "off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,in_context_first,in_context"
 
@@ -98,11 +102,11 @@ EXPERIMENTS = {
         rows=f"{ALL},knn_lm",
     ),
     "retrofit_powershell": Experiment(
-        "PowerShell documentation, trained to read",
+        "PowerShell documentation, trained to read for 167 CPU-seconds",
         "the same",
-        (POWERSHELL, *FEW),
+        (POWERSHELL, *SHORT),
         recipe="retrofit_smollm2",
-        rows=ALL,
+        rows="off,on,shuffled,random,in_context",
         against=("attach_powershell",),
     ),
     "attach_powershell_dense": Experiment(
@@ -121,6 +125,25 @@ EXPERIMENTS = {
     "attach_source": Experiment("Source code of transformers", "held-out models, of those from a to c", (SOURCE, *FEW)),
     "attach_source_dense": Experiment(
         "Source code of transformers, by meaning", "the same, MiniLM keys in faiss", (SOURCE, *DENSE), rows=ON_OFF
+    ),
+    "retro_small": Experiment(
+        "retro_small, trained from nothing",
+        "source code of transformers: held-out model families, and the others",
+        (),
+        recipe="retro_small",
+        rows="off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,knn_lm",
+        sequences="100",
+        model="retro_small, 1.8 million weights",
+        against=("retro_small_plain",),
+    ),
+    "retro_small_plain": Experiment(
+        "retro_small without retrieval",
+        "the same",
+        ("trainer.retrieval=false",),
+        recipe="retro_small",
+        rows="off",
+        sequences="100",
+        model="the decoder of retro_small alone, as many steps",
     ),
 }
 
@@ -194,6 +217,8 @@ def _summary(results: dict[str, Any]) -> list[str]:
     lines = [f"| text | {' | '.join(names)} | gain of on (95 %) | recovered |", f"|---|{'--:|' * (len(names) + 2)}"]
     for name, result in results.items():
         rows = {row["name"]: row for row in result["rows"]}
+        if "on" not in rows:
+            continue
         losses = [f"{rows[each]['nats']:.3f}" if each in rows else "" for each in names]
         on = rows["on"]
         lines.append(

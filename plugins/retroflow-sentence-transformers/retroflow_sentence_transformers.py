@@ -203,7 +203,8 @@ def _hashes(folder: Path, model: str) -> dict[str, str]:
     paths = {path for pattern in FILE_PATTERNS for path in folder.rglob(pattern) if path.is_file()}
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     names = {name: path for name, path in names.items() if not name.startswith((".", "onnx/", "openvino/"))}
-    pickled = [path for path in folder.rglob("*.bin") if not any(path.parent.glob("*.safetensors"))]
+    loaded = [path for path in folder.rglob("*.bin") if path.relative_to(folder).parts[0] not in ("onnx", "openvino")]
+    pickled = [path for path in loaded if not any(path.parent.glob("*.safetensors"))]
     lacks = [] if "modules.json" in names or "config.json" in names else ["modules.json"]
     lacks += [] if any(name.endswith(".safetensors") for name in names) else ["model.safetensors"]
     if pickled or lacks:

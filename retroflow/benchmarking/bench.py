@@ -81,6 +81,8 @@ def measure(words: Sequence[str], source: Source, options: BenchOptions, judge: 
         RetroflowError: a library is not installed, a retriever failed, or a file cannot be written.
         Preempted, Interrupted: a signal came; the same command continues.
     """
+    if judge is not None:
+        judge.check()
     if source.random is not None:  # before anything is drawn
         _check(words, source.random, options)
     data = source.open()

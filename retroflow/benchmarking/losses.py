@@ -9,6 +9,7 @@ from retroflow.comparison.curve import RANDOM
 from retroflow.comparison.curve import curve as measure_curve
 from retroflow.comparison.curve_file import Curve
 from retroflow.comparison.model_plan import plan_for
+from retroflow.comparison.subject import Plan
 
 REFERENCE = "exact"
 
@@ -29,16 +30,25 @@ class Judge:
     corpus: str | None = None
     sequences: str = "100"
 
+    def check(self) -> None:
+        """Refuse what `losses` would refuse, before anything is measured.
+
+        Raises:
+            RetroflowError: as `retroflow curve`.
+        """
+        self._plan()
+
     def losses(self, entries: Sequence[Entry], folder: Path) -> Curve:
         """Measure the loss at each setting of the retrievers, with exact search and at random; writes retriever.json.
 
         Raises:
             RetroflowError: as `retroflow curve`.
         """
-        given = {"database": self.database, "corpus": self.corpus, "sequences": self.sequences}
-        plan = plan_for(self.model, [], **given)
         words = [word for entry in entries for word in words_of(entry)]
-        return measure_curve(plan, "retriever", [*dict.fromkeys([REFERENCE, *words, RANDOM])], output=folder)
+        return measure_curve(self._plan(), "retriever", [*dict.fromkeys([REFERENCE, *words, RANDOM])], output=folder)
+
+    def _plan(self) -> Plan:
+        return plan_for(self.model, [], database=self.database, corpus=self.corpus, sequences=self.sequences)
 
 
 def words_of(entry: Entry) -> list[str]:

@@ -35,7 +35,7 @@ class Shares:
         if self.on not in CLUSTERS:
             raise UsageError(f'--on is "{self.on}"; allowed: {", ".join(CLUSTERS)}.')
         if not 1 <= self.count <= MOST_SHARDS:
-            raise UsageError(f"--shards is {self.count}; allowed: 1 to {MOST_SHARDS}.")
+            raise UsageError(f"--shares is {self.count}; allowed: 1 to {MOST_SHARDS}.")
         if self.retries < 0:
             raise UsageError(f"--retries is {self.retries}; allowed: 0 or more.")
 

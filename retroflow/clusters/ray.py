@@ -36,18 +36,18 @@ class RayCluster:
         check_keys(self.name, options, OPTIONS)
         needs = {key: value for key, value in options.items() if key not in ("address", "memory_gb")}
         if "memory_gb" in options:
-            needs["memory"] = int(options["memory_gb"] * 2**30)
-        address = options.get("address") or os.environ.get("RAY_ADDRESS")
+            needs["memory"] = int(_number("memory_gb", options["memory_gb"]) * 2**30)
+        address = str(options.get("address") or os.environ.get("RAY_ADDRESS") or "")
         if address and (there := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
             _check_reachable(address, there[1], int(there[2]))
         try:
             # What failed is submitted again by us, with its log: Ray must not do so by itself.
             self._task = ray.remote(max_retries=0, max_calls=1, **{"num_cpus": 1} | needs)(run_job)
             dashboard = None if address else False  # an address allows no answer
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+            ray.init(address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
         except (ConnectionError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"--on ray: {words_of(error).strip()}") from error
-        self._check_needs(needs, is_local=address is None)
+        self._check_needs(needs, is_local=not address)
 
     def submit(self, jobs: Sequence[Job]) -> list[Running]:
         """As in `Cluster`."""
@@ -69,6 +69,12 @@ class RayCluster:
                 f"--on ray: a job needs {wanted[lacking[0]]:g} {lacking[0]}, and this machine has "
                 f"{there.get(lacking[0], 0):g}; ask for less, or name a cluster: --on-option address=HOST:PORT."
             )
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise UsageError(f'--on-option: {key} is "{value}"; allowed: a number above 0, such as {key}=8.')
+    return value
 
 
 def _check_reachable(address: str, host: str, port: int) -> None:

@@ -52,7 +52,8 @@ class SubmititCluster:
     def submit(self, jobs: Sequence[Job]) -> list[Running]:
         """As in `Cluster`: several jobs are one array."""
         try:
-            with self._executor.batch():
+            # A job that submits jobs would hand its own limits on, in SLURM_* variables.
+            with submitit.helpers.clean_env(), self._executor.batch():
                 submitted = [self._executor.submit(run_job, job) for job in jobs]
         except submitit.core.utils.FailedJobError as error:
             raise UsageError(

@@ -50,7 +50,8 @@ class RetroflowLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         retrieval_step: tokens between two retrievals; None for those of the run's evaluation.
         lookups: "text" to look up as the server does, "context" to look up where each context ends, too.
         max_gen_toks: new tokens where a task names no limit.
-        batch_size: contexts computed together; "auto" for 8.
+        batch_size: contexts computed together; "auto" for 8. Scores with lookups="text" and retrieval are computed one
+            by one.
         max_batch_size: not used; the harness passes it to every model.
         device: "auto", "cpu" or "cuda".
 

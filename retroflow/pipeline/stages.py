@@ -141,7 +141,7 @@ def _begin(stage: Stage, folder: Path, partial: Path) -> Pieces:
 def _finish(stage: Stage, folder: Path, partial: Path, sources: list[str] | None, sharing: Sharing) -> Manifest:
     """Join all pieces; `sources` are those of a shard that found every piece there."""
     pieces = _begin(stage, folder, partial)
-    if stage.doing and sharing.step and not pieces.present():
+    if stage.doing and sharing.step and not pieces.present() and not pieces.shards():
         raise Unfinished(f"{folder.name}: ready for its shards (--shard i/n --step).")
     if sources is None or any(pieces.find(*each) is None for each in enumerate(sources)):
         sources = _make_blocks(stage, pieces, None, merge=sharing.merge)

@@ -60,6 +60,7 @@ FILE, DESCRIPTION_FILE, REMOVED_FILE = "index.faiss", "faiss.json", "removed.npy
 ADD_ROWS, QUERY_ROWS = 4_096, 1_024
 GROUP_BYTES = 8 << 20  # of lists, searched for many queries at a time
 MAPPED_BYTES = 16 << 20  # of lists, after which mapped pages are released
+MOST_ON_GPU = 2_048  # neighbours of a query
 AUTO_RULE_VERSION, SAMPLE_RULE_VERSION = 1, 2
 
 _native: Any = faiss  # the type stubs lack the search parameters' arguments
@@ -190,7 +191,7 @@ class FaissRetriever:
     def search(self, queries: Queries, k: int) -> Neighbours:
         """Search queries float32 [q, D]; several threads may search at once."""
         vectors = queries.vectors
-        index = self._searchable()
+        index = self._searchable(k)
         with threads(self._search.num_threads):
             if self._is_lists and index is self._kind and not self._reads_little(len(vectors)):
                 starts = range(0, len(vectors), QUERY_ROWS)
@@ -323,10 +324,11 @@ class FaissRetriever:
                 self._unwritten = None
         return self._kind
 
-    def _searchable(self) -> Any:
+    def _searchable(self, k: int) -> Any:
         self._filled()
         with self._filling:
-            if self.capabilities.device != "cuda" or self._selector is not None:  # which a GPU does not have
+            # A GPU has no selectors, and no k above 2,048 (faiss, GpuIndex.h, getMaxKSelection).
+            if self.capabilities.device != "cuda" or self._selector is not None or k > MOST_ON_GPU:
                 return self._kind
             if self._gpu_index is None:
                 self._gpu_index = on_gpu(self._index, required=self._search.device == "cuda")

@@ -31,6 +31,9 @@ def test_the_loss_at_each_setting_is_that_of_the_curve(retroflow, trained, tmp_p
     words = ("curve", run, "--over", "retriever", "--values", ",".join(labels), "--sequences", "4", "--json")
     code, out, _ = retroflow(*words)
     assert code == 0 and [point["on"] for point in json.loads(out)["points"]] == [p["on"] for p in stored["points"]]
+    words = ("bench", "--model", run, "--retriever", "exact", "--sequences", "few", "--output", tmp_path / "c")
+    code, _, err = retroflow(*words)
+    assert code == 2 and "few" in err and not (tmp_path / "c").exists()  # nothing is measured before
     if (tmp_path / "b" / "bench.svg").exists():
         assert (tmp_path / "b" / "loss.svg").exists()
 

@@ -18,7 +18,7 @@ from tests.pipeline.recipes import recipe_file
     [
         ("--on pbs --shares 2", '--on is "pbs"; allowed: slurm, ray, local.'),
         ("--on ray", "--on ray needs the number of shards: --shares N"),
-        ("--on ray --shares 0", "--shards is 0; allowed: 1 to 100000."),
+        ("--on ray --shares 0", "--shares is 0; allowed: 1 to 100000."),
         ("--on ray --shares 2 --retries -1", "--retries is -1; allowed: 0 or more."),
         ("--on ray --shares 2 --merge", "--on makes the shards itself; leave out --shard, --merge, --wait and --step."),
         ("--on ray --shares 2 --on-option fast", '--on-option is "fast"; allowed: KEY=VALUE'),
@@ -80,6 +80,7 @@ def test_submitit_options_are_checked(
     [
         ({"nodes": 2}, r'--on ray has no option "nodes"; allowed: address, num_cpus'),
         ({"address": "localhost:1"}, "--on ray: nothing answers at the address localhost:1"),
+        ({"memory_gb": "8GB"}, '--on-option: memory_gb is "8GB"; allowed: a number above 0'),
         ({"num_cpus": -1}, "--on ray: .*num_cpus cannot be negative"),
     ],
 )

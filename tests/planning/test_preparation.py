@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from retroflow.cli.main import run
+from retroflow.errors import RetroflowError
 from retroflow.planning import preparation
 from retroflow.planning.preparation import Rates, _all_hours, plan_preparation
 from retroflow.protocols import IndexOutline
@@ -72,6 +74,12 @@ def test_an_index_too_large_for_the_measurement_is_a_note(tmp_path: Path) -> Non
     lists = {"name": "faiss", "build": {"factory": "IVF4096,SQ8"}}
     plan = plan_preparation(small_recipe(tmp_path, retriever=lists))
     assert any("not measured: " in note and "4096 lists, more than the 400 vectors" in note for note in plan.notes)
+
+
+def test_nothing_is_sent_to_a_served_database() -> None:
+    served = SimpleNamespace(capabilities=SimpleNamespace(device="remote"))
+    with pytest.raises(RetroflowError, match="qdrant would keep the vectors on its server"):
+        preparation._search(SimpleNamespace(new=lambda: served, owner="qdrant"), Rates(1.0), 8, 2)
 
 
 def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,8 @@ class QdrantRetriever:
         ids = np.full((len(vectors), k), -1, np.int64)
         scores = np.full((len(vectors), k), -np.inf, np.float32)
         limit = k + 1 if self.capabilities.deterministic else k  # one more tells whether others are as near as the last
-        rows = max(1, min(ANSWER_POINTS // limit, REQUEST_VALUES // self._dimension, READ_ROWS))
+        values = self._dimension + len(self._removed)  # of a query: its vector, and what it may not find
+        rows = max(1, min(ANSWER_POINTS // limit, REQUEST_VALUES // values, READ_ROWS))
         for start in range(0, len(vectors), rows):
             for row, (found, near) in enumerate(self._nearest(vectors[start : start + rows], limit), start=start):
                 while len(near) > k and near[k] == near[k - 1] and self.capabilities.deterministic:

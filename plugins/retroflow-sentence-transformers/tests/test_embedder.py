@@ -135,6 +135,9 @@ def test_what_is_no_model_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has pickled weights \(pytorch_model.bin\), which can run code"):
         new(copy)
     (copy / "pytorch_model.bin").rename(copy / "model.safetensors")
+    (copy / "openvino").mkdir()
+    (copy / "openvino" / "openvino_model.bin").write_bytes(b"not read")
+    new(copy)
     with (copy / "model.safetensors").open("r+b") as file:
         file.truncate(500)
     with pytest.raises(DamagedDataError, match="cannot be loaded as a model .* Download or save it again"):
