@@ -222,7 +222,7 @@ def _search(retriever: RecipeRetriever, rates: Rates, width: int, k: int) -> Rat
     vectors = np.random.default_rng(0).standard_normal((INDEX_ROWS, width)).astype(np.float16)
     made = retriever.new()
     if made.capabilities.device == "remote":
-        raise RetroflowError(f"{retriever.owner} would keep the vectors on its server")
+        raise RetroflowError(f"{retriever.owner} would keep the vectors on its server.")
     made.check_vectors(INDEX_ROWS, width)
     started = time.monotonic()
     made.build(vectors)
