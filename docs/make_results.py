@@ -40,6 +40,11 @@ Every row of a table is measured on the same tokens; [compare](compare.md) defin
 results stand beside the others. FOLDER holds public texts: PowerShell-Docs (CC BY 4.0), PEPs (public domain), books of
 Project Gutenberg, Wikipedia of 2015 (CC BY-SA 3.0). Times are of machines with other work beside: good for comparing
 the rows of a table only.
+
+Elsewhere: the [change of databases](benchmarks/2026-11-26-update.md); [words against meaning](log.md), on three of
+these texts; [a model trained on questions](tasks.md#measured); readers that were trained beside their
+[trained opponents](attach.md#train-the-reading); the [decoder of retro_small without retrieval](log.md), trained on
+the same tokens and for the same seconds.
 """
 
 
@@ -134,16 +139,6 @@ EXPERIMENTS = {
         rows="off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,knn_lm",
         sequences="100",
         model="retro_small, 1.8 million weights",
-        against=("retro_small_plain",),
-    ),
-    "retro_small_plain": Experiment(
-        "retro_small without retrieval",
-        "the same",
-        ("trainer.retrieval=false",),
-        recipe="retro_small",
-        rows="off",
-        sequences="100",
-        model="the decoder of retro_small alone, as many steps",
     ),
 }
 
@@ -217,8 +212,6 @@ def _summary(results: dict[str, Any]) -> list[str]:
     lines = [f"| text | {' | '.join(names)} | gain of on (95 %) | recovered |", f"|---|{'--:|' * (len(names) + 2)}"]
     for name, result in results.items():
         rows = {row["name"]: row for row in result["rows"]}
-        if "on" not in rows:
-            continue
         losses = [f"{rows[each]['nats']:.3f}" if each in rows else "" for each in names]
         on = rows["on"]
         lines.append(
