@@ -94,7 +94,7 @@ PEPS = jsonl("peps/new.train", "peps/new.valid")
 SOURCE = "corpus={name: python_source, packages: [transformers], include: 'models/[a-c]*/*.py', group_by: 2}"
 SHORT = (
     *("trainer.max_steps=100", "trainer.max_seconds=240", "trainer.trained_opponents=true"),
-    *("trainer.final_sequences=8", "trainer.in_context_sequences=8"),
+    *("trainer.final_sequences=8", "trainer.in_context_sequences=8", "trainer.num_threads=1"),
 )
 ON_OFF = "off,on,random"
 ALL = "off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,in_context_first,in_context"
