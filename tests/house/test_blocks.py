@@ -43,7 +43,8 @@ def test_every_block_names_its_language_and_a_title_is_one_of_two() -> None:
 
 
 def test_most_blocks_are_run() -> None:
-    blocks = all_blocks("bash", "python")
+    # A generated page has the commands of its experiments, which take minutes each.
+    blocks = [block for block in all_blocks("bash", "python") if not block.page.endswith("results.md")]
     run = [block for block in blocks if block.is_run]
     assert len(run) >= 75 and len(run) / len(blocks) > 0.7, f"{len(run)} of {len(blocks)}"
 
