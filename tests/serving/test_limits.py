@@ -14,6 +14,7 @@ from retroflow.serving.bodies import BadRequest, Body
 from retroflow.serving.options import Keys, ServerOptions, check_host, read_key
 from retroflow.serving.service import Service
 from tests.serving.small import READ_KEY, WRITE_KEY, open_model, prompt_of
+from tests.waiting import wait_until
 
 GOOD = {"prompt": "abc", "max_tokens": 2}
 
@@ -149,31 +150,37 @@ def serve(database_folder, **options):
     return service, TestClient(make_app(service), base_url="http://127.0.0.1")
 
 
-def test_a_full_queue_is_429_and_a_long_answer_504(database_folder) -> None:
-    service, client = serve(database_folder, max_running=1, max_waiting=2, max_seconds=0.5)
-    release, compute = threading.Event(), service.worker.batch.step
-    service.worker.batch.step = lambda: (release.wait(20), compute())
+def test_a_full_queue_is_429_and_those_that_wait_are_answered(database_folder) -> None:
+    service, client = serve(database_folder, max_running=1, max_waiting=2, max_seconds=1000)
+    release, compute, answers = threading.Event(), service.worker.batch.step, []
+    service.worker.batch.step = lambda: (release.wait(200), compute())
+
+    def ask() -> None:
+        answers.append(client.post("/v1/completions", json=GOOD | {"max_tokens": 9}))
+
     with client:
-        answers = []
-        threads = [
-            threading.Thread(
-                target=lambda: answers.append(client.post("/v1/completions", json=GOOD | {"max_tokens": 9}))
-            )
-            for _ in range(3)
-        ]
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        try:
+            for waiting, thread in enumerate(threads):
+                thread.start()
+                wait_until(lambda n=waiting: (len(service.worker.batch), len(service.worker._waiting)) == (1, n))
+            full = client.post("/v1/completions", json=GOOD)
+        finally:
+            release.set()
         for thread in threads:
-            thread.start()
-        while len(service.worker.batch) + len(service.worker._waiting) < 3:
-            release.wait(0.01)
-        full = client.post("/v1/completions", json=GOOD)
-        assert full.status_code == 429 and full.headers["retry-after"] == "1"
-        assert full.json()["error"]["type"] == "rate_limit_error"
-        release.wait(0.6)
-        release.set()
-        for thread in threads:
-            thread.join(60)
-        assert [answer.status_code for answer in answers] == [504] * 3
-        assert answers[0].json()["error"]["type"] == "timeout_error"
+            thread.join(200)
+    assert full.status_code == 429 and full.headers["retry-after"] == "1"
+    assert full.json()["error"]["type"] == "rate_limit_error"
+    assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_an_answer_that_takes_too_long_is_504(database_folder) -> None:
+    service, client = serve(database_folder, max_seconds=0.5)
+    never = threading.Event()
+    service.worker.batch.step = lambda: never.wait(0.05)  # it computes no token
+    with client:
+        answer = client.post("/v1/completions", json=GOOD)
+    assert answer.status_code == 504 and answer.json()["error"]["type"] == "timeout_error"
 
 
 def test_a_server_whose_worker_died_says_so(database_folder) -> None:

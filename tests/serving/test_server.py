@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 
 import pytest
 
@@ -10,13 +9,7 @@ uvicorn = pytest.importorskip("uvicorn")
 
 from retroflow.serving import server  # noqa: E402
 from retroflow.serving.service import Service  # noqa: E402
-
-
-def wait_until(is_true) -> None:
-    end = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+from tests.waiting import wait_until  # noqa: E402
 
 
 def test_a_connection_above_the_bound_is_answered_with_503(opened, monkeypatch) -> None:
