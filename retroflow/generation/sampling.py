@@ -5,7 +5,8 @@ Every row has its own stream of random numbers and draws one per token, so no ro
 Shapes: b rows, v vocabulary.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
@@ -44,6 +45,22 @@ class Sampler:
                 self._said[row, torch.tensor(list(prompt), device=device)] = True
         self._vocabulary_size = vocabulary_size
 
+    @classmethod
+    def together(cls, samplers: Sequence["Sampler"]) -> "Sampler":
+        """Return a sampler for the rows of several with the same `kind`; it draws from their streams."""
+        if len(samplers) == 1:
+            return samplers[0]
+        made = copy.copy(samplers[0])
+        made._streams = [stream for sampler in samplers for stream in sampler._streams]
+        return made
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for samplers whose rows `together` may draw at once."""
+        if self._said is not None:
+            return id(self)
+        return self._options.temperature, self._options.top_k, self._options.top_p
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep some of the rows, in this order."""
         self._streams = [self._streams[row] for row in rows]
@@ -65,15 +82,17 @@ class Sampler:
         logits = logits[:, : self._vocabulary_size]
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
-        if not logits.amax(-1).isfinite().all():
+        most, likeliest = logits.max(-1)
+        if not most.isfinite().all():
             raise DamagedDataError(
                 "generate: the model gave logits that are not finite; its weights are damaged, or too large for "
                 f"{logits.dtype}. Load them again, or compute in float32."
             )
         if self._said is not None:
             logits = penalised(logits, self._said, self._options.repetition_penalty)
+            likeliest = logits.argmax(-1)
         if self._options.temperature == 0:
-            chosen = logits.argmax(-1)
+            chosen = likeliest
         else:
             drawn = torch.tensor([stream.random() for stream in self._streams], dtype=logits.dtype)
             chosen = drawn_from(logits, drawn.to(logits.device), self._options)

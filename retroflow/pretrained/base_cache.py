@@ -6,6 +6,7 @@ Shapes: b batch, t new tokens, L reading layers, g heads of keys, r tokens of a 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self, cast
 
 import torch
@@ -67,7 +68,7 @@ class WindowNeighbours:
     rows: list[list[Tensor]]
     joined: Joined | None = None
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Tokens that each row reads."""
         return [sum(state.shape[3] for state in states) for states in self.rows]

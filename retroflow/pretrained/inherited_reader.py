@@ -117,14 +117,14 @@ class InheritedReader(nn.Module):
             new = [Lookup(end - 1, [{}] * num_rows) for end in ends]
         else:
             new = self._lookups(base, found, ends, cache.padding)
-        windows = self._windows(cache.lookups, new)
-        if cache.reading is not None:
-            windows[0] = cache.reading
+        windows = self._windows(cache.lookups, new, begun=cache.reading)
         if windows:  # the next calls read the newest one again
             joined = windows[-1].joined or Joined()
             if num_tokens > 1 or joined.past is not cache.past:
                 joined.past, joined.num_own = cache.past, {}
-            cache.reading = windows[-1] = replace(windows[-1], joined=joined)
+            if windows[-1].joined is None:
+                windows[-1] = replace(windows[-1], joined=joined)
+            cache.reading = windows[-1]
         cache.lookups = [*cache.lookups, *new][-self.lookups_read :]
         return self._reading(windows, cache.length) if any(map(any, (window.rows for window in windows))) else None
 
@@ -165,10 +165,12 @@ class InheritedReader(nn.Module):
             for end, window in zip(ends, texts, strict=True)
         ]
 
-    def _windows(self, before: Sequence[Lookup], new: Sequence[Lookup]) -> list[WindowNeighbours]:
-        """Say what is read from the newest of the lookups before on, and from each new one on."""
-        lookups, windows = [*before, *new], []
-        for number in range(max(0, len(before) - 1), len(lookups)):
+    def _windows(
+        self, before: Sequence[Lookup], new: Sequence[Lookup], *, begun: WindowNeighbours | None = None
+    ) -> list[WindowNeighbours]:
+        """Say what is read from the newest of the lookups before on (`begun`, if given), and from each new one on."""
+        lookups, windows = [*before, *new], [] if begun is None else [begun]
+        for number in range(max(0, len(before) - (begun is None)), len(lookups)):
             read = lookups[max(0, number + 1 - self.lookups_read) : number + 1]
             rows = zip(*(lookup.rows for lookup in read), strict=True)
             unions = [dict(item for found in row for item in found.items()) for row in rows]

@@ -71,6 +71,7 @@ class CheckedRetriever:
         self.dimension: int | None = None
         self.next_id: int | None = None
         self._live: NDArray[np.bool_] | None = None  # by id; None if no key was removed
+        self._count = 0  # of the live ones
         self._retriever = retriever
         self._process_id = os.getpid()
 
@@ -86,7 +87,7 @@ class CheckedRetriever:
 
     def __len__(self) -> int:
         """Number of keys N in the index, without removed ones; 0 before `build` or `load`."""
-        return (self.next_id or 0) if self._live is None else int(self._live.sum())
+        return self._count
 
     def check_vectors(self, count: int | None, dimension: int) -> None:
         """Refuse options that cannot index N vectors of width D, before the vectors are made.
@@ -235,7 +236,7 @@ class CheckedRetriever:
         k = checked_k(k)
         checked = checked_queries(queries, self._retriever.capabilities, self.dimension)
         count = len(checked)
-        if count == 0 or len(self) == 0:
+        if count == 0 or self._count == 0:
             return all_padding(count, k)
         self._check_process()
         try:
@@ -332,6 +333,7 @@ class CheckedRetriever:
     def _use(self, dimension: int | None, next_id: int | None, live: NDArray[np.bool_] | None = None) -> None:
         """Note which keys are in the index; a `next_id` of None makes it unusable."""
         self.dimension, self.next_id, self._live, self._process_id = dimension, next_id, live, os.getpid()
+        self._count = (next_id or 0) if live is None else int(live.sum())
 
     def _next_id_to(self, doing: str) -> int:
         if self.next_id is None:

@@ -166,6 +166,8 @@ def checked_queries(queries: object, capabilities: Capabilities, dimension: int 
 
 def _part_of(value: object, part: str) -> Any:
     """Return the vectors or texts of keys or queries; a value without that attribute is returned itself."""
+    if type(value) is np.ndarray:
+        return value
     # Looked for in the class and the instance's own attributes: hasattr(value, part) would compute it.
     has_part = hasattr(type(value), part) or part in getattr(value, "__dict__", ())
     return getattr(value, part) if has_part else value

@@ -260,19 +260,24 @@ class RunningBatch:
         return continuing
 
     def _chosen(self, running: Sequence[_Running], logits: Tensor) -> list[int | Exception]:
-        """Choose a token of every job, or say why there is none; all at once where none is drawn."""
-        options = [each.job.options for each in running]
-        if all(each.temperature == 0 and each.repetition_penalty == 1 for each in options):
-            most, ids = logits[:, : self._tokenizer.vocabulary_size].max(-1)
-            if most.isfinite().all():
-                return list(ids.tolist())
-        tokens: list[int | Exception] = []
+        """Choose a token of every job, or say why there is none; jobs that draw alike do so at once."""
+        kinds: dict[Any, list[int]] = {}
         for place, each in enumerate(running):
+            kinds.setdefault(each.sampler.kind, []).append(place)
+        tokens: dict[int, int | Exception] = {}
+        for places in kinds.values():
             try:
-                tokens.append(int(each.sampler.choose(logits[place : place + 1])))
-            except Exception as error:
-                tokens.append(error)
-        return tokens
+                sampler = Sampler.together([running[place].sampler for place in places])
+                tokens |= zip(places, sampler.choose(logits[places]).tolist(), strict=True)
+            except Exception:  # of one of them
+                tokens |= {place: self._chosen_alone(running[place], logits[place : place + 1]) for place in places}
+        return [tokens[place] for place in range(len(running))]
+
+    def _chosen_alone(self, running: _Running, logits: Tensor) -> int | Exception:
+        try:
+            return int(running.sampler.choose(logits))
+        except Exception as error:
+            return error
 
     def _advance(
         self, running: _Running, token: int | Exception, nats: float, log_probabilities: Tensor | None

@@ -4,25 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from retroflow.clusters.cluster import Cluster, Ended, Job, Running
+from retroflow.clusters.cluster import Cluster, Job
 from retroflow.clusters.options import Shares, open_cluster
 from retroflow.version import __version__
 from tests.pipeline.kill_and_resume import digest
 from tests.pipeline.recipes import recipe_file, write_corpus
-
-
-def end_of(running: Running, seconds: float = 120.0) -> Ended:
-    deadline = time.monotonic() + seconds
-    while (ended := running.ended()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return ended
+from tests.waiting import wait_until
 
 
 @pytest.fixture(params=["local", "ray"])
@@ -37,7 +29,7 @@ def test_jobs_end_with_the_exit_codes_of_their_commands_and_leave_logs(cluster: 
     words = {"good": ("--version",), "wrong": ("no-such-command",)}
     jobs = [Job(name, line, tmp_path, tmp_path / f"{name}.log") for name, line in words.items()]
     running = cluster.submit(jobs)
-    assert [end_of(one).exit_code for one in running] == [0, 2]
+    assert [ended.exit_code for one in running if (ended := wait_until(one.ended))] == [0, 2]
     for one in running:
         one.cancel()  # which does nothing any more
     assert (tmp_path / "good.log").read_text() == f"$ retroflow --version\nretroflow {__version__}\n"
@@ -54,13 +46,6 @@ def processes() -> dict[int, tuple[int, str]]:
         except (OSError, ValueError):
             continue
     return found
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -81,19 +66,17 @@ def test_two_processes_killed_half_way_and_a_second_call_end_with_the_same_bytes
         return next(found, None)
 
     driver = subprocess.Popen(command)
-    wait_for(lambda: list(artifacts.glob("embeddings-*.partial")))
-    wait_for(lambda: shard(2))
-    os.kill(shard(2) or 0, signal.SIGKILL)  # one job: it is submitted again
-    wait_for(lambda: list(artifacts.glob("neighbours-*.partial")))
-    wait_for(lambda: shard(1))
-    tree = {driver.pid}  # the whole cluster, with the command
-    every = processes()
-    for _ in range(6):
-        tree |= {one for one, (parent, _) in every.items() if parent in tree}
-    for one in tree:
-        with_it = every.get(one)
-        if with_it is not None:
-            os.kill(one, signal.SIGKILL)
+    try:
+        wait_until(lambda: list(artifacts.glob("embeddings-*.partial")))
+        os.kill(wait_until(lambda: shard(2)), signal.SIGKILL)  # one job: it is submitted again
+        wait_until(lambda: list(artifacts.glob("neighbours-*.partial")))
+    finally:
+        tree, every = {driver.pid}, processes()  # the whole cluster, with the command
+        for _ in range(6):
+            tree |= {one for one, (parent, _) in every.items() if parent in tree}
+        for one in tree:
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     assert not list(artifacts.glob("neighbours-????????????????"))
     assert subprocess.run(command, timeout=300).returncode == 0

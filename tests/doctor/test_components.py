@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
 from retroflow.doctor import components as component_check
 from retroflow.doctor.components import ComponentCheck
 from retroflow.registry import Entry, Registry
+from tests.waiting import wait_until
 
 HANGING = """
 import os, pathlib, subprocess, time
@@ -65,11 +65,8 @@ def start(folder, seconds):
 
 def assert_gone(processes):
     """Wait for processes to be gone, or dead and not yet collected by whoever has inherited them."""
-    deadline = time.monotonic() + 60
     for process in processes:
-        while _state(process) not in ("", "Z") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert _state(process) in ("", "Z"), process
+        wait_until(lambda process=process: _state(process) in ("", "Z"))
 
 
 def _state(process):
@@ -127,11 +124,11 @@ def test_a_plugin_that_hangs_is_given_up_and_named(tmp_path):
 def test_nothing_outlives_a_check_that_is_killed(tmp_path):
     install(tmp_path, "hanging")
     checking = start(tmp_path, 600.0)
-    while not (tmp_path / "processes").exists():
-        assert checking.poll() is None
-        time.sleep(0.05)
-    checking.kill()
-    checking.wait()
+    try:
+        wait_until(lambda: (tmp_path / "processes").exists() or checking.poll() is not None)
+    finally:
+        checking.kill()
+        checking.wait()
     child, started = (tmp_path / "processes").read_text().split()
     assert_gone([child])
     os.kill(int(started), 9)  # what a plugin starts is its own, and not seen by the kernel's signal
@@ -144,9 +141,8 @@ def test_leaving_a_check_ends_what_still_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(component_check, "KINDS", (Registry("retriever", "retroflow.retrievers", {}),))
 
     def interrupt():
-        with ComponentCheck():
-            while not (tmp_path / "processes").exists():
-                time.sleep(0.05)
+        with ComponentCheck(seconds=600.0):
+            wait_until((tmp_path / "processes").exists)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -100,6 +100,31 @@ def test_a_row_draws_the_same_whoever_is_beside_it():
         assert [int(alone.choose(logits[row : row + 1])) for _ in range(5)] == [int(step[row]) for step in steps]
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 0.8}, {"temperature": 1.0, "top_p": 0.7}])
+def test_samplers_of_a_kind_draw_together_what_each_draws_alone(options):
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    alone, others = ([make_sampler(1, seeds=[row], **options) for row in range(3)] for _ in range(2))
+    assert len({sampler.kind for sampler in others}) == 1
+    for turn in range(6):
+        wanted = [int(sampler.choose(logits[row : row + 1])) for row, sampler in enumerate(alone)]
+        rows = [0, 1, 2] if turn % 2 else [2, 0, 1]  # their streams go on, whoever is beside them
+        found = Sampler.together([others[row] for row in rows]).choose(logits[rows])
+        assert found.tolist() == [wanted[row] for row in rows]
+
+
+def test_what_draws_in_another_way_or_penalises_is_of_another_kind():
+    ways = [
+        {"temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 1.0, "top_k": 2},
+        {"temperature": 1.0, "top_p": 0.5},
+    ]
+    samplers = [make_sampler(1, **way) for way in ways] + [
+        make_sampler(1, prompts=[[0]], repetition_penalty=2.0) for _ in range(2)
+    ]
+    assert len({sampler.kind for sampler in samplers}) == len(samplers)
+
+
 def test_kept_rows_go_on_as_before():
     logits = torch.randn(4, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     options = {"temperature": 1.0, "repetition_penalty": 2.0, "prompts": [[row] for row in range(4)]}

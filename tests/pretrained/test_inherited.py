@@ -402,6 +402,20 @@ def test_neighbours_of_several_lookups_are_read_as_if_one_had_found_them_each_te
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_what_is_read_is_put_together_once_for_a_lookup():
+    """And its tokens are counted once, though every layer asks for their number at every token."""
+    model, (tokens, retrieved, mask) = make_model(lookups_read=2), make_batch()
+    cache = model.new_cache()
+    model.extend(tokens[:, : 2 * CHUNK], cache, retrieved[:, :2], mask[:, :2])
+    reading = cache.reading
+    for place in range(2 * CHUNK, 3 * CHUNK - 1):
+        model.extend(tokens[:, place : place + 1], cache)
+        assert cache.reading is reading and cache.reading.lengths is reading.lengths
+    model.extend(tokens[:, 3 * CHUNK - 1 : 3 * CHUNK], cache, retrieved[:, 2:3], mask[:, 2:3])
+    assert cache.reading is not reading
+
+
 def test_the_lower_the_offset_the_less_is_read():
     tokens, retrieved, mask = make_batch()
     off = make_model()(tokens)

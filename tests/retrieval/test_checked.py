@@ -158,6 +158,18 @@ def test_the_checks_of_a_search_are_few_calls_however_many_queries() -> None:
     assert counts[1] <= 60 and counts[64] == counts[512] <= 90, counts
 
 
+def test_keys_are_counted_when_they_change_and_not_in_each_search() -> None:
+    class Counted(np.ndarray):
+        def sum(self, *_: object) -> int:  # type: ignore[override]
+            raise AssertionError("it takes longer the more keys there are")
+
+    checked = built(Changing(answer([[4, 2, -1]], [[-0.5, -1.0, -INF]])))
+    checked.remove([3, 5])
+    assert len(checked) == 8
+    checked._live = checked._live.view(Counted)  # type: ignore[union-attr]
+    assert checked.search(np.zeros((1, 3), np.float32), 3).ids.tolist() == [[4, 2, -1]] and len(checked) == 8
+
+
 def test_an_exception_of_a_backend_names_its_owner() -> None:
     with pytest.raises(RetrieverError, match=r"scripted \(acme 1\.0\): search\(\) failed: ValueError: native"):
         built(Scripted(ValueError("native"))).search(np.zeros((1, 3)), 3)

@@ -63,6 +63,8 @@ def listening(service) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[socket_])))
         thread.start()
-        yield f"http://127.0.0.1:{socket_.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(30)
+        try:
+            yield f"http://127.0.0.1:{socket_.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(60)

@@ -12,6 +12,7 @@ from retroflow.generation import GenerationOptions, generate
 from retroflow.generation.decoding import Decoding
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.rows import Row
+from retroflow.generation.sampling import Sampler
 from retroflow.runs.origin import Origin
 from retroflow.serving.measured import Measured
 from retroflow.serving.options import ServerOptions
@@ -77,6 +78,31 @@ def test_rows_that_join_a_running_batch_get_what_they_get_alone(database_folder,
     assert together > 3
     for each, job in zip(heard, jobs, strict=True):
         assert each.generation == alone(opened, job)
+
+
+def test_what_is_drawn_alike_is_drawn_at_once_and_one_that_cannot_be_drawn_ends_alone(opened, monkeypatch) -> None:
+    batch, heard, calls = RunningBatch(opened, GenerationOptions(num_neighbours=2)), [Heard() for _ in range(5)], []
+    for number, each in enumerate(heard):
+        options = {"max_new_tokens": 4, "temperature": 0.9 if number < 3 else 0.0, "top_p": 1.0}
+        batch.join([make_job(opened, number, each, options=options)])
+    choose = Sampler.choose
+    monkeypatch.setattr(Sampler, "choose", lambda self, logits: calls.append(len(logits)) or choose(self, logits))
+    batch.step()
+    assert sorted(calls) == [2, 3]
+    extend = batch.decoding.extend
+
+    def spoiled(*given):
+        logits = extend(*given).clone()
+        logits[1] = float("nan")
+        return logits
+
+    monkeypatch.setattr(batch.decoding, "extend", spoiled)
+    batch.step()
+    assert "not finite" in str(heard[1].events[-1].error) and len(batch) == 4
+    monkeypatch.setattr(batch.decoding, "extend", extend)
+    while len(batch):
+        batch.step()
+    assert all(each.events[-1].error is None for number, each in enumerate(heard) if number != 1)
 
 
 @pytest.mark.parametrize(("family", "reader"), [("gpt2", "encoder"), ("gpt2", "inherit"), ("mistral", "inherit")])

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from retroflow.serving.options import ServerOptions
 from retroflow.serving.service import Service
 from tests.house.tree import ROOT
 from tests.serving.small import listening, open_model, prompt_of
+from tests.waiting import wait_until
 
 pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
@@ -145,20 +147,18 @@ def test_clients_that_go_away_end_their_jobs(url, client) -> None:
 def test_a_client_that_leaves_before_the_first_text_of_a_stream_is_noticed(opened) -> None:
     service, joined, release = Service(opened, name="small"), [], threading.Event()
     join = service.worker.batch.join
-    service.worker.batch.join = lambda jobs: (joined.extend(jobs), release.wait(60), join(jobs))
-    with (
-        listening(service) as address,
-        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
-    ):
-        with pytest.raises(openai.APITimeoutError):
-            client.completions.create(model="small", prompt="abc", stream=True, timeout=1)
-        for _ in range(600):
-            if joined and joined[0].is_cancelled:
-                break
-            release.wait(0.05)
-        left = bool(joined) and joined[0].is_cancelled
-        release.set()
-    assert left
+    service.worker.batch.join = lambda jobs: (joined.extend(jobs), release.wait(200), join(jobs))
+    body = b'{"prompt": "abc", "stream": true}'
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with listening(service) as address:
+        try:
+            with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
+                connection.sendall(request)
+                wait_until(lambda: joined)
+                assert not joined[0].is_cancelled
+            wait_until(lambda: joined[0].is_cancelled)
+        finally:
+            release.set()
 
 
 def test_an_error_in_a_stream_reaches_the_client(opened) -> None:

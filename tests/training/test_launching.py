@@ -5,7 +5,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from retroflow.distributed.launching import RankProcess, RankProcesses, RankResu
 from retroflow.distributed.ranks import ALONE, LostRanks, Ranks
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.training.data_module import explain_lost_data_workers
+from tests.waiting import wait_until
 
 LOST = RankResult(error=(LostRanks, "rank 0 of 3 has lost another rank"))
 KNOWS = RankResult(error=(UsageError, "too large"))
@@ -81,13 +81,6 @@ def test_the_live_line_of_a_rank_0_that_was_killed_is_left_with_the_cursor_shown
     assert capsys.readouterr().err == shown
 
 
-def until(condition, seconds=300.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(monkeypatch):
     monkeypatch.setattr(launching, "_SUSPENDED_SECONDS", 1.0)
     rank = RankProcess.__new__(RankProcess)
@@ -96,17 +89,18 @@ def test_a_rank_that_is_suspended_for_long_is_ended_and_one_that_goes_on_is_not(
     try:
         for _ in range(3):
             os.kill(rank.process.pid, signal.SIGSTOP)
-            assert until(lambda: launching._is_suspended(rank.process.pid))
+            wait_until(lambda: launching._is_suspended(rank.process.pid))
             rank.watch(0.9)
             os.kill(rank.process.pid, signal.SIGCONT)
-            assert until(lambda: not launching._is_suspended(rank.process.pid))
+            wait_until(lambda: not launching._is_suspended(rank.process.pid))
             rank.watch(0.9)
             assert rank.code is None and not rank.was_suspended
         os.kill(rank.process.pid, signal.SIGSTOP)
-        assert until(lambda: launching._is_suspended(rank.process.pid))
+        wait_until(lambda: launching._is_suspended(rank.process.pid))
         for _ in range(20):  # a killed rank is looked at, too, until it is reaped
             rank.watch(0.9)
-        assert until(lambda: rank.code == -signal.SIGKILL) and rank.was_suspended
+        wait_until(lambda: rank.code == -signal.SIGKILL)
+        assert rank.was_suspended
         assert "was suspended by a signal for 1 s" in launching._end_of(rank, rank.code)
     finally:
         rank.process.kill()
