@@ -22,14 +22,18 @@ def export(
     database_licence: Annotated[
         str | None, typer.Option("--database-license", metavar="ID", help="Licence of the database's text, likewise.")
     ] = None,
+    licence_link: Annotated[
+        str | None, typer.Option("--license-link", metavar="URL", help="Text of a licence that the hub does not know.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", metavar="ID", help="Name on the hub of a base in a folder or file.")
+    ] = None,
 ) -> None:
     """Write a run's newest checkpoint as safetensors, with its configuration, tokenizer and a README."""
     from retroflow.console import say
     from retroflow.generation.export import export as export_run
-    from retroflow.runs.model_card import Licences
+    from retroflow.runs.model_card import CardFacts
 
-    licences = Licences(model_licence, database_licence)
-    origin = export_run(
-        run_folder, folder, checkpoint=checkpoint, say=say, with_base=not without_base, licences=licences
-    )
+    facts = CardFacts(model_licence, licence_link, database_licence, base_model)
+    origin = export_run(run_folder, folder, checkpoint=checkpoint, say=say, with_base=not without_base, facts=facts)
     print(f"{folder}: {origin.recipe}, step {origin.step:,}")

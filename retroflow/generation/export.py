@@ -7,7 +7,7 @@ from pathlib import Path
 from retroflow.corpus.tokenizer import Tokenizer
 from retroflow.model.pretrained import write_checksums
 from retroflow.pipeline.options import NeighbourOptions
-from retroflow.runs.model_card import CARD_FILE, Licences, write_card
+from retroflow.runs.model_card import CARD_FILE, CardFacts, write_card
 from retroflow.runs.origin import Origin
 from retroflow.runs.trained_model import TrainedModel, load_trained_model
 from retroflow.store.atomic import check_unused, whole_folder, write_file
@@ -24,23 +24,24 @@ def export(
     say: Callable[[str], None],
     checkpoint: str | None = None,
     with_base: bool = True,
-    licences: Licences | None = None,
+    facts: CardFacts | None = None,
 ) -> Origin:
     """Write a checkpoint of a run as weights, configuration, tokenizer and README.
 
     Args:
         run_folder: a run folder of `fit`.
         folder: new or empty; afterwards complete, or unchanged.
-        say: called with the reason if the README lacks the losses.
+        say: called with what the README lacks: the losses, or a licence that the hub knows.
         checkpoint: a step or a path; None for the newest.
         with_base: False leaves out the pretrained base that a model was made on and did not change.
-        licences: that are known, for the README.
+        facts: for the README, which the run does not know.
 
     Returns:
         The model's origin.
 
     Raises:
-        UsageError: the folder is not empty, the run cannot be exported, or there is no base to leave out.
+        UsageError: the folder is not empty, the run cannot be exported, there is no base to leave out, or the licence
+            is "other".
         DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
         RetroflowError: the weights are not finite, or the folder cannot be written.
     """
@@ -48,7 +49,7 @@ def export(
     trained = load_trained_model(run_folder, checkpoint=checkpoint)
     origin = origin_of(trained)
     save = trained.model.save_pretrained if with_base else trained.model.save_without_base
-    write_exported(folder, save, trained.tokenizer, origin, write_card(trained, origin, say, licences))
+    write_exported(folder, save, trained.tokenizer, origin, write_card(trained, origin, say, facts))
     return origin
 
 

@@ -3,19 +3,20 @@
 from typing import Any, Unpack
 
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
-from retroflow.integrations.transformers_model import GenerationArguments, RetroflowForCausalLM
+from retroflow.integrations.transformers_arguments import LoopArguments
 
 
 def retroflow_generate(
-    model: RetroflowForCausalLM,
+    model: GenerationMixin,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
-    **inputs: Unpack[GenerationArguments],
+    **inputs: Unpack[LoopArguments],
 ) -> Any:
     """Generate with retrieval, as `generate(..., custom_generate=retroflow_generate, database=database)` asks for.
 
@@ -26,13 +27,15 @@ def retroflow_generate(
         input_ids: int64 [b, n].
         logits_processor, stopping_criteria: as `generate` makes them.
         generation_config: what decides between sampling, beams and prompt lookup.
-        inputs: of `RetroflowForCausalLM.forward`, the database among them.
+        inputs: of `RetroflowForCausalLM.forward`, the database among them, and of the loop, such as a streamer.
 
     Returns:
         What `generate` does.
     """
-    decode = getattr(model, GENERATION_MODES_MAPPING[generation_config.get_generation_mode()])
-    return decode(
+    mode = generation_config.get_generation_mode(inputs.get("assistant_model"))
+    if mode == GenerationMode.ASSISTED_GENERATION:
+        inputs["inputs_tensor"] = input_ids
+    return getattr(model, GENERATION_MODES_MAPPING[mode])(
         input_ids,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,

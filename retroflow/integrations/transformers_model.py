@@ -7,8 +7,9 @@ neighbours are looked up more often), k neighbours, r = 2m tokens of a neighbour
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict, Unpack, cast
+from typing import Any, ClassVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,35 +23,24 @@ from retroflow.generation.database import RetrievalDatabase
 from retroflow.generation.options import GenerationOptions
 from retroflow.generation.retrieved import LiveRetriever
 from retroflow.integrations import transformers_folder
+from retroflow.integrations.transformers_arguments import (
+    GenerationArguments,
+    OtherArguments,
+    check_cache,
+    check_others,
+    left_padding,
+)
 from retroflow.integrations.transformers_cache import RetroflowCache
 from retroflow.integrations.transformers_config import RetroflowConfig
 from retroflow.integrations.transformers_folder import LoadArguments, SaveArguments
+from retroflow.integrations.transformers_generate import retroflow_generate
 from retroflow.integrations.transformers_neighbours import FindNeighbours, GivenNeighbours, LiveNeighbours
+from retroflow.integrations.transformers_states import LayerStates, joined, watching
 from retroflow.model.retro import Retro
 from retroflow.model.windows import checked_step, num_windows
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.protocols import RetrievalModel
 from retroflow.runs.origin import Origin
-
-
-class OtherArguments(TypedDict, total=False):
-    """What transformers, its trainer and PEFT also pass to `forward`."""
-
-    return_dict: bool | None
-    num_items_in_batch: Tensor | int | None
-    inputs_embeds: None
-    output_attentions: None
-    output_hidden_states: None
-
-
-class GenerationArguments(OtherArguments, total=False):
-    """What `generate` hands to `forward`."""
-
-    neighbours: Tensor | None
-    neighbours_mask: Tensor | None
-    database: LiveRetriever | None
-    use_cache: bool | None
-    logits_to_keep: int
 
 
 class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
@@ -111,31 +101,35 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             others: see `OtherArguments`.
 
         Returns:
-            logits float [b, n, v], loss if there are labels, and past_key_values if there is a cache.
+            logits float [b, n, v], loss if there are labels, past_key_values if there is a cache, and with
+            output_hidden_states `transformers_states.LayerStates`.
 
         Raises:
             UsageError: arguments that exclude each other, or that the model has no use for.
             InvalidShapeError: tensors that do not fit the model.
         """
-        _check_others(others)
+        check_others(others)
         find = self._find(neighbours, neighbours_mask, database)
-        if past_key_values is not None and not isinstance(past_key_values, RetroflowCache):
-            raise UsageError(
-                f"past_key_values: {type(past_key_values).__name__} given; a retroflow model has a cache of its own. "
-                "Leave it out, or give one that this model returned."
-            )
+        check_cache(past_key_values)
         cache = RetroflowCache() if past_key_values is None and use_cache and labels is None else past_key_values
-        padding = _left_padding(attention_mask, cache)
-        if cache is None:
-            logits = self._predict(input_ids, padding, find)
-        else:
-            logits = cache.extend(self.model, input_ids, padding, self.retrieval_step, find)
+        padding = left_padding(attention_mask, cache, input_ids.shape[1])
+        wanted = others.get("output_hidden_states")
+        watch: AbstractContextManager[list[LayerStates] | None] = nullcontext()
+        if self.config.output_hidden_states if wanted is None else wanted:
+            watch = watching(self.model)
+        with watch as states:
+            if cache is None:
+                logits = self._predict(input_ids, padding, find)
+            else:
+                logits = cache.extend(self.model, input_ids, padding, self.retrieval_step, find)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         loss = None
         if labels is not None:
-            count = others.get("num_items_in_batch")
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=count)
+            named = {"vocab_size": logits.shape[-1], "num_items_in_batch": others.get("num_items_in_batch")}
+            loss = self.loss_function(logits, labels, **named)
         output = CausalLMOutputWithPast(loss=loss, logits=logits[:, kept], past_key_values=cache)
+        if states is not None:
+            output.hidden_states = joined(states, input_ids.shape[1])
         return output.to_tuple() if others.get("return_dict") is False else output
 
     def prepare_inputs_for_generation(
@@ -184,6 +178,25 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             cache = model_kwargs["past_key_values"] = RetroflowCache()
             if generation_config.is_assistant:
                 cache.activate_past_recording()
+
+    def _extract_generation_mode_kwargs(self, custom_generate: Any, *others: Any) -> dict[str, Any]:
+        """Let `retroflow_generate` have the streamer, assistant and tokenizer, which other functions never get."""
+        is_ours = custom_generate is retroflow_generate
+        found: dict[str, Any] = super()._extract_generation_mode_kwargs(None if is_ours else custom_generate, *others)
+        return found
+
+    def init_continuous_batching(
+        self, generation_config: Any = None, continuous_batching_config: Any = None, workload_hints: Any = None
+    ) -> Any:
+        """Refuse transformers' own batching of requests.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "generate_batch: not supported by a retroflow model, which has a cache of its own; give `generate` a "
+            "padded batch, or let `retroflow serve` batch requests."
+        )
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -348,35 +361,3 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         if database is not None:
             raise UsageError("database: given beside neighbours; give one of them.")
         return GivenNeighbours(neighbours, mask)
-
-
-def _check_others(others: OtherArguments) -> None:
-    for name, value in others.items():
-        if name not in ("return_dict", "num_items_in_batch") and value is not None and value is not False:
-            raise UsageError(f"{name}: given to a retroflow model, which does not support it; leave it out.")
-
-
-def _left_padding(mask: Tensor | None, cache: RetroflowCache | None) -> Tensor | None:
-    """Count the padding at the left of each row, int64 [b]; None for none.
-
-    Args:
-        mask: [b, n], 0 at padding.
-        cache: of the tokens before, whose padding stays what it is.
-
-    Raises:
-        UsageError: padding elsewhere.
-    """
-    if mask is None or (cache is not None and cache.get_seq_length()):
-        return None
-    if mask.ndim != 2:
-        raise UsageError(f"attention_mask: {list(mask.shape)} given; [b, n] is needed, 0 at padding.")
-    is_token = mask.bool()
-    has_begun = is_token.cumsum(dim=1) > 0
-    has_ended = (has_begun & ~is_token).cumsum(dim=1) > 0
-    if bool((has_ended & is_token).any()) or (cache is not None and bool(has_ended.any())):
-        raise UsageError(
-            "attention_mask: it has zeros after or between tokens; give padding at the left (of the tokenizer: "
-            'padding_side="left"). Only without a cache it can be at the right.'
-        )
-    padding = (~has_begun).sum(dim=1)
-    return padding if bool(padding.any()) else None

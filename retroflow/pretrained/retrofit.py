@@ -210,7 +210,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         """
         step = checked_step(retrieval_step, self.config.chunk_length)
         _, arguments = self._arguments(tokens, retrieved, retrieved_mask, padding, step)
-        with self._running() as base:
+        with self.running() as base:
             return cast(Tensor, base(input_ids=tokens, use_cache=False, **arguments).logits)
 
     def _arguments(
@@ -261,7 +261,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
     ) -> Tensor:
         """Return the base's last hidden states, float [b, n, d]; arguments and errors as in `forward`."""
         call, arguments = self._arguments(tokens, retrieved, retrieved_mask, padding, self.config.chunk_length)
-        with self._running() as base:
+        with self.running() as base:
             hidden: Tensor = base.base_model(input_ids=tokens, use_cache=False, **arguments).last_hidden_state
         if isinstance(call, JointReading) and not call.reads:  # every weight needs a gradient in every step
             hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.retrieval.parameters())
@@ -274,7 +274,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def last_feed_forward(self) -> nn.Module:
         """Return the feed-forward layer of the base's last block; of OPT its first linear map."""
         family = family_of(self.base.config, self.options.base)
-        with self._running() as base:
+        with self.running() as base:
             return layers_of(base, family)[-1].get_submodule(family.feed_forward)
 
     def new_cache(self, *, padding: Tensor | None = None, retrieval_step: int | None = None) -> RetrofitCache:
@@ -353,8 +353,8 @@ class RetrofitModel(nn.Module, RetrievalModel):
     def _embedding(self) -> nn.Embedding:
         return cast(nn.Embedding, self.base.get_input_embeddings())
 
-    def _running(self) -> AbstractContextManager[PreTrainedModel]:
-        """Yield what runs a text: the base, or its copy in bfloat16."""
+    def running(self) -> AbstractContextManager[PreTrainedModel]:
+        """Yield what runs a text: the base, or under bfloat16 autocast its copy."""
         return self.retrieval.states.narrow.running(self.base) if self._inherits else nullcontext(self.base)
 
     def _empty_cache(self, step: int, padding: Tensor | None) -> RetrofitCache:

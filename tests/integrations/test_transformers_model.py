@@ -5,7 +5,9 @@ import importlib.util
 import random
 import re
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from retroflow.generation.exported import load_exported
 from retroflow.integrations import transformers_registration
 from retroflow.integrations.transformers_cache import RetroflowCache
 from retroflow.integrations.transformers_model import RetroflowForCausalLM
+from retroflow.integrations.transformers_states import watching
 from tests.database.small import build, documents_of
 from tests.generation.small import HashRetriever
 from tests.integrations.exports import KINDS, TOKENIZER, export, make
@@ -161,6 +164,48 @@ def test_retroflow_generate_is_generate_with_a_database(double, how):
     assert plain.shape[1] <= 13
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_states_are_those_of_the_text_and_a_cache_changes_none(double, kind):
+    model, database, prompts = double[kind], Letters(CHUNK), make_batch(2, 10)[0].clamp(min=1)
+    padding = torch.ones_like(prompts)
+    padding[1, :3] = 0
+    given = {"attention_mask": padding, "database": database, "max_new_tokens": 7, "eos_token_id": None}
+    output = model.generate(prompts, **given, return_dict_in_generate=True, output_hidden_states=True)
+    tokens = output.sequences[:, :-1]
+    mask = torch.nn.functional.pad(padding, (0, 6), value=1)
+    whole = model(tokens, mask, database=database, output_hidden_states=True)
+    assert len(whole.hidden_states) == model.config.num_hidden_layers + 1
+    stepwise = [torch.cat(layer, dim=1) for layer in zip(*output.hidden_states, strict=True)]
+    for layer, wanted in zip(stepwise, whole.hidden_states, strict=True):
+        assert layer.shape == (2, 16, model.config.hidden_size)
+        torch.testing.assert_close(layer[mask.bool()], wanted[mask.bool()])
+    torch.testing.assert_close(stepwise[-1] @ model.model.output_weights().T, whole.logits)
+    assert model(tokens).hidden_states is None
+    with watching(model.model) as parts:
+        other = threading.Thread(target=model, args=(tokens,))
+        other.start()
+        other.join()
+    assert not parts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("route", [{}, {"custom_generate": retroflow.retroflow_generate}])
+def test_both_routes_stream_stop_at_a_string_and_take_an_assistant(double, folders, route):
+    model, tokens = double["encoder"], make_batch(1, 9)[0].clamp(min=1)
+    given = {"database": Letters(CHUNK), "max_new_tokens": 8, "eos_token_id": None} | route
+    tokenizer, pieces = AutoTokenizer.from_pretrained(folders["encoder"]), []
+    streamer = SimpleNamespace(
+        put=lambda piece: pieces.append(piece.flatten()), end=lambda: pieces.append(tokens[0, :0])
+    )
+    wanted = model.generate(tokens, **given, streamer=streamer)
+    assert len(pieces) == 10 and torch.equal(torch.cat(pieces), wanted[0])
+    assert torch.equal(model.generate(tokens, **given, assistant_model=double["inherit"]), wanted)
+    letter = next(each for each in wanted[0, 9:].tolist() if tokenizer.decode(each).isprintable())
+    stopped = model.generate(tokens, **given, stop_strings=[tokenizer.decode(letter)], tokenizer=tokenizer)
+    assert torch.equal(stopped[0], wanted[0, : 10 + wanted[0, 9:].tolist().index(letter)])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cache_can_be_cropped_chosen_from_and_copied_anywhere(double, kind):
     model, retriever = double[kind], Letters(CHUNK)
@@ -216,12 +261,21 @@ def test_what_cannot_be_done_is_said(double, folders):
     assert torch.equal(model(tokens, right).logits[1], model(tokens).logits[1])  # before the padding nothing changes
     with pytest.raises(InvalidShapeError, match=r"neighbours: \[2, 2, 2, 8\] given; \[2, 3, k, r\] is needed"):
         model(tokens, neighbours=retrieved[:, :2])
+    cache = model(tokens, use_cache=True).past_key_values
+    with pytest.raises(UsageError, match="zeros in the 13 tokens that follow those of past_key_values"):
+        model(tokens, torch.cat((torch.ones_like(tokens), right), dim=1), past_key_values=cache)
+    with pytest.raises(UsageError, match="True given; the layers of a NoneType are not known"), watching(None):
+        pass
     for wrong, message in (
         ({"neighbours_mask": mask}, "neighbours_mask: given without neighbours"),
         ({"neighbours": retrieved, "database": Letters(CHUNK)}, "database: given beside neighbours"),
         ({"past_key_values": DynamicCache()}, "past_key_values: DynamicCache given; a retroflow model has a cache"),
-        ({"output_attentions": True}, "output_attentions: given to a retroflow model, which does not support it"),
-        ({"inputs_embeds": retrieved}, "inputs_embeds: given to a retroflow model"),
+        (
+            {"output_attentions": True},
+            "output_attentions: given to a retroflow model, which keeps no attention weights",
+        ),
+        ({"inputs_embeds": retrieved}, "inputs_embeds: given to a retroflow model, which reads tokens"),
+        ({"position_ids": tokens}, "position_ids: given to a retroflow model, which does not support it; leave it out"),
     ):
         with pytest.raises(UsageError, match=message):
             model(tokens, **wrong)

@@ -1,0 +1,108 @@
+"""The arguments of `forward` and `generate` that our models share with transformers' own, and those they refuse.
+
+Shapes: b batch, n tokens of a call with those before it.
+"""
+
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from retroflow.errors import UsageError
+from retroflow.generation.retrieved import LiveRetriever
+from retroflow.integrations.transformers_cache import RetroflowCache
+
+_TAKEN = ("return_dict", "num_items_in_batch", "output_hidden_states")
+_REFUSED = {
+    "inputs_embeds": "reads tokens, because neighbours are found by them; give input_ids",
+    "output_attentions": "keeps no attention weights; leave it out (`retroflow inspect` shows what is attended to)",
+}
+
+
+class OtherArguments(TypedDict, total=False):
+    """What transformers, its trainer and PEFT also pass to `forward`."""
+
+    return_dict: bool | None
+    num_items_in_batch: Tensor | int | None
+    output_hidden_states: bool | None
+    inputs_embeds: None
+    output_attentions: None
+
+
+class GenerationArguments(OtherArguments, total=False):
+    """What `generate` hands to `forward`."""
+
+    neighbours: Tensor | None
+    neighbours_mask: Tensor | None
+    database: LiveRetriever | None
+    use_cache: bool | None
+    logits_to_keep: int
+
+
+class LoopArguments(GenerationArguments, total=False):
+    """What `generate` hands to a loop of its own, and `retroflow_generate` passes on."""
+
+    streamer: Any
+    assistant_model: Any
+    assistant_tokenizer: Any
+    tokenizer: Any
+    synced_gpus: bool
+    inputs_tensor: Tensor
+
+
+def check_others(others: OtherArguments) -> None:
+    """Refuse arguments of `forward` that a model of ours has no use for.
+
+    Raises:
+        UsageError: one of them is given.
+    """
+    for name, value in others.items():
+        if name not in _TAKEN and value is not None and value is not False:
+            why = _REFUSED.get(name, "does not support it; leave it out")
+            raise UsageError(f"{name}: given to a retroflow model, which {why}.")
+
+
+def check_cache(cache: object) -> None:
+    """Refuse a cache of transformers' own.
+
+    Raises:
+        UsageError: neither None nor a RetroflowCache.
+    """
+    if cache is not None and not isinstance(cache, RetroflowCache):
+        raise UsageError(
+            f"past_key_values: {type(cache).__name__} given; a retroflow model has a cache of its own. Leave it out, "
+            "or give one that it returned or an empty RetroflowCache (of retroflow.integrations.transformers_cache)."
+        )
+
+
+def left_padding(mask: Tensor | None, cache: RetroflowCache | None, num_tokens: int) -> Tensor | None:
+    """Count the padding at the left of each row, int64 [b]; None for none.
+
+    Args:
+        mask: [b, n], 0 at padding.
+        cache: of the tokens before, whose padding stays what it is.
+        num_tokens: of this call.
+
+    Raises:
+        UsageError: padding elsewhere.
+    """
+    if mask is None:
+        return None
+    if mask.ndim != 2:
+        raise UsageError(f"attention_mask: {list(mask.shape)} given; [b, n] is needed, 0 at padding.")
+    if cache is not None and cache.get_seq_length():
+        if not bool(mask[:, -num_tokens:].all()):
+            raise UsageError(
+                f"attention_mask: it has zeros in the {num_tokens} tokens that follow those of past_key_values; only "
+                "the first call can have padding. Continue rows of unequal length one by one."
+            )
+        return None
+    is_token = mask.bool()
+    has_begun = is_token.cumsum(dim=1) > 0
+    has_ended = (has_begun & ~is_token).cumsum(dim=1) > 0
+    if bool((has_ended & is_token).any()) or (cache is not None and bool(has_ended.any())):
+        raise UsageError(
+            "attention_mask: it has zeros after or between tokens; give padding at the left (of the tokenizer: "
+            'padding_side="left"). Only without a cache it can be at the right.'
+        )
+    padding = (~has_begun).sum(dim=1)
+    return padding if bool(padding.any()) else None
