@@ -6,14 +6,17 @@ Shapes: b batch, n tokens of a call with those before it.
 from typing import Any, TypedDict
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from retroflow.errors import UsageError
 from retroflow.generation.retrieved import LiveRetriever
 from retroflow.integrations.transformers_cache import RetroflowCache
 
 _TAKEN = ("return_dict", "num_items_in_batch", "output_hidden_states")
+_IGNORED = ("tokenizer", "assistant_tokenizer")  # of `generate`, whose loops pass them on
 _REFUSED = {
     "inputs_embeds": "reads tokens, because neighbours are found by them; give input_ids",
+    "position_ids": "counts positions from attention_mask; leave it out",
     "output_attentions": "keeps no attention weights; leave it out (`retroflow inspect` shows what is attended to)",
 }
 
@@ -23,7 +26,7 @@ class OtherArguments(TypedDict, total=False):
 
     return_dict: bool | None
     num_items_in_batch: Tensor | int | None
-    output_hidden_states: bool | None
+    output_hidden_states: bool | int | list[int] | None
     inputs_embeds: None
     output_attentions: None
 
@@ -56,7 +59,7 @@ def check_others(others: OtherArguments) -> None:
         UsageError: one of them is given.
     """
     for name, value in others.items():
-        if name not in _TAKEN and value is not None and value is not False:
+        if name not in (*_TAKEN, *_IGNORED) and value is not None and value is not False:
             why = _REFUSED.get(name, "does not support it; leave it out")
             raise UsageError(f"{name}: given to a retroflow model, which {why}.")
 
@@ -71,6 +74,24 @@ def check_cache(cache: object) -> None:
         raise UsageError(
             f"past_key_values: {type(cache).__name__} given; a retroflow model has a cache of its own. Leave it out, "
             "or give one that it returned or an empty RetroflowCache (of retroflow.integrations.transformers_cache)."
+        )
+
+
+def check_generation(config: GenerationConfig) -> None:
+    """Refuse kinds of caches and of drafts that a model of ours cannot have.
+
+    Raises:
+        UsageError: one of them is asked for.
+    """
+    if config.cache_implementation not in (None, "dynamic"):
+        raise UsageError(
+            f'cache_implementation: "{config.cache_implementation}" given; a retroflow model has a cache of its own. '
+            "Leave it out."
+        )
+    if config.assistant_early_exit is not None:
+        raise UsageError(
+            f"assistant_early_exit: {config.assistant_early_exit} given; a retroflow model runs all of its layers. "
+            "Give an assistant_model or prompt_lookup_num_tokens."
         )
 
 

@@ -20,6 +20,8 @@ class RetroflowConfig(PretrainedConfig):
         base_config: of the pretrained base; None without a base.
         num_neighbours: k of live retrieval; None for the number that the model was trained with.
         retrieval_step: tokens between two lookups; None for the step that the model was evaluated with.
+        use_cache: whether `forward` makes a cache where its own argument is None.
+        bos_token_id, eos_token_id, pad_token_id: as in the folder's generation_config.json; None if it does not say.
     """
 
     model_type: ClassVar[str] = MODEL_TYPE
@@ -30,6 +32,10 @@ class RetroflowConfig(PretrainedConfig):
     base_config: dict[str, Any] | None = None
     num_neighbours: int | None = None
     retrieval_step: int | None = None
+    use_cache: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -27,6 +27,7 @@ from retroflow.integrations.transformers_arguments import (
     GenerationArguments,
     OtherArguments,
     check_cache,
+    check_generation,
     check_others,
     left_padding,
 )
@@ -95,7 +96,7 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             neighbours: int64 [b, W, k, r], already retrieved.
             neighbours_mask: bool [b, W, k, r] or [b, W, k], True where a token was retrieved; None for all.
             past_key_values: of the calls before; then there are no gradients.
-            use_cache: True makes a cache; False or None makes none.
+            use_cache: True makes a cache, False makes none, and None does what `config.use_cache` says.
             logits_to_keep: of how many last tokens, or of which; 0 for all.
             database: is searched for the windows that end within these tokens, such as `open_database` returns.
             others: see `OtherArguments`.
@@ -111,12 +112,12 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         check_others(others)
         find = self._find(neighbours, neighbours_mask, database)
         check_cache(past_key_values)
-        cache = RetroflowCache() if past_key_values is None and use_cache and labels is None else past_key_values
+        caches = self.config.use_cache if use_cache is None else use_cache
+        cache = RetroflowCache() if past_key_values is None and caches and labels is None else past_key_values
         padding = left_padding(attention_mask, cache, input_ids.shape[1])
         wanted = others.get("output_hidden_states")
-        watch: AbstractContextManager[list[LayerStates] | None] = nullcontext()
-        if self.config.output_hidden_states if wanted is None else wanted:
-            watch = watching(self.model)
+        wanted = self.config.output_hidden_states if wanted is None else wanted
+        watch: AbstractContextManager[list[LayerStates] | None] = watching(self.model) if wanted else nullcontext()
         with watch as states:
             if cache is None:
                 logits = self._predict(input_ids, padding, find)
@@ -128,8 +129,8 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             named = {"vocab_size": logits.shape[-1], "num_items_in_batch": others.get("num_items_in_batch")}
             loss = self.loss_function(logits, labels, **named)
         output = CausalLMOutputWithPast(loss=loss, logits=logits[:, kept], past_key_values=cache)
-        if states is not None:
-            output.hidden_states = joined(states, input_ids.shape[1])
+        if states is not None and wanted:
+            output.hidden_states = joined(states, input_ids.shape[1], wanted)
         return output.to_tuple() if others.get("return_dict") is False else output
 
     def prepare_inputs_for_generation(
@@ -168,11 +169,7 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *others: Any, **named: Any
     ) -> None:
-        if generation_config.cache_implementation not in (None, "dynamic"):
-            raise UsageError(
-                f'cache_implementation: "{generation_config.cache_implementation}" given; a retroflow model has a '
-                "cache of its own. Leave it out."
-            )
+        check_generation(generation_config)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *others, **named)
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             cache = model_kwargs["past_key_values"] = RetroflowCache()
@@ -185,6 +182,16 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         found: dict[str, Any] = super()._extract_generation_mode_kwargs(None if is_ours else custom_generate, *others)
         return found
 
+    def _get_candidate_generator(self, model_kwargs: dict[str, Any], **named: Any) -> Any:
+        """Let an assistant of ours search the same database, which transformers would copy; others take none."""
+        own = ("database", "neighbours", "neighbours_mask")
+        shared = {name: value for name, value in model_kwargs.items() if name not in own}
+        generator = super()._get_candidate_generator(model_kwargs=shared, **named)
+        assistant = named.get("assistant_model")
+        if isinstance(assistant, RetroflowForCausalLM) and assistant.config.chunk_length == self.config.chunk_length:
+            generator.assistant_kwargs["database"] = model_kwargs.get("database")
+        return generator
+
     def init_continuous_batching(
         self, generation_config: Any = None, continuous_batching_config: Any = None, workload_hints: Any = None
     ) -> Any:
@@ -194,8 +201,8 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             UsageError: always.
         """
         raise UsageError(
-            "generate_batch: not supported by a retroflow model, which has a cache of its own; give `generate` a "
-            "padded batch, or let `retroflow serve` batch requests."
+            "generate_batch: not supported by a retroflow model; give `generate` a padded batch, or let "
+            "`retroflow serve` batch requests."
         )
 
     @classmethod
@@ -225,7 +232,10 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
             config.retrieval_step = config.retrieval_step or origin.retrieval_step
         model = cls(config, cast(RetrievalModel, transformers_folder.load(folder, config, kwargs)))
         model.folder, model.origin = folder, origin
-        model.generation_config = transformers_folder.read_generation_config(folder)
+        ending = model.generation_config = transformers_folder.read_generation_config(folder)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(config, name) is None:
+                setattr(config, name, getattr(ending, name))
         adapter = dict(kwargs.get("adapter_kwargs") or {})
         adapter_folder = adapter.pop("_adapter_model_path", None)
         if adapter_folder is not None:

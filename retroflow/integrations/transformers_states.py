@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.utils.output_capturing import selected_hidden_states
 
 from retroflow.errors import UsageError
 from retroflow.model.retro import Retro
@@ -53,9 +54,20 @@ def watching(model: RetrievalModel) -> Iterator[list[LayerStates]]:
             hook.remove()
 
 
-def joined(parts: list[LayerStates], num_tokens: int) -> LayerStates:
-    """Join the states of the parts of a text, and keep those of its last tokens."""
-    return tuple(torch.cat(layer, dim=1)[:, -num_tokens:] for layer in zip(*parts, strict=True))
+def joined(parts: list[LayerStates], num_tokens: int, which: bool | int | list[int]) -> LayerStates:
+    """Join the states of the parts of a text.
+
+    Args:
+        parts: from `watching`.
+        num_tokens: of how many last tokens.
+        which: True for all L + 1, or places among them, as transformers takes them.
+    """
+    states = tuple(torch.cat(layer, dim=1)[:, -num_tokens:] for layer in zip(*parts, strict=True))
+    places = selected_hidden_states(which)
+    if places is None:
+        return states
+    chosen = {place % len(states) for place in places if -len(states) <= place < len(states)}
+    return tuple(states[place] for place in sorted(chosen))
 
 
 def _hooks_of_base(base: nn.Module, keep: Any) -> list[RemovableHandle]:

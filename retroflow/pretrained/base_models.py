@@ -357,7 +357,7 @@ def quiet() -> Iterator[None]:
 def fingerprint(model: nn.Module) -> Tensor:
     """SHA-256 over names, shapes, dtypes and bytes of a model's weights, as uint8 [32].
 
-    It depends on the weights, not on their files, and changes if training changes one bit. Weights of a narrower type
+    It depends on the weights, not on their files, and changes if training changes one bit. Weights of another type
     have the fingerprint of the same numbers in float32, as which they are loaded again.
 
     Raises:
@@ -366,7 +366,8 @@ def fingerprint(model: nn.Module) -> Tensor:
 
     def digest(item: tuple[str, Tensor]) -> bytes:
         name, value = item
-        if value.dtype in (torch.bfloat16, torch.float16):
+        is_exact = value.dtype == torch.float64 and torch.equal(value.float().double(), value)
+        if is_exact or value.dtype in (torch.bfloat16, torch.float16):
             value = value.float()
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         header = f"{name} {list(value.shape)} {value.dtype}\n".encode()

@@ -32,7 +32,7 @@ from retroflow.integrations.transformers_states import watching
 from tests.database.small import build, documents_of
 from tests.generation.small import HashRetriever
 from tests.integrations.exports import KINDS, TOKENIZER, export, make
-from tests.pretrained.bases import CHUNK, make_batch
+from tests.pretrained.bases import CHUNK, make_base, make_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -76,6 +76,8 @@ def test_the_auto_classes_open_an_export_and_save_it_to_the_bit(folders, kind, t
         assert torch.equal(one(tokens).logits, wanted[0])
         assert torch.equal(one(tokens, neighbours=retrieved, neighbours_mask=mask).logits, wanted[1])
     assert torch.equal(load_exported(tmp_path / "saved").model(tokens), wanted[0])
+    model.double().save_pretrained(tmp_path / "double")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "double").dtype == torch.float64
 
 
 MODES = (
@@ -181,6 +183,8 @@ def test_hidden_states_are_those_of_the_text_and_a_cache_changes_none(double, ki
         assert layer.shape == (2, 16, model.config.hidden_size)
         torch.testing.assert_close(layer[mask.bool()], wanted[mask.bool()])
     torch.testing.assert_close(stepwise[-1] @ model.model.output_weights().T, whole.logits)
+    chosen = model(tokens, mask, database=database, output_hidden_states=[-1, 0, 99]).hidden_states
+    assert len(chosen) == 2 and all(map(torch.equal, chosen, (whole.hidden_states[0], whole.hidden_states[-1])))
     assert model(tokens).hidden_states is None
     with watching(model.model) as parts:
         other = threading.Thread(target=model, args=(tokens,))
@@ -193,15 +197,18 @@ def test_hidden_states_are_those_of_the_text_and_a_cache_changes_none(double, ki
 @pytest.mark.parametrize("route", [{}, {"custom_generate": retroflow.retroflow_generate}])
 def test_both_routes_stream_stop_at_a_string_and_take_an_assistant(double, folders, route):
     model, tokens = double["encoder"], make_batch(1, 9)[0].clamp(min=1)
-    given = {"database": Letters(CHUNK), "max_new_tokens": 8, "eos_token_id": None} | route
+    database = Letters(CHUNK)
+    database.lock = threading.Lock()  # what holds one cannot be copied
+    given = {"database": database, "max_new_tokens": 8, "eos_token_id": None} | route
     tokenizer, pieces = AutoTokenizer.from_pretrained(folders["encoder"]), []
     streamer = SimpleNamespace(
         put=lambda piece: pieces.append(piece.flatten()), end=lambda: pieces.append(tokens[0, :0])
     )
     wanted = model.generate(tokens, **given, streamer=streamer)
     assert len(pieces) == 10 and torch.equal(torch.cat(pieces), wanted[0])
-    assert torch.equal(model.generate(tokens, **given, assistant_model=double["inherit"]), wanted)
-    letter = next(each for each in wanted[0, 9:].tolist() if tokenizer.decode(each).isprintable())
+    for assistant in (double["inherit"], make_base("llama", vocab_size=260)):
+        assert torch.equal(model.generate(tokens, **given, assistant_model=assistant), wanted)
+    letter = next(each for each in wanted[0, 9:].tolist() if tokenizer.decode(each).isascii())
     stopped = model.generate(tokens, **given, stop_strings=[tokenizer.decode(letter)], tokenizer=tokenizer)
     assert torch.equal(stopped[0], wanted[0, : 10 + wanted[0, 9:].tolist().index(letter)])
 
@@ -275,7 +282,10 @@ def test_what_cannot_be_done_is_said(double, folders):
             "output_attentions: given to a retroflow model, which keeps no attention weights",
         ),
         ({"inputs_embeds": retrieved}, "inputs_embeds: given to a retroflow model, which reads tokens"),
-        ({"position_ids": tokens}, "position_ids: given to a retroflow model, which does not support it; leave it out"),
+        (
+            {"position_ids": tokens},
+            "position_ids: given to a retroflow model, which counts positions from attention_mask",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             model(tokens, **wrong)
@@ -287,6 +297,12 @@ def test_what_cannot_be_done_is_said(double, folders):
             act()
     with pytest.raises(UsageError, match='cache_implementation: "static" given; a retroflow model has a cache of its'):
         model.generate(tokens, cache_implementation="static")
+    with pytest.raises(UsageError, match="assistant_early_exit: 1 given; a retroflow model runs all of its layers"):
+        model.generate(tokens[:1], assistant_early_exit=1)
+    with pytest.raises(
+        UsageError, match="generate_batch: not supported by a retroflow model; give `generate` a padded"
+    ):
+        model.generate(tokens, cache_implementation="paged")
     with pytest.raises(ValueError, match="not used by the model: .'neighbour'"):
         model.generate(tokens, neighbour=retrieved)
     for wrong, message in (
