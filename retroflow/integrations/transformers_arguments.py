@@ -5,6 +5,7 @@ Shapes: b batch, n tokens of a call with those before it.
 
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -12,11 +13,10 @@ from retroflow.errors import UsageError
 from retroflow.generation.retrieved import LiveRetriever
 from retroflow.integrations.transformers_cache import RetroflowCache
 
-_TAKEN = ("return_dict", "num_items_in_batch", "output_hidden_states")
+_TAKEN = ("return_dict", "num_items_in_batch", "output_hidden_states", "position_ids")
 _IGNORED = ("tokenizer", "assistant_tokenizer")  # of `generate`, whose loops pass them on
 _REFUSED = {
     "inputs_embeds": "reads tokens, because neighbours are found by them; give input_ids",
-    "position_ids": "counts positions from attention_mask; leave it out",
     "output_attentions": "keeps no attention weights; leave it out (`retroflow inspect` shows what is attended to)",
 }
 
@@ -26,6 +26,7 @@ class OtherArguments(TypedDict, total=False):
 
     return_dict: bool | None
     num_items_in_batch: Tensor | int | None
+    position_ids: Tensor | None
     output_hidden_states: bool | int | list[int] | None
     inputs_embeds: None
     output_attentions: None
@@ -64,16 +65,48 @@ def check_others(others: OtherArguments) -> None:
             raise UsageError(f"{name}: given to a retroflow model, which {why}.")
 
 
-def check_cache(cache: object) -> None:
-    """Refuse a cache of transformers' own.
+def cache_of(given: object, *, is_wanted: bool) -> RetroflowCache | None:
+    """Return the cache of a call: the one that is given, a new one if one is wanted, or None.
 
     Raises:
-        UsageError: neither None nor a RetroflowCache.
+        UsageError: a cache of transformers' own.
     """
-    if cache is not None and not isinstance(cache, RetroflowCache):
+    if given is None:
+        return RetroflowCache() if is_wanted else None
+    if not isinstance(given, RetroflowCache):
         raise UsageError(
-            f"past_key_values: {type(cache).__name__} given; a retroflow model has a cache of its own. Leave it out, "
+            f"past_key_values: {type(given).__name__} given; a retroflow model has a cache of its own. Leave it out, "
             "or give one that it returned or an empty RetroflowCache (of retroflow.integrations.transformers_cache)."
+        )
+    return given
+
+
+def check_positions(
+    positions: Tensor | None, mask: Tensor | None, cache: RetroflowCache | None, num_tokens: int
+) -> None:
+    """Check that positions are those that the model counts itself, from 0 at the first token that is no padding.
+
+    Args:
+        positions: int64 [b, t] or [1, t]; None for none.
+        mask: [b, n], 0 at padding; None for none.
+        cache: of the tokens before.
+        num_tokens: t.
+
+    Raises:
+        UsageError: others, such as those of several texts packed into one row.
+    """
+    if positions is None:
+        return
+    seen = 0 if cache is None else cache.get_seq_length()
+    if mask is None:
+        mask = torch.ones(1, seen + num_tokens, dtype=torch.int64, device=positions.device)
+        if cache is not None and cache.padding is not None:
+            mask = (torch.arange(mask.shape[1], device=positions.device) >= cache.padding[:, None]).long()
+    counted = (mask.cumsum(dim=1) - 1)[:, -num_tokens:]
+    if not bool(((positions == counted) | (mask[:, -num_tokens:] == 0)).all()):
+        raise UsageError(
+            "position_ids: others given than attention_mask says; a retroflow model counts positions from the first "
+            "token that is no padding. Leave it out."
         )
 
 

@@ -26,9 +26,10 @@ from retroflow.integrations import transformers_folder
 from retroflow.integrations.transformers_arguments import (
     GenerationArguments,
     OtherArguments,
-    check_cache,
+    cache_of,
     check_generation,
     check_others,
+    check_positions,
     left_padding,
 )
 from retroflow.integrations.transformers_cache import RetroflowCache
@@ -111,9 +112,9 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         """
         check_others(others)
         find = self._find(neighbours, neighbours_mask, database)
-        check_cache(past_key_values)
         caches = self.config.use_cache if use_cache is None else use_cache
-        cache = RetroflowCache() if past_key_values is None and caches and labels is None else past_key_values
+        cache = cache_of(past_key_values, is_wanted=caches and labels is None)
+        check_positions(others.get("position_ids"), attention_mask, cache, input_ids.shape[1])
         padding = left_padding(attention_mask, cache, input_ids.shape[1])
         wanted = others.get("output_hidden_states")
         wanted = self.config.output_hidden_states if wanted is None else wanted
@@ -186,7 +187,7 @@ class RetroflowForCausalLM(PreTrainedModel, GenerationMixin):
         """Let an assistant of ours search the same database, which transformers would copy; others take none."""
         own = ("database", "neighbours", "neighbours_mask")
         shared = {name: value for name, value in model_kwargs.items() if name not in own}
-        generator = super()._get_candidate_generator(model_kwargs=shared, **named)
+        generator: Any = super()._get_candidate_generator(model_kwargs=shared, **named)
         assistant = named.get("assistant_model")
         if isinstance(assistant, RetroflowForCausalLM) and assistant.config.chunk_length == self.config.chunk_length:
             generator.assistant_kwargs["database"] = model_kwargs.get("database")

@@ -206,8 +206,11 @@ def test_both_routes_stream_stop_at_a_string_and_take_an_assistant(double, folde
     )
     wanted = model.generate(tokens, **given, streamer=streamer)
     assert len(pieces) == 10 and torch.equal(torch.cat(pieces), wanted[0])
-    for assistant in (double["inherit"], make_base("llama", vocab_size=260)):
+    stock = make_base("llama", vocab_size=260)
+    for assistant in (double["inherit"], stock):
         assert torch.equal(model.generate(tokens, **given, assistant_model=assistant), wanted)
+    drafted = stock.generate(tokens, max_new_tokens=8, assistant_model=model)
+    assert torch.equal(drafted, stock.generate(tokens, max_new_tokens=8))
     letter = next(each for each in wanted[0, 9:].tolist() if tokenizer.decode(each).isascii())
     stopped = model.generate(tokens, **given, stop_strings=[tokenizer.decode(letter)], tokenizer=tokenizer)
     assert torch.equal(stopped[0], wanted[0, : 10 + wanted[0, 9:].tolist().index(letter)])
@@ -265,6 +268,9 @@ def test_what_cannot_be_done_is_said(double, folders):
         model(tokens, holes)
     with pytest.raises(UsageError, match="zeros after or between tokens; give padding at the left"):
         model(tokens, right, use_cache=True)
+    for padding in (right, right.flip(1)):
+        counted = (padding.cumsum(1) - 1).masked_fill(padding == 0, 1)
+        assert torch.equal(model(tokens, padding, position_ids=counted).logits, model(tokens, padding).logits)
     assert torch.equal(model(tokens, right).logits[1], model(tokens).logits[1])  # before the padding nothing changes
     with pytest.raises(InvalidShapeError, match=r"neighbours: \[2, 2, 2, 8\] given; \[2, 3, k, r\] is needed"):
         model(tokens, neighbours=retrieved[:, :2])
