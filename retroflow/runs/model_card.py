@@ -302,12 +302,12 @@ def _licence_given(licence: str, link: str | None, say: Callable[[str], None]) -
         return fields
     if "license_name" not in fields:
         raise UsageError(
-            'licence "other" (--license): give the name of the licence itself, such as "my-licence-1.0"; the README '
+            'licence: "other" given; give the name of the licence itself, such as "my-licence-1.0"; the README '
             'then says "other" with this name.'
         )
     near = difflib.get_close_matches(fields["license_name"], HUB_LICENCES, n=1)
     meant = f' Did you mean "{near[0]}"?' if near else ""
-    linked = "" if link else " Give a link to its text, too (--license-link)."
+    linked = "" if link else " Give a link to its text, too."
     say(f'licence "{licence}": not one that the hub knows, so the README says "other" with this name.{meant}{linked}')
     return fields
 

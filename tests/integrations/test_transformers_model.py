@@ -289,8 +289,8 @@ def test_what_cannot_be_done_is_said(double, folders):
         ),
         ({"inputs_embeds": retrieved}, "inputs_embeds: given to a retroflow model, which reads tokens"),
         (
-            {"position_ids": tokens},
-            "position_ids: given to a retroflow model, which counts positions from attention_mask",
+            {"position_ids": torch.arange(13).flip(0)[None]},
+            "position_ids: others given than attention_mask says",
         ),
     ):
         with pytest.raises(UsageError, match=message):

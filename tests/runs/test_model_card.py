@@ -84,12 +84,12 @@ def test_a_licence_is_one_that_the_hub_knows_or_other_with_its_name(card, tmp_pa
     assert "| licence of these weights | My Licence 1.0 |" in text
     assert said == [
         'licence "My Licence 1.0": not one that the hub knows, so the README says "other" with this name. '
-        "Give a link to its text, too (--license-link)."
+        "Give a link to its text, too."
     ]
     metadata, _ = card(facts=CardFacts("apache2.0", "https://example.org/text"), say=said.append)
     assert metadata["license_link"] == "https://example.org/text"
     assert said[1].endswith('with this name. Did you mean "apache-2.0"?')
-    with pytest.raises(UsageError, match='licence "other" .--license.: give the name of the licence itself'):
+    with pytest.raises(UsageError, match='licence: "other" given; give the name of the licence itself'):
         card(facts=CardFacts("other"))
 
     snapshot = tmp_path / "models--org--its-name" / "snapshots" / "0"
