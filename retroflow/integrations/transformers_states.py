@@ -54,20 +54,22 @@ def watching(model: RetrievalModel) -> Iterator[list[LayerStates]]:
             hook.remove()
 
 
-def joined(parts: list[LayerStates], num_tokens: int, which: bool | int | list[int]) -> LayerStates:
+def joined(parts: list[LayerStates], num_tokens: int, which: bool | int | list[int]) -> tuple[Tensor | None, ...]:
     """Join the states of the parts of a text.
 
     Args:
         parts: from `watching`.
         num_tokens: of how many last tokens.
-        which: True for all L + 1, or places among them, as transformers takes them.
+        which: True for all L + 1, or places among them; then the others are None.
     """
-    states = tuple(torch.cat(layer, dim=1)[:, -num_tokens:] for layer in zip(*parts, strict=True))
+    states = parts[0]
+    if len(parts) > 1 or states[0].shape[1] != num_tokens:  # else those that gradients pass through
+        states = tuple(torch.cat(layer, dim=1)[:, -num_tokens:] for layer in zip(*parts, strict=True))
     places = selected_hidden_states(which)
     if places is None:
         return states
     chosen = {place % len(states) for place in places if -len(states) <= place < len(states)}
-    return tuple(states[place] for place in sorted(chosen))
+    return tuple(state if place in chosen else None for place, state in enumerate(states))
 
 
 def _hooks_of_base(base: nn.Module, keep: Any) -> list[RemovableHandle]:

@@ -184,8 +184,17 @@ def test_hidden_states_are_those_of_the_text_and_a_cache_changes_none(double, ki
         torch.testing.assert_close(layer[mask.bool()], wanted[mask.bool()])
     torch.testing.assert_close(stepwise[-1] @ model.model.output_weights().T, whole.logits)
     chosen = model(tokens, mask, database=database, output_hidden_states=[-1, 0, 99]).hidden_states
-    assert len(chosen) == 2 and all(map(torch.equal, chosen, (whole.hidden_states[0], whole.hidden_states[-1])))
+    assert torch.equal(chosen[0], whole.hidden_states[0]) and torch.equal(chosen[-1], whole.hidden_states[-1])
+    assert set(chosen[1:-1]) == {None} and len(chosen) == len(whole.hidden_states)
     assert model(tokens).hidden_states is None
+    weight = model.get_input_embeddings().weight
+    is_trained = weight.requires_grad
+    with torch.enable_grad():
+        weight.requires_grad_(True)
+        output = model(tokens, mask, output_hidden_states=True)
+        gradients = torch.autograd.grad(output.logits.sum(), output.hidden_states)
+        assert all(each.abs().sum() for each in gradients)
+    weight.requires_grad_(is_trained)
     with watching(model.model) as parts:
         other = threading.Thread(target=model, args=(tokens,))
         other.start()
