@@ -54,7 +54,7 @@ def watching(model: RetrievalModel) -> Iterator[list[LayerStates]]:
             hook.remove()
 
 
-def joined(parts: list[LayerStates], num_tokens: int, which: bool | int | list[int]) -> tuple[Tensor | None, ...]:
+def joined(parts: list[LayerStates], num_tokens: int, which: bool | int | list[int]) -> tuple[Any, ...]:
     """Join the states of the parts of a text.
 
     Args:
