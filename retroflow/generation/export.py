@@ -40,8 +40,8 @@ def export(
         The model's origin.
 
     Raises:
-        UsageError: the folder is not empty, the run cannot be exported, there is no base to leave out, or the licence
-            is "other".
+        UsageError: the folder is not empty, the run cannot be exported, there is no base to leave out, or as
+            `write_card`.
         DamagedDataError: the checkpoint is damaged, or the run folder's files do not belong together.
         RetroflowError: the weights are not finite, or the folder cannot be written.
     """

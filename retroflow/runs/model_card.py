@@ -70,12 +70,15 @@ def write_card(
         facts: that are known.
 
     Raises:
-        UsageError: the licence is "other", which is no name.
+        UsageError: the licence is "other", which is no name, or a base model is named for a model without a base.
     """
     from huggingface_hub import ModelCardData
 
     known = facts or CardFacts()
-    base, report = trained.run.values["model"].get("base"), _report(trained, say)
+    base = trained.run.values["model"].get("base")
+    if known.base_model and not base:
+        raise UsageError(f'base_model: "{known.base_model}" given for a model that has no base; leave it out.')
+    report = _report(trained, say)
     of_base = _licence_of(base) if base else {}
     licence = _licence_given(known.licence, known.licence_link, say) if known.licence else of_base
     data: dict[str, Any] = {

@@ -91,6 +91,8 @@ def test_a_licence_is_one_that_the_hub_knows_or_other_with_its_name(card, tmp_pa
     assert said[1].endswith('with this name. Did you mean "apache-2.0"?')
     with pytest.raises(UsageError, match='licence: "other" given; give the name of the licence itself'):
         card(facts=CardFacts("other"))
+    with pytest.raises(UsageError, match='base_model: "org/base" given for a model that has no base; leave it out'):
+        card(facts=CardFacts(base_model="org/base"))
 
     snapshot = tmp_path / "models--org--its-name" / "snapshots" / "0"
     snapshot.mkdir(parents=True)
