@@ -46,10 +46,12 @@ class Ended:
     Attributes:
         exit_code: of its command; None if the cluster lost it (a killed process, a broken machine, a time limit).
         reason: why it was lost.
+        is_cancelled: somebody else cancelled it, and does not want it to run again.
     """
 
     exit_code: int | None
     reason: str = ""
+    is_cancelled: bool = False
 
 
 class Running(Protocol):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from retroflow.clusters.cluster import Cluster, Ended, Job, Running
 from retroflow.clusters.options import Shares, open_cluster
 from retroflow.console import progress, say
@@ -20,9 +22,12 @@ from retroflow.errors import DamagedDataError, MissingExtraError, RetroflowError
 from retroflow.pipeline.options import DataOptions
 from retroflow.pipeline.prepare import Prepared, Stage, expected_fingerprints, prepare, prepare_words, say_stage
 from retroflow.recipe import Recipe
+from retroflow.store.artifact import LOGS_FOLDER
 
-LOGS_FOLDER = ".cluster-logs"
 FIRST_POLL, LONGEST_POLL = 0.1, 5.0
+SEEN_SECONDS = 60.0
+"""Until the artifacts of the jobs must be seen here; a network file system may show them late."""
+
 MOST_ROUNDS = 12
 """Four stages are divided; a merge that was preempted, or blocks that were damaged, cost a round more."""
 
@@ -44,17 +49,32 @@ def prepare_on(recipe: Recipe, shares: Shares, *, report: Callable[[Stage], None
         RetroflowError: a job failed, and failed again as often as allowed; finished work is kept.
     """
     artifacts = Path(os.path.expanduser(DataOptions(**recipe.section("data")).artifacts_folder)).absolute()
-    names = [f"{kind}-{fingerprint}" for kind, fingerprint in expected_fingerprints(recipe).items()]
+    names = {f"{kind}-{fingerprint}" for kind, fingerprint in expected_fingerprints(recipe).items()}
     if not all((artifacts / name).exists() for name in names):
         logs = artifacts / LOGS_FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         cluster = open_cluster(shares, logs)
         logs.mkdir(parents=True, exist_ok=True)
         try:
-            say(f"{shares.count} shards on {cluster.name}; a log for each in {logs}")
-            _rounds(cluster, shares, prepare_words(recipe), logs)
+            with FileLock(logs / ".lock"):  # `retroflow clean` leaves the folder alone
+                say(f"{shares.count} shards on {cluster.name}; a log for each in {logs}")
+                _rounds(cluster, shares, prepare_words(recipe), logs)
         finally:
             cluster.close()
+        _check_made(artifacts, names, cluster.name, logs)
     return prepare(recipe, report=report)
+
+
+def _check_made(artifacts: Path, names: Collection[str], cluster: str, logs: Path) -> None:
+    """Refuse to go on where the jobs have made other artifacts, which this machine would then make by itself."""
+    deadline = time.monotonic() + SEEN_SECONDS
+    while missing := sorted(set(names) - set(os.listdir(artifacts))):
+        if time.monotonic() > deadline:
+            raise RetroflowError(
+                f"--on {cluster}: the jobs have ended, and {artifacts / missing[0]} is not there. They made artifacts "
+                "of other names: they see another corpus, or have other versions, than this machine; or the corpus was "
+                f"changed meanwhile. Compare the names in the logs, in {logs}."
+            )
+        time.sleep(FIRST_POLL)
 
 
 def _rounds(cluster: Cluster, shares: Shares, words: Sequence[str], logs: Path) -> None:
@@ -85,7 +105,7 @@ class _Failure:
     def __str__(self) -> str:
         code = self.ended.exit_code
         if code is None:
-            how = f"was lost ({self.ended.reason})"
+            how = f"was {'cancelled' if self.ended.is_cancelled else 'lost'} ({self.ended.reason})"
         else:
             how = f"failed with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
         return f"{self.job.name} {how}; the last line of its log {self.job.log}: {_last_line(self.job.log)}"
@@ -113,7 +133,7 @@ def _run(cluster: Cluster, jobs: Sequence[Job], retries: int, done: Collection[i
                     failure = _Failure(job, ended)
                     if ended.exit_code in _SAME_FOR_ALL:
                         raise _refuse([failure])
-                    if ended.exit_code in _NO_USE_AGAIN or tries[job] > retries:
+                    if ended.is_cancelled or ended.exit_code in _NO_USE_AGAIN or tries[job] > retries:
                         failures.append(failure)
                         continue
                     say(f"submitted again ({tries[job]} of {retries}): {failure}")

@@ -17,13 +17,13 @@ from filelock import FileLock, Timeout
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
 from retroflow.runs.needed import all_needed, is_abandoned, with_parents
 from retroflow.runs.overview import is_empty_run
-from retroflow.store.artifact import LOCKS_FOLDER, VERIFIED_FOLDER
+from retroflow.store.artifact import LOCKS_FOLDER, LOGS_FOLDER, VERIFIED_FOLDER
 from retroflow.store.held import is_held, users_of
 from retroflow.store.manifest import KINDS, NAME, read_manifest
 from retroflow.store.pieces import PIECES_ENDING
 
 PIECES_SECONDS = 3600.0
-"""Pieces that were written in the last hour may be those of a share on another machine, which holds no lock here."""
+"""What was written in the last hour may be of a process on another machine, which holds no lock here."""
 
 _REMOVED = ".removed"
 _NAME = re.compile(rf"({NAME})(\.partial|\{PIECES_ENDING}|\{_REMOVED})?")
@@ -110,6 +110,7 @@ def survey(artifacts: Path, runs_folders: Sequence[Path], recipes: Sequence[Path
     kept = needed | with_parents(whole, artifacts)
     left_alone: dict[Path, str] = {}
     leftovers = [*_unneeded(artifacts, needed, kept, used, left_alone), *_empty_runs(runs, left_alone)]
+    leftovers += _logs(artifacts / LOGS_FOLDER, left_alone)
     gone = {leftover.path.name for leftover in leftovers}
     leftovers += _traces(artifacts, gone)
     return Survey(artifacts, tuple(runs), frozenset(needed), tuple(leftovers), left_alone)
@@ -229,6 +230,17 @@ def _empty_runs(runs: Sequence[Path], left_alone: dict[Path, str]) -> Iterator[L
             yield Leftover(run, _size(run), "a run in which nothing was trained")
         else:
             left_alone[run] = "a run is just beginning there"
+
+
+def _logs(folder: Path, left_alone: dict[Path, str]) -> Iterator[Leftover]:
+    """Return logs and jobs of calls of `prepare --on` that have ended."""
+    for call in sorted(folder.glob("*")):
+        if is_held(call / ".lock"):
+            left_alone[call] = "prepare --on is running"
+        elif time.time() - _newest(call) < PIECES_SECONDS:
+            left_alone[call] = "written to in the last hour, perhaps by a job on another machine"
+        else:
+            yield Leftover(call, _size(call), "logs of prepare --on")
 
 
 def _traces(artifacts: Path, gone: set[str]) -> Iterator[Leftover]:

@@ -24,6 +24,7 @@ from retroflow.store.manifest import Manifest, damaged, fingerprint_of, read_man
 
 VERIFIED_FOLDER = ".verified"
 LOCKS_FOLDER = ".locks"
+LOGS_FOLDER = ".cluster-logs"  # of `prepare --on`, a folder for each call
 INDEX_FOLDER = "retriever"  # of an index artifact, for `CheckedRetriever.load`
 KEPT_FOLDER = "kept"  # what an artifact in the making was begun from; never part of an artifact
 

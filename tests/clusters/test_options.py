@@ -1,13 +1,11 @@
 """Flags of `prepare --on`: each complaint is one line that says what is allowed."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from retroflow.cli.main import run
-from retroflow.clusters.cluster import Job
 from retroflow.clusters.options import Shares, open_cluster, parse_options
 from retroflow.errors import MissingExtraError, UsageError
 from tests.pipeline.recipes import recipe_file
@@ -88,16 +86,3 @@ def test_ray_options_are_checked(tmp_path: Path, options: dict[str, object], wor
     pytest.importorskip("ray")
     with pytest.raises(UsageError, match=words):
         open_cluster(Shares("ray", 2, options=options), tmp_path)
-
-
-def test_what_sbatch_refuses_is_said_with_its_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
-    sbatch = tmp_path / "sbatch"
-    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpus' >&2\nexit 1\n")
-    sbatch.chmod(0o755)
-    for name in ("srun", "sacct"):
-        (tmp_path / name).symlink_to(sbatch)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    cluster = open_cluster(Shares("slurm", 2, options={"partition": "gpus"}), tmp_path / "logs")
-    with pytest.raises(UsageError, match="--on slurm: sbatch refuses the job: .*invalid partition specified: gpus"):
-        cluster.submit([Job("shard 1/2", ("--version",), tmp_path, tmp_path / "log")])

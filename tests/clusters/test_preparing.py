@@ -145,6 +145,24 @@ def test_what_no_retry_mends_is_not_tried_again(on: On, code: int, tries: int) -
     assert len([name for name in on.clusters[0].ran if "shard" in name]) == tries
 
 
+def test_what_somebody_cancels_is_not_tried_again(on: On) -> None:
+    end = Ended(None, "CANCELLED by 1000", is_cancelled=True)
+    with pytest.raises(
+        RetroflowError, match=r"shard 1/3 was cancelled \(CANCELLED by 1000\); the last line of its log"
+    ):
+        on(lambda job: end if job.name == "shard 1/3" else None)
+    assert on.clusters[0].ran == ["1 merge", "1 shard 1/3", "1 shard 2/3", "1 shard 3/3"]
+
+
+def test_jobs_that_make_other_artifacts_are_no_reason_to_make_them_here(
+    tmp_path: Path, on: On, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "SEEN_SECONDS", 0.0)
+    with pytest.raises(RetroflowError, match=r"--on here: .*artifacts/chunks-\w{16} is not there. They made artifacts"):
+        on(lambda job: Ended(0))
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [".cluster-logs"]
+
+
 def test_an_interrupt_cancels_what_runs(on: On) -> None:
     def fate(job: Job) -> Ended | None:
         if job.name == "shard 2/3":

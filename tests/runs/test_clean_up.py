@@ -119,6 +119,10 @@ def test_what_killed_and_refused_commands_have_left_goes(history: Path) -> None:
     for name in (f"chunks-{OTHER}.lock", f"chunks-{OTHER}.shard-1-of-2.lock", f"chunks-{OTHER}.owner"):
         (artifacts / ".locks" / name).touch()
     (artifacts / ".verified" / f"index-{OTHER}.json").write_text("{}")
+    logs = artifacts / ".cluster-logs"
+    for name in ("ended", "running", "young"):
+        (logs / name / "submitit").mkdir(parents=True)
+        (logs / name / ".lock").touch()
     empty = history / "runs" / "tiny" / "0009"
     (empty / "checkpoints").mkdir(parents=True)
     refused = history / "runs" / "tiny" / "0010"  # of an option that was refused late
@@ -133,10 +137,15 @@ def test_what_killed_and_refused_commands_have_left_goes(history: Path) -> None:
         *refused.rglob("*"),
         artifacts / f"chunks-{OTHER}.pieces",
         artifacts / f"chunks-{OTHER}.pieces/file",
+        *(path for name in ("ended", "running") for path in (logs / name, *(logs / name).iterdir())),
     ):
         os.utime(path, (long_ago, long_ago))
-    found = look(history)
+    with FileLock(logs / "running" / ".lock"):
+        found = look(history)
     list(remove(found))
+    assert {path.name for path in logs.iterdir()} == {"running", "young"}
+    assert found.left_alone[logs / "running"] == "prepare --on is running"
+    assert found.left_alone[logs / "young"] == "written to in the last hour, perhaps by a job on another machine"
     assert (
         not empty.exists()
         and not refused.exists()
