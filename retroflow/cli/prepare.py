@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retroflow.cli.streams import only_results_on_stdout, print_result
-from retroflow.errors import Interrupted, StepDone
+from retroflow.errors import Interrupted, StepDone, UsageError
 
 if TYPE_CHECKING:
     from retroflow.clusters.options import Shares
@@ -63,7 +63,10 @@ def prepare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
         divided = shares_of_flags(on, shares, retries, on_option or [], alone=sharing == Sharing())
         loaded = api.load_recipe(recipe, *(overrides or []))
     if dry_run:
-        _plan(loaded, as_json=as_json)
+        if merge or step:
+            raise UsageError("--dry-run estimates a whole preparation; leave out --merge and --step.")
+        count = divided.count if divided is not None else sharing.shard.count if sharing.shard is not None else 1
+        _plan(loaded, count, as_json=as_json)
         return
     with StopRequests() as requests, requests.at_once(f"stopped; {_KEPT}"):
         try:
@@ -76,11 +79,11 @@ def prepare(  # noqa: PLR0913  # a command's parameters are its options (docs/de
             raise
 
 
-def _plan(loaded: "Recipe", *, as_json: bool) -> None:
+def _plan(loaded: "Recipe", shards: int, *, as_json: bool) -> None:
     with only_results_on_stdout():
         from retroflow.planning.preparation import plan_preparation
 
-        plan = plan_preparation(loaded)
+        plan = plan_preparation(loaded, shards)
         print_result(json.dumps(plan.to_json(), indent=2) if as_json else "\n".join(plan.lines()))
 
 

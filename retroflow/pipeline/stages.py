@@ -114,6 +114,8 @@ def make_artifact(stage: Stage, folder: Path, sharing: Sharing) -> bool:
         sources = _make_shard(stage, folder, sharing, sharing.shard)
     elif sharing.shard is not None and sharing.step:
         raise StepDone(f"{folder.name}: it is not divided; --merge --step makes it.")
+    elif not stage.doing and (sharing.merge or sharing.shard is not None):
+        say(f"{folder.name}: one process makes it, since its kind is not divided over shards (docs/scale.md)")
     with building(folder, say) as partial:
         if partial is None:
             return False

@@ -4,9 +4,10 @@ Nothing is written or downloaded. Text is read, cut and embedded as by the recip
 and searched; a larger one is scaled by the vectors that a query, and a key, is compared with (`IndexOutline`).
 """
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,10 @@ class Rates:
     """Chunks per second of every stage in one process on this machine; 0 where nothing was measured.
 
     Attributes:
-        chunks, embeddings: cut, and embedded.
+        chunks, embeddings: read and cut, and embedded.
         index, neighbours: added to, and searched in, an index of INDEX_ROWS vectors.
         outline: of that index, None if the retriever gives none.
+        reading: only read, which every shard does for all of them; infinite where nothing was measured.
     """
 
     chunks: float
@@ -49,6 +51,7 @@ class Rates:
     index: float = 0.0
     neighbours: float = 0.0
     outline: IndexOutline | None = None
+    reading: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Estimate:
 
     Attributes:
         count: chunks.
-        hours: by stage, in one process; None if unknown.
+        hours: by stage, in one process, or in all shards at the same time; None if unknown.
         disk: bytes by kind of artifact.
         kind, memory: of the index, and bytes of memory while it is built; "" and None if unknown.
     """
@@ -93,12 +96,14 @@ class PreparationPlan:
         rates: as measured here.
         estimates: for each of SIZES.
         notes: what could not be measured, and why.
+        shards: for whose number the hours are.
     """
 
     preview: Preview
     rates: Rates
     estimates: tuple[Estimate, ...]
     notes: tuple[str, ...]
+    shards: int = 1
 
     def lines(self) -> list[str]:
         """Describe it, one fact per line."""
@@ -114,7 +119,10 @@ class PreparationPlan:
             f"measured   {measured} (one process, this machine; index and neighbours with {INDEX_ROWS:,} vectors)"
         )
         lines += [f"estimate   {estimate.line()}" for estimate in self.estimates]
-        lines.append("shares     divide the hours by their number; docs/scale.md says for which parts that is so")
+        shares = "divide the hours by their number; docs/scale.md says for which parts that is so"
+        if self.shards > 1:
+            shares = f"the hours are for {self.shards:,} processes like this one at the same time, the disk for all"
+        lines.append(f"shares     {shares}")
         return [*lines, *(f"note       {note}" for note in (*found.notes, *self.notes)), "nothing was made"]
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +133,7 @@ class PreparationPlan:
             "chunks": self.preview.chunks,
             "artifacts_bytes": self.preview.new_bytes,
             "chunks_per_second": {stage: getattr(self.rates, stage) or None for stage in STAGES},
+            "shards": self.shards,
             "estimates": [
                 {
                     "chunks": one.count,
@@ -139,8 +148,12 @@ class PreparationPlan:
         }
 
 
-def plan_preparation(recipe: Recipe) -> PreparationPlan:
+def plan_preparation(recipe: Recipe, shards: int = 1) -> PreparationPlan:
     """Measure rates here, and estimate hours and disk.
+
+    Args:
+        recipe: what would be prepared.
+        shards: processes that would work at the same time.
 
     Raises:
         RetroflowError: the corpus or the embedder cannot be used.
@@ -150,11 +163,10 @@ def plan_preparation(recipe: Recipe) -> PreparationPlan:
     needs_index = retrieves(recipe) and data.format == "text"
     with no_downloads():
         found = preview(recipe, retrieval=needs_index)
-        chunk_rate, texts = _cut(recipe, data)
+        measured, texts = _cut(recipe, data)
         reads_vectors = needs_index and retriever.reads_vectors
         embedder = create_embedder(recipe.section("embedder")) if reads_vectors else None
-        embed_rate = 0.0 if embedder is None else _embed(embedder, texts)
-    rates = Rates(chunk_rate, embed_rate)
+        rates = measured if embedder is None else replace(measured, embeddings=_embed(embedder, texts))
     k, width = recipe.section("neighbours")["k"], None if embedder is None else embedder.dimension
     if not needs_index:
         notes.append("the recipe needs chunks only")
@@ -168,7 +180,8 @@ def plan_preparation(recipe: Recipe) -> PreparationPlan:
     vocabulary = found.vocabulary_size or data.vocabulary_size
     estimates = []
     for count in SIZES:
-        outline = None if width is None else retriever.new().outline(count, width)
+        made = retriever.new()
+        outline = None if width is None else made.outline(count, width)
         disk = stage_bytes(count, count, chunk_length=data.chunk_length, width=width, vocabulary=vocabulary, k=k)
         if outline is not None:
             disk["index"] = outline.disk
@@ -176,12 +189,28 @@ def plan_preparation(recipe: Recipe) -> PreparationPlan:
         if not needs_index:
             hours, disk = {"chunks": hours["chunks"]}, {"chunks": disk["chunks"]}
         kind, memory = ("", None) if outline is None else (outline.kind.partition(" (")[0], outline.building)
+        if shards > 1:
+            is_divided = made.in_shards(count, width) is not None
+            if "index" in hours and not is_divided:
+                notes.append(f"one process builds the index{kind and f' {kind}'} of {count:,} chunks (docs/scale.md)")
+            hours = _divide(hours, shards, {"chunks": count / rates.reading / 3600}, [] if is_divided else ["index"])
         estimates.append(Estimate(count, hours, disk, kind, memory))
-    return PreparationPlan(found, rates, tuple(estimates), tuple(notes))
+    return PreparationPlan(found, rates, tuple(estimates), tuple(notes), shards)
 
 
-def _cut(recipe: Recipe, data: DataOptions) -> tuple[float, list[str]]:
-    """Read and cut documents; returns chunks per second, and the texts of the chunks."""
+def _divide(
+    hours: Mapping[str, float | None], shards: int, least: Mapping[str, float], whole: Collection[str]
+) -> dict[str, float | None]:
+    """Divide hours by stage over shards, but for a part of some stages, and for whole ones."""
+    divided = dict[str, float | None]()
+    for stage, alone in hours.items():
+        undivided = least.get(stage, 0.0)
+        divided[stage] = alone if alone is None or stage in whole else undivided + (alone - undivided) / shards
+    return divided
+
+
+def _cut(recipe: Recipe, data: DataOptions) -> tuple[Rates, list[str]]:
+    """Read and cut documents; returns the rates of that, and the texts of the chunks."""
     tokenizer, documents, texts, seconds = given_tokenizer(recipe, data), list[str](), list[str](), 0.0
     started = time.monotonic()
     for document in create_corpus(recipe.section("corpus")).documents():
@@ -201,8 +230,9 @@ def _cut(recipe: Recipe, data: DataOptions) -> tuple[float, list[str]]:
             done += 1
         if time.monotonic() - started > SECONDS:
             break
-    seconds = time.monotonic() - started + per_document * done
-    return len(texts) / max(seconds, 1e-9), texts
+    reading = max(per_document * done, 1e-9)
+    seconds = time.monotonic() - started + reading
+    return Rates(len(texts) / seconds, reading=len(texts) / reading), texts
 
 
 def _embed(embedder: CheckedEmbedder, texts: Sequence[str]) -> float:
@@ -233,7 +263,7 @@ def _search(retriever: RecipeRetriever, rates: Rates, width: int, k: int) -> Rat
     made.search(queries, k)
     searching = time.monotonic() - started
     outline = made.outline(INDEX_ROWS, width)
-    return Rates(rates.chunks, rates.embeddings, INDEX_ROWS / building, QUERIES / searching, outline)
+    return replace(rates, index=INDEX_ROWS / building, neighbours=QUERIES / searching, outline=outline)
 
 
 def _all_hours(

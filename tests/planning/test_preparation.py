@@ -9,7 +9,7 @@ import pytest
 from retroflow.cli.main import run
 from retroflow.errors import RetroflowError
 from retroflow.planning import preparation
-from retroflow.planning.preparation import Rates, _all_hours, plan_preparation
+from retroflow.planning.preparation import Rates, _all_hours, _divide, plan_preparation
 from retroflow.protocols import IndexOutline
 from retroflow.recipe import Recipe
 from tests.pipeline.recipes import recipe_file, small_recipe
@@ -61,6 +61,27 @@ def test_a_plan_measures_every_stage_and_makes_nothing(tmp_path: Path) -> None:
     assert lines[3].startswith("estimate   1,000,000 chunks: chunks ") and "index Flat, 0.1 GiB of memory" in lines[3]
 
 
+def test_shards_divide_the_hours_but_for_reading_and_an_index_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    hours = {"chunks": 5.0, "embeddings": 8.0, "index": 2.0, "neighbours": None}
+    assert _divide(hours, 4, {"chunks": 1.0}, ["index"]) == {
+        "chunks": 2.0,
+        "embeddings": 2.0,
+        "index": 2.0,
+        "neighbours": None,
+    }
+    assert _divide(hours, 4, {}, [])["index"] == 0.5
+    plan = plan_preparation(small_recipe(tmp_path), 8)  # Flat
+    alone = 10**6 / 3600
+    million = plan.estimates[0].hours
+    assert million["embeddings"] == pytest.approx(alone / plan.rates.embeddings / 8)
+    assert million["index"] == pytest.approx(alone / plan.rates.index)
+    assert alone / plan.rates.reading < (million["chunks"] or 0) < alone / plan.rates.chunks
+    assert "one process builds the index Flat of 1,000,000 chunks (docs/scale.md)" in plan.notes
+    lists = {"name": "faiss", "build": {"factory": "IVF16,SQfp16"}}
+    assert not plan_preparation(small_recipe(tmp_path, retriever=lists), 8).notes
+
+
 def test_what_reads_texts_says_what_is_not_measured(tmp_path: Path) -> None:
     pytest.importorskip("bm25s")
     plan = plan_preparation(small_recipe(tmp_path, retriever={"name": "bm25"}))
@@ -90,6 +111,11 @@ def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.Capture
     values = json.loads(capsys.readouterr().out)
     assert [one["chunks"] for one in values["estimates"]] == [10**6, 10**9]
     assert set(values["chunks_per_second"]) == set(preparation.STAGES)
+    for flags, count in (("--on local --shares 16", 16), ("--shard 2/4", 4)):
+        assert run([*command, *flags.split()]) == 0
+        assert f"the hours are for {count} processes like this one" in capsys.readouterr().out
+    assert run([*command, "--merge"]) == 2
+    assert "--dry-run estimates a whole preparation; leave out --merge and --step." in capsys.readouterr().err
     assert not (tmp_path / "artifacts").exists()
 
 
