@@ -1,9 +1,14 @@
 """Every built-in retriever keeps the contract that plugins are held to."""
 
+from pathlib import Path
+
 import pytest
 
 from retroflow.protocols import Retriever
 from retroflow.testing import RetrieverContract
+from retroflow.testing.retriever_rules.case import RetrieverCase
+from retroflow.testing.retriever_rules.storage import shards_make_the_index_of_one_build
+from retroflow.testing.rule_process import RuleProcess
 
 
 class TestExactRetriever(RetrieverContract):
@@ -31,6 +36,17 @@ class TestFaissRetriever(RetrieverContract):
         from retroflow.retrieval.faiss import FaissRetriever, FaissSearch
 
         return FaissRetriever(search=FaissSearch(nprobe=3, num_threads=1))
+
+
+def test_plain_lists_of_faiss_are_built_in_shards(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    from retroflow.retrieval.faiss import FaissBuild, FaissRetriever
+
+    class Suite(RetrieverContract):
+        def make_retriever(self) -> Retriever:
+            return FaissRetriever(build=FaissBuild(factory="IVF32,SQfp16"))
+
+    shards_make_the_index_of_one_build(RetrieverCase(Suite(), tmp_path, RuleProcess()))
 
 
 class TestScannRetriever(RetrieverContract):

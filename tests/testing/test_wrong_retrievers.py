@@ -35,6 +35,7 @@ from tests.testing import (
 from tests.testing.right_retriever import Right, Search
 
 RULES = RetrieverContract.rules()
+SHARDS = "shards_make_the_index_of_one_build"
 WRONG = [
     # what it declares
     (wrong_answers.WithProcessId, "has_the_same_fingerprint_in_another_process"),
@@ -153,6 +154,10 @@ WRONG = [
     (wrong_storage.PicklesCompressed, "writes_and_reads_no_pickle"),
     (wrong_storage.ArrayOfObjects, "writes_and_reads_no_pickle"),
     (wrong_storage.SaveBreaksSearch, "searches_after_saving_as_before"),
+    (wrong_storage.ShardsForgetTheLast, SHARDS),
+    (wrong_storage.FillsByWhatTrainingLeftInTheInstance, SHARDS),
+    (wrong_storage.ShardsHaveRowsTooFew, SHARDS),
+    (wrong_storage.ShardsMergeToOtherFiles, SHARDS),
     # by texts
     (wrong_texts.ReadsAllTextsAtOnce, "finds_the_first_and_the_last_of_70000_texts"),
     (wrong_texts.ReadsTheFirstTextsOnly, "finds_the_first_and_the_last_of_70000_texts"),
@@ -181,6 +186,7 @@ RIGHT = [
     wrong_texts.RightOfTexts,
     wrong_texts.RightOfBoth,
     wrong_changes.Changing,
+    wrong_storage.InShards,
 ]
 FATAL = [
     (wrong_state.CrashesInBuild, "building_again_replaces_the_index", "SIGSEGV"),
@@ -276,6 +282,7 @@ def test_a_right_retriever_passes_all_rules(retriever: type, tmp_path: Path, els
     outcomes = {name: outcome_of(lambda rule=rule: rule(case)) for name, rule in RULES.items()}
     skipped = {name for name, (outcome, said) in outcomes.items() if outcome == "skipped" and "by which" in said}
     of_changes = {name for name in rules_of(changes) if outcomes[name][0] == "skipped"}
+    assert (outcomes.pop(SHARDS)[0] == "skipped") == (retriever is not wrong_storage.InShards)
     assert not {
         name: said for name, (outcome, said) in outcomes.items() if outcome != "ok" and name not in skipped | of_changes
     }

@@ -4,15 +4,62 @@ import gzip
 import json
 import pickle
 import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from retroflow.errors import DamagedDataError
+from retroflow.protocols import KeySource
 from tests.testing.right_retriever import Right
 
 # What it stores.
+
+
+class InShards(Right):
+    """Trained it knows a factor; filled, the vectors by it. Correct in everything."""
+
+    def divides(self, count: int, dimension: int) -> bool:
+        return True
+
+    def train(self, keys: KeySource, folder: Path) -> None:
+        np.save(folder / "factor.npy", np.float32(2.0))
+
+    def open_trained(self, folder: Path) -> None:
+        self.factor = np.load(folder / "factor.npy")
+
+    def fill(self, keys: KeySource) -> dict[str, np.ndarray]:
+        return {"doubled": keys.vectors[:].astype(np.float32) * self.factor}
+
+    def merge(self, shards: Callable[[], Iterable[Mapping[str, np.ndarray]]]) -> None:
+        self.vectors = np.concatenate([shard["doubled"] for shard in shards()]) / self.factor
+
+
+class ShardsForgetTheLast(InShards):
+    def merge(self, shards: Callable[[], Iterable[Mapping[str, np.ndarray]]]) -> None:
+        parts = list(shards())
+        super().merge(lambda: [*parts[:-1], {"doubled": parts[0]["doubled"][: len(parts[-1]["doubled"])]}])
+
+
+class FillsByWhatTrainingLeftInTheInstance(InShards):
+    def train(self, keys: KeySource, folder: Path) -> None:
+        super().train(keys, folder)
+        self.factor = np.float32(2.0)
+
+    def open_trained(self, folder: Path) -> None:
+        pass
+
+
+class ShardsHaveRowsTooFew(InShards):
+    def fill(self, keys: KeySource) -> dict[str, np.ndarray]:
+        return {"doubled": super().fill(keys)["doubled"][1:]}
+
+
+class ShardsMergeToOtherFiles(InShards):
+    def merge(self, shards: Callable[[], Iterable[Mapping[str, np.ndarray]]]) -> None:
+        super().merge(shards)
+        self.vectors = np.asfortranarray(self.vectors)
 
 
 class OneLost(Right):

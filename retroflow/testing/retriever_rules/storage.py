@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import unittest
 from pathlib import Path
 
 import numpy as np
 
 from retroflow.errors import DamagedDataError
+from retroflow.retrieval.checked import CheckedRetriever
+from retroflow.retrieval.index_shards import IndexShards
 from retroflow.testing.case import doing
 from retroflow.testing.effects import unpickled, writes_outside
 from retroflow.testing.retriever_rules.case import RetrieverCase, read_answer, write_answer
@@ -111,6 +114,49 @@ def a_loaded_index_can_be_saved_again(case: RetrieverCase) -> None:
     shutil.rmtree(folder / "first")
     third = case.opened(folder / "second")
     check_equal(third.search(case.queries, 5), case.built.search(case.queries, 5), "saved, loaded, saved and loaded")
+
+
+def shards_make_the_index_of_one_build(case: RetrieverCase) -> None:
+    """Each shard is filled by an instance of its own, the last first, as processes would."""
+    keys, trained, folder = case.keys, case.scratch(), case.scratch()
+    dimension = case.built.dimension
+    if case.built.in_shards(len(keys), dimension) is None:
+        raise unittest.SkipTest("its index is not built in shards")
+    _shards(case).train(keys, trained)
+    size = len(keys) // 3 + 1
+    filled = []
+    for start in reversed(range(0, len(keys), size)):
+        shards = _shards(case)
+        shards.open_trained(trained)
+        filled.insert(0, shards.fill(keys[start : start + size]))
+    rows = [{len(array) for array in shard.values()} for shard in filled]
+    assert rows == [{len(keys[at : at + size])} for at in range(0, len(keys), size)], (
+        f"fill() returns arrays of {rows} rows, not one for each of its keys"
+    )
+    merged = case.new()
+    shards = _shards(case, merged)
+    shards.open_trained(trained)
+    merged.merge(shards, lambda: iter(filled), len(keys), dimension or 0)
+    merged.save(folder / "merged")
+    answer = case.opened(folder / "merged").search(case.queries, 5)
+    assert (answer.ids[:, 0] >= 0).all()
+    if not case.built.capabilities.deterministic:
+        return
+    check_equal(answer, case.built.search(case.queries, 5), "merged from shards, and built at once")
+    case.build(keys).save(folder / "alone")
+    assert _stored(folder / "merged") == _stored(folder / "alone"), (
+        "merged from shards, the files are not those of one build"
+    )
+
+
+def _stored(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files_in(folder)}
+
+
+def _shards(case: RetrieverCase, retriever: CheckedRetriever | None = None) -> IndexShards:
+    found = (retriever or case.new()).in_shards(len(case.keys), case.built.dimension)
+    assert found is not None, "divides() is true at one time, and false at another"
+    return found
 
 
 def damaged_files_are_an_error_and_never_the_end_of_the_process(case: RetrieverCase) -> None:
