@@ -6,8 +6,9 @@ With the file LOG, in which it writes all changes, the collections outlive the p
 is that the plugin sends well-formed requests, and what the plugin does when a server refuses, stalls or dies.
 
 Environment: FAKE_KEY is the API key that it wants; FAKE_DIES_AFTER ends the process after so many upserts, without
-an answer to the last; FAKE_BUSY answers so many requests with status 503; FAKE_STALLS waits so many seconds before
-each answer.
+an answer to the last; FAKE_BUSY answers so many requests with FAKE_STATUS, 503 if not set; FAKE_STALLS waits so many
+seconds before each answer; FAKE_INDEXES says so many times that a collection is being indexed, each time with
+FAKE_PROGRESS more vectors.
 """
 
 import json
@@ -22,7 +23,7 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 LOCK = threading.Lock()
-COUNTS = {"upserts": 0, "requests": 0}
+COUNTS = {"upserts": 0, "requests": 0, "looks": 0}
 
 
 def answer(client, method, path, body):
@@ -43,7 +44,11 @@ def answer(client, method, path, body):
     if (method, rest) == ("DELETE", ""):
         return 200, client.delete_collection(name)
     if (method, rest) == ("GET", ""):
-        return 200, client.get_collection(name).model_dump(mode="json")
+        COUNTS["looks"] += 1
+        info = client.get_collection(name).model_dump(mode="json")
+        if COUNTS["looks"] <= int(os.environ.get("FAKE_INDEXES", "0")):
+            info |= {"status": "yellow", "indexed_vectors_count": COUNTS["looks"] * int(os.environ["FAKE_PROGRESS"])}
+        return 200, info
     if rest == "/points" and method == "PUT":
         client.upsert(name, models.Batch(**body["batch"]))
         COUNTS["upserts"] += 1
@@ -79,7 +84,7 @@ class FakeQdrant(BaseHTTPRequestHandler):
         time.sleep(float(os.environ.get("FAKE_STALLS", "0")))
         path = self.path.partition("?")[0]
         if COUNTS["requests"] <= int(os.environ.get("FAKE_BUSY", "0")):
-            return self.send(503, "starting")
+            return self.send(int(os.environ.get("FAKE_STATUS", "503")), "starting")
         if path != "/" and self.headers.get("api-key", "") != os.environ.get("FAKE_KEY", ""):
             return self.send(401, "Must provide an API key or an Authorization bearer token")
         with LOCK:
@@ -95,6 +100,8 @@ class FakeQdrant(BaseHTTPRequestHandler):
         content = json.dumps({**told, "time": 0.0}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        if status == 429:
+            self.send_header("Retry-After", "1")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

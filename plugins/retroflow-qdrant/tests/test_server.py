@@ -148,6 +148,32 @@ def test_a_busy_server_is_tried_again() -> None:
     end(process)
 
 
+def test_a_server_that_refuses_for_a_while_is_tried_again_when_it_says() -> None:
+    process, url = start(FAKE_BUSY="1", FAKE_STATUS="429")
+    new(url, search=QdrantSearch(retries=1)).build(VECTORS)
+    end(process)
+
+
+@pytest.mark.parametrize("progress", [7, 0])
+def test_indexing_is_waited_for_as_long_as_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], progress: int
+) -> None:
+    for name, value in (("POLL_SECONDS", 0.02), ("SAY_SECONDS", 0.0), ("STALLED", 0.01)):
+        monkeypatch.setattr(module, name, value)
+    process, url = start(FAKE_INDEXES="30" if progress else "100000", FAKE_PROGRESS=str(progress))
+    retriever = new(url)
+    if progress:
+        monkeypatch.setattr(module, "STALLED", 1.0)  # of 30 s
+        retriever.build(VECTORS)
+        said = capsys.readouterr().err
+        assert "waiting for the server to index retroflow-" in said and ": 7 of 300 vectors indexed" in said
+    else:
+        words = r"for 0.3 s the server at .* has not gone on .* \(0 of 300 vectors indexed\).* timeout \(30\)"
+        with pytest.raises(RetrieverError, match=words):
+            retriever.build(VECTORS)
+    end(process)
+
+
 def test_a_stalled_server_is_given_up() -> None:
     process, url = start(FAKE_STALLS="100")
     with pytest.raises(RetrieverError, match="no answer within 1 s"):
