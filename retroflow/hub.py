@@ -6,6 +6,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+HUB_SECONDS = 10.0
+"""For the first answer of the hub; most calls of its library would ask again and again, for half a minute."""
+
+
+def files_on_hub(model: str) -> list[str]:
+    """Return the names of a model's files on the hub; asks once.
+
+    Raises:
+        Exception: there is no such model, or no network; classes of huggingface_hub and of httpx.
+    """
+    from huggingface_hub import HfApi
+
+    return [file.rfilename for file in HfApi().model_info(model, timeout=HUB_SECONDS).siblings or ()]
+
 
 def from_cache_or_hub(load: Callable[[bool], T]) -> tuple[T, str]:
     """Load from the first place that has it.

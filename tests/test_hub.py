@@ -1,8 +1,23 @@
 """The cache comes before the hub; an error has the reasons of both."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from retroflow.hub import from_cache_or_hub
+from retroflow.hub import HUB_SECONDS, files_on_hub, from_cache_or_hub
+
+
+def test_the_hub_is_asked_once_and_for_some_seconds(monkeypatch):
+    from huggingface_hub import HfApi
+
+    asked = []
+
+    def answer(api, name, **options):
+        asked.append((name, options))
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="config.json")])
+
+    monkeypatch.setattr(HfApi, "model_info", answer)
+    assert files_on_hub("some/model") == ["config.json"] and asked == [("some/model", {"timeout": HUB_SECONDS})]
 
 
 def test_the_cache_comes_first():

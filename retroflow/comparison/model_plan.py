@@ -114,7 +114,12 @@ class ModelPlan:
                 raise UsageError(not_a_run(Path(model)))
             if Path(model).is_dir() and not [*Path(model).glob(CONFIG_FILE), *Path(model).glob("*.gguf")]:
                 raise UsageError(f'"{model}": it holds no run, no exported model and no pretrained base; give one.')
-            find_base(model, weights=False)
+            try:
+                find_base(model, weights=False)
+            except UsageError as error:
+                if Path(model).exists():
+                    raise
+                raise UsageError(f'"{model}" is no run, no exported folder and no pretrained base. {error}') from error
         if database is None:
             raise UsageError(f'database: "{model}" has none of its own; give one that `retroflow db build` made.')
         of_corpus = [word for word in words if word.startswith("corpus.")]

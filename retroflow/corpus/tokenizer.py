@@ -21,7 +21,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from retroflow.corpus.chat_templates import chat_template_beside, with_beginning
 from retroflow.corpus.documents import LEAST_VOCABULARY
 from retroflow.errors import DamagedDataError, UsageError
-from retroflow.hub import from_cache_or_hub
+from retroflow.hub import files_on_hub, from_cache_or_hub
 
 T = TypeVar("T")
 
@@ -277,13 +277,11 @@ def _from_transformers(name: str, *, is_folder: bool) -> Tokenizer:
     if not is_folder and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UsageError(_not_found(name, f"{place} (does not exist)"))
     # Imported here because it takes seconds, and a tokenizer.json does not need it.
-    from huggingface_hub import HfApi
     from transformers import AutoTokenizer
 
     def load(local_files_only: bool) -> Any:
         if not local_files_only:
-            # Fails at once without a network; the loader would retry for most of a minute.
-            HfApi().model_info(name)
+            files_on_hub(name)  # fails at once without a network; the loader would retry for most of a minute
         return AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
 
     try:

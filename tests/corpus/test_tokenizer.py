@@ -7,6 +7,8 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -287,9 +289,10 @@ def test_a_name_that_cannot_be_reached_says_all_that_was_tried(monkeypatch: pyte
         asked.append(local_files_only)
         raise OSError("no such tokenizer\nmore lines")
 
-    def look_up(api: HfApi, name: str) -> None:
+    def look_up(api: HfApi, name: str, *, timeout: float) -> Any:
         if not network:
             raise ConnectionError("no network")
+        return SimpleNamespace(siblings=[])
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", load)
     monkeypatch.setattr(HfApi, "model_info", look_up)

@@ -78,7 +78,7 @@ def test_a_name_that_is_nowhere_says_where_was_looked(monkeypatch):
     def fail(name, **options):
         raise OSError("cache" if options["local_files_only"] else "network")
 
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: [])
+    monkeypatch.setattr("retroflow.pretrained.base_models.files_on_hub", lambda name: [])
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(UsageError, match=r'"someone/model" was not found.*folder.*cache.*hub.*network'):
         find_base("someone/model")
@@ -90,7 +90,7 @@ def test_a_repository_of_ggufs_alone_says_how_to_download_one(monkeypatch):
         raise OSError("not in the cache")
 
     names = ["README.md", "model-q8.gguf", "config.json", "model-q4.gguf"]
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: names)
+    monkeypatch.setattr("retroflow.pretrained.base_models.files_on_hub", lambda name: names)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     message = (
         r'model\.base: "some/model" on the Hugging Face hub holds GGUF files and no safetensors \(model-q4\.gguf, '
