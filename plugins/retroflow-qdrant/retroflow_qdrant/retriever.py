@@ -11,7 +11,6 @@ Shapes: q queries, N vectors, D embedding width, k neighbours.
 
 import json
 import os
-import time
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from retroflow.console import say
 from retroflow.errors import DamagedDataError, RetrieverError, RetroflowError, UsageError
 from retroflow.protocols import Capabilities, Float32Array, Int64Array, KeySource, Neighbours, Queries
 from retroflow_qdrant.connection import REBUILD, Connection, missing
+from retroflow_qdrant.indexing import wait_until_indexed
 
 FILE, REMOVED_FILE, IDS_FILE, VECTORS_FILE = "qdrant.json", "removed.npy", "ids.npy", "vectors.npy"
 READ_ROWS = 4_096
@@ -38,8 +38,6 @@ REQUEST_POINTS = 2_048
 ANSWER_POINTS = 2**15  # of the answer to one request
 MOST_PARTS, MOST_REMOVED = 8, 10_000  # of a search, before what is left is copied into one collection
 MOST_COLUMNS = 65_536  # of a vector, a limit of Qdrant
-POLL_SECONDS, SAY_SECONDS = 0.5, 30.0
-STALLED = 10.0  # times the timeout without any progress in indexing; a large segment shows none for minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,34 +341,14 @@ class QdrantRetriever:
         self._parts, self._removed = [whole], np.zeros(0, np.int64)
 
     def _settle(self, part: _Part) -> None:
-        """Wait until the server has indexed a collection, and see that it holds what was sent.
-
-        Raises:
-            RetrieverError: it cannot index, or nothing has changed for a long time.
-        """
-        since = said = time.monotonic()
-        before: tuple[int | None, ...] = ()
-        while not self._server.is_embedded:
-            info = self._ask("indexing", part, lambda client, name: client.get_collection(name))
-            if info.status == models.CollectionStatus.RED:
-                raise RetrieverError(f"qdrant: the server cannot index the collection: {info.optimizer_status}.")
-            if info.status != models.CollectionStatus.YELLOW:
-                break
-            now, state = time.monotonic(), (info.indexed_vectors_count, info.segments_count)
-            if state != before:
-                since, before = now, state
-            done = f"{info.indexed_vectors_count or 0:,} of {part.points:,} vectors indexed"
-            patience = STALLED * self._search.timeout
-            if now - since > patience:
-                raise RetrieverError(
-                    f"qdrant: for {patience:g} s the server at {self._server.url} has not gone on with indexing the "
-                    f'collection "{part.collection}" ({done}). Look at its log, or raise retriever.search.timeout '
-                    f"({self._search.timeout}): it waits {STALLED:g} times as long."
-                )
-            if now - said > SAY_SECONDS:
-                said = now
-                say(f"qdrant: waiting for the server to index {part.collection}: {done}")
-            time.sleep(POLL_SECONDS)
+        """Wait until the server has indexed a collection, and see that it holds what was sent."""
+        if not self._server.is_embedded:
+            wait_until_indexed(
+                lambda: self._ask("indexing", part, lambda client, name: client.get_collection(name)),
+                collection=f'"{part.collection}" at {self._server.url}',
+                points=part.points,
+                timeout=self._search.timeout,
+            )
         self._check(part, self._dimension)
 
     def _check(self, part: _Part, dimension: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
+from retroflow_qdrant import indexing
 from retroflow_qdrant import retriever as module
 from retroflow_qdrant.retriever import QdrantBuild, QdrantRetriever, QdrantSearch
 
@@ -159,16 +160,18 @@ def test_indexing_is_waited_for_as_long_as_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], progress: int
 ) -> None:
     for name, value in (("POLL_SECONDS", 0.02), ("SAY_SECONDS", 0.0), ("STALLED", 0.01)):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(indexing, name, value)
     process, url = start(FAKE_INDEXES="30" if progress else "100000", FAKE_PROGRESS=str(progress))
     retriever = new(url)
     if progress:
-        monkeypatch.setattr(module, "STALLED", 1.0)  # of 30 s
+        monkeypatch.setattr(indexing, "STALLED", 1.0)  # of 30 s
         retriever.build(VECTORS)
         said = capsys.readouterr().err
-        assert "waiting for the server to index retroflow-" in said and ": 7 of 300 vectors indexed" in said
+        assert 'waiting for the server to index "retroflow-' in said and ": 7 of 300 vectors indexed" in said
     else:
-        words = r"for 0.3 s the server at .* has not gone on .* \(0 of 300 vectors indexed\).* timeout \(30\)"
+        words = (
+            r"for 0.3 s the server has not gone on with indexing .*:\d+ \(0 of 300 vectors indexed\).* timeout \(30\)"
+        )
         with pytest.raises(RetrieverError, match=words):
             retriever.build(VECTORS)
     end(process)
