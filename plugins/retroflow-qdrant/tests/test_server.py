@@ -170,7 +170,7 @@ def test_indexing_is_waited_for_as_long_as_it_goes_on(
         assert 'waiting for the server to index "retroflow-' in said and ": 7 of 300 vectors indexed" in said
     else:
         words = (
-            r"for 0.3 s the server has not gone on with indexing .*:\d+ \(0 of 300 vectors indexed\).* timeout \(30\)"
+            r"for 0.3 s the server has not gone on with indexing .*:\d+ \(0 of 300 vectors indexed\).*timeout \(30\)"
         )
         with pytest.raises(RetrieverError, match=words):
             retriever.build(VECTORS)
