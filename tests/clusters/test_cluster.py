@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -13,7 +13,7 @@ import pytest
 
 from retroflow.cli.main import run
 from retroflow.clusters import preparing
-from retroflow.clusters.cluster import Cluster, Ended, Job, Running
+from retroflow.clusters.cluster import Cluster, Ended, Job
 from retroflow.clusters.options import Shares, open_cluster
 from retroflow.distributed.stop_signals import StopRequests
 from retroflow.errors import Preempted
@@ -70,13 +70,6 @@ def processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def long_job(folder: Path) -> Job:
     """A job that waits for the one who writes its recipe."""
     os.mkfifo(folder / "pipe.yaml")
@@ -85,7 +78,7 @@ def long_job(folder: Path) -> Job:
 
 def task_that_runs(folder: Path, job: Job) -> slurm_stand_in.Task:
     """The newest job of the stand-in, when its command has begun."""
-    wait_for(lambda: commands_of(job))
+    wait_until(lambda: commands_of(job))
     return slurm_stand_in.every_task(folder)[-1]
 
 
@@ -107,8 +100,8 @@ def test_a_job_that_slurm_ends_is_lost_and_one_that_somebody_cancels_is_cancelle
     job = long_job(tmp_path)
     (running,) = open_cluster(Shares("slurm", 1), tmp_path / "logs").submit([job])
     task_that_runs(slurm, job).end(state, warned=is_warned)
-    assert end_of(running) == Ended(None, state, is_cancelled)
-    wait_for(lambda: not commands_of(job), 10.0)
+    assert wait_until(running.ended) == Ended(None, state, is_cancelled)
+    wait_until(lambda: not commands_of(job))
 
 
 def test_a_job_whose_time_is_over_says_so_and_ends_with_its_command(slurm: Path, tmp_path: Path) -> None:
@@ -118,22 +111,22 @@ def test_a_job_whose_time_is_over_says_so_and_ends_with_its_command(slurm: Path,
     task = task_that_runs(slurm, job)
     assert "--cpus-per-task=2" in next((tmp_path / "logs").rglob("*submission.sh")).read_text().split("srun", 1)[1]
     task.signal(signal.SIGUSR2)  # as SLURM does some time before the end
-    assert end_of(running).reason == "Job not requeued because: timed-out and not checkpointable."
-    wait_for(lambda: not commands_of(job), 10.0)
+    assert wait_until(running.ended).reason == "Job not requeued because: timed-out and not checkpointable."
+    wait_until(lambda: not commands_of(job))
 
 
 def test_what_is_preempted_is_submitted_again_and_what_waits_can_be_cancelled(slurm: Path, tmp_path: Path) -> None:
     job = long_job(tmp_path)
     cluster = open_cluster(Shares("slurm", 2, options={"array_parallelism": 1}), tmp_path / "logs")
     first, second = cluster.submit([job, Job("shard 2/2", job.words, tmp_path, tmp_path / "second.log")])
-    wait_for(lambda: commands_of(job))
+    wait_until(lambda: commands_of(job))
     begun, waiting = slurm_stand_in.every_task(slurm)[-2:]
     assert waiting.read(".state") == "PENDING" and second.ended() is None
     second.cancel()
-    assert waiting.read(".state") == "CANCELLED by 1000" and end_of(second).is_cancelled
+    assert waiting.read(".state") == "CANCELLED by 1000" and wait_until(second.ended).is_cancelled
     begun.write(".state", "PREEMPTED")
-    assert end_of(first) == Ended(None, "PREEMPTED")
-    wait_for(lambda: not commands_of(job), 10.0)
+    assert wait_until(first.ended) == Ended(None, "PREEMPTED")
+    wait_until(lambda: not commands_of(job))
     assert not (tmp_path / "second.log").exists()
 
 
@@ -142,13 +135,13 @@ def test_a_signal_to_the_command_cancels_its_jobs(slurm: Path, tmp_path: Path) -
     cluster = open_cluster(Shares("slurm", 1), tmp_path / "logs")
 
     def stop() -> None:
-        wait_for(lambda: commands_of(job))
+        wait_until(lambda: commands_of(job))
         os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=stop, daemon=True).start()
     with pytest.raises(Preempted, match="stopped"), StopRequests() as requests, requests.at_once("stopped"):
         preparing._run(cluster, [job], 2, (0,))
-    wait_for(lambda: not commands_of(job), 10.0)
+    wait_until(lambda: not commands_of(job))
     assert slurm_stand_in.every_task(slurm)[-1].read(".end") == "CANCELLED by 1000"
 
 
@@ -188,22 +181,21 @@ def test_two_processes_killed_half_way_and_a_second_call_end_with_the_same_bytes
         return next(found, None)
 
     driver = subprocess.Popen(command)
-    wait_for(lambda: list(artifacts.glob("embeddings-*.partial")))
-    wait_for(lambda: shard(2))
-    if slurm:
-        slurm_stand_in.every_task(slurm)[-1].signal(signal.SIGUSR2)  # preempted: SLURM puts it into its queue again
-    else:
-        os.kill(shard(2) or 0, signal.SIGKILL)  # one job: it is submitted again
-    wait_for(lambda: list(artifacts.glob("neighbours-*.partial")))
-    wait_for(lambda: shard(1))
-    tree = {driver.pid}  # the whole cluster, with the command
-    every = processes()
-    for _ in range(6):
-        tree |= {one for one, (parent, _) in every.items() if parent in tree}
-    for one in tree:
-        with_it = every.get(one)
-        if with_it is not None:
-            os.kill(one, signal.SIGKILL)
+    try:
+        wait_until(lambda: list(artifacts.glob("embeddings-*.partial")))
+        process = wait_until(lambda: shard(2))
+        if slurm:
+            slurm_stand_in.every_task(slurm)[-1].signal(signal.SIGUSR2)  # preempted: SLURM puts it back into its queue
+        else:
+            os.kill(process, signal.SIGKILL)  # one job: it is submitted again
+        wait_until(lambda: list(artifacts.glob("neighbours-*.partial")))
+    finally:
+        tree, every = {driver.pid}, processes()  # the whole cluster, with the command
+        for _ in range(6):
+            tree |= {one for one, (parent, _) in every.items() if parent in tree}
+        for one in tree:
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     for task in slurm_stand_in.every_task(slurm) if slurm else []:
         task.end("NODE_FAIL")
