@@ -154,7 +154,7 @@ def _stored(folder: Path) -> dict[str, bytes]:
 
 
 def _shards(case: RetrieverCase, retriever: CheckedRetriever | None = None) -> IndexShards:
-    found = (retriever or case.new()).in_shards(len(case.keys), case.built.dimension)
+    found = (case.new() if retriever is None else retriever).in_shards(len(case.keys), case.built.dimension)
     assert found is not None, "divides() is true at one time, and false at another"
     return found
 
