@@ -3,9 +3,12 @@
 import os
 import shutil
 import unittest
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retroflow.errors import DamagedDataError
 from retroflow.retrieval.checked import CheckedRetriever
@@ -124,7 +127,7 @@ def shards_make_the_index_of_one_build(case: RetrieverCase) -> None:
         raise unittest.SkipTest("its index is not built in shards")
     _shards(case).train(keys, trained)
     size = len(keys) // 3 + 1
-    filled = []
+    filled = list[Mapping[str, NDArray[Any]]]()
     for start in reversed(range(0, len(keys), size)):
         shards = _shards(case)
         shards.open_trained(trained)
