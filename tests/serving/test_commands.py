@@ -66,7 +66,7 @@ def test_serve_refuses_in_one_line(command, exported, database_folder, monkeypat
     for words, expected in [
         ((exported, "--host", "0.0.0.0"), '--host is "0.0.0.0", which other machines reach, and there is no key'),
         ((exported,), "--database: an exported model has no database of its own"),
-        (("nowhere",), 'there is no folder "nowhere"; give a run, an exported folder, or with --database a pretrained'),
+        (("nowhere",), 'there is no folder "nowhere"; give a run, an exported folder, or with a database a pretrained'),
         (
             (exported, "--database", database_folder, "--host", "203.0.113.9", "--without-key"),
             "--port 8000: cannot be used",
