@@ -2,7 +2,8 @@
 
     pip install -c constraints.txt -e ".[docs]"
     python docs/build_site.py                        # into build/docs/site; --output FOLDER for another place
-    python -m http.server --directory build/docs/site
+
+Open build/docs/site/index.html: links and search work without a server, too.
 
 Pages come from docs/ as they are. This script makes the others: one of each recipe, of each notebook, of each plugin's
 README and of each part of the Python API (mkdocstrings fills it from docstrings), and an index of each folder without
@@ -68,6 +69,18 @@ API = {
 """Title, first line and contents of each page of the API: module, colon, names (none: the whole module)."""
 
 
+WORKER = """if (location.protocol === "file:") {
+  const text = TEXT;
+  window.Worker = class extends Worker {
+    constructor() {
+      super(URL.createObjectURL(new Blob([text], {type: "text/javascript"})));
+    }
+  };
+}
+"""
+"""Starts the search's worker from its text."""
+
+
 def build(output: Path) -> Path:
     """Write the site into a folder and return the folder of its HTML.
 
@@ -84,7 +97,25 @@ def build(output: Path) -> Path:
     (output / "zensical.toml").write_text(with_patterns_filled(config, docs), encoding="utf-8")
     words = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(output / "zensical.toml")]
     subprocess.run(words, check=True, cwd=output)
+    let_folders_be_searched(output / "site")
     return output / "site"
+
+
+def let_folders_be_searched(site: Path) -> None:
+    """Let the search work in pages that are opened from a folder, and fetch nothing for it.
+
+    Browsers start no worker from a file, but from text. Zensical's own way is a script of another server.
+    """
+    scripts = site / "assets" / "javascripts"
+    (worker,) = (scripts / "workers").glob("search.*.js")
+    text = json.dumps(worker.read_text(encoding="utf-8"))
+    _write(scripts / "worker.js", WORKER.replace("TEXT", text))
+    for page in site.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        found = re.search(r'src="([^"]*)assets/javascripts/bundle', html)
+        prefix = found[1] if found else ""
+        own = f'<script src="{prefix}assets/javascripts/worker.js"></script>'
+        _write(page, re.sub(r'<script src="https://unpkg\.com/iframe-worker/[^>]*></script>', own, html))
 
 
 def gather(docs: Path) -> None:

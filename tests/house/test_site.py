@@ -120,3 +120,23 @@ def test_docstrings_reach_the_api(site: dict[Path, Page]) -> None:
     anchors = set().union(*(page.anchors for path, page in site.items() if path.parent.name == "api"))
     assert {f"{module}.{name}" for module, name in names_of_the_api()} <= anchors
     assert {"retroflow.LanguageModel.generate", "retroflow.Database.sync", "retroflow.errors.UsageError"} <= anchors
+
+
+def test_the_search_finds_in_pages_that_were_opened_from_a_folder(site: dict[Path, Page]) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists():
+        pytest.skip("there is no Chromium")
+    (start,) = (path for path in site if path.parts[-2:] == ("api", "run.html"))
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        page, requests = browser.new_page(), []
+        page.set_default_timeout(120_000)
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(start.as_uri())
+        page.keyboard.press("/")
+        page.get_by_role("combobox").fill("disconnects costs nothing")
+        page.get_by_text("Many requests").click()
+        page.wait_for_url("**/serving.html**")
+        browser.close()
+    assert {url.partition(":")[0] for url in requests} <= {"file", "blob", "data"}
