@@ -92,6 +92,8 @@ def test_rounds_of_jobs_end_with_the_bytes_of_the_unshared_run(tmp_path: Path, o
     rounds = [f"{number} {name}" for number in (1, 2, 3) for name in ["merge", *shards]]
     assert cluster.ran == [*rounds, "4 merge"] and not cluster.cancelled
     assert [stage.kind for stage in made.stages] == ["chunks", "embeddings", "index", "neighbours"]
+    (log,) = (tmp_path / "artifacts" / ".cluster-logs").glob("*/round-3-merge.log")  # Flat
+    assert "one process makes it, since its kind is not divided over shards (docs/scale.md)" in log.read_text()
     again, cluster = on()
     assert again.fingerprints == made.fingerprints and not cluster.ran  # nothing is missing: nothing is submitted
 
