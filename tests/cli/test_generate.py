@@ -187,9 +187,14 @@ def test_the_losses_of_a_changed_report_are_not_exported(retroflow, trained: Pat
     shutil.copytree(trained, copy)
     report = (copy / "report.json").read_text()
     (copy / "report.json").write_text(report.replace('"loss": 5.', '"loss": 4.'))
-    code, _, notes = retroflow("export", copy, tmp_path / "out")
+    licence = ("--license", "Acme 1", "--license-link", "LICENSE", "--database-license", "cc-by-4.0")
+    code, _, notes = retroflow("export", copy, tmp_path / "out", *licence)
     assert code == 0 and "report.json" in notes and "The exported README has no losses" in notes
-    assert "nats/token" not in (tmp_path / "out" / "README.md").read_text()
+    assert 'licence "Acme 1": not one that the hub knows' in notes
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "nats/token" not in readme and "license_name: acme-1\nlicense_link: LICENSE" in readme
+    code, _, notes = retroflow("export", copy, tmp_path / "never", "--base-model", "org/base")
+    assert code == 2 and 'base_model: "org/base" given for a model that has no base' in notes
 
 
 def test_the_exported_folder_is_whole_and_says_what_it_is(trained: Path, exported: Path) -> None:
