@@ -44,7 +44,10 @@ ALL_ROWS = "all"
 STATED = ("model", "database", "corpus", "probe")
 
 DEFINITION = 2
-"""To be raised when the same plan would get other numbers in text.npz, leakage.npz, or all rows that read."""
+"""To be raised when the same plan would get other numbers in all rows that read."""
+
+SUBJECT_VERSION = 2
+"""To be raised when subject.json, text.npz or leakage.npz would hold something else; rows are kept."""
 
 
 def fingerprint_of(plan: Plan) -> str:
@@ -116,7 +119,7 @@ def compare(
         is_new = stored is None or not found
         if stored is None or not found:
             with StopRequests() as requests, quiet_lightning():
-                stored = _measure(wanted, requests)
+                stored = _measure(wanted, requests, is_begun=stored is not None)
             found = wanted.finished(stored, seed)
         assert found is not None
         stated: dict[str, Any] = {key: stored[key] for key in STATED if key in stored}
@@ -142,7 +145,7 @@ class _Wanted:
     by_name: bool
 
     def stored(self) -> dict[str, Any] | None:
-        """Read subject.json; None if there is none, or a damaged one.
+        """Read subject.json; None if there is none, or a damaged or an older one.
 
         Raises:
             UsageError: it is of another comparison.
@@ -154,7 +157,7 @@ class _Wanted:
                     f"output='{self.folder}': it holds a comparison of other weights, text, neighbours or sequences; "
                     "give another folder."
                 )
-            return stored
+            return stored if stored.get("version") == SUBJECT_VERSION else None
         return None
 
     def possible(self, stored: dict[str, Any]) -> tuple[list[Mode], dict[str, str]]:
@@ -203,12 +206,19 @@ class _Wanted:
         return Measurements({mode.name: mode for mode in modes}, rows, text, seed)
 
 
-def _measure(wanted: _Wanted, requests: StopRequests) -> dict[str, Any]:
-    """Open the subject, probe it, and measure the rows; returns the content of subject.json."""
+def _measure(wanted: _Wanted, requests: StopRequests, *, is_begun: bool) -> dict[str, Any]:
+    """Open the subject, probe it, and measure the rows; returns the content of subject.json.
+
+    Args:
+        wanted: what is to be in the table.
+        requests: may stop it.
+        is_begun: whether subject.json is there; if not, the other files can be of another comparison.
+    """
     plan, folder = wanted.plan, wanted.folder
     with requests.at_once(STOPPED):
         subject = replace(plan.open(lambda: requests.stop_if_requested(STOPPED)), options=wanted.options)
         described = plan.stated | {
+            "version": SUBJECT_VERSION,
             "fingerprint": wanted.fingerprint,
             "definition": plan.definition,
             "seed": subject.seed,
@@ -221,9 +231,9 @@ def _measure(wanted: _Wanted, requests: StopRequests) -> dict[str, Any]:
         }
         possible, _ = wanted.possible(described)
         described["probe"] = probe(subject)
-        if TextFacts.read(folder) is None:
+        if not is_begun or TextFacts.read(folder) is None:
             facts_of(subject).write(folder)
-        if LeakageFacts.read(folder) is None:
+        if not is_begun or LeakageFacts.read(folder) is None:
             leakage_of(subject).write(folder)
         write_text(folder / SUBJECT_FILE, render_sealed(described, what=str(folder / SUBJECT_FILE)))
     measure_rows(subject, [(mode, wanted.row(mode), wanted.made_of(mode)) for mode in possible], folder)

@@ -16,13 +16,11 @@ from rich.text import Text
 from retroflow.comparison.leakage_facts import LeakageFacts
 from retroflow.comparison.rows import SHARE_READ, TOPICS
 from retroflow.comparison.table import COLUMNS, Measurements, Row
+from retroflow.evaluation.attribution import SAME, WRONG, no_better, without_effect
 from retroflow.evaluation.leakage import OverlapBucket, by_overlap, overlap_statement
 from retroflow.evaluation.opponents import FEW_DOCUMENTS
 from retroflow.evaluation.perplexity import Measure
 from retroflow.protocols import ReportTable
-
-SAME = 1e-6
-"""Nats by which no token may differ for two rows to be called the same."""
 
 OVERLAP = (
     "longest run of tokens that a chunk shares with the text that was retrieved for it (with frequent lookups: that "
@@ -99,28 +97,26 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """Return what must not be overlooked."""
-        rows, sentences = {row.name: row for row in self.rows}, []
+        rows = self.measurements.rows
         if "on" not in rows:
             return []
-        on = rows["on"]
-        if "off" in rows and self._same("on", "off"):
-            also = [name for name in rows if name not in ("on", "off") and self._same(name, "off")]
-            same = f" So do {', '.join(also)}." if also else ""
-            sentences.append(
-                f"Retrieval is switched off inside this model: on equals off on every token, to {SAME:g} nats.{same}"
-            )
-        if on.over_random is None:
+        sentences: list[str | None] = []
+        if self._share_read("on") != 0:  # or a remark says so
+            same = [name for name in rows if name != "on" and self._same(name, "on")]
+            sentences.append(without_effect(same, self.stated["probe"]["effect"]))
+        for name in WRONG:
+            if name in rows and (self._share_read(name) != 0 or self._share_read("on") == 0):
+                sentences.append(no_better(name, *self.measurements.difference("on", name)))
+        if "random" not in rows:
             sentences.append(
                 "Not checked: whether found neighbours are better than random ones. Measure the row random, too."
             )
-        elif on.over_random <= 0 or (on.over_random_interval or (1.0,))[0] <= 0:
-            bounds = on.over_random_interval
-            stated = "no interval" if bounds is None else f"95% interval {bounds[0]:.4f} to {bounds[1]:.4f}"
-            sentences.append(
-                f"Found neighbours are no better than random ones: on is {on.over_random:.4f} nats per token below "
-                f"random ({stated}). Whatever on gains over off does not come from what was retrieved."
-            )
-        return sentences
+        return [sentence for sentence in sentences if sentence is not None]
+
+    def _share_read(self, name: str) -> float | None:
+        """Return the share of a row's lookups that had text to read."""
+        share: float | None = self.measurements.rows[name].facts.get(SHARE_READ)
+        return share
 
     @property
     def findings(self) -> list[str]:

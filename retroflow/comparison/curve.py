@@ -110,7 +110,8 @@ def _size_points(words: Sequence[str], section: Mapping[str, Any], m: int) -> li
             k = subject.splits.validation_neighbours.shape[1]
             if share == 1.0:
                 count = len(subject.splits.database)
-                return subject.found, {"chunks": count}
+                documents = np.unique(subject.splits.database.document_ids[np.arange(count)])
+                return subject.found, {"documents": len(documents), "chunks": count}
             search, facts = searches.of_documents(section, share)
             return searches.find(search, k), facts
 
@@ -145,7 +146,7 @@ def _at_random(found: Table, subject: Subject) -> Table:
     count = len(subject.splits.database)
     if isinstance(found, WindowTable):
         return random_windows(found, database_chunks=count, seed=subject.seed)
-    return at_random(subject.splits.validation_neighbours.shape, database_chunks=count, seed=subject.seed)
+    return at_random(subject.splits.validation_neighbours, database_chunks=count, seed=subject.seed)
 
 
 def _is_installed(name: str) -> bool:

@@ -22,9 +22,10 @@ from retroflow.comparison.subject import Subject
 from retroflow.comparison.table import Measurements
 from retroflow.comparison.text_facts import overlaps_with
 from retroflow.console import progress, say
+from retroflow.corpus.tokenizer import load_tokenizer
 from retroflow.evaluation.leakage import ALPHAS, NEAREST, THRESHOLD, bits_per_byte_up_to
-from retroflow.evaluation.near_duplicates import NearDuplicates, similar_documents
-from retroflow.evaluation.shared_runs import least_leak, longest_runs_anywhere
+from retroflow.evaluation.near_duplicates import NearDuplicates, similar_documents, words_of
+from retroflow.evaluation.shared_runs import hashed, least_leak, longest_runs_anywhere
 from retroflow.pipeline.lookups import nearest_chunks, own_documents
 from retroflow.protocols import Int64Array
 from retroflow.store.chunk_store import ChunkSource
@@ -45,8 +46,6 @@ DEFINITIONS = {
     "alpha": "bits_per_byte and chunks are of the chunks whose overlap is alpha or less; the token after a sequence "
     "counts with its last chunk, so that those of 1 are the table's",
 }
-
-_MOST_LEAKS = 200
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,11 @@ class LeakageFacts:
         }
 
     def _leaks(self, found: Measurements, overlaps: dict[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
-        """Return the chunks that leak, the longest runs first."""
+        """Return all chunks that leak, the longest runs first."""
         m, length = found.text.chunk_length, found.text.bytes.shape[1]
         longest = np.max(list(overlaps.values()), axis=0)
         order = np.argsort(-longest, axis=None, kind="stable")
-        places, chunks = np.unravel_index(order[: int((longest >= THRESHOLD).sum())][:_MOST_LEAKS], longest.shape)
+        places, chunks = np.unravel_index(order[: int((longest >= THRESHOLD).sum())], longest.shape)
         leaks = []
         for place, chunk in zip(places.tolist(), chunks.tolist(), strict=True):
             document = int(found.text.documents[place, max(0, chunk * m - 1)])
@@ -194,10 +193,18 @@ def _near_duplicates(subject: Subject, rows: Int64Array, sources: dict[str, Chun
         say(NOT_LOOKED_FOR)
         return None
     chunks, count, pairs = subject.splits.valid_chunks, 0, {}
+    tokenizer = subject.splits.tokenizer
+    words = hashed if tokenizer is None else words_of(load_tokenizer(str(tokenizer)))
     for name, source in sources.items():
         with _watched(subject, f"near duplicates in the {name}", len(chunks) + len(source), "chunks") as advance:
-            count, pairs[name] = similar_documents(chunks, rows, source, advance=advance)
-    return NearDuplicates(count, pairs).to_json()
+            count, pairs[name] = similar_documents(chunks, rows, source, words=words, advance=advance)
+    if "training" not in sources:
+        return NearDuplicates(count, pairs).to_json()
+    training, database = subject.splits.train_chunks, subject.splits.database
+    doing = "near duplicates of the training text in the database"
+    with _watched(subject, doing, len(training) + len(database), "chunks") as advance:
+        documents, found = similar_documents(training, None, database, words=words, advance=advance)
+    return NearDuplicates(count, pairs, NearDuplicates(documents, {"database": found})).to_json()
 
 
 def _has_datasketch() -> bool:

@@ -24,7 +24,8 @@ def probe(subject: Subject) -> dict[str, Any]:
     """Probe the model on the first compared sequence.
 
     Returns:
-        For the report: "passed", "sequences", "changes" (how many were made) and "largest" (nats).
+        For the report: "passed", "sequences", "changes" (how many were made), "largest" (nats), and "effect": the
+        largest change of a log-probability that other neighbours made where they may be read; null if there are none.
 
     Raises:
         RetroflowError: an earlier logit changed.
@@ -37,12 +38,13 @@ def probe(subject: Subject) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(subject.seed)
     places = sorted({place for place in (1, m - 1, n // 2 + 1, n - 1) if 0 < place < n})
     largest, changes = 0.0, 0
+    effect: float | None = None
     readings = {"with retrieval": batch, "without retrieval": batch.without_retrieval()}
     for how, given in readings.items() if subject.reads else [("without retrieval", batch)]:
         before = _log_probabilities(subject, given, step)
         for place in places:
             after = _log_probabilities(subject, _with_other_tokens(subject, given, place, generator), step)
-            change = _largest(before, after, place)
+            change = _largest(before[:place], after[:place])
             largest, changes = max(largest, change), changes + 1
             _refuse(change, most, f"{how}, logits before token {place} change with the tokens from there on")
         if given.retrieved is None:
@@ -50,11 +52,13 @@ def probe(subject: Subject) -> dict[str, Any]:
         for window in sorted({0, given.retrieved.shape[1] // 2, given.retrieved.shape[1] - 1}):
             first = m - 1 + window * (step or m)
             after = _log_probabilities(subject, _with_other_neighbours(subject, given, window, generator), step)
-            change = _largest(before, after, first)
+            change = _largest(before[:first], after[:first])
+            effect = max(effect or 0.0, _largest(before[first:], after[first:]))
             largest, changes = max(largest, change), changes + 1
             _refuse(change, most, f"logits before token {first} change with neighbours that are found there")
     subject.model.forget()
-    return {"passed": True, "sequences": 1, "changes": changes, "largest": largest, "allowed": most}
+    counts = {"sequences": 1, "changes": changes}
+    return {"passed": True, **counts, "largest": largest, "allowed": most, "effect": effect}
 
 
 @torch.no_grad()
@@ -77,7 +81,7 @@ def _with_other_neighbours(subject: Subject, batch: Batch, window: int, generato
     assert batch.retrieved is not None and batch.retrieved_mask is not None
     retrieved, mask = batch.retrieved.clone(), batch.retrieved_mask.clone()
     retrieved[:, window] = _others(retrieved[:, window], subject, generator)
-    mask[:, window] = True
+    mask[:, window] |= ~mask[:, window].any()
     return batch._replace(retrieved=retrieved, retrieved_mask=mask)
 
 
@@ -87,8 +91,8 @@ def _others(tokens: Tensor, subject: Subject, generator: torch.Generator) -> Ten
     return (tokens + torch.randint(1, max(2, size), tokens.shape, generator=generator)) % size
 
 
-def _largest(before: Tensor, after: Tensor, place: int) -> float:
-    change = float((before[:place] - after[:place]).abs().max()) if place else 0.0
+def _largest(before: Tensor, after: Tensor) -> float:
+    change = float((before - after).abs().max()) if len(before) else 0.0
     return change if change == change else float("inf")
 
 

@@ -146,7 +146,7 @@ def _random(subject: Subject) -> Measured:
     found, count = subject.found, len(subject.splits.database)
     if isinstance(found, WindowTable):
         return reading(subject, random_windows(found, database_chunks=count, seed=subject.seed))
-    return reading(subject, at_random(found.shape, database_chunks=count, seed=subject.seed))
+    return reading(subject, at_random(found, database_chunks=count, seed=subject.seed))
 
 
 def _topic_matched(subject: Subject) -> Measured:

@@ -3,6 +3,7 @@
 Shapes: N chunks of the evaluated split, k neighbours, T chunks of the database; S sequences of W windows.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from retroflow.data import Batch
 from retroflow.data.windows import WindowTable
+from retroflow.evaluation.intervals import Interval
 from retroflow.protocols import Int64Array
 
 
@@ -36,9 +38,13 @@ def shuffled(neighbours: Int64Array, *, seed: int, questions: bool = False) -> I
     return mixed
 
 
-def at_random(shape: tuple[int, int], *, database_chunks: int, seed: int) -> Int64Array:
-    """Draw int64 [N, k] rows of the database, every chunk with the same probability."""
-    return np.random.default_rng([seed, *shape]).integers(database_chunks, size=shape, dtype=np.int64)
+def at_random(found: Int64Array, *, database_chunks: int, seed: int) -> Int64Array:
+    """Return random rows of the database in the place of those found, int64 [N, k], each with the same probability.
+
+    Where nothing was found there is nothing, so that not more is read than was found.
+    """
+    drawn = np.random.default_rng([seed, *found.shape]).integers(database_chunks, size=found.shape, dtype=np.int64)
+    return np.where(found < 0, -1, drawn)
 
 
 def shuffled_windows(table: WindowTable, *, seed: int) -> WindowTable:
@@ -87,3 +93,49 @@ def _half(batch: Batch, kept: slice) -> Batch:
 def _retrieved_length(batch: Batch) -> int:
     assert batch.retrieved is not None
     return batch.retrieved.shape[-1]
+
+
+SAME = 1e-4
+"""Nats per token by which losses may differ to be called the same; rounding of float32 makes some 1e-6."""
+
+WRONG = {
+    "random": ("random ones", "Whatever on gains over off does not come from what was retrieved."),
+    "shuffled": (
+        "those of other chunks",
+        "Whatever on gains over off does not come from what was retrieved for the chunk itself.",
+    ),
+}
+"""Modes with wrong neighbours: what these are, and what it means if found ones are no better."""
+
+
+def without_effect(same: Sequence[str], effect: float | None = None) -> str | None:
+    """State that a model does not read, or reads the same whatever is retrieved; None if it reads.
+
+    Args:
+        same: modes whose losses are those of "on", everywhere.
+        effect: largest change of a log-probability that other neighbours made, in nats; None if it is not known.
+    """
+    if "off" in same:
+        also = [mode for mode in same if mode != "off"]
+        others = f" So do {', '.join(also)}." if also else ""
+        return f"Retrieval is switched off inside this model: on equals off on every token, to {SAME:g} nats.{others}"
+    wrong = [mode for mode in same if mode in (*WRONG, "topic_matched")]
+    if not wrong and (effect is None or effect > SAME):
+        return None
+    seen = f"on equals {', '.join(wrong)} on every token" if wrong else "other neighbours change no logit"
+    return f"What is retrieved makes no difference to this model: {seen}, to {SAME:g} nats."
+
+
+def no_better(mode: str, below: float, bounds: Interval | None) -> str | None:
+    """State that found neighbours are no better than those of a mode of `WRONG`; None if they are better.
+
+    Args:
+        mode: with wrong neighbours.
+        below: by how many nats per token "on" is below it.
+        bounds: 95 % interval of that; None if there is none.
+    """
+    if below > 0 and (bounds is None or bounds[0] > 0):
+        return None
+    stated = "no interval" if bounds is None else f"95% interval {bounds[0]:.4f} to {bounds[1]:.4f}"
+    what, so = WRONG[mode]
+    return f"Found neighbours are no better than {what}: on is {below:.4f} nats per token below {mode} ({stated}). {so}"

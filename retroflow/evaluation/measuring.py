@@ -5,7 +5,7 @@ validation chunks, v vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,15 +20,20 @@ from retroflow.data.windows import WindowTable
 from retroflow.distributed.ranks import Ranks
 from retroflow.errors import RetroflowError
 from retroflow.evaluation.attribution import (
+    SAME,
+    WRONG,
     at_random,
+    no_better,
     random_windows,
     share_without_neighbours,
     shuffled,
     shuffled_windows,
+    without_effect,
 )
+from retroflow.evaluation.intervals import Interval
 from retroflow.evaluation.leakage import by_overlap, overlaps_of
-from retroflow.evaluation.opponents import Sample, compare, promptings
-from retroflow.evaluation.perplexity import measure
+from retroflow.evaluation.opponents import Sample, compare, intervals_of, promptings
+from retroflow.evaluation.perplexity import Measure, measure
 from retroflow.evaluation.report import Report
 from retroflow.pipeline.splits import Splits
 from retroflow.planning.options import TrainerOptions
@@ -188,14 +193,34 @@ def measure_report(
     chunks = _chunks_of(splits, sample)
     sequences = np.arange(len(splits.validation())) if sample is None else sample
     overlaps = overlaps_of(splits, read, sequences, lookups_read=model.lookups_read)
+    of_chunks = {mode: each.of_chunks(chunks) for mode, each in measures.items()}
+    intervals = intervals_of(of_chunks, np.asarray(splits.valid_chunks.document_ids[chunks]), seed=job.seed)
     return Report(
         measures=measures,
+        intervals=intervals,
+        warnings=_warnings(of_chunks, intervals),
         without_neighbours=share_without_neighbours(found[chunks]),
-        overlap=by_overlap(overlaps, measures["on"].of_chunks(chunks), measures["off"].of_chunks(chunks)),
+        overlap=by_overlap(overlaps, of_chunks["on"], of_chunks["off"]),
         training=training,
         sample=stated,
         opponents=opponents,
     )
+
+
+def _warnings(measures: Mapping[str, Measure], intervals: Mapping[str, Interval | None]) -> list[str]:
+    """Return what must not be overlooked: retrieval without an effect, or no better than wrong neighbours."""
+    on = measures["on"]
+    same = [
+        mode
+        for mode, other in measures.items()
+        if mode != "on" and (np.abs(on.chunk_nats - other.chunk_nats) <= SAME * np.maximum(1, on.chunk_tokens)).all()
+    ]
+    sentences = [without_effect(same)]
+    for mode in WRONG:
+        bounds = intervals[f"on_minus_{mode}"]
+        below = None if bounds is None else (-bounds[1], -bounds[0])
+        sentences.append(no_better(mode, measures[mode].loss - on.loss, below))
+    return [sentence for sentence in sentences if sentence is not None]
 
 
 def _tables(job: Measurable, found: Int64Array | WindowTable) -> dict[str, Int64Array | WindowTable | None]:
@@ -221,9 +246,9 @@ def refuse_not_finite(nats: float, mode: str) -> None:
 
 
 def random_neighbours(job: Measurable) -> Int64Array:
-    """Return random chunks of the database for every validation chunk, int64 [N_valid, k]; the seed chooses them."""
+    """Return random chunks of the database in place of the validation chunks' neighbours, int64 [N_valid, k]."""
     splits = job.splits
-    return at_random(splits.validation_neighbours.shape, database_chunks=len(splits.database), seed=job.seed)
+    return at_random(splits.validation_neighbours, database_chunks=len(splits.database), seed=job.seed)
 
 
 def sample_of(job: Measurable) -> Int64Array | None:

@@ -41,7 +41,7 @@ _DECLARED = (
     Mode("off", "the same weights without retrieval", "none", needs=(), passes=1),
     Mode("on", "the model reads neighbours", "as found"),
     Mode("shuffled", "the model reads", "those found for another chunk"),
-    Mode("random", "the model reads", "random chunks of the database"),
+    Mode("random", "the model reads", "random chunks of the database", definition=2),
     Mode("topic_matched", "the model reads", "those found for another document of the same topic", definition=2),
     Mode("neighbour_only", "the model reads", "as found, without their continuations", passes=4),
     Mode("continuation_only", "the model reads", "only the continuations of those found", passes=4),

@@ -197,7 +197,7 @@ def intervals_of(measures: Mapping[str, Measure], documents: Int64Array, *, seed
     """Return the 95 % intervals of the differences between modes, and of `recovered`.
 
     Args:
-        measures: by mode, of the same chunks.
+        measures: by mode, of the same chunks; "on" and "off" among them.
         documents: int64 [c], the document of each chunk.
         seed: of the bootstrap.
     """
@@ -210,7 +210,8 @@ def intervals_of(measures: Mapping[str, Measure], documents: Int64Array, *, seed
             continue
         found[f"{mode}_minus_off"] = interval(losses[mode] - off)
         found[f"on_minus_{mode}"] = interval(on - losses[mode])
-    found["recovered"] = _interval_of_share(off - on, off - losses["in_context"])
+    if "in_context" in losses:
+        found["recovered"] = _interval_of_share(off - on, off - losses["in_context"])
     if TRAINED[0] in losses:
         without, prompted, at_random = (losses[mode] for mode in TRAINED)
         found["recovered_trained"] = _interval_of_share(without - on, without - prompted)

@@ -1,6 +1,7 @@
 """The report at the end of a run: a table for people, JSON for programs, and remarks on their limits."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from retroflow.evaluation.intervals import Interval
 from retroflow.evaluation.leakage import OverlapBucket, overlap_statement
 from retroflow.evaluation.modes import MODES as DECLARED
 from retroflow.evaluation.opponents import Opponents
@@ -83,6 +85,8 @@ class Report:
         sample: number of "sequences" that were measured, "of" the validation split's; None for all of them.
         opponents: losses of a pretrained base with the same neighbours in its prompt; None if that was not measured.
         lookups: for "on", "shuffled" and "random"; None if the neighbours of whole chunks were read.
+        intervals: 95 % intervals of differences in nats per token, such as "on_minus_random"; None without bounds.
+        warnings: what must not be overlooked.
     """
 
     measures: dict[str, Measure]
@@ -93,6 +97,8 @@ class Report:
     sample: dict[str, int] | None = None
     opponents: Opponents | None = None
     lookups: Lookups | None = None
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def gain(self, baseline: str) -> float:
         """Return how much lower the loss with retrieval is than a baseline's, as a share of the latter."""
@@ -118,7 +124,7 @@ class Report:
         else:
             sentences = ["This model was trained without retrieval; it is a baseline for one trained with retrieval."]
         compared = [] if self.opponents is None else self.opponents.findings()
-        return [*sentences, *compared, *self._of_training(), *self._about()]
+        return [*self.warnings, *sentences, *compared, *self._of_training(), *self._about()]
 
     def _of_training(self) -> list[str]:
         sentences = []
@@ -205,10 +211,11 @@ class Report:
         }
         any_measure = self.measures["off"]
         return {
-            "report_version": 4,
+            "report_version": 5,
             "definitions": DEFINITIONS,
             "validation": modes,
             **gains,
+            "intervals": _bounds_json(self.intervals),
             **self._opponents_json(),
             "sample": self.sample,
             "lookups": self.lookups and asdict(self.lookups),
@@ -219,6 +226,7 @@ class Report:
             "overlap_statement": self.overlap_statement,
             "training": self.training,
             "measured": self.measured,
+            "warnings": self.warnings,
             "findings": self.findings(),
         }
 
@@ -235,7 +243,7 @@ class Report:
             "bytes": any_measure.bytes,
             "validation": {mode: _measure_json(found.measures[mode]) for mode in OPPONENTS if mode in found.measures},
             "trained": found.trained,
-            "intervals": {name: bounds and list(bounds) for name, bounds in found.intervals.items()},
+            "intervals": _bounds_json(found.intervals),
         }
         shares = {"recovered": found.recovered}
         if found.trained:
@@ -244,7 +252,7 @@ class Report:
 
     def render(self) -> Group:
         """Return the report for a terminal or a file, for rich."""
-        return Group(*self.tables(), *map(Text, self.findings()))
+        return Group(*self.tables(), *said(self.warnings, self.findings()))
 
     def tables(self) -> list[Table]:
         """Return only the report's tables, for rich."""
@@ -284,6 +292,11 @@ class Report:
                 _gain_text(1.0 - bucket.loss_on / bucket.loss_off),
             )
         return table
+
+
+def said(warnings: Sequence[str], findings: Sequence[str]) -> list[Text]:
+    """Return findings for a terminal; those that are warnings cannot be overlooked."""
+    return [Text(f"WARNING: {each}", style="bold red") if each in warnings else Text(each) for each in findings]
 
 
 def _opponents_table(opponents: Opponents) -> Table:
@@ -326,6 +339,10 @@ def _gain_text(gain: float) -> str:
 def _as_typed(value: Any) -> str:
     """Format an override's value as on a command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _bounds_json(intervals: Mapping[str, Interval | None]) -> dict[str, list[float] | None]:
+    return {name: bounds and list(bounds) for name, bounds in intervals.items()}
 
 
 def _measure_json(measure: Measure) -> dict[str, float | int]:

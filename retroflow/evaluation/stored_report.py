@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group
-from rich.text import Text
 
 from retroflow.errors import DamagedDataError, UsageError
+from retroflow.evaluation.intervals import Interval
 from retroflow.evaluation.leakage import OverlapBucket
 from retroflow.evaluation.opponents import Opponents
 from retroflow.evaluation.perplexity import Measure
-from retroflow.evaluation.report import Lookups, Report
+from retroflow.evaluation.report import Lookups, Report, said
 from retroflow.runs.folder import RunFolder
 from retroflow.store.sealed_json import strict_json
 
@@ -33,7 +33,7 @@ class StoredReport:
 
     def render(self) -> Group:
         """Return what `fit` printed, for rich."""
-        return Group(*self.report.tables(), *map(Text, self.findings))
+        return Group(*self.report.tables(), *said(self.report.warnings, self.findings))
 
     def to_json(self) -> str:
         """Return the stored values on one line."""
@@ -65,6 +65,8 @@ def read_report(run_folder: Path) -> StoredReport:
             measured=dict(values["measured"]),
             sample=values["sample"],
             lookups=values["lookups"] and Lookups(**values["lookups"]),
+            intervals=_intervals(values["intervals"]),
+            warnings=[str(warning) for warning in values["warnings"]],
             opponents=_opponents(values["opponents"]) if "opponents" in values else None,
         )
         findings = [str(finding) for finding in values["findings"]]
@@ -84,10 +86,12 @@ def _opponents(values: dict[str, Any]) -> Opponents:
         of=int(values["of"]),
         documents=int(values["documents"]),
         trained=dict(values["trained"]),
-        intervals={
-            name: bounds and (float(bounds[0]), float(bounds[1])) for name, bounds in values["intervals"].items()
-        },
+        intervals=_intervals(values["intervals"]),
     )
+
+
+def _intervals(values: dict[str, Any]) -> dict[str, Interval | None]:
+    return {name: bounds and (float(bounds[0]), float(bounds[1])) for name, bounds in values.items()}
 
 
 def _measures(values: dict[str, Any]) -> dict[str, Measure]:

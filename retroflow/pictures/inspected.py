@@ -14,6 +14,7 @@ import torch
 from retroflow.data import Batch
 from retroflow.data.batch import NOT_PREDICTED
 from retroflow.database.database import Database
+from retroflow.evaluation.attribution import SAME, without_effect
 from retroflow.evaluation.measuring import evaluating
 from retroflow.generation.arguments import unfit
 from retroflow.generation.database import RetrievalDatabase
@@ -86,9 +87,11 @@ def _inspected(
     of_text = {"document": "", "title": "", "source": ""}
     on, off = (float(nats[1:].mean()) for nats in (reading.on, reading.off))
     database = "none" if opened.database is None else opened.database.name
-    short = ""
+    remark = ""
     if opened.database is not None and lookups is None:
-        short = f" It is shorter than a chunk of {m} tokens, so nothing was looked up."
+        remark = f" It is shorter than a chunk of {m} tokens, so nothing was looked up."
+    elif lookups is not None and (lookups.ids >= 0).any() and np.abs(reading.on - reading.off).max() <= SAME:
+        remark = f" {without_effect(['off'])}"
     return {
         "page_version": 1,
         "kind": "inspect",
@@ -100,7 +103,7 @@ def _inspected(
         "breakdowns": [],
         "curves": [],
         "inspector": {
-            "about": f"{len(tokens):,} tokens: {_compared(on, off, retrieves=lookups is not None)}{short}",
+            "about": f"{len(tokens):,} tokens: {_compared(on, off, retrieves=lookups is not None)}{remark}",
             "chunk_length": m,
             "least_run": LEAST_RUN,
             "averaged": reading.attention.averaged,

@@ -68,7 +68,11 @@ def tables_of(report: StoredReport, comparison: Mapping[str, Any] | None) -> lis
     sample = values["sample"]
     size = f", a sample of {sample['sequences']:,} of {sample['of']:,} sequences" if sample else ""
     note = f"{values['predicted_tokens']:,} tokens, {values['bytes']:,} bytes{size}"
-    rows = [_row(mode, meaning, values, {}) for mode, meaning in MODES.items() if mode in values["validation"]]
+    rows = [
+        _row(mode, meaning, values, values["intervals"])
+        for mode, meaning in MODES.items()
+        if mode in values["validation"]
+    ]
     found.append({"name": "validation", "title": "Validation", "note": note, "rows": rows})
     if "opponents" in values:
         opponents = values["opponents"]
@@ -130,19 +134,13 @@ def verdict_of(
         f"Retrieval {word} the loss by {abs(off - on):.3f} nats per token, from {off:.3f} to {on:.3f} "
         f"({(on - off) / off:+.1%}{stated})."
     )
-    warnings = [*(comparison or {}).get("warnings", []), *_warnings(rows, is_compared=comparison is not None)]
+    warnings = [*(stored if comparison is None else comparison)["warnings"], *_warnings(rows)]
     return {"level": "warning" if warnings else "good", "sentence": sentence, "warnings": warnings, "overlap": overlap}
 
 
-def _warnings(rows: Mapping[str, Mapping[str, Any]], *, is_compared: bool) -> list[str]:
+def _warnings(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     on, off, bounds = rows["on"]["nats"], rows["off"]["nats"], rows["on"].get("gain_interval")
     warnings = []
-    for mode in ("random", "shuffled"):
-        if not is_compared and mode in rows and 1 - on / rows[mode]["nats"] < SMALL_GAIN:
-            warnings.append(
-                f"Found neighbours are no better than {mode} ones: {on:.3f} against {rows[mode]['nats']:.3f} nats per "
-                "token. Whatever on gains over off does not come from what was retrieved."
-            )
     if on >= off * (1 + SMALL_GAIN):
         warnings.append("Retrieval hurts: the loss is higher than without it.")
     elif on > off * (1 - SMALL_GAIN):

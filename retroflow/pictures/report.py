@@ -16,6 +16,7 @@ from retroflow.console import progress
 from retroflow.corpus.tokenizer import Tokenizer, load_tokenizer
 from retroflow.data.windows import WindowTable
 from retroflow.errors import RetroflowError
+from retroflow.evaluation.attribution import SAME, without_effect
 from retroflow.evaluation.measuring import evaluating
 from retroflow.evaluation.stored_report import read_report
 from retroflow.pictures.loss_plot import plot_losses
@@ -36,6 +37,7 @@ from retroflow.pictures.reading import Lookups, Reading, copied, entry, read
 from retroflow.pictures.token_classes import CLASSES, COPIED, LEAST_RUN, Breakdown, classes_of, pieces, position_names
 from retroflow.pipeline.lookups import look_up
 from retroflow.protocols import Float32Array, Int64Array
+from retroflow.runs.checkpoint_files import checksum_path
 from retroflow.runs.description import read_run
 from retroflow.runs.folder import RunFolder, check_new_file
 from retroflow.store.sealed_json import read_sealed
@@ -79,7 +81,10 @@ def report_page(
         _write_plots(folder, data["tables"][0], Path(plots))
     if chunks:
         wanted = None if checkpoint is None else str(checkpoint)
-        data |= _read_sequences(folder, chunks, sequences, wanted, data["breakdowns"])
+        found = _read_sequences(folder, chunks, sequences, wanted, data)
+        verdict, warnings = data["verdict"], found.pop("warnings", [])
+        verdict["warnings"] += [warning for warning in warnings if warning not in verdict["warnings"]]
+        data |= found | {"verdict": verdict | ({"level": "warning"} if warnings else {})}
     return data | {"bytes": write_page(data, file)}
 
 
@@ -144,24 +149,26 @@ def stored_data(run_folder: Path) -> dict[str, Any]:
 
 
 def _read_sequences(
-    run_folder: Path, chunks: int, sequences: int, checkpoint: str | None, breakdowns: Sequence[dict[str, Any]]
+    run_folder: Path, chunks: int, sequences: int, checkpoint: str | None, data: dict[str, Any]
 ) -> dict[str, Any]:
-    """Read a sample of sequences: the inspector's entries, and breakdowns after those that there are."""
+    """Read a sample of sequences: the inspector's entries, breakdowns after those that there are, and warnings."""
     with quiet_lightning():
-        job = run_to_measure(run_folder, checkpoint=checkpoint).job()
+        opened = run_to_measure(run_folder, checkpoint=checkpoint)
+        job = opened.job()
     if job.splits.tokenizer is None:
         return {}
     model, tokenizer = job.module.model.to(job.placement.device), load_tokenizer(str(job.splits.tokenizer))
     m = job.splits.valid_chunks.chunk_length
     count = len(job.splits.validation())
     wanted = np.unique(np.linspace(0, count - 1, min(sequences, count)).astype(np.int64))
-    breakdown, entries, averaged, is_cross = Breakdown(), list[dict[str, Any]](), "", False
+    breakdown, entries, averaged, is_cross, effect = Breakdown(), list[dict[str, Any]](), "", False, 0.0
     compared = newest_comparison(run_folder)
     num_compared = 0 if compared is None else _break_down_rows(breakdown, compared.parent, job, tokenizer)
     with evaluating(model), progress("reading", len(wanted), "sequences") as advance:
         for sequence, reading in _readings(job, model, tokenizer, wanted):
             if reading.lookups is not None:
                 _break_down(breakdown, reading, m, only_copied=num_compared > 0)
+                effect = max(effect, float(np.abs(reading.on - reading.off).max()))
             averaged, is_cross = reading.attention.averaged or averaged, reading.attention.adds_up_to_one or is_cross
             for chunk in range(1, len(reading.tokens) // m):
                 found = entry(reading, chunk, m, tokenizer)
@@ -181,7 +188,25 @@ def _read_sequences(
     }
     of_rows = f"the {num_compared:,} sequences of the comparison" if num_compared else about
     found_breakdowns = _breakdowns(breakdown, m, about, of_rows) if job.options.retrieval else []
-    return {"inspector": inspector, "breakdowns": [*breakdowns, *found_breakdowns]}
+    warnings = [_of_checkpoints(opened.checkpoint, data)]
+    if any(one["neighbours"] for one in entries) and effect <= SAME:
+        warnings.append(without_effect(["off"]))
+    return {
+        "inspector": inspector,
+        "breakdowns": [*data["breakdowns"], *found_breakdowns],
+        "warnings": [warning for warning in warnings if warning is not None],
+    }
+
+
+def _of_checkpoints(checkpoint: Path, data: dict[str, Any]) -> str | None:
+    """State that the results are of another checkpoint than the one that is inspected; None if they are not."""
+    own = checksum_path(checkpoint).read_text(encoding="utf-8").split()[0]
+    measured = {"report": data["report"]["measured"], "comparison": (data["comparison"] or {}).get("model", {})}
+    others = [what for what, of in measured.items() if of.get("checkpoint_sha256") not in (None, own)]
+    if not others:
+        return None
+    named = " and the ".join(others)
+    return f"Other weights read the chunks below ({checkpoint.name}) than those that the {named} measured."
 
 
 def _readings(job: Job, model: Any, tokenizer: Tokenizer, wanted: Int64Array) -> Iterator[tuple[int, Reading]]:

@@ -83,8 +83,28 @@ class TaskResult:
             "measured": dict(self.measured),
             "sample": {"examples": len(self.predictions), "of": self.available},
             "facts": dict(self.facts),
+            "warnings": self.warnings,
             "groups": {name: self._group(examples) for name, examples in every.items()},
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return for which metrics found text is no better than random chunks: what must not be overlooked."""
+        sentences = []
+        for metric in self.metrics:
+            numbers = self._numbers(metric, np.ones(len(self.predictions), dtype=bool))
+            difference = numbers.get(ON, {}).get(f"minus_{RANDOM}")
+            if difference is None:
+                continue
+            low, high = difference["interval"] or [difference["value"]] * 2
+            is_better = high < 0 if metric.is_log else low > 0
+            if not is_better:
+                on, random = numbers[ON]["value"], numbers[RANDOM]["value"]
+                sentences.append(
+                    f"What was found is no better than random chunks: {metric.name} {on:.3f} against {random:.3f} "
+                    f"(95% interval of the difference {low:.3f} to {high:.3f})."
+                )
+        return sentences
 
     def _group(self, examples: NDArray[np.bool_]) -> dict[str, Any]:
         count = int(examples.sum())
@@ -95,7 +115,7 @@ class TaskResult:
         return values
 
     def _numbers(self, metric: Metric, examples: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return each way's value, and its difference to that without retrieval, with intervals."""
+        """Return each way's value, and its difference to those of `OFF` and `RANDOM`, with intervals."""
         values = {way: of_way[examples] for way, of_way in metric.values.items()}
         count = int(examples.sum())
         drawn = resampled_losses(values, np.ones(count), seed=self.seed)
@@ -104,12 +124,13 @@ class TaskResult:
         for way, of_way in values.items():
             value, several = float(of_mean(of_way.mean())), of_mean(drawn[way])
             found[way] = {"value": value, "interval": list(interval(several)) if count > 1 else None}
-            if way != OFF and OFF in values:
-                change = several - of_mean(drawn[OFF])
-                found[way]["minus_off"] = {
-                    "value": value - found[OFF]["value"],
-                    "interval": list(interval(change)) if count > 1 else None,
-                }
+            for other in (OFF, RANDOM):
+                if other in values and way not in (OFF, other):
+                    change = several - of_mean(drawn[other])
+                    found[way][f"minus_{other}"] = {
+                        "value": value - float(of_mean(values[other].mean())),
+                        "interval": list(interval(change)) if count > 1 else None,
+                    }
         return found
 
     def render(self) -> Group:
@@ -117,7 +138,8 @@ class TaskResult:
         shown = self.to_json()
         sample = shown["sample"]
         part = "" if sample["examples"] == sample["of"] else f" of {sample['of']:,}, drawn at random"
-        lines: list[Any] = [Text(f"{self.task}: {sample['examples']:,} examples{part}")]
+        lines: list[Any] = [Text(f"WARNING: {sentence}", style="bold red") for sentence in self.warnings]
+        lines.append(Text(f"{self.task}: {sample['examples']:,} examples{part}"))
         for name, values in shown["groups"].items():
             title = f"{name}: {values['examples']:,} examples" if len(shown["groups"]) > 1 else None
             lines.append(_table(title, values["ways"], [metric.name for metric in self.metrics]))

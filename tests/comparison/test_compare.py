@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import retroflow as rf
@@ -127,6 +128,20 @@ def test_a_killed_comparison_continues_with_the_same_bits(tmp_path, monkeypatch,
         assert found[name].tobytes() == whole[name].tobytes()
 
 
+def test_what_a_comparison_that_was_killed_early_left_is_not_taken_for_another_s(tmp_path, monkeypatch):
+    """It was killed before subject.json was written, and the next one in the same folder is of other sequences."""
+    first, kept = make_plan(tmp_path, sequences=[0, 1, 2]), tmp_path / "kept"
+    first.definition = {"kind": "other"}
+    monkeypatch.setattr(comparing, "write_text", lambda *_: kill())
+    with pytest.raises(Killed):
+        compare(first, rows=["off", "on"], output=kept)
+    assert (kept / "text.npz").is_file() and (kept / "leakage.npz").is_file()
+    monkeypatch.undo()
+    plan = make_plan(tmp_path, sequences=[1, 3])
+    found = compare(plan, rows=["off", "on"], output=kept)
+    assert found.measurements.text.sequences.tolist() == [1, 3] and found.leakage.overlaps["database"].shape[0] == 2
+
+
 def test_a_killed_comparison_continues_in_other_batches(tmp_path, monkeypatch):
     plan, before = make_plan(tmp_path, eval_batch_size=2), measuring.write_row
     monkeypatch.setattr(measuring, "SECONDS_BETWEEN_WRITES", 0.0)
@@ -221,6 +236,26 @@ def test_a_model_whose_retrieval_is_switched_off_inside_is_called_out(tmp_path):
     assert found.warnings[0].startswith("Retrieval is switched off inside this model: on equals off on every token")
     assert "So do random." in found.warnings[0] and "no better than random" in found.warnings[1]
     assert found.to_json()["findings"][:2] == found.warnings
+
+
+def test_a_model_that_reads_the_same_whatever_is_retrieved_is_called_out(tmp_path):
+    plan = make_plan(tmp_path)
+    model = plan._job.module.model
+    forward = model.forward
+
+    def constant(tokens, retrieved=None, mask=None, **options):
+        if retrieved is None:
+            return forward(tokens, **options)
+        return forward(tokens, torch.full_like(retrieved, 7), torch.ones_like(mask), **options)
+
+    model.forward = constant
+    found = compare(plan, rows=["off", "on", "shuffled", "random"])
+    same = "What is retrieved makes no difference to this model: on equals shuffled, random on every token"
+    assert found.warnings[0].startswith(same) and found.rows[1].gain != 0
+    assert ["no better than" in sentence for sentence in found.warnings] == [False, True, True]
+    few = compare(plan, rows=["off", "on"])  # the probe has seen it, too
+    assert few.warnings[0].startswith("What is retrieved makes no difference to this model: other neighbours change no")
+    assert compare(make_plan(tmp_path / "reads"), rows=["off", "on"]).stated["probe"]["effect"] > 1e-3
 
 
 def test_without_random_it_is_said_that_the_check_is_missing(tmp_path):

@@ -79,6 +79,7 @@ def test_smaller_databases_lie_in_larger_ones_and_all_of_it_is_on(run, monkeypat
     points = by_label(found)
     small, large = (searched[count] for count in sorted(searched))
     assert set(small) < set(large) and len(large) == points["50%"]["chunks"] < points["100%"]["chunks"]
+    assert points["100%"]["documents"] > points["50%"]["documents"]
     assert points["100%"]["on"] == rf.compare(run, rows=["off", "on"], sequences=6).rows[1].nats
     assert len({point["on"] for point in found.points}) == 3
 

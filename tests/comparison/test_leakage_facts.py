@@ -1,6 +1,7 @@
 """What a comparison says of leakage: planted copies are named, with the bits per byte of what remains."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def test_the_json_has_curves_leaks_and_near_duplicates(compared):
     longest = [max(leak["tokens"].values()) for leak in overlap["leaks"]]
     assert longest == sorted(longest, reverse=True) and min(longest) >= text.chunk_length / 8
     assert all(leak["document"] for leak in overlap["leaks"])
+
+
+def test_all_leaks_are_listed():
+    facts = LeakageFacts({"database": np.full((30, 10), 0.25)}, None, {"0": "copied"})
+    sizes = {"documents": np.zeros((30, 80), int), "bytes": np.zeros((30, 10), int)}
+    text = SimpleNamespace(chunk_length=8, sequences=np.arange(30), **sizes)
+    leaks = facts._leaks(SimpleNamespace(text=text), facts.overlaps)
+    assert [leak["chunk"] for leak in leaks] == list(range(300))
+    assert leaks[7] == {"chunk": 7, "document": "copied", "tokens": {"database": 2}}
 
 
 def test_near_duplicates_are_found_once_their_library_is_there(compared, monkeypatch):

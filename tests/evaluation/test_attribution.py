@@ -38,8 +38,13 @@ def test_a_single_chunk_has_no_other():
 
 
 def test_random_rows_cover_the_database():
-    found = at_random((500, 2), database_chunks=7, seed=0)
+    found = at_random(np.zeros((500, 2)), database_chunks=7, seed=0)
     assert set(found.ravel().tolist()) == set(range(7)) and found.dtype == np.int64
+
+
+def test_random_neighbours_are_read_only_where_something_was_found():
+    found = np.array([[3, -1], [-1, -1], [2, 5]])
+    assert ((at_random(found, database_chunks=7, seed=0) < 0) == (found < 0)).all()
 
 
 def test_windows_are_shuffled_by_sequence_and_a_single_sequence_has_no_other():

@@ -83,3 +83,26 @@ def test_the_report_states_the_sample_on_screen_and_in_json(tmp_path, capsys):
         assert "a sample of 2 of 5 sequences" in capsys.readouterr().out
         (tmp_path / "report.json").write_text(render_sealed(values, what="report"))
         assert read_report(tmp_path).report.to_json() == values
+
+
+def test_a_model_whose_retrieval_is_switched_off_inside_is_called_out(tmp_path):
+    job, report, _ = measured(tmp_path)
+    assert not any("switched off" in warning for warning in report.warnings)
+    assert report.intervals["on_minus_off"][0] <= report.measures["on"].loss - report.measures["off"].loss
+    model = job.module.model
+    forward = model.forward
+    model.forward = lambda tokens, *arguments, **options: forward(tokens)
+    off = measure_report(job, training={"steps": 0}, advance=lambda sequences: None)
+    assert off.warnings[0].startswith("Retrieval is switched off inside this model: on equals off on every token")
+    assert [each.split(":")[0] for each in off.warnings[1:]] == [
+        "Found neighbours are no better than random ones",
+        "Found neighbours are no better than those of other chunks",
+    ]
+    assert off.findings()[:3] == off.warnings
+
+    def constant(tokens, retrieved=None, mask=None, **options):
+        return forward(tokens) if retrieved is None else forward(tokens, torch.full_like(retrieved, 7), mask | True)
+
+    model.forward = constant
+    same = measure_report(job, training={"steps": 0}, advance=lambda sequences: None).warnings[0]
+    assert same.startswith("What is retrieved makes no difference to this model: on equals shuffled, random on every")

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import retroflow as rf
 from retroflow.cli.main import run as command
+from retroflow.model.retro import Retro
 from retroflow.pictures.page import island, render
 from tests.pictures.conftest import ATTACK
 
@@ -188,6 +190,25 @@ def test_the_box_with_a_token_s_numbers_covers_no_title(page_file, show, width) 
         return found;
     }"""
     assert page.evaluate(covered) == []
+
+
+def test_a_model_whose_retrieval_was_switched_off_since_is_called_out(attacked, tmp_path, monkeypatch) -> None:
+    forward = Retro.forward
+    monkeypatch.setattr(Retro, "forward", lambda self, tokens, *_, **__: forward(self, tokens))
+    data = rf.report_page(attacked, tmp_path / "page.html", chunks=2, sequences=2)
+    said = "Retrieval is switched off inside this model: on equals off on every token"
+    assert data["verdict"]["warnings"][-1].startswith(said) and data["verdict"]["level"] == "warning"
+    assert said in rf.inspect(attacked, "some words " * 20)["inspector"]["about"]
+
+
+def test_results_of_other_weights_are_called_out(attacked, tmp_path) -> None:
+    run = shutil.copytree(attacked, tmp_path / "0001")
+    (file,) = run.glob("comparisons/*/comparison.json")
+    values = json.loads(file.read_text())
+    values["model"]["checkpoint_sha256"] = 64 * "0"
+    file.write_text(json.dumps(values))
+    data = rf.report_page(run, tmp_path / "page.html", chunks=2, sequences=2)
+    assert "Other weights read the chunks below (" in data["verdict"]["warnings"][-1]
 
 
 def test_light_and_dark(page_file, show) -> None:

@@ -38,3 +38,21 @@ def test_the_table_says_what_part_was_measured():
     console.print(made().render())
     text = console.export_text()
     assert "made: 40 examples of 100, drawn at random" in text and "one: 1 examples" in text and "[" in text
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_what_is_no_better_than_random_chunks_cannot_be_overlooked(is_log):
+    draw = np.random.default_rng(0)
+    better, worse = draw.random(60), draw.random(60) + 1
+    if not is_log:
+        better, worse = worse, better
+    for on, random, is_said in ((better, worse, False), (worse, better, True), (worse, worse, True)):
+        ways = {"off": worse, "on": on, "random": random}
+        result = TaskResult("made", (Metric("it", "means", ways, is_log=is_log),), [{}] * 60, 60)
+        numbers = result.to_json()["groups"]["all"]["ways"]
+        change = numbers["on"]["it"]["value"] - numbers["random"]["it"]["value"]
+        assert numbers["on"]["it"]["minus_random"]["value"] == pytest.approx(change)
+        assert "minus_random" not in numbers["random"]["it"]
+        assert len(result.to_json()["warnings"]) == is_said
+        if is_said:
+            assert result.warnings[0].startswith("What was found is no better than random chunks: it ")
