@@ -98,7 +98,7 @@ def _inspected(
         "title": " ".join(text.split())[:80],
         "made": {"retroflow": __version__, "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},
         "verdict": None,
-        "findings": [],
+        "findings": {},
         "tables": [],
         "breakdowns": [],
         "curves": [],

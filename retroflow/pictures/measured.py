@@ -61,7 +61,7 @@ def tables_of(report: StoredReport, comparison: Mapping[str, Any] | None) -> lis
                 "name": "comparison",
                 "title": "Compared on the same text",
                 "note": f"{note}{text['documents']:,} documents; every token once; {measured}",
-                "rows": comparison["rows"],
+                "rows": [row | {"meaning": _meaning_of(row)} for row in comparison["rows"]],
             }
         )
     values = report.values
@@ -89,6 +89,14 @@ def tables_of(report: StoredReport, comparison: Mapping[str, Any] | None) -> lis
             {"name": "opponents", "title": "The same neighbours in the base's prompt", "note": note, "rows": rows}
         )
     return found
+
+
+def _meaning_of(row: Mapping[str, Any]) -> str:
+    """Return what a row of a comparison is, with where its neighbours come from."""
+    meaning, neighbours = str(row["meaning"]), str(row["neighbours"])
+    if neighbours == "none":
+        return meaning
+    return f"{meaning} {neighbours}" if meaning.endswith("reads") else f"{meaning}: {neighbours}"
 
 
 def _row(mode: str, meaning: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> dict[str, Any]:

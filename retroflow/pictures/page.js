@@ -127,7 +127,7 @@ function lossTable(spec) {
     { key: "gain", label: "Below off", draw: gainBars(spec.rows), text: () => "" },
     { key: "nats", label: "Nats per token", text: (value) => fixed(value) },
     { key: "bits_per_byte", label: "Bits per byte", text: (value) => fixed(value) },
-    { key: "word_perplexity", label: "Word perplexity", text: (value) => fixed(value, 2) },
+    { key: "word_perplexity", label: "Word perplexity", text: (value) => (value >= 1e6 ? value.toExponential(2) : fixed(value, value < 100 ? 2 : 0)) },
     { key: "gain", label: "Gain", text: (value) => signed(value) },
     { key: "gain_interval", label: "95% interval", text: (value) => between(value, 3, signed) },
     { key: "recovered", label: "Recovered", text: (value, row) => percent(value, 0) + (row.recovered_interval ? ` (${between(row.recovered_interval, 0, percent)})` : "") },
@@ -144,9 +144,8 @@ function results() {
   const box = make("div", { class: `card verdict ${verdict.level}`, id: "verdict" }, make("p", { class: "sentence" }, verdict.sentence),
     verdict.overlap ? make("p", { id: "overlap" }, verdict.overlap) : null,
     verdict.warnings.map((text) => make("p", { class: "alarm", role: "alert" }, shown(text))));
-  if (data.findings.length) {
-    box.append(make("h3", {}, "Findings"), make("ul", { class: "findings", id: "findings" },
-      data.findings.map((text) => make("li", {}, shown(text)))));
+  for (const [title, sentences] of Object.entries(data.findings)) {
+    box.append(make("h3", {}, title), make("ul", { class: "findings" }, sentences.map((text) => make("li", {}, shown(text)))));
   }
   section("results", "Results", box, data.tables.map(lossTable));
 }
@@ -310,9 +309,8 @@ function describe(entry, place) {
   if (attention) {
     parts.push(data.inspector.adds_up_to_one ? " Attention to neighbours:" : ` ${percent(attention[0])} of the attention goes to neighbours:`);
     const most = attention[1].slice(0, 3).map(([neighbour, token, weight]) =>
-      [" ", make("b", {}, shown(entry.neighbours[neighbour].tokens[token].replace(/\n/g, "\u21b5"))), ` ${percent(weight)}, neighbour ${neighbour + 1};`]);
-    parts.push(...most.flat());
-    if (!most.length) parts.push(" spread thinly.");
+      [" ", make("b", {}, shown(entry.neighbours[neighbour].tokens[token].replace(/\n/g, "\u21b5"))), ` ${percent(weight)}, neighbour ${neighbour + 1}`]);
+    parts.push(...(most.length ? most.flatMap((one, number) => [number ? ";" : "", ...one]) : [" spread thinly"]), ".");
   } else if (isNumber(on) && data.inspector.retrieval) parts.push(" It reads no neighbour.");
   return parts;
 }

@@ -124,7 +124,8 @@ def stored_data(run_folder: Path) -> dict[str, Any]:
     overlap = report.values["by_overlap"] if judged is None else judged["overlap"]["buckets"]
     verdict = verdict_of(tables[0 if judged is comparison else 1], report.values, judged)
     said = {verdict["overlap"], *verdict["warnings"]}
-    findings = [*(comparison or {}).get("findings", []), *report.findings]
+    findings = {"Of the comparison": (comparison or {}).get("findings", []), "Of the validation": report.findings}
+    left = {what: [each for each in sentences if each not in said] for what, sentences in findings.items()}
     described = read_sealed(folder.description, remedy="Restore it.")
     breakdowns = []
     if overlap:
@@ -136,7 +137,7 @@ def stored_data(run_folder: Path) -> dict[str, Any]:
         "title": f"{run.name} {run_folder.resolve().name}",
         "made": {"retroflow": __version__, "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},
         "verdict": verdict,
-        "findings": [finding for finding in dict.fromkeys(findings) if finding not in said],
+        "findings": {what: sentences for what, sentences in left.items() if sentences},
         "tables": tables,
         "breakdowns": breakdowns,
         "curves": curves_of(run_folder),

@@ -60,6 +60,8 @@ def test_it_says_what_the_files_say(page_file, values, attacked, show) -> None:
         assert cell("validation", mode, "bits_per_byte") == f"{measure['bits_per_byte']:.4f}"
     for row in comparison["rows"]:
         assert cell("comparison", row["name"], "nats") == f"{row['nats']:.4f}"
+        meaning = page.locator(f"#table-comparison tr[data-row='{row['name']}'] small").text_content()
+        assert row["meaning"] in meaning and (row["neighbours"] in meaning or row["name"] == "off")
         if row["gain_interval"]:
             low, high = row["gain_interval"]
             assert cell("comparison", row["name"], "gain_interval") == f"{_signed(low)} to {_signed(high)}"
@@ -70,6 +72,8 @@ def test_it_says_what_the_files_say(page_file, values, attacked, show) -> None:
         values["verdict"]["overlap"],
         *comparison["findings"],
         *report["findings"],
+        "Of the comparison",
+        "Of the validation",
     ):
         assert sentence in shown
     assert page.locator("#verdict .alarm").count() == len(values["verdict"]["warnings"]) > 0
