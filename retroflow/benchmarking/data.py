@@ -58,9 +58,8 @@ class Source:
     def __post_init__(self) -> None:
         given = [name for name in ("vectors", "database", "random") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UsageError(
-                f"vectors, database, random: {' and '.join(given) or 'none of them'} given; give one of them."
-            )
+            found = " and ".join(given) or "no vectors"
+            raise UsageError(f"{found} given; give one of vectors='FILE', database='DB' and random='N,D'.")
 
     def open(self) -> "BenchData":
         """Open the vectors; draws them if they are not in the folder.

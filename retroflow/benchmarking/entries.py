@@ -106,5 +106,5 @@ def check_memory(entries: Sequence[Entry], limit: int, *, count: int, dimension:
             raise UsageError(
                 f"retriever='{entry.label}': building its index of {count:,} vectors of width {dimension} takes about "
                 f"{size_text(entry.outline.building)} of memory, and {size_text(limit)} are allowed. Leave it out, "
-                "allow more by memory_limit, or let explain choose."
+                "give a higher memory_limit='8GiB', or see `retroflow bench --explain`."
             )

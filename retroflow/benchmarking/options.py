@@ -7,6 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, MinLen
 
 from retroflow.errors import UsageError
+from retroflow.generation.arguments import ArgumentError
 from retroflow.options import checked_options
 from retroflow.planning.machine_memory import available_cores, main_memory
 
@@ -14,7 +15,7 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _UNKNOWN = 1 << 62
 
 
-@checked_options("")
+@checked_options("", error=ArgumentError.of_complaints)
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """How to measure retrievers.

@@ -52,10 +52,11 @@ def bench(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
     from retroflow.benchmarking.front import explain as choose
     from retroflow.benchmarking.options import BenchOptions
     from retroflow.components import retriever_words
+    from retroflow.generation.prompts import telling_in_flags
     from retroflow.store.sealed_json import strict_json
 
-    chosen = BenchOptions(**options)
-    with only_results_on_stdout():
+    with telling_in_flags([]), only_results_on_stdout():
+        chosen = BenchOptions(**options)
         if explain:
             found: Any = choose(database=database, vectors=vectors, random=random, options=chosen)
         else:

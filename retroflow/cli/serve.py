@@ -61,11 +61,12 @@ def serve(  # noqa: PLR0913  # a command's parameters are its options (docs/deci
             f'serve: needs {error.name}, which is not installed. Install it with: pip install "retroflow[serve]"'
         ) from error
     with telling_in_flags([]):
+        limits = ServerOptions(**options)
         opened = open_served(folder, database=database, retrieval=retrieval, device=device, checkpoint=checkpoint)
         service = Service(
             opened,
             name=name or opened.origin.recipe,
-            options=ServerOptions(**options),
+            options=limits,
             keys=keys,
             num_neighbours=neighbours,
             retrieval_step=retrieval_step,

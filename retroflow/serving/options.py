@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from retroflow.errors import UsageError
+from retroflow.generation.arguments import ArgumentError
 from retroflow.options import checked_options
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
-@checked_options("")
+@checked_options("", error=ArgumentError.of_complaints)
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """Options of a server.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from retroflow.devices import bf16_pays
 from retroflow.generation import GenerationOptions
+from retroflow.generation.arguments import unfit
 from retroflow.generation.decoding import check_lengths, device_of, encoded
 from retroflow.generation.language_model import LanguageModel
 from retroflow.generation.rows import Row
@@ -54,6 +55,9 @@ class Service:
         keys: who may use it.
         num_neighbours: chunks to retrieve for a window; None for as many as in training.
         retrieval_step: tokens between two retrievals; None for those of the run's evaluation.
+
+    Raises:
+        ArgumentError: more neighbours than the database has chunks, or a step that the model cannot take.
     """
 
     def __init__(
@@ -66,6 +70,11 @@ class Service:
         num_neighbours: int | None = None,
         retrieval_step: int | None = None,
     ) -> None:
+        if num_neighbours is not None and opened.database is not None and num_neighbours > len(opened.database):
+            raise unfit(
+                "num_neighbours",
+                f"is {num_neighbours}; allowed: 1 to {len(opened.database):,}, the chunks of the database.",
+            )
         self.opened, self.name = opened, name
         self.options, self.keys = options or ServerOptions(), keys or Keys()
         self.created = int(time.time())

@@ -63,7 +63,9 @@ def test_what_is_no_file_of_numbers_is_refused(tmp_path) -> None:
         NpyRows(tmp_path / "v.npy")
     with pytest.raises(UsageError, match="there is no such file"):
         NpyRows(tmp_path / "absent.npy")
-    with pytest.raises(UsageError, match="^vectors, database, random: none of them given; give one of them.$"):
+    with pytest.raises(
+        UsageError, match="^no vectors given; give one of vectors='FILE', database='DB' and random='N,D'.$"
+    ):
         Source()
     with pytest.raises(UsageError, match="vectors and random given"):
         Source(vectors="v.npy", random=(2, 2))

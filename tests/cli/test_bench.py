@@ -48,14 +48,19 @@ def test_what_is_chosen_is_printed_and_as_json(retroflow) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--retriever", "hnws"), "error: vectors, database, random: none of them given; give one of them."),
+        (
+            ("--retriever", "hnws"),
+            "error: no vectors given; give one of --vectors FILE, --database DB and --random N,D.",
+        ),
         (("--random", "9,4", "--retriever", "exakt"), "error: --retriever exakt: there is no such retriever."),
         (("--random", "9"), "error: --random 9: give the number of vectors and their width, such as 20000,384."),
         (("--vectors", "no.npy"), "there is no such file."),
         (
             ("--random", "100000,384", "--retriever", "exact", "--memory-limit", "1MiB"),
-            "error: --retriever exact: build",
+            "give a higher --memory-limit 8GiB, or see `retroflow bench --explain`.",
         ),
+        (("--random", "9,4", "--queries", "0"), "error: --queries is 0; allowed: a whole number of at least 1."),
+        (("--random", "9,4", "--seconds", "0"), "error: --seconds is 0"),
         (("--random", "9,4", "--memory-limit", "much"), "error: --memory-limit much: give a size such as 8GiB"),
         (("--random", "9,4", "--retriever", "exact:search.blok_rows=1"), "search.blok_rows is not a known key."),
     ],

@@ -74,8 +74,10 @@ def test_serve_refuses_in_one_line(command, exported, database_folder, monkeypat
         ((exported, "--database", database_folder, "--retrieval-step", 99), "--retrieval-step is 99; allowed"),
         (
             (exported, "--database", database_folder, "--precision", "int8"),
-            'precision is "int8" (text); allowed: "auto"',
+            '--precision is "int8" (text); allowed: "auto"',
         ),
+        ((exported, "--database", database_folder, "--max-running", 0), "--max-running is 0; allowed: a whole number"),
+        ((exported, "--database", database_folder, "--neighbours", 999), "--neighbours is 999; allowed: 1 to"),
     ]:
         code, out, err = command("serve", *words)
         lines = [line for line in err.splitlines() if not line.startswith("database ")]
