@@ -13,6 +13,9 @@ from torch import Tensor
 from retroflow.generation.decoding import Decoding
 from retroflow.generation.rows import Row
 
+_NUMBERS_AT_ONCE = 1 << 17
+"""Logits of a part that is summed; the caches of a processor hold them while several passes go over them."""
+
 
 @dataclass(frozen=True)
 class TokenScore:
@@ -77,6 +80,8 @@ def nats_without_retrieval(decoding: Decoding, rows: Sequence[Row], counts: Sequ
         begin, done = done, done + logits.shape[1]
         wanted = tokens[:, max(first, begin + 1) : done + 1]  # [b, t], what these logits predict
         predicting = logits[:, max(first - 1, begin) - begin :][:, : wanted.shape[1]]
-        parts.append(nats_of(predicting, wanted))
+        at_once = max(1, _NUMBERS_AT_ONCE // logits[:, :1].numel())
+        pairs = (torch.split(each, at_once, dim=1) for each in (predicting, wanted))
+        parts += map(nats_of, *pairs)
     ended = torch.cat(parts, dim=1)  # [b, longest]
     return [list(row[len(row) - count :].tolist()) for row, count in zip(ended, counts, strict=True)]

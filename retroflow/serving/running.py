@@ -268,7 +268,8 @@ class RunningBatch:
         for places in kinds.values():
             try:
                 sampler = Sampler.together([running[place].sampler for place in places])
-                tokens |= zip(places, sampler.choose(logits[places]).tolist(), strict=True)
+                chosen = sampler.choose(logits if len(kinds) == 1 else logits[places])
+                tokens |= zip(places, chosen.tolist(), strict=True)
             except Exception:  # of one of them
                 tokens |= {place: self._chosen_alone(running[place], logits[place : place + 1]) for place in places}
         return [tokens[place] for place in range(len(running))]

@@ -5,12 +5,14 @@ import pytest
 from retroflow.generation import GenerationOptions, decoding
 from retroflow.generation.decoding import Decoding
 from retroflow.generation.rows import Row
+from retroflow.serving import likelihood
 from retroflow.serving.likelihood import nats_without_retrieval, prompt_scores
 from tests.serving.small import CHUNK, prompt_of
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 7, 4096])
 def test_the_last_tokens_of_a_row_have_the_nats_that_all_have(opened, monkeypatch, at_once: int) -> None:
+    monkeypatch.setattr(likelihood, "_NUMBERS_AT_ONCE", 7 * at_once * opened.tokenizer.vocabulary_size)
     options = GenerationOptions(align=False, num_neighbours=2)
     unaligned = Decoding(opened.model, opened.tokenizer, None, options, CHUNK, None)
     tokens = opened.tokenizer.encode(prompt_of(1, 30)).ids.tolist()
