@@ -290,5 +290,6 @@ def _own_words(model: str, chunk_length: int) -> list[str]:
         return [*words, f"data.chunk_length={chunk_length}", f"data.sequence_chunks={sequence_chunks}"]
     step = min(LOOKUP_STEP, chunk_length)
     reader = ["model.reader=inherit", f"model.lookups_read={LOOKUP_STEP}", "model.neighbour_offset=-1.0"]
+    reader.append("model.unrelated_offset=-3.0")
     lookups = [f"neighbours.step={step}", "trainer.eval_batch_size=4", f"data.chunk_length={chunk_length}"]
     return ["model.name=retrofit", f"model.base={model}", *reader, *lookups]

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,23 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from retroflow.model.attention import at_the_right
 from retroflow.model.cache import RetroCache
+from retroflow.model.neighbours import Encoded
 from retroflow.pretrained.neighbour_states import Text
 
 _ROOM = 64
 """Own keys that are appended before what is joined is copied again."""
+
+
+class Neighbour(NamedTuple):
+    """A neighbour as a base reads it.
+
+    Attributes:
+        states: float [L, 2, g, up to r, h].
+        offset: added to its logits.
+    """
+
+    states: Tensor
+    offset: float
 
 
 @dataclass(frozen=True)
@@ -28,11 +41,11 @@ class Lookup:
 
     Attributes:
         start: the first position that reads it, from 0.
-        rows: for each row of a batch its neighbours' texts and their states, float [L, 2, g, up to r, h].
+        rows: for each row of a batch its neighbours, by their texts.
     """
 
     start: int
-    rows: Sequence[dict[Text, Tensor]]
+    rows: Sequence[dict[Text, Neighbour]]
 
     def select(self, rows: Tensor) -> "Lookup":
         """The rows int64 [c] of the batch."""
@@ -60,18 +73,31 @@ class WindowNeighbours:
 
     Attributes:
         start: the first position that reads it, from 0.
-        rows: for each row the states of its neighbours, float [L, 2, g, up to r, h]; empty where nothing was looked up.
+        rows: for each row its neighbours; empty where nothing was looked up.
         joined: what is kept for windows that several calls read; None keeps nothing.
     """
 
     start: int
-    rows: list[list[Tensor]]
+    rows: list[list[Neighbour]]
     joined: Joined | None = None
 
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens that each row reads."""
-        return [sum(state.shape[3] for state in states) for states in self.rows]
+        return [sum(each.states.shape[3] for each in row) for row in self.rows]
+
+    @cached_property
+    def offsets(self) -> Tensor | None:
+        """What is added to logits, float64 [rows, longest], one row if all are equal; None for nothing."""
+        if not any(each.offset for row in self.rows for each in row):
+            return None
+        offsets = torch.zeros(len(self.rows), max(self.lengths), dtype=torch.float64)
+        for row, neighbours in enumerate(self.rows):
+            end = 0
+            for states, offset in neighbours:
+                start, end = end, end + states.shape[3]
+                offsets[row, start:end] = offset
+        return offsets[:1] if (offsets == offsets[0]).all() else offsets
 
     def keys_and_values(self, place: int) -> tuple[Tensor, Tensor]:
         """Of the reading layer at this place, float [b, g, longest, h] each; shorter rows end in zeros."""
@@ -110,15 +136,15 @@ class WindowNeighbours:
 
     def _side_by_side(self, place: int, room: int) -> Tensor:
         """Copy the neighbours of each row: float [2, b, g, longest + room, h]."""
-        some = next(state for states in self.rows for state in states)
+        some = next(each.states for row in self.rows for each in row)
         with torch.inference_mode(False):  # later calls write into it, in inference mode or not
             shape = (2, len(self.rows), some.shape[2], max(self.lengths) + room, some.shape[4])
             buffer = torch.zeros(shape, dtype=some.dtype, device=some.device)
-        for row, states in enumerate(self.rows):
+        for row, neighbours in enumerate(self.rows):
             end = 0
-            for state in states:
-                start, end = end, end + state.shape[3]
-                buffer[:, row, :, start:end] = state[place]
+            for states, _ in neighbours:
+                start, end = end, end + states.shape[3]
+                buffer[:, row, :, start:end] = states[place]
         return buffer
 
 
@@ -129,6 +155,7 @@ class RetrofitCache(RetroCache):
         past: keys and values of the base's self-attention.
         lookups: the newest ones that an inherited reader still reads, oldest first.
         reading: what is read of them together; None before the first call that reads.
+        recent_tokens: int64 [b, up to m], the last ones, -1 at padding; None before the first.
     """
 
     def __init__(self, config: PretrainedConfig, *, chunk_length: int, step: int, padding: Tensor | None) -> None:
@@ -136,6 +163,17 @@ class RetrofitCache(RetroCache):
         self.past = DynamicCache(config=config)
         self.lookups: list[Lookup] = []
         self.reading: WindowNeighbours | None = None
+        self.recent_tokens: Tensor | None = None
+
+    def known(self, tokens: Tensor) -> Tensor:
+        """Return int64 [b, up to m + t], the last tokens and those [b, t] that come next; -1 at padding."""
+        new = known_tokens(tokens, self.padding, self.length)
+        return new if self.recent_tokens is None else torch.cat((self.recent_tokens, new), dim=1)
+
+    def advance(self, tokens: Tensor, encoded: Encoded | None = None) -> None:
+        """Count tokens int64 [b, t] as seen; see `RetroCache.advance`."""
+        self.recent_tokens = self.known(tokens)[:, -self.chunk_length :]
+        super().advance(tokens, encoded)
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows int64 [c] of the batch, in this order."""
@@ -143,6 +181,7 @@ class RetrofitCache(RetroCache):
         if self.length:
             self.past.batch_select_indices(rows)
         self.lookups, self.reading = [lookup.select(rows) for lookup in self.lookups], None
+        self.recent_tokens = None if self.recent_tokens is None else self.recent_tokens[rows]
 
     def snapshot(self) -> Self:
         """Return the state as it is now, to go back to; see `RetroCache.snapshot`."""
@@ -163,11 +202,13 @@ class RetrofitCache(RetroCache):
                 for pair in ((mine.keys, theirs.keys), (mine.values, theirs.values))
             )
         self.lookups, self.reading = self._joined_lookups(other, length), None
+        if self.recent_tokens is not None and other.recent_tokens is not None:  # m each: both have ended a window
+            self.recent_tokens = torch.cat((self.recent_tokens, other.recent_tokens))
         super().join(other, length)
 
     def _joined_lookups(self, other: Self, length: int) -> list[Lookup]:
         """The lookups of both caches, by the position that reads them first, from a common last one on."""
-        rows: dict[int, list[dict[Text, Tensor]]] = {}
+        rows: dict[int, list[dict[Text, Neighbour]]] = {}
         before = 0
         for cache in (self, other):
             num_rows = cache.num_rows or 0
@@ -177,6 +218,20 @@ class RetrofitCache(RetroCache):
             before += num_rows
             rows = {start: found + [{}] * (before - len(found)) for start, found in rows.items()}
         return [Lookup(start, rows[start]) for start in sorted(rows)]
+
+
+def known_tokens(tokens: Tensor, padding: Tensor | None, first: int) -> Tensor:
+    """Return tokens int64 [b, t] with -1 at padding.
+
+    Args:
+        tokens: of positions `first` on.
+        padding: int64 [b], tokens at the left of each row that are padding; None for none.
+        first: position of the first token.
+    """
+    if padding is None:
+        return tokens
+    places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+    return tokens.masked_fill(places < padding[:, None], -1)
 
 
 def padded_arguments(cache: RetroCache, num_tokens: int) -> dict[str, Tensor]:

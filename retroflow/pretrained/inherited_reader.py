@@ -9,7 +9,7 @@ Shapes: b batch, n tokens of a sequence, t new tokens, m tokens of a chunk, s to
 k neighbours, r tokens of a neighbour.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +19,15 @@ from transformers import PreTrainedModel
 
 from retroflow.model.neighbours import Retrieved
 from retroflow.model.windows import num_windows
-from retroflow.pretrained.base_cache import Joined, Lookup, RetrofitCache, WindowNeighbours, padded_arguments
+from retroflow.pretrained.base_cache import (
+    Joined,
+    Lookup,
+    Neighbour,
+    RetrofitCache,
+    WindowNeighbours,
+    known_tokens,
+    padded_arguments,
+)
 from retroflow.pretrained.joint_attention import NAME, JointReading, Watch
 from retroflow.pretrained.neighbour_reader import ARGUMENT
 from retroflow.pretrained.neighbour_states import NeighbourStates, Text
@@ -28,6 +36,9 @@ from retroflow.pretrained.retrofit_config import RetrofitConfig
 
 STATES_AT_ONCE = 1 << 29
 """Bytes of neighbours' states that a part of a long prompt reads."""
+
+RELATED = 0.2
+"""Share of a window's pairs of adjacent tokens from which on a neighbour has the full offset."""
 
 _TOKENS_AT_ONCE = 2048
 """Tokens of such a part, whose mask has a place for each of them and each token before."""
@@ -62,7 +73,8 @@ class InheritedReader(nn.Module):
         self._layers = {layer: place for place, layer in enumerate(layers)}
         self._chunk_length = options.chunk_length
         self.watch: Watch | None = None
-        self.lookups_read, self._offset = options.lookups_read, options.neighbour_offset
+        self.lookups_read = options.lookups_read
+        self._offset, self._unrelated_offset = options.neighbour_offset, options.unrelated_offset
         self.states = NeighbourStates(
             layers,
             retrieved_length=2 * options.chunk_length,
@@ -83,12 +95,19 @@ class InheritedReader(nn.Module):
         return len(self._layers)
 
     def of_sequences(
-        self, base: PreTrainedModel, found: Retrieved | None, *, step: int, padding: Tensor | None = None
+        self,
+        base: PreTrainedModel,
+        tokens: Tensor,
+        found: Retrieved | None,
+        *,
+        step: int,
+        padding: Tensor | None = None,
     ) -> JointReading | None:
         """Say what the tokens of whole sequences read.
 
         Args:
             base: the model's.
+            tokens: int64 [b, n].
             found: of all their windows; None for retrieval off.
             step: s.
             padding: int64 [b], tokens at the left of each row that are padding.
@@ -96,27 +115,30 @@ class InheritedReader(nn.Module):
         if found is None:
             return None
         ends = [self._chunk_length + window * step for window in range(found.tokens.shape[1])]
-        return self._reading(self._windows([], self._lookups(base, found, ends, padding)), 0)
+        offsets = self._offsets(found, known_tokens(tokens, padding, 0), ends)
+        return self._reading(self._windows([], self._lookups(base, found, offsets, ends, padding)), 0)
 
     def _after(
-        self, base: PreTrainedModel, found: Retrieved | None, cache: RetrofitCache, num_rows: int, num_tokens: int
+        self, base: PreTrainedModel, tokens: Tensor, found: Retrieved | None, cache: RetrofitCache
     ) -> JointReading | None:
         """Say what the next tokens read, and let the cache keep the lookups that later ones read.
 
         Args:
             base: the model's.
+            tokens: int64 [b, t].
             found: of the windows that end within these tokens; None where nothing was looked up.
             cache: of the tokens before.
-            num_rows: b.
-            num_tokens: t.
         """
-        m, s = self._chunk_length, cache.step
+        (num_rows, num_tokens), m, s = tokens.shape, self._chunk_length, cache.step
         first, stop = (num_windows(length, m, s) for length in (cache.length, cache.length + num_tokens))
         ends = [m + window * s for window in range(first, stop)]
         if found is None:
             new = [Lookup(end - 1, [{}] * num_rows) for end in ends]
         else:
-            new = self._lookups(base, found, ends, cache.padding)
+            known = cache.known(tokens)
+            first_known = cache.length + num_tokens - known.shape[1]
+            offsets = self._offsets(found, known, [end - first_known for end in ends])
+            new = self._lookups(base, found, offsets, ends, cache.padding)
         windows = self._windows(cache.lookups, new, begun=cache.reading)
         if windows:  # the next calls read the newest one again
             joined = windows[-1].joined or Joined()
@@ -142,7 +164,7 @@ class InheritedReader(nn.Module):
             count = cache.num_new_windows(part.shape[1])
             of_part = None if found is None else found.windows(window, window + count)
             window += count
-            reading = self._after(base, of_part, cache, *part.shape)
+            reading = self._after(base, part, of_part, cache)
             arguments = padded_arguments(cache, part.shape[1]) | {ARGUMENT: reading}
             with self.states.narrow.running(base) as running:
                 output = running(input_ids=part, past_key_values=cache.past, use_cache=True, **arguments)
@@ -152,17 +174,37 @@ class InheritedReader(nn.Module):
 
     def _reading(self, windows: list[WindowNeighbours], first: int) -> JointReading:
         maps = {int(layer): cast(ReadingMaps, each) for layer, each in self.maps.items()}
-        return JointReading(self._layers, windows, first, maps, offset=self._offset, watch=self.watch)
+        return JointReading(self._layers, windows, first, maps, watch=self.watch)
+
+    def _offsets(self, found: Retrieved, known: Tensor, ends: list[int]) -> Tensor:
+        """Say what is added to the logits of neighbours, float64 [b, W, k].
+
+        Args:
+            found: of W windows.
+            known: int64 [b, *], of `known_tokens`.
+            ends: of the windows in it.
+        """
+        if self._unrelated_offset is None or not ends:
+            return torch.full(found.tokens.shape[:3], self._offset, dtype=torch.float64)
+        windows = torch.stack([known[:, end - self._chunk_length : end] for end in ends], dim=1)
+        related = (shared_pairs(windows, found) / RELATED).clamp(max=1.0)
+        return self._unrelated_offset + (self._offset - self._unrelated_offset) * related
 
     def _lookups(
-        self, base: PreTrainedModel, found: Retrieved, ends: list[int], padding: Tensor | None
+        self, base: PreTrainedModel, found: Retrieved, offsets: Tensor, ends: list[int], padding: Tensor | None
     ) -> list[Lookup]:
         texts = [list(_texts(found.windows(w, w + 1), end, padding)) for w, end in enumerate(ends)]
-        most = found.tokens.shape[:3].numel()
-        states = self.states.of(base, (text for window in texts for row in window for text in row), most=most)
+        most, listed = found.tokens.shape[:3].numel(), offsets.tolist()
+        states = self.states.of(base, (text for window in texts for row in window for text in row.values()), most=most)
         return [
-            Lookup(end - 1, [{text: states[text] for text in row} for row in window])
-            for end, window in zip(ends, texts, strict=True)
+            Lookup(
+                end - 1,
+                [
+                    {text: Neighbour(states[text], listed[row][w][number]) for number, text in neighbours.items()}
+                    for row, neighbours in enumerate(texts[w])
+                ],
+            )
+            for w, end in enumerate(ends)
         ]
 
     def _windows(
@@ -173,8 +215,7 @@ class InheritedReader(nn.Module):
         for number in range(max(0, len(before) - (begun is None)), len(lookups)):
             read = lookups[max(0, number + 1 - self.lookups_read) : number + 1]
             rows = zip(*(lookup.rows for lookup in read), strict=True)
-            unions = [dict(item for found in row for item in found.items()) for row in rows]
-            windows.append(WindowNeighbours(read[-1].start, [list(union.values()) for union in unions]))
+            windows.append(WindowNeighbours(read[-1].start, [_union(row) for row in rows]))
         return windows
 
     def _part_length(self, base: PreTrainedModel, found: Retrieved | None, step: int) -> int:
@@ -189,17 +230,43 @@ class InheritedReader(nn.Module):
         return min(_TOKENS_AT_ONCE, max(1, windows) * step)
 
 
-def _texts(found: Retrieved, end: int, padding: Tensor | None) -> Iterator[list[Text]]:
-    """The texts that each row reads of one window, W = 1; none where the window is padding alone."""
+def _union(lookups: Iterable[dict[Text, Neighbour]]) -> list[Neighbour]:
+    """The neighbours of several lookups of a row; a text of several has its highest offset."""
+    union: dict[Text, Neighbour] = {}
+    for found in lookups:
+        for text, neighbour in found.items():
+            if text not in union or union[text].offset < neighbour.offset:
+                union[text] = neighbour
+    return list(union.values())
+
+
+def shared_pairs(windows: Tensor, found: Retrieved) -> Tensor:
+    """Return the share of each window's pairs of adjacent tokens that stand in its neighbours, float64 [b, W, k].
+
+    Args:
+        windows: int64 [b, W, m]; what is no token is negative.
+        found: of these windows.
+    """
+    same = windows[:, :, None, :, None] == found.tokens[..., None, :]  # [b, W, k, m, r]
+    if found.mask is not None:
+        same = same & found.mask[..., None, :]
+    shared = (same[..., :-1, :-1] & same[..., 1:, 1:]).any(-1).sum(-1)
+    pairs = ((windows[..., 1:] >= 0) & (windows[..., :-1] >= 0)).sum(-1, keepdim=True)
+    return shared.double() / pairs.clamp(min=1)
+
+
+def _texts(found: Retrieved, end: int, padding: Tensor | None) -> Iterator[dict[int, Text]]:
+    """The texts that each row reads of one window, W = 1, by their numbers; none where the window is padding alone."""
     tokens = found.tokens[:, 0].tolist()  # [b, k, r]
     masks = None if found.mask is None else found.mask[:, 0].tolist()
     paddings = [0] * len(tokens) if padding is None else padding.tolist()
     for row, neighbours in enumerate(tokens):
-        texts = []
+        texts = {}
         for number, ids in enumerate(neighbours):
             places = [place for place in range(len(ids)) if masks is None or masks[row][number][place]]
-            texts.append((tuple(ids[place] for place in places), tuple(places)))
-        yield [text for text in texts if text[0]] if paddings[row] < end else []
+            if places and paddings[row] < end:
+                texts[number] = tuple(ids[place] for place in places), tuple(places)
+        yield texts
 
 
 def _scale_as_from_0(

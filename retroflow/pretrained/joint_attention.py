@@ -60,7 +60,6 @@ class JointReading:
         first: position of the first token.
         maps: number of a reading layer -> its trained maps; empty where nothing is trained.
         question: float [b, a, t, h], what the maps add to the queries of a layer; None outside layers.
-        offset: added to the logits of neighbours.
         watch: is shown what attends to what; None shows nobody.
     """
 
@@ -69,7 +68,6 @@ class JointReading:
     first: int
     maps: Mapping[int, ReadingMaps] = field(default_factory=dict)
     question: Tensor | None = None
-    offset: float = 0.0
     watch: Watch | None = None
     _made: dict[Any, Any] = field(default_factory=dict)
 
@@ -124,7 +122,7 @@ def attend_jointly(
         if count > 1:
             keys, values = keys.repeat_interleave(count, dim=0), values.repeat_interleave(count, dim=0)
         counts, shared = (num_own, 0 if window is None else max(window.lengths)), query.shape[1] // key.shape[1]
-        added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, reading.offset)
+        added = reading.once(_added, mask, shared, value.dtype, value.device, *counts, window and window.offsets)
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
         widening = maps if maps is not None and maps.widens else None
         is_single = length == 1 and not dropout and reading.watch is None
@@ -323,7 +321,7 @@ def _added(
     device: torch.device,
     num_own: int,
     num_theirs: int,
-    offset: float,
+    offsets: Tensor | None,
 ) -> Tensor | None:
     """What is added to logits float [b, 1, shared * t, s].
 
@@ -334,14 +332,16 @@ def _added(
         device: of the logits.
         num_own: own keys, which come first.
         num_theirs: keys of neighbours.
-        offset: of the logits of neighbours.
+        offsets: float64 [b or 1, keys of neighbours], of their logits; None for none.
     """
-    if mask is None and not (offset and num_theirs):
+    if mask is None and offsets is None:
         return None
     if mask is None:
         mask = torch.ones(1, 1, 1, num_own + num_theirs, dtype=torch.bool, device=device)
     added = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
-    added[..., num_own:] += offset
+    if offsets is not None:
+        added = added.repeat(max(1, len(offsets) // len(added)), 1, 1, 1)
+        added[..., num_own:] += offsets[:, None, None].to(dtype).to(device)
     return added.repeat(1, 1, shared, 1)
 
 

@@ -226,7 +226,7 @@ class RetrofitModel(nn.Module, RetrievalModel):
         arguments = {} if state is None else padded_arguments(state, tokens.shape[1])
         call: Any = self._call(tokens, self._encoding(found, step, is_token), is_token)
         if self._inherits:
-            call = self.retrieval.of_sequences(self.base, found, step=step, padding=padding)
+            call = self.retrieval.of_sequences(self.base, tokens, found, step=step, padding=padding)
         return call, arguments | {ARGUMENT: call}
 
     def loss(

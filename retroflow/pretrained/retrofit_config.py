@@ -45,6 +45,9 @@ class RetrofitConfig(ModelConfig):
             several of them found is read once. Above 1 pays with neighbours.step below data.chunk_length.
         neighbour_offset: added to the logits of neighbours that are read by inheritance; below 0 they get less of a
             token's attention.
+        unrelated_offset: the same for neighbours that share no pair of adjacent tokens with the window that found them.
+            What shares a fifth of its pairs or more has neighbour_offset, and what shares fewer is between the two.
+            null for neighbour_offset.
         trained: what is trained of reading by inheritance: "scale": a factor and an offset on the logits of neighbours,
             for each head; "query": a low-rank map on the query that asks neighbours; "answer": one on what they
             answer; "layers": one beside every linear map of the layer, where a position reads neighbours. All of them
@@ -87,6 +90,7 @@ class RetrofitConfig(ModelConfig):
     neighbour_store_gib: Annotated[float, Gt(0), Le(1_048_576)] = 4.0
     lookups_read: Positive = 1
     neighbour_offset: Annotated[float, Ge(-1000), Le(1000)] = 0.0
+    unrelated_offset: Annotated[float, Ge(-1000), Le(1000)] | None = None
     trained: tuple[Literal["scale", "query", "answer", "layers"], ...] = ()
     rank: Positive = 16
     unfreeze: bool = False
@@ -118,7 +122,7 @@ class RetrofitConfig(ModelConfig):
     def _check_reader(self) -> None:
         """Refuse options of the reader that is not chosen: they would change nothing."""
         of_store = {"neighbour_store", "neighbour_store_gib"}
-        of_lookups = {"lookups_read", "neighbour_offset"}
+        of_lookups = {"lookups_read", "neighbour_offset", "unrelated_offset"}
         of_inherited = {"reading_layers", "neighbour_cache_gib", "trained", "rank", *of_store, *of_lookups}
         of_both = {"vocabulary_size", "chunk_length", "base", "reader", "unfreeze"}
         for field in fields(self):

@@ -94,10 +94,19 @@ def make_batch(num_rows=2, length=13, num_neighbours=2, *, seed=0, step=CHUNK):
     return tokens, retrieved, mask
 
 
+def make_related_batch(*args, step=CHUNK, **sizes):
+    """As `make_batch`, but a neighbour of each window begins as the window ends."""
+    tokens, retrieved, mask = make_batch(*args, step=step, **sizes)
+    for window in range(retrieved.shape[1]):
+        end = CHUNK + window * step
+        retrieved[:, window, window % 2 : window % 2 + 1, :3] = tokens[:, None, end - 3 : end]
+    return tokens, retrieved, mask
+
+
 @torch.no_grad()
 def assert_rows_can_join(model, *, step=CHUNK, tolerance=1e-9):
     """Rows of 10 and of 4 tokens, each alone, then together, with padding that is added and dropped."""
-    tokens, retrieved, mask = make_batch(num_rows=2, length=24, step=step)
+    tokens, retrieved, mask = make_related_batch(num_rows=2, length=24, step=step)
     lengths = [CHUNK + 2 * CHUNK // step * step, CHUNK]
     wanted = [
         model(*(each[row : row + 1] for each in (tokens, retrieved, mask)), retrieval_step=step)[0] for row in (0, 1)

@@ -14,14 +14,15 @@ from transformers.pytorch_utils import Conv1D
 
 from retroflow.errors import InvalidShapeError, UsageError
 from retroflow.pretrained import joint_attention, neighbour_states
-from retroflow.pretrained.base_cache import WindowNeighbours
+from retroflow.pretrained.base_cache import Neighbour, WindowNeighbours
 from retroflow.pretrained.base_models import fingerprint
 from retroflow.pretrained.inherited_reader import sink_of
 from retroflow.pretrained.joint_attention import JointReading, attend_jointly
 from retroflow.pretrained.reading_maps import ReadingMaps, linear_maps
 from retroflow.pretrained.retrofit import RetrofitModel
 from retroflow.pretrained.retrofit_config import RetrofitConfig
-from tests.pretrained.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, assert_rows_can_join, make_base, make_batch
+from tests.pretrained.bases import CHUNK, DEEP, FAMILIES, VOCABULARY, assert_rows_can_join, make_base
+from tests.pretrained.bases import make_related_batch as make_batch
 
 TOLERANCE = 1e-11
 LEARNED_POSITIONS = ("gpt2", "gpt_bigcode", "opt")
@@ -58,11 +59,11 @@ def make_options(**changes):
 
 
 def make_model(family="llama", *, base=None, dtype=torch.float64, **changes):
-    """A model in evaluation mode; "FAMILY, trained" has maps with random weights, "FAMILY, lasting" reads on."""
+    """A model in evaluation mode; "FAMILY, trained" has random maps, "FAMILY, lasting" reads on, and not everything."""
     family, _, what = family.partition(", ")
     trained = what == "trained"
     if what == "lasting":
-        changes = {"lookups_read": 2, "neighbour_offset": -0.7} | changes
+        changes = {"lookups_read": 2, "neighbour_offset": -0.7, "unrelated_offset": -1.9} | changes
     if trained:
         changes = {"trained": ALL, "rank": 3} | changes
     model = RetrofitModel(make_options(**changes), base or make_base(family, dtype=dtype)).to(dtype).eval()
@@ -117,24 +118,24 @@ def test_reading_equals_one_long_text_with_a_mask(family):
     torch.testing.assert_close(model(tokens, retrieved, mask)[0], wanted, rtol=0, atol=TOLERANCE)
 
 
-def literal(query, key, value, states, starts, scaling, offset, maps=None, x=None):
+def literal(query, key, value, neighbours, starts, scaling, maps=None, x=None):
     """o_i, a position and a head at a time, in Python's own numbers."""
     heads, length, width = query.shape
     shared = heads // key.shape[0]
     result, theirs = (torch.zeros(heads, length, width, dtype=torch.float64) for _ in range(2))
-    asking, offsets = query, torch.full((heads,), offset, dtype=torch.float64)
+    asking, offsets = query, torch.zeros(heads, dtype=torch.float64)
     if maps is not None:
         question = (maps.query.up @ maps.query.down @ x.T).view(heads, width, length).transpose(1, 2)
-        asking, offsets = maps.factor[:, None, None] * (query + question), maps.offset + offset
+        asking, offsets = maps.factor[:, None, None] * (query + question), maps.offset
     for head in range(heads):
         group = head // shared
         for i in range(length):
             terms = [(query[head, i], key[group, j], 0.0, value[group, j], result) for j in range(i + 1)]
             begun = [number for number, start in enumerate(starts) if start <= i]
             if begun:
-                for keys, values in states[begun[-1]]:
+                for (keys, values), offset in neighbours[begun[-1]]:
                     terms += [
-                        (asking[head, i], keys[group, j], offsets[head], values[group, j], theirs)
+                        (asking[head, i], keys[group, j], offset + offsets[head], values[group, j], theirs)
                         for j in range(keys.shape[1])
                     ]
             logits = [
@@ -152,29 +153,35 @@ def literal(query, key, value, states, starts, scaling, offset, maps=None, x=Non
 
 @torch.no_grad()
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize(("heads", "offset"), [(4, 0.0), (2, 0.0), (4, -0.6)])
-def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, offset, trained):
+@pytest.mark.parametrize(
+    ("heads", "offsets"), [(4, (0.0, 0.0, 0.0)), (2, (0.0, 0.0, 0.0)), (4, (-0.6, -0.6, -0.6)), (4, (-0.6, -1.7, 0.4))]
+)
+def test_attention_is_one_softmax_over_own_keys_and_neighbours(heads, offsets, trained):
     torch.manual_seed(0)
     groups, length, width = 2, 9, 6
     query, key, value = (torch.randn(2, n, length, width).double() for n in (heads, groups, groups))
     starts = (3, 8)  # the last part is a single token
     rows = [
-        [[torch.randn(1, 2, groups, size, width).double() for size in sizes] for sizes in of_window]
+        [
+            [
+                Neighbour(torch.randn(1, 2, groups, size, width).double(), offset)
+                for size, offset in zip(sizes, offsets, strict=False)
+            ]
+            for sizes in of_window
+        ]
         for of_window in ([(5, 5), (2,)], [(3, 4, 1), ()])
     ]
-    windows = [WindowNeighbours(start, states) for start, states in zip(starts, rows, strict=True)]
+    windows = [WindowNeighbours(start, neighbours) for start, neighbours in zip(starts, rows, strict=True)]
     maps, x = None, torch.randn(2, length, 5).double()
     if trained:
         maps = ReadingMaps(("scale", "query", "answer"), width=5, num_heads=heads, head_width=width, rank=3).double()
         for parameter in maps.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
-    reading = JointReading(
-        {2: 0}, windows, 0, {2: maps} if trained else {}, maps.question(x) if trained else None, offset
-    )
+    reading = JointReading({2: 0}, windows, 0, {2: maps} if trained else {}, maps.question(x) if trained else None)
     found = attend_jointly(reading, 2, query, key, value, None, scaling=0.7)
     for row in range(2):
-        states = [[(state[0, 0], state[0, 1]) for state in window[row]] for window in rows]
-        wanted = literal(query[row], key[row], value[row], states, starts, 0.7, offset, maps, x[row])
+        states = [[((state[0, 0], state[0, 1]), offset) for state, offset in window[row]] for window in rows]
+        wanted = literal(query[row], key[row], value[row], states, starts, 0.7, maps, x[row])
         torch.testing.assert_close(found[row], wanted, rtol=0, atol=TOLERANCE)
 
 
@@ -399,6 +406,69 @@ def test_neighbours_of_several_lookups_are_read_as_if_one_had_found_them_each_te
     torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE)
     everything = make_model("qwen2", lookups_read=9)(tokens, retrieved, mask)
     assert changed_positions(wanted, everything)[0] == 3 * CHUNK - 1
+
+
+def shared_pairs(window, neighbour, mask):
+    """The share of a window's pairs of adjacent tokens that stand in a neighbour, a pair of places at a time."""
+    shared = [
+        any(mask[b] and mask[b + 1] and window[a : a + 2] == neighbour[b : b + 2] for b in range(len(neighbour) - 1))
+        for a in range(len(window) - 1)
+    ]
+    return sum(shared) / len(shared) if shared else 0.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("step", "padding"), [(CHUNK, None), (3, (0, 6)), (1, (2, 3))])
+def test_a_neighbour_s_offset_is_by_what_it_shares_with_its_window(step, padding, monkeypatch):
+    """And of several windows that found it by the one with which it shares most."""
+    tokens, retrieved, mask = make_batch(step=step)
+    retrieved[:, 1, 0], mask[:, 1, 0] = retrieved[:, 0, 0], mask[:, 0, 0]  # is found again
+    last = (retrieved.shape[1] - 1) * step
+    retrieved[:, -1, 1, :2], mask[:, -1, 1, :2] = tokens[:, last : last + 2], True  # shares a single pair
+    monkeypatch.setattr("retroflow.pretrained.inherited_reader.RELATED", 0.9)
+    wanted, read = [], []
+    for row in range(2):
+        first = padding[row] if padding else 0
+        for window in range(retrieved.shape[1]):
+            start, end = window * step, window * step + CHUNK
+            offsets = {}
+            for earlier in (window - 1, window):
+                if earlier < 0 or end - (window - earlier) * step <= first:
+                    continue
+                known = tokens[row, max(first, earlier * step) : max(first, earlier * step + CHUNK)].tolist()
+                for number in range(2):
+                    found = retrieved[row, earlier, number].tolist(), mask[row, earlier, number].tolist()
+                    text = tuple((place, found[0][place]) for place in range(2 * CHUNK) if found[1][place])
+                    offset = -2.0 + 1.5 * min(1.0, shared_pairs(known, *found) / 0.9)
+                    offsets[text] = max(offset, offsets.get(text, offset))
+            wanted.append((row, start, sorted((len(text), offset) for text, offset in offsets.items() if text)))
+    make = JointReading.__init__
+
+    def watched(self, layers, windows, *args, **kwargs):
+        for window in windows:
+            for row, neighbours in enumerate(window.rows):
+                pairs = sorted((each.states.shape[3], each.offset) for each in neighbours)
+                read.append((row, window.start + 1 - CHUNK, pairs))
+        make(self, layers, windows, *args, **kwargs)
+
+    monkeypatch.setattr(JointReading, "__init__", watched)
+    model = make_model("qwen2", lookups_read=2, neighbour_offset=-0.5, unrelated_offset=-2.0)
+    model(tokens, retrieved, mask, padding=None if padding is None else torch.tensor(padding), retrieval_step=step)
+    assert len(wanted) == len(read)
+    for (*place, offsets), (*other, found) in zip(sorted(wanted), sorted(read), strict=True):
+        assert place == other and [size for size, _ in offsets] == [size for size, _ in found]
+        assert [offset for _, offset in found] == pytest.approx([offset for _, offset in offsets])
+    assert len({round(offset, 6) for *_, offsets in wanted for _, offset in offsets}) > 2
+
+
+@torch.no_grad()
+def test_unrelated_neighbours_are_read_less():
+    tokens, retrieved, mask = make_batch()
+    retrieved[:] = 50  # stands nowhere in the text
+    off, mask[:] = make_model()(tokens), True
+    read = [make_model(unrelated_offset=offset)(tokens, retrieved, mask) for offset in (None, -2.0, -40.0)]
+    distances = [float((logits - off).abs().max()) for logits in read]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 0 and distances[-1] < 1e-9
 
 
 @torch.no_grad()
@@ -752,6 +822,7 @@ def test_only_the_chosen_layers_read():
         ({"smear": True}, r"model\.smear belongs to the reader"),
         ({"reader": "encoder", "reading_layers": (2,)}, r'model\.reading_layers belongs to the reader "inherit"'),
         ({"reader": "encoder", "neighbour_cache_gib": 2.0}, r"model\.neighbour_cache_gib belongs to the reader"),
+        ({"reader": "encoder", "unrelated_offset": 0.2}, r"model\.unrelated_offset belongs to the reader"),
         ({"neighbour_cache_gib": -1.0}, r"model\.neighbour_cache_gib"),
         ({"reader": "encoder", "neighbour_store": "f"}, r"model\.neighbour_store belongs to the reader"),
         ({"neighbour_store": "f", "unfreeze": True}, r"model\.neighbour_store keeps.*model\.unfreeze is true"),
