@@ -96,7 +96,7 @@ function table(spec, columns, rowClass = () => "") {
       const text = column.text(row[column.key], row);
       return make("td", { ...label, class: "number" }, ...shown(text));
     })));
-  return make("table", { class: "stacked" + (used.length > 7 ? " wide" : ""), role: "table", id: "table-" + spec.name },
+  return make("table", { class: "stacked" + (used.length > 6 ? " wide" : ""), role: "table", id: "table-" + spec.name },
     make("caption", {}, make("b", {}, shown(spec.title)), make("span", { class: "quiet" }, shown(spec.note || ""))),
     make("thead", { role: "rowgroup" }, head), make("tbody", { role: "rowgroup" }, body));
 }

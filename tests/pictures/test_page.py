@@ -10,7 +10,7 @@ import pytest
 import retroflow as rf
 from retroflow.cli.main import run as command
 from retroflow.model.retro import Retro
-from retroflow.pictures.page import island, render
+from retroflow.pictures.page import island, render, write_page
 from tests.pictures.conftest import ATTACK
 
 
@@ -175,6 +175,23 @@ def test_it_fits_a_phone(page_file, show, width) -> None:
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_table_with_all_columns_fits(values, tmp_path, show) -> None:
+    columns = {"recovered": 1.35, "recovered_interval": [1.157, 12.87], "computation_per_token": 1700.1, "memory": 9e9}
+    rows = [
+        row | columns | {"word_perplexity": 3e7, "sequences": place}
+        for place, row in enumerate(values["tables"][0]["rows"])
+    ]
+    tables = [values["tables"][0] | {"rows": rows}, *values["tables"][1:]]
+    write_page(values | {"tables": tables}, tmp_path / "page.html")
+    page, _ = show(tmp_path / "page.html")
+    for width in (360, 500, 700, 1050, 1120, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.set_viewport_size({"width": 500, "height": 900})
+    bar = page.locator("#table-comparison tr[data-row='on'] .bar svg").bounding_box()
+    assert bar["width"] > 300  # and not a share of what a cell of many has
 
 
 @pytest.mark.parametrize("width", [360, 820, 1400])
