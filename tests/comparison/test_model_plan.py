@@ -116,7 +116,7 @@ def test_what_is_missing_or_does_not_fit_is_one_sentence(made, tmp_path):
         (exported, [], {"corpus": text}, "^database: .* has none of its own; give one that `retroflow db build` made"),
         (run, [], {"corpus": text}, "^corpus='.*': a run is compared on its own validation text; leave it out"),
         (run.parent, [], {"corpus": text, "database": database}, "not a run folder .*; did you mean"),
-        (tmp_path / "no", [], {"corpus": text, "database": database}, "^model.base: there is no folder"),
+        (tmp_path / "no", [], {"corpus": text, "database": database}, "is no run, .*model.base: there is no folder"),
         (exported, [], {"corpus": tmp_path / "no", "database": database}, "^corpus.path: .*does not exist"),
         (exported, ["data.chunk_length=16"], {"corpus": text, "database": database}, "holds chunks of 8 tokens, and "),
         (exported, ["model.rank=3"], {"corpus": text, "database": database}, "model is not a known key"),
