@@ -205,7 +205,7 @@ def build_datastore(
         of_values = rows + np.arange(1, batch.tokens.shape[1] + 1) // chunks.chunk_length
         own = np.asarray(chunks.document_ids[np.minimum(of_values, len(chunks) - 1)])
         is_kept = (batch.targets != NOT_PREDICTED) & torch.from_numpy(~np.isin(own, excluded))
-        keys.append(_states(model, placement, batch)[1][is_kept].to(torch.float16).numpy())
+        keys.append(_states(model, placement, batch)[1].cpu()[is_kept].to(torch.float16).numpy())
         values.append(batch.targets[is_kept].numpy())
         advance(len(batch.tokens))
     tokens = np.concatenate(values)
@@ -283,26 +283,29 @@ def _predicted(database: ChunkSource) -> int:
 
 @torch.no_grad()
 def _states(model: Any, placement: Placement, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return nats float [b, n] without retrieval, and the states that kNN-LM compares, float [b, n, d], on the CPU."""
-    tokens, targets = batch.tokens.to(placement.device), batch.targets.to(placement.device)
+    """Run a batch without retrieval; return the last states, and those that kNN-LM compares, float [b, n, d] each."""
     seen: list[Tensor] = []
-    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
-        hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            hidden = model.hidden(tokens)
-        finally:
-            hook.remove()
-        nats = token_losses(hidden.flatten(0, 1), model.output_weights(), targets.flatten())
-    return nats.view(targets.shape).cpu(), seen[-1].reshape(*tokens.shape, -1).cpu()
+    hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+            hidden = model.hidden(batch.tokens.to(placement.device))
+    finally:
+        hook.remove()
+    return hidden, seen[-1].reshape(*batch.tokens.shape, -1)
 
 
+@torch.no_grad()
 def _compared(
     model: Any, placement: Placement, datastore: Datastore, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of predicted tokens nats float [t] alone, distances float [t, k] and tokens [t, k]; and bool [b, n]."""
-    nats, states = _states(model, placement, batch)
+    hidden, states = _states(model, placement, batch)
+    targets = batch.targets.to(placement.device)
+    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+        nats = token_losses(hidden.flatten(0, 1), model.output_weights(), targets.flatten())
     is_wanted = batch.targets.cpu() != NOT_PREDICTED
-    return nats[is_wanted], *datastore.search(states[is_wanted]), is_wanted
+    found = datastore.search(states.cpu()[is_wanted])
+    return nats.view(targets.shape).cpu()[is_wanted], *found, is_wanted
 
 
 def _log_shares(distances: Tensor, is_hit: Tensor, temperature: float) -> Tensor:
