@@ -3,8 +3,8 @@
     python docs/make_results.py                              # only writes the page, from docs/results/*.json
     python docs/make_results.py --data FOLDER --only attach_peps    # runs an experiment again, then writes the page
 
-FOLDER holds the public texts that docs/results.md names, as gzip JSON Lines. An experiment is a `retroflow fit` and a
-`retroflow compare`; what is prepared, and rows that were measured, are used again.
+FOLDER holds the public texts that docs/results.md names, as gzip JSON Lines. An experiment is a `retroflow fit`, where
+needed a `retroflow db build`, and a `retroflow compare`; what is prepared, and rows that were measured, are used again.
 """
 
 import argparse
@@ -41,10 +41,9 @@ results stand beside the others. FOLDER holds public texts: PowerShell-Docs (CC 
 Project Gutenberg, Wikipedia of 2015 (CC BY-SA 3.0). Times are of machines with other work beside: good for comparing
 the rows of a table only.
 
-Elsewhere: the [change of databases](benchmarks/2026-11-26-update.md); [words against meaning](log.md), on three of
-these texts; [a model trained on questions](tasks.md#measured); readers that were trained beside their
-[trained opponents](attach.md#train-the-reading); the [decoder of retro_small without retrieval](log.md), trained on
-the same tokens and for the same seconds.
+Elsewhere: [passages that changed, before and after a change of databases](benchmarks/2026-11-26-update.md);
+[questions](tasks.md#measured); readers that were trained beside their
+[trained opponents](attach.md#train-the-reading).
 """
 
 
@@ -61,6 +60,8 @@ class Experiment:
         sequences: that are compared.
         model: in words.
         against: names of experiments whose models are measured on the same text, too.
+        shares: name of the experiment whose run is compared; its own where empty.
+        database: name of one of `DATABASES` that is read; the run's own where empty.
     """
 
     title: str
@@ -71,6 +72,8 @@ class Experiment:
     sequences: str = "8"
     model: str = BASE
     against: tuple[str, ...] = ()
+    shares: str = ""
+    database: str = ""
 
     def fit(self, runs: str) -> list[str]:
         """Return the words of `retroflow fit`."""
@@ -79,7 +82,8 @@ class Experiment:
     def compare(self, run: str, others: list[str]) -> list[str]:
         """Return the words of `retroflow compare`."""
         against = [word for other in others for word in ("--against", other)]
-        return ["compare", run, "--rows", self.rows, "--sequences", self.sequences, *against, "--json"]
+        database = ["--database", self.database] if self.database else []
+        return ["compare", run, "--rows", self.rows, "--sequences", self.sequences, *database, *against, "--json"]
 
 
 def jsonl(train: str, valid: str) -> str:
@@ -91,13 +95,36 @@ FEW = ("trainer.final_sequences=1", "trainer.in_context_sequences=0")
 DENSE = (*FEW, "retriever.name=faiss")
 POWERSHELL = jsonl("powershell_docs/new.train", "powershell_docs/new.valid")
 PEPS = jsonl("peps/new.train", "peps/new.valid")
+BOOKS = jsonl("books/train", "books/valid")
+WIKIPEDIA = "corpus={name: jsonl, path: tenth.jsonl, valid_path: FOLDER/wikipedia2015/valid.jsonl.gz}"
 SOURCE = "corpus={name: python_source, packages: [transformers], include: 'models/[a-c]*/*.py', group_by: 2}"
 SHORT = (
     *("trainer.max_steps=100", "trainer.max_seconds=240", "trainer.trained_opponents=true"),
     *("trainer.final_sequences=8", "trainer.in_context_sequences=8", "trainer.num_threads=1"),
 )
+STEPS = ("trainer.max_steps=40", *FEW)
 ON_OFF = "off,on,random"
+READERS = "off,on,shuffled,random,in_context"
 ALL = "off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,in_context_first,in_context"
+
+DATABASES = {
+    "powershell_2020": "corpus={name: jsonl, path: FOLDER/powershell_docs/old.train.jsonl.gz}",
+    "peps_2018": "corpus={name: jsonl, path: FOLDER/peps/old.train.jsonl.gz}",
+}
+"""Name -> corpus of the databases that are read in place of a run's own."""
+
+
+def trained(title: str, corpus: str, attached: str) -> Experiment:
+    """Return the experiment of a base that is trained for some minutes to read, beside the same one untrained."""
+    return Experiment(
+        f"{title}, trained to read for 40 steps",
+        "the same",
+        (corpus, *STEPS),
+        recipe="retrofit_smollm2",
+        rows=READERS,
+        against=(attached,),
+    )
+
 
 EXPERIMENTS = {
     "attach_powershell": Experiment(
@@ -106,31 +133,45 @@ EXPERIMENTS = {
         (POWERSHELL, *FEW),
         rows=f"{ALL},knn_lm",
     ),
+    "attach_powershell_dense": Experiment(
+        "PowerShell documentation, by meaning", "the same, MiniLM keys in faiss", (POWERSHELL, *DENSE), rows=ON_OFF
+    ),
+    "attach_powershell_old": Experiment(
+        "PowerShell documentation of 2026, database of 2020",
+        "the same held-out pages, and 1,153 pages of 2020",
+        (),
+        rows=ON_OFF,
+        shares="attach_powershell",
+        database="powershell_2020",
+    ),
     "retrofit_powershell": Experiment(
         "PowerShell documentation, trained to read for 167 CPU-seconds",
         "the same",
         (POWERSHELL, *SHORT),
         recipe="retrofit_smollm2",
-        rows="off,on,shuffled,random,in_context",
+        rows=READERS,
         against=("attach_powershell",),
-    ),
-    "attach_powershell_dense": Experiment(
-        "PowerShell documentation, by meaning", "the same, MiniLM keys in faiss", (POWERSHELL, *DENSE), rows=ON_OFF
     ),
     "attach_peps": Experiment("PEPs", "Python enhancement proposals of 2026: held-out ones", (PEPS, *FEW)),
     "attach_peps_dense": Experiment("PEPs, by meaning", "the same, MiniLM keys in faiss", (PEPS, *DENSE), rows=ON_OFF),
-    "attach_books": Experiment(
-        "Books", "two held-out books, and ten others", (jsonl("books/train", "books/valid"), *FEW)
+    "attach_peps_old": Experiment(
+        "PEPs of 2026, database of 2018",
+        "the same held-out PEPs, and 398 PEPs of 2018",
+        (),
+        rows=ON_OFF,
+        shares="attach_peps",
+        database="peps_2018",
     ),
-    "attach_wikipedia": Experiment(
-        "Wikipedia 2015",
-        "held-out articles, and a tenth of the others",
-        ("corpus={name: jsonl, path: tenth.jsonl, valid_path: FOLDER/wikipedia2015/valid.jsonl.gz}", *FEW),
-    ),
+    "retrofit_peps": trained("PEPs", PEPS, "attach_peps"),
     "attach_source": Experiment("Source code of transformers", "held-out models, of those from a to c", (SOURCE, *FEW)),
     "attach_source_dense": Experiment(
         "Source code of transformers, by meaning", "the same, MiniLM keys in faiss", (SOURCE, *DENSE), rows=ON_OFF
     ),
+    "retrofit_source": trained("Source code of transformers", SOURCE, "attach_source"),
+    "attach_books": Experiment("Books", "two held-out books, and ten others", (BOOKS, *FEW)),
+    "retrofit_books": trained("Books", BOOKS, "attach_books"),
+    "attach_wikipedia": Experiment("Wikipedia 2015", "held-out articles, and a tenth of the others", (WIKIPEDIA, *FEW)),
+    "retrofit_wikipedia": trained("Wikipedia 2015", WIKIPEDIA, "attach_wikipedia"),
     "retro_small": Experiment(
         "retro_small, trained from nothing",
         "source code of transformers: held-out model families, and the others",
@@ -139,26 +180,43 @@ EXPERIMENTS = {
         rows="off,on,shuffled,random,topic_matched,neighbour_only,continuation_only,knn_lm",
         sequences="100",
         model="retro_small, 1.8 million weights",
+        against=("decoder_same_tokens", "decoder_same_seconds"),
     ),
 }
+
+OPPONENTS = {
+    "decoder_same_tokens": Experiment("", "", ("trainer.retrieval=false",), recipe="retro_small"),
+    # A step with retrieval takes 1.27 times as long (docs/log.md, 2026-11-21).
+    "decoder_same_seconds": Experiment(
+        "", "", ("trainer.retrieval=false", "trainer.max_steps=1270"), recipe="retro_small"
+    ),
+}
+"""Runs that are only measured beside others."""
 
 
 def make(name: str, data: Path, runs: Path) -> None:
     """Run an experiment, and keep its result."""
-    experiment = EXPERIMENTS[name]
-    fit = experiment.fit(f"{runs.name}/{name}")
-    folder = runs / name
-    if name == "attach_wikipedia":
-        tenth(data / "wikipedia2015" / "train.jsonl.gz", runs.parent / "tenth.jsonl")
-    if not list(folder.glob("*/*/report.json")):
-        _run([word.replace("FOLDER", str(data)) for word in fit], runs.parent)
-    run = _run_of(folder)
-    compare = experiment.compare(str(run), [str(_run_of(runs / other)) for other in experiment.against])
-    found = json.loads(_run(compare, runs.parent))
-    shown = [word.replace(str(runs.parent) + "/", "") for word in compare]
+    experiment, commands = EXPERIMENTS[name], []
+    shares = experiment.shares or name
+    for each in (shares, *(other for other in experiment.against if other in OPPONENTS)):
+        words = (EXPERIMENTS | OPPONENTS)[each].fit(f"{runs.name}/{each}")
+        commands += [] if experiment.shares else [words]
+        if not list((runs / each).glob("*/*/report.json")):
+            if WIKIPEDIA in words:
+                tenth(data / "wikipedia2015" / "train.jsonl.gz", runs.parent / "tenth.jsonl")
+            _run(words, data, runs.parent)
+    if experiment.database:
+        recipe = ("--recipe", f"recipes/{EXPERIMENTS[shares].recipe}.yaml", DATABASES[experiment.database])
+        commands.append(["db", "build", experiment.database, *recipe])
+        if not (runs.parent / experiment.database).exists():
+            _run(commands[-1], data, runs.parent)
+    others = [str(_run_of(runs / other)) for other in experiment.against]
+    compare = experiment.compare(str(_run_of(runs / shares)), others)
+    found = json.loads(_run(compare, data, runs.parent))
+    commands.append([word.replace(str(runs.parent) + "/", "") for word in compare])
     kept = {
         "date": datetime.date.today().isoformat(),
-        "commands": [" ".join(map(_quoted, words)) for words in (["retroflow", *fit], ["retroflow", *shown])],
+        "commands": [" ".join(map(_quoted, ["retroflow", *words])) for words in commands],
         "hardware": _hardware(),
         "versions": {package: version(package) for package in ("retroflow", "torch", "transformers")},
         "seed": 1,
@@ -177,10 +235,10 @@ def tenth(source: Path, file: Path) -> None:
     file.write_text("".join(chosen), encoding="utf-8")
 
 
-def _run(words: list[str], folder: Path) -> str:
-    recipe = [str(DOCS.parent / word) if word.startswith("recipes/") else word for word in words]
+def _run(words: list[str], data: Path, folder: Path) -> str:
+    words = [str(DOCS.parent / word) if word.startswith("recipes/") else word for word in words]
     print("+ retroflow", *words, file=sys.stderr)
-    command = [sys.executable, "-m", "retroflow", *recipe]
+    command = [sys.executable, "-m", "retroflow", *(word.replace("FOLDER", str(data)) for word in words)]
     return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

@@ -110,41 +110,45 @@ class WindowNeighbours:
         return keys, values
 
     def before_own(self, place: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the reading layer at this place, with own keys and values behind them; only new ones are copied.
+        """Of the reading layer at this place, with own keys and values behind them; of what is kept only new ones are
+        copied.
 
         Args:
-            place: of a window that keeps what is joined.
-            keys: float [b, g, s, h], own ones; all but the last are those of the call before, or that call had several.
+            place: of the layer.
+            keys: float [b, g, s, h], own ones; where a window keeps what is joined, all but the last are those of the
+                call before, or that call had several.
             values: likewise.
 
         Returns:
             float [b, g, longest + s, h] each.
         """
-        assert self.joined is not None
         longest, count = max(self.lengths), keys.shape[2]
-        buffer = self.joined.buffers.get(place)
+        kept = Joined() if self.joined is None else self.joined
+        buffer = kept.buffers.get(place)
         if buffer is None or buffer.shape[3] < longest + count:
-            buffer = self._side_by_side(place, count + _ROOM)
-            self.joined.buffers[place] = buffer
-            self.joined.num_own[place] = 0
-        first = count - 1 if self.joined.num_own.get(place) == count - 1 else 0
+            buffer = self._side_by_side(place, count + (0 if self.joined is None else _ROOM))
+            kept.buffers[place] = buffer
+            kept.num_own[place] = 0
+        first = count - 1 if kept.num_own.get(place) == count - 1 else 0
         for part, own in zip(buffer, (keys, values), strict=True):
             part[:, :, longest + first : longest + count] = own[:, :, first:]
-        self.joined.num_own[place] = count
+        kept.num_own[place] = count
         joined_keys, joined_values = buffer[:, :, :, : longest + count]
         return joined_keys, joined_values
 
     def _side_by_side(self, place: int, room: int) -> Tensor:
-        """Copy the neighbours of each row: float [2, b, g, longest + room, h]."""
+        """Copy the neighbours of each row: float [2, b, g, longest + room, h], the room without a value."""
         some = next(each.states for row in self.rows for each in row)
+        longest = max(self.lengths)
         with torch.inference_mode(False):  # later calls write into it, in inference mode or not
-            shape = (2, len(self.rows), some.shape[2], max(self.lengths) + room, some.shape[4])
-            buffer = torch.zeros(shape, dtype=some.dtype, device=some.device)
+            shape = (2, len(self.rows), some.shape[2], longest + room, some.shape[4])
+            buffer = torch.empty(shape, dtype=some.dtype, device=some.device)
         for row, neighbours in enumerate(self.rows):
             end = 0
             for states, _ in neighbours:
                 start, end = end, end + states.shape[3]
                 buffer[:, row, :, start:end] = states[place]
+            buffer[:, row, :, end:longest] = 0  # masked, but no number times 0 is none
         return buffer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from retroflow.cli import doctor
+from retroflow.cli import doctor, main
 from retroflow.cli.main import run
 from retroflow.errors import RankEnded
 
@@ -53,6 +53,19 @@ def test_looking_around_is_fast_and_loads_nothing_heavy(words: list[str]) -> Non
         if float(seconds) < 0.5:
             break
     assert float(seconds) < 0.5
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_torch_is_asked_for_huge_pages_unless_the_user_says_otherwise(monkeypatch, given: str | None) -> None:
+    seen: list[str] = []
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given or "")
+    if given is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    monkeypatch.setattr(main, "ready_streams", lambda: None)
+    monkeypatch.setattr(main, "run", lambda words: seen.append(os.environ["THP_MEM_ALLOC_ENABLE"]) or 0)
+    monkeypatch.setattr(main, "end_within", seen.append)
+    main.main()
+    assert seen == [given or "1", 0]
 
 
 def test_every_command_is_listed_and_has_a_sentence() -> None:
