@@ -110,13 +110,12 @@ class WindowNeighbours:
         return keys, values
 
     def before_own(self, place: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the reading layer at this place, with own keys and values behind them; of what is kept only new ones are
-        copied.
+        """Of the reading layer at this place, with own keys and values behind them; to what is kept new ones are added.
 
         Args:
             place: of the layer.
             keys: float [b, g, s, h], own ones; where a window keeps what is joined, all but the last are those of the
-                call before, or that call had several.
+                call before, unless that had several.
             values: likewise.
 
         Returns:

@@ -126,13 +126,15 @@ def attend_jointly(
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
         widening = maps if maps is not None and maps.widens else None
         is_single = length == 1 and not dropout and reading.watch is None
-        is_kept = window is not None and window.joined is not None and before == reading.first
-        # Without gradients, which would be copied with every write into what is joined.
-        is_joined = is_kept if is_single else reading.watch is None and not torch.is_grad_enabled()
+        if is_single:
+            is_joined = window is not None and window.joined is not None and before == reading.first
+        else:  # without gradients, which would be copied with every write into what is joined
+            is_joined = reading.watch is None and not torch.is_grad_enabled()
         if window is None:
             attended = _attend(asking, keys, values, added, dropout, scale)
         elif is_joined and widening is None:
-            pair = window.before_own(reading.layers[layer], keys, values)
+            joining = window if is_single else replace(window, joined=None)
+            pair = joining.before_own(reading.layers[layer], keys, values)
             swapped = None if added is None else reading.once(torch.roll, added, counts[1], -1)
             attended = _attend(asking, *pair, swapped, dropout, scale)
         elif is_single and query.dtype in EXACT:
