@@ -26,16 +26,18 @@ class OtherRun:
 
     Attributes:
         plan: of the run.
+        name: of its row.
     """
 
     plan: RunPlan
+    name: str
 
     @cached_property
     def mode(self) -> Mode:
-        """Its row, which has the run's name and number."""
-        folder, retrieves = self.plan.opened.run.path.resolve(), self.plan.opened.record.retrieval
+        """Its row."""
+        retrieves = self.plan.opened.record.retrieval
         return Mode(
-            f"{folder.parent.name}-{folder.name}",
+            self.name,
             f"another run, trained {'with' if retrieves else 'without'} retrieval",
             "its own, as found" if retrieves else "none",
             needs=(),
@@ -71,7 +73,7 @@ class OtherRun:
 
 
 def other_runs(plan: Plan, folders: Sequence[str | Path]) -> dict[str, OtherRun]:
-    """Return other runs by the names of their rows.
+    """Return other runs by the names of their rows: name and number, after the folder of runs where two are alike.
 
     Args:
         plan: of the run that they are compared with.
@@ -88,14 +90,18 @@ def other_runs(plan: Plan, folders: Sequence[str | Path]) -> dict[str, OtherRun]
         assert isinstance(plan, RunPlan)
         precision = "bf16" if plan.placement.uses_bf16 else "fp32"
         words = [f"trainer.device={plan.placement.accelerator}", f"trainer.precision={precision}"]
-        one = OtherRun(RunPlan.of(Path(folder), words, sequences=None, checkpoint=None))
-        ours, theirs = (each.opened.described.fingerprints["chunks"] for each in (plan, one.plan))
+        other = RunPlan.of(Path(folder), words, sequences=None, checkpoint=None)
+        ours, theirs = (each.opened.described.fingerprints["chunks"] for each in (plan, other))
         if ours != theirs:
             raise UsageError(
                 f"against='{folder}': it has another text, tokenizer or chunk length (chunks-{theirs}, not "
                 f"chunks-{ours}), so that its losses are of other tokens; name a run of the same corpus and data."
             )
-        if one.mode.name in found:
-            raise UsageError(f"against='{folder}': {one.mode.name} is named already; leave it out.")
-        found[one.mode.name] = one
+        *_, runs, recipe, number = (path := other.opened.run.path.resolve()).parts
+        name = f"{recipe}-{number}"
+        if name in found:
+            name = f"{runs}-{name}"
+        if name in found or path in [each.plan.opened.run.path.resolve() for each in found.values()]:
+            raise UsageError(f"against='{folder}': it is named already; leave it out.")
+        found[name] = OtherRun(other, name)
     return found

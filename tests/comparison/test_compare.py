@@ -350,8 +350,11 @@ def test_another_run_is_a_row_on_the_same_tokens(trained, tmp_path):
     assert without.left_out["in_context_ram"] == "nothing can be looked up"
     again = rf.compare(trained, rows=["off", "on"], sequences=6, against=[plain], output=tmp_path / "kept")
     assert again.rows == found.rows
-    with pytest.raises(UsageError, match="^against='.*': tiny-0001 is named already; leave it out"):
+    with pytest.raises(UsageError, match="^against='.*': it is named already; leave it out"):
         rf.compare(trained, against=[plain, plain])
+    copied = shutil.copytree(plain, tmp_path / "others" / plain.parent.name / plain.name)
+    two = rf.compare(trained, rows=["off"], sequences=2, against=[plain, copied])
+    assert [row.name for row in two.rows] == ["off", "tiny-0001", "others-tiny-0001"]
     elsewhere = rf.fit(rf.load_recipe(recipe, *words, "data.chunk_length=4", "data.sequence_chunks=2")).folder
     with pytest.raises(UsageError, match="^against='.*': it has another text, tokenizer or chunk length"):
         rf.compare(trained, against=[elsewhere])
