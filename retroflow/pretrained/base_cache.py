@@ -5,7 +5,7 @@ Shapes: b batch, t new tokens, L reading layers, g heads of keys, r tokens of a 
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Self, cast
 
@@ -108,6 +108,22 @@ class WindowNeighbours:
                 self.joined.buffers[place] = buffer
         keys, values = buffer[:, :, :, : max(self.lengths)]
         return keys, values
+
+    @cached_property
+    def _unkept(self) -> "WindowNeighbours":
+        return replace(self, joined=None)
+
+    def joining(self, is_single: bool, follows: bool) -> "WindowNeighbours | None":
+        """Return what writes own keys behind neighbours' (`before_own`); None if both are to be copied side by side.
+
+        Args:
+            is_single: whether a single token reads.
+            follows: whether it reads all own keys from the first on.
+        """
+        if is_single:
+            return self if self.joined is not None and follows else None
+        # With gradients every write into a copy would copy it.
+        return None if torch.is_grad_enabled() else self._unkept
 
     def before_own(self, place: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Of the reading layer at this place, with own keys and values behind them; to what is kept new ones are added.

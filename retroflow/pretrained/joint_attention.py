@@ -126,7 +126,9 @@ def attend_jointly(
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
         widening = maps if maps is not None and maps.widens else None
         is_single = length == 1 and not dropout and reading.watch is None
-        joining = None if widening is not None else _joining(reading, window, is_single, before)
+        joining = None
+        if window is not None and widening is None and reading.watch is None:
+            joining = window.joining(is_single, before == reading.first)
         if window is None:
             attended = _attend(asking, keys, values, added, dropout, scale)
         elif joining is not None:
@@ -148,22 +150,6 @@ def attend_jointly(
             attended = attended if widening is None else widening.together(attended)
         outputs.append(attended.unflatten(0, (num_rows, count)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outputs, dim=2)
-
-
-def _joining(
-    reading: JointReading, window: WindowNeighbours | None, is_single: bool, before: int
-) -> WindowNeighbours | None:
-    """Return the window behind whose neighbours own keys are written; None where both are copied side by side."""
-    if window is None or reading.watch is not None:
-        return None
-    if is_single:
-        return window if window.joined is not None and before == reading.first else None
-    # With gradients every write into a copy would copy it.
-    return None if torch.is_grad_enabled() else reading.once(_not_kept, window)
-
-
-def _not_kept(window: WindowNeighbours) -> WindowNeighbours:
-    return replace(window, joined=None)
 
 
 def attach_maps(blocks: Mapping[int, nn.Module], attention: str, trained: Sequence[str]) -> None:
