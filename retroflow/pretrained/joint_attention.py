@@ -126,10 +126,9 @@ def attend_jointly(
         question = None if reading.question is None else _apart(reading.question[:, :, part], count)
         widening = maps if maps is not None and maps.widens else None
         is_single = length == 1 and not dropout and reading.watch is None
-        joining = window and window.joining(is_single, before == reading.first)
         if window is None:
             attended = _attend(asking, keys, values, added, dropout, scale)
-        elif joining is not None and widening is None and reading.watch is None:
+        elif not (widening or reading.watch) and (joining := window.joining(is_single, before == reading.first)):
             pair = joining.before_own(reading.layers[layer], keys, values)
             swapped = None if added is None else reading.once(torch.roll, added, counts[1], -1)
             attended = _attend(asking, *pair, swapped, dropout, scale)
