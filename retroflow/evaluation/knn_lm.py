@@ -285,12 +285,12 @@ def _predicted(database: ChunkSource) -> int:
 def _states(model: Any, placement: Placement, batch: Batch) -> tuple[Tensor, Tensor]:
     """Run a batch without retrieval; return the last states, and those that kNN-LM compares, float [b, n, d] each."""
     seen: list[Tensor] = []
-    hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+    with torch.autocast(placement.accelerator, torch.bfloat16, enabled=placement.uses_bf16):
+        hook = model.last_feed_forward().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
             hidden = model.hidden(batch.tokens.to(placement.device))
-    finally:
-        hook.remove()
+        finally:
+            hook.remove()
     return hidden, seen[-1].reshape(*batch.tokens.shape, -1)
 
 
