@@ -39,7 +39,8 @@ Made by [make_results.py](make_results.py) from dated results in [results/](resu
 Every row of a table is measured on the same tokens; [compare](compare.md) defines rows and columns. Small and negative
 results stand beside the others. FOLDER holds public texts: PowerShell-Docs (CC BY 4.0), PEPs (public domain), books of
 Project Gutenberg, Wikipedia of 2015 (CC BY-SA 3.0). Times are of machines with other work beside: good for comparing
-the rows of a table only.
+the rows of a table only. Near duplicates of texts with trained readers were counted by tokens, an older way that finds
+fewer.
 
 Elsewhere: [passages that changed, before and after a change of databases](benchmarks/2026-11-26-update.md);
 [questions](tasks.md#measured); readers that were trained beside their
